@@ -1,0 +1,96 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The few types that models, criteria and distillers pass to each other.
+
+Shape legend used everywhere: B images, Q queries, C classes, D channels, L decoder layers, S prediction sets,
+T ground-truth boxes of an image, M matched pairs, N bins of an edge distribution (N + 1 values), H W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+Target = Mapping[str, Tensor]
+"""One image's ground truth: ``boxes`` (T, 4) cxcywh fractions of the image, ``labels`` (T,) int64 in 0..C-1, and more."""
+
+
+class Detections(NamedTuple):
+    """What the post-processor returns, in the order of an exported graph's outputs."""
+
+    labels: Tensor
+    """(B, K) int64, contiguous class index."""
+    boxes: Tensor
+    """(B, K, 4) xyxy pixels of the original image."""
+    scores: Tensor
+    """(B, K) in [0, 1], descending."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one head says about B images and Q queries."""
+
+    logits: Tensor
+    """(B, Q, C) raw class scores (C = 1 for a class-agnostic head)."""
+    boxes: Tensor
+    """(B, Q, 4) cxcywh, fractions of the image; width and height may be negative for FDR heads."""
+    edge_logits: Tensor | None = None
+    """(B, Q, 4 * (N + 1)) distributions of the left, top, right, bottom edge; FDR heads only."""
+    initial_boxes: Tensor | None = None
+    """(B, Q, 4) detached boxes that the distributions refine; FDR heads only."""
+
+
+@dataclass(frozen=True)
+class QueryGroup:
+    """Queries that attend to each other, and to other groups only where ``attends_to`` names them."""
+
+    name: str
+    """Suffix part of the losses' names, for example ``dn`` for denoising; ``""`` for the matching queries."""
+    content: Tensor
+    """(B, Q, D) query embeddings; Q may be 0 (every rank runs the same graph whatever its batch holds)."""
+    reference_logits: Tensor
+    """(B, Q, 4) reference boxes cxcywh before the sigmoid."""
+    mask: Tensor | None = None
+    """(Q, Q) bool inside the group, True = blocked."""
+    attends_to: tuple[str, ...] = ()
+    """Names of further groups whose queries these queries may read."""
+    assigned: Tensor | None = None
+    """(B, Q) int64 index of the ground-truth box of the same image that a query must reproduce, -1 for none."""
+    padding: Tensor | None = None
+    """(B, Q) bool, True where a slot only fills up the batch."""
+    repeats: int = 1
+    """How many times every ground-truth box stands in ``assigned`` (denoising groups G); 0 for an empty group."""
+
+
+@dataclass(frozen=True)
+class GroupOutput:
+    """Decoder output for one extra query group."""
+
+    group: QueryGroup
+    layers: list[Predictions]
+    """One per decoder layer, the last is the final one."""
+    initial: Predictions | None = None
+    """FDR's first head, after decoder layer 0."""
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """Everything a training step needs from a model. In eval mode a model returns only the final ``Predictions``."""
+
+    layers: list[Predictions]
+    """One per decoder layer for the matching queries, the last is the final one."""
+    initial: Predictions | None = None
+    """FDR's first head, after decoder layer 0: no distributions."""
+    proposals: Predictions | None = None
+    """Encoder top-k proposals, row k seeds query k; C = 1 when selection is class-agnostic."""
+    groups: dict[str, GroupOutput] = field(default_factory=dict)
+    """Extra query groups by name (``dn`` = contrastive denoising)."""
+    up: Tensor | None = None
+    """Scalar tensor a, half the width of the inner bin range (FDR heads only)."""
+    reg_scale: Tensor | None = None
+    """Scalar tensor s = 1/c, the curvature of the bins (FDR heads only)."""
+    memory_index: Tensor | None = None
+    """(B, Q) int64 row of the flattened memory that each matching query came from."""
