@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Box formats and overlaps. A pairwise function compares all with all, a paired one row i with row i."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
+    """Corners of boxes given by centre and size.
+
+    Args:
+        boxes_cxcywh: (..., 4); a negative width or height counts as 0, so corners never swap (spec dfine section 0).
+
+    Returns: (..., 4) left, top, right, bottom in the same unit.
+    """
+    centre, size = boxes_cxcywh.split(2, dim=-1)
+    half = size.clamp(min=0) / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
+    """Centre and size of boxes given by corners; nothing is clamped, swapped corners give negative sizes.
+
+    Args:
+        boxes_xyxy: (..., 4) left, top, right, bottom.
+
+    Returns: (..., 4) cx, cy, width, height in the same unit.
+    """
+    left_top, right_bottom = boxes_xyxy.split(2, dim=-1)
+    return torch.cat(((left_top + right_bottom) / 2, right_bottom - left_top), dim=-1)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of a fraction, finite at 0 and 1.
+
+    Args:
+        x: any shape; values outside [0, 1] are clipped first.
+        eps: smallest value of x and of 1 - x inside the logarithm.
+
+    Returns: log(max(x, eps) / max(1 - x, eps)), the same shape (spec dfine section 0).
+    """
+    x = x.clamp(min=0, max=1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def _area(boxes_xyxy: Tensor) -> Tensor:
+    """(..., 4) -> (...) width times height."""
+    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
+    return size[..., 0] * size[..., 1]
+
+
+def _shared_and_joint_area(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union of boxes that broadcast to (..., 4); both (...)."""
+    left_top = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    right_bottom = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    size = (right_bottom - left_top).clamp(min=0)
+    shared = size[..., 0] * size[..., 1]
+    return shared, _area(a_xyxy) + _area(b_xyxy) - shared
+
+
+def _enclosing_area(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Area of the smallest box around both; (..., 4) twice -> (...)."""
+    size = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
+    return size[..., 0] * size[..., 1]
+
+
+def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Intersection over union of every box of a with every box of b.
+
+    Args:
+        a_xyxy: (..., Q, 4) corners, right >= left and bottom >= top.
+        b_xyxy: (..., T, 4) in the same unit.
+
+    Returns: (..., Q, T) in [0, 1]; NaN where both boxes have no area (0 / 0), which a matcher must settle.
+    """
+    shared, joint = _shared_and_joint_area(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
+    return shared / joint
+
+
+def pairwise_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al. 2019) of every box of a with every box of b.
+
+    Args:
+        a_xyxy: (..., Q, 4) corners.
+        b_xyxy: (..., T, 4) in the same unit.
+
+    Returns: (..., Q, T) in [-1, 1]; NaN where both boxes have no area.
+    """
+    a_xyxy, b_xyxy = a_xyxy[..., :, None, :], b_xyxy[..., None, :, :]
+    shared, joint = _shared_and_joint_area(a_xyxy, b_xyxy)
+    enclosing = _enclosing_area(a_xyxy, b_xyxy)
+    return shared / joint - (enclosing - joint) / enclosing
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole with 0 / 0 = 0, in value and in gradient; NaN stays NaN."""
+    empty = whole == 0
+    return (part / whole.masked_fill(empty, 1)).masked_fill(empty, 0)
+
+
+def paired_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Intersection over union of row i with row i.
+
+    Args:
+        a_xyxy, b_xyxy: (..., 4) corners in one unit, shapes that broadcast.
+
+    Returns: (...) in [0, 1]; 0 where neither box has an area, so that a loss stays finite.
+    """
+    return _ratio(*_shared_and_joint_area(a_xyxy, b_xyxy))
+
+
+def paired_iou_and_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU of row i with row i, the common parts computed once.
+
+    Args:
+        a_xyxy, b_xyxy: (..., 4) corners in one unit, shapes that broadcast.
+
+    Returns: two tensors (...), in [0, 1] and [-1, 1]; an empty union or enclosing box counts as 0 / 0 = 0.
+    """
+    shared, joint = _shared_and_joint_area(a_xyxy, b_xyxy)
+    enclosing = _enclosing_area(a_xyxy, b_xyxy)
+    iou = _ratio(shared, joint)
+    return iou, iou - _ratio(enclosing - joint, enclosing)
+
+
+def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Generalised IoU of row i with row i: the second result of :func:`paired_iou_and_giou`."""
+    return paired_iou_and_giou(a_xyxy, b_xyxy)[1]

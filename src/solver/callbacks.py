@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Step listeners: what happens after a batch, besides training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import dist
+from .train import StepReport, StopTraining
+from .writers import Writer
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteError(RuntimeError):
+    """A loss term or the gradient norm became NaN or infinite."""
+
+
+class NonFiniteGuard:
+    """Remember on the device the first step at which each term was not finite; read only when a line is due.
+
+    Nothing is replaced: the run stops with the name of the term. Until the flag is read no checkpoint is written
+    (the savers call :meth:`check` first), so what is on disk stays usable.
+    """
+
+    def __init__(self, *, watch_gradient: bool) -> None:
+        self._watch_gradient = watch_gradient  # under fp16 the scaler handles overflowing gradients
+        self._names: list[str] = []
+        self._first_bad: Tensor | None = None
+
+    def observe(self, report: StepReport, step: int) -> None:
+        """Note which terms of this step are not finite, without reading them."""
+        terms = dict(report.terms)
+        if self._watch_gradient and report.grad_norm is not None:
+            terms["gradient norm"] = report.grad_norm
+        for name in terms:
+            if name not in self._names:
+                self._names.append(name)
+        zero = next(iter(terms.values())).new_zeros(())
+        finite = torch.stack([terms.get(name, zero).float() for name in self._names]).isfinite()
+        first = self._padded(finite)
+        self._first_bad = torch.where((first < 0) & ~finite, step, first)
+
+    def _padded(self, finite: Tensor) -> Tensor:
+        fresh = torch.full(finite.shape, -1, dtype=torch.int64, device=finite.device)
+        if self._first_bad is not None:
+            fresh[: len(self._first_bad)] = self._first_bad
+        return fresh
+
+    def check(self) -> None:
+        """Read the flags (one transfer) and raise :class:`NonFiniteError` naming the earliest bad terms."""
+        if self._first_bad is None:
+            return
+        first = self._first_bad.tolist()
+        bad = {name: step for name, step in zip(self._names, first) if step >= 0}
+        if bad:
+            step = min(bad.values())
+            names = ", ".join(name for name, when in bad.items() if when == step)
+            raise NonFiniteError(
+                f"step {step}: {names} is not finite. The last checkpoint is from before it. Lower the learning rate, "
+                "check the boxes of the batch, or train with precision: bf16 or fp32"
+            )
+
+
+class StopSignal:
+    """SIGTERM and SIGINT ask for a saved, orderly end; a second signal ends at once.
+
+    With several processes the ranks agree every ``agree_every`` steps, so that all leave after the same one.
+    """
+
+    def __init__(self, *, agree_every: int = 10) -> None:
+        self._asked: str | None = None
+        self._agree_every = agree_every
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = signal.Signals(number).name
+        signal.signal(number, self._previous[number])
+
+    def wanted(self, step: int) -> bool:
+        """Whether all ranks stop after this step."""
+        if dist.world_size() == 1:
+            return self._asked is not None
+        if step % self._agree_every:
+            return False
+        return any(dist.gather_objects(self._asked is not None))
+
+
+class StepLog:
+    """Every ``every`` steps: mean losses since the last line to the log and the writers."""
+
+    def __init__(self, writers: Sequence[Writer], guard: NonFiniteGuard, every: int) -> None:
+        self._writers = writers
+        self._guard = guard
+        self._every = every
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._since = time.perf_counter()
+
+    def observe(self, report: StepReport) -> None:
+        """Add this step's terms on the device."""
+        for name, term in report.terms.items():
+            self._sums[name] = self._sums[name] + term if name in self._sums else term
+        self._count += 1
+
+    def due(self, step: int) -> bool:
+        """Whether a line is due after this step."""
+        return step % self._every == 0
+
+    def line(self, report: StepReport, *, epoch: int, step: int, batch: int, batches: int) -> None:
+        """Read the sums (one transfer), write one line, start over. Raises where a term is not finite."""
+        self._guard.check()
+        means = dict(zip(self._sums, (torch.stack(list(self._sums.values())) / self._count).tolist()))
+        seconds = (time.perf_counter() - self._since) / self._count
+        norm = math.nan if report.grad_norm is None else float(report.grad_norm)
+        values = {"loss": sum(means.values()), **means, "lr": report.lr, "seconds_per_step": seconds}
+        if math.isfinite(norm):
+            values["grad_norm"] = norm
+        logger.info(
+            "epoch %d [%d/%d] step %d: loss %.4f, lr %.3g, gradient norm %.3g, %.3f s/step",
+            epoch, batch, batches, step, values["loss"], report.lr, norm, seconds,
+        )  # fmt: skip
+        for writer in self._writers:
+            writer.write("train", step, values, epoch=epoch)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the sums and restart the clock (after a line, an evaluation or a save)."""
+        self._sums, self._count, self._since = {}, 0, time.perf_counter()
+
+
+class EpochListener:
+    """Called by the loop after every batch of one epoch: counts, guards, logs, saves and stops."""
+
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        batches: int,
+        first_batch: int,
+        first_step: int,
+        guard: NonFiniteGuard,
+        log: StepLog,
+        stop: StopSignal,
+        on_batch: Callable[[], None],
+        save: Callable[[int, int], None],
+        save_every: int | None,
+    ) -> None:
+        self.epoch, self.batches, self.batch, self.step = epoch, batches, first_batch, first_step
+        self._guard, self._log, self._stop = guard, log, stop
+        self._on_batch, self._save, self._save_every = on_batch, save, save_every
+
+    def __call__(self, report: StepReport) -> None:
+        self.batch += 1
+        self.step += 1
+        self._guard.observe(report, self.step)
+        self._log.observe(report)
+        self._on_batch()
+        if self._log.due(self.step):
+            self._log.line(report, epoch=self.epoch, step=self.step, batch=self.batch, batches=self.batches)
+        if self._stop.wanted(self.step):
+            self._guard.check()
+            self._save(self.batch, self.step)
+            raise StopTraining(f"stopped by a signal after step {self.step}; everything is saved")
+        if self._save_every and self.step % self._save_every == 0:
+            self._guard.check()
+            self._save(self.batch, self.step)

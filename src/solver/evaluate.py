@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate a model on a validation loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..data.evaluate import CocoEvaluator, EvalResult
+from ..nn.types import Detections, Predictions
+
+
+class PostProcessor(Protocol):
+    """Predictions and original sizes (width, height) -> detections in pixels."""
+
+    def __call__(self, predictions: Predictions, orig_target_sizes: Tensor) -> Detections: ...
+
+
+def detect(
+    model: nn.Module, postprocessor: PostProcessor, images: Tensor, targets: Iterable[Mapping[str, Tensor]]
+) -> Detections:
+    """Detections of one batch in pixels of the original images.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        targets: B dicts with ``orig_size`` (height, width) in pixels.
+    """
+    sizes_hw = torch.stack([target["orig_size"] for target in targets])
+    return postprocessor(model(images), sizes_hw.flip(-1))
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    postprocessor: PostProcessor,
+    loader: Iterable[tuple[Tensor, list[dict[str, Tensor]]]],
+    evaluator: CocoEvaluator,
+) -> EvalResult:
+    """COCO metrics of ``model`` in eval mode over the whole loader, gathered from all ranks.
+
+    The model's train or eval mode is the same afterwards as before.
+    """
+    was_training = model.training
+    model.eval()
+    evaluator.reset()
+    try:
+        for images, targets in loader:
+            evaluator.update(detect(model, postprocessor, images, targets), targets)
+        return evaluator.summarize()
+    finally:
+        model.train(was_training)

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: one pass over the data, readable on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+Terms = Mapping[str, Tensor]
+LossesOf = Callable[[Tensor, list[dict[str, Tensor]]], Terms]
+"""(images, targets) -> name -> weighted scalar on the device."""
+
+
+class StopTraining(Exception):
+    """Raised by a step listener to leave the loop in good order (SIGTERM, a step limit)."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One micro step as listeners see it; tensors stay on the device until a line is due."""
+
+    terms: Terms
+    """Weighted losses by their official names."""
+    grad_norm: Tensor | None
+    """Global gradient norm before clipping; None where no optimiser step was taken."""
+    lr: float
+    """Learning rate of the last parameter group, as used by this step."""
+
+
+class StepMaker(Protocol):
+    """What the loop needs of ``isdfine.optim.step.Optim``."""
+
+    def losses(self, losses_of: LossesOf, images: Tensor, targets: list[dict[str, Tensor]]) -> Terms:
+        """Forward pass under the run's precision."""
+        ...
+
+    def step(self, total: Tensor) -> Tensor | None:
+        """Backward and, where the accumulation is complete, clip, update weights, EMA and schedule."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the coming step."""
+        ...
+
+
+def train_one_epoch(
+    losses_of: LossesOf,
+    loader: Iterable[tuple[Tensor, list[dict[str, Tensor]]]],
+    optim: StepMaker,
+    *,
+    on_step: Callable[[StepReport], None],
+) -> None:
+    """One pass over the data. Everything periodic (logging, saving, stopping) is in ``on_step``.
+
+    Args:
+        losses_of: (images, targets) -> named weighted losses on the device.
+        loader: yields images (B, 3, H, W) in [0, 1] and a list of B target dicts, both on the device.
+        optim: owns precision, accumulation, clipping, optimiser, schedule and EMA.
+        on_step: called after every batch with that batch's :class:`StepReport`.
+    """
+    for images, targets in loader:
+        lr = optim.lr
+        terms = optim.losses(losses_of, images, targets)
+        grad_norm = optim.step(sum_terms(terms))
+        on_step(StepReport({name: term.detach() for name, term in terms.items()}, grad_norm, lr))
+
+
+def sum_terms(terms: Terms) -> Tensor:
+    """Total loss, a scalar: the sum of the weighted terms in their order."""
+    if not terms:
+        raise ValueError("the criterion returned no loss: name at least one under criterion.losses")
+    values = iter(terms.values())
+    total = next(values)
+    for value in values:
+        total = total + value
+    return total

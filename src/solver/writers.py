@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where numbers go: JSON lines, TensorBoard, a log line and a progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """A sink for scalars."""
+
+    def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
+        """Record ``values`` of one ``kind`` (train or val) at an optimiser step."""
+        ...
+
+    def close(self) -> None:
+        """Flush and release the file."""
+        ...
+
+
+class JsonLines:
+    """One JSON object a line in ``metrics.jsonl``: kind, step, place and values. Appends when a run is resumed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
+        """Append one line and flush it, so that a killed run keeps what it reported."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **place, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Scalars under ``<kind>/<name>`` for ``tensorboard --logdir``."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main rank needs it
+
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
+        """Add every value as one scalar."""
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class ProgressBar:
+    """Batches of the current epoch on a terminal; silent where standard error is no terminal."""
+
+    def __init__(self, total: int, start: int, label: str, *, enabled: bool = True) -> None:
+        silent = not enabled or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=start, desc=label, unit="batch", leave=False, disable=silent)
+
+    def advance(self) -> None:
+        """One batch done."""
+        self._bar.update(1)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
