@@ -71,9 +71,9 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank is here. It goes over gloo, which every group has, and does not wait for a GPU."""
     if world_size() > 1:
-        torch_dist.barrier()
+        torch_dist.all_reduce(torch.zeros(1))
 
 
 @torch.no_grad()
@@ -112,7 +112,11 @@ def broadcast_object(obj: T) -> T:
 
 
 def shutdown() -> None:
-    """Leave the process group. May be called twice, or without ``init``."""
+    """Leave the process group. May be called twice, or without ``init``.
+
+    Not for the way out after an error: the others may be waiting in a collective that this rank will never join,
+    and torchrun ends them as soon as this process is gone.
+    """
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
 

@@ -33,13 +33,16 @@ class NonFiniteGuard:
     (the savers call :meth:`check` first), so what is on disk stays usable.
     """
 
-    def __init__(self, *, watch_gradient: bool) -> None:
+    def __init__(self, *, active: bool = True, watch_gradient: bool = True) -> None:
+        self._active = active  # off where the run's policy is to skip such steps
         self._watch_gradient = watch_gradient  # under fp16 the scaler handles overflowing gradients
         self._names: list[str] = []
         self._first_bad: Tensor | None = None
 
     def observe(self, report: StepReport, step: int) -> None:
         """Note which terms of this step are not finite, without reading them."""
+        if not self._active:
+            return
         terms = dict(report.terms)
         if self._watch_gradient and report.grad_norm is not None:
             terms["gradient norm"] = report.grad_norm
@@ -81,6 +84,7 @@ class StopSignal:
     def __init__(self, *, agree_every: int = 10) -> None:
         self._asked: str | None = None
         self._agree_every = agree_every
+        self._next_agreement = agree_every
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -100,8 +104,9 @@ class StopSignal:
         """Whether all ranks stop after this step."""
         if dist.world_size() == 1:
             return self._asked is not None
-        if step % self._agree_every:
+        if step < self._next_agreement:
             return False
+        self._next_agreement = step + self._agree_every
         return any(dist.gather_objects(self._asked is not None))
 
 
@@ -127,9 +132,13 @@ class StepLog:
         return step % self._every == 0
 
     def line(self, report: StepReport, *, epoch: int, step: int, batch: int, batches: int) -> None:
-        """Read the sums (one transfer), write one line, start over. Raises where a term is not finite."""
+        """Average over steps and ranks, read (one transfer), write one line, start over.
+
+        Raises :class:`NonFiniteError` where a term is not finite. All ranks call this after the same step.
+        """
+        sums = dist.mean(torch.stack(list(self._sums.values())))
         self._guard.check()
-        means = dict(zip(self._sums, (torch.stack(list(self._sums.values())) / self._count).tolist()))
+        means = dict(zip(self._sums, (sums / self._count).tolist()))
         seconds = (time.perf_counter() - self._since) / self._count
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
         values = {"loss": sum(means.values()), **means, "lr": report.lr, "seconds_per_step": seconds}
@@ -167,7 +176,7 @@ class EpochListener:
     ) -> None:
         self.epoch, self.batches, self.batch, self.step = epoch, batches, first_batch, first_step
         self._guard, self._log, self._stop = guard, log, stop
-        self._on_batch, self._save, self._save_every = on_batch, save, save_every
+        self._on_batch, self._save, self._save_every, self._saved = on_batch, save, save_every, first_step
 
     def __call__(self, report: StepReport) -> None:
         self.batch += 1
@@ -177,10 +186,12 @@ class EpochListener:
         self._on_batch()
         if self._log.due(self.step):
             self._log.line(report, epoch=self.epoch, step=self.step, batch=self.batch, batches=self.batches)
-        if self._stop.wanted(self.step):
+        if report.grad_norm is None:
+            return  # inside an accumulation window a checkpoint would lose gradients
+        stopping = self._stop.wanted(self.step)
+        if stopping or (self._save_every and self.step // self._save_every > self._saved // self._save_every):
             self._guard.check()
             self._save(self.batch, self.step)
+            self._saved = self.step
+        if stopping:
             raise StopTraining(f"stopped by a signal after step {self.step}; everything is saved")
-        if self._save_every and self.step % self._save_every == 0:
-            self._guard.check()
-            self._save(self.batch, self.step)

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-
-def is_better(new: float, old: float | None) -> bool:
-    """Whether a selection metric (AP, larger is better) improves on the best so far (None: nothing yet)."""
-    return old is None or new > old
+from .checkpoint import is_better
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
+
+from ..optim.step import Optim
 
 Terms = Mapping[str, Tensor]
 LossesOf = Callable[[Tensor, list[dict[str, Tensor]]], Terms]
@@ -26,33 +28,18 @@ class StepReport:
     terms: Terms
     """Weighted losses by their official names."""
     grad_norm: Tensor | None
-    """Global gradient norm before clipping; None where no optimiser step was taken."""
+    """Global gradient norm before clipping; None inside an accumulation window."""
     lr: float
     """Learning rate of the last parameter group, as used by this step."""
-
-
-class StepMaker(Protocol):
-    """What the loop needs of ``isdfine.optim.step.Optim``."""
-
-    def losses(self, losses_of: LossesOf, images: Tensor, targets: list[dict[str, Tensor]]) -> Terms:
-        """Forward pass under the run's precision."""
-        ...
-
-    def step(self, total: Tensor) -> Tensor | None:
-        """Backward and, where the accumulation is complete, clip, update weights, EMA and schedule."""
-        ...
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the coming step."""
-        ...
 
 
 def train_one_epoch(
     losses_of: LossesOf,
     loader: Iterable[tuple[Tensor, list[dict[str, Tensor]]]],
-    optim: StepMaker,
+    optim: Optim,
     *,
+    max_norm: float,
+    window: Callable[[], AbstractContextManager[object]],
     on_step: Callable[[StepReport], None],
 ) -> None:
     """One pass over the data. Everything periodic (logging, saving, stopping) is in ``on_step``.
@@ -60,13 +47,17 @@ def train_one_epoch(
     Args:
         losses_of: (images, targets) -> named weighted losses on the device.
         loader: yields images (B, 3, H, W) in [0, 1] and a list of B target dicts, both on the device.
-        optim: owns precision, accumulation, clipping, optimiser, schedule and EMA.
+        optim: precision, accumulation, optimiser, schedule and EMA.
+        max_norm: largest global gradient norm; 0 for no clipping.
+        window: context of one batch; keeps gradients local to a rank until an accumulation window is complete.
         on_step: called after every batch with that batch's :class:`StepReport`.
     """
     for images, targets in loader:
-        lr = optim.lr
-        terms = optim.losses(losses_of, images, targets)
-        grad_norm = optim.step(sum_terms(terms))
+        lr = optim.schedule.lr[-1]
+        with window():
+            with optim.precision.autocast():
+                terms = losses_of(images, targets)
+            grad_norm = optim.step(sum_terms(terms), max_norm)
         on_step(StepReport({name: term.detach() for name, term in terms.items()}, grad_norm, lr))
 
 

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train, distil, export and measure DETR-family object detectors (D-FINE and ISD-FINE)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .core import config as _config
+from .core.config import Config
+
+if TYPE_CHECKING:
+    from .core.weights import LoadReport as LoadReport
+    from .core.weights import load_weights as load_weights
+    from .deploy.fuse import fuse as fuse
+
+__version__ = "0.1.0"
+__all__ = ["Config", "LoadReport", "fuse", "load_config", "load_weights"]
+
+# Imported on first use: reading a config must not cost an import of torch.
+_LAZY = {"LoadReport": ".core.weights", "load_weights": ".core.weights", "fuse": ".deploy.fuse"}
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file with its includes, apply overrides ``a.b.c=value``, and check the result.
+
+    Raises:
+        ConfigError: a file that cannot be read, or all unknown, missing and mistyped keys, one per line.
+    """
+    from . import components  # noqa: F401  # fills the registry
+
+    return _config.load_config(path, overrides, resolvers={"num_classes": _num_classes})
+
+
+def _num_classes(config: Config) -> int | None:
+    from .data.label_space import num_classes_of
+
+    return num_classes_of(config)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,21 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Imports every module that registers a class, so that configs can name it."""
+
+from . import data as data
+from .data import collate as collate
+from .data import evaluate as evaluate
+from .data import loader as loader
+from .data import transforms as transforms
+from .data.dataset import coco as coco
+from .losses import criterion as criterion
+from .losses import matcher as matcher
+from .nn.backbone import hgnetv2 as hgnetv2
+from .optim import ema as ema
+from .optim import param_groups as param_groups
+from .optim import precision as precision
+from .optim import schedule as schedule
+from .zoo.dfine import decoder as decoder
+from .zoo.dfine import encoder as encoder
+from .zoo.dfine import model as model
+from .zoo.dfine import postprocess as postprocess

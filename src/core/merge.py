@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Putting config trees on top of each other: files, their includes, and overrides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+from .located import Located, locate, parse_yaml
+
+INCLUDE = "__include__"
+
+
+def merge(earlier: Located, later: Located) -> Located:
+    """``later`` on top of ``earlier``.
+
+    Mappings merge key by key; anything else is replaced. Two mappings that both name a ``type`` and disagree describe
+    different components, so the later one replaces the earlier instead of inheriting its arguments.
+    """
+    old, new = earlier.value, later.value
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return later
+    if "type" in old and "type" in new and old["type"].value != new["type"].value:
+        return later
+    merged = {**old, **{name: merge(old[name], child) if name in old else child for name, child in new.items()}}
+    return Located(merged, later.origin, later.key)
+
+
+def read_tree(path: str | Path, *, _from: str = "", _open: tuple[Path, ...] = ()) -> Located:
+    """One YAML file with everything it includes; its own keys win over its includes, later includes over earlier ones.
+
+    Raises:
+        ConfigError: missing file, unreadable YAML, a root that is not a mapping, or a cycle of includes.
+    """
+    path = Path(path)
+    place = f" (included at {_from})" if _from else ""
+    if not path.is_file():
+        raise ConfigError(f"{_shown(path)}: no such config file{place}: check the path")
+    real = path.resolve()
+    if real in _open:
+        chain = " -> ".join(_shown(one) for one in (*_open, real))
+        raise ConfigError(f"{_from}: {INCLUDE}: the files include each other: {chain}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{_shown(path)}: not UTF-8 text{place}: is this a YAML file?") from error
+    own = parse_yaml(text, _shown(path))
+    if own.value is None:
+        own = Located({}, own.origin, "")
+    if not isinstance(own.value, dict):
+        kind = type(own.value).__name__
+        raise ConfigError(f"{own.origin}: a config file must hold `key: value` lines, found a {kind}{place}")
+    below = Located({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, "")
+    tree = Located({}, own.origin, "")
+    for entry in _included(own):
+        tree = merge(tree, read_tree(path.parent / entry.value, _from=entry.origin, _open=(*_open, real)))
+    return merge(tree, below)
+
+
+def _included(own: Located) -> list[Located]:
+    entry = own.value.get(INCLUDE)
+    if entry is None or entry.value is None:
+        return []
+    entries = entry.value if isinstance(entry.value, list) else [entry]
+    for one in entries:
+        if not isinstance(one.value, str):
+            raise ConfigError(f"{one.origin}: {INCLUDE}: expected a file name or a list of them, found {one.value!r}")
+    return list(entries)
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working folder where that is shorter: places are read by people."""
+    text = os.path.normpath(path)
+    relative = os.path.relpath(text)
+    return min(text, relative, key=len)
+
+
+def apply_overrides(tree: Located, overrides: Iterable[str]) -> Located:
+    """Command-line overrides ``a.b.c=value`` on top of ``tree``, in order; the value is YAML.
+
+    Raises:
+        ConfigError: no ``=``, an empty key, a value that is not YAML, or a key that leads through a scalar or past a
+            list's end. The message holds the override's text.
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        origin = f"override {text!r}"
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"{origin}: expected key.path=value, for example optimizer.lr=1e-4")
+        tree = put(tree, parts, parse_yaml(value, origin, key=key.strip(), origin=origin))
+    return tree
+
+
+def apply_values(tree: Located, values: dict[str, Any], origin: str) -> Located:
+    """The same with Python values by dotted key."""
+    for key, value in values.items():
+        tree = put(tree, key.split("."), locate(value, origin, key))
+    return tree
+
+
+def put(tree: Located, parts: list[str], value: Located) -> Located:
+    """``tree`` with ``value`` merged in at the path ``parts``; missing mappings on the way are made."""
+    if not parts:
+        return merge(tree, value)
+    head, rest = parts[0], parts[1:]
+    if isinstance(tree.value, list):
+        if not head.isdigit() or int(head) >= len(tree.value):
+            found = f"{tree.key} is a list of {len(tree.value)}"
+            raise ConfigError(f"{value.origin}: {found}, so {head!r} must be an index below {len(tree.value)}")
+        index = int(head)
+        changed = put(tree.value[index], rest, value)
+        return Located([*tree.value[:index], changed, *tree.value[index + 1 :]], tree.origin, tree.key)
+    if tree.value is not None and not isinstance(tree.value, dict):
+        raise ConfigError(f"{value.origin}: {tree.key} is {tree.value!r} ({tree.origin}), which has no key {head!r}")
+    children = tree.value or {}
+    name = next((known for known in children if str(known) == head), head)
+    old = children.get(name, Located(None, value.origin, tree.at(head)))
+    return Located({**children, name: put(old, rest, value)}, tree.origin, tree.key)

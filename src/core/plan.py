@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a config tree to a plan of constructor calls, with every mistake on the way collected.
+
+Validation makes plans and looks at the mistakes; building makes one plan and carries it out: both read a config
+in the same way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ConfigError
+from .located import Located
+from .merge import merge
+from .registry import Registry
+from .schema import Parameter, Schema, convert, describe, fits, is_plain, list_item, mapping_item, members, schema_of
+
+SLOTS: tuple[str, ...] = (
+    "model",
+    "criterion",
+    "matcher",
+    "postprocessor",
+    "optimizer",
+    "lr_scheduler",
+    "lr_warmup_scheduler",
+    "ema",
+    "scaler",
+    "evaluator",
+    "train_dataloader",
+    "val_dataloader",
+)
+"""Top-level keys that hold a component: a class name or a mapping with ``type``."""
+
+SHARED: dict[str, Any] = {
+    "num_classes": int | None,
+    "eval_spatial_size": list[int] | None,
+    "use_focal_loss": bool | None,
+    "remap_mscoco_category": bool | None,
+    "seed": int | None,
+}
+"""Top-level values that fill constructor parameters of the same name wherever a section does not give them."""
+
+RUNTIME_PARAMETERS: tuple[str, ...] = (
+    "model",
+    "optimizer",
+    "lr_scheduler",
+    "steps_per_epoch",
+    "epoches",
+    "device",
+    "label_space",
+)
+"""Constructor parameters that the solver gives (``config.build(name, model=model)``), so a file may leave them out."""
+
+MAX_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class SlotReference:
+    """A parameter filled from a top-level slot, unless the caller of ``build`` gives the object."""
+
+    slot: str
+
+
+@dataclass(frozen=True)
+class SharedReference:
+    """A parameter filled from a shared value that is worked out when first needed."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One constructor call: argument values are plain data, plans, references, or lists and dicts of these."""
+
+    cls: type
+    schema: Schema
+    arguments: dict[str, Any]
+    place: str
+    """``file:line: Dotted.key`` for messages."""
+
+
+class Broken:
+    """Stands in a plan where the config is wrong; such a plan is never carried out."""
+
+
+@dataclass
+class Planner:
+    """Reads one tree and changes nothing in it; problems gather in ``problems``."""
+
+    tree: Located
+    registry: Registry
+    resolvable: Collection[str] = ()
+    """Shared values that can be worked out where the tree has none."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """First mistake of every place and key, in the order found: a section is read by all that refer to it."""
+
+    _schemas: dict[str, Schema] = field(default_factory=dict)
+
+    def report(self, node: Located, key: str, text: str) -> Broken:
+        self.problems.setdefault(f"{node.origin}: {key}", text)
+        return Broken()
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            raise ConfigError("\n".join(f"{place}: {text}" for place, text in self.problems.items()))
+
+    def slot(self, name: str) -> Any:
+        """Plan of the top-level slot, or of the class, called ``name``."""
+        if name not in self.tree.value and name in self.registry:
+            return self.component(name, {}, self.tree, name)
+        node = self.tree.value[name]
+        return self.component(name, {}, node, name) if name in self.registry else self.value(node, type)
+
+    def section(self, name: str) -> Located:
+        """Arguments that the top level gives to class ``name``; empty where it has no such section."""
+        node = self.tree.value.get(name)
+        if node is None or node.value is None:
+            return Located({}, node.origin if node else self.tree.origin, name)
+        if not isinstance(node.value, dict):
+            self.report(node, name, f"expected the arguments of {name} as a mapping, found {shown(node.plain())}")
+            return Located({}, node.origin, name)
+        return node
+
+    def schema(self, name: str) -> Schema:
+        if name not in self._schemas:
+            self._schemas[name] = schema_of(self.registry[name])
+        return self._schemas[name]
+
+    def component(self, name: str, inline: Mapping[Any, Located], node: Located, key: str, depth: int = 0) -> Any:
+        """Plan of class ``name``: inline arguments over its section over slots, shared values and defaults."""
+        if depth > MAX_DEPTH:
+            return self.report(node, key, f"components nest more than {MAX_DEPTH} deep: does {name} contain itself?")
+        schema, section = self.schema(name), self.section(name)
+        given = merge(section, Located(dict(inline), node.origin, key)).value
+        if section.value and not inline:  # what is missing belongs into the section, not where it is referred to
+            node, key = section, name
+        arguments = self.arguments(name, given, depth)
+        for parameter in schema.parameters.values():
+            if parameter.name not in given:
+                found = self.absent(parameter)
+                if found is not None:
+                    arguments[parameter.name] = found
+                elif parameter.required and parameter.name not in RUNTIME_PARAMETERS:
+                    what = describe(parameter.annotation)
+                    self.report(node, f"{key}.{parameter.name}", f"missing: {name} needs it, expected {what}")
+        return Plan(self.registry[name], schema, arguments, f"{node.origin}: {key}")
+
+    def arguments(self, name: str, given: Mapping[Any, Located], depth: int = 0) -> dict[str, Any]:
+        """Planned values of what the config says about class ``name``; unknown arguments are reported."""
+        schema, planned = self.schema(name), {}
+        for argument, node in given.items():
+            parameter = schema.parameters.get(argument)
+            if parameter is not None:
+                planned[argument] = self.value(node, parameter.annotation, depth + 1)
+            elif schema.open:
+                planned[argument] = node.plain()
+            else:
+                self.report(node, node.key, f"no such argument of {name}{suggest(argument, schema.parameters)}")
+        return planned
+
+    def absent(self, parameter: Parameter) -> Any:
+        """What fills a parameter that the config's section does not give; None = nothing but its default."""
+        name, top = parameter.name, self.tree.value
+        if name in SHARED:
+            if name in top and top[name].value is not None:
+                return self.value(top[name], parameter.annotation)
+            if name in self.resolvable and parameter.default is not None:  # with None a class says it can do without
+                return SharedReference(name)
+        if parameter.is_component and name in SLOTS and name in top and top[name].value is not None:
+            optional_runtime = name in RUNTIME_PARAMETERS and not parameter.required
+            return None if optional_runtime else SlotReference(name)
+        return None
+
+    def value(self, node: Located, annotation: Any, depth: int = 0) -> Any:
+        """Plan one value for a parameter with this annotation."""
+        if not is_plain(annotation):
+            return self.built(node, annotation, depth)
+        data = node.plain()
+        if fits(data, annotation):
+            return convert(data, annotation)
+        return self.report(node, node.key, f"expected {describe(annotation)}, found {shown(data)}")
+
+    def built(self, node: Located, annotation: Any, depth: int) -> Any:
+        """Plan a value that is a component, or a list or mapping of components."""
+        value, alternatives = node.value, members(annotation)
+        if isinstance(value, str):
+            return self.named(value, node, annotation, depth)
+        if isinstance(value, dict) and "type" in value:
+            name = value["type"].value
+            if not isinstance(name, str) or name not in self.registry:
+                where = value["type"]
+                return self.report(where, node.key, f"no component is called {name!r}{suggest(name, self.registry)}")
+            inline = {argument: child for argument, child in value.items() if argument != "type"}
+            return self.checked(self.component(name, inline, node, node.key, depth), node, annotation)
+        for one in alternatives:
+            if isinstance(value, list) and (item := list_item(one)) is not None and not is_plain(item):
+                items = [self.value(child, item, depth + 1) for child in value]
+                return tuple(items) if tuple in (one, getattr(one, "__origin__", None)) else items
+            if isinstance(value, dict) and (item := mapping_item(one)) is not None and not is_plain(item):
+                return {name: self.value(child, item, depth + 1) for name, child in value.items()}
+        if fits(node.plain(), annotation):
+            return convert(node.plain(), annotation)
+        hint = ": a mapping needs `type: Name`" if isinstance(value, dict) else ""
+        return self.report(node, node.key, f"expected {describe(annotation)}, found {shown(node.plain())}{hint}")
+
+    def named(self, name: str, node: Located, annotation: Any, depth: int) -> Any:
+        """Plan a value given as text: the name of a class, of a slot, or text where the annotation takes text."""
+        if name in self.registry:
+            return self.checked(self.component(name, {}, node, node.key, depth), node, annotation)
+        if name in SLOTS and name in self.tree.value and name != node.key:
+            return SlotReference(name)
+        if fits(name, annotation):
+            return convert(name, annotation)
+        return self.report(node, node.key, f"no component is called {name!r}{suggest(name, self.registry)}")
+
+    def checked(self, plan: Plan | Broken, node: Located, annotation: Any) -> Plan | Broken:
+        """Refuse a component of the wrong kind, where the annotation names classes (protocols are not looked into)."""
+        kinds = [one for one in members(annotation) if inspect.isclass(one) and not is_plain(one)]
+        exact = kinds and all(is_plain(one) or one in kinds for one in members(annotation))
+        if isinstance(plan, Broken) or not exact or any(getattr(kind, "_is_protocol", False) for kind in kinds):
+            return plan
+        if annotation is type or issubclass(plan.cls, tuple(kinds)):
+            return plan
+        return self.report(node, node.key, f"expected {describe(annotation)}, found a {plan.cls.__name__}")
+
+
+def shown(value: Any) -> str:
+    """A value and its type, short enough for a message."""
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def suggest(name: object, known: Iterable[str]) -> str:
+    """``; did you mean X?``, or the known names where none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known: {', '.join(names)}" if names else ""

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a run: what is neither a model, nor data, nor an optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from .errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Top-level keys of a config that steer the run. Names that official D-FINE files use keep their spelling.
+
+    Raises:
+        ConfigError: values out of range, all of them in one message.
+    """
+
+    task: Literal["detection"] = "detection"
+    """What is trained. Only detection exists; the key stands in every official file."""
+
+    output_dir: str = "./output"
+    """Folder of checkpoints, logs and pictures, relative to the working folder. One run, one folder."""
+
+    seed: int | None = 0
+    """Start of every random stream, 0 or more. 0 as the official launches use; None is read as 0."""
+
+    epoches: int = 72
+    """Passes over the training data, 1 or more. 72 is the official base schedule (6x)."""
+
+    clip_max_norm: float = 0.0
+    """Largest global gradient norm, 0 = no clipping. The D-FINE recipe sets 0.1; 0 changes nothing by itself."""
+
+    use_amp: bool = False
+    """Mixed precision. Off by default because it changes numbers."""
+
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    """Arithmetic of the forward pass. None: fp16 where ``use_amp`` is set and a GPU is used, else fp32 (official)."""
+
+    use_ema: bool = False
+    """Evaluate and keep the moving average of the weights (section ``ema``)."""
+
+    sync_bn: bool = False
+    """Batch statistics over all processes. Matters below about 8 images per process."""
+
+    find_unused_parameters: bool = False
+    """Handed to DistributedDataParallel. Every parameter of our models is used, so the search only costs time."""
+
+    print_freq: int = 100
+    """Steps between log lines, 1 or more. 100 as official: a line about every half minute on one GPU."""
+
+    checkpoint_freq: int = 12
+    """Epochs between numbered checkpoints, 1 or more; best and last are always kept. 12 as official."""
+
+    accumulate_steps: int = 1
+    """Batches whose gradients are added before an optimiser step, 1 or more."""
+
+    eval_every: int = 1
+    """Epochs between evaluations, 1 or more; the last epoch is always evaluated. 1 as official."""
+
+    save_every_steps: int | None = None
+    """Extra saves of the last checkpoint, in steps, 1 or more; None = at the end of epochs only."""
+
+    device: str | None = None
+    """``cpu``, ``cuda`` or ``cuda:0``; None = a GPU where there is one."""
+
+    resume: str | None = None
+    """Checkpoint to continue from: weights, optimiser, schedule, random state and position in the data."""
+
+    tuning: str | None = None
+    """Checkpoint whose fitting weights start a new run (fine-tuning)."""
+
+    num_visualized: int = 8
+    """Validation pictures drawn at the end, 0 or more. 8 fit one screen."""
+
+    tensorboard: bool = True
+    """Write TensorBoard files beside the JSON lines."""
+
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is not finite stops the run (naming the term) or skips that step."""
+
+    ema_restart_effective: bool = True
+    """Whether stage two's EMA decay takes effect. The official code sets it in vain; False reproduces that."""
+
+    def __post_init__(self) -> None:
+        if self.seed is None:  # what official configs mean by leaving it out
+            object.__setattr__(self, "seed", 0)
+        problems = range_problems(**asdict(self))
+        if problems:
+            raise ConfigError("\n".join(f"{name}: {text}" for name, text in problems.items()))
+
+
+_AT_LEAST = {
+    "seed": 0,
+    "epoches": 1,
+    "clip_max_norm": 0,
+    "print_freq": 1,
+    "checkpoint_freq": 1,
+    "accumulate_steps": 1,
+    "eval_every": 1,
+    "save_every_steps": 1,
+    "num_visualized": 0,
+}
+
+
+def range_problems(**values: object) -> dict[str, str]:
+    """Settings outside their range, by name, with what was expected; values of the right type are assumed."""
+    problems = {
+        name: f"expected {least} or more, found {values[name]!r}"
+        for name, least in _AT_LEAST.items()
+        # `not >=` also catches NaN
+        if isinstance(values.get(name), (int, float)) and not values[name] >= least  # type: ignore[operator]
+    }
+    if values.get("resume") and values.get("tuning"):
+        problems["tuning"] = (
+            f"set together with resume ({values['resume']!r}): resume continues a run, tuning starts one; keep one"
+        )
+    return problems

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""All mistakes of a config at once, before any work begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from typing import Any
+
+from .errors import ConfigError
+from .located import Located
+from .plan import SHARED, SLOTS, Broken, Planner, suggest
+from .settings import RunSettings, range_problems
+
+IMPORTS = "imports"
+
+
+def settings_values(tree: Located) -> dict[str, Any]:
+    """The top-level values that are run settings, without places."""
+    names = [one.name for one in dataclasses.fields(RunSettings)]
+    return {name: tree.value[name].plain() for name in names if name in tree.value}
+
+
+def import_components(tree: Located) -> None:
+    """Import the modules listed under ``imports``: they register the user's own components.
+
+    Raises:
+        ConfigError: not a list of names, or a module that does not exist.
+    """
+    node = tree.value.get(IMPORTS)
+    if node is None or node.value is None:
+        return
+    names = node.plain()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{node.origin}: {IMPORTS}: expected a list of module names, found {names!r}")
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            text = f"no module {error.name!r}; run from its folder or put that on PYTHONPATH"
+            raise ConfigError(f"{node.origin}: {IMPORTS}: {name}: {text}") from error
+
+
+def validate(planner: Planner) -> None:
+    """Check every key of the planner's tree.
+
+    Raises:
+        ConfigError: one line per mistake.
+    """
+    hints = typing.get_type_hints(RunSettings)
+    known = {*hints, *SLOTS, *SHARED, *planner.registry, IMPORTS}
+    for name, node in planner.tree.value.items():
+        if name in hints:
+            planner.value(node, hints[name])
+        elif name in SLOTS:
+            if node.value is not None:
+                planner.slot(name)
+        elif name in SHARED:
+            planner.value(node, SHARED[name])
+        elif name in planner.registry:
+            planner.arguments(name, planner.section(name).value)
+        elif name != IMPORTS:
+            planner.report(node, str(name), f"no such top-level key or component{suggest_key(name, known)}")
+    _check_ranges(planner, hints)
+    planner.raise_problems()
+
+
+def suggest_key(name: object, known: set[str]) -> str:
+    """The nearest top-level key; the whole list would fill a screen."""
+    text = suggest(name, known)
+    return text if "did you mean" in text else ""
+
+
+def _check_ranges(planner: Planner, hints: dict[str, Any]) -> None:
+    probe = Planner(planner.tree, planner.registry)
+    sound = {
+        name: value
+        for name, value in settings_values(planner.tree).items()
+        if not isinstance(probe.value(planner.tree.value[name], hints[name]), Broken)
+    }
+    for name, text in range_problems(**sound).items():
+        planner.report(planner.tree.value[name], name, text)
+    classes = planner.tree.value.get("num_classes")
+    if classes is not None and isinstance(classes.value, int) and classes.value < 1:
+        planner.report(classes, "num_classes", f"expected 1 or more, found {classes.value}")

@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""From annotations and image files to samples: what every data set format shares."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from ...core.errors import DataError
+from ..transforms.compose import Compose
+from ..transforms.ops import PixelConversion
+from .annotations import Annotations
+from .images import load_rgb
+
+logger = logging.getLogger(__name__)
+
+Sample = tuple[Any, dict[str, Tensor]]
+"""An image (uint8 ``tv_tensors.Image`` (3, H, W) once ConvertPILImage ran) and its target."""
+
+
+class SampleKey(NamedTuple):
+    """What a sampler asks for: all that the randomness of a sample depends on."""
+
+    epoch: int
+    index: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The annotated boxes of one image file as a person wants to see them."""
+
+    path: Path
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    boxes: Tensor
+    """(T, 4) xyxy pixels, float32; crowd regions and boxes without area left out."""
+    labels: Tensor
+    """(T,) int64 contiguous index."""
+
+    def image(self) -> Image.Image:
+        """Decode the file, upright, RGB."""
+        return load_rgb(self.path, self.size)
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Images with boxes.
+
+    ``dataset[index]`` or ``dataset[SampleKey(epoch, index, seed)]`` is a sample. Its augmentation depends on that key
+    alone, never on the worker that makes it or on what was asked before.
+
+    Args:
+        annotations: checked annotations.
+        img_folder: folder that their file names are relative to; all files were seen to exist.
+        transforms: applied to (image, target), or None for the bare decoded image.
+    """
+
+    def __init__(self, annotations: Annotations, img_folder: str | Path, transforms: Compose | None = None) -> None:
+        self.annotations = annotations
+        self.img_folder = Path(img_folder)
+        self.transforms = Compose() if transforms is None else transforms
+
+    @property
+    def label_space(self) -> Any:
+        """The classes of the labels."""
+        return self.annotations.label_space
+
+    @property
+    def pixels(self) -> PixelConversion:
+        """What the loader has to do with the uint8 pixels on the device."""
+        return self.transforms.pixels
+
+    @property
+    def boxes_normalized(self) -> bool:
+        """Whether targets hold cxcywh fractions (training) or xyxy pixels of the transformed image."""
+        return self.transforms.normalizes_boxes
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: int | tuple[int, ...]) -> Sample:
+        epoch, index, seed = SampleKey(*key) if isinstance(key, tuple) else SampleKey(0, int(key))
+        image, target = self._load(index)
+        with _seeded(seed, epoch, index):
+            return self.transforms(image, target, epoch=epoch)
+
+    def ground_truth(self, image_id: int) -> GroundTruth:
+        """Annotated boxes of an image.
+
+        Raises:
+            DataError: no image has this id.
+        """
+        found = np.flatnonzero(self.annotations.image_ids == image_id)
+        if not found.size:
+            raise DataError(f"{self.annotations.place}: no image has the id {image_id}")
+        index = int(found[0])
+        boxes, kept = self.annotations.training_boxes(index)
+        height, width = self.annotations.sizes[index].tolist()
+        labels = self.annotations.labels[self.annotations.rows(index)][kept]
+        return GroundTruth(
+            self.img_folder / self.annotations.file_names[index],
+            (height, width),
+            torch.from_numpy(boxes[kept].astype(np.float32)),
+            torch.from_numpy(labels),
+        )
+
+    def _load(self, index: int) -> tuple[Image.Image, dict[str, Tensor]]:
+        data = self.annotations
+        height, width = data.sizes[index].tolist()
+        path = self.img_folder / data.file_names[index]
+        image = load_rgb(path, (height, width), f"image {data.image_ids[index]} of {data.place}")
+        rows = data.rows(index)
+        boxes, kept = data.training_boxes(index)
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.from_numpy(boxes[kept].astype(np.float32)), format="XYXY", canvas_size=(height, width)
+            ),
+            "labels": torch.from_numpy(data.labels[rows][kept]),
+            "image_id": torch.tensor([int(data.image_ids[index])]),
+            "area": torch.from_numpy(data.area_px[rows][kept].astype(np.float32)),
+            "iscrowd": torch.zeros(int(kept.sum()), dtype=torch.int64),
+            "orig_size": torch.tensor([height, width]),
+        }
+        return image, target
+
+
+def check_class_count(dataset: DetectionDataset, num_classes: int | None) -> None:
+    """Refuse a configured class count that is not the data's.
+
+    Raises:
+        DataError: lists the classes of the data and the remedy.
+    """
+    space = dataset.label_space
+    if num_classes is not None and num_classes != len(space):
+        raise DataError(
+            f"num_classes is {num_classes}, but {dataset.annotations.place} has {len(space)} classes: {space.describe()}. "
+            f"Set num_classes: {len(space)}, leave it out to have it read from the data, or correct the annotation file"
+        )
+
+
+def report_boxes_without_area(annotations: Annotations, rule: str) -> None:
+    """Say how many boxes have nothing inside their image: empty, inverted, or outside.
+
+    Args:
+        rule: ``drop`` (official recipe: no training target; one warning) or ``error``.
+
+    Raises:
+        DataError: there are some and the rule is ``error``.
+    """
+    rows = annotations.without_area()
+    if not rows.size:
+        return
+    width, height = annotations.boxes_xywh_px[rows, 2:].T
+    inverted, empty = (width < 0) | (height < 0), (width == 0) | (height == 0)
+    counts: Mapping[str, int] = {
+        "inverted": int(inverted.sum()),
+        "of zero size": int((empty & ~inverted).sum()),
+        "outside the image": int((~empty & ~inverted).sum()),
+    }
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    text = (
+        f"{annotations.place}: {rows.size} of {len(annotations.ids)} boxes cover nothing of their image ({kinds}), "
+        f"annotation ids {', '.join(map(str, annotations.ids[rows[:5]]))}{', ...' if rows.size > 5 else ''}"
+    )
+    if rule == "error":
+        raise DataError(f"{text}: correct them, or set invalid_boxes: drop")
+    logger.warning("%s: not used as training targets; set invalid_boxes: error to stop on them", text)
+
+
+@contextmanager
+def _seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
+    """Run with random states that depend on the arguments alone, and put the process's states back afterwards."""
+    digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, index), digest_size=8).digest()
+    number = int.from_bytes(digest, "little")
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would also reseed every GPU
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,282 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The augmentations of the official recipes under their official names, on torchvision's public v2 transforms.
+
+All take and return (image, target). Until ConvertPILImage the image is a PIL image, as in the official recipe: PIL's
+resampling and colour arithmetic differ from the tensor versions. Sizes are (height, width) in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image as PILImage
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ...core.errors import DataError
+from ...core.registry import register
+
+_PER_BOX = ("labels", "area", "iscrowd")
+"""Target entries with one row per box."""
+
+
+@dataclass(frozen=True)
+class PixelConversion:
+    """What happens to uint8 pixels on the device: a quarter of the bytes of float images travels there."""
+
+    scale: bool = True
+    """True: 0..255 becomes 0..1; False: 0..255 as floats."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 images of any shape -> float32 of the same shape, the same numbers as converting in the worker."""
+        floats = images.float()
+        return floats.div_(255.0) if self.scale else floats
+
+
+@register
+class EmptyTransform(v2.Identity):
+    """Changes nothing: a placeholder in a list of ops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register
+class RandomPhotometricDistort(v2.RandomPhotometricDistort):
+    """Random brightness, contrast, saturation, hue and channel order.
+
+    Args:
+        brightness, contrast, saturation: range of the factor.
+        hue: range of the shift in turns, within [-0.5, 0.5].
+        p: probability of each single distortion.
+    """
+
+    def __init__(
+        self,
+        brightness: tuple[float, float] = (0.875, 1.125),
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: tuple[float, float] = (-0.05, 0.05),
+        p: float = 0.5,
+    ) -> None:
+        super().__init__(brightness, contrast, saturation, hue, p)
+
+
+@register
+class RandomZoomOut(v2.RandomZoomOut):
+    """Put the image at a random place of a larger canvas.
+
+    Args:
+        fill: pixel value 0..255 of the canvas, or one per channel.
+        side_range: range of canvas side / image side.
+        p: probability.
+    """
+
+    def __init__(
+        self, fill: int | list[int] = 0, side_range: tuple[float, float] = (1.0, 4.0), p: float = 0.5
+    ) -> None:
+        super().__init__(fill=fill, side_range=side_range, p=p)
+
+
+@register
+class RandomIoUCrop(v2.RandomIoUCrop):
+    """Crop so that some box keeps at least a random overlap with the crop (SSD's augmentation).
+
+    Boxes with their centre outside become empty: SanitizeBoundingBoxes must follow.
+
+    Args:
+        min_scale, max_scale: range of crop side / image side.
+        min_aspect_ratio, max_aspect_ratio: range of crop width / height.
+        sampler_options: overlaps to choose from; one of them at least 1, which means no crop. None: torchvision's.
+        trials: crops tried per chosen overlap.
+        p: probability that a crop is looked for.
+    """
+
+    def __init__(
+        self,
+        min_scale: float = 0.3,
+        max_scale: float = 1.0,
+        min_aspect_ratio: float = 0.5,
+        max_aspect_ratio: float = 2.0,
+        sampler_options: list[float] | None = None,
+        trials: int = 40,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(min_scale, max_scale, min_aspect_ratio, max_aspect_ratio, sampler_options, trials)
+        if max(self.options) < 1:
+            raise ValueError(
+                f"RandomIoUCrop: sampler_options {sampler_options} holds no value of at least 1 (= no crop): "
+                "an image without a fitting crop would be tried forever; add 1.0"
+            )
+        self.p = p
+
+    def forward(self, *inputs: Any) -> Any:
+        """(image, target) -> the same, cropped or not."""
+        image, target = inputs if len(inputs) > 1 else inputs[0]
+        height, width = F.get_size(image)
+        too_small = min(height, width) * self.min_scale < 1  # torchvision would divide by a crop height of 0
+        if torch.rand(1) >= self.p or not len(target["boxes"]) or too_small:
+            return image, target
+        return super().forward(image, target)
+
+
+@register
+class SanitizeBoundingBoxes(v2.SanitizeBoundingBoxes):
+    """Drop boxes that are too small, together with their labels, areas and crowd flags.
+
+    Args:
+        min_size: smallest width and height kept, at least 1 pixel.
+        min_area: smallest area kept, at least 1 pixel.
+    """
+
+    def __init__(self, min_size: float = 1.0, min_area: float = 1.0) -> None:
+        super().__init__(min_size=min_size, min_area=min_area, labels_getter=_per_box_entries)
+
+
+def _per_box_entries(inputs: Any) -> tuple[Tensor, ...]:
+    target = inputs[1]
+    return tuple(target[name] for name in _PER_BOX if name in target)
+
+
+@register
+class RandomHorizontalFlip(v2.RandomHorizontalFlip):
+    """Mirror left and right with probability ``p``."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__(p=p)
+
+
+@register
+class Resize(v2.Resize):
+    """Resize to exactly ``size`` (height, width); the aspect ratio is not kept. Bilinear, antialiased."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__(size=list(_pair("Resize", size)), antialias=True)
+
+
+@register
+class RandomCrop(v2.RandomCrop):
+    """Cut a random window out of the image: SanitizeBoundingBoxes must follow.
+
+    Args:
+        size: (height, width) of the window.
+        padding: pixels added on every side before, one number or left, top, right, bottom.
+        pad_if_needed: enlarge images that are smaller than the window; otherwise they are an error.
+        fill: pixel value 0..255 of what is added.
+        padding_mode: ``constant``, ``edge``, ``reflect`` or ``symmetric``.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        padding: int | list[int] | None = None,
+        pad_if_needed: bool = False,
+        fill: int = 0,
+        padding_mode: str = "constant",
+    ) -> None:
+        super().__init__(list(_pair("RandomCrop", size)), padding, pad_if_needed, fill, padding_mode)
+
+
+@register
+class PadToSize(v2.Transform):
+    """Add a border at the right and at the bottom.
+
+    ``orig_size`` of the target grows in proportion, so that detections, which are fractions of the padded image, still
+    come out in pixels of the original one.
+
+    Args:
+        size: (height, width) after padding; a larger image is an error.
+        fill: pixel value 0..255 of the border.
+        padding_mode: ``constant``, ``edge``, ``reflect`` or ``symmetric``.
+    """
+
+    def __init__(self, size: tuple[int, int], fill: int = 0, padding_mode: str = "constant") -> None:
+        super().__init__()
+        self.size = _pair("PadToSize", size)
+        self.fill = fill
+        self.padding_mode = padding_mode
+
+    def forward(self, *inputs: Any) -> Any:
+        """(image, target) -> the same, padded."""
+        image, target = inputs if len(inputs) > 1 else inputs[0]
+        before = F.get_size(image)
+        image, target = super().forward(image, target)
+        if "orig_size" in target:
+            growth = torch.tensor(self.size, dtype=torch.float64) / torch.tensor(before)
+            target = {**target, "orig_size": (target["orig_size"] * growth).round().to(torch.int64)}
+        return image, target
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The border that this image needs, for v2.Transform."""
+        image = next(one for one in flat_inputs if isinstance(one, (PILImage, tv_tensors.Image)))
+        height, width = F.get_size(image)
+        if height > self.size[0] or width > self.size[1]:
+            raise DataError(
+                f"PadToSize: an image of height, width {(height, width)} does not fit into {self.size}: "
+                "put a Resize before it, or enlarge size"
+            )
+        return {"padding": [0, 0, self.size[1] - width, self.size[0] - height]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Pad one entry of the sample, for v2.Transform."""
+        if not isinstance(inpt, (PILImage, tv_tensors.TVTensor)):
+            return inpt
+        return F.pad(inpt, padding=params["padding"], fill=self.fill, padding_mode=self.padding_mode)
+
+
+@register
+class ConvertPILImage(v2.Transform):
+    """Turn the PIL image into a uint8 tensor, and say what the loader makes of it on the device.
+
+    Args:
+        dtype: must be ``float32``, the type that models read.
+        scale: True: pixels end up in [0, 1]; False: 0..255.
+    """
+
+    def __init__(self, dtype: str = "float32", scale: bool = True) -> None:
+        super().__init__()
+        if dtype != "float32":
+            raise ValueError(f"ConvertPILImage: dtype is {dtype!r}, but models read float32: set dtype: float32")
+        self.pixels = PixelConversion(scale=scale)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Convert one entry of the sample, for v2.Transform."""
+        return F.to_image(inpt) if isinstance(inpt, PILImage) else inpt
+
+
+@register
+class ConvertBoxes(v2.Transform):
+    """Change the format of the boxes; with ``normalize`` they become plain fractions of the image.
+
+    Args:
+        fmt: ``cxcywh``, ``xyxy`` or ``xywh``. Models train on normalised cxcywh.
+        normalize: divide by the width and height of the transformed image.
+    """
+
+    def __init__(self, fmt: str = "cxcywh", normalize: bool = True) -> None:
+        super().__init__()
+        if fmt not in ("cxcywh", "xyxy", "xywh"):
+            raise ValueError(f"ConvertBoxes: fmt is {fmt!r}: choose cxcywh, xyxy or xywh")
+        self.fmt = fmt
+        self.normalize = normalize
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Convert one entry of the sample, for v2.Transform."""
+        if not isinstance(inpt, tv_tensors.BoundingBoxes):
+            return inpt
+        height, width = inpt.canvas_size
+        boxes = F.convert_bounding_box_format(inpt, new_format=self.fmt.upper())
+        if not self.normalize:
+            return boxes
+        return boxes.as_subclass(Tensor) / torch.tensor([width, height, width, height], dtype=torch.float32)
+
+
+def _pair(name: str, size: Any) -> tuple[int, int]:
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(one) is int and one > 0 for one in size):
+        raise ValueError(f"{name}: size is {size!r}: give [height, width] in pixels")
+    return size[0], size[1]

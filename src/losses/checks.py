@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a criterion refuses: options that contradict each other, and outputs that do not fit the options.
+
+Only shapes and options are read: they are known to the host, so nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..nn.types import DetectorOutput, Predictions
+
+LOSSES = {
+    "vfl": ("loss_vfl",),
+    "focal": ("loss_focal",),
+    "boxes": ("loss_bbox", "loss_giou"),
+    "local": ("loss_fgl", "loss_ddf"),
+}
+"""What an entry of ``losses`` computes; ``weight_dict`` weighs the single terms."""
+
+
+def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    """Refuse an option that is none of the choices (ValueError)."""
+    if value not in choices:
+        raise ValueError(f"DFINECriterion.{name}: {value!r} is none of {', '.join(map(repr, choices))}")
+
+
+def check_weights(weight_dict: dict[str, float], losses: Sequence[str]) -> None:
+    """Every loss must be known and weigh something, and every weight must have its loss (ValueError)."""
+    unknown = [name for name in losses if name not in LOSSES]
+    if unknown:
+        raise ValueError(f"DFINECriterion.losses: no loss named {', '.join(unknown)}; choose from {', '.join(LOSSES)}")
+    known = [term for name in losses for term in LOSSES[name]]
+    spare = [term for term in weight_dict if term not in known]
+    if spare:
+        raise ValueError(
+            f"DFINECriterion.weight_dict: {', '.join(spare)} belongs to none of the losses {list(losses)}; "
+            f"with these choose from {', '.join(known)}"
+        )
+    for name in losses:
+        if not any(term in weight_dict for term in LOSSES[name]):
+            raise ValueError(f"DFINECriterion.losses: {name} has no weight; give {' or '.join(LOSSES[name])} one")
+
+
+def check_output(output: DetectorOutput, num_classes: int, reg_max: int | None) -> None:
+    """Compare an output's shapes with the criterion's options.
+
+    Args:
+        num_classes: classes every head must have; encoder proposals may be class-agnostic instead.
+        reg_max: highest bin N every decoder layer must have, or None when distributions are not scored.
+
+    Raises:
+        ValueError: naming the place and both numbers.
+    """
+    for place, one, is_layer in _all_predictions(output):
+        classes = one.logits.shape[-1]
+        if classes != num_classes and not (classes == 1 and place == "proposals"):
+            raise ValueError(
+                f"{place}.logits have {classes} classes but DFINECriterion.num_classes is {num_classes}: "
+                "give model and criterion the same num_classes"
+            )
+        if is_layer and reg_max is not None:
+            _check_edges(place, one, reg_max)
+    if reg_max is not None and (output.up is None or output.reg_scale is None):
+        raise ValueError("losses ask for 'local', but the output has no up and reg_scale: needs an FDR head")
+
+
+def _check_edges(place: str, layer: Predictions, reg_max: int) -> None:
+    if layer.edge_logits is None or layer.initial_boxes is None:
+        raise ValueError(f"losses ask for 'local', but {place} has no edge distributions: needs an FDR head")
+    values, expected = layer.edge_logits.shape[-1], 4 * (reg_max + 1)
+    if values != expected:
+        raise ValueError(
+            f"{place}.edge_logits have {values} values per query, but DFINECriterion.reg_max {reg_max} asks for "
+            f"4 * (reg_max + 1) = {expected}: give decoder and criterion the same reg_max"
+        )
+
+
+def _all_predictions(output: DetectorOutput) -> Iterator[tuple[str, Predictions, bool]]:
+    """Every prediction set with its place, and whether it is a decoder layer."""
+    heads = [("", output.layers, output.initial)]
+    heads += [(f"groups[{name!r}].", group.layers, group.initial) for name, group in output.groups.items()]
+    for prefix, layers, initial in heads:
+        yield from ((f"{prefix}layers[{i}]", one, True) for i, one in enumerate(layers))
+        if initial is not None:
+            yield f"{prefix}initial", initial, False
+    if output.proposals is not None:
+        yield "proposals", output.proposals, False

@@ -1,0 +1,218 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training objective of D-FINE: match, unite, score (arXiv 2410.13842; spec dfine section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.registry import register
+from ..nn.boxes import cxcywh_to_xyxy
+from ..nn.edges import encode_targets, weighting
+from ..nn.types import DetectorOutput, Target
+from .checks import check_choice, check_output, check_weights
+from .functions import ddf_loss, fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
+from .matcher import HungarianMatcher
+from .pairs import Counts, DnPadding, MatchedBoxes, Pairs, matched_boxes, pair_up
+from .sets import SetStack, TargetTable, group_sets, matching_sets, tabulate
+
+Terms = dict[str, Tensor]
+"""Name of a term -> (k,) values of the first k sets of a stack."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One stack of sets with everything its losses need."""
+
+    stack: SetStack
+    pairs: Pairs
+    counts: Counts
+    boxes: MatchedBoxes
+    table: TargetTable
+
+
+@register
+class DFINECriterion(nn.Module):
+    """All losses of a training step, weighted, under the official names.
+
+    Args:
+        matcher: assigns queries to targets.
+        weight_dict: factor per term (``loss_vfl``, ``loss_bbox``, ...); a term without one is not computed.
+        losses: which to compute: ``vfl`` or ``focal``, ``boxes``, ``local`` (FGL and DDF, FDR heads only).
+        alpha, gamma: of the class loss.
+        num_classes: classes C of the head, checked.
+        reg_max: highest bin N of the edge distributions, checked.
+        boxes_weight_format: ``iou`` or ``giou``: weigh the GIoU loss by that overlap and use it as VFL's target.
+        share_matched_indices: match the last layer only and use its pairs for every set.
+        temperature: of the distillation of distributions.
+        dn_padding: whether padded denoising slots are unmatched rows of DDF (``include`` is the official way).
+        dn_counts: whether denoising groups mix DDF's two means by the matching queries' counts (``shared``, official)
+            or by their ``own``.
+
+    Raises:
+        ValueError: an unknown loss or option, a weight without its loss, a loss without any weight.
+    """
+
+    def __init__(
+        self,
+        matcher: HungarianMatcher,
+        weight_dict: dict[str, float],
+        losses: list[str],
+        alpha: float = 0.2,
+        gamma: float = 2.0,
+        num_classes: int = 80,
+        reg_max: int = 32,
+        boxes_weight_format: Literal["iou", "giou"] | None = None,
+        share_matched_indices: bool = False,
+        *,
+        temperature: float = 5.0,
+        dn_padding: DnPadding = "include",
+        dn_counts: Literal["shared", "own"] = "shared",
+    ) -> None:
+        super().__init__()
+        check_weights(weight_dict, losses)
+        check_choice("boxes_weight_format", boxes_weight_format, (None, "iou", "giou"))
+        check_choice("dn_padding", dn_padding, ("include", "exclude"))
+        check_choice("dn_counts", dn_counts, ("shared", "own"))
+        self.matcher = matcher
+        self.weight_dict = dict(weight_dict)
+        self.losses = list(losses)
+        self.alpha = alpha
+        self.gamma = gamma
+        self.num_classes = num_classes
+        self.reg_max = reg_max
+        self.boxes_weight_format = boxes_weight_format
+        self.share_matched_indices = share_matched_indices
+        self.temperature = temperature
+        self.dn_padding: DnPadding = dn_padding
+        self.dn_counts = dn_counts
+
+    def forward(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Score a training step in float32, whatever the precision of the model.
+
+        Args:
+            output: prediction sets of B images; extra groups are scored on the pairs they bring.
+            targets: one per image, ``boxes`` (T, 4) cxcywh fractions and ``labels`` (T,) in 0..C-1; T may be 0.
+
+        Returns: name -> weighted scalar on the predictions' device; the objective is their sum. Not a number stays so.
+
+        Raises:
+            ValueError: predictions and options, or predictions and targets, do not fit.
+        """
+        check_output(output, self.num_classes, self.reg_max if "local" in self.losses else None)
+        with torch.autocast(output.layers[-1].boxes.device.type, enabled=False):
+            stack = matching_sets(output)
+            groups = [(group_sets(name, group), group) for name, group in output.groups.items()]
+            table = tabulate(targets, stack.batch, stack.boxes.device)
+            paired = pair_up(self._match(stack, table), stack, groups, table, self.dn_padding)
+            bins = self._bins(output)
+            shared = paired[0][1].distilled if self.dn_counts == "shared" else None
+            named: dict[str, Tensor] = {}
+            for index, (one, (pairs, counts)) in enumerate(zip([stack, *(group for group, _ in groups)], paired)):
+                boxes = matched_boxes(one, pairs, table, cxcywh_to_xyxy(one.boxes))
+                scored = _Scored(one, pairs, counts, boxes, table)
+                terms = self._class_terms(scored) | self._box_terms(scored)
+                if bins is not None:
+                    terms |= self._local_terms(scored, *bins, is_group=index > 0, shared=shared)
+                named.update(self._name(one.suffixes, terms))
+        return named
+
+    def _match(self, stack: SetStack, table: TargetTable) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and target numbers (S, M) on the host."""
+        if not self.share_matched_indices:
+            return self.matcher.assign(stack, table, self.num_classes)
+        rows, numbers = self.matcher.assign(stack.only(stack.teacher), table, self.num_classes)
+        return rows.repeat(len(stack), 0), numbers.repeat(len(stack), 0)
+
+    def _class_terms(self, scored: _Scored) -> Terms:
+        """VFL or focal loss of every set on its own matches; a class-agnostic head knows class 0 only."""
+        terms: dict[str, list[Tensor]] = {}
+        overlap = scored.boxes.giou if self.boxes_weight_format == "giou" else scored.boxes.iou
+        own, norm = scored.pairs.own, scored.counts.own
+        all_labels = scored.table.labels[scored.pairs.numbers[:, own]]
+        start = 0
+        for logits in scored.stack.logits:
+            here = slice(start, start + len(logits))
+            start = here.stop
+            rows, quality, labels = scored.pairs.rows[here, own], overlap[here, own], all_labels[here]
+            if logits.shape[-1] == 1:
+                labels = torch.zeros_like(labels)
+            if self._wants("loss_vfl"):
+                loss = vfl_loss(logits, rows, labels, quality, norm, self.alpha, self.gamma)
+                terms.setdefault("loss_vfl", []).append(loss)
+            if self._wants("loss_focal"):
+                loss = focal_loss(logits, rows, labels, norm, self.alpha, self.gamma)
+                terms.setdefault("loss_focal", []).append(loss)
+        return {name: torch.cat(parts) for name, parts in terms.items()}
+
+    def _box_terms(self, scored: _Scored) -> Terms:
+        """L1 and GIoU of every set on the agreed pairs."""
+        terms: Terms = {}
+        boxes, agreed, norm = scored.boxes, scored.pairs.agreed, scored.counts.agreed
+        if self._wants("loss_bbox"):
+            terms["loss_bbox"] = l1_loss(boxes.predicted[:, agreed], boxes.target[:, agreed], norm)
+        if self._wants("loss_giou"):
+            weights = {"iou": boxes.iou, "giou": boxes.giou}
+            weight = None if self.boxes_weight_format is None else weights[self.boxes_weight_format][:, agreed]
+            terms["loss_giou"] = giou_loss(boxes.giou[:, agreed], norm, weight)
+        return terms
+
+    def _local_terms(
+        self, scored: _Scored, weights: Tensor, s: Tensor, *, is_group: bool, shared: tuple[Tensor, Tensor] | None
+    ) -> Terms:
+        """FGL of every layer, and DDF of every layer that has a deeper one (in groups of the deepest as well: 0)."""
+        stack = scored.stack
+        assert stack.edge_logits is not None
+        assert stack.initial_boxes is not None
+        agreed = scored.pairs.agreed
+        rows, numbers = scored.pairs.rows[0, agreed], scored.pairs.numbers[0, agreed]
+        iou = scored.boxes.iou[: len(stack.edge_logits), agreed].detach()
+        terms: Terms = {}
+        if self._wants("loss_fgl"):
+            bins = encode_targets(stack.initial_boxes[rows], scored.table.corners[numbers], weights, s)
+            picked = stack.edge_logits.index_select(1, rows)
+            terms["loss_fgl"] = fgl_loss(picked, *bins, iou, scored.counts.agreed)
+        students = stack.edge_logits if is_group else stack.edge_logits[: stack.teacher]
+        if self._wants("loss_ddf") and len(students):
+            matched = torch.zeros_like(stack.boxes[0, :, 0], dtype=torch.bool).index_fill(0, rows, True)
+            spread = iou.new_zeros(len(students), stack.rows)
+            spread = spread.scatter(1, rows.expand(len(students), -1), iou[: len(students)])
+            terms["loss_ddf"] = ddf_loss(
+                students,
+                stack.edge_logits[stack.teacher],
+                spread,
+                stack.logits[0][stack.teacher].detach().amax(-1).sigmoid(),
+                matched,
+                self.temperature,
+                counts=shared if shared is not None else scored.counts.distilled,
+                ignored=scored.pairs.ignored,
+                rows=scored.counts.distilled,
+            )
+        return terms
+
+    def _wants(self, term: str) -> bool:
+        return term in self.weight_dict
+
+    def _name(self, suffixes: Sequence[str], terms: Terms) -> dict[str, Tensor]:
+        """Weighted scalars, set by set."""
+        values = {name: (vector * self.weight_dict[name]).unbind() for name, vector in terms.items()}
+        return {
+            f"{name}{suffix}": of_sets[index]
+            for index, suffix in enumerate(suffixes)
+            for name, of_sets in values.items()
+            if index < len(of_sets)
+        }
+
+    def _bins(self, output: DetectorOutput) -> tuple[Tensor, Tensor] | None:
+        """Bin offsets W and curvature s, or None without local losses."""
+        if "local" not in self.losses:
+            return None
+        assert output.up is not None
+        assert output.reg_scale is not None
+        return weighting(self.reg_max, output.up, output.reg_scale), output.reg_scale

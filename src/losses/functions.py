@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Losses as pure functions: no pair is chosen, no weight and no name is given here (that is the criterion's work).
+
+Every function works in float32 and takes prediction sets stacked in front: leading dimensions (S, ...) that are not
+reduced come back, so one call scores all decoder layers. A divisor is a number or a scalar tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
+
+Number = float | Tensor
+_NO_ROWS = 1e-6
+"""Divisor in place of an empty count: the sum above it is 0, and so is the mean."""
+
+
+def _class_index(logits: Tensor, row: Tensor, label: Tensor) -> Tensor:
+    """Place of (row, label) in the flattened logits: (..., M) in 0..R*C-1."""
+    return row * logits.shape[-1] + label
+
+
+def vfl_loss(
+    logits: Tensor, row: Tensor, label: Tensor, quality: Tensor, norm: Number, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
+    """Varifocal loss (Zhang et al. 2021): the score of a matched query learns its overlap, all others learn 0.
+
+    Args:
+        logits: (..., R, C) raw scores of R queries.
+        row: (..., M) matched queries, each at most once.
+        label: (..., M) their classes in 0..C-1.
+        quality: (..., M) overlap of their boxes with the truth, no gradient flows into it.
+        norm: what the sum is divided by.
+        alpha: weight of the negatives.
+        gamma: exponent that quietens easy negatives.
+
+    Returns: (...) sum over queries and classes / norm.
+    """
+    flat = logits.float().flatten(-2)  # (..., R*C)
+    place = _class_index(logits, row, label)
+    quality = quality.detach().to(flat.dtype)
+    weight = (alpha * flat.detach().sigmoid() ** gamma).scatter_(-1, place, quality)
+    target = torch.zeros_like(flat).scatter_(-1, place, quality)
+    return F.binary_cross_entropy_with_logits(flat, target, weight=weight, reduction="none").sum(-1) / norm
+
+
+def focal_loss(
+    logits: Tensor, row: Tensor, label: Tensor, norm: Number, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sigmoid focal loss (Lin et al. 2017) against one-hot targets.
+
+    Args:
+        logits: (..., R, C) raw scores of R queries.
+        row: (..., M) matched queries.
+        label: (..., M) their classes in 0..C-1.
+        norm: what the sum is divided by.
+        alpha: weight of the positives; negatives weigh 1 - alpha.
+        gamma: exponent that quietens easy examples.
+
+    Returns: (...) sum over queries and classes / norm.
+    """
+    flat = logits.float().flatten(-2)  # (..., R*C)
+    target = torch.zeros_like(flat).scatter_(-1, _class_index(logits, row, label), 1.0)
+    return sigmoid_focal_loss(flat, target, alpha=alpha, gamma=gamma, reduction="none").sum(-1) / norm
+
+
+def l1_loss(predicted_cxcywh: Tensor, target_cxcywh: Tensor, norm: Number) -> Tensor:
+    """Absolute box error summed over the pairs.
+
+    Args:
+        predicted_cxcywh, target_cxcywh: (..., M, 4) fractions of the image; row i belongs to row i. M may be 0.
+        norm: what the sum is divided by.
+
+    Returns: (...) sum / norm.
+    """
+    return (predicted_cxcywh.float() - target_cxcywh.float()).abs().sum((-2, -1)) / norm
+
+
+def giou_loss(giou: Tensor, norm: Number, pair_weight: Tensor | None = None) -> Tensor:
+    """One minus generalised IoU, summed over the pairs.
+
+    Args:
+        giou: (..., M) from ``nn.boxes.paired_giou``.
+        norm: what the sum is divided by.
+        pair_weight: (..., M) optional factor per pair, detached here.
+
+    Returns: (...) sum / norm.
+    """
+    loss = 1 - giou
+    if pair_weight is not None:
+        loss = loss * pair_weight.detach()
+    return loss.sum(-1) / norm
+
+
+def fgl_loss(
+    edge_logits: Tensor, left: Tensor, left_weight: Tensor, right_weight: Tensor, iou: Tensor, norm: Number
+) -> Tensor:
+    """Fine-grained localization loss (FGL, D-FINE section 4.1; spec self_distillation 1.5).
+
+    Args:
+        edge_logits: (..., M, 4, N + 1) distributions of matched queries.
+        left: (M, 4) int64 left bins from ``nn.edges.encode_targets``; its dimensions are the ones that are summed.
+        left_weight, right_weight: (M, 4) of the bins ``left`` and ``left + 1``.
+        iou: (..., M) overlap of each decoded box with its truth, detached here.
+        norm: what the sum is divided by.
+
+    Returns: (...) overlap-weighted cross entropy, summed over edges and pairs / norm.
+    """
+    bins = torch.stack((left, left + 1), -1)
+    shares = torch.stack((left_weight, right_weight), -1)  # (M, 4, 2)
+    log_p = edge_logits.float().log_softmax(-1)
+    picked = log_p.gather(-1, bins.expand(*log_p.shape[:-1], 2))
+    per_pair = -(picked * shares).sum((-2, -1)) * iou.detach()
+    return per_pair.flatten(per_pair.dim() - left.dim() + 1).sum(-1) / norm
+
+
+def ddf_loss(
+    student: Tensor,
+    teacher: Tensor,
+    iou: Tensor,
+    conf: Tensor,
+    matched_mask: Tensor,
+    temperature: float = 5.0,
+    counts: tuple[Number, Number] | None = None,
+    *,
+    ignored: Tensor | None = None,
+    rows: tuple[Number, Number] | None = None,
+) -> Tensor:
+    """Decoupled distillation focal loss (DDF, D-FINE section 4.2; spec self_distillation 3.2).
+
+    Args:
+        student: (..., Q, 4, N + 1) edge logits.
+        teacher: (Q, 4, N + 1) edge logits of the deepest layer, detached here.
+        iou: (..., Q) overlap of the student's box with its truth, read where matched; detached here.
+        conf: (Q,) confidence of the deepest layer, read where not matched; detached here.
+        matched_mask: (Q,) bool; its dimensions (for example B, Q) are the ones that are averaged.
+        temperature: T of both softmaxes; the loss is scaled by T^2.
+        counts: numbers of matched and unmatched rows under the square roots, when not this call's own.
+        ignored: (Q,) bool, queries that count as neither (padding of denoising groups).
+        rows: numbers of matched and unmatched queries that the two means divide by (averages over ranks).
+
+    Returns: (...) the two means, mixed by the square roots of their counts. Exactly 0, with zero gradient, where the
+        student equals the teacher bit for bit.
+    """
+    student = student.float()
+    teacher = teacher.detach().float()
+    log_target = (teacher / temperature).log_softmax(-1)
+    log_ratio = log_target - (student / temperature).log_softmax(-1)
+    per_query = (log_target.exp() * log_ratio).sum((-2, -1)) * (temperature**2 / 4)  # KL, mean over the 4 edges
+    per_query = per_query * torch.where(matched_mask, iou.detach(), conf.detach())
+    unmatched_mask = ~matched_mask if ignored is None else ~(matched_mask | ignored)
+    first = per_query.dim() - matched_mask.dim()
+    masks = torch.stack((matched_mask, unmatched_mask)).flatten(1).float()  # (2, Q)
+    # product and sum, not a matrix product: that would run in TF32 where a user allows it
+    sums = (per_query.flatten(first).unsqueeze(-2) * masks).sum(-1)  # (..., 2)
+    own = masks.sum(-1)
+    means = sums / (own if rows is None else _pair(rows, own)).clamp(min=_NO_ROWS)
+    shares = (own if counts is None else _pair(counts, own)).sqrt()
+    loss = (means * shares).sum(-1) / shares.sum().clamp(min=_NO_ROWS)
+    return loss.masked_fill((student == teacher).flatten(first).all(-1), 0)
+
+
+def _pair(values: tuple[Number, Number], like: Tensor) -> Tensor:
+    """Two numbers or scalar tensors as one (2,) tensor."""
+    first, second = (one if isinstance(one, Tensor) else like.new_full((), one) for one in values)
+    return torch.stack((first, second)).to(like.dtype)

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Self-attention among queries, with the parameter names of ``torch.nn.MultiheadAttention``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class QuerySelfAttention(nn.Module):
+    """Multi-head attention of queries among themselves; the positions enter queries and keys, never the values.
+
+    The attention matrix is never materialised: everything goes through ``scaled_dot_product_attention``.
+
+    Args:
+        dim: channels D, divisible by ``num_heads``.
+        num_heads: attention heads.
+        dropout: probability of dropping an attention weight in training.
+
+    Shapes: content and position (B, Q, D), ``allowed`` (Q, Q) bool or None, True = may be read -> (B, Q, D).
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, content: Tensor, position: Tensor, allowed: Tensor | None = None) -> Tensor:
+        dim = content.shape[-1]
+        placed = F.linear(content + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
+        value = F.linear(content, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        query, key = placed.chunk(2, dim=-1)
+        dropout = self.dropout if self.training else 0.0
+        heads = F.scaled_dot_product_attention(
+            self._split(query), self._split(key), self._split(value), attn_mask=allowed, dropout_p=dropout
+        )  # (B, heads, Q, D / heads)
+        return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q, D / heads)

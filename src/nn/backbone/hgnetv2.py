@@ -1,0 +1,342 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""PP-HGNetV2 backbones B0 to B6 (PaddleClas; spec/dfine.md section 2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core.errors import CheckpointError
+from ...core.registry import register
+from ..norm import FrozenBatchNorm2d
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Sizes of one stage."""
+
+    in_channels: int
+    mid_channels: int
+    """Channels of every layer inside a block."""
+    out_channels: int
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of one backbone."""
+
+    stem: tuple[int, int]
+    """Channels inside the stem and after it."""
+    stages: tuple[Stage, Stage, Stage, Stage]
+    layers: int
+    """Layers n of every block."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "B0": Variant(
+        (16, 16), (Stage(16, 16, 64, 1), Stage(64, 32, 256, 1), Stage(256, 64, 512, 2), Stage(512, 128, 1024, 1)), 3
+    ),
+    "B1": Variant(
+        (24, 32), (Stage(32, 32, 64, 1), Stage(64, 48, 256, 1), Stage(256, 96, 512, 2), Stage(512, 192, 1024, 1)), 3
+    ),
+    "B2": Variant(
+        (24, 32), (Stage(32, 32, 96, 1), Stage(96, 64, 384, 1), Stage(384, 128, 768, 3), Stage(768, 256, 1536, 1)), 4
+    ),
+    "B3": Variant(
+        (24, 32),
+        (Stage(32, 32, 128, 1), Stage(128, 64, 512, 1), Stage(512, 128, 1024, 3), Stage(1024, 256, 2048, 1)),
+        5,
+    ),
+    "B4": Variant(
+        (32, 48),
+        (Stage(48, 48, 128, 1), Stage(128, 96, 512, 1), Stage(512, 192, 1024, 3), Stage(1024, 384, 2048, 1)),
+        6,
+    ),
+    "B5": Variant(
+        (32, 64),
+        (Stage(64, 64, 128, 1), Stage(128, 128, 512, 2), Stage(512, 256, 1024, 5), Stage(1024, 512, 2048, 2)),
+        6,
+    ),
+    "B6": Variant(
+        (48, 96),
+        (Stage(96, 96, 192, 2), Stage(192, 192, 512, 3), Stage(512, 384, 1024, 6), Stage(1024, 768, 2048, 3)),
+        6,
+    ),
+}
+STAGE_STRIDES = (4, 8, 16, 32)
+
+
+class LearnableAffine(nn.Module):
+    """``scale * x + bias`` with one learned number each for the whole map (LAB).
+
+    Shapes: any -> the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return self.scale * maps + self.bias
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all convolutions of one backbone have in common."""
+
+    norm: Callable[[int], nn.Module]
+    use_lab: bool
+    """Put a learned affine after every activation."""
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, normalisation and, if ``act``, ReLU and the style's learned affine.
+
+    Args:
+        in_channels, out_channels: channels of the input and output map.
+        kernel_size: side of the kernel, padded by (kernel_size - 1) // 2.
+        style: normalisation and affine shared by the backbone.
+        stride, groups: of the convolution.
+        act: whether an activation follows.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W').
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        style: Style,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        padding = (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        self.bn = style.norm(out_channels)
+        self.act = nn.ReLU(inplace=True) if act else nn.Identity()
+        self.lab = LearnableAffine() if act and style.use_lab else nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        return self.lab(self.act(self.bn(self.conv(maps))))
+
+
+class LightConvBlock(nn.Module):
+    """1x1 convolution without activation, then a depthwise one with it.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, style: Style) -> None:
+        super().__init__()
+        self.conv1 = ConvBlock(in_channels, out_channels, 1, style, act=False)
+        self.conv2 = ConvBlock(out_channels, out_channels, kernel_size, style, groups=out_channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        return self.conv2(self.conv1(maps))
+
+
+class Stem(nn.Module):
+    """Image to stride 4, through a convolution branch and a pooling branch.
+
+    Zeros are padded on the right and at the bottom after each learned affine, so they are not the channels' zero
+    activation; trained weights expect it.
+
+    Args:
+        inner_channels, out_channels: channels inside the stem and after it.
+        style: see ``Style``.
+
+    Shapes: (B, 3, H, W) -> (B, out_channels, H / 4, W / 4).
+    """
+
+    def __init__(self, inner_channels: int, out_channels: int, style: Style) -> None:
+        super().__init__()
+        self.stem1 = ConvBlock(3, inner_channels, 3, style, stride=2)
+        self.stem2a = ConvBlock(inner_channels, inner_channels // 2, 2, style)
+        self.stem2b = ConvBlock(inner_channels // 2, inner_channels, 2, style)
+        self.stem3 = ConvBlock(2 * inner_channels, inner_channels, 3, style, stride=2)
+        self.stem4 = ConvBlock(inner_channels, out_channels, 1, style)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, out_channels, H / 4, W / 4)."""
+        padded = F.pad(self.stem1(images), (0, 1, 0, 1))
+        convolved = self.stem2b(F.pad(self.stem2a(padded), (0, 1, 0, 1)))
+        pooled = F.max_pool2d(padded, kernel_size=2, stride=1)
+        return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
+
+
+class Block(nn.Module):
+    """A chain of layers whose input and outputs are all concatenated and squeezed by two 1x1 convolutions.
+
+    Args:
+        sizes: channels; the block maps ``in_channels`` to ``sizes.out_channels``.
+        in_channels: channels of this block's input.
+        num_layers: layers n in the chain.
+        light: depthwise 5x5 layers instead of full 3x3 ones.
+        style: see ``Style``.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
+    """
+
+    def __init__(self, sizes: Stage, in_channels: int, num_layers: int, light: bool, style: Style) -> None:
+        super().__init__()
+        middle, out_channels = sizes.mid_channels, sizes.out_channels
+        layer, kernel_size = (LightConvBlock, 5) if light else (ConvBlock, 3)
+        inputs = [in_channels] + [middle] * (num_layers - 1)
+        self.layers = nn.ModuleList(layer(channels, middle, kernel_size, style) for channels in inputs)
+        self.aggregation = nn.Sequential(
+            ConvBlock(in_channels + num_layers * middle, out_channels // 2, 1, style),
+            ConvBlock(out_channels // 2, out_channels, 1, style),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        results = [maps]
+        for layer in self.layers:
+            results.append(layer(results[-1]))
+        return self.aggregation(torch.cat(results, dim=1))
+
+
+class ResidualBlock(Block):
+    """The same plus its input; every block of a stage but the first."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, D, H, W) -> the same."""
+        return super().forward(maps) + maps
+
+
+class StageBlocks(nn.Module):
+    """One stage: halve the map (not in the first stage), then the blocks.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H / 2, W / 2), the first stage without the halving.
+    """
+
+    def __init__(self, index: int, sizes: Stage, num_layers: int, style: Style) -> None:
+        super().__init__()
+        entry = sizes.in_channels
+        halve = ConvBlock(entry, entry, 3, style, stride=2, groups=entry, act=False)
+        self.downsample: nn.Module = halve if index > 0 else nn.Identity()
+        light = index >= 2
+        first = Block(sizes, entry, num_layers, light, style)
+        rest = (ResidualBlock(sizes, sizes.out_channels, num_layers, light, style) for _ in range(sizes.blocks - 1))
+        self.blocks = nn.Sequential(first, *rest)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        return self.blocks(self.downsample(maps))
+
+
+@register
+class HGNetv2(nn.Module):
+    """PP-HGNetV2 without its classification head.
+
+    Args:
+        name: ``B0`` .. ``B6``.
+        use_lab: a learned affine after every activation (the small variants are trained with it).
+        return_idx: stages to return, ascending, of 0..3 with strides 4, 8, 16, 32.
+        freeze_stem_only: what ``freeze_at`` freezes: the stem alone, or the stem and stages 0..freeze_at.
+        freeze_at: -1 freezes no parameter; 0..3 freezes as above. Statistics of trainable norms still follow the data.
+        freeze_norm: normalisation as constants (buffers) instead of trained batch norm.
+        pretrained: load ImageNet weights from ``<local_model_dir>/PPHGNetV2_<name>_stage1.pth``. Nothing is downloaded.
+        local_model_dir: folder of that file.
+
+    Attributes:
+        channels: channels of every returned map.
+        strides: image pixels per cell of every returned map.
+
+    Raises:
+        ValueError: for an unknown name, or stages or freeze_at outside their range.
+        CheckpointError: if ``pretrained`` and the file is absent, unreadable or for another backbone.
+
+    Shapes: (B, 3, H, W) in [0, 1] -> one (B, channels[i], H / strides[i], W / strides[i]) per returned stage;
+    H and W are multiples of the largest stride.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        use_lab: bool = False,
+        return_idx: Sequence[int] = (1, 2, 3),
+        freeze_stem_only: bool = True,
+        freeze_at: int = 0,
+        freeze_norm: bool = True,
+        pretrained: bool = False,
+        local_model_dir: str = "weight/hgnetv2/",
+    ) -> None:
+        super().__init__()
+        _check_choices(name, return_idx, freeze_at)
+        variant = VARIANTS[name]
+        style = Style(FrozenBatchNorm2d if freeze_norm else nn.BatchNorm2d, use_lab)
+        self.return_idx = tuple(return_idx)
+        self.channels = [variant.stages[index].out_channels for index in self.return_idx]
+        self.strides = [STAGE_STRIDES[index] for index in self.return_idx]
+        self.stem = Stem(*variant.stem, style)
+        self.stages = nn.ModuleList(
+            StageBlocks(index, sizes, variant.layers, style) for index, sizes in enumerate(variant.stages)
+        )
+        if freeze_at >= 0:
+            self.stem.requires_grad_(False)
+            if not freeze_stem_only:
+                self.stages[: freeze_at + 1].requires_grad_(False)
+        if pretrained:
+            load_imagenet_weights(self, Path(local_model_dir) / f"PPHGNetV2_{name}_stage1.pth")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> the maps of ``return_idx``, finest first."""
+        maps = self.stem(images)
+        returned = []
+        for index, stage in enumerate(self.stages):
+            maps = stage(maps)
+            if index in self.return_idx:
+                returned.append(maps)
+        return returned
+
+
+def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:
+    """Fill a backbone from a file with exactly its state dict.
+
+    Raises:
+        CheckpointError: if the file is absent, unreadable or for another backbone.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file with ImageNet weights: put it there, point HGNetv2.local_model_dir at its folder, "
+            "or set HGNetv2.pretrained to False"
+        )
+    try:
+        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, OSError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path}: not the weights of this backbone (compare HGNetv2.name and use_lab, or fetch the file again): {error}"
+        ) from error
+    logger.info("loaded ImageNet weights from %s", path)
+
+
+def _check_choices(name: str, return_idx: Sequence[int], freeze_at: int) -> None:
+    if name not in VARIANTS:
+        raise ValueError(f"HGNetv2 has no variant name={name!r}: choose one of {', '.join(VARIANTS)}")
+    stages = range(len(STAGE_STRIDES))
+    if not return_idx or list(return_idx) != sorted(set(return_idx) & set(stages)):
+        raise ValueError(
+            f"HGNetv2 return_idx={list(return_idx)}: give one or more of {list(stages)} in ascending order, each once"
+        )
+    if freeze_at not in range(-1, len(STAGE_STRIDES)):
+        raise ValueError(f"HGNetv2 freeze_at={freeze_at}: choose -1 (freeze nothing) or one of {list(stages)}")

@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Blocks that mix and resize feature maps in a pyramid: cross-stage partial, layer aggregation, down-sampling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .conv import ConvNormAct, RepVGG
+
+
+class CSPBlock(nn.Module):
+    """Cross-stage partial block: one branch through RepVGG blocks, one straight, added (not concatenated).
+
+    Wang et al., CSPNet, arXiv:1911.11929; spec/dfine.md section 3.
+
+    Args:
+        in_channels, out_channels: channels of the input and output map.
+        num_blocks: RepVGG blocks of the deep branch, 0 or more.
+        act: activation of every part.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, *, act: str = "silu") -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_channels, out_channels, act=act)
+        self.conv2 = ConvNormAct(in_channels, out_channels, act=act)
+        self.bottlenecks = nn.Sequential(*(RepVGG(out_channels, act=act) for _ in range(num_blocks)))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        return self.bottlenecks(self.conv1(maps)) + self.conv2(maps)
+
+
+class AggregationBlock(nn.Module):
+    """Layer aggregation (ELAN) over two chained CSP stages; every intermediate result reaches the last convolution.
+
+    Wang et al., YOLOv7 / Designing Network Design Strategies (ELAN), arXiv:2211.04800; spec/dfine.md section 3 (Fuse).
+
+    Args:
+        in_channels: channels of the input, usually two concatenated maps.
+        out_channels: channels D of the output; the first convolution keeps 2 D and splits them.
+        stage_channels: channels of the two CSP stages.
+        num_blocks: RepVGG blocks in each stage.
+        act: activation of every part.
+
+    Shapes: (B, in_channels, H, W) -> (B, D, H, W).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stage_channels: int, num_blocks: int, *, act: str = "silu"
+    ) -> None:
+        super().__init__()
+        self.cv1 = ConvNormAct(in_channels, 2 * out_channels, act=act)
+        self.cv2 = self._stage(out_channels, stage_channels, num_blocks, act)
+        self.cv3 = self._stage(stage_channels, stage_channels, num_blocks, act)
+        self.cv4 = ConvNormAct(2 * (out_channels + stage_channels), out_channels, act=act)
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, num_blocks: int, act: str) -> nn.Sequential:
+        return nn.Sequential(
+            CSPBlock(in_channels, channels, num_blocks, act=act), ConvNormAct(channels, channels, 3, act=act)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, D, H, W)."""
+        entry = self.cv1(maps)  # (B, 2 D, H, W)
+        first = self.cv2(entry.chunk(2, dim=1)[1])
+        second = self.cv3(first)
+        return self.cv4(torch.cat([entry, first, second], dim=1))
+
+
+class DownSample(nn.Module):
+    """Halve a map: 1x1 convolution over channels, then a depthwise 3x3 with stride 2, neither with an activation.
+
+    Wang et al., YOLOv10, arXiv:2405.14458 (spatial-channel decoupled down-sampling).
+
+    Args:
+        channels: channels D of input and output.
+
+    Shapes: (B, D, H, W) -> (B, D, ceil(H / 2), ceil(W / 2)).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.cv1 = ConvNormAct(channels, channels)
+        self.cv2 = ConvNormAct(channels, channels, 3, stride=2, groups=channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, D, H, W) -> (B, D, ceil(H / 2), ceil(W / 2))."""
+        return self.cv2(self.cv1(maps))

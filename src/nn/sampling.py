@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-scale deformable attention: every query reads a few learned points per feature level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sample_bilinear(values: Tensor, locations: Tensor) -> Tensor:
+    """Read feature maps between their cells; zeros outside the map.
+
+    Args:
+        values: (B, D, H, W).
+        locations: (B, Q, P, 2) x and y as fractions of the map (0 and 1 are its outer borders).
+
+    Returns: (B, D, Q, P).
+    """
+    return F.grid_sample(values, 2 * locations - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def sample_nearest(values: Tensor, locations: Tensor) -> Tensor:
+    """Read the one cell at location * size + 0.5, truncated and kept inside the map. No gradient to the locations.
+
+    Args and returns as :func:`sample_bilinear`. x is kept below the width (upstream uses the height, which differs
+    on maps that are not square).
+    """
+    height, width = values.shape[-2:]
+    column = (locations[..., 0] * width + 0.5).long().clamp(0, width - 1)
+    row = (locations[..., 1] * height + 0.5).long().clamp(0, height - 1)
+    cell = (row * width + column).flatten(1)  # (B, Q*P)
+    read = values.flatten(2).gather(2, cell[:, None].expand(-1, values.shape[1], -1))
+    return read.unflatten(-1, locations.shape[1:3])
+
+
+SAMPLERS = {"default": sample_bilinear, "discrete": sample_nearest}
+
+
+def points_per_level(num_points: int | Sequence[int], num_levels: int) -> list[int]:
+    """One number of points per level, from one number for all levels or a list; ValueError where they disagree."""
+    counts = [num_points] * num_levels if isinstance(num_points, int) else list(num_points)
+    if len(counts) != num_levels or min(counts) < 1:
+        raise ValueError(f"num_points {counts} must hold one positive number for each of the {num_levels} levels")
+    return counts
+
+
+class DeformableAttention(nn.Module):
+    """Weighted sum of samples around each query's reference box (Deformable DETR, without value or output projection).
+
+    A sample lies at centre + offset / (points of its level) * box size / 2; the weights are one softmax over the
+    points of all levels.
+
+    Args:
+        dim: channels D, divisible by ``num_heads``.
+        num_heads: heads, each reads its own D / heads channels at its own points.
+        num_levels: feature maps.
+        num_points: samples per head on each level, one number or one per level.
+        method: ``default`` reads bilinearly, ``discrete`` the nearest cell with offsets that are not learned.
+
+    Shapes: queries (B, Q, D), references (B, Q, 4) cxcywh in [0, 1], values per level (B, D, H, W) -> (B, Q, D).
+    """
+
+    num_points_scale: Tensor
+
+    def __init__(
+        self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int], *, method: str = "default"
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"{dim} channels do not split into {num_heads} heads: change hidden_dim or nhead")
+        if method not in SAMPLERS:
+            raise ValueError(f"cross_attn_method {method!r} is unknown: choose one of {sorted(SAMPLERS)}")
+        self.num_heads = num_heads
+        self.num_points = points_per_level(num_points, num_levels)
+        self._sample = SAMPLERS[method]
+        scale = [1 / n for n in self.num_points for _ in range(n)]
+        self.register_buffer("num_points_scale", torch.tensor(scale, dtype=torch.float32))
+        self.sampling_offsets = nn.Linear(dim, num_heads * len(scale) * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * len(scale))
+        self._initialise()
+        if method == "discrete":
+            self.sampling_offsets.requires_grad_(False)
+
+    def _initialise(self) -> None:
+        """Equal weights; head k looks along the angle 2 pi k / heads, its points of a level 1, 2, .. steps away."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=-1)  # (heads, 2)
+        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+        step = torch.cat([torch.arange(1, n + 1, dtype=torch.float32) for n in self.num_points])  # (P,)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_((direction[:, None] * step[:, None]).flatten())
+
+    def forward(self, queries: Tensor, references: Tensor, values: Sequence[Tensor]) -> Tensor:
+        locations, weights = self._plan(queries, references)
+        reads = []
+        for value, location, weight in zip(
+            values, locations.split(self.num_points, dim=2), weights.split(self.num_points, dim=3)
+        ):
+            per_head = value.unflatten(1, (self.num_heads, -1)).flatten(0, 1)  # (B*heads, D/heads, H, W)
+            reads.append((self._sample(per_head, location) * weight).sum(dim=-1))  # (B*heads, D/heads, Q)
+        update = sum(reads[1:], start=reads[0])
+        return update.unflatten(0, (-1, self.num_heads)).flatten(1, 2).transpose(1, 2)
+
+    def _plan(self, queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Where to read, (B*heads, Q, P, 2) fractions of the map, and with what weight, (B*heads, 1, Q, P)."""
+        weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+        offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))  # (B, Q, heads, P, 2)
+        centre, size = references[:, :, None, None].split(2, dim=-1)
+        locations = centre + offsets * self.num_points_scale[:, None] * size * 0.5
+        return locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)[:, None]

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two-stage query selection: anchors on the memory grid and the choice of the rows that seed the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+GRID_SIZE = 0.05
+"""Width and height of level 0's anchors as a fraction of the image; doubled on every next level."""
+
+
+def anchor_logits(
+    sizes: Sequence[tuple[int, int]], *, eps: float = 1e-2, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
+    """One anchor box per memory row, in the space of box logits (spec dfine section 4).
+
+    The box of level l is centred in its cell with width and height 0.05 * 2^l; l is the index of the level, whatever
+    its stride (checkpoints rely on it).
+
+    Args:
+        sizes: (height, width) of every level in cells.
+        eps: an anchor is valid when all four numbers lie strictly inside (eps, 1 - eps).
+
+    Returns: logits (1, S, 4) float32, +inf in the rows of invalid anchors; valid (1, S, 1) bool. S sums all cells,
+        row by row, level by level.
+    """
+    levels = [_level_anchors(size, GRID_SIZE * 2**level, device) for level, size in enumerate(sizes)]
+    anchors = torch.cat(levels)[None]
+    valid = ((anchors > eps) & (anchors < 1 - eps)).all(dim=-1, keepdim=True)
+    logits = torch.log(anchors / (1 - anchors))
+    return logits.masked_fill(~valid, torch.inf), valid
+
+
+def _level_anchors(size: tuple[int, int], side: float, device: torch.device | str | None) -> Tensor:
+    height, width = size
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    sides = torch.full_like(rows, side)
+    return torch.stack((columns, rows, sides, sides), dim=-1).flatten(0, 1)  # (H*W, 4)
+
+
+def best_class_rows(logits: Tensor, count: int) -> Tensor:
+    """Rows with the highest best class score, (B, S, C) -> (B, count) int64, best first."""
+    return logits.amax(dim=-1).topk(count, dim=-1).indices
+
+
+def one_score_rows(logits: Tensor, count: int) -> Tensor:
+    """Rows with the highest objectness, (B, S, 1) -> (B, count) int64, best first."""
+    return logits.squeeze(-1).topk(count, dim=-1).indices
+
+
+def best_pair_rows(logits: Tensor, count: int) -> Tensor:
+    """Rows of the highest (row, class) scores, (B, S, C) -> (B, count) int64; a row may come several times."""
+    return logits.flatten(1).topk(count, dim=-1).indices // logits.shape[-1]
+
+
+SELECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "default": best_class_rows,
+    "agnostic": one_score_rows,
+    "one2many": best_pair_rows,
+}
+
+
+def selector(method: str) -> Callable[[Tensor, int], Tensor]:
+    """The selection rule of one ``query_select_method``; ValueError with the choices for an unknown one."""
+    if method not in SELECTORS:
+        raise ValueError(f"query_select_method {method!r} is unknown: choose one of {list(SELECTORS)}")
+    return SELECTORS[method]
+
+
+def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Pick rows of every image: rows (B, S, D), index (B, Q) int64 -> (B, Q, D)."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))

@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint files: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.errors import CheckpointError
+from ..core.weights import read_checkpoint
+
+
+def save_checkpoint(state: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """Write a checkpoint so that ``path`` holds the old or the new one at every moment, also if the machine stops.
+
+    It goes to ``<path>.tmp`` first, reaches the disk, and then takes the final name. Folders are created.
+
+    Args:
+        state: tensors and plain data (numbers, strings, lists, dicts).
+        path: final file name.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; an earlier file of that name is untouched.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch's zip writer turns a failed write into a RuntimeError, with the OSError behind it.
+        kept = "the earlier file of that name is untouched" if path.exists() else "no earlier file of that name existed"
+        raise CheckpointError(
+            f"{path}: the checkpoint could not be saved ({_reason(error)}); {kept}. "
+            "Free space or correct the folder's permissions, then continue with -r from the last saved checkpoint"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """Content of a checkpoint, tensors on the CPU; only tensors and plain data are read.
+
+    Raises:
+        CheckpointError: no such file, truncated, not a checkpoint, or it holds pickled Python classes.
+    """
+    return read_checkpoint(path)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every random generator of this process: torch (CPU and the current GPU), Python, numpy."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Continue every generator where :func:`rng_state` found it; a GPU's state is left out where there is no GPU.
+
+    Raises:
+        CheckpointError: an entry is missing.
+    """
+    missing = [name for name in ("torch", "python", "numpy") if name not in state]
+    if missing:
+        raise CheckpointError(f"the saved random state lacks {', '.join(missing)}: the checkpoint is damaged")
+    torch.set_rng_state(state["torch"].cpu())
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state((numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def is_better(new: float | None, old: float | None) -> bool:
+    """Whether a metric (higher is better) beats the best so far; ties, ``None`` and NaN do not."""
+    if new is None or math.isnan(new):
+        return False
+    return old is None or math.isnan(old) or new > old
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name itself durable; not every file system can, and the file's content is safe by then."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's words, wherever they stand in a chain of errors."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return str(error).split("\n")[0]

@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run a training: epochs, evaluation, selection of the best, the two stages."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..core import dist
+from ..core.errors import ConfigError
+from ..core.weights import load_weights
+from ..data.evaluate import EvalResult
+from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
+from .stages import judge
+from .train import StopTraining, train_one_epoch
+from .training import Training
+from .writers import JsonLines, ProgressBar, TensorBoard, Writer
+
+logger = logging.getLogger(__name__)
+
+
+def fit(run: Training) -> EvalResult | None:
+    """Train to the end, or to a signal.
+
+    Returns:
+        The metrics of the best checkpoint, whose weights ``run.judged_model`` holds afterwards;
+        None where a signal ended the run early (everything is saved then).
+    """
+    _claim_folder(run)
+    writers = _open_writers(run)
+    try:
+        with StopSignal() as stop:
+            last = _Fit(run, writers, stop).epochs()
+    except StopTraining as reason:
+        logger.warning("%s; continue with -r %s", reason, run.folder.path)
+        return None
+    finally:
+        for writer in writers:
+            writer.close()
+    return _best_result(run, last)
+
+
+class _Fit:
+    """The pieces that live from the first to the last epoch of one process."""
+
+    def __init__(self, run: Training, writers: list[Writer], stop: StopSignal) -> None:
+        self.run, self.writers, self.stop = run, writers, stop
+        self.model = _distribute(run)
+        self.guard = NonFiniteGuard(
+            active=run.settings.nonfinite == "stop", watch_gradient=run.optim.precision.name != "fp16"
+        )
+        self.log = StepLog(writers, self.guard, run.settings.print_freq)
+
+    def epochs(self) -> EvalResult | None:
+        """All epochs that are left; returns the last evaluation."""
+        run, progress, result = self.run, self.run.progress, None
+        while progress.epoch < run.settings.epoches:
+            epoch = progress.epoch
+            if run.plan.begins(epoch) and progress.batch == 0:
+                run.restart_from_stage_one()
+            self.train(epoch)
+            self.guard.check()
+            progress.epoch, progress.batch = epoch + 1, 0
+            if self._evaluation_due(epoch):
+                result = self.evaluate(epoch)
+            run.save(run.folder.last, *self._numbered(epoch))
+            self.log.restart()
+        return result
+
+    def train(self, epoch: int) -> None:
+        """The rest of one epoch."""
+        run, progress = self.run, self.run.progress
+        loader = run.train_loader
+        loader.set_epoch(epoch)
+        loader.start_at(progress.batch)
+        batches = len(loader)
+        run.model.train()
+        run.optim.start_epoch(batches - progress.batch)
+        bar = ProgressBar(batches, progress.batch, f"epoch {epoch}", enabled=dist.is_main())
+        listener = EpochListener(
+            epoch=epoch,
+            batches=batches,
+            first_batch=progress.batch,
+            first_step=progress.step,
+            guard=self.guard,
+            log=self.log,
+            stop=self.stop,
+            on_batch=bar.advance,
+            save=self.save_at,
+            save_every=run.settings.save_every_steps,
+        )
+        with ExitStack() as stack:
+            stack.callback(bar.close)
+            train_one_epoch(
+                partial(losses_of, self.model, run.criterion),
+                loader,
+                run.optim,
+                max_norm=run.settings.clip_max_norm,
+                window=partial(run.optim.sync_context, self.model),
+                on_step=listener,
+            )
+        progress.step = listener.step
+
+    def save_at(self, batch: int, step: int) -> None:
+        """Save in the middle of an epoch."""
+        self.run.progress.batch, self.run.progress.step = batch, step
+        self.run.save(self.run.folder.last)
+        self.log.restart()
+
+    def evaluate(self, epoch: int) -> EvalResult:
+        """Judge the weights after an epoch, keep the best, go back where stage two asks for it."""
+        run, progress = self.run, self.run.progress
+        result = run.evaluate(run.judged_model)
+        for writer in self.writers:
+            writer.write("val", progress.step, result.stats, epoch=epoch)
+        verdict = judge(progress.best, result.stats["AP"], epoch, run.plan)
+        progress.best = verdict.state
+        logger.info(
+            "epoch %d: AP %.4f, AP50 %.4f%s", epoch, result.stats["AP"], result.stats["AP50"],
+            " (best so far)" if verdict.is_best else f" (best {progress.best.best or 0:.4f})",
+        )  # fmt: skip
+        if verdict.is_best:
+            self._save_best(epoch)
+        if verdict.reset:
+            run.restart_from_stage_one()
+        return result
+
+    def _save_best(self, epoch: int) -> None:
+        plan, folder = self.run.plan, self.run.folder
+        stage_one = plan.stop_epoch is not None and not plan.in_stage_two(epoch)
+        self.run.save(folder.best, *([folder.best_stage_one] if stage_one else []))
+
+    def _evaluation_due(self, epoch: int) -> bool:
+        settings, next_epoch = self.run.settings, epoch + 1
+        ends_stage_one = self.run.plan.begins(next_epoch)
+        return next_epoch % settings.eval_every == 0 or next_epoch == settings.epoches or ends_stage_one
+
+    def _numbered(self, epoch: int) -> list[Path]:
+        every = self.run.settings.checkpoint_freq
+        return [self.run.folder.path / f"checkpoint{epoch:04}.pth"] if every and (epoch + 1) % every == 0 else []
+
+
+def losses_of(
+    model: nn.Module, criterion: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]
+) -> Mapping[str, Tensor]:
+    """Forward pass and criterion: name -> weighted scalar."""
+    losses: Mapping[str, Tensor] = criterion(model(images, targets), targets)
+    return losses
+
+
+def _distribute(run: Training) -> nn.Module:
+    """The model as the loop calls it: wrapped where several ranks share the gradients."""
+    if dist.world_size() == 1:
+        return run.model
+    ids = [run.device.index] if run.device.type == "cuda" else None
+    return DistributedDataParallel(
+        run.model, device_ids=ids, find_unused_parameters=run.settings.find_unused_parameters
+    )
+
+
+def _claim_folder(run: Training) -> None:
+    """Refuse a folder of another run before any work; make ours."""
+    problem: str | None = None
+    if dist.is_main():
+        try:
+            if run.settings.resume is None:
+                run.folder.check_free()
+            run.folder.create(run.config.dump())
+            _check_space(run)
+        except ConfigError as error:
+            problem = str(error)
+    problem = dist.broadcast_object(problem)
+    if problem is not None:
+        raise ConfigError(problem)
+
+
+def _check_space(run: Training) -> None:
+    """Weights, their average, two moments each, in the files last, best and best of stage one, and one in writing."""
+    numbers = sum(tensor.numel() * tensor.element_size() for tensor in run.model.state_dict().values())
+    needed, free = 4 * 4 * numbers, shutil.disk_usage(run.folder.path).free
+    if free < needed:
+        raise ConfigError(
+            f"output_dir {run.folder.path} has {free / 2**20:.0f} MiB free, the checkpoints of this run need about "
+            f"{needed / 2**20:.0f} MiB: free space or choose another folder with -u output_dir=..."
+        )
+
+
+def _open_writers(run: Training) -> list[Writer]:
+    if not dist.is_main():
+        return []
+    writers: list[Writer] = [JsonLines(run.folder.metrics)]
+    if run.settings.tensorboard:
+        writers.append(TensorBoard(run.folder.tensorboard))
+    return writers
+
+
+def _best_result(run: Training, last: EvalResult | None) -> EvalResult:
+    """Put the best weights into the judged model and return their metrics."""
+    best = run.progress.best
+    if best.best is None:
+        logger.warning("no evaluation gave an AP (no ground truth in the validation data?): the last weights are kept")
+    elif last is None or best.best_epoch != run.progress.epoch - 1:
+        load_weights(run.judged_model, run.folder.best)
+        last = None
+    return last or run.evaluate(run.judged_model)

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of one run: what lies where, and who may write into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside ``output_dir``."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config: can be trained from as it is."""
+        return self.path / "config.yml"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint, to resume from."""
+        return self.path / "last.pth"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best AP of the run."""
+        return self.path / "best.pth"
+
+    @property
+    def best_stage_one(self) -> Path:
+        """The best checkpoint before strong augmentation stopped: stage two starts from it."""
+        return self.path / "best_stg1.pth"
+
+    @property
+    def metrics(self) -> Path:
+        """Every reported number, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for ``tensorboard --logdir``."""
+        return self.path / "tensorboard"
+
+    @property
+    def pictures(self) -> Path:
+        """Detections beside the ground truth."""
+        return self.path / "pictures"
+
+    def check_free(self) -> None:
+        """Raise :class:`ConfigError` where the folder holds another run: nothing already saved is overwritten."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"output_dir {self.path} is a file: choose a folder with -u output_dir=...")
+        taken = [one.name for one in (self.last, self.best, self.metrics) if one.exists()]
+        if taken:
+            raise ConfigError(
+                f"output_dir {self.path} holds another run ({', '.join(taken)}): continue it with -r {self.path}, "
+                "or choose another folder with -u output_dir=..."
+            )
+
+    def create(self, config_text: str) -> None:
+        """Make the folder and write the resolved config."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.config.write_text(config_text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"output_dir {self.path} cannot be written: {error.strerror}") from error
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The checkpoint that ``path`` means: the file itself, or ``last.pth`` of a run's folder."""
+    path = Path(path)
+    file = path / "last.pth" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such checkpoint; give a .pth file or the folder of a run")
+    return file

@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Put a run together from its config, to evaluate a model. Training builds on it in ``training.py``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.config import Config
+from ..core.errors import CheckpointError, ConfigError
+from ..core.settings import RunSettings
+from ..core.weights import LoadReport, load_weights
+from ..data.evaluate import CocoEvaluator, EvalResult
+from ..data.label_space import LabelSpace
+from ..data.loader import DataLoader
+from ..nn.types import Detections
+from .checkpoint import load_checkpoint
+from .evaluate import PostProcessor, detect, evaluate
+from .folder import checkpoint_file
+
+logger = logging.getLogger(__name__)
+
+
+def pick_device(wanted: str | None) -> torch.device:
+    """The run's device: the one asked for, else this rank's GPU, else the CPU."""
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device is {name} but torch sees no CUDA device: set device: cpu, or leave it out")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return torch.device(name)
+
+
+class Evaluation:
+    """A model with the data and metrics it is judged by.
+
+    Args:
+        config: a loaded config with the sections model, postprocessor, evaluator and val_dataloader.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.settings: RunSettings = config.settings
+        self.device = pick_device(self.settings.device)
+        torch.manual_seed(self.settings.seed or 0)
+        self.val_loader: DataLoader = config.build("val_dataloader").to(self.device)
+        self.label_space: LabelSpace = self.val_loader.dataset.label_space
+        self.model: nn.Module = config.build("model").to(self.device)
+        self.postprocessor: PostProcessor = config.build("postprocessor")
+        self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)
+
+    def load(self, path: str | Path) -> LoadReport:
+        """Load the weights to be judged: the EMA of a checkpoint where it has one.
+
+        Raises:
+            CheckpointError: the file cannot be read, or belongs to another model or other classes.
+        """
+        file = checkpoint_file(path)
+        if file.suffix != ".safetensors":
+            check_label_space(load_checkpoint(file), self.label_space, str(file))
+        report = load_weights(self.model, file)
+        logger.info("%s: %s", file, report.summary())
+        return report
+
+    def evaluate(self, model: nn.Module | None = None) -> EvalResult:
+        """COCO metrics on the validation data."""
+        return evaluate(model or self.model, self.postprocessor, self.val_loader, self.evaluator)
+
+    def sample_detections(self, count: int, model: nn.Module | None = None) -> Iterator[tuple[int, Detections]]:
+        """The first ``count`` validation images of this rank: image id and its detections (K rows, on the CPU)."""
+        model = (model or self.model).eval()
+        left = count
+        for images, targets in self.val_loader if count > 0 else ():
+            with torch.inference_mode():
+                batch = detect(model, self.postprocessor, images, targets)
+            for index, target in enumerate(targets[:left]):
+                yield int(target["image_id"]), Detections(*(field[index].cpu() for field in batch))
+            left -= len(targets)
+            if left <= 0:
+                return
+
+
+def check_label_space(checkpoint: Mapping[str, Any], ours: LabelSpace, place: str) -> None:
+    """Refuse a checkpoint whose classes are not those of the data (official files carry none and pass)."""
+    if not isinstance(checkpoint.get("label_space"), Mapping):
+        return
+    theirs = LabelSpace.from_dict(checkpoint["label_space"])
+    if theirs == ours:
+        return
+    raise CheckpointError(
+        f"{place} was trained on the classes {theirs.describe()}, the data has {ours.describe()}: "
+        "use the matching annotation file, or start a new run from these weights with -t"
+    )

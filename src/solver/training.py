@@ -1,0 +1,181 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The parts and the state of a training run; ``fit.py`` runs it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core import dist
+from ..core.config import Config
+from ..core.errors import CheckpointError, ConfigError
+from ..core.weights import LoadReport, load_weights
+from ..data.loader import DataLoader
+from ..nn.sync_norm import convert_sync_batchnorm
+from ..optim.ema import ModelEMA, NoEma
+from ..optim.precision import Precision
+from ..optim.schedule import Schedule
+from ..optim.step import Optim
+from .checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from .folder import RunFolder, checkpoint_file
+from .progress import Progress
+from .solver import Evaluation, check_label_space
+from .stages import StagePlan
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FORMAT = 1
+
+
+class Training(Evaluation):
+    """A run: model, data, optimiser and everything that is saved between steps.
+
+    Args:
+        config: a loaded config with all sections.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        settings = self.settings
+        self.folder = RunFolder(Path(settings.output_dir))
+        self.train_loader: DataLoader = config.build("train_dataloader").to(self.device)
+        _check_same_classes(self.train_loader, self.val_loader)
+        if settings.sync_bn and dist.world_size() > 1:
+            self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
+        self.criterion: nn.Module = config.build("criterion").to(self.device)
+        self.plan = StagePlan(self.train_loader.collate_fn.stop_epoch, self.train_loader.collate_fn.ema_restart_decay)
+        self.optim = self._build_optim()
+        self.base_decay = self.optim.ema.decay
+        self.progress = Progress()
+        # Each rank draws its own noise from here on; the weights above came from one seed.
+        torch.manual_seed((self.settings.seed or 0) + 1000 * dist.rank())
+
+    def _build_optim(self) -> Optim:
+        settings, config = self.settings, self.config
+        name = settings.precision or ("fp16" if settings.use_amp and self.device.type == "cuda" else "fp32")
+        scaler = config.build("scaler", device=self.device.type) if name == "fp16" and config.get("scaler") else None
+        optimizer = config.build("optimizer", model=self.model)
+        schedule = Schedule(
+            optimizer,
+            config.build("lr_scheduler") if config.get("lr_scheduler") else None,
+            config.build("lr_warmup_scheduler") if config.get("lr_warmup_scheduler") else None,
+            steps_per_epoch=math.ceil(len(self.train_loader) / settings.accumulate_steps),
+            total_epochs=settings.epoches,
+        )
+        return Optim(
+            optimizer,
+            schedule,
+            self._build_ema(),
+            Precision(name, self.device, scaler),
+            accumulate_steps=settings.accumulate_steps,
+            on_nonfinite=settings.nonfinite,
+        )
+
+    def _build_ema(self) -> ModelEMA | NoEma:
+        if not self.settings.use_ema:
+            return NoEma(self.model)
+        return self.config.build("ema", model=self.model) if self.config.get("ema") else ModelEMA(self.model)
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """The weights that are evaluated and selected: the EMA where there is one."""
+        return self.optim.ema.module
+
+    def tune_from(self, path: str | Path) -> LoadReport:
+        """Start from the weights that fit (``-t``), with a report of what was loaded; the EMA starts there too."""
+        report = load_weights(self.model, checkpoint_file(path), strict=False)
+        if isinstance(self.optim.ema, ModelEMA):
+            self.optim.ema.module.load_state_dict(self.model.state_dict())
+        logger.info("%s: %s\n%s", path, report.summary(), report.table())
+        return report
+
+    def resume(self, path: str | Path) -> None:
+        """Continue where a checkpoint stands (``-r``); ``path`` is a file or the folder of a run.
+
+        Raises:
+            CheckpointError: not a training checkpoint, of another model, or of other classes.
+        """
+        file = checkpoint_file(path)
+        state = load_checkpoint(file)
+        missing = [key for key in ("model", "optim", "progress", "rng") if key not in state]
+        if missing:
+            raise CheckpointError(
+                f"{file} has no {', '.join(missing)}: it holds weights, not a run; start from them with -t"
+            )
+        check_label_space(state, self.label_space, str(file))
+        load_weights(self.model, state["model"])
+        self._load_optim(state, file)
+        self.progress = Progress.from_dict(state["progress"])
+        if len(state["rng"]) != dist.world_size():
+            logger.warning(
+                "%s was written by %d process(es), this run has %d: it continues, but not bit-identically",
+                file, len(state["rng"]), dist.world_size(),
+            )  # fmt: skip
+        else:
+            set_rng_state(state["rng"][dist.rank()])
+        logger.info("resumed %s: epoch %d, batch %d", file, self.progress.epoch, self.progress.batch)
+
+    def _load_optim(self, state: dict[str, Any], file: Path) -> None:
+        try:
+            self.optim.load_state_dict(state["optim"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{file} does not fit this run's optimiser or EMA ({error}): resume with the config.yml beside it"
+            ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs; called on all ranks (each adds its random state)."""
+        optim = self.optim.state_dict()
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "model": self.model.state_dict(),
+            "ema": optim["ema"],  # where official tools look for weights; the same tensors, stored once
+            "optim": optim,
+            "progress": self.progress.to_dict(),
+            "rng": dist.gather_objects(rng_state()),
+            "label_space": self.label_space.to_dict(),
+            "config": self.config.dump(),
+        }
+
+    def save(self, *paths: Path) -> None:
+        """Write the present state to every path, atomically, by the main rank."""
+        state = self.state_dict()
+        if dist.is_main():
+            for path in paths:
+                save_checkpoint(state, path)
+        dist.barrier()
+
+    def restart_from_stage_one(self) -> None:
+        """Load the best weights of stage one, with their optimiser and EMA, and lower the EMA decay.
+
+        The epoch and the schedule go on: only weights and their statistics go back.
+        """
+        if not self.folder.best_stage_one.is_file():
+            raise CheckpointError(
+                f"{self.folder.best_stage_one} is missing: stage two starts from the best checkpoint of stage one; "
+                "put it back, or turn the second stage off with -u train_dataloader.collate_fn.stop_epoch=null"
+            )
+        state = load_checkpoint(self.folder.best_stage_one)
+        load_weights(self.model, state["model"])
+        schedule = self.optim.schedule.state_dict()
+        self._load_optim({"optim": {**state["optim"], "schedule": schedule}}, self.folder.best_stage_one)
+        decay = self.base_decay
+        if self.settings.ema_restart_effective:
+            decay = (self.plan.restart_decay or decay) - self.progress.best.resets * self.plan.decay_step
+        self.optim.ema.set_decay(decay)
+        logger.info("back to the best weights of stage one, EMA decay %.5f", decay)
+
+
+def _check_same_classes(train: DataLoader, val: DataLoader) -> None:
+    ours, theirs = train.dataset.label_space, val.dataset.label_space
+    if ours != theirs:
+        raise ConfigError(
+            f"train_dataloader has the classes {ours.describe()}, val_dataloader {theirs.describe()}: "
+            "both annotation files must list the same categories"
+        )

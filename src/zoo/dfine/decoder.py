@@ -1,0 +1,292 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""D-FINE's decoder (spec dfine sections 4 to 7): select queries from the encoder's maps, then refine them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...core.registry import register
+from ...nn.mlp import MLP
+from ...nn.quality import LocationQualityEstimator
+from ...nn.queries import join_groups, split_predictions
+from ...nn.selection import anchor_logits, gather_rows, selector
+from ...nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup, Target
+from .decoder_layer import DecoderLayer
+from .denoising import MATCHING, DenoisingSetting, denoising_group, draw_noise, layout
+from .projection import InputProjection, level_sizes
+from .refinement import DeployedRefinement, Heads, RefinementDecoder
+
+UP = 0.5
+"""a, half the width of the inner bin range: no official run uses another value."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Memory rows that seed the matching queries, best first."""
+
+    index: Tensor
+    """(B, Q) int64 row of the flattened memory."""
+    content: Tensor
+    """(B, Q, D)."""
+    logits: Tensor
+    """(B, Q, C), or (B, Q, 1) for class-agnostic selection."""
+    box_logits: Tensor
+    """(B, Q, 4) cxcywh before the sigmoid."""
+
+
+@register
+class DFINETransformer(nn.Module):
+    """Two-stage query selection and fine-grained distribution refinement (FDR).
+
+    Argument names are those of official YAML files.
+
+    Args:
+        num_classes: C.
+        hidden_dim: D, divisible by ``nhead``.
+        num_queries: matching queries Q; an image must have at least as many cells over all levels.
+        feat_channels, feat_strides: channels and strides of the encoder's maps, fine to coarse.
+        num_levels: levels to attend to; those beyond the encoder's are made by convolutions with stride 2.
+        num_points: sampling points per head and level, one number or one per level.
+        nhead, num_layers, dim_feedforward, dropout, activation: the decoder layers.
+        num_denoising: positive denoising queries per image to aim at, 0 for none (there is no label table then).
+        label_noise_ratio, box_noise_scale: noise on denoising labels (0..1) and boxes (in halves of the box).
+        learn_query_content: learn the queries' content instead of taking it from the selected rows.
+        eval_spatial_size: (height, width) of the images whose anchors are stored for eval mode; other sizes work too.
+        eval_idx: layer that answers in eval mode, negative counts from the end; later layers run in training only.
+        eps: a cell whose anchor comes closer to 0 or 1 than this is selected only when nothing else is left.
+        aux_loss: predict after every layer in training; otherwise the last layer alone answers.
+        cross_attn_method: ``default`` samples bilinearly, ``discrete`` reads the nearest cell.
+        query_select_method: rank cells by their best class (``default``), by one objectness score (``agnostic``), or
+            rank (cell, class) pairs (``one2many``).
+        reg_max: N, even; an edge's distribution has N + 1 bins.
+        reg_scale: s = 1/c, how dense the bins are around zero. An int is stored as int64, as in official checkpoints.
+        layer_scale: width of the layers after ``eval_idx`` as a multiple of ``hidden_dim``, at least 1.
+
+    Raises: ValueError for values that do not fit together, with the values and the choices.
+    """
+
+    anchors: Tensor
+    valid_mask: Tensor
+    rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        hidden_dim: int = 256,
+        num_queries: int = 300,
+        feat_channels: Sequence[int] = (512, 1024, 2048),
+        feat_strides: Sequence[int] = (8, 16, 32),
+        num_levels: int = 3,
+        num_points: int | Sequence[int] = 4,
+        nhead: int = 8,
+        num_layers: int = 6,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.0,
+        activation: str = "relu",
+        num_denoising: int = 100,
+        label_noise_ratio: float = 0.5,
+        box_noise_scale: float = 1.0,
+        learn_query_content: bool = False,
+        eval_spatial_size: Sequence[int] | None = None,
+        eval_idx: int = -1,
+        eps: float = 1e-2,
+        aux_loss: bool = True,
+        cross_attn_method: Literal["default", "discrete"] = "default",
+        query_select_method: Literal["default", "agnostic", "one2many"] = "default",
+        reg_max: int = 32,
+        reg_scale: int | float = 4.0,
+        layer_scale: float = 1,
+    ) -> None:
+        super().__init__()
+        _require_positive(num_classes=num_classes, num_queries=num_queries, num_layers=num_layers)
+        widths = _layer_widths(hidden_dim, layer_scale, eval_idx, num_layers)
+        self.num_queries = num_queries
+        self.eps = eps
+        self.learn_query_content = learn_query_content
+        self.select_rows = selector(query_select_method)
+        self.denoising = DenoisingSetting(num_denoising, label_noise_ratio, box_noise_scale)
+        self.up = nn.Parameter(torch.tensor([UP]), requires_grad=False)
+        self.reg_scale = nn.Parameter(torch.tensor([reg_scale]), requires_grad=False)
+        self._store_anchors(eval_spatial_size, feat_channels, feat_strides, num_levels)
+        self.input_proj = InputProjection(feat_channels, hidden_dim, num_levels)
+        layer = partial(DecoderLayer, num_heads=nhead, num_levels=num_levels, num_points=num_points)
+        layer = partial(layer, cross_attention=cross_attn_method, dropout=dropout, act=activation)
+        self.decoder = RefinementDecoder(
+            [layer(dim, feedforward_dim=round(dim_feedforward * dim / hidden_dim)) for dim in widths],
+            [LocationQualityEstimator(reg_max) for _ in widths],
+            up=self.up,
+            reg_scale=self.reg_scale,
+            reg_max=reg_max,
+            eval_idx=range(num_layers)[eval_idx],
+            aux_loss=aux_loss,
+        )
+        self._add_tables(num_classes, hidden_dim)
+        self._add_heads(widths, num_classes, 1 if query_select_method == "agnostic" else num_classes)
+
+    def _store_anchors(
+        self, image_size: Sequence[int] | None, channels: Sequence[int], strides: Sequence[int], num_levels: int
+    ) -> None:
+        """Keep the anchors of eval images of one size in the state dict, as official checkpoints do."""
+        if len(strides) != len(channels):
+            raise ValueError(f"feat_strides {list(strides)} and feat_channels {list(channels)} differ in length")
+        self.stored_sizes: list[tuple[int, int]] | None = None
+        if image_size is not None:
+            self.stored_sizes = level_sizes(image_size, strides, num_levels)
+            anchors, valid = anchor_logits(self.stored_sizes, eps=self.eps)
+            self.register_buffer("anchors", anchors)
+            self.register_buffer("valid_mask", valid)
+
+    def _add_tables(self, num_classes: int, dim: int) -> None:
+        """Label embeddings of denoising queries (the last row stands for padding) and learned query content."""
+        if self.denoising.num_denoising > 0:
+            self.denoising_class_embed = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
+        if self.learn_query_content:
+            self.tgt_embed = nn.Embedding(self.num_queries, dim)
+            nn.init.xavier_uniform_(self.tgt_embed.weight)
+
+    def _add_heads(self, widths: Sequence[int], num_classes: int, num_selection_scores: int) -> None:
+        """In the order of official checkpoints, so that optimiser states line up."""
+        dim, num_bins = widths[0], self.decoder.reg_max
+        self.query_pos_head = MLP(4, 2 * dim, dim, 2)
+        self.enc_output = nn.Sequential(OrderedDict(proj=nn.Linear(dim, dim), norm=nn.LayerNorm(dim)))
+        self.enc_score_head = _class_head(dim, num_selection_scores)
+        self.enc_bbox_head = MLP(dim, dim, 4, 3).start_at_zero()
+        self.dec_score_head = nn.ModuleList(_class_head(width, num_classes) for width in widths)
+        self.pre_bbox_head = MLP(dim, dim, 4, 3).start_at_zero()
+        self.dec_bbox_head = nn.ModuleList(MLP(width, width, 4 * (num_bins + 1), 3).start_at_zero() for width in widths)
+        for linear in (*self.query_pos_head.layers, self.enc_output.proj):
+            nn.init.xavier_uniform_(linear.get_parameter("weight"))
+
+    def forward(
+        self, features: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> DetectorOutput | Predictions:
+        """Select, refine, predict.
+
+        Args:
+            features: the encoder's maps (B, feat_channels[i], H, W), fine to coarse.
+            targets: ground truth, needed in training if ``num_denoising`` > 0 and not read otherwise.
+
+        Returns: in training everything the criterion needs, in eval mode the predictions of layer ``eval_idx`` alone.
+        """
+        maps = self.input_proj(features)
+        selected = self._select(maps)
+        groups = [self._matching_group(selected)]
+        if self.training and self.denoising.num_denoising > 0:
+            groups.insert(0, self._denoising_group(targets, maps[0].device))
+        queries = join_groups(groups)
+        values = [one.float().contiguous() for one in maps]  # sampled in fp32: cast once, not in every layer
+        layers, initial = self.decoder(queries, values, self._heads())
+        if initial is None:
+            return layers[-1]
+        return self._output(groups, queries.sizes, layers, initial, selected)
+
+    def deployed(self) -> nn.Module:
+        """A copy that holds only what eval mode runs (spec dfine section 10c), in eval mode, with equal outputs."""
+        twin = copy.deepcopy(self).eval()
+        last = twin.decoder.eval_idx
+        twin.decoder = DeployedRefinement(twin.decoder)
+        twin.dec_score_head = nn.ModuleList([*(nn.Identity() for _ in range(last)), twin.dec_score_head[last]])
+        twin.dec_bbox_head = twin.dec_bbox_head[: last + 1]
+        return twin
+
+    def _heads(self) -> Heads:
+        return Heads(self.query_pos_head, self.pre_bbox_head, self.dec_score_head, self.dec_bbox_head)
+
+    def _select(self, maps: Sequence[Tensor]) -> Selected:
+        """Score every cell and keep the best ones with their boxes."""
+        memory = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1)  # (B, S, D)
+        if memory.shape[1] < self.num_queries:
+            raise ValueError(
+                f"the image has {memory.shape[1]} cells over all levels but num_queries is {self.num_queries}: "
+                "use larger images or fewer queries"
+            )
+        anchors, valid = self._anchors([(one.shape[2], one.shape[3]) for one in maps], memory.device)
+        rows = self.enc_output(memory * valid)
+        logits = self.enc_score_head(rows)
+        index = self.select_rows(logits.detach(), self.num_queries)
+        content = gather_rows(rows, index)
+        box_offsets = self.enc_bbox_head(content).float()
+        box_logits = box_offsets + gather_rows(anchors.expand(memory.shape[0], -1, -1), index)
+        return Selected(index, content, gather_rows(logits, index).float(), box_logits)
+
+    def _anchors(self, sizes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Anchor logits (1, S, 4) and validity (1, S, 1): the stored tables in eval mode where they fit."""
+        if not self.training and sizes == self.stored_sizes:
+            return self.anchors, self.valid_mask
+        return anchor_logits(sizes, eps=self.eps, device=device)
+
+    def _matching_group(self, selected: Selected) -> QueryGroup:
+        """Queries at the selected boxes; no gradient flows back into the selection."""
+        content = selected.content.detach()
+        if self.learn_query_content:
+            content = self.tgt_embed.weight.expand(content.shape[0], -1, -1)
+        return QueryGroup(MATCHING, content, selected.box_logits.detach())
+
+    def _denoising_group(self, targets: Sequence[Target] | None, device: torch.device) -> QueryGroup:
+        if targets is None:
+            raise ValueError("training with num_denoising > 0 needs targets: pass them, or set num_denoising: 0")
+        groups, width = layout([len(target["labels"]) for target in targets], self.denoising.num_denoising)
+        num_classes = self.denoising_class_embed.num_embeddings - 1
+        noise = draw_noise(len(targets), 2 * groups * width, num_classes, self.denoising, device)
+        return denoising_group(targets, noise, self.denoising_class_embed, self.denoising)
+
+    def _output(
+        self,
+        groups: Sequence[QueryGroup],
+        sizes: Sequence[int],
+        layers: Sequence[Predictions],
+        initial: Predictions,
+        selected: Selected,
+    ) -> DetectorOutput:
+        """Hand every group its part of the predictions; the matching queries come last."""
+        layers_of = list(zip(*(split_predictions(one, sizes) for one in layers)))
+        initial_of = split_predictions(initial, sizes)
+        extra = {
+            group.name: GroupOutput(group, list(own_layers), own_initial)
+            for group, own_layers, own_initial in zip(groups[:-1], layers_of, initial_of)
+        }
+        return DetectorOutput(
+            layers=list(layers_of[-1]),
+            initial=initial_of[-1],
+            proposals=Predictions(selected.logits, selected.box_logits.sigmoid()),
+            groups=extra,
+            up=self.up[0],
+            reg_scale=self.reg_scale[0],
+            memory_index=selected.index,
+        )
+
+
+def _require_positive(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _class_head(dim: int, num_scores: int) -> nn.Linear:
+    """Scores start at 0.01, so that the many background queries do not swamp the first steps."""
+    head = nn.Linear(dim, num_scores)
+    nn.init.constant_(head.bias, -math.log(99))
+    return head
+
+
+def _layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list[int]:
+    """Channels of every layer: D up to ``eval_idx``, then round(scale * D)."""
+    if not -num_layers <= eval_idx < num_layers:
+        raise ValueError(
+            f"eval_idx {eval_idx} is not one of the {num_layers} decoder layers: change eval_idx or num_layers"
+        )
+    if scale < 1:
+        raise ValueError(f"layer_scale must be at least 1, got {scale}: layers after eval_idx can only be wider")
+    normal = range(num_layers)[eval_idx] + 1
+    return [dim] * normal + [round(scale * dim)] * (num_layers - normal)

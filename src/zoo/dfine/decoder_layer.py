@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""One D-FINE decoder layer (spec dfine section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ...nn.activation import activation
+from ...nn.attention import QuerySelfAttention
+from ...nn.gate import TargetGate
+from ...nn.sampling import DeformableAttention
+
+HALF_MAX = 65504.0
+"""Largest finite half-precision number: sums are kept below it."""
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, deformable cross-attention behind a target gate, feed-forward net; normalised after each.
+
+    Args:
+        dim: channels D.
+        num_heads: heads of both attentions.
+        feedforward_dim: hidden channels of the feed-forward net.
+        num_levels, num_points, cross_attention: see :class:`isdfine.nn.sampling.DeformableAttention`.
+        dropout: probability, on attention weights, both attention outputs, hidden and output feed-forward channels.
+        act: activation name of the feed-forward net, see ``nn.activation``.
+
+    Parameter names are those of official checkpoints (there is no ``norm2``).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        *,
+        num_levels: int,
+        num_points: int | Sequence[int],
+        cross_attention: str = "default",
+        dropout: float = 0.0,
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.self_attn = QuerySelfAttention(dim, num_heads, dropout=dropout)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn = DeformableAttention(dim, num_heads, num_levels, num_points, method=cross_attention)
+        self.gateway = TargetGate(dim)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.act = activation(act)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(
+        self,
+        content: Tensor,
+        references: Tensor,
+        position: Tensor,
+        values: Sequence[Tensor],
+        allowed: Tensor | None = None,
+    ) -> Tensor:
+        """Refine the queries once.
+
+        Args:
+            content, position: (B, Q, D) what a query knows, and the embedding of its reference box.
+            references: (B, Q, 4) cxcywh in [0, 1].
+            values: feature maps (B, D, H, W), one per level.
+            allowed: (Q, Q) bool, True where row may read column; None for everywhere.
+
+        Returns: (B, Q, D).
+        """
+        content = self.norm1(content + self.dropout(self.self_attn(content, position, allowed)))
+        read = self.cross_attn(content + position, references, values)
+        content = self.gateway(content, self.dropout(read))
+        hidden = self.dropout(self.act(self.linear1(content)))
+        summed = content + self.dropout(self.linear2(hidden))
+        return self.norm3(summed.clamp(-HALF_MAX, HALF_MAX))

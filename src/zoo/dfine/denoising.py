@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Contrastive denoising queries (DINO, arXiv 2203.03605; spec dfine section 7.1): ground truth to be restored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from ...nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from ...nn.types import QueryGroup, Target
+
+GROUP_NAME = "dn"
+MATCHING = ""
+
+
+class DenoisingNoise(NamedTuple):
+    """Random numbers of one batch, in the order in which they are drawn; K slots per image."""
+
+    flip: Tensor | None
+    """(B, K) uniform in [0, 1): the label is replaced below half the noise ratio. None without label noise."""
+    labels: Tensor | None
+    """(B, K) int64 in [0, C), the replacements. None without label noise."""
+    signs: Tensor | None
+    """(B, K, 4) int64 in {0, 1}: an edge moves towards smaller or larger values. None without box noise."""
+    shifts: Tensor | None
+    """(B, K, 4) uniform in [0, 1): how far, in halves of the box. None without box noise."""
+
+
+@dataclass(frozen=True)
+class DenoisingSetting:
+    """How much noise there is, and how many queries carry it."""
+
+    num_denoising: int
+    """Positive queries to aim at per image; 0 turns denoising off."""
+    label_noise_ratio: float
+    """Twice the probability that a label is redrawn, in [0, 1]."""
+    box_noise_scale: float
+    """Largest shift of a positive's edge in halves of its box; negatives move between one and two times as far."""
+
+    def __post_init__(self) -> None:
+        if self.num_denoising < 0:
+            raise ValueError(f"num_denoising must be 0 (off) or more, got {self.num_denoising}")
+        if not 0 <= self.label_noise_ratio <= 1:
+            raise ValueError(f"label_noise_ratio must be between 0 and 1, got {self.label_noise_ratio}")
+        if self.box_noise_scale < 0:
+            raise ValueError(f"box_noise_scale must be 0 (off) or more, got {self.box_noise_scale}")
+
+
+def draw_noise(
+    batch: int, slots: int, num_classes: int, setting: DenoisingSetting, device: torch.device
+) -> DenoisingNoise:
+    """Draw what :func:`denoising_group` needs, on ``device``: at most four draws, always in the same order."""
+    flip = labels = signs = shifts = None
+    if setting.label_noise_ratio > 0:
+        flip = torch.rand(batch, slots, device=device)
+        labels = torch.randint(0, num_classes, (batch, slots), device=device)
+    if setting.box_noise_scale > 0:
+        signs = torch.randint(0, 2, (batch, slots, 4), device=device)
+        shifts = torch.rand(batch, slots, 4, device=device)
+    return DenoisingNoise(flip, labels, signs, shifts)
+
+
+def layout(counts: Sequence[int], num_denoising: int) -> tuple[int, int]:
+    """How a batch with these numbers of boxes is laid out.
+
+    Returns: groups G (0 if there is no box at all) and the width M of half a group. Each group holds M positive, then
+        M negative queries; box j of every image takes slot j of both, so an image has 2 * G * M slots.
+    """
+    width = max(counts, default=0)
+    return (max(1, num_denoising // width), width) if width else (0, 0)
+
+
+def denoising_group(
+    targets: Sequence[Target], noise: DenoisingNoise, embedding: nn.Embedding, setting: DenoisingSetting
+) -> QueryGroup:
+    """Queries made of noisy ground truth; a pure function of its arguments.
+
+    Args:
+        targets: one per image; a batch without any box gives a group of zero queries that still reads ``embedding``.
+        noise: from :func:`draw_noise`, with as many slots as :func:`layout` says.
+        embedding: C + 1 rows; row C is zero and stands for slots that only fill up the batch.
+        setting: the same that the noise was drawn with.
+
+    Returns: the group ``dn``, which reads the matching queries too. Padded slots stay visible inside their group.
+    """
+    groups, width = layout([len(target["labels"]) for target in targets], setting.num_denoising)
+    filler = embedding.num_embeddings - 1
+    labels = pad_sequence([target["labels"] for target in targets], batch_first=True, padding_value=filler)
+    boxes = pad_sequence([target["boxes"] for target in targets], batch_first=True)  # (B, M, 4)
+    labels, boxes = labels.repeat(1, 2 * groups), boxes.float().repeat(1, 2 * groups, 1)  # (B, 2GM), (B, 2GM, 4)
+    padding = labels == filler
+    slot = torch.arange(2 * groups * width, device=labels.device)
+    half, box_index = slot // max(width, 1), slot % max(width, 1)
+    negative = half % 2 == 1
+    return QueryGroup(
+        name=GROUP_NAME,
+        content=embedding(_noisy_labels(labels, padding, noise, setting.label_noise_ratio)),
+        reference_logits=inverse_sigmoid(_noisy_boxes(boxes, negative, noise, setting.box_noise_scale)),
+        mask=half[:, None] // 2 != half // 2,
+        attends_to=(MATCHING,),
+        assigned=box_index.masked_fill(negative, -1).expand_as(labels).masked_fill(padding, -1),
+        padding=padding,
+        repeats=groups,
+    )
+
+
+def _noisy_labels(labels: Tensor, padding: Tensor, noise: DenoisingNoise, ratio: float) -> Tensor:
+    """(B, K) labels, some of the real ones replaced."""
+    if noise.flip is None or noise.labels is None:
+        return labels
+    replaced = (noise.flip < ratio * 0.5) & ~padding
+    return torch.where(replaced, noise.labels.to(labels.dtype), labels)
+
+
+def _noisy_boxes(boxes_cxcywh: Tensor, negative: Tensor, noise: DenoisingNoise, scale: float) -> Tensor:
+    """(B, K, 4) cxcywh boxes inside the image, every edge moved; ``negative`` (K,) marks those that move further."""
+    if noise.signs is None or noise.shifts is None:
+        return boxes_cxcywh
+    half_size = boxes_cxcywh[..., 2:].repeat(1, 1, 2) * 0.5
+    shift = (noise.signs * 2.0 - 1.0) * (noise.shifts + negative[:, None]) * half_size * scale
+    corners = (cxcywh_to_xyxy(boxes_cxcywh) + shift).clamp(0, 1)
+    return xyxy_to_cxcywh(corners).abs()  # crossed edges give negative sizes: take them as they would read swapped

@@ -1,0 +1,181 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Hybrid encoder: attention inside the coarsest map, convolutions across scales."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core.registry import register
+from ...nn.conv import ConvNormAct
+from ...nn.csp import AggregationBlock, DownSample
+from ...nn.position import sine_table
+from ...nn.transformer import TransformerEncoder
+
+
+@register
+class HybridEncoder(nn.Module):
+    """Attention-based intra-scale interaction (AIFI), then a top-down and a bottom-up pass over the pyramid.
+
+    Zhao et al., RT-DETR, arXiv:2304.08069; blocks as in D-FINE (spec/dfine.md section 3).
+
+    Args:
+        in_channels: channels of the backbone's maps, finest first.
+        feat_strides: image pixels per cell of these maps; each is twice the one before.
+        hidden_dim: channels D of every result, a multiple of 4 and of nhead.
+        nhead, dim_feedforward, dropout, enc_act: the attention layers, see ``nn.transformer.TransformerEncoderLayer``.
+        use_encoder_idx: maps that get attention, as indices into in_channels.
+        num_encoder_layers: attention layers per such map; 0 for none.
+        pe_temperature: of the position table.
+        expansion: width of the convolution stages inside a fusion block, as a fraction of hidden_dim / 2.
+        depth_mult: RepVGG blocks per stage, in units of 3, rounded half to even.
+        act: ``silu`` only. Official files carry this argument but published models use SiLU whatever it says, so
+            another value is refused rather than ignored.
+        eval_spatial_size: (height, width) in pixels of the usual image; its position tables are kept ready. Any other
+            size works too, its tables are made on the fly.
+
+    Attributes:
+        channels: hidden_dim for every map.
+        strides: feat_strides.
+
+    Raises:
+        ValueError: for sizes that do not fit each other, at construction and in ``forward``.
+
+    Shapes: maps (B, in_channels[i], H_i, W_i), each half as high and wide as the one before -> (B, D, H_i, W_i).
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int] = (512, 1024, 2048),
+        feat_strides: Sequence[int] = (8, 16, 32),
+        hidden_dim: int = 256,
+        nhead: int = 8,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.0,
+        enc_act: str = "gelu",
+        use_encoder_idx: Sequence[int] = (2,),
+        num_encoder_layers: int = 1,
+        pe_temperature: float = 10000,
+        expansion: float = 1.0,
+        depth_mult: float = 1.0,
+        act: str = "silu",
+        eval_spatial_size: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_arguments(in_channels, feat_strides, use_encoder_idx, act)
+        self.in_channels = tuple(in_channels)
+        self.channels = [hidden_dim] * len(in_channels)
+        self.strides = list(feat_strides)
+        self.hidden_dim = hidden_dim
+        self.pe_temperature = pe_temperature
+        self.attended = tuple(use_encoder_idx) if num_encoder_layers > 0 else ()
+
+        self.input_proj = nn.ModuleList(_projection(channels, hidden_dim) for channels in in_channels)
+        self.encoder = nn.ModuleList(
+            TransformerEncoder(num_encoder_layers, hidden_dim, nhead, dim_feedforward, dropout=dropout, act=enc_act)
+            for _ in self.attended
+        )
+        steps = len(in_channels) - 1
+        stage_channels = round(expansion * hidden_dim // 2)
+        num_blocks = round(3 * depth_mult)
+
+        def fusion() -> AggregationBlock:
+            return AggregationBlock(2 * hidden_dim, hidden_dim, stage_channels, num_blocks, act=act)
+
+        self.lateral_convs = nn.ModuleList(ConvNormAct(hidden_dim, hidden_dim) for _ in range(steps))
+        self.fpn_blocks = nn.ModuleList(fusion() for _ in range(steps))
+        # One list level more than needed: the checkpoints' keys have it.
+        self.downsample_convs = nn.ModuleList(nn.Sequential(DownSample(hidden_dim)) for _ in range(steps))
+        self.pan_blocks = nn.ModuleList(fusion() for _ in range(steps))
+        self._keep_position_tables(eval_spatial_size)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """(B, in_channels[i], H_i, W_i) per level, finest first -> (B, D, H_i, W_i) per level."""
+        self._check_features(features)
+        levels = [project(one) for project, one in zip(self.input_proj, features)]
+        for level, layers in zip(self.attended, self.encoder):
+            levels[level] = self._attend(levels[level], level, layers)
+
+        # Top-down: the lateral result takes the place of the coarse map, the bottom-up pass reads it again.
+        for coarse, lateral, fuse in zip(range(len(levels) - 1, 0, -1), self.lateral_convs, self.fpn_blocks):
+            levels[coarse] = lateral(levels[coarse])
+            enlarged = F.interpolate(levels[coarse], scale_factor=2.0, mode="nearest")
+            levels[coarse - 1] = fuse(torch.cat([enlarged, levels[coarse - 1]], dim=1))
+
+        for fine, (halve, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks)):
+            levels[fine + 1] = fuse(torch.cat([halve(levels[fine]), levels[fine + 1]], dim=1))
+        return levels
+
+    def _attend(self, feature: Tensor, level: int, layers: nn.Module) -> Tensor:
+        height, width = feature.shape[-2:]
+        tokens = feature.flatten(2).mT  # (B, H*W, D)
+        tokens = layers(tokens, self._positions(level, height, width).to(tokens.dtype))
+        # Keep the memory layout: a channels-last result in a contiguous network would be converted at every later block.
+        layout = torch.channels_last if _is_channels_last(feature) else torch.contiguous_format
+        return tokens.mT.unflatten(2, (height, width)).contiguous(memory_format=layout)  # (B, D, H, W)
+
+    def _positions(self, level: int, height: int, width: int) -> Tensor:
+        if self._table_sizes.get(level) == (height, width):
+            return self.get_buffer(f"positions_{level}")
+        device = self.input_proj[level].conv.weight.device
+        return sine_table(height, width, self.hidden_dim, temperature=self.pe_temperature, device=device)
+
+    def _keep_position_tables(self, image_size: Sequence[int] | None) -> None:
+        """Buffers outside the state dict: they move with the module, and a checkpoint of another size still fits."""
+        self._table_sizes: dict[int, tuple[int, int]] = {}
+        for level in self.attended if image_size is not None else ():
+            height, width = (side // self.strides[level] for side in image_size)
+            table = sine_table(height, width, self.hidden_dim, temperature=self.pe_temperature)
+            self.register_buffer(f"positions_{level}", table, persistent=False)
+            self._table_sizes[level] = (height, width)
+
+    def _check_features(self, features: Sequence[Tensor]) -> None:
+        got = [one.shape[1] for one in features]
+        if got != list(self.in_channels):
+            raise ValueError(
+                f"HybridEncoder was built for maps with {list(self.in_channels)} channels but got {got}: "
+                "make in_channels equal to the backbone's channels (HGNetv2: name and return_idx)"
+            )
+        sizes = [tuple(one.shape[-2:]) for one in features]
+        for fine, coarse in zip(sizes, sizes[1:]):
+            if fine != (2 * coarse[0], 2 * coarse[1]):
+                raise ValueError(
+                    f"HybridEncoder got maps of (height, width) {sizes}, but each must be half of the one before: "
+                    f"use images whose height and width are multiples of {self.strides[-1]}"
+                )
+
+
+def _projection(in_channels: int, dim: int) -> nn.Sequential:
+    """1x1 convolution and norm. Not a ConvNormAct: published deployed models keep these two apart."""
+    conv = nn.Conv2d(in_channels, dim, kernel_size=1, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim)))
+
+
+def _is_channels_last(maps: Tensor) -> bool:
+    return maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
+
+
+def _check_arguments(
+    in_channels: Sequence[int], feat_strides: Sequence[int], use_encoder_idx: Sequence[int], act: str
+) -> None:
+    channels, strides, levels = list(in_channels), list(feat_strides), range(len(in_channels))
+    if not channels or len(channels) != len(strides):
+        raise ValueError(f"HybridEncoder needs one stride per map: in_channels={channels}, feat_strides={strides}")
+    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
+        raise ValueError(
+            f"HybridEncoder feat_strides={strides} for in_channels={channels}: each stride must be twice the one before"
+        )
+    if len(set(use_encoder_idx)) != len(use_encoder_idx) or not set(use_encoder_idx) <= set(levels):
+        raise ValueError(
+            f"HybridEncoder use_encoder_idx={list(use_encoder_idx)}: choose from {list(levels)}, each once"
+        )
+    if act != "silu":
+        raise ValueError(
+            f"HybridEncoder act={act!r}: its convolution blocks always use silu, as published weights do; "
+            "write silu or leave it out (enc_act sets the attention layers)"
+        )

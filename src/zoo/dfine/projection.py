@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bring the encoder's maps to the decoder's width and add coarser levels where the decoder wants more."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+    nn.init.xavier_uniform_(conv.weight)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels)))
+
+
+class InputProjection(nn.ModuleList):
+    """One step per level: nothing where the width fits, else 1x1 convolution and BN; 3x3 with stride 2 for new levels.
+
+    New levels start from the encoder's last map, then from the level before. (Upstream leaves them at the same size
+    when the channels match, spec dfine section 17.) Deployment keeps these layers as they are.
+
+    Args:
+        channels: of the encoder's maps, fine to coarse.
+        dim: channels D of all levels.
+        num_levels: levels, at least ``len(channels)``.
+
+    Raises: ValueError if there are fewer levels than maps, or on maps of other numbers or channels.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int, num_levels: int) -> None:
+        if num_levels < len(channels):
+            raise ValueError(f"num_levels {num_levels} is less than the {len(channels)} feat_channels {list(channels)}")
+        steps: list[nn.Module] = [nn.Identity() if c == dim else _conv_norm(c, dim, 1, 1) for c in channels]
+        widths = [channels[-1]] + [dim] * (num_levels - len(channels))
+        steps += [_conv_norm(width, dim, 3, 2) for width in widths[: num_levels - len(channels)]]
+        super().__init__(steps)
+        self.channels = list(channels)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, channels[i], H, W), fine to coarse -> one (B, D, H, W) per level."""
+        if (got := [feature.shape[1] for feature in features]) != self.channels:
+            raise ValueError(
+                f"DFINETransformer has feat_channels {self.channels} but got maps of {got} channels: "
+                "compare feat_channels with the encoder's hidden_dim and the backbone's return_idx"
+            )
+        count = len(self.channels)
+        maps = [step(feature) for step, feature in zip(self, features)]
+        coarsest = features[-1]
+        for step in list(self)[count:]:
+            coarsest = step(coarsest)
+            maps.append(coarsest)
+        return maps
+
+
+def level_sizes(image_size: Sequence[int], strides: Sequence[int], num_levels: int) -> list[tuple[int, int]]:
+    """(height, width) in cells of every level for images of this (height, width); new levels halve, rounding up."""
+    sizes = [(image_size[0] // stride, image_size[1] // stride) for stride in strides]
+    while len(sizes) < num_levels:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Process group: alone, two ranks on gloo, and starts that must fail loudly."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from isdfine.core import dist
+
+RANK_SCRIPT = """
+import sys, torch
+from isdfine.core import dist
+dist.init(device="cpu")
+rank = dist.rank()
+assert dist.world_size() == 2 and dist.is_main() == (rank == 0)
+value = torch.tensor([1.0, 2.0]) * (rank + 1)
+averaged = dist.mean(value.requires_grad_())
+assert averaged.tolist() == [1.5, 3.0] and not averaged.requires_grad, averaged
+assert value.tolist() == [rank + 1.0, 2 * (rank + 1.0)]
+assert dist.gather_objects({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+assert dist.broadcast_object(f"from {rank}") == "from 0"
+dist.barrier()
+dist.shutdown(); dist.shutdown()
+assert dist.world_size() == 1
+print("done", rank)
+"""
+
+
+def start_rank(rank: int, script: str, port: int, **environment: str) -> subprocess.Popen:
+    env = {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **environment,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK", dist.TIMEOUT_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_launch")
+def test_alone_everything_is_normal() -> None:
+    dist.init()
+    value = torch.tensor([1.0, 3.0], requires_grad=True)
+    assert (dist.rank(), dist.world_size(), dist.is_main()) == (0, 1, True)
+    assert dist.mean(value).tolist() == [1.0, 3.0]
+    assert not dist.mean(value).requires_grad
+    assert dist.gather_objects("x") == ["x"]
+    assert dist.broadcast_object("x") == "x"
+    dist.barrier()
+    dist.shutdown()
+    dist.shutdown()
+
+
+def test_two_ranks_on_gloo() -> None:
+    port = free_port()
+    ranks = [start_rank(rank, RANK_SCRIPT, port) for rank in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], "\n".join(outputs)
+    assert "done 0" in outputs[0]
+
+
+def test_missing_rank_fails_within_the_timeout() -> None:
+    began = time.monotonic()
+    alone = start_rank(
+        1, "from isdfine.core import dist; dist.init(device='cpu')", free_port(), ISDFINE_DIST_TIMEOUT="1"
+    )
+    output = alone.communicate(timeout=60)[0]
+    assert alone.returncode != 0
+    assert "the process group did not start (rank 1 of 2 at 127.0.0.1:" in output
+    assert "set ISDFINE_DIST_TIMEOUT (seconds) for a longer wait" in output
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.usefixtures("no_launch")
+def test_half_an_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="lacks WORLD_SIZE, MASTER_ADDR, MASTER_PORT: start it with torchrun"):
+        dist.init(device="cpu")
+
+
+@pytest.mark.usefixtures("no_launch")
+@pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
+def test_timeout_must_be_a_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(dist.TIMEOUT_VARIABLE, text)
+    with pytest.raises(ValueError, match=f"ISDFINE_DIST_TIMEOUT={text}: give the process group's timeout as seconds"):
+        dist.init(device="cpu")
+
+
+@pytest.mark.usefixtures("no_launch")
+def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", "9")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"LOCAL_RANK=9 but this machine has 1 GPU\(s\): lower torchrun's"):
+        dist.init(device="cuda")

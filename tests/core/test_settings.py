@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import ast
+import dataclasses
+import inspect
+import itertools
+
+import pytest
+
+from isdfine.core import settings
+from isdfine.core.errors import ConfigError
+from isdfine.core.settings import RunSettings
+
+
+def test_defaults_are_valid_and_frozen() -> None:
+    made = RunSettings()
+    assert (made.seed, made.epoches, made.precision) == (0, 72, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.seed = 1  # type: ignore[misc]
+
+
+def test_no_seed_is_seed_zero() -> None:
+    assert RunSettings(seed=None).seed == 0
+
+
+def test_all_problems_in_one_message() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunSettings(epoches=0, clip_max_norm=float("nan"), save_every_steps=0, resume="a.pth", tuning="b.pth")
+    assert str(caught.value).splitlines() == [
+        "epoches: expected 1 or more, found 0",
+        "clip_max_norm: expected 0 or more, found nan",
+        "save_every_steps: expected 1 or more, found 0",
+        "tuning: set together with resume ('a.pth'): resume continues a run, tuning starts one; keep one",
+    ]
+
+
+def test_every_field_is_documented() -> None:
+    (body,) = [
+        node.body
+        for node in ast.parse(inspect.getsource(settings)).body
+        if isinstance(node, ast.ClassDef) and node.name == "RunSettings"
+    ]
+    fields = [one.name for one in dataclasses.fields(RunSettings)]
+    documented = [
+        node.target.id
+        for node, after in itertools.pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr)
+    ]
+    assert documented == fields

@@ -1,0 +1,277 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs of the micro model: train, resume, stop, distribute, fine-tune, refuse."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import write_coco, write_micro_config
+
+import isdfine
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.solver.fit import fit
+from isdfine.solver.solver import Evaluation
+from isdfine.solver.training import Training
+from isdfine.solver.train import StopTraining
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    """The same number of threads everywhere: sums of floats depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run_micro(config: Path, *overrides: str, resume: Path | None = None) -> Training:
+    """Train the micro model in this process."""
+    extra = [f"resume={resume}"] if resume else []
+    run = Training(isdfine.load_config(config, [*overrides, *extra]))
+    if resume:
+        run.resume(resume)
+    fit(run)
+    return run
+
+
+def start(config: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
+    """Train in another process, or in several under torchrun."""
+    launcher = [sys.executable]
+    if processes > 1:
+        port = random.randint(20000, 40000)
+        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISDFINE_DIST_TIMEOUT": "50"}
+    return subprocess.Popen(
+        [*launcher, str(ROOT / "tools" / "train.py"), "-c", str(config), *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def lines(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """Records of one kind in a run's metrics."""
+    file = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [record for record in records if record["kind"] == kind]
+
+
+def saved(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    """Model, EMA, optimiser: equal to the last bit."""
+    one, two = saved(first), saved(second)
+    for name in one["model"]:
+        assert torch.equal(one["model"][name], two["model"][name]), name
+        assert torch.equal(one["ema"]["module"][name], two["ema"]["module"][name]), name
+    for key, state in one["optim"]["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, two["optim"]["optimizer"]["state"][key][name]), (key, name)
+
+
+def test_a_run_trains_evaluates_and_keeps_its_files(tmp_path: Path) -> None:
+    run = run_micro(write_micro_config(tmp_path))
+    folder = tmp_path / "run"
+    assert {"config.yml", "last.pth", "best.pth", "metrics.jsonl"} <= {one.name for one in folder.iterdir()}
+    assert not list(folder.glob("*.tmp"))
+    assert [record["step"] for record in lines(folder)] == [1, 2, 3, 4]
+    assert all(0 < record["loss"] < 1000 for record in lines(folder))
+    assert [record["epoch"] for record in lines(folder, "val")] == [0, 1]
+    state = saved(folder / "last.pth")
+    assert state["label_space"]["names"] == ["dark", "light"]
+    again = isdfine.load_config(folder / "config.yml")
+    assert again.dump() == run.config.dump()
+
+
+def test_test_only_gives_the_numbers_of_the_run(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    run = run_micro(config)
+    evaluation = Evaluation(isdfine.load_config(config))
+    evaluation.load(tmp_path / "run" / "best.pth")
+    assert evaluation.evaluate().stats == run.evaluate(run.judged_model).stats
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_and_two_epochs_are_four(tmp_path: Path, accumulate: int) -> None:
+    config = write_micro_config(tmp_path)
+    common = (f"accumulate_steps={accumulate}", "save_every_steps=1", "epoches=4")
+    run_micro(config, *common, f"output_dir={tmp_path / 'whole'}")
+
+    class Stop(StopTraining):
+        pass
+
+    part = tmp_path / "part"
+    run = Training(isdfine.load_config(config, [*common, f"output_dir={part}"]))
+    original = run.save
+
+    def save_then_stop(*paths: Path) -> None:
+        original(*paths)
+        if run.progress.step == 3 + (accumulate - 1):
+            raise Stop
+
+    run.save = save_then_stop  # type: ignore[method-assign]
+    assert fit(run) is None
+    run_micro(config, *common, f"output_dir={part}", resume=part)
+    assert_same_weights(tmp_path / "whole" / "last.pth", part / "last.pth")
+
+
+def test_resume_inside_stage_two(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    stages = ("epoches=6", "train_dataloader.collate_fn.stop_epoch=2", "train_dataloader.collate_fn.ema_restart_decay=0.9")
+    run_micro(config, *stages, f"output_dir={tmp_path / 'whole'}")
+    part = tmp_path / "part"
+    run = Training(isdfine.load_config(config, [*stages, f"output_dir={part}"]))
+    original = run.save
+
+    def save_then_stop(*paths: Path) -> None:
+        original(*paths)
+        if run.progress.epoch == 4 and run.folder.last in paths:
+            raise StopTraining
+
+    run.save = save_then_stop  # type: ignore[method-assign]
+    assert fit(run) is None
+    assert (part / "best_stg1.pth").exists()
+    run_micro(config, *stages, f"output_dir={part}", resume=part)
+    assert_same_weights(tmp_path / "whole" / "last.pth", part / "last.pth")
+
+
+def kill_and_resume(tmp_path: Path, kills: int) -> None:
+    """Kill -9 at random steps, resume each time; compare with a run that nobody touched."""
+    config = write_micro_config(tmp_path)
+    updates = ["-u", "epoches=8", "save_every_steps=1"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert start(config, *updates, f"output_dir={whole}").wait(timeout=240) == 0
+    choose = random.Random(5)
+    for step in sorted(choose.sample(range(1, 16), kills)):
+        more = ["-r", str(part)] if (part / "last.pth").exists() else []
+        process = start(config, *updates, f"output_dir={part}", *more)
+        while process.poll() is None and max((one["step"] for one in lines(part)), default=0) < step:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(config, *updates, f"output_dir={part}", "-r", str(part)).wait(timeout=240) == 0
+    assert_same_weights(whole / "last.pth", part / "last.pth")
+
+
+def test_killed_once_and_resumed_equals_an_uninterrupted_run(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_resumed_equals_an_uninterrupted_run(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, 5)
+
+
+def test_sigterm_saves_and_ends_in_good_order(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    process = start(config, "-u", "epoches=500")
+    while process.poll() is None and len(lines(tmp_path / "run")) < 3:
+        time.sleep(0.01)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "stopped by a signal" in output
+    step = saved(tmp_path / "run" / "last.pth")["progress"]["step"]
+    assert step >= lines(tmp_path / "run")[-1]["step"] - 1
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    updates = ["-u", "DFINETransformer.num_denoising=0", "sync_bn=true", "epoches=3"]
+    for name, processes in (("one", 1), ("two", 2)):
+        process = start(config, *updates, f"output_dir={tmp_path / name}", processes=processes)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
+    assert len(one) == len(two) == 6
+    for first, second in zip(one, two):
+        terms = [name for name in first if name.startswith("loss")]
+        assert terms == [name for name in second if name.startswith("loss")]
+        assert [second[name] for name in terms] == pytest.approx([first[name] for name in terms], rel=1e-5, abs=1e-5)
+    assert lines(tmp_path / "two", "val")[-1]["AP"] == pytest.approx(lines(tmp_path / "one", "val")[-1]["AP"], abs=1e-3)
+
+
+def test_a_rank_without_any_object_does_not_hang(tmp_path: Path) -> None:
+    # batches of 2 in file order: rank 0 gets the even images, which have boxes; rank 1 the odd ones, which have none
+    config = write_micro_config(tmp_path, boxes=(2, 0))
+    updates = ["-u", "train_dataloader.shuffle=false", "train_dataloader.total_batch_size=2", "epoches=1"]
+    process = start(config, *updates, processes=2)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert len(lines(tmp_path / "run")) == 4
+
+
+def test_a_rank_that_raises_ends_the_run_with_its_message(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    (tmp_path / "data" / "images" / "001.png").write_bytes(b"not an image")
+    began = time.monotonic()
+    process = start(config, "-u", "train_dataloader.shuffle=false", "train_dataloader.total_batch_size=2", processes=2)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "001.png" in output
+    assert time.monotonic() - began < 60 + 25  # 60 s after the error, plus the start of two interpreters
+
+
+def test_resuming_refuses_foreign_files(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    run = run_micro(config, "epoches=1")
+    with pytest.raises(ConfigError, match="holds another run"):
+        run_micro(config)
+    weights = tmp_path / "weights.pth"
+    torch.save({"model": run.model.state_dict()}, weights)
+    with pytest.raises(CheckpointError, match=r"has no optim, progress, rng.*start from them with -t"):
+        Training(isdfine.load_config(config)).resume(weights)
+    other = write_coco(tmp_path / "other", categories=((1, "cat"), (2, "dog")))
+    changed = [f"{part}_dataloader.dataset.ann_file={other}" for part in ("train", "val")]
+    with pytest.raises(CheckpointError, match=r"trained on the classes \[1=dark, 2=light\] \(2\), the data has \[1=cat"):
+        Training(isdfine.load_config(config, changed)).resume(tmp_path / "run")
+
+
+def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    other = write_coco(tmp_path / "other", categories=((1, "cat"), (2, "dog")))
+    with pytest.raises((ConfigError, DataError), match="must list the same categories"):
+        Training(isdfine.load_config(config, [f"val_dataloader.dataset.ann_file={other}"]))
+
+
+def test_fine_tuning_reports_what_it_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_micro_config(tmp_path)
+    run_micro(config, "epoches=1")
+    run = Training(isdfine.load_config(config, ["DFINETransformer.num_layers=1"]))
+    with caplog.at_level("INFO"):
+        report = run.tune_from(tmp_path / "run")
+    assert any("decoder.decoder.layers.1" in name for name in report.unexpected)
+    assert report.loaded
+    assert "unexpected" in caplog.text
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(run.optim.ema.module.state_dict()[name], value)
+
+
+def test_a_nan_stops_the_run_by_name_and_leaves_the_checkpoint(tmp_path: Path) -> None:
+    from isdfine.solver.callbacks import NonFiniteError
+
+    config = write_micro_config(tmp_path)
+    with pytest.raises(NonFiniteError, match="loss_"):
+        run_micro(config, "optimizer.lr=1e30", "clip_max_norm=0", "lr_warmup_scheduler.warmup_duration=0", "epoches=9")
+
+
+def test_a_full_disk_stops_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
+    with pytest.raises(ConfigError, match=r"MiB free, the checkpoints of this run need about"):
+        run_micro(write_micro_config(tmp_path))

@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+
+import pytest
+
+from isdfine.solver.writers import JsonLines, ProgressBar
+
+
+def test_json_lines_append_and_survive_without_close(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = JsonLines(path)
+    first.write("train", 1, {"loss": 2.0}, epoch=0)
+    second = JsonLines(path)
+    second.write("val", 2, {"AP": 0.5}, epoch=0)
+    first.close()
+    second.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [
+        {"kind": "train", "step": 1, "epoch": 0, "loss": 2.0},
+        {"kind": "val", "step": 2, "epoch": 0, "AP": 0.5},
+    ]
+
+
+def test_the_bar_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar(3, 0, "epoch 0")
+    bar.advance()
+    bar.close()
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+
+from isdfine.zoo.dfine.decoder_layer import HALF_MAX, DecoderLayer
+
+
+def layer(**more: object) -> DecoderLayer:
+    torch.manual_seed(0)
+    return DecoderLayer(16, 4, 24, num_levels=2, num_points=[2, 1], **more)
+
+
+def inputs() -> tuple:
+    torch.manual_seed(1)
+    content, position = torch.randn(2, 2, 5, 16)
+    return content, torch.rand(2, 5, 4), position, [torch.randn(2, 16, 4, 6), torch.randn(2, 16, 2, 3)]
+
+
+def test_official_names() -> None:
+    assert {name.split(".")[0] for name in layer().state_dict()} == {
+        "self_attn",
+        "norm1",
+        "cross_attn",
+        "gateway",
+        "linear1",
+        "linear2",
+        "norm3",
+    }
+
+
+def test_blocked_queries_have_no_influence() -> None:
+    one, (content, references, position, values) = layer().eval(), inputs()
+    allowed = torch.ones(5, 5, dtype=torch.bool)
+    allowed[:3, 3:] = False
+    changed = content.clone()
+    changed[:, 3:] += 1
+    before, after = (one(x, references, position, values, allowed) for x in (content, changed))
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert not torch.allclose(before[:, 3:], after[:, 3:])
+
+
+def test_dropout_acts_in_training_only() -> None:
+    one, given = layer(dropout=0.5), inputs()
+    assert not torch.equal(one(*given), one(*given))
+    one.eval()
+    assert torch.equal(one(*given), one(*given))
+
+
+def test_sum_before_the_last_norm_is_kept_in_half_range() -> None:
+    one = layer().eval()
+    seen = []
+    one.norm3.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    torch.nn.init.constant_(one.linear2.bias, 1e9)
+    one(*inputs())
+    assert seen[0].max() == HALF_MAX
+
+
+def test_unknown_activation() -> None:
+    with pytest.raises(ValueError, match="no activation called 'relu7': choose one of"):
+        layer(act="relu7")

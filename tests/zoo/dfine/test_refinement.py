@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+import pytest
+import torch
+
+from golden_cases import fill
+from isdfine.nn.edges import decode_corners
+from isdfine.nn.queries import JoinedQueries
+from isdfine.zoo.dfine.decoder import DFINETransformer
+from isdfine.zoo.dfine.refinement import DeployedRefinement, enlarge_channels
+
+
+def stack(**more: object) -> tuple:
+    """A small decoder, its heads, and something to refine."""
+    settings = {"hidden_dim": 16, "nhead": 4, "num_queries": 6, "feat_channels": [16], "feat_strides": [8]}
+    settings |= {"num_levels": 1, "num_points": 2, "num_layers": 3, "dim_feedforward": 24, "reg_max": 8}
+    whole = DFINETransformer(3, **(settings | more))
+    fill.fill_module(whole)
+    torch.manual_seed(0)
+    queries = JoinedQueries(torch.randn(2, 6, 16), torch.randn(2, 6, 4), None, [6])
+    return whole, queries, [torch.randn(2, 16, 4, 4)]
+
+
+def test_enlarge_duplicates_channels() -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    assert enlarge_channels(x, 6).tolist() == [[1, 1, 2, 2, 3, 3]]
+    assert enlarge_channels(x, 3) is x
+    maps = torch.randn(2, 4, 3, 3)
+    want = torch.nn.functional.interpolate(maps.flatten(2).mT, size=6).mT
+    assert torch.equal(enlarge_channels(maps, 6, axis=1).flatten(2), want)
+
+
+def test_every_layer_refines_the_same_box() -> None:
+    whole, queries, values = stack()
+    layers, initial = whole.decoder(queries, values, whole._heads())
+    assert len(layers) == 3
+    for one in layers:
+        assert torch.equal(one.initial_boxes, initial.boxes)
+        assert not one.initial_boxes.requires_grad
+    assert initial.edge_logits is None
+    assert initial.boxes.requires_grad
+
+
+def test_gradients_flow_as_specified() -> None:
+    """Deep layers reach shallow edge heads through the sum of logits, but neither the first head nor its box."""
+    whole, queries, values = stack()
+    layers, _ = whole.decoder(queries, values, whole._heads())
+    layers[-1].boxes.sum().backward()
+    assert all(head.layers[0].weight.grad is not None for head in whole.dec_bbox_head)
+    assert whole.pre_bbox_head.layers[0].weight.grad is None
+    assert whole.query_pos_head.layers[0].weight.grad is not None
+
+
+def test_boxes_are_decoded_in_float32_under_autocast() -> None:
+    whole, queries, values = stack()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layers, _ = whole.decoder(queries, values, whole._heads())
+    for one in layers:
+        edges = one.edge_logits.unflatten(-1, (4, 9))
+        want = decode_corners(one.initial_boxes, edges, whole.decoder.bin_weights(), whole.reg_scale)
+        torch.testing.assert_close(one.boxes, want, atol=1e-6, rtol=1e-6)
+
+
+def test_last_addend_is_detached() -> None:
+    """The state that is added to a layer's output carries no gradient: only one path leads to layer 0."""
+    whole, queries, values = stack(num_layers=2)
+    seen = []
+    whole.dec_bbox_head[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    whole.decoder.layers[1].register_forward_hook(lambda _, args, out: out.detach())
+    whole.decoder(queries, values, whole._heads())
+    assert not seen[0].requires_grad
+
+
+def test_eval_stops_at_eval_idx() -> None:
+    whole, queries, values = stack(eval_idx=1)
+    every, _ = whole.decoder(queries, values, whole._heads())
+    whole.eval()
+    whole.decoder.layers[2].register_forward_hook(lambda *_: pytest.fail("layer 2 ran in eval mode"))
+    layers, initial = whole.decoder(queries, values, whole._heads())
+    assert initial is None
+    torch.testing.assert_close(layers[0].logits, every[1].logits)
+    torch.testing.assert_close(layers[0].boxes, every[1].boxes)
+
+
+def test_wide_layers() -> None:
+    whole, queries, values = stack(eval_idx=0, layer_scale=2, num_denoising=0)
+    assert [one.dim for one in whole.decoder.layers] == [16, 32, 32]
+    assert [one.linear1.out_features for one in whole.decoder.layers] == [24, 48, 48]
+    assert [head.in_features for head in whole.dec_score_head] == [16, 32, 32]
+    assert [head.layers[0].out_features for head in whole.dec_bbox_head] == [16, 32, 32]
+    seen = []
+    for head in whole.dec_bbox_head:
+        head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    outs = []
+    for one in whole.decoder.layers:
+        one.register_forward_hook(lambda _, args, out: outs.append((args[0], out)))
+    layers, _ = whole.decoder(queries, values, whole._heads())
+    assert [one.edge_logits.shape for one in layers] == [(2, 6, 36)] * 3
+    assert torch.equal(outs[1][0], outs[0][1].repeat_interleave(2, dim=-1))
+    assert torch.equal(seen[1], outs[1][1] + outs[1][0])
+    assert torch.equal(seen[2], outs[2][1] + outs[1][1])
+
+
+def test_without_aux_loss_the_last_layer_alone_answers() -> None:
+    whole, queries, values = stack()
+    every, _ = whole.decoder(queries, values, whole._heads())
+    whole.decoder.aux_loss = False
+    layers, initial = whole.decoder(queries, values, whole._heads())
+    assert len(layers) == 1
+    assert torch.equal(layers[0].logits, every[-1].logits)
+    assert initial is not None
+
+
+def test_deployed_form() -> None:
+    whole, queries, values = stack(eval_idx=1)
+    whole.eval()
+    want, _ = whole.decoder(queries, values, whole._heads())
+    deployed = DeployedRefinement(copy.deepcopy(whole.decoder))
+    got, initial = deployed(queries, values, whole._heads())
+    assert initial is None
+    assert torch.equal(got[0].logits, want[0].logits)
+    assert torch.equal(got[0].boxes, want[0].boxes)
+    assert not any("bins" in name or name.startswith("layers.2") for name in deployed.state_dict())
+    with pytest.raises(RuntimeError, match=r"deployed form has no training heads: call eval\(\), or train the model"):
+        deployed.train()(queries, values, whole._heads())

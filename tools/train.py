@@ -1,0 +1,130 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train, resume, fine-tune or evaluate a detector described by a YAML file.
+
+python tools/train.py -c configs/quickstart.yml
+torchrun --nproc_per_node=4 tools/train.py -c configs/dfine/dfine_hgnetv2_l_coco.yml -u output_dir=runs/l
+"""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+# Waiting threads sleep instead of spinning: with several processes on few cores a run starts several times sooner.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import isdfine
+from isdfine.core import dist
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.log import setup_logging
+
+DRAWN_FROM = 0.4
+"""Lowest score of a detection in the pictures."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line; the options that only set a config value are shorthands for -u."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", required=True, help="YAML file of the run")
+    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("-r", "--resume", help="checkpoint or run folder to continue (or to judge with --test-only)")
+    start.add_argument("-t", "--tuning", help="checkpoint whose fitting weights start a new run")
+    parser.add_argument("--test-only", action="store_true", help="evaluate the checkpoint given with -r and end")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and end")
+    parser.add_argument("-d", "--device", help="cpu, cuda or cuda:0")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--use-amp", action="store_true", help="mixed precision")
+    parser.add_argument("--output-dir")
+    return parser.parse_args(arguments)
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """All overrides as KEY=VALUE, the shorthands last."""
+    named: dict[str, Any] = {
+        "resume": arguments.resume,
+        "tuning": arguments.tuning,
+        "device": arguments.device,
+        "seed": arguments.seed,
+        "output_dir": arguments.output_dir,
+        "use_amp": True if arguments.use_amp else None,
+    }
+    return [*arguments.update, *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None)]
+
+
+def test(config: isdfine.Config) -> None:
+    """Evaluate one checkpoint and print its table."""
+    from isdfine.solver.solver import Evaluation
+
+    checkpoint = config.settings.resume or config.settings.tuning
+    if checkpoint is None:
+        raise ConfigError("--test-only needs the checkpoint to judge: give it with -r")
+    run = Evaluation(config)
+    run.load(checkpoint)
+    result = run.evaluate()
+    if dist.is_main():
+        print(result.table())
+
+
+def train(config: isdfine.Config) -> None:
+    """Train, then print the table of the best weights and draw them on validation images."""
+    from isdfine.solver.fit import fit
+    from isdfine.solver.training import Training
+
+    run = Training(config)
+    if config.settings.resume:
+        run.resume(config.settings.resume)
+    elif config.settings.tuning:
+        run.tune_from(config.settings.tuning)
+    result = fit(run)
+    if result is None or not dist.is_main():
+        return
+    print(result.table())
+    draw(run)
+    print(f"best checkpoint:  {run.folder.best}")
+    print(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
+    print(f"curves:           tensorboard --logdir {run.folder.tensorboard}")
+    print(f"judge it again:   python tools/train.py -c {run.folder.config} --test-only -r {run.folder.best}")
+
+
+def draw(run: Any) -> None:
+    """Detections beside the ground truth for the first validation images."""
+    from isdfine.viz.draw import Box, save_comparison
+
+    run.folder.pictures.mkdir(exist_ok=True)
+    names = run.label_space.names
+    for image_id, found in run.sample_detections(run.settings.num_visualized, run.judged_model):
+        truth = run.val_loader.dataset.ground_truth(image_id)
+        rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist())
+        save_comparison(
+            run.folder.pictures / f"{truth.path.stem}.png",
+            truth.path,
+            [Box(box, label, names[label]) for box, label in zip(truth.boxes_xyxy_px.tolist(), truth.labels.tolist())],
+            [Box(box, label, f"{names[label]} {score:.2f}") for box, label, score in rows if score >= DRAWN_FROM],
+            threshold=DRAWN_FROM,
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one message and exit code 2."""
+    options = parse_arguments(arguments)
+    try:
+        config = isdfine.load_config(options.config, overrides_of(options))
+        if options.print_config:
+            print(config.dump(), end="")
+            return 0
+        dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
+        setup_logging()
+        (test if options.test_only else train)(config)
+        dist.shutdown()  # not after an error: leaving the group could wait for ranks that wait for this one
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
