@@ -60,7 +60,10 @@ def write_coco(
 
 def loader_section(annotations: Path, *, train: bool, batch: int = 4, size: Sequence[int] = SIZE) -> dict[str, Any]:
     """A data loader as a config describes it."""
-    boxes = [{"type": "SanitizeBoundingBoxes", "min_size": 1}, {"type": "ConvertBoxes", "fmt": "cxcywh", "normalize": True}]
+    boxes = [
+        {"type": "SanitizeBoundingBoxes", "min_size": 1},
+        {"type": "ConvertBoxes", "fmt": "cxcywh", "normalize": True},
+    ]
     flip = [{"type": "RandomPhotometricDistort", "p": 0.5}, {"type": "RandomHorizontalFlip"}]
     picture = [{"type": "Resize", "size": list(size)}, {"type": "ConvertPILImage", "dtype": "float32", "scale": True}]
     return {

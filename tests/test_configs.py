@@ -126,8 +126,9 @@ def test_a_size_says_what_it_reproduces(size: str) -> None:
 def test_every_size_builds(size: str) -> None:
     config = isdfine.load_config(size_file(size))
     model = config.build("model")
-    keys = load_json(f"dfine_{size}_keys.json")["state_dict_train"]
-    assert set(model.state_dict()) == set(keys)
+    official = load_json(f"dfine_{size}_keys.json")
+    assert set(model.state_dict()) == set(official["state_dict"])
+    assert sum(parameter.numel() for parameter in model.parameters()) == official["params_train_form"]
     groups = config.build("optimizer", model=model).param_groups
     assert [len(group["params"]) for group in groups] == [
         group["num_tensors"] for group in load_json("optim_groups.json")[size]["groups"] if group["num_tensors"]

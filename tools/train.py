@@ -102,7 +102,7 @@ def draw(run: Any) -> None:
         save_comparison(
             run.folder.pictures / f"{truth.path.stem}.png",
             truth.path,
-            [Box(box, label, names[label]) for box, label in zip(truth.boxes_xyxy_px.tolist(), truth.labels.tolist())],
+            [Box(box, label, names[label]) for box, label in zip(truth.boxes.tolist(), truth.labels.tolist())],
             [Box(box, label, f"{names[label]} {score:.2f}") for box, label, score in rows if score >= DRAWN_FROM],
             threshold=DRAWN_FROM,
         )

@@ -1,201 +1,264 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""COCO detection metrics, computed by faster-coco-eval."""
+"""COCO detection metrics over all ranks."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import dist
 from ..core.errors import ConfigError, DataError
 from ..core.registry import register
 from ..nn.types import Detections
-from .dataset.coco import CocoDetection
+from .dataset.annotations import Annotations
+from .dataset.detection import DetectionDataset
 
-STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+logger = logging.getLogger(__name__)
+
+ABSENT = -1.0
+"""COCO's value of a metric that has no ground truth to be measured on."""
+_AREAS = ("", "s", "m", "l")
+"""All, small (< 32 x 32 pixels), medium, large (>= 96 x 96): the order of the evaluator's arrays."""
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Metrics of one class; NaN where the data has no box of it."""
+    """Metrics of one class; -1 where it has no ground truth."""
 
     name: str
     ap: float
-    """Mean over IoU .50 to .95."""
+    """AP averaged over IoU 0.50:0.95."""
     ap50: float
-    boxes: int
-    """Ground-truth boxes, crowds left out."""
+    num_boxes: int
+    """Annotated boxes, crowd regions not counted."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Metrics of one evaluation, each in [0, 1] (NaN where undefined)."""
+    """Metrics of one evaluation, fractions in [0, 1]; -1 where there is no ground truth of that kind."""
 
     stats: dict[str, float]
-    """AP, AP50, AP75, AP by size, and AR by detections per image and by size."""
+    """AP, AP50, AP75, APs, APm, APl, then AR<k> per number of detections k, ARs, ARm, ARl."""
     per_class: list[ClassResult]
-    images: int
-    """Images judged."""
+    num_images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Plain data for JSON."""
         return asdict(self)
 
     def table(self) -> str:
-        """Overall and per-class metrics as text, in percent."""
-        width = max(5, *(len(one.name) for one in self.per_class))
-        head = "   ".join(f"{name} {percent(value)}" for name, value in self.stats.items() if name.startswith("AP"))
-        recall = "   ".join(f"{name} {percent(value)}" for name, value in self.stats.items() if name.startswith("AR"))
-        rows = [f"{'class':<{width}}  {'AP':>5}  {'AP50':>5}  {'boxes':>6}"]
-        rows += [
-            f"{one.name:<{width}}  {percent(one.ap)}  {percent(one.ap50)}  {one.boxes:>6}" for one in self.per_class
+        """Both tables as text: summary, then one line per class."""
+        width = max([len("class"), *(len(one.name) for one in self.per_class)])
+        lines = [f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'boxes':>7}"]
+        lines += [
+            f"{one.name:<{width}}  {_shown(one.ap):>6}  {_shown(one.ap50):>6}  {one.num_boxes:>7}"
+            for one in self.per_class
         ]
-        return "\n".join([f"{self.images} images, values in percent", head, recall, "", *rows])
+        boxes = sum(one.num_boxes for one in self.per_class)
+        all_classes = f"{_shown(self.stats['AP']):>6}  {_shown(self.stats['AP50']):>6}  {boxes:>7}"
+        lines += ["-" * len(lines[0]), f"{'all':<{width}}  {all_classes}", ""]
+        names = list(self.stats)
+        for row in (names[:6], names[6:]):
+            lines.append("  ".join(f"{name} {_shown(self.stats[name])}" for name in row))
+        return "\n".join(lines) + f"\n({self.num_images} images, IoU 0.50:0.95)"
 
 
-def percent(value: float) -> str:
-    """One decimal in five columns, a dash where undefined."""
-    return f"{'-':>5}" if math.isnan(value) else f"{100 * value:5.1f}"
+class _ImageDetections(NamedTuple):
+    """Detections of one image as arrays: K boxes xyxy in pixels, K scores, K contiguous labels."""
+
+    image_id: int
+    boxes_xyxy_px: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
 
 
 @register
 class CocoEvaluator:
-    """Collect detections image by image, then compute COCO metrics over all ranks.
+    """Collects detections batch by batch, then computes COCO's bounding-box metrics.
 
     Args:
-        dataset: the data set that the images come from; its annotations, crowds included, are the truth.
-        iou_types: only ``bbox``.
-        max_dets: detections per image that count, ascending; AP is taken at the last.
+        iou_types: must be ``[bbox]``.
+        max_dets: three or any number of ascending counts: AR is reported for each; AP, AR by size and per-class values
+            use the last, which may exceed COCO's 100.
+        dataset: whose annotations are the ground truth. Given by the solver; or assign ``dataset`` later.
     """
 
     def __init__(
-        self, dataset: CocoDetection, iou_types: Sequence[str] = ("bbox",), max_dets: Sequence[int] = (1, 10, 100)
+        self,
+        iou_types: Sequence[str] = ("bbox",),
+        max_dets: Sequence[int] = (1, 10, 100),
+        dataset: DetectionDataset | None = None,
     ) -> None:
         if list(iou_types) != ["bbox"]:
-            raise ConfigError(f"CocoEvaluator.iou_types is {list(iou_types)}: only [bbox] is supported")
-        if not max_dets or list(max_dets) != sorted(set(max_dets)) or max_dets[0] < 1:
-            raise ConfigError(f"CocoEvaluator.max_dets is {list(max_dets)}: give ascending numbers above 0")
+            raise ConfigError(f"CocoEvaluator: iou_types is {list(iou_types)}: only [bbox] is supported")
+        counts = list(max_dets)
+        if not counts or counts[0] < 1 or any(a >= b for a, b in zip(counts, counts[1:])):
+            raise ConfigError(
+                f"CocoEvaluator: max_dets is {counts}: give ascending counts above 0, such as [1, 10, 100]"
+            )
+        self.max_dets = counts
         self.dataset = dataset
-        self.max_dets = list(max_dets)
-        self._rows: dict[int, np.ndarray] = {}
+        self._seen: list[_ImageDetections] = []
 
     def reset(self) -> None:
-        """Forget what was collected."""
-        self._rows = {}
+        """Forget all detections."""
+        self._seen = []
 
-    def update(self, detections: Detections, targets: Sequence[Mapping[str, Tensor]]) -> None:
+    def update(self, detections: Detections, targets: Iterable[Mapping[str, Tensor]]) -> None:
         """Add one batch.
 
         Args:
-            detections: B images, K detections each, xyxy pixels of the original image.
+            detections: labels (B, K), boxes (B, K, 4) xyxy pixels of the original images, scores (B, K).
             targets: B dicts with ``image_id``.
+
+        Raises:
+            ValueError: scores or boxes that are not finite: the model has diverged.
         """
-        labels, boxes, scores = (field.detach().float().cpu().numpy() for field in detections)
-        rows = np.concatenate([boxes, scores[..., None], labels[..., None]], axis=-1).astype(np.float64)  # (B, K, 6)
-        for one, target in zip(rows, targets):
-            self._rows[int(target["image_id"])] = one
+        labels = detections.labels.cpu().numpy()
+        boxes, scores = (one.detach().float().cpu().numpy() for one in (detections.boxes, detections.scores))
+        for row, target in enumerate(targets):
+            image_id = int(target["image_id"])
+            if not (np.isfinite(boxes[row]).all() and np.isfinite(scores[row]).all()):
+                raise ValueError(
+                    f"detections of image {image_id} are not finite: the weights have diverged; "
+                    "evaluate an earlier checkpoint, or train with a lower learning rate"
+                )
+            self._seen.append(_ImageDetections(image_id, boxes[row], scores[row], labels[row]))
 
     def summarize(self) -> EvalResult:
-        """Metrics over the images of all ranks, each counted once; the same result on every rank."""
-        merged: dict[int, np.ndarray] = {}
-        for part in dist.gather_objects(self._rows):
-            merged.update(part)
-        problem: DataError | None = None
-        result: EvalResult | None = None
+        """Metrics over what all ranks have seen, the same object on each; an image seen twice counts once.
+
+        Raises:
+            DataError: an image id that the data set does not have, or a label outside its classes.
+            ValueError: there is no data set.
+        """
+        if self.dataset is None:
+            raise ValueError("CocoEvaluator has no ground truth: pass dataset=..., or set evaluator.dataset")
+        parts = dist.gather_objects(self._seen)
+        outcome: EvalResult | DataError | None = None
         if dist.is_main():
+            merged = {one.image_id: one for part in reversed(parts) for one in reversed(part)}
             try:
-                result = self._compute(merged)
-            except DataError as error:
-                problem = error
-        problem = dist.broadcast_object(problem)
-        if problem is not None:
-            raise problem
-        result = dist.broadcast_object(result)
-        if result is None:
-            raise RuntimeError("rank 0 sent no result")
-        return result
+                outcome = evaluate_detections(self.dataset.annotations, list(merged.values()), self.max_dets)
+            except DataError as error:  # every rank must hear of it, or the others would wait forever
+                outcome = error
+        outcome = dist.broadcast_object(outcome)
+        if isinstance(outcome, DataError):
+            raise outcome
+        assert outcome is not None
+        return outcome
 
-    def _compute(self, rows: Mapping[int, np.ndarray]) -> EvalResult:
-        from faster_coco_eval import COCO, COCOeval_faster
 
-        if not rows:
-            raise DataError("no image was evaluated: val_dataloader is empty")
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = COCO(truth_of(self.dataset))
-            found = truth.loadRes(results_of(rows, self.dataset.label_space.category_ids))
-            judge = COCOeval_faster(truth, found, iouType="bbox", print_function=lambda *_: None)
-            judge.params.maxDets = self.max_dets
-            judge.params.imgIds = sorted(rows)
-            judge.evaluate()
-            judge.accumulate()
-        return self._result(judge.eval["precision"], judge.eval["recall"], sorted(rows))
+def evaluate_detections(
+    annotations: Annotations, detections: Sequence[_ImageDetections], max_dets: Sequence[int]
+) -> EvalResult:
+    """COCO metrics of the images in ``detections``, on one process."""
+    seen = sorted(one.image_id for one in detections)
+    foreign = np.setdiff1d(seen, annotations.image_ids)
+    if foreign.size:
+        raise DataError(f"{annotations.place}: no image has the id {foreign[0]}, but there are detections for it")
+    if len(seen) < len(annotations):
+        logger.warning("metrics over %d of the %d images of %s", len(seen), len(annotations), annotations.place)
+    evaluator = COCOeval_faster(
+        COCO(_ground_truth(annotations)),
+        COCO(_results(annotations, detections)),
+        iouType="bbox",
+        print_function=logger.debug,
+    )
+    evaluator.params.imgIds = seen
+    evaluator.params.maxDets = list(max_dets)
+    evaluator.evaluate()
+    evaluator.accumulate()
+    counts = evaluator.eval["counts"]  # T thresholds, R recall points, K classes, A areas, M max_dets
+    precision = np.asarray(evaluator.eval["precision"]).reshape(counts)
+    recall = np.asarray(evaluator.eval["recall"]).reshape([counts[0], *counts[2:]])
+    return _result(annotations, seen, precision, recall, max_dets)
 
-    def _result(self, precision: np.ndarray, recall: np.ndarray, image_ids: Sequence[int]) -> EvalResult:
-        """From COCO's arrays: precision (IoUs, recalls, classes, areas, max_dets), recall without recalls."""
-        stats = {
-            "AP": mean_of(precision[:, :, :, 0, -1]),
-            "AP50": mean_of(precision[0, :, :, 0, -1]),
-            "AP75": mean_of(precision[5, :, :, 0, -1]),
-        }
-        areas = ("small", "medium", "large")
-        stats |= {f"AP_{name}": mean_of(precision[:, :, :, row, -1]) for row, name in enumerate(areas, start=1)}
-        stats |= {f"AR@{count}": mean_of(recall[:, :, 0, row]) for row, count in enumerate(self.max_dets)}
-        stats |= {f"AR_{name}": mean_of(recall[:, :, row, -1]) for row, name in enumerate(areas, start=1)}
-        annotations = self.dataset.annotations
-        judged = np.isin(np.repeat(annotations.image_ids, np.diff(annotations.offsets)), list(image_ids))
-        counts = np.bincount(annotations.labels[judged & ~annotations.crowd], minlength=len(self.dataset.label_space))
-        per_class = [
-            ClassResult(
-                name, mean_of(precision[:, :, row, 0, -1]), mean_of(precision[0, :, row, 0, -1]), int(counts[row])
+
+def _ground_truth(annotations: Annotations) -> dict[str, Any]:
+    """The data set as COCO describes it: unclipped boxes, areas of the file, crowd regions."""
+    owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets)).tolist()
+    categories = np.asarray(annotations.label_space.category_ids, dtype=np.int64)[annotations.labels].tolist()
+    rows = zip(
+        owners, categories, annotations.boxes_xywh_px.tolist(), annotations.area_px.tolist(), annotations.crowd.tolist()
+    )
+    entries = [
+        {"id": number, "image_id": owner, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        for number, (owner, category, box, area, crowd) in enumerate(rows, 1)  # an id of 0 would mean "unmatched"
+    ]
+    return {"images": _images(annotations), "annotations": entries, "categories": _categories(annotations)}
+
+
+def _results(annotations: Annotations, detections: Sequence[_ImageDetections]) -> dict[str, Any]:
+    category_ids = np.asarray(annotations.label_space.category_ids, dtype=np.int64)
+    entries: list[dict[str, Any]] = []
+    for one in detections:
+        if one.labels.size and not 0 <= one.labels.min() <= one.labels.max() < len(category_ids):
+            raise DataError(
+                f"detections of image {one.image_id} have labels {one.labels.min()}..{one.labels.max()}, "
+                f"but {annotations.place} has {len(category_ids)} classes: {annotations.label_space.describe()}"
             )
-            for row, name in enumerate(self.dataset.label_space.names)
+        boxes = one.boxes_xyxy_px.astype(np.float64)
+        boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
+        rows = zip(category_ids[one.labels].tolist(), boxes_xywh.tolist(), areas.tolist(), one.scores.tolist())
+        entries += [
+            {"id": number, "image_id": one.image_id, "category_id": category, "bbox": box, "area": area, "score": score}
+            | {"iscrowd": 0}
+            for number, (category, box, area, score) in enumerate(rows, len(entries) + 1)
         ]
-        return EvalResult(stats, per_class, len(image_ids))
+    return {"images": _images(annotations), "annotations": entries, "categories": _categories(annotations)}
 
 
-def mean_of(values: np.ndarray) -> float:
-    """Mean over the defined entries (COCO marks the others -1); NaN where there is none."""
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else math.nan
+def _images(annotations: Annotations) -> list[dict[str, int]]:
+    rows = zip(annotations.image_ids.tolist(), annotations.sizes.tolist())
+    return [{"id": number, "height": height, "width": width} for number, (height, width) in rows]
 
 
-def truth_of(dataset: CocoDetection) -> dict[str, Any]:
-    """A COCO dictionary of the whole data set, crowds included, boxes and areas as in the file."""
-    annotations, space = dataset.annotations, dataset.label_space
-    owner = np.repeat(annotations.image_ids, np.diff(annotations.offsets)).tolist()
-    ids = np.asarray(space.category_ids)[annotations.labels].tolist()
-    columns = (annotations.boxes_xywh.tolist(), annotations.areas.tolist(), annotations.crowd.tolist())
-    return {
-        "images": [
-            {"id": one, "height": height, "width": width}
-            for one, (height, width) in zip(annotations.image_ids.tolist(), annotations.sizes.tolist())
-        ],
-        "categories": [{"id": one, "name": name} for one, name in zip(space.category_ids, space.names)],
-        "annotations": [
-            {"id": row, "image_id": image, "category_id": kind, "bbox": box, "area": area, "iscrowd": int(crowd)}
-            for row, (image, kind, box, area, crowd) in enumerate(zip(owner, ids, *columns), start=1)
-        ],
+def _categories(annotations: Annotations) -> list[dict[str, Any]]:
+    space = annotations.label_space
+    return [{"id": number, "name": name} for number, name in zip(space.category_ids, space.names)]
+
+
+def _result(
+    annotations: Annotations,
+    seen: Sequence[int],
+    precision: NDArray[np.float64],
+    recall: NDArray[np.float64],
+    max_dets: Sequence[int],
+) -> EvalResult:
+    """From the evaluator's arrays, T R K A M and T K A M, where -1 means no ground truth."""
+    half, three_quarters = 0, 5  # IoU thresholds 0.50, 0.55, ..., 0.95
+    stats = {
+        "AP": _mean(precision[:, :, :, 0, -1]),
+        "AP50": _mean(precision[half, :, :, 0, -1]),
+        "AP75": _mean(precision[three_quarters, :, :, 0, -1]),
     }
+    stats |= {f"AP{_AREAS[area]}": _mean(precision[:, :, :, area, -1]) for area in (1, 2, 3)}
+    stats |= {f"AR{count}": _mean(recall[:, :, 0, index]) for index, count in enumerate(max_dets)}
+    stats |= {f"AR{_AREAS[area]}": _mean(recall[:, :, area, -1]) for area in (1, 2, 3)}
+    owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets))
+    counted = np.isin(owners, seen) & ~annotations.crowd
+    boxes = np.bincount(annotations.labels[counted], minlength=len(annotations.label_space))
+    per_class = [
+        ClassResult(name, _mean(precision[:, :, k, 0, -1]), _mean(precision[half, :, k, 0, -1]), int(boxes[k]))
+        for k, name in enumerate(annotations.label_space.names)
+    ]
+    return EvalResult(stats, per_class, len(seen))
 
 
-def results_of(rows: Mapping[int, np.ndarray], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO results from (K, 6) rows x1, y1, x2, y2, score, label index of every image."""
-    ids = np.asarray(category_ids)
-    results = []
-    for image, found in rows.items():
-        corners = found[:, :4]
-        sizes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        kinds = ids[found[:, 5].astype(np.int64)].tolist()
-        results += [
-            {"image_id": image, "category_id": kind, "bbox": box, "score": score}
-            for box, score, kind in zip(sizes, found[:, 4].tolist(), kinds)
-        ]
-    return results
+def _mean(values: NDArray[np.float64]) -> float:
+    measured = values[values > ABSENT]
+    return float(measured.mean()) if measured.size else ABSENT
+
+
+def _shown(value: float) -> str:
+    return "-" if value == ABSENT else f"{value:.4f}"

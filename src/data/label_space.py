@@ -29,9 +29,13 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.category_ids):
-            raise DataError(f"{len(self.names)} class names for {len(self.category_ids)} category ids: give one name per id")
+            raise DataError(
+                f"{len(self.names)} class names for {len(self.category_ids)} category ids: give one name per id"
+            )
         if any(a >= b for a, b in zip(self.category_ids, self.category_ids[1:])):
-            raise DataError(f"category ids {self.category_ids} are not ascending and unique: sort them, with their names")
+            raise DataError(
+                f"category ids {self.category_ids} are not ascending and unique: sort them, with their names"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -53,7 +57,9 @@ class LabelSpace:
                 raise DataError(f"{place}: category {category!r} needs an integer id and a name")
             number, name = category["id"], str(category["name"])
             if number in named:
-                raise DataError(f"{place}: category id {number} occurs twice ({named[number]!r} and {name!r}): keep one")
+                raise DataError(
+                    f"{place}: category id {number} occurs twice ({named[number]!r} and {name!r}): keep one"
+                )
             if name in named.values():
                 first = next(one for one, known in named.items() if known == name)
                 raise DataError(f"{place}: category name {name!r} occurs twice (ids {first} and {number}): rename one")

@@ -1,144 +1,272 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batches ready for the model: decoded in workers as bytes, finished on the device."""
+"""Batches that are ready for the model: float images and targets on the device."""
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator
-from typing import Any
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import DataLoader as TorchDataLoader
+from torch.utils.data import Dataset
 
 from ..core import dist
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DataError
 from ..core.registry import register
-from .collate import BatchImageCollateFunction, resize_batch
-from .dataset.coco import CocoDetection
-from .sampler import BatchPlan
+from .collate import BatchImageCollateFunction
+from .dataset.detection import DetectionDataset, SampleKey
+from .sampler import BatchSampler
 
-Batch = tuple[Tensor, list[dict[str, Tensor]]]
+PREFETCH = 2
+"""Batches that each worker prepares ahead."""
 
 
 @register
 class DataLoader:
-    """Iterate over batches of a data set: (images (B, 3, H, W) on the device, list of B target dicts).
+    """Iterate over ``(images, targets)``: images (B, 3, H, W) float32 as the transforms declare them (normally in
+    [0, 1]), after the multi-scale resize; targets B dicts; all on ``device``.
 
-    Batches depend on seed and epoch, never on the number of workers. With several processes every rank gets its part of
-    each global batch.
+    What a batch holds depends on (seed, epoch, batch index) only, not on the number of workers. Scripts that use
+    workers need the usual ``if __name__ == "__main__":``, because workers are started afresh instead of forked from a
+    process with threads.
 
     Args:
-        dataset: the data set.
-        collate_fn: stacks samples and chooses multi-scale sizes.
-        total_batch_size: images per step over all processes; give this or batch_size.
-        batch_size: images per step and process.
-        shuffle: new order each epoch.
-        num_workers: processes that decode; 0 decodes in this one.
-        drop_last: leave out the last incomplete batch.
-        prefetch_factor: batches each worker prepares ahead.
-        repeat: passes over the data in one epoch, for data sets of a few images.
-        seed: start of the order and of the multi-scale sizes.
+        dataset: the samples.
+        batch_size: samples per batch and process. Give this or ``total_batch_size``.
+        total_batch_size: samples per batch over all processes, a multiple of their number.
+        shuffle: a new order in every epoch (training); otherwise every sample exactly once over all ranks.
+        num_workers: processes that prepare batches; 0 = this one.
+        drop_last: leave out the last, smaller batch.
+        collate_fn: stacks samples and knows the batch sizes; None = no multi-scale.
+        seed: of order, augmentation and sizes.
+        shard: (rank, world size); None = this process's.
+
+    Raises:
+        ConfigError: batch sizes that contradict each other or the number of processes, too few samples, or a
+            shuffled (training) data set whose boxes are not converted.
     """
 
     def __init__(
         self,
-        dataset: CocoDetection,
-        collate_fn: BatchImageCollateFunction,
-        *,
-        total_batch_size: int | None = None,
+        dataset: DetectionDataset,
         batch_size: int | None = None,
+        total_batch_size: int | None = None,
         shuffle: bool = False,
         num_workers: int = 0,
         drop_last: bool = False,
-        prefetch_factor: int = 2,
-        repeat: int = 1,
-        seed: int | None = 0,
+        collate_fn: BatchImageCollateFunction | None = None,
+        seed: int = 0,
+        *,
+        shard: tuple[int, int] | None = None,
     ) -> None:
-        self.dataset, self.collate_fn, self.device = dataset, collate_fn, torch.device("cpu")
-        self._seed, self._num_workers, self._prefetch = seed or 0, num_workers, prefetch_factor
-        size = per_rank(total_batch_size, batch_size, dist.world_size())
-        self.plan = BatchPlan(
-            len(dataset),
-            size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            seed=self._seed,
-            rank=dist.rank(),
-            world_size=dist.world_size(),
-            passes=repeat,
-        )
-        if drop_last and not len(self.plan):
+        shard = shard or (dist.rank(), dist.world_size())
+        per_rank = _batch_size_per_rank(batch_size, total_batch_size, shard[1])
+        if num_workers < 0:
+            raise ConfigError(f"DataLoader: num_workers is {num_workers}: give 0 or more")
+        if drop_last and len(dataset) < per_rank * shard[1]:
             raise ConfigError(
-                f"{dataset.ann_file} has {len(dataset)} images, a batch over all processes "
-                f"{size * dist.world_size()}, and drop_last leaves nothing: lower total_batch_size or raise repeat"
+                f"DataLoader: {len(dataset)} samples do not fill one batch of {per_rank * shard[1]} and drop_last leaves "
+                "smaller ones out, so there is nothing to do: lower total_batch_size, or set drop_last: False"
             )
-        self._loader: TorchLoader[Any] | None = None
-        conversion = getattr(dataset.transforms, "conversion", None)
-        self._finish = conversion.finish if conversion is not None else lambda images: images
+        if shuffle and not dataset.boxes_normalized:
+            raise ConfigError(
+                "DataLoader: shuffle: True means training, but the transforms leave boxes in pixels: "
+                "add {type: ConvertBoxes, fmt: cxcywh, normalize: True} as the last of transforms.ops"
+            )
+        self.dataset = dataset
+        self.collate_fn = collate_fn or BatchImageCollateFunction()
+        self.num_workers = num_workers
+        self.seed = seed
+        self.device = torch.device("cpu")
+        self.sampler = BatchSampler(len(dataset), per_rank, shard, shuffle=shuffle, drop_last=drop_last, seed=seed)
+        self._workers: TorchDataLoader[Any] | None = None
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
-        return len(self.plan)
+        """Batches of a whole epoch on this rank."""
+        return len(self.sampler)
 
     def to(self, device: torch.device | str) -> DataLoader:
-        """Deliver batches on this device from now on."""
+        """Deliver to another device from the next pass on; returns itself."""
         self.device = torch.device(device)
+        self.close()
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Order, augmentation and sizes of this epoch (0-based) from the next iteration on."""
-        self.plan.epoch = epoch
+        """Choose order, augmentation and sizes of the next pass."""
+        self.sampler.epoch = epoch
 
-    def start_at(self, batch: int) -> None:
-        """Let the next iteration begin at this batch, without decoding those before it."""
-        self.plan.first_batch = batch
+    def start_at(self, batch_index: int) -> None:
+        """Let the next pass, and only that, begin with batch ``batch_index``; the batches before are not even decoded.
 
-    def __iter__(self) -> Iterator[Batch]:
-        epoch, first = self.plan.epoch, self.plan.first_batch
-        for number, (images, targets) in enumerate(self._workers(), start=first):
-            images = images.to(self.device, non_blocking=True)
-            size = self.collate_fn.size_at(self._seed, epoch, number)
-            ready = resize_batch(self._finish(images), size)
-            yield ready, [{k: v.to(self.device, non_blocking=True) for k, v in target.items()} for target in targets]
-
-    def _workers(self) -> TorchLoader[Any]:
-        """The torch loader, made at the first use: its workers live as long as this object."""
-        if self._loader is None:
-            self._loader = TorchLoader(
-                self.dataset,
-                batch_sampler=self.plan,  # type: ignore[arg-type]
-                num_workers=self._num_workers,
-                collate_fn=self.collate_fn,
-                pin_memory=self.device.type == "cuda",
-                persistent_workers=self._num_workers > 0,
-                prefetch_factor=self._prefetch if self._num_workers else None,
-                worker_init_fn=_quiet_worker,
-                # A generator of its own: iterating must not move the random stream of the training.
-                generator=torch.Generator().manual_seed(self._seed),
+        Raises:
+            ValueError: no such batch (one past the last is allowed and gives an empty pass).
+        """
+        if not 0 <= batch_index <= len(self):
+            raise ValueError(
+                f"cannot start at batch {batch_index} of {len(self)}: has the data set or the batch size changed?"
             )
-        return self._loader
+        self.sampler.start = batch_index
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
+        if self._workers is None:
+            self._workers = self._start()
+        epoch, first = self.sampler.epoch, self.sampler.start
+        packed = iter(self._workers)
+        self.sampler.start = 0
+        for batch_index, batch in enumerate(packed, first):
+            if isinstance(batch, _Failure):
+                raise DataError(batch.message)
+            yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index))
+
+    def close(self) -> None:
+        """End the worker processes; the next pass starts new ones."""
+        self._workers = None
+
+    def _ready(self, batch: _Packed, size: tuple[int, int] | None) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        images = batch.images.to(self.device, non_blocking=True)
+        images = self.dataset.pixels(self.collate_fn.resize(images, size))
+        values = {name: value.to(self.device, non_blocking=True) for name, value in batch.values.items()}
+        return images, _unpack(values, batch.rows)
+
+    def _start(self) -> TorchDataLoader[Any]:
+        options: dict[str, Any] = {}
+        if self.num_workers:
+            _close_at_exit(self)
+            options = {
+                "multiprocessing_context": _context(),
+                "persistent_workers": True,
+                "prefetch_factor": PREFETCH,
+                "worker_init_fn": _WorkerStart(os.getpid()),
+            }
+        return TorchDataLoader(
+            _Batches(self.dataset, self.collate_fn),
+            batch_size=None,  # the sampler's items are whole batches already
+            sampler=_RestartingSampler(self.sampler),
+            num_workers=self.num_workers,
+            collate_fn=_unchanged,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.seed),  # torch's loader draws from the global one otherwise
+            **options,
+        )
 
 
-def _quiet_worker(_worker: int) -> None:
-    """One thread per worker, and signals are the main process's business: it ends its workers itself."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _batch_size_per_rank(batch_size: int | None, total_batch_size: int | None, world: int) -> int:
+    if (batch_size is None) == (total_batch_size is None):
+        raise ConfigError(
+            f"DataLoader: batch_size is {batch_size} and total_batch_size is {total_batch_size}: give exactly one of them "
+            "(per process, or over all processes)"
+        )
+    wanted = batch_size if batch_size is not None else total_batch_size
+    if wanted is None or wanted < 1:
+        raise ConfigError(f"DataLoader: a batch of {wanted} samples: give 1 or more")
+    if batch_size is not None:
+        return batch_size
+    if wanted % world:
+        raise ConfigError(
+            f"DataLoader: total_batch_size {wanted} cannot be shared by {world} processes: use a multiple of {world}"
+        )
+    return wanted // world
 
 
-def per_rank(total: int | None, each: int | None, world_size: int) -> int:
-    """Images per process and step.
+class _Packed(NamedTuple):
+    """A batch on its way from a worker: few tensors, because each one costs a file descriptor and a transfer."""
 
-    Raises:
-        ConfigError: none or both given, or a total that does not split evenly.
+    images: Tensor
+    values: dict[str, Tensor]
+    """Target entries of all images, concatenated along their first dimension."""
+    rows: dict[str, list[int]]
+    """How many rows each image has in them."""
+
+
+class _Failure(NamedTuple):
+    """A DataError on its way from a worker; raised as it is, without torch's worker traceback around the message."""
+
+    message: str
+
+
+class _Batches(Dataset[Any]):
+    """Whole batches by their sample keys: what a worker holds."""
+
+    def __init__(self, dataset: DetectionDataset, collate_fn: BatchImageCollateFunction) -> None:
+        self.dataset = dataset
+        self.collate_fn = collate_fn
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> _Packed | _Failure:
+        try:
+            images, targets = self.collate_fn([self.dataset[key] for key in keys])
+        except DataError as error:
+            return _Failure(str(error))
+        names = targets[0]
+        rows = {name: [len(target[name]) for target in targets] for name in names}
+        return _Packed(images, {name: torch.cat([target[name] for target in targets]) for name in names}, rows)
+
+
+class _RestartingSampler:
+    """The sampler without its length: torch warns where a pass is shorter than the length, as after a resume."""
+
+    def __init__(self, sampler: BatchSampler) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(list(self.sampler))
+
+
+def _unpack(values: dict[str, Tensor], rows: dict[str, list[int]]) -> list[dict[str, Tensor]]:
+    """One dict of views per image."""
+    parts = {name: value.split(rows[name]) for name, value in values.items()}
+    return [dict(zip(parts, entry)) for entry in zip(*parts.values())]
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _context() -> Any:
+    """Forking a process that has threads (OpenMP, CUDA, pinning) can deadlock, so workers start from a clean one."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])  # imports torch once instead of once per worker
+    return context
+
+
+class _WorkerStart:
+    """Prepares a worker process: one thread, and signals that end the run are the main process's business.
+
+    Ctrl-C and a scheduler's SIGTERM reach every process of the run. A worker that died of them would break the main
+    process while it saves. A worker ends when the main process terminates it or is gone (torch watches that).
     """
-    if (total is None) == (each is None):
-        raise ConfigError(f"a data loader needs total_batch_size or batch_size, one of them: found {total} and {each}")
-    if total is not None and total % world_size:
-        raise ConfigError(f"total_batch_size {total} does not split over {world_size} processes: use a multiple")
-    size = each if each is not None else (total or 0) // world_size
-    if size < 1:
-        raise ConfigError(f"the batch size is {size}: give at least one image per process")
-    return size
+
+    def __init__(self, main_pid: int) -> None:
+        self.main_pid = main_pid
+
+    def __call__(self, worker: int) -> None:
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self.main_pid:
+            pass
+        os._exit(128 + signal.SIGTERM)
+
+
+def _close_at_exit(loader: DataLoader) -> None:
+    """End workers before the interpreter tears modules down."""
+    reference = weakref.ref(loader)
+
+    def close() -> None:
+        if (alive := reference()) is not None:
+            alive.close()
+
+    atexit.register(close)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which images form which batch: a pure function of seed, epoch and rank."""
+"""Which samples form which batch on which rank: a pure function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -9,71 +9,75 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]
+from .dataset.detection import SampleKey
 
 
-class BatchPlan(Sampler[list[Key]]):
-    """Batches of (epoch, index) for one rank.
+class BatchSampler(Sampler[list[SampleKey]]):
+    """Batches of sample keys.
 
-    Global batch k of an epoch is a slice of one permutation, and every rank takes its part of that slice: W ranks see
-    together what one rank with the same total batch sees. Where the last batch is kept, evaluation shards may be uneven
-    and nothing is repeated; ``even`` cuts the last global batch so that every rank gets as many batches.
+    Global batch k of an epoch is slice k of one order of all samples; every rank takes its contiguous part of it. So W
+    ranks together see what one rank with the same global batch sees.
 
     Args:
-        length: images of the data set.
-        batch_size: images per rank and batch.
-        shuffle: new order each epoch; else file order.
-        drop_last: leave out the last incomplete global batch.
-        seed: start of the permutations.
-        rank, world_size: this process and how many there are.
-        passes: how often an epoch goes through the data.
+        num_samples: size of the data set.
+        batch_size: samples per batch and rank.
+        shard: (rank, world size).
+        shuffle: a new seeded order in every epoch. All ranks then have equally many batches: where the last, smaller
+            global batch has fewer samples than ranks, samples from the start of the order fill it up. Without shuffle
+            every sample occurs exactly once, and ranks may have one batch more or less.
+        drop_last: leave out the last, smaller global batch.
+        seed: part of every sample key.
     """
 
     def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        shuffle: bool,
-        drop_last: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        passes: int = 1,
+        self, num_samples: int, batch_size: int, shard: tuple[int, int], *, shuffle: bool, drop_last: bool, seed: int
     ) -> None:
-        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
-        self.rank, self.world_size, self.passes = rank, world_size, passes
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.shard = shard
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.seed = seed
         self.epoch = 0
-        self.first_batch = 0
-        total = length * passes
-        whole = total // (batch_size * world_size)
-        rest = 0 if drop_last else total - whole * batch_size * world_size
-        self._batches = whole + (1 if rest > rank else 0)
-        if shuffle and rest:  # in training every rank takes as many steps
-            self._batches = whole + (1 if rest >= world_size else 0)
+        self.start = 0
+        """Batches left out at the beginning of the next pass."""
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank, whatever ``first_batch`` is."""
-        return self._batches
+        return self._full + (len(self._last_part(range(self._left))) > 0)
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         order = self._order()
-        first, self.first_batch = self.first_batch, 0
-        for batch in range(first, self._batches):
-            yield [(self.epoch, index) for index in self._part(order, batch)]
+        rank, world = self.shard
+        total = self.batch_size * world
+        for batch in range(self.start, len(self)):
+            if batch < self._full:
+                begin = batch * total + rank * self.batch_size
+                part = order[begin : begin + self.batch_size]
+            else:
+                part = self._last_part(order[self._full * total :], order)
+            yield [SampleKey(self.epoch, index, self.seed) for index in part]
+
+    @property
+    def _full(self) -> int:
+        return self.num_samples // (self.batch_size * self.shard[1])
+
+    @property
+    def _left(self) -> int:
+        return 0 if self.drop_last else self.num_samples % (self.batch_size * self.shard[1])
 
     def _order(self) -> list[int]:
         if not self.shuffle:
-            return list(range(self.length)) * self.passes
-        orders = []
-        for one in range(self.passes):
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) * 1009 + one)
-            orders += torch.randperm(self.length, generator=generator).tolist()
-        return orders
+            return list(range(self.num_samples))
+        # Mixed by a small hash: neighbouring seeds and epochs must not give related orders.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        return torch.randperm(self.num_samples, generator=generator).tolist()
 
-    def _part(self, order: list[int], batch: int) -> list[int]:
-        size = self.batch_size * self.world_size
-        together = order[batch * size : (batch + 1) * size]
-        share, extra = divmod(len(together), self.world_size)
-        start = self.rank * share + min(self.rank, extra)
-        return together[start : start + share + (1 if self.rank < extra else 0)]
+    def _last_part(self, left: list[int] | range, order: list[int] | None = None) -> list[int]:
+        """This rank's part of the last, smaller global batch."""
+        rank, world = self.shard
+        samples = list(left)
+        if self.shuffle and 0 < len(samples) < world:
+            fill = order or list(range(self.num_samples))
+            samples += [fill[index % self.num_samples] for index in range(world - len(samples))]
+        begin, end = (len(samples) * one // world for one in (rank, rank + 1))
+        return samples[begin:end]

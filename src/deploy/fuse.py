@@ -21,8 +21,8 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 class Deployable(Protocol):
     """A module that knows its own deployment form, beyond folding of convolutions.
 
-    ``fuse`` calls it on a private copy, so the method may change and return ``self``. What it returns is final: its children
-    are not visited. Calling it again on its result changes nothing.
+    ``fuse`` calls it on a private copy, so the method may change and return ``self``. What it returns is final: its
+    children are not visited. Calling it again on its result changes nothing.
     """
 
     def deployed(self) -> nn.Module:
@@ -34,7 +34,8 @@ def fuse(model: ModelT) -> ModelT:
     """A copy of a model in eval mode, rewritten for inference; the model itself is left alone.
 
     ``ConvNormAct`` becomes one biased convolution ``conv_bn_fused``, ``RepVGG`` one 3x3 convolution ``conv``, a
-    ``Deployable`` what it says; everything else is kept. Outputs agree up to rounding. Fusing a fused model gives an equal copy.
+    ``Deployable`` what it says; everything else is kept. Outputs agree up to rounding. Fusing a fused model gives an
+    equal copy.
 
     Args:
         model: any module; also one of the parts named above.
@@ -68,7 +69,9 @@ def _single_branch(block: RepVGG) -> nn.Sequential:
 def _folded(block: ConvNormAct) -> tuple[Tensor, Tensor]:
     """Kernel and bias of the convolution that does what convolution and normalisation do with running statistics."""
     norm = block.norm
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (out_channels,)
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("fuse: a batch norm without running statistics cannot be folded: keep track_running_stats on")
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (out_channels,)
     return block.conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .activation import activation
+from .attention import QuerySelfAttention
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -34,7 +35,7 @@ class TransformerEncoderLayer(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"{num_heads} attention heads do not divide {dim} channels: change nhead or hidden_dim")
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, dropout=dropout, batch_first=True)
+        self.self_attn = QuerySelfAttention(dim, num_heads, dropout=dropout)
         self.linear1 = nn.Linear(dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, dim)
         self.norm1 = nn.LayerNorm(dim)
@@ -44,9 +45,7 @@ class TransformerEncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """(B, S, D) tokens and their positions -> (B, S, D)."""
-        located = tokens + positions
-        attended, _ = self.self_attn(located, located, tokens, need_weights=False)
-        tokens = self.norm1(tokens + self.dropout(attended))
+        tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens, positions)))
         hidden = self.dropout(self.act(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 

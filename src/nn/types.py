@@ -15,7 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 Target = Mapping[str, Tensor]
-"""One image's ground truth: ``boxes`` (T, 4) cxcywh fractions of the image, ``labels`` (T,) int64 in 0..C-1, and more."""
+"""Ground truth of one image: ``boxes`` (T, 4) cxcywh fractions of it, ``labels`` (T,) int64 in 0..C-1, and more."""
 
 
 class Detections(NamedTuple):

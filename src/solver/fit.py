@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -121,10 +122,11 @@ class _Fit:
         result = run.evaluate(run.judged_model)
         for writer in self.writers:
             writer.write("val", progress.step, result.stats, epoch=epoch)
-        verdict = judge(progress.best, result.stats["AP"], epoch, run.plan)
+        ap = result.stats["AP"]
+        verdict = judge(progress.best, ap if ap >= 0 else math.nan, epoch, run.plan)  # -1: nothing to find
         progress.best = verdict.state
         logger.info(
-            "epoch %d: AP %.4f, AP50 %.4f%s", epoch, result.stats["AP"], result.stats["AP50"],
+            "epoch %d: AP %.4f, AP50 %.4f%s", epoch, ap, result.stats["AP50"],
             " (best so far)" if verdict.is_best else f" (best {progress.best.best or 0:.4f})",
         )  # fmt: skip
         if verdict.is_best:

@@ -50,16 +50,16 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main rank needs it
 
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
         """Add every value as one scalar."""
         for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close the event file."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class ProgressBar:

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from builders import write_coco, write_micro_config
 
 import isdfine
+from builders import write_coco, write_micro_config
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
-from isdfine.solver.training import Training
 from isdfine.solver.train import StopTraining
+from isdfine.solver.training import Training
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +129,8 @@ def test_two_and_two_epochs_are_four(tmp_path: Path, accumulate: int) -> None:
 
 def test_resume_inside_stage_two(tmp_path: Path) -> None:
     config = write_micro_config(tmp_path)
-    stages = ("epoches=6", "train_dataloader.collate_fn.stop_epoch=2", "train_dataloader.collate_fn.ema_restart_decay=0.9")
+    collate = "train_dataloader.collate_fn"
+    stages = ("epoches=6", f"{collate}.stop_epoch=2", f"{collate}.ema_restart_decay=0.9")
     run_micro(config, *stages, f"output_dir={tmp_path / 'whole'}")
     part = tmp_path / "part"
     run = Training(isdfine.load_config(config, [*stages, f"output_dir={part}"]))
@@ -200,7 +201,8 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> N
         terms = [name for name in first if name.startswith("loss")]
         assert terms == [name for name in second if name.startswith("loss")]
         assert [second[name] for name in terms] == pytest.approx([first[name] for name in terms], rel=1e-5, abs=1e-5)
-    assert lines(tmp_path / "two", "val")[-1]["AP"] == pytest.approx(lines(tmp_path / "one", "val")[-1]["AP"], abs=1e-3)
+    ap_one, ap_two = (lines(tmp_path / name, "val")[-1]["AP"] for name in ("one", "two"))
+    assert ap_two == pytest.approx(ap_one, abs=1e-3)
 
 
 def test_a_rank_without_any_object_does_not_hang(tmp_path: Path) -> None:
@@ -235,7 +237,9 @@ def test_resuming_refuses_foreign_files(tmp_path: Path) -> None:
         Training(isdfine.load_config(config)).resume(weights)
     other = write_coco(tmp_path / "other", categories=((1, "cat"), (2, "dog")))
     changed = [f"{part}_dataloader.dataset.ann_file={other}" for part in ("train", "val")]
-    with pytest.raises(CheckpointError, match=r"trained on the classes \[1=dark, 2=light\] \(2\), the data has \[1=cat"):
+    with pytest.raises(
+        CheckpointError, match=r"trained on the classes \[1=dark, 2=light\] \(2\), the data has \[1=cat"
+    ):
         Training(isdfine.load_config(config, changed)).resume(tmp_path / "run")
 
 

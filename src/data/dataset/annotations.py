@@ -132,7 +132,8 @@ def parse_coco(path: str | Path, *, remap_mscoco_category: bool = False) -> Anno
         number = annotations[bad[0]].get("category_id")
         raise DataError(
             f"{place}: annotation {ids[bad[0]]} has category_id {number!r}, which is not among the {len(space)} categories: "
-            f"{space.describe()}" + ("" if not remap_mscoco_category else "; set remap_mscoco_category: False for own classes")
+            f"{space.describe()}"
+            + ("" if not remap_mscoco_category else "; set remap_mscoco_category: False for own classes")
         )
     areas = _areas(annotations, boxes, ids, place)
     crowd = _numbers(annotations, "iscrowd", place, default=0).astype(bool)
@@ -209,7 +210,9 @@ def _images(
         if not isinstance(image.get("file_name"), str) or not image["file_name"]:
             raise DataError(f"{place}: image {ids[index]} has no file_name: every image entry needs one")
         if not all(type(side) is int and side > 0 for side in size):
-            raise DataError(f"{place}: image {ids[index]} ({image['file_name']}) has height, width {size}: give pixels above 0")
+            raise DataError(
+                f"{place}: image {ids[index]} ({image['file_name']}) has height, width {size}: give pixels above 0"
+            )
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise DataError(f"{place}: image id {unique[counts > 1][0]} occurs {counts.max()} times: ids must be unique")
@@ -276,7 +279,9 @@ def _areas(
     values = [entry.get("area") for entry in annotations]
     for index, value in enumerate(values):
         if value is not None and type(value) not in (int, float):
-            raise DataError(f"{place}: annotation {ids[index]} has area {value!r}: expected a number of pixels, or no area")
+            raise DataError(
+                f"{place}: annotation {ids[index]} has area {value!r}: expected a number of pixels, or no area"
+            )
     given = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     return np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given)
 

@@ -37,7 +37,9 @@ def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry") -> Ima
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image, but {owner} names it: check img_folder") from error
     except _UNDECODABLE as error:
-        raise DataError(f"{path}: cannot be decoded ({error}), wanted for {owner}: replace the file or remove its entry") from error
+        raise DataError(
+            f"{path}: cannot be decoded ({error}), wanted for {owner}: replace the file or remove its entry"
+        ) from error
     if (turned.height, turned.width) != size:
         raise DataError(
             f"{path} has height, width {(image.height, image.width)}, but {owner} says {size}: "

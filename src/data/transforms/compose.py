@@ -64,7 +64,9 @@ def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int |
     given = policy or {}
     unknown = sorted(set(given) - {"name", "epoch", "ops"})
     if unknown or type(given.get("epoch")) is not int or not isinstance(given.get("ops"), (list, tuple)):
-        raise ValueError(f"Compose: policy {policy} must be {{name: stop_epoch, epoch: whole number, ops: [class names]}}")
+        raise ValueError(
+            f"Compose: policy {policy} must be {{name: stop_epoch, epoch: whole number, ops: [class names]}}"
+        )
     absent = [one for one in given["ops"] if one not in known]
     if absent:
         raise ValueError(

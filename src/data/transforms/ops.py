@@ -77,9 +77,7 @@ class RandomZoomOut(v2.RandomZoomOut):
         p: probability.
     """
 
-    def __init__(
-        self, fill: int | list[int] = 0, side_range: tuple[float, float] = (1.0, 4.0), p: float = 0.5
-    ) -> None:
+    def __init__(self, fill: int | list[int] = 0, side_range: tuple[float, float] = (1.0, 4.0), p: float = 0.5) -> None:
         super().__init__(fill=fill, side_range=side_range, p=p)
 
 

@@ -231,10 +231,10 @@ class StageBlocks(nn.Module):
 
     def __init__(self, index: int, sizes: Stage, num_layers: int, style: Style) -> None:
         super().__init__()
-        entry = sizes.in_channels
-        halve = ConvBlock(entry, entry, 3, style, stride=2, groups=entry, act=False)
-        self.downsample: nn.Module = halve if index > 0 else nn.Identity()
-        light = index >= 2
+        entry, light = sizes.in_channels, index >= 2
+        self.downsample: nn.Module = nn.Identity()
+        if index > 0:
+            self.downsample = ConvBlock(entry, entry, 3, style, stride=2, groups=entry, act=False)
         first = Block(sizes, entry, num_layers, light, style)
         rest = (ResidualBlock(sizes, sizes.out_channels, num_layers, light, style) for _ in range(sizes.blocks - 1))
         self.blocks = nn.Sequential(first, *rest)
@@ -325,7 +325,7 @@ def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:
         backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, TypeError, OSError, EOFError, UnpicklingError) as error:
         raise CheckpointError(
-            f"{path}: not the weights of this backbone (compare HGNetv2.name and use_lab, or fetch the file again): {error}"
+            f"{path}: not the weights of this backbone: compare HGNetv2.name and use_lab, or fetch it again: {error}"
         ) from error
     logger.info("loaded ImageNet weights from %s", path)
 

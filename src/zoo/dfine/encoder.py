@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -112,23 +113,24 @@ class HybridEncoder(nn.Module):
         return levels
 
     def _attend(self, feature: Tensor, level: int, layers: nn.Module) -> Tensor:
-        height, width = feature.shape[-2:]
         tokens = feature.flatten(2).mT  # (B, H*W, D)
-        tokens = layers(tokens, self._positions(level, height, width).to(tokens.dtype))
-        # Keep the memory layout: a channels-last result in a contiguous network would be converted at every later block.
+        tokens = layers(tokens, self._positions(level, feature).to(tokens.dtype))
+        # Keep the memory layout: a channels-last map in a contiguous network would be converted at every later block.
         layout = torch.channels_last if _is_channels_last(feature) else torch.contiguous_format
-        return tokens.mT.unflatten(2, (height, width)).contiguous(memory_format=layout)  # (B, D, H, W)
+        return tokens.mT.unflatten(2, feature.shape[-2:]).contiguous(memory_format=layout)  # (B, D, H, W)
 
-    def _positions(self, level: int, height: int, width: int) -> Tensor:
+    def _positions(self, level: int, feature: Tensor) -> Tensor:
+        height, width = feature.shape[-2:]
         if self._table_sizes.get(level) == (height, width):
             return self.get_buffer(f"positions_{level}")
-        device = self.input_proj[level].conv.weight.device
-        return sine_table(height, width, self.hidden_dim, temperature=self.pe_temperature, device=device)
+        return sine_table(height, width, self.hidden_dim, temperature=self.pe_temperature, device=feature.device)
 
     def _keep_position_tables(self, image_size: Sequence[int] | None) -> None:
         """Buffers outside the state dict: they move with the module, and a checkpoint of another size still fits."""
-        self._table_sizes: dict[int, tuple[int, int]] = {}
-        for level in self.attended if image_size is not None else ():
+        self._table_sizes: dict[int, tuple[int, int]] = {}  # level -> (height, width) of its table
+        if image_size is None:
+            return
+        for level in self.attended:
             height, width = (side // self.strides[level] for side in image_size)
             table = sine_table(height, width, self.hidden_dim, temperature=self.pe_temperature)
             self.register_buffer(f"positions_{level}", table, persistent=False)
@@ -142,7 +144,7 @@ class HybridEncoder(nn.Module):
                 "make in_channels equal to the backbone's channels (HGNetv2: name and return_idx)"
             )
         sizes = [tuple(one.shape[-2:]) for one in features]
-        for fine, coarse in zip(sizes, sizes[1:]):
+        for fine, coarse in pairwise(sizes):
             if fine != (2 * coarse[0], 2 * coarse[1]):
                 raise ValueError(
                     f"HybridEncoder got maps of (height, width) {sizes}, but each must be half of the one before: "
@@ -166,7 +168,7 @@ def _check_arguments(
     channels, strides, levels = list(in_channels), list(feat_strides), range(len(in_channels))
     if not channels or len(channels) != len(strides):
         raise ValueError(f"HybridEncoder needs one stride per map: in_channels={channels}, feat_strides={strides}")
-    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise ValueError(
             f"HybridEncoder feat_strides={strides} for in_channels={channels}: each stride must be twice the one before"
         )

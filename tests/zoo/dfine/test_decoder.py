@@ -105,6 +105,15 @@ def test_every_parameter_gets_a_finite_gradient(counts: tuple[int, int]) -> None
             assert torch.isfinite(one.grad).all(), name
 
 
+def test_border_cells_fill_up_small_images() -> None:
+    """Invalid anchors are infinite; where nothing else is left they are selected and nothing becomes NaN."""
+    model = filled(num_queries=80, eval_spatial_size=None, eps=0.2)
+    output = model(features(), targets())
+    assert torch.isinf(output.proposals.boxes.logit()).any()
+    everything(output).backward()
+    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+
+
 def test_eval_answers_with_the_final_predictions() -> None:
     model = filled()
     training = model(features(), targets())

@@ -4,7 +4,6 @@
 
 import pytest
 import torch
-from isdfine.zoo.dfine.encoder import HybridEncoder
 from torch import Tensor
 
 from golden_cases import fill, load_golden, load_json
@@ -13,6 +12,7 @@ from isdfine.nn.types import Predictions
 from isdfine.zoo.dfine import decoder as decoder_module
 from isdfine.zoo.dfine.decoder import DFINETransformer
 from isdfine.zoo.dfine.denoising import DenoisingNoise
+from isdfine.zoo.dfine.encoder import HybridEncoder
 from isdfine.zoo.dfine.model import DFINE
 
 SIZES = ["n", "s", "m", "l", "x"]
@@ -75,11 +75,12 @@ def compare_eval(size: str, prefix: str) -> dict[str, float]:
     }
 
 
-CASES = [("n", ""), ("n", "ns_"), *((size, "") for size in "smlx"), ("s", "ns_"), ("l", "ns_")]
+CASES = [("n", ""), ("n", "ns_"), ("s", ""), ("m", ""), ("l", ""), ("x", ""), ("s", "ns_"), ("l", "ns_")]
+FAST = CASES[:3]
 
 
 @pytest.mark.parametrize(
-    ("size", "prefix"), [case if case[0] == "n" else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+    ("size", "prefix"), [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 )
 def test_eval_outputs(size: str, prefix: str) -> None:
     worst = compare_eval(size, prefix)
