@@ -109,10 +109,16 @@ def test_parameter_groups_are_the_official_ones(size: str) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yml")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_file_opens_with_a_comment_and_loads(path: Path) -> None:
     lines = path.read_text().splitlines()
-    assert lines[1].startswith("# SPDX-License-Identifier")
+    assert lines[1].startswith("# SPDX-")
     assert lines[2].startswith("# ")
     if "include" not in path.parts and "dataset" not in path.parts:
         isdfine.load_config(path)
+
+
+def test_the_resolved_config_is_a_config(tmp_path: Path) -> None:
+    config = isdfine.load_config(size_file("x"), ["seed=3"])
+    (tmp_path / "resolved.yml").write_text(config.dump())
+    assert isdfine.load_config(tmp_path / "resolved.yml").data == config.data
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -131,7 +137,7 @@ def test_every_size_builds(size: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == official["params_train_form"]
     groups = config.build("optimizer", model=model).param_groups
     assert [len(group["params"]) for group in groups] == [
-        group["num_tensors"] for group in load_json("optim_groups.json")[size]["groups"] if group["num_tensors"]
+        group["num_tensors"] for group in load_json("optim_groups.json")[size]["groups"]
     ]
 
 

@@ -21,9 +21,6 @@ from isdfine.core import dist
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.log import setup_logging
 
-DRAWN_FROM = 0.4
-"""Lowest score of a detection in the pictures."""
-
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; the options that only set a config value are shorthands for -u."""
@@ -92,20 +89,12 @@ def train(config: isdfine.Config) -> None:
 
 def draw(run: Any) -> None:
     """Detections beside the ground truth for the first validation images."""
-    from isdfine.viz.draw import Box, save_comparison
+    from isdfine.viz.draw import save_comparison
 
     run.folder.pictures.mkdir(exist_ok=True)
-    names = run.label_space.names
     for image_id, found in run.sample_detections(run.settings.num_visualized, run.judged_model):
         truth = run.val_loader.dataset.ground_truth(image_id)
-        rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist())
-        save_comparison(
-            run.folder.pictures / f"{truth.path.stem}.png",
-            truth.path,
-            [Box(box, label, names[label]) for box, label in zip(truth.boxes.tolist(), truth.labels.tolist())],
-            [Box(box, label, f"{names[label]} {score:.2f}") for box, label, score in rows if score >= DRAWN_FROM],
-            threshold=DRAWN_FROM,
-        )
+        save_comparison(run.folder.pictures / f"{truth.path.stem}.png", truth, found, run.label_space)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(config.dump(), end="")
             return 0
         dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
-        setup_logging()
+        setup_logging(dist.rank())
         (test if options.test_only else train)(config)
         dist.shutdown()  # not after an error: leaving the group could wait for ranks that wait for this one
     except (ConfigError, DataError, CheckpointError) as error:

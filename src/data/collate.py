@@ -28,7 +28,7 @@ class BatchImageCollateFunction:
         base_size: side in pixels, or (height, width); multiples of 32.
         base_size_repeat: how often the base size stands among the sizes drawn from; None = images keep their size.
         stop_epoch: from this epoch on images keep their size; the solver's second stage begins there. None = never.
-        ema_restart_decay: EMA decay of the second stage: kept here because official files say it here, read by the solver.
+        ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +101,7 @@ class CocoEvaluator:
         if list(iou_types) != ["bbox"]:
             raise ConfigError(f"CocoEvaluator: iou_types is {list(iou_types)}: only [bbox] is supported")
         counts = list(max_dets)
-        if not counts or counts[0] < 1 or any(a >= b for a, b in zip(counts, counts[1:])):
+        if not counts or counts[0] < 1 or any(a >= b for a, b in pairwise(counts)):
             raise ConfigError(
                 f"CocoEvaluator: max_dets is {counts}: give ascending counts above 0, such as [1, 10, 100]"
             )

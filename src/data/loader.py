@@ -73,8 +73,8 @@ class DataLoader:
             raise ConfigError(f"DataLoader: num_workers is {num_workers}: give 0 or more")
         if drop_last and len(dataset) < per_rank * shard[1]:
             raise ConfigError(
-                f"DataLoader: {len(dataset)} samples do not fill one batch of {per_rank * shard[1]} and drop_last leaves "
-                "smaller ones out, so there is nothing to do: lower total_batch_size, or set drop_last: False"
+                f"DataLoader: {len(dataset)} samples do not fill one batch of {per_rank * shard[1]} and drop_last "
+                "leaves smaller ones out, so there is nothing to do: lower total_batch_size, or set drop_last: False"
             )
         if shuffle and not dataset.boxes_normalized:
             raise ConfigError(
@@ -161,8 +161,8 @@ class DataLoader:
 def _batch_size_per_rank(batch_size: int | None, total_batch_size: int | None, world: int) -> int:
     if (batch_size is None) == (total_batch_size is None):
         raise ConfigError(
-            f"DataLoader: batch_size is {batch_size} and total_batch_size is {total_batch_size}: give exactly one of them "
-            "(per process, or over all processes)"
+            f"DataLoader: batch_size is {batch_size} and total_batch_size is {total_batch_size}: give exactly one of "
+            "them (per process, or over all processes)"
         )
     wanted = batch_size if batch_size is not None else total_batch_size
     if wanted is None or wanted < 1:

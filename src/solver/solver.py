@@ -46,12 +46,13 @@ class Evaluation:
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
         self.settings: RunSettings = config.settings
         self.device = pick_device(self.settings.device)
         torch.manual_seed(self.settings.seed or 0)
         self.val_loader: DataLoader = config.build("val_dataloader").to(self.device)
         self.label_space: LabelSpace = self.val_loader.dataset.label_space
+        # An inferred class count is written down, so that the saved config works where the annotations are not.
+        self.config = config = config.with_values({"num_classes": len(self.label_space)})
         self.model: nn.Module = config.build("model").to(self.device)
         self.postprocessor: PostProcessor = config.build("postprocessor")
         self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)

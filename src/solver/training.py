@@ -42,7 +42,7 @@ class Training(Evaluation):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        settings = self.settings
+        config, settings = self.config, self.settings
         self.folder = RunFolder(Path(settings.output_dir))
         self.train_loader: DataLoader = config.build("train_dataloader").to(self.device)
         _check_same_classes(self.train_loader, self.val_loader)

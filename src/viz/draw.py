@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,11 +148,11 @@ def _draw_box(
 ) -> None:
     """One rectangle, and its caption above it; where that leaves the image, moved inside."""
     width, height = size
-    left, right = sorted((min(max(box[0], 0), width - 1), min(max(box[2], 0), width - 1)))
-    top, bottom = sorted((min(max(box[1], 0), height - 1), min(max(box[3], 0), height - 1)))
+    left, right = sorted(min(max(round(x), 0), width - 1) for x in (box[0], box[2]))
+    top, bottom = sorted(min(max(round(y), 0), height - 1) for y in (box[1], box[3]))
     draw.rectangle((left, top, right, bottom), outline=color, width=pen.line)
     text = draw.textbbox((0, 0), caption, font=pen.font)
-    text_width, text_height = text[2] + 4, text[3] + 3
+    text_width, text_height = math.ceil(text[2]) + 4, math.ceil(text[3]) + 3
     x = max(0, min(left, width - text_width))
     y = top - text_height if top >= text_height else min(top, height - text_height)
     draw.rectangle((x, y, x + text_width, y + text_height), fill=color)

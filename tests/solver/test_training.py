@@ -45,17 +45,32 @@ def run_micro(config: Path, *overrides: str, resume: Path | None = None) -> Trai
     return run
 
 
-def start(config: Path, *arguments: str, processes: int = 1) -> subprocess.Popen[str]:
-    """Train in another process, or in several under torchrun."""
-    launcher = [sys.executable]
-    if processes > 1:
-        port = random.randint(20000, 40000)
-        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISDFINE_DIST_TIMEOUT": "50"}
-    return subprocess.Popen(
-        [*launcher, str(ROOT / "tools" / "train.py"), "-c", str(config), *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+class Launch:
+    """tools/train.py in another process, or in several under torchrun; what it prints goes to a file."""
+
+    def __init__(self, config: Path, *arguments: str, processes: int = 1) -> None:
+        launcher = [sys.executable]
+        if processes > 1:
+            port = random.randint(20000, 40000)
+            launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+        command = [*launcher, str(ROOT / "tools" / "train.py"), "-c", str(config), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISDFINE_DIST_TIMEOUT": "50"}
+        self.log = config.parent / "log.txt"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def end(self, timeout: float = 240) -> tuple[int, str]:
+        """Exit code and output."""
+        return self.process.wait(timeout=timeout), self.log.read_text()
+
+    def succeed(self) -> str:
+        """Output of a run that must end well."""
+        code, output = self.end()
+        assert code == 0, output
+        return output
 
 
 def lines(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
@@ -153,16 +168,16 @@ def kill_and_resume(tmp_path: Path, kills: int) -> None:
     config = write_micro_config(tmp_path)
     updates = ["-u", "epoches=8", "save_every_steps=1"]
     whole, part = tmp_path / "whole", tmp_path / "part"
-    assert start(config, *updates, f"output_dir={whole}").wait(timeout=240) == 0
+    Launch(config, *updates, f"output_dir={whole}").succeed()
     choose = random.Random(5)
     for step in sorted(choose.sample(range(1, 16), kills)):
         more = ["-r", str(part)] if (part / "last.pth").exists() else []
-        process = start(config, *updates, f"output_dir={part}", *more)
-        while process.poll() is None and max((one["step"] for one in lines(part)), default=0) < step:
+        run = Launch(config, *updates, f"output_dir={part}", *more)
+        while run.running() and max((one["step"] for one in lines(part)), default=0) < step:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert start(config, *updates, f"output_dir={part}", "-r", str(part)).wait(timeout=240) == 0
+        run.process.send_signal(signal.SIGKILL)
+        assert run.end()[0] == -signal.SIGKILL
+    Launch(config, *updates, f"output_dir={part}", "-r", str(part)).succeed()
     assert_same_weights(whole / "last.pth", part / "last.pth")
 
 
@@ -177,30 +192,29 @@ def test_killed_five_times_and_resumed_equals_an_uninterrupted_run(tmp_path: Pat
 
 def test_sigterm_saves_and_ends_in_good_order(tmp_path: Path) -> None:
     config = write_micro_config(tmp_path)
-    process = start(config, "-u", "epoches=500")
-    while process.poll() is None and len(lines(tmp_path / "run")) < 3:
+    run = Launch(config, "-u", "epoches=500")
+    while run.running() and len(lines(tmp_path / "run")) < 3:
         time.sleep(0.01)
-    process.terminate()
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    assert "stopped by a signal" in output
+    run.process.terminate()
+    assert "stopped by a signal" in run.succeed()
     step = saved(tmp_path / "run" / "last.pth")["progress"]["step"]
     assert step >= lines(tmp_path / "run")[-1]["step"] - 1
 
 
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
     config = write_micro_config(tmp_path)
+    # Noise would be drawn per rank; and AdamW's first steps turn rounding of vanishing gradients into steps of full size.
     updates = ["-u", "DFINETransformer.num_denoising=0", "sync_bn=true", "epoches=3"]
+    updates += ["optimizer={type: SGD, lr: 0.01}"]
     for name, processes in (("one", 1), ("two", 2)):
-        process = start(config, *updates, f"output_dir={tmp_path / name}", processes=processes)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
+        Launch(config, *updates, f"output_dir={tmp_path / name}", processes=processes).succeed()
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert len(one) == len(two) == 6
     for first, second in zip(one, two):
         terms = [name for name in first if name.startswith("loss")]
         assert terms == [name for name in second if name.startswith("loss")]
-        assert [second[name] for name in terms] == pytest.approx([first[name] for name in terms], rel=1e-5, abs=1e-5)
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+        assert [second[name] for name in terms] == pytest.approx([first[name] for name in terms], rel=1e-5, abs=1e-4)
     ap_one, ap_two = (lines(tmp_path / name, "val")[-1]["AP"] for name in ("one", "two"))
     assert ap_two == pytest.approx(ap_one, abs=1e-3)
 
@@ -209,9 +223,7 @@ def test_a_rank_without_any_object_does_not_hang(tmp_path: Path) -> None:
     # batches of 2 in file order: rank 0 gets the even images, which have boxes; rank 1 the odd ones, which have none
     config = write_micro_config(tmp_path, boxes=(2, 0))
     updates = ["-u", "train_dataloader.shuffle=false", "train_dataloader.total_batch_size=2", "epoches=1"]
-    process = start(config, *updates, processes=2)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
+    Launch(config, *updates, processes=2).succeed()
     assert len(lines(tmp_path / "run")) == 4
 
 
@@ -219,9 +231,9 @@ def test_a_rank_that_raises_ends_the_run_with_its_message(tmp_path: Path) -> Non
     config = write_micro_config(tmp_path)
     (tmp_path / "data" / "images" / "001.png").write_bytes(b"not an image")
     began = time.monotonic()
-    process = start(config, "-u", "train_dataloader.shuffle=false", "train_dataloader.total_batch_size=2", processes=2)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    updates = ["-u", "train_dataloader.shuffle=false", "train_dataloader.total_batch_size=2"]
+    code, output = Launch(config, *updates, processes=2).end(timeout=120)
+    assert code != 0
     assert "001.png" in output
     assert time.monotonic() - began < 60 + 25  # 60 s after the error, plus the start of two interpreters
 
@@ -237,9 +249,7 @@ def test_resuming_refuses_foreign_files(tmp_path: Path) -> None:
         Training(isdfine.load_config(config)).resume(weights)
     other = write_coco(tmp_path / "other", categories=((1, "cat"), (2, "dog")))
     changed = [f"{part}_dataloader.dataset.ann_file={other}" for part in ("train", "val")]
-    with pytest.raises(
-        CheckpointError, match=r"trained on the classes \[1=dark, 2=light\] \(2\), the data has \[1=cat"
-    ):
+    with pytest.raises(CheckpointError, match="trained on the classes 1=dark, 2=light, the data has 1=cat, 2=dog"):
         Training(isdfine.load_config(config, changed)).resume(tmp_path / "run")
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""COCO JSON as a few flat arrays, checked when it is opened: workers share arrays for free, dictionaries they would copy."""
+"""COCO JSON as a few flat arrays, checked when it is opened: a worker gets arrays at once, dictionaries slowly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class Annotations:
-    """A data set of n images and A boxes. The boxes of image i are rows ``offsets[i]:offsets[i + 1]``, in file order."""
+    """n images and A boxes. The boxes of image i are rows ``offsets[i]:offsets[i + 1]``, in file order."""
 
     label_space: LabelSpace
     place: str
@@ -77,7 +77,7 @@ def clipped_corners(boxes_xywh_px: NDArray[np.float64], sizes: NDArray[np.int64]
 
 def has_area(boxes_xyxy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(A,) whether the corners are in order and apart."""
-    ordered: NDArray[np.bool_] = (boxes_xyxy_px[:, 2:] > boxes_xyxy_px[:, :2]).all(axis=1)
+    ordered: NDArray[np.bool_] = np.all(boxes_xyxy_px[:, 2:] > boxes_xyxy_px[:, :2], axis=1)
     return ordered
 
 
@@ -131,7 +131,7 @@ def parse_coco(path: str | Path, *, remap_mscoco_category: bool = False) -> Anno
     if (bad := np.flatnonzero(labels < 0)).size:
         number = annotations[bad[0]].get("category_id")
         raise DataError(
-            f"{place}: annotation {ids[bad[0]]} has category_id {number!r}, which is not among the {len(space)} categories: "
+            f"{place}: annotation {ids[bad[0]]} has category_id {number!r}, not one of the {len(space)} categories: "
             f"{space.describe()}"
             + ("" if not remap_mscoco_category else "; set remap_mscoco_category: False for own classes")
         )
@@ -260,7 +260,7 @@ def _boxes(annotations: Sequence[Mapping[str, Any]], ids: NDArray[np.int64], pla
         return boxes.astype(np.float64)
     bad = next((index for index, value in enumerate(values) if not _is_box(value)), 0)
     raise DataError(
-        f"{place}: annotation {ids[bad]} has bbox {values[bad]!r}: expected 4 finite numbers x, y, width, height in pixels"
+        f"{place}: annotation {ids[bad]} has bbox {values[bad]!r}: expected 4 finite numbers x, y, width, height"
     )
 
 

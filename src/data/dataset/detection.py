@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from ...core.errors import DataError
+from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from ..transforms.ops import PixelConversion
 from .annotations import Annotations
@@ -37,7 +38,7 @@ class SampleKey(NamedTuple):
     """What a sampler asks for: all that the randomness of a sample depends on."""
 
     epoch: int
-    index: int
+    sample: int
     seed: int = 0
 
 
@@ -61,7 +62,7 @@ class GroundTruth:
 class DetectionDataset(Dataset[Sample]):
     """Images with boxes.
 
-    ``dataset[index]`` or ``dataset[SampleKey(epoch, index, seed)]`` is a sample. Its augmentation depends on that key
+    ``dataset[index]`` or ``dataset[SampleKey(epoch, sample, seed)]`` is a sample. Its augmentation depends on that key
     alone, never on the worker that makes it or on what was asked before.
 
     Args:
@@ -76,7 +77,7 @@ class DetectionDataset(Dataset[Sample]):
         self.transforms = Compose() if transforms is None else transforms
 
     @property
-    def label_space(self) -> Any:
+    def label_space(self) -> LabelSpace:
         """The classes of the labels."""
         return self.annotations.label_space
 
@@ -148,7 +149,8 @@ def check_class_count(dataset: DetectionDataset, num_classes: int | None) -> Non
     space = dataset.label_space
     if num_classes is not None and num_classes != len(space):
         raise DataError(
-            f"num_classes is {num_classes}, but {dataset.annotations.place} has {len(space)} classes: {space.describe()}. "
+            f"num_classes is {num_classes}, but {dataset.annotations.place} has {len(space)} classes: "
+            f"{space.describe()}. "
             f"Set num_classes: {len(space)}, leave it out to have it read from the data, or correct the annotation file"
         )
 
@@ -187,7 +189,7 @@ def _seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
     """Run with random states that depend on the arguments alone, and put the process's states back afterwards."""
     digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, index), digest_size=8).digest()
     number = int.from_bytes(digest, "little")
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would also reseed every GPU

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import coco_files
+from isdfine.core.errors import DataError
+from isdfine.data.dataset.images import load_rgb
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    values = np.full((6, 9), 200, dtype=np.uint8)
+    if mode.startswith("I"):
+        image = Image.fromarray(values.astype(np.uint16) * 256 if mode == "I;16" else values.astype(np.int32) * 256)
+    else:
+        image = Image.fromarray(values).convert(mode)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I") else "a.png")
+    image.save(path)
+    decoded = load_rgb(path, (6, 9))
+    assert decoded.mode == "RGB"
+    assert decoded.size == (9, 6)
+    if mode != "1":
+        assert np.abs(np.asarray(decoded).astype(int) - 200).max() <= 1
+
+
+def test_palette_with_transparency_does_not_warn(tmp_path):
+    image = Image.new("P", (9, 6))
+    image.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
+    assert load_rgb(tmp_path / "a.png", (6, 9)).mode == "RGB"
+
+
+def save_turned(path, size):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("RGB", size, "black")
+    image.paste("white", (0, 0, size[0], size[1] // 2))
+    image.save(path, exif=exif, quality=95)
+
+
+def test_orientation_only_where_the_annotated_size_says_so(tmp_path):
+    save_turned(tmp_path / "a.jpg", (48, 32))
+    stored = load_rgb(tmp_path / "a.jpg", (32, 48))
+    assert stored.size == (48, 32)
+    assert stored.getpixel((24, 4))[0] > 200
+    turned = load_rgb(tmp_path / "a.jpg", (48, 32))
+    assert turned.size == (32, 48)
+    assert turned.getpixel((28, 24))[0] > 200  # the white upper half is at the right after a quarter turn
+
+
+def test_another_size_is_an_error(tmp_path):
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a.png has height, width \(32, 48\), but image 7 of x.json says \(48, 32\)"):
+        load_rgb(tmp_path / "a.png", (48, 32), "image 7 of x.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n123"])
+def test_what_cannot_be_decoded_is_named(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a.png: cannot be decoded .* wanted for image 7 of x.json: replace the file"):
+        load_rgb(tmp_path / "a.png", (6, 9), "image 7 of x.json")
+
+
+def test_truncated_photo(tmp_path):
+    whole = next((coco_files.TINY / "train").glob("*.jpg")).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a.jpg: cannot be decoded \(image file is truncated"):
+        load_rgb(tmp_path / "a.jpg", (6, 9))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"a.png: no such image, but image 7 names it"):
+        load_rgb(tmp_path / "a.png", (6, 9), "image 7")

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torchvision import tv_tensors
+
+from golden_cases import load_json
+from isdfine.core.errors import DataError
+from isdfine.data.collate import BatchImageCollateFunction, multiscale_sizes
+
+
+@pytest.mark.parametrize("repeat", ["3", "4", "6", "10", "20"])
+def test_official_sizes(repeat):
+    golden = load_json("configs.json")["common"]["multiscale_sizes"]
+    sizes = multiscale_sizes((640, 640), int(repeat))
+    assert [height for height, _ in sizes] == golden["base640_by_repeat"][repeat]
+    assert all(height == width for height, width in sizes)
+
+
+def test_official_sizes_of_320():
+    golden = load_json("configs.json")["common"]["multiscale_sizes"]
+    assert [height for height, _ in multiscale_sizes((320, 320), 4)] == golden["base320_repeat4"]
+
+
+def test_rectangles_keep_their_proportion():
+    sizes = multiscale_sizes((320, 640), 1)
+    assert sizes[5] == (320, 640)
+    assert sizes[0] == (256, 480)
+    assert all(side % 32 == 0 for size in sizes for side in size)
+    assert multiscale_sizes((640, 320), 1) == tuple((width, height) for height, width in sizes)
+
+
+def test_sizes_are_drawn_from_the_list_by_their_frequency():
+    collate = BatchImageCollateFunction(640, 6)
+    drawn = Counter(collate.size_at(0, epoch, batch) for epoch in range(40) for batch in range(100))
+    assert set(drawn) == set(collate.sizes)
+    assert drawn[640, 640] / 4000 == pytest.approx(6 / 16, abs=0.03)
+    assert drawn[800, 800] / 4000 == pytest.approx(1 / 16, abs=0.02)
+
+
+def test_sizes_are_a_function_of_seed_epoch_and_batch():
+    one, other = BatchImageCollateFunction(640, 3), BatchImageCollateFunction(640, 3)
+    keys = [(seed, epoch, batch) for seed in range(3) for epoch in range(3) for batch in range(3)]
+    assert [one.size_at(*key) for key in keys] == [other.size_at(*key) for key in reversed(keys)][::-1]
+    assert len({tuple(one.size_at(seed, 0, batch) for batch in range(9)) for seed in range(5)}) == 5
+
+
+def test_one_size_without_repeat_and_from_the_stop_epoch_on():
+    assert BatchImageCollateFunction(640).size_at(0, 0, 0) is None
+    collate = BatchImageCollateFunction(640, 3, stop_epoch=2, ema_restart_decay=0.9999)
+    assert collate.size_at(0, 1, 0) is not None
+    assert collate.size_at(0, 2, 0) is None
+    assert (collate.stop_epoch, collate.ema_restart_decay) == (2, 0.9999)
+
+
+def test_resize_is_nearest():
+    images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    resized = BatchImageCollateFunction.resize(images, (96, 64))
+    assert torch.equal(resized.float(), F.interpolate(images.float(), size=(96, 64)))
+    assert BatchImageCollateFunction.resize(images, None) is images
+    assert BatchImageCollateFunction.resize(images, (64, 32)) is images
+
+
+@pytest.mark.parametrize("base", [100, (64, 50), 0])
+def test_base_sizes_fit_the_strides(base):
+    with pytest.raises(ValueError, match=r"base_size is .*: every side must be a multiple of 32"):
+        BatchImageCollateFunction(base)
+
+
+def test_repeat_is_a_count():
+    with pytest.raises(ValueError, match="base_size_repeat is 0: give 1 or more"):
+        BatchImageCollateFunction(640, 0)
+
+
+def image(height, width):
+    return tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8))
+
+
+def test_stacks_images_and_unwraps_targets():
+    boxes = tv_tensors.BoundingBoxes([[0.0, 0, 1, 1]], format="XYXY", canvas_size=(8, 9))
+    images, targets = BatchImageCollateFunction()([(image(8, 9), {"boxes": boxes}), (image(8, 9), {"boxes": boxes})])
+    assert images.shape == (2, 3, 8, 9)
+    assert images.dtype == torch.uint8
+    assert type(images) is torch.Tensor
+    assert type(targets[1]["boxes"]) is torch.Tensor
+
+
+def test_unequal_images():
+    with pytest.raises(DataError, match=r"2 sizes \(height, width\): \(8, 9\), \(9, 8\): add Resize or PadToSize"):
+        BatchImageCollateFunction()([(image(8, 9), {}), (image(9, 8), {}), (image(8, 9), {})])
+
+
+def test_images_that_are_no_tensors():
+    with pytest.raises(DataError, match="samples hold a Image, not a tensor: add ConvertPILImage"):
+        BatchImageCollateFunction()([(Image.new("RGB", (4, 4)), {})])

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from data import coco_files
+from golden_cases import golden_path
+from isdfine.core.errors import DataError
+from isdfine.data.label_space import MSCOCO, LabelSpace, num_classes_of
+
+
+class Tree:
+    """A config of plain data."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def get(self, dotted, default=None):
+        node = self.data
+        for part in dotted.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return default
+            node = node[part]
+        return node
+
+
+def test_labels_follow_the_ids_whatever_the_order_of_the_file():
+    space = LabelSpace.from_coco(coco_files.content())
+    assert space == LabelSpace(("ant", "zebra"), (2, 9))
+    assert [space.index_of(one) for one in (2, 9)] == [0, 1]
+    assert len(space) == 2
+
+
+def test_round_trip_through_plain_data():
+    assert LabelSpace.from_dict(json.loads(json.dumps(MSCOCO.to_dict()))) == MSCOCO
+
+
+def test_it_cannot_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        MSCOCO.names = ()
+
+
+def test_mscoco_ids_are_the_golden_ones():
+    common = json.loads(golden_path("configs.json").read_text())["common"]
+    assert list(MSCOCO.category_ids) == common["mscoco_category_ids_in_label_order"]
+    assert (MSCOCO.names[0], MSCOCO.names[11], MSCOCO.names[79]) == ("person", "stop sign", "toothbrush")
+
+
+def test_mscoco_names_are_those_of_the_real_file():
+    path = coco_files.shared_data("coco128") / "annotations" / "instances_train2017.json"
+    assert LabelSpace.from_coco(json.loads(path.read_text())) == MSCOCO
+
+
+def test_unknown_id_lists_the_known_ones():
+    with pytest.raises(DataError, match=r"category id 5 is not one of the 2 known classes: 2=ant, 9=zebra"):
+        LabelSpace(("ant", "zebra"), (2, 9)).index_of(5)
+
+
+def test_long_lists_are_abbreviated():
+    space = LabelSpace(tuple(f"c{i}" for i in range(365)), tuple(range(1, 366)))
+    assert space.describe().endswith("100=c99, ... (265 more)")
+
+
+@pytest.mark.parametrize(
+    ("categories", "match"),
+    [
+        ([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], r"place: category id 1 occurs twice \('a' and 'b'\)"),
+        ([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], r"category name 'a' occurs twice \(ids 1 and 2\)"),
+        ([{"id": "1", "name": "a"}], "needs an integer id and a name"),
+        ([{"id": 1}], "needs an integer id and a name"),
+        ([], "list of categories is empty"),
+    ],
+)
+def test_wrong_categories(categories, match):
+    with pytest.raises(DataError, match=match):
+        LabelSpace.from_coco({"categories": categories}, "place")
+
+
+def test_names_and_ids_must_belong_together():
+    with pytest.raises(DataError, match="1 class names for 2 category ids"):
+        LabelSpace(("a",), (1, 2))
+    with pytest.raises(DataError, match="not ascending and unique"):
+        LabelSpace(("a", "b"), (2, 1))
+
+
+def test_class_count_of_a_config(tmp_path: Path):
+    _, path = coco_files.write(tmp_path, images=False)
+    dataset = {"ann_file": str(path)}
+    assert num_classes_of(Tree({"train_dataloader": {"dataset": dataset}})) == 2
+    assert num_classes_of(Tree({"val_dataloader": {"dataset": dataset}})) == 2
+    assert num_classes_of(Tree({"train_dataloader": {"dataset": {**dataset, "remap_mscoco_category": True}}})) == 80
+    assert num_classes_of(Tree({"remap_mscoco_category": True, "train_dataloader": {"dataset": dataset}})) == 80
+    assert num_classes_of(Tree({"train_dataloader": {"dataset": {"type": "Mine"}}})) is None
+    assert num_classes_of(Tree({})) is None

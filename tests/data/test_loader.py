@@ -1,0 +1,229 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import multiprocessing
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from data import coco_files
+from isdfine.core.errors import ConfigError, DataError
+from isdfine.data.collate import BatchImageCollateFunction
+from isdfine.data.dataset.coco import CocoDetection
+from isdfine.data.loader import DataLoader
+from isdfine.data.transforms import (
+    Compose,
+    ConvertBoxes,
+    ConvertPILImage,
+    RandomHorizontalFlip,
+    RandomIoUCrop,
+    RandomPhotometricDistort,
+    RandomZoomOut,
+    Resize,
+    SanitizeBoundingBoxes,
+)
+
+
+def official_ops(scale=True):
+    return [
+        RandomPhotometricDistort(p=0.5),
+        RandomZoomOut(fill=0),
+        RandomIoUCrop(p=0.8),
+        SanitizeBoundingBoxes(min_size=1),
+        RandomHorizontalFlip(),
+        Resize((96, 96)),
+        SanitizeBoundingBoxes(min_size=1),
+        ConvertPILImage(dtype="float32", scale=scale),
+        ConvertBoxes(fmt="cxcywh", normalize=True),
+    ]
+
+
+def pages(ops=None, policy=None):
+    folder = coco_files.TINY
+    transforms = Compose(official_ops() if ops is None else ops, policy)
+    return CocoDetection(str(folder / "train"), str(folder / "annotations" / "train.json"), transforms)
+
+
+def loader(dataset=None, **options):
+    options = {"total_batch_size": 5, "shuffle": True, "collate_fn": BatchImageCollateFunction(96, 2), **options}
+    return DataLoader(pages() if dataset is None else dataset, **options)
+
+
+def passes(one, epochs=(0, 1)):
+    found = []
+    for epoch in epochs:
+        one.set_epoch(epoch)
+        found += list(one)
+    one.close()
+    return found
+
+
+def assert_equal_batches(ours, theirs):
+    assert len(ours) == len(theirs)
+    for (images, targets), (other_images, other_targets) in zip(ours, theirs):
+        assert torch.equal(images, other_images)
+        for target, other in zip(targets, other_targets, strict=True):
+            assert target.keys() == other.keys()
+            assert all(torch.equal(value, other[name]) for name, value in target.items())
+
+
+def test_ready_batches():
+    one = loader()
+    assert len(one) == 5
+    found = passes(one, epochs=[0])
+    assert [len(targets) for _, targets in found] == [5, 5, 5, 5, 4]
+    for index, (images, targets) in enumerate(found):
+        assert images.dtype == torch.float32
+        assert images.min() >= 0
+        assert 0.5 < images.max() <= 1
+        assert tuple(images.shape[-2:]) == one.collate_fn.size_at(0, 0, index)
+        for target in targets:
+            assert target["boxes"].shape == (len(target["labels"]), 4)
+            assert ((target["boxes"] >= 0) & (target["boxes"] <= 1)).all()
+    assert len({images.shape for images, _ in found}) > 1
+    assert len({int(target["image_id"]) for _, targets in found for target in targets}) == 24
+
+
+def test_unscaled_pixels_where_the_transforms_say_so():
+    scaled = next(iter(loader(pages(official_ops()))))[0]
+    plain = next(iter(loader(pages(official_ops(scale=False)))))[0]
+    assert plain.max() > 100
+    assert torch.equal(plain / 255.0, scaled)
+
+
+def test_any_number_of_workers_gives_the_same_batches():
+    policy = {"name": "stop_epoch", "epoch": 1, "ops": ["RandomZoomOut", "RandomIoUCrop"]}
+    reference = passes(loader(pages(policy=policy), num_workers=0))
+    for workers in (1, 2):
+        assert_equal_batches(passes(loader(pages(policy=policy), num_workers=workers)), reference)
+
+
+def test_two_ranks_see_what_one_sees():
+    alone = passes(loader(total_batch_size=8))
+    ranks = [passes(loader(total_batch_size=8, shard=(rank, 2))) for rank in range(2)]
+    joined = [(torch.cat([a[0], b[0]]), a[1] + b[1]) for a, b in zip(*ranks, strict=True)]
+    assert_equal_batches(joined, alone)
+
+
+def test_a_later_start_is_for_one_pass_only():
+    whole = passes(loader(), epochs=[3])
+    one = loader()
+    one.set_epoch(3)
+    one.start_at(3)
+    assert len(one) == 5
+    assert_equal_batches(list(one), whole[3:])
+    assert_equal_batches(list(one), whole)
+    one.start_at(5)
+    assert list(one) == []
+    with pytest.raises(ValueError, match="cannot start at batch 6 of 5: has the data set or the batch size changed"):
+        one.start_at(6)
+
+
+def test_an_abandoned_pass_does_not_leak_into_the_next():
+    one = loader(num_workers=1)
+    for _ in one:
+        break
+    one.set_epoch(1)
+    assert_equal_batches(list(one), passes(loader(), epochs=[1]))
+    one.close()
+
+
+def test_global_random_state_is_not_touched():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    passes(loader())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_evaluation_targets_keep_pixels_and_sizes():
+    one = loader(pages([Resize((64, 96)), ConvertPILImage()]), shuffle=False, collate_fn=None)
+    images, targets = next(iter(one))
+    assert images.shape == (5, 3, 64, 96)
+    assert [int(target["image_id"]) for target in targets] == one.dataset.annotations.image_ids[:5].tolist()
+    assert targets[0]["orig_size"].tolist() == one.dataset.annotations.sizes[0].tolist()
+    assert targets[0]["boxes"].max() > 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_stops_the_pass_with_its_own_message(tmp_path, workers):
+    root, path = coco_files.write(tmp_path)
+    transforms = Compose([Resize((32, 32)), ConvertPILImage(), ConvertBoxes()])
+    dataset = CocoDetection(str(root), str(path), transforms)
+    (root / "a.png").write_bytes(b"no image")
+    one = DataLoader(dataset, batch_size=2, num_workers=workers)
+    with pytest.raises(DataError, match=r"^\S*a.png: cannot be decoded .* wanted for image 7 of \S*annotations.json"):
+        next(iter(one))
+    one.close()
+
+
+class Failing(ConvertPILImage):
+    """A bug in a transform."""
+
+    def transform(self, inpt, params):
+        raise RuntimeError("the transform has a bug")
+
+
+def test_any_other_error_of_a_worker_keeps_its_message():
+    one = loader(pages([Resize((32, 32)), Failing(), ConvertBoxes()]), num_workers=1)
+    with pytest.raises(RuntimeError, match="the transform has a bug"):
+        next(iter(one))
+    one.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs sigwaitinfo")
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_workers_outlive_the_signals_that_end_a_run(signal):
+    one = loader(num_workers=1)
+    running = iter(one)
+    next(running)
+    worker = multiprocessing.active_children()[-1]
+    subprocess.run(["kill", f"-{signal}", str(worker.pid)], check=True)
+    time.sleep(0.1)
+    assert len(list(running)) == 4
+    assert worker.is_alive()
+    worker.terminate()  # by the main process: obeyed
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_workers_end_with_the_loader():
+    one = loader(num_workers=1)
+    next(iter(one))
+    worker = multiprocessing.active_children()[-1]
+    one.close()
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"batch_size": 2}, "batch_size is 2 and total_batch_size is 5: give exactly one of them"),
+        ({"total_batch_size": None}, "batch_size is None and total_batch_size is None"),
+        ({"shard": (0, 2)}, "total_batch_size 5 cannot be shared by 2 processes: use a multiple of 2"),
+        ({"total_batch_size": 0}, "a batch of 0 samples: give 1 or more"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"total_batch_size": 32, "drop_last": True}, "24 samples do not fill one batch of 32 and drop_last"),
+    ],
+)
+def test_contradicting_options(options, match):
+    with pytest.raises(ConfigError, match=match):
+        loader(**options)
+
+
+def test_training_needs_normalised_boxes():
+    with pytest.raises(ConfigError, match=r"the transforms leave boxes in pixels: add {type: ConvertBoxes"):
+        loader(pages([Resize((32, 32)), ConvertPILImage()]))
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu_equal_those_on_the_cpu():
+    reference = passes(loader())
+    found = passes(loader(num_workers=2).to("cuda"))
+    assert found[0][0].device.type == "cuda"
+    assert found[0][1][0]["boxes"].device.type == "cuda"
+    cpu = [(images.cpu(), [{k: v.cpu() for k, v in one.items()} for one in targets]) for images, targets in found]
+    assert_equal_batches(cpu, reference)

@@ -1,0 +1,161 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from golden_cases import fill, load_golden, load_json
+from isdfine.core.errors import CheckpointError
+from isdfine.nn.backbone.hgnetv2 import VARIANTS, HGNetv2
+from isdfine.nn.norm import FrozenBatchNorm2d
+
+CASES = [
+    "B0_lab1_frozen0",
+    "B0_lab1_frozen1",
+    "B0_lab0_frozen0",
+    "B1_lab1_frozen0",
+    "B2_lab1_frozen0",
+    "B2_lab0_frozen0",
+    "B3_lab1_frozen0",
+    "B4_lab0_frozen1",
+    "B5_lab0_frozen1",
+]
+
+
+def small(**options: object) -> HGNetv2:
+    torch.manual_seed(0)
+    return HGNetv2("B0", **options)  # type: ignore[arg-type]
+
+
+def filled(backbone: HGNetv2) -> HGNetv2:
+    state = fill.fill_state_dict({f"backbone.{key}": value for key, value in backbone.state_dict().items()})
+    backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
+    return backbone
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_are_the_official_ones(case: str) -> None:
+    golden, meta = load_golden("hgnetv2.npz")
+    expected = meta["cases"][case]
+    name, lab, frozen = case.split("_")
+    freeze = frozen == "frozen1"
+    backbone = HGNetv2(name, lab == "lab1", range(4), freeze_at=0 if freeze else -1, freeze_norm=freeze)
+    backbone = filled(backbone).eval()
+    assert {key: list(value.shape) for key, value in backbone.state_dict().items()} == expected["keys"]
+    assert sum(one.numel() for one in backbone.parameters()) == expected["params"]
+    assert sum(one.numel() for one in backbone.parameters() if not one.requires_grad) == expected["frozen_params"]
+    assert backbone.channels == expected["out_channels"]
+    with torch.no_grad():
+        maps = backbone(torch.from_numpy(fill.image_batch(meta["image_seed"], 1, *meta["image_hw"])))
+    for stage, one in enumerate(maps):
+        assert list(one.shape) == expected[f"shape_{stage}"]
+        values = one.flatten()
+        step = max(1, len(values) // 64)
+        picked = values[torch.arange(64) * step % len(values)].numpy()
+        np.testing.assert_allclose(picked, golden[f"{case}/slice_{stage}"], atol=2e-5, rtol=1e-4)
+        stat = [values.double().mean(), values.double().std(correction=0), values.double().norm()]
+        np.testing.assert_allclose(stat, golden[f"{case}/stat_{stage}"], rtol=1e-5)
+    # the depth of B5 amplifies rounding: 5e-5 measured on values up to 11
+    np.testing.assert_allclose(maps[-1][:, ::4].numpy(), golden[f"{case}/out_last"], atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", "nsmlx")
+def test_keys_and_frozen_parameters_of_every_detector(size: str) -> None:
+    keys = load_json(f"dfine_{size}_keys.json")
+    section = load_json("configs.json")["variants"][f"{size}_coco"]["backbone"]
+    with torch.device("meta"):
+        backbone = HGNetv2(**section)
+    mine = {f"backbone.{k}": (list(v.shape), str(v.dtype)) for k, v in backbone.state_dict().items()}
+    stored = {
+        k: (v["shape"], f"torch.{v['dtype']}") for k, v in keys["state_dict"].items() if k.startswith("backbone.")
+    }
+    assert mine == stored
+    assert list(mine) == list(stored)
+    frozen = [f"backbone.{name}" for name, one in backbone.named_parameters() if not one.requires_grad]
+    assert frozen == [name for name in keys["frozen_parameters"] if name.startswith("backbone.")]
+
+
+@pytest.mark.parametrize(
+    ("stem_only", "freeze_at", "frozen"),
+    [(True, -1, set()), (True, 1, {"stem"}), (False, 1, {"stem", "stages.0", "stages.1"}), (False, -1, set())],
+)
+def test_what_freezing_freezes(stem_only: bool, freeze_at: int, frozen: set[str]) -> None:
+    backbone = small(freeze_stem_only=stem_only, freeze_at=freeze_at)
+    parts = {"stem": backbone.stem, **{f"stages.{i}": stage for i, stage in enumerate(backbone.stages)}}
+    for name, part in parts.items():
+        assert {one.requires_grad for one in part.parameters()} == {name not in frozen}
+
+
+def test_frozen_norms_and_stage_choice() -> None:
+    backbone = small(return_idx=(0, 3))
+    assert not [one for one in backbone.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+    assert [one for one in backbone.modules() if isinstance(one, FrozenBatchNorm2d)]
+    assert (backbone.channels, backbone.strides) == ([64, 1024], [4, 32])
+    assert [one.shape for one in backbone(torch.rand(1, 3, 64, 96))] == [(1, 64, 16, 24), (1, 1024, 2, 3)]
+
+
+def test_a_batch_of_two_is_two_batches_of_one() -> None:
+    backbone = filled(small(use_lab=True, freeze_norm=False)).eval()
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        singles = [backbone(one[None]) for one in images]
+        for level, both in enumerate(backbone(images)):
+            torch.testing.assert_close(both, torch.cat([one[level] for one in singles]), atol=2e-5, rtol=1e-4)
+
+
+def test_channels_last_is_kept_and_changes_nothing() -> None:
+    backbone = filled(small(use_lab=True)).eval()
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        plain = backbone(images)
+        last = backbone.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
+    for one, other in zip(plain, last):
+        assert other.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_affine_starts_as_identity_and_is_trained() -> None:
+    backbone = small(use_lab=True, freeze_at=-1, freeze_norm=False)
+    affine = {name: one for name, one in backbone.named_parameters() if ".lab." in name}
+    assert {one.item() for name, one in affine.items() if name.endswith("scale")} == {1.0}
+    assert {one.item() for name, one in affine.items() if name.endswith("bias")} == {0.0}
+    # a plain sum would hide a wrong gradient: batch norm cancels it
+    sum(one.square().sum() for one in backbone(torch.rand(2, 3, 64, 64))).backward()
+    gradients = [one.grad for one in backbone.parameters()]
+    assert all(one is not None and one.isfinite().all() for one in gradients)
+
+
+def test_weights_come_from_the_local_folder(tmp_path: Path) -> None:
+    source = filled(small(freeze_norm=False))
+    torch.save(source.state_dict(), tmp_path / "PPHGNetV2_B0_stage1.pth")
+    loaded = small(pretrained=True, local_model_dir=str(tmp_path))  # frozen norms: the file's counters are dropped
+    for key, value in loaded.state_dict().items():
+        torch.testing.assert_close(value, source.state_dict()[key], msg=key)
+
+
+def test_absent_or_foreign_weights_stop(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"PPHGNetV2_B0_stage1.pth: no such file.*set HGNetv2.pretrained to False"
+    ):
+        small(pretrained=True, local_model_dir=str(tmp_path))
+    torch.save(HGNetv2("B1").state_dict(), tmp_path / "PPHGNetV2_B0_stage1.pth")
+    with pytest.raises(CheckpointError, match=r"PPHGNetV2_B0_stage1.pth"):
+        small(pretrained=True, local_model_dir=str(tmp_path))
+
+
+def test_wrong_choices_are_listed() -> None:
+    with pytest.raises(ValueError, match="no variant name='B7': choose one of B0, B1, B2, B3, B4, B5, B6"):
+        HGNetv2("B7")
+    for wrong in ([], [3, 2], [1, 1], [4], [-1]):
+        with pytest.raises(ValueError, match=r"return_idx=.*one or more of \[0, 1, 2, 3\] in ascending order"):
+            small(return_idx=wrong)
+    with pytest.raises(ValueError, match=r"freeze_at=4: choose -1 .* or one of \[0, 1, 2, 3\]"):
+        small(freeze_at=4)
+
+
+def test_every_variant_is_consistent() -> None:
+    for variant in VARIANTS.values():
+        assert variant.stem[1] == variant.stages[0].in_channels
+        assert [one.out_channels for one in variant.stages[:-1]] == [one.in_channels for one in variant.stages[1:]]

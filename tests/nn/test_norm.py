@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from isdfine.nn.norm import FrozenBatchNorm2d
+
+
+@pytest.fixture
+def trained() -> nn.BatchNorm2d:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3)
+    norm(torch.randn(4, 3, 5, 6) * 2 + 1)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, 2.0, -1.0]))
+        norm.bias.copy_(torch.tensor([0.1, 0.0, 3.0]))
+    return norm
+
+
+def test_a_trained_norm_loads_without_its_counter(trained: nn.BatchNorm2d) -> None:
+    state = trained.state_dict()
+    frozen = FrozenBatchNorm2d(3)
+    frozen.load_state_dict(state)
+    assert "num_batches_tracked" in state  # the caller's dictionary is left alone
+    assert list(frozen.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
+    maps = torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(frozen(maps), trained.eval()(maps))
+
+
+def test_a_copy_loads_a_trained_norm_too(trained: nn.BatchNorm2d) -> None:
+    nn.Sequential(copy.deepcopy(FrozenBatchNorm2d(3))).load_state_dict(
+        {f"0.{k}": v for k, v in trained.state_dict().items()}
+    )
+
+
+def test_training_changes_nothing(trained: nn.BatchNorm2d) -> None:
+    frozen = FrozenBatchNorm2d(3)
+    frozen.load_state_dict(trained.state_dict())
+    before = copy.deepcopy(frozen.state_dict())
+    maps = torch.randn(2, 3, 4, 5, requires_grad=True)
+    frozen.train()(maps).sum().backward()
+    assert not list(frozen.parameters())
+    assert all(torch.equal(before[key], value) for key, value in frozen.state_dict().items())
+    scale = frozen.weight * (frozen.running_var + 1e-5).rsqrt()
+    assert maps.grad is not None
+    torch.testing.assert_close(maps.grad, scale[:, None, None].expand(2, 3, 4, 5))
+
+
+def test_the_formula_of_the_spec(trained: nn.BatchNorm2d) -> None:
+    frozen = FrozenBatchNorm2d(3)
+    frozen.load_state_dict(trained.state_dict())
+    maps = torch.randn(2, 3, 4, 5)
+    s = frozen.weight * (frozen.running_var + 1e-5).rsqrt()
+    expected = maps * s[:, None, None] + (frozen.bias - frozen.running_mean * s)[:, None, None]
+    torch.testing.assert_close(frozen(maps), expected)
+    assert repr(frozen) == "FrozenBatchNorm2d(3, eps=1e-05)"

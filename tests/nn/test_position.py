@@ -1,0 +1,28 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+
+from isdfine.nn.position import sine_table
+
+
+def test_columns_are_the_slow_index() -> None:
+    height, width, dim = 2, 3, 8
+    table = sine_table(height, width, dim)
+    assert table.shape == (1, 6, 8)
+    for x in range(width):
+        for y in range(height):
+            slow, fast = 1.0, 10000 ** (-1 / 2)
+            expected = [f(v * w) for v in (x, y) for f in (math.sin, math.cos) for w in (slow, fast)]
+            assert table[0, x * height + y].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_temperature_sets_the_wave_lengths() -> None:
+    assert sine_table(1, 2, 8, temperature=16.0)[0, 1, 1].item() == pytest.approx(math.sin(0.25))
+
+
+@pytest.mark.parametrize("dim", [0, 6])
+def test_channels_come_in_fours(dim: int) -> None:
+    with pytest.raises(ValueError, match=f"multiple of 4 channels but got {dim}: change hidden_dim"):
+        sine_table(2, 2, dim)

@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from isdfine.nn.types import Detections
+from isdfine.viz.draw import class_color, draw_boxes, draw_detections, save_comparison, side_by_side
+
+NAMES = SimpleNamespace(names=("text", "a rather long class name"))
+
+
+def picture(width=300, height=200):
+    return Image.new("RGB", (width, height), (128, 128, 128))
+
+
+def detections(boxes, scores, labels=None):
+    return Detections(torch.tensor(labels or [0] * len(boxes)), torch.tensor(boxes).float(), torch.tensor(scores))
+
+
+def changed(before, after):
+    """(height, width) bool of changed pixels."""
+    return (np.asarray(before) != np.asarray(after)).any(axis=-1)
+
+
+def test_only_sure_detections_and_the_input_is_kept():
+    image = picture()
+    drawn = draw_detections(image, detections([[20, 60, 90, 120], [150, 60, 250, 120]], [0.9, 0.1]), NAMES)
+    assert image.getcolors() == [(300 * 200, (128, 128, 128))]
+    assert changed(image, drawn)[:, :120].any()
+    assert not changed(image, drawn)[:, 120:].any()
+    assert drawn.getpixel((20, 90)) == class_color(0)
+
+
+def test_the_surest_is_drawn_last():
+    boxes, labels = [[20, 60, 90, 120], [20, 60, 90, 120]], [0, 1]
+    for scores, top in (([0.9, 0.6], 0), ([0.6, 0.9], 1)):
+        drawn = draw_detections(picture(), detections(boxes, scores, labels), NAMES)
+        assert drawn.getpixel((20, 110)) == class_color(top)
+
+
+@pytest.mark.parametrize(
+    "box", [[0, 0, 299, 199], [250, 0, 320, 30], [-50, -50, -10, -10], [280, 190, 299, 199], [40, 30, 20, 10]]
+)
+def test_captions_stay_inside(box):
+    """The whole caption is visible: as many pixels change as for a box in the middle, whose caption surely fits."""
+    reference = draw_detections(picture(), detections([[100, 100, 101, 101]], [0.9], [1]), NAMES)
+    drawn = draw_detections(picture(), detections([box], [0.9], [1]), NAMES)
+    white = [(np.asarray(one) > 170).all(axis=-1).sum() for one in (reference, drawn)]
+    assert white[0] == white[1] > 0
+
+
+def test_lines_grow_with_the_image():
+    def thickness(width, height):
+        image = picture(width, height)
+        box = [width // 4, height // 4, width // 2, height // 2]
+        return changed(image, draw_detections(image, detections([box], [0.9]), NAMES))[height * 3 // 8].sum()
+
+    assert thickness(300, 200) == 2
+    assert thickness(3000, 2000) == 16
+
+
+def test_colours_are_stable_and_apart():
+    colours = [class_color(index) for index in range(80)]
+    assert len(set(colours)) == 80
+    assert colours[:3] == [class_color(0), class_color(1), class_color(2)]
+    assert all(np.abs(np.subtract(a, b)).max() > 60 for a, b in pairwise(colours))
+
+
+def test_nothing_to_draw():
+    image = picture()
+    assert not changed(image, draw_detections(image, detections(np.zeros((0, 4)), []), NAMES)).any()
+
+
+def test_comparison_has_both(tmp_path):
+    truth = SimpleNamespace(boxes=torch.tensor([[20.0, 60, 90, 120]]), labels=torch.tensor([0]), image=picture)
+    found = detections([[150, 60, 250, 120]], [0.9], [1])
+    both = side_by_side(truth, found, NAMES)
+    left, right = draw_boxes(picture(), truth, NAMES), draw_detections(picture(), found, NAMES)
+    header = both.height - 200
+    assert both.width == 608
+    assert header >= 12
+    assert not changed(both.crop((0, header, 300, both.height)), left).any()
+    assert not changed(both.crop((308, header, 608, both.height)), right).any()
+    save_comparison(tmp_path / "a.png", truth, found, NAMES)
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.size == both.size
