@@ -60,8 +60,11 @@ class RunSettings:
     eval_every: int = 1
     """Epochs between evaluations, 1 or more; the last epoch is always evaluated. 1 as official."""
 
+    save_every: int = 1
+    """Epochs between saves of the last checkpoint, 1 or more; the last epoch and a signal always save. 1 as official."""
+
     save_every_steps: int | None = None
-    """Extra saves of the last checkpoint, in steps, 1 or more; None = at the end of epochs only."""
+    """Extra saves of the last checkpoint inside epochs, in batches, 1 or more; None = none."""
 
     device: str | None = None
     """``cpu``, ``cuda`` or ``cuda:0``; None = a GPU where there is one."""
@@ -100,6 +103,7 @@ _AT_LEAST = {
     "checkpoint_freq": 1,
     "accumulate_steps": 1,
     "eval_every": 1,
+    "save_every": 1,
     "save_every_steps": 1,
     "num_visualized": 0,
 }

@@ -72,7 +72,10 @@ class _Fit:
             progress.epoch, progress.batch = epoch + 1, 0
             if self._evaluation_due(epoch):
                 result = self.evaluate(epoch)
-            run.save(run.folder.last, *self._numbered(epoch))
+            due = (epoch + 1) % run.settings.save_every == 0 or epoch + 1 == run.settings.epoches
+            paths = [*([run.folder.last] if due else []), *self._numbered(epoch)]
+            if paths:
+                run.save(*paths)
             self.log.restart()
         return result
 
@@ -147,7 +150,7 @@ class _Fit:
 
     def _numbered(self, epoch: int) -> list[Path]:
         every = self.run.settings.checkpoint_freq
-        return [self.run.folder.path / f"checkpoint{epoch:04}.pth"] if every and (epoch + 1) % every == 0 else []
+        return [self.run.folder.path / f"checkpoint{epoch:04}.pth"] if (epoch + 1) % every == 0 else []
 
 
 def losses_of(

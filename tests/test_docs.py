@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Examples in docstrings and in the README run."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import isdfine
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules() -> list[str]:
+    return [one.name for one in pkgutil.walk_packages(isdfine.__path__, "isdfine.")]
+
+
+def test_every_module_imports_by_name_and_its_examples_hold() -> None:
+    assert len(modules()) > 50
+    failed = sum(doctest.testmod(importlib.import_module(name)).failed for name in modules())
+    assert failed == 0
+
+
+def test_the_python_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names: dict[str, object] = {}
+        exec(compile(block, "README.md", "exec"), names)  # our own text
+        assert names["report"].complete  # type: ignore[attr-defined]
+
+
+def test_the_files_that_the_readme_names_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"`((?:configs|tests|tools|src|data|LICENSES)/[\w./-]*)`", text))
+    named |= set(re.findall(r"\]\(((?:src|docs)/[\w./-]+)\)", text))
+    ours = {name for name in named if not name.startswith("data/coco")}
+    assert len(ours) > 8
+    assert [name for name in sorted(ours) if not (ROOT / name).exists()] == []
+
+
+def test_every_dependency_has_its_reason() -> None:
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines
+    assert [line for line in lines if "#" not in line and not line.startswith("types-")] == []
+
+
+def test_ci_is_executable() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: exit codes, messages, shorthands."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import isdfine
+from builders import write_coco, write_micro_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """tools/train.py as a module."""
+    spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools" / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_train_then_test_only_print_the_same_table(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_micro_config(tmp_path)
+    assert tool.main(["-c", str(config), "-u", "epoches=1"]) == 0
+    trained = capsys.readouterr().out
+    assert "pictures:" in trained
+    assert len(list((tmp_path / "run" / "pictures").glob("*.png"))) == 2
+    assert (
+        tool.main(["-c", str(tmp_path / "run" / "config.yml"), "--test-only", "-r", str(tmp_path / "run/best.pth")])
+        == 0
+    )
+    table = capsys.readouterr().out
+    assert table.strip()
+    assert trained.startswith(table)
+
+
+def test_print_config_resolves_and_builds_nothing(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_micro_config(tmp_path)
+    assert tool.main(["-c", str(config), "--print-config", "--seed", "3", "-u", "epoches=7"]) == 0
+    printed = tmp_path / "printed.yml"
+    printed.write_text(capsys.readouterr().out)
+    again = isdfine.load_config(printed)
+    assert (again.settings.seed, again.settings.epoches) == (3, 7)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-u", "epochs=3"], r"epochs.*did you mean epoches"),
+        (["-u", "DFINETransformer.num_layer=3"], r"num_layer.*did you mean num_layers"),
+        (["-u", "epoches=many"], r"epoches: expected"),
+        (["--test-only"], r"--test-only needs the checkpoint"),
+        (["-r", "nowhere"], r"nowhere: no such checkpoint"),
+        (["-t", "nowhere.pth"], r"nowhere\.pth: no such checkpoint"),
+        (["-u", "num_classes=7"], r"num_classes.*7.*dark"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_2(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert tool.main(["-c", str(write_micro_config(tmp_path)), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(message, error, re.DOTALL), error
+
+
+def test_bad_data_is_refused_before_the_output_folder_is_made(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_micro_config(tmp_path)
+    (tmp_path / "data" / "images" / "003.png").unlink()
+    assert tool.main(["-c", str(config)]) == 2
+    assert "003.png" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_class_count_are_refused_with_both(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_micro_config(tmp_path)
+    model = isdfine.load_config(config).build("model")
+    weights = tmp_path / "weights.pth"
+    torch.save(model.state_dict(), weights)
+    three = write_coco(tmp_path / "three", categories=((1, "a"), (2, "b"), (3, "c")))
+    data = [f"{part}_dataloader.dataset.{key}={value}" for part in ("train", "val")
+            for key, value in (("ann_file", three), ("img_folder", three.parent / "images"))]  # fmt: skip
+    assert tool.main(["-c", str(config), "--test-only", "-r", str(weights), "-u", *data]) == 2
+    error = capsys.readouterr().err
+    assert "dec_score_head" in error
+    assert "2" in error
+    assert "3" in error
