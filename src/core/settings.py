@@ -61,7 +61,7 @@ class RunSettings:
     """Epochs between evaluations, 1 or more; the last epoch is always evaluated. 1 as official."""
 
     save_every: int = 1
-    """Epochs between saves of the last checkpoint, 1 or more; the last epoch and a signal always save. 1 as official."""
+    """Epochs between saves of the last checkpoint, 1 or more; the last epoch and signals always save. 1 as official."""
 
     save_every_steps: int | None = None
     """Extra saves of the last checkpoint inside epochs, in batches, 1 or more; None = none."""

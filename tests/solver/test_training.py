@@ -203,7 +203,7 @@ def test_sigterm_saves_and_ends_in_good_order(tmp_path: Path) -> None:
 
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
     config = write_micro_config(tmp_path)
-    # Noise would be drawn per rank; and AdamW's first steps turn rounding of vanishing gradients into steps of full size.
+    # Noise would be drawn per rank; and AdamW's first steps blow rounding of vanishing gradients up to full size.
     updates = ["-u", "DFINETransformer.num_denoising=0", "sync_bn=true", "epoches=3"]
     updates += ["optimizer={type: SGD, lr: 0.01}"]
     for name, processes in (("one", 1), ("two", 2)):

@@ -27,8 +27,9 @@ class CocoDetection(DetectionDataset):
         remap_mscoco_category: label 0..79 are COCO's 80 classes, also where the file lists fewer. Otherwise the labels
             are the file's own categories in id order, which for a complete COCO file is the same.
         num_classes: class count to check against; None takes the data's.
-        invalid_boxes: what to do with boxes that are inverted, empty, or outside: ``drop`` leaves them out with a
-            warning as the official recipe does in silence, ``error`` stops.
+        invalid_boxes: ``error`` stops on boxes that are inverted (negative width or height) or wholly outside their
+            image, which are mistakes of a conversion; ``drop`` leaves them out with a warning, as the official recipe
+            does in silence. Boxes of zero width or height are left out with a warning in both cases.
 
     Raises:
         DataError: see ``parse_coco``, ``check_files``; or a class count that is not the data's.
@@ -44,7 +45,7 @@ class CocoDetection(DetectionDataset):
         remap_mscoco_category: bool = False,
         num_classes: int | None = None,
         *,
-        invalid_boxes: Literal["drop", "error"] = "drop",
+        invalid_boxes: Literal["error", "drop"] = "error",
     ) -> None:
         if return_masks:
             raise ValueError(f"return_masks is {return_masks}: masks are not supported, set return_masks: False")

@@ -159,10 +159,11 @@ def report_boxes_without_area(annotations: Annotations, rule: str) -> None:
     """Say how many boxes have nothing inside their image: empty, inverted, or outside.
 
     Args:
-        rule: ``drop`` (official recipe: no training target; one warning) or ``error``.
+        rule: ``error``: inverted boxes and boxes outside are mistakes; ``drop``: they are left out like empty ones,
+            with one warning, as the official recipe does in silence.
 
     Raises:
-        DataError: there are some and the rule is ``error``.
+        DataError: there are inverted boxes or boxes outside, and the rule is ``error``.
     """
     rows = annotations.without_area()
     if not rows.size:
@@ -179,9 +180,9 @@ def report_boxes_without_area(annotations: Annotations, rule: str) -> None:
         f"{annotations.place}: {rows.size} of {len(annotations.ids)} boxes cover nothing of their image ({kinds}), "
         f"annotation ids {', '.join(map(str, annotations.ids[rows[:5]]))}{', ...' if rows.size > 5 else ''}"
     )
-    if rule == "error":
-        raise DataError(f"{text}: correct them, or set invalid_boxes: drop")
-    logger.warning("%s: not used as training targets; set invalid_boxes: error to stop on them", text)
+    if rule == "error" and (inverted | ~empty).any():
+        raise DataError(f"{text}: correct them, or leave them out with invalid_boxes: drop (in the dataset section)")
+    logger.warning("%s: not used as training targets", text)
 
 
 @contextmanager

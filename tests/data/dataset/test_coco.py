@@ -60,15 +60,25 @@ def test_boxes_that_cover_nothing(tmp_path, caplog):
         coco_files.annotation(24, 7, 2, [-9, -9, 5, 5]),
     ]
     with caplog.at_level(logging.WARNING):
-        dataset = open_small(tmp_path, data)
+        dataset = open_small(tmp_path, data, invalid_boxes="drop")
     assert len(caplog.records) == 1
     text = caplog.text
     assert "4 of 8 boxes cover nothing of their image (1 inverted, 1 of zero size, 2 outside the image)" in text
     assert "annotation ids 21, 22, 23, 24: not used as training targets" in text
     assert dataset[0][1]["labels"].tolist() == [0, 1]
     assert len(dataset.annotations.ids) == 8
-    with pytest.raises(DataError, match=r"4 of 8 boxes cover nothing .* or set invalid_boxes: drop"):
-        open_small(tmp_path, data, invalid_boxes="error")
+    with pytest.raises(
+        DataError, match=r"4 of 8 boxes cover nothing .* correct them, or leave them out with invalid_boxes: drop"
+    ):
+        open_small(tmp_path, data)
+
+
+def test_a_box_of_zero_size_is_left_out_with_a_warning(tmp_path, caplog):
+    data = coco_files.content()
+    data["annotations"].append(coco_files.annotation(23, 7, 2, [10, 10, 0, 5]))
+    dataset = open_small(tmp_path, data)
+    assert "1 of 5 boxes cover nothing of their image (1 of zero size), annotation ids 23: not used" in caplog.text
+    assert dataset[0][1]["labels"].tolist() == [0, 1]
 
 
 def test_clean_data_says_nothing(tmp_path, caplog):
