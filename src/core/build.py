@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError, DataError
 from .plan import RUNTIME_PARAMETERS, SLOTS, Plan, Planner, SharedReference, SlotReference, suggest
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _Builder:
     def make(self, planned: Any) -> Any:
         """The object or plain value that ``planned`` stands for."""
         if isinstance(planned, Plan):
-            return planned.cls(**self.arguments(planned))
+            return self.construct(planned)
         if isinstance(planned, SlotReference):
             return self.given[planned.slot] if planned.slot in self.given else self.slot(planned.slot)
         if isinstance(planned, SharedReference):
@@ -77,6 +77,16 @@ class _Builder:
         if isinstance(planned, dict):
             return {name: self.make(one) for name, one in planned.items()}
         return planned
+
+    def construct(self, plan: Plan) -> Any:
+        """One constructor call; what the constructor refuses is an error with its place in the config."""
+        arguments = self.arguments(plan)
+        try:
+            return plan.cls(**arguments)
+        except (DataError, CheckpointError):
+            raise  # about a file, which they name
+        except ValueError as error:
+            raise ConfigError(f"{plan.place}: {error}") from error
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         arguments = {}

@@ -35,7 +35,7 @@ def fit(run: Training) -> EvalResult | None:
         The metrics of the best checkpoint, whose weights ``run.judged_model`` holds afterwards;
         None where a signal ended the run early (everything is saved then).
     """
-    _claim_folder(run)
+    _make_folder(run)
     writers = _open_writers(run)
     try:
         with StopSignal() as stop:
@@ -171,13 +171,11 @@ def _distribute(run: Training) -> nn.Module:
     )
 
 
-def _claim_folder(run: Training) -> None:
-    """Refuse a folder of another run before any work; make ours."""
+def _make_folder(run: Training) -> None:
+    """Make the folder on the main rank; all ranks hear of a problem."""
     problem: str | None = None
     if dist.is_main():
         try:
-            if run.settings.resume is None:
-                run.folder.check_free()
             run.folder.create(run.config.dump())
             _check_space(run)
         except ConfigError as error:

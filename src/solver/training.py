@@ -41,9 +41,11 @@ class Training(Evaluation):
     """
 
     def __init__(self, config: Config) -> None:
+        self.folder = RunFolder(Path(config.settings.output_dir))
+        if config.settings.resume is None:
+            self.folder.check_free()  # before the data is read, which may take minutes
         super().__init__(config)
         config, settings = self.config, self.settings
-        self.folder = RunFolder(Path(settings.output_dir))
         self.train_loader: DataLoader = config.build("train_dataloader").to(self.device)
         _check_same_classes(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:

@@ -246,9 +246,9 @@ def test_resuming_refuses_foreign_files(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save({"model": run.model.state_dict()}, weights)
     with pytest.raises(CheckpointError, match=r"has no optim, progress, rng.*start from them with -t"):
-        Training(isdfine.load_config(config)).resume(weights)
+        Training(isdfine.load_config(config, [f"resume={weights}"])).resume(weights)
     other = write_coco(tmp_path / "other", categories=((1, "cat"), (2, "dog")))
-    changed = [f"{part}_dataloader.dataset.ann_file={other}" for part in ("train", "val")]
+    changed = [f"{part}_dataloader.dataset.ann_file={other}" for part in ("train", "val")] + ["resume=last"]
     with pytest.raises(CheckpointError, match="trained on the classes 1=dark, 2=light, the data has 1=cat, 2=dog"):
         Training(isdfine.load_config(config, changed)).resume(tmp_path / "run")
 
@@ -263,7 +263,7 @@ def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
 def test_fine_tuning_reports_what_it_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = write_micro_config(tmp_path)
     run_micro(config, "epoches=1")
-    run = Training(isdfine.load_config(config, ["DFINETransformer.num_layers=1"]))
+    run = Training(isdfine.load_config(config, ["DFINETransformer.num_layers=1", f"output_dir={tmp_path / 'tuned'}"]))
     with caplog.at_level("INFO"):
         report = run.tune_from(tmp_path / "run")
     assert any("decoder.decoder.layers.1" in name for name in report.unexpected)
@@ -279,6 +279,34 @@ def test_a_nan_stops_the_run_by_name_and_leaves_the_checkpoint(tmp_path: Path) -
     config = write_micro_config(tmp_path)
     with pytest.raises(NonFiniteError, match="loss_"):
         run_micro(config, "optimizer.lr=1e30", "clip_max_norm=0", "lr_warmup_scheduler.warmup_duration=0", "epoches=9")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_and_resumes(tmp_path: Path, precision: str) -> None:
+    config = write_micro_config(tmp_path)
+    run_micro(config, f"precision={precision}", "epoches=2")
+    assert all(0 < record["loss"] < 1000 for record in lines(tmp_path / "run"))
+    part = f"output_dir={tmp_path / 'part'}"
+    run_micro(config, f"precision={precision}", "epoches=1", part)
+    run_micro(config, f"precision={precision}", "epoches=2", part, resume=tmp_path / "part")
+    assert_same_weights(tmp_path / "run" / "last.pth", tmp_path / "part" / "last.pth")
+
+
+def test_steps_that_are_not_finite_can_be_skipped(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    run = Training(isdfine.load_config(config, ["nonfinite=skip", "epoches=1"]))
+    original = run.criterion.forward
+    calls = []
+
+    def spoil_the_first(*arguments: Any) -> Any:
+        terms = original(*arguments)
+        calls.append(1)
+        return {name: term * float("nan") if len(calls) == 1 else term for name, term in terms.items()}
+
+    run.criterion.forward = spoil_the_first  # type: ignore[method-assign]
+    fit(run)
+    assert run.optim.skipped == 1
+    assert all(value.isfinite().all() for value in run.model.state_dict().values() if value.is_floating_point())
 
 
 def test_a_full_disk_stops_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isdfine.solver.writers import JsonLines, ProgressBar
+from isdfine.solver.writers import JsonLines, ProgressBar, TensorBoard
 
 
 def test_json_lines_append_and_survive_without_close(tmp_path: Path) -> None:
@@ -28,3 +28,14 @@ def test_the_bar_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]
     bar.advance()
     bar.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = TensorBoard(tmp_path)
+    writer.write("val", 7, {"AP": 0.5, "AP50": 0.75}, epoch=0)
+    writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Scalars("val/AP50")[0].step == 7
+    assert events.Scalars("val/AP50")[0].value == 0.75

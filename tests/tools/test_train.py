@@ -61,6 +61,8 @@ def test_print_config_resolves_and_builds_nothing(
     [
         (["-u", "epochs=3"], r"epochs.*did you mean epoches"),
         (["-u", "DFINETransformer.num_layer=3"], r"num_layer.*did you mean num_layers"),
+        (["-u", "DFINETransformer.eval_idx=9"], r"DFINETransformer: eval_idx 9 is not one of the 2 decoder layers"),
+        (["-u", "train_dataloader.total_batch_size=90"], r"train_dataloader.*8 samples do not fill one batch of 90"),
         (["-u", "epoches=many"], r"epoches: expected"),
         (["--test-only"], r"--test-only needs the checkpoint"),
         (["-r", "nowhere"], r"nowhere: no such checkpoint"),
