@@ -199,9 +199,9 @@ def _check_space(run: Training) -> None:
 def _open_writers(run: Training) -> list[Writer]:
     if not dist.is_main():
         return []
-    writers: list[Writer] = [JsonLines(run.folder.metrics)]
+    writers: list[Writer] = [JsonLines(run.folder.metrics, run.progress.step)]
     if run.settings.tensorboard:
-        writers.append(TensorBoard(run.folder.tensorboard))
+        writers.append(TensorBoard(run.folder.tensorboard, run.progress.step))
     return writers
 
 

@@ -55,12 +55,24 @@ class Training(Evaluation):
         self.optim = self._build_optim()
         self.base_decay = self.optim.ema.decay
         self.progress = Progress()
+        self._introduce()
         # Each rank draws its own noise from here on; the weights above came from one seed.
         torch.manual_seed((self.settings.seed or 0) + 1000 * dist.rank())
+
+    def _introduce(self) -> None:
+        """One line about what is trained on what."""
+        parameters = sum(one.numel() for one in self.model.parameters())
+        logger.info(
+            "%.2f M parameters, %s, %s; %d training and %d validation images, classes %s; %d epochs of %d batches",
+            parameters / 1e6, self.device, self.optim.precision.name, len(self.train_loader.dataset),
+            len(self.val_loader.dataset), self.label_space.describe(), self.settings.epoches, len(self.train_loader),
+        )  # fmt: skip
 
     def _build_optim(self) -> Optim:
         settings, config = self.settings, self.config
         name = settings.precision or ("fp16" if settings.use_amp and self.device.type == "cuda" else "fp32")
+        if settings.use_amp and name == "fp32":
+            logger.warning("use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
         scaler = config.build("scaler", device=self.device.type) if name == "fp16" and config.get("scaler") else None
         optimizer = config.build("optimizer", model=self.model)
         schedule = Schedule(

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,9 +31,19 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line in ``metrics.jsonl``: kind, step, place and values. Appends when a run is resumed."""
+    """One JSON object a line in ``metrics.jsonl``: kind, step, place and values.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file; a resumed run goes on with it.
+        done: steps the run has behind it; lines of later ones, left by a killed process, are dropped.
+    """
+
+    def __init__(self, path: Path, done: int = 0) -> None:
+        if path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= done]
+            partial = path.with_name(path.name + ".tmp")
+            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            os.replace(partial, path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
@@ -44,13 +56,21 @@ class JsonLines:
         self._file.close()
 
 
-class TensorBoard:
-    """Scalars under ``<kind>/<name>`` for ``tensorboard --logdir``."""
+def _step_of(line: str) -> float:
+    """Step of a line; infinite where a kill cut the line short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
 
-    def __init__(self, folder: Path) -> None:
+
+class TensorBoard:
+    """Scalars under ``<kind>/<name>`` for ``tensorboard --logdir``; hides steps after ``done`` of a killed process."""
+
+    def __init__(self, folder: Path, done: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main rank needs it
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
         """Add every value as one scalar."""

@@ -261,7 +261,8 @@ def test_few_operators_and_none_that_waits_for_the_device(counts):
     case = random_case(12, counts=counts, queries=50, layers=6, dn_groups=1 if max(counts) else 0)
     with Operators() as seen:
         score(case)
-    assert seen.names.total() <= 600
+    # detach makes no kernel; torch 2.6 dispatches it inside other operators, newer versions do not
+    assert seen.names.total() - seen.names["detach"] <= 600
     waiting = {
         "_local_scalar_dense",
         "item",

@@ -281,6 +281,12 @@ def test_a_nan_stops_the_run_by_name_and_leaves_the_checkpoint(tmp_path: Path) -
         run_micro(config, "optimizer.lr=1e30", "clip_max_norm=0", "lr_warmup_scheduler.warmup_duration=0", "epoches=9")
 
 
+def test_use_amp_on_a_cpu_says_that_it_trains_in_fp32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Training(isdfine.load_config(write_micro_config(tmp_path), ["use_amp=true"]))
+    assert "use_amp needs a GPU: training in fp32" in caplog.text
+    assert run.optim.precision.name == "fp32"
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_trains_and_resumes(tmp_path: Path, precision: str) -> None:
     config = write_micro_config(tmp_path)

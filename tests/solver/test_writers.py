@@ -12,7 +12,7 @@ def test_json_lines_append_and_survive_without_close(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     first = JsonLines(path)
     first.write("train", 1, {"loss": 2.0}, epoch=0)
-    second = JsonLines(path)
+    second = JsonLines(path, done=1)
     second.write("val", 2, {"AP": 0.5}, epoch=0)
     first.close()
     second.close()
@@ -21,6 +21,13 @@ def test_json_lines_append_and_survive_without_close(tmp_path: Path) -> None:
         {"kind": "train", "step": 1, "epoch": 0, "loss": 2.0},
         {"kind": "val", "step": 2, "epoch": 0, "AP": 0.5},
     ]
+
+
+def test_lines_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "step": 2}\n{"kind": "tr')
+    JsonLines(path, done=1).close()
+    assert path.read_text() == '{"kind": "train", "step": 1}\n'
 
 
 def test_the_bar_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
