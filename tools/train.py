@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
 from isdfine.core import dist
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.core.log import setup_logging
 
 
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         setup_logging(dist.rank())
         (test if options.test_only else train)(config)
         dist.shutdown()  # not after an error: leaving the group could wait for ranks that wait for this one
-    except (ConfigError, DataError, CheckpointError) as error:
+    except (ConfigError, DataError, CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

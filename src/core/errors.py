@@ -13,3 +13,7 @@ class DataError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read, or does not fit the model it is meant for."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss term or the gradient norm became NaN or infinite."""

@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from ..core import dist
+from ..core.errors import NonFiniteError
 from .train import StepReport, StopTraining
 from .writers import Writer
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteError(RuntimeError):
-    """A loss term or the gradient norm became NaN or infinite."""
 
 
 class NonFiniteGuard:

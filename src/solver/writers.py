@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
+
+from ..core.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, done: int = 0) -> None:
-        if path.exists():
+        if path.is_file():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= done]
             partial = path.with_name(path.name + ".tmp")
             partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
@@ -48,12 +51,19 @@ class JsonLines:
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
         """Append one line and flush it, so that a killed run keeps what it reported."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **place, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"kind": kind, "step": step, **place, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._file.name} could not be written ({error.strerror}): the checkpoints are untouched; "
+                "free space, then continue with -r from the last one"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # write flushed every line, or has already said why it could not
+            self._file.close()
 
 
 def _step_of(line: str) -> float:

@@ -6,7 +6,8 @@ import signal
 import pytest
 import torch
 
-from isdfine.solver.callbacks import NonFiniteError, NonFiniteGuard, StopSignal
+from isdfine.core.errors import NonFiniteError
+from isdfine.solver.callbacks import NonFiniteGuard, StopSignal
 from isdfine.solver.train import StepReport, sum_terms
 
 

@@ -17,7 +17,7 @@ import torch
 
 import isdfine
 from builders import write_coco, write_micro_config
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.train import StopTraining
@@ -274,8 +274,6 @@ def test_fine_tuning_reports_what_it_loaded(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_nan_stops_the_run_by_name_and_leaves_the_checkpoint(tmp_path: Path) -> None:
-    from isdfine.solver.callbacks import NonFiniteError
-
     config = write_micro_config(tmp_path)
     with pytest.raises(NonFiniteError, match="loss_"):
         run_micro(config, "optimizer.lr=1e30", "clip_max_norm=0", "lr_warmup_scheduler.warmup_duration=0", "epoches=9")

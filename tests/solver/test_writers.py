@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from isdfine.core.errors import CheckpointError
 from isdfine.solver.writers import JsonLines, ProgressBar, TensorBoard
 
 
@@ -46,3 +47,10 @@ def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Scalars("val/AP50")[0].step == 7
     assert events.Scalars("val/AP50")[0].value == 0.75
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    writer = JsonLines(Path("/dev/full"))  # every flush fails with "no space left"
+    with pytest.raises(CheckpointError, match=r"/dev/full could not be written \(No space left on device\).*with -r"):
+        writer.write("train", 1, {"loss": 2.0})
+    writer.close()
