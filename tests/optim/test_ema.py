@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from golden_cases import fill, load_golden
 from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.optim import ema as ema_module
 from isdfine.optim.ema import ModelEMA, NoEma
 
 
@@ -146,3 +148,33 @@ def test_no_ema_is_the_model() -> None:
     ema.load_state_dict(ema.state_dict())
     assert ema.module is model
     assert ema.state_dict() == {}
+
+
+class WithTable(nn.Module):
+    """A computed table that holds infinity, as anchors of invalid cells do."""
+
+    rebuilt_buffers = ("anchors",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("anchors", torch.tensor([0.5, float("inf")]))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+@pytest.mark.parametrize("fused", [False, True])
+def test_computed_tables_are_not_averaged(monkeypatch: pytest.MonkeyPatch, decay: float, fused: bool) -> None:
+    if fused:  # what runs on a GPU
+
+        def lerp(averaged: list[torch.Tensor], current: list[torch.Tensor], factor: float) -> None:
+            get_ema_multi_avg_fn(factor)(averaged, current, None)
+
+        monkeypatch.setattr(ema_module, "_average", lerp)
+    model = WithTable()
+    ema = ModelEMA(model, decay=decay, warmups=0)
+    with torch.no_grad():
+        model.linear.weight.add_(1)
+    ema.update()
+    assert ema.module.anchors.tolist() == [0.5, float("inf")]
+    if decay == 0:
+        assert torch.allclose(ema.module.linear.weight, model.linear.weight)

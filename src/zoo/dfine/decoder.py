@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,7 @@ class DFINETransformer(nn.Module):
         super().__init__()
         _require_positive(num_classes=num_classes, num_queries=num_queries, num_layers=num_layers)
         widths = _layer_widths(hidden_dim, layer_scale, eval_idx, num_layers)
+        ffn_widths = _layer_widths(dim_feedforward, layer_scale, eval_idx, num_layers)
         self.num_queries = num_queries
         self.eps = eps
         self.learn_query_content = learn_query_content
@@ -123,7 +124,7 @@ class DFINETransformer(nn.Module):
         layer = partial(DecoderLayer, num_heads=nhead, num_levels=num_levels, num_points=num_points)
         layer = partial(layer, cross_attention=cross_attn_method, dropout=dropout, act=activation)
         self.decoder = RefinementDecoder(
-            [layer(dim, feedforward_dim=round(dim_feedforward * dim / hidden_dim)) for dim in widths],
+            [layer(dim, feedforward_dim=ffn) for dim, ffn in zip(widths, ffn_widths)],
             [LocationQualityEstimator(reg_max) for _ in widths],
             up=self.up,
             reg_scale=self.reg_scale,
@@ -146,6 +147,7 @@ class DFINETransformer(nn.Module):
             anchors, valid = anchor_logits(self.stored_sizes, eps=self.eps)
             self.register_buffer("anchors", anchors)
             self.register_buffer("valid_mask", valid)
+        self.register_load_state_dict_pre_hook(_keep_tables)
 
     def _add_tables(self, num_classes: int, dim: int) -> None:
         """Label embeddings of denoising queries (the last row stands for padding) and learned query content."""
@@ -167,6 +169,13 @@ class DFINETransformer(nn.Module):
         self.dec_bbox_head = nn.ModuleList(MLP(width, width, 4 * (num_bins + 1), 3).start_at_zero() for width in widths)
         for linear in (*self.query_pos_head.layers, self.enc_output.proj):
             nn.init.xavier_uniform_(linear.get_parameter("weight"))
+        if not self.decoder.aux_loss:
+            self._freeze_silent_heads()
+
+    def _freeze_silent_heads(self) -> None:
+        """Without auxiliary losses nothing reads them, and distributed training expects a gradient for the others."""
+        self.decoder.lqe_layers[:-1].requires_grad_(False)
+        self.dec_score_head[1:-1].requires_grad_(False)
 
     def forward(
         self, features: Sequence[Tensor], targets: Sequence[Target] | None = None
@@ -265,6 +274,14 @@ class DFINETransformer(nn.Module):
             reg_scale=self.reg_scale[0],
             memory_index=selected.index,
         )
+
+
+def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let computed tables keep their values: a checkpoint may be for images of another size."""
+    tables = dict(module.named_buffers(recurse=False))
+    for name in DFINETransformer.rebuilt_buffers:
+        if name in tables and prefix + name in state:
+            state[prefix + name] = tables[name]
 
 
 def _require_positive(**counts: int) -> None:

@@ -92,9 +92,12 @@ def denoising_group(
     groups, width = layout([len(target["labels"]) for target in targets], setting.num_denoising)
     filler = embedding.num_embeddings - 1
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True, padding_value=filler)
-    boxes = pad_sequence([target["boxes"] for target in targets], batch_first=True)  # (B, M, 4)
+    boxes = pad_sequence([target["boxes"].reshape(-1, 4) for target in targets], batch_first=True)  # (B, M, 4)
+    real = pad_sequence([torch.ones_like(target["labels"], dtype=torch.bool) for target in targets], batch_first=True)
     labels, boxes = labels.repeat(1, 2 * groups), boxes.float().repeat(1, 2 * groups, 1)  # (B, 2GM), (B, 2GM, 4)
-    padding = labels == filler
+    padding = ~real.repeat(1, 2 * groups)
+    # A label outside the head must reach the matcher, which names it, and not end in an index error here.
+    labels = labels.clamp(0, filler)
     slot = torch.arange(2 * groups * width, device=labels.device)
     half, box_index = slot // max(width, 1), slot % max(width, 1)
     negative = half % 2 == 1

@@ -18,8 +18,8 @@ class DFINEPostProcessor(nn.Module):
     Args:
         num_classes: C, score columns of the detector.
         use_focal_loss: True for sigmoid scores, where the best (query, class) pairs are kept and a query may come
-            several times; False for softmax scores whose last column means "nothing", where each query gives its
-            best class.
+            several times; False for softmax scores over C + 1 columns whose last means "nothing", where each query
+            gives its best class.
         num_top_queries: detections per image, at most; fewer if there are not as many pairs or queries.
     """
 
@@ -42,10 +42,13 @@ class DFINEPostProcessor(nn.Module):
         Returns: labels (B, K) contiguous class indices, boxes (B, K, 4) xyxy pixels, scores (B, K), best first.
         """
         logits = predictions.logits
-        if logits.shape[-1] != self.num_classes:
+        expected = self.num_classes + (0 if self.use_focal_loss else 1)
+        if logits.shape[-1] != expected:
             raise ValueError(
-                f"DFINEPostProcessor has num_classes {self.num_classes} but the predictions have {logits.shape[-1]} "
-                "score columns: give the model and the post-processor the same num_classes"
+                f"DFINEPostProcessor with num_classes {self.num_classes} and use_focal_loss {self.use_focal_loss} "
+                f"needs {expected} score columns but the predictions have {logits.shape[-1]}: give the model and the "
+                "post-processor the same num_classes; heads without a column for nothing, as D-FINE's, need "
+                "use_focal_loss: True"
             )
         if orig_target_sizes.ndim != 2 or orig_target_sizes.shape[1] != 2:
             raise ValueError(

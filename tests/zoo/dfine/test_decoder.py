@@ -310,3 +310,23 @@ def test_half_precision_step_without_synchronisation() -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(one.dtype == torch.float32 and torch.isfinite(one).all() for one in everything_on_device)
+
+
+def test_computed_tables_survive_a_checkpoint_for_another_size() -> None:
+    tall, wide = build(eval_spatial_size=[128, 64]), build(eval_spatial_size=[64, 128])
+    before = tall.anchors.clone()
+    tall.load_state_dict(wide.state_dict())
+    assert torch.equal(tall.anchors, before)
+    assert torch.equal(tall.enc_score_head.weight, wide.enc_score_head.weight)
+
+
+def test_wide_layers_scale_the_feed_forward_net_itself() -> None:
+    model = build(hidden_dim=16, dim_feedforward=25, eval_idx=0, layer_scale=1.5, nhead=4)
+    assert [layer.linear1.out_features for layer in model.decoder.layers] == [25, 38, 38]
+
+
+def test_without_auxiliary_losses_every_trainable_parameter_gets_a_gradient() -> None:
+    model = build(aux_loss=False).train()
+    everything(model(features(), targets())).backward()
+    assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
+    assert not any(one.requires_grad for one in model.decoder.lqe_layers[0].parameters())

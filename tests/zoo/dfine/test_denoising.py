@@ -113,6 +113,20 @@ def test_batch_without_boxes_still_reaches_the_table() -> None:
     assert not embedding.weight.grad.any()
 
 
+def test_labels_outside_the_head_are_left_to_the_matcher_and_boxes_may_be_flat_when_empty() -> None:
+    setting, embedding = DenoisingSetting(4, 0.5, 1.0), nn.Embedding(4, 8, padding_idx=3)
+    targets = [
+        {"labels": torch.tensor([9, -1]), "boxes": torch.full((2, 4), 0.5)},
+        {"labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0)},
+    ]
+    group = denoising_group(targets, draw_noise(2, 8, 3, setting, torch.device("cpu")), embedding, setting)
+    assert group.padding is not None
+    assert not group.padding[0].any()
+    assert group.padding[1].all()
+    assert group.assigned is not None
+    assert group.assigned.tolist() == [[0, 1, -1, -1] * 2, [-1] * 8]
+
+
 def test_messages() -> None:
     with pytest.raises(ValueError, match=r"num_denoising must be 0 \(off\) or more, got -1"):
         DenoisingSetting(-1, 0.5, 1.0)

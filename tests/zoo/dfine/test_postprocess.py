@@ -38,12 +38,17 @@ def test_pairs_by_hand() -> None:
 def test_softmax_scores_leave_the_last_column_out() -> None:
     logits = torch.tensor([[[1.0, 2.0, 0.0], [3.0, 0.0, 5.0]]])
     predictions = Predictions(logits, small().boxes)
-    labels, boxes, scores = DFINEPostProcessor(3, use_focal_loss=False, num_top_queries=5)(
+    labels, boxes, scores = DFINEPostProcessor(2, use_focal_loss=False, num_top_queries=5)(
         predictions, torch.tensor([[100, 10]])
     )
     assert labels.tolist() == [[1, 0]]
     torch.testing.assert_close(scores, torch.stack((logits[0, 0].softmax(-1)[1], logits[0, 1].softmax(-1)[0]))[None])
     torch.testing.assert_close(boxes[0, 0], torch.tensor([40.0, 3, 60, 7]))
+
+
+def test_softmax_scores_need_a_column_for_nothing() -> None:
+    with pytest.raises(ValueError, match=r"needs 3 score columns but the predictions have 2.*use_focal_loss: True"):
+        DFINEPostProcessor(2, use_focal_loss=False)(small(), torch.tensor([[100, 10]]))
 
 
 def test_one_size_serves_the_batch() -> None:
@@ -60,7 +65,9 @@ def test_half_precision_is_scored_in_float32() -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(ValueError, match="num_classes 3 but the predictions have 2 score columns: give the model and"):
+    with pytest.raises(
+        ValueError, match=r"num_classes 3 .* needs 3 score columns but the predictions have 2: give the model"
+    ):
         DFINEPostProcessor(3)(small(), torch.tensor([[8, 8]]))
     with pytest.raises(ValueError, match=r"orig_target_sizes must be \(B, 2\), width and height in pixels, got \(2,\)"):
         DFINEPostProcessor(2)(small(), torch.tensor([8, 8]))
