@@ -151,6 +151,22 @@ def test_a_custom_dataset_replaces_coco(tmp_path: Path) -> None:
     assert config.get("train_dataloader.dataset.img_folder") == "./data/custom/train/"
 
 
+def test_fine_tuning_on_own_data_keeps_the_recipe() -> None:
+    recipe = isdfine.load_config(size_file("s"))
+    config = isdfine.load_config(CONFIGS / "dfine" / "custom" / "dfine_hgnetv2_s_custom.yml")
+    for name in ("train_dataloader", "val_dataloader"):
+        assert config.get(f"{name}.dataset.transforms.ops")
+        assert config.get(f"{name}.dataset.transforms") == recipe.get(f"{name}.dataset.transforms")
+        assert config.get(f"{name}.collate_fn") == recipe.get(f"{name}.collate_fn")
+    assert config.get("num_classes") is None
+    assert config.get("val_dataloader.dataset.ann_file") == "./data/custom/annotations/val.json"
+
+
+def test_a_space_forgotten_after_a_colon_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"DFINECriterion.weight_dict.loss_vfl:1: expected float, found None .*space"):
+        isdfine.load_config(size_file("n"), ["DFINECriterion.weight_dict={loss_vfl:1}"])
+
+
 OFFICIAL_STYLE = {
     "runtime.yml": """
         print_freq: 100

@@ -21,6 +21,9 @@ from isdfine.core import dist
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.core.log import setup_logging
 
+NEEDED_TO_TEST = ("model", "postprocessor", "evaluator", "val_dataloader")
+"""Sections of the config without which nothing can be judged."""
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; the options that only set a config value are shorthands for -u."""
@@ -49,7 +52,12 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
         "output_dir": arguments.output_dir,
         "use_amp": True if arguments.use_amp else None,
     }
-    return [*arguments.update, *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None)]
+    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    if arguments.resume:  # what the command line starts from replaces what the file does
+        given.append("tuning=null")
+    if arguments.tuning:
+        given.append("resume=null")
+    return [*arguments.update, *given]
 
 
 def test(config: isdfine.Config) -> None:
@@ -59,6 +67,7 @@ def test(config: isdfine.Config) -> None:
     checkpoint = config.settings.resume or config.settings.tuning
     if checkpoint is None:
         raise ConfigError("--test-only needs the checkpoint to judge: give it with -r")
+    config.require(*NEEDED_TO_TEST)
     run = Evaluation(config)
     run.load(checkpoint)
     result = run.evaluate()
@@ -71,6 +80,7 @@ def train(config: isdfine.Config) -> None:
     from isdfine.solver.fit import fit
     from isdfine.solver.training import Training
 
+    config.require(*NEEDED_TO_TEST, "criterion", "optimizer", "train_dataloader")
     run = Training(config)
     if config.settings.resume:
         run.resume(config.settings.resume)
@@ -82,8 +92,10 @@ def train(config: isdfine.Config) -> None:
     print(result.table())
     draw(run)
     print(f"best checkpoint:  {run.folder.best}")
-    print(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
-    print(f"curves:           tensorboard --logdir {run.folder.tensorboard}")
+    if run.settings.num_visualized:
+        print(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
+    if run.settings.tensorboard:
+        print(f"curves:           tensorboard --logdir {run.folder.tensorboard}")
     print(f"judge it again:   python tools/train.py -c {run.folder.config} --test-only -r {run.folder.best}")
 
 
@@ -94,7 +106,7 @@ def draw(run: Any) -> None:
     run.folder.pictures.mkdir(exist_ok=True)
     for image_id, found in run.sample_detections(run.settings.num_visualized, run.judged_model):
         truth = run.val_loader.dataset.ground_truth(image_id)
-        save_comparison(run.folder.pictures / f"{truth.path.stem}.png", truth, found, run.label_space)
+        save_comparison(run.folder.pictures / f"{image_id}_{truth.path.stem}.png", truth, found, run.label_space)
 
 
 def main(arguments: list[str] | None = None) -> int:

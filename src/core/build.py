@@ -53,9 +53,8 @@ class _Builder:
         if name in self.open_slots:
             raise ConfigError(f"{name}: refers to itself: {' -> '.join((*self.open_slots, name))}")
         tree = self.planner.tree.value
-        present = name in self.planner.registry or (name in SLOTS and name in tree and tree[name].value is not None)
-        if not present:
-            configured = [one for one in SLOTS if one in tree]
+        configured = [one for one in SLOTS if one in tree and tree[one].value is not None]
+        if name not in self.planner.registry and name not in configured:
             raise ConfigError(f"{self.config.path}: no section {name!r} to build{suggest(name, configured)}")
         self.open_slots = (*self.open_slots, name)
         plan = self.planner.slot(name)

@@ -13,7 +13,7 @@ from .build import build
 from .errors import ConfigError
 from .located import Located, dump_yaml
 from .merge import apply_overrides, apply_values, read_tree
-from .plan import Planner
+from .plan import PURPOSES, Planner
 from .registry import REGISTRY, Registry
 from .settings import RunSettings
 from .validate import import_components, settings_values, validate
@@ -97,6 +97,18 @@ class Config:
                 return default
             node = children[part]
         return node.plain()
+
+    def require(self, *slots: str) -> None:
+        """See that the config has these top-level sections.
+
+        Raises:
+            ConfigError: one line for every section that is absent or null.
+        """
+        missing = [name for name in slots if self._tree.value.get(name) is None or self._tree.value[name].value is None]
+        if missing:
+            reasons = {name: f" ({PURPOSES[name]})" if name in PURPOSES else "" for name in missing}
+            lines = [f"{self.path}: {name}: missing{why}: add this section" for name, why in reasons.items()]
+            raise ConfigError("\n".join(lines))
 
     def shared(self, name: str) -> Any:
         """A shared value such as ``num_classes``: from the file, else worked out once by its resolver, else None."""

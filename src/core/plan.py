@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,20 +21,23 @@ from .merge import merge
 from .registry import Registry
 from .schema import Parameter, Schema, convert, describe, fits, is_plain, list_item, mapping_item, members, schema_of
 
-SLOTS: tuple[str, ...] = (
-    "model",
-    "criterion",
-    "matcher",
-    "postprocessor",
-    "optimizer",
-    "lr_scheduler",
-    "lr_warmup_scheduler",
-    "ema",
-    "scaler",
-    "evaluator",
-    "train_dataloader",
-    "val_dataloader",
-)
+PURPOSES: dict[str, str] = {
+    "model": "the detector",
+    "criterion": "the training losses",
+    "matcher": "pairs predictions with objects",
+    "postprocessor": "turns outputs into detections",
+    "optimizer": "updates the weights",
+    "lr_scheduler": "changes the learning rate during training",
+    "lr_warmup_scheduler": "raises the learning rate at the start",
+    "ema": "averages the weights",
+    "scaler": "scales the loss in half precision",
+    "evaluator": "measures the detections",
+    "train_dataloader": "the training data",
+    "val_dataloader": "the validation data",
+}
+"""What each slot is for, in the words of messages."""
+
+SLOTS: tuple[str, ...] = tuple(PURPOSES)
 """Top-level keys that hold a component: a class name or a mapping with ``type``."""
 
 SHARED: dict[str, Any] = {
@@ -183,7 +187,10 @@ class Planner:
         data = node.plain()
         if fits(data, annotation):
             return convert(data, annotation)
-        return self.report(node, node.key, f"expected {describe(annotation)}, found {shown(data)}")
+        wrong, wanted = innermost_misfit(node, annotation)
+        found = wrong.plain()
+        hint = ": put a space after the colon" if found is None and ":" in wrong.key.rsplit(".", 1)[-1] else ""
+        return self.report(wrong, wrong.key, f"expected {describe(wanted)}, found {shown(found)}{hint}")
 
     def built(self, node: Located, annotation: Any, depth: int) -> Any:
         """Plan a value that is a component, or a list or mapping of components."""
@@ -229,6 +236,28 @@ class Planner:
         return self.report(node, node.key, f"expected {describe(annotation)}, found a {plan.cls.__name__}")
 
 
+def innermost_misfit(node: Located, annotation: Any) -> tuple[Located, Any]:
+    """The first entry of a plain list or mapping that does not fit, with what it should be; else the value itself."""
+    candidates = [pairs for one in members(annotation) if (pairs := _entries(node, one))]
+    if len(candidates) == 1:  # of several alternatives nobody can tell which was meant
+        for child, wanted in candidates[0]:
+            if not fits(child.plain(), wanted):
+                return innermost_misfit(child, wanted)
+    return node, annotation
+
+
+def _entries(node: Located, member: Any) -> list[tuple[Located, Any]]:
+    """Every entry with its annotation, where ``node`` is a container of the kind that ``member`` asks for."""
+    if isinstance(node.value, dict) and (item := mapping_item(member)) is not None:
+        return [(child, item) for child in node.value.values()]
+    if isinstance(node.value, list) and (item := list_item(member)) is not None:
+        arguments = typing.get_args(member)
+        if typing.get_origin(member) is tuple and Ellipsis not in arguments:
+            return list(zip(node.value, arguments)) if len(node.value) == len(arguments) else []
+        return [(child, item) for child in node.value]
+    return []
+
+
 def shown(value: Any) -> str:
     """A value and its type, short enough for a message."""
     text = repr(value)
@@ -238,7 +267,7 @@ def shown(value: Any) -> str:
 def suggest(name: object, known: Iterable[str]) -> str:
     """``; did you mean X?``, or the known names where none is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.7)
     if near:
         return f"; did you mean {near[0]}?"
     return f"; known: {', '.join(names)}" if names else ""

@@ -148,8 +148,8 @@ def _read_torch(path: Path) -> Any:
             raise CheckpointError(
                 f"{path}: holds the pickled Python class {found[1]}, which is not loaded because that could run code: "
                 "where the file was written, save torch.save({'model': model.state_dict()}, path) instead"
-            ) from error
-        raise CheckpointError(_unreadable(path, error)) from error
+            ) from None  # torch's text advises to load it with weights_only=False
+        raise CheckpointError(_unreadable(path, error)) from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -165,6 +165,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _unreadable(path: Path, error: BaseException) -> str:
+    if "weights_only" in str(error):  # torch's advice to switch the protection off is not passed on
+        return (
+            f"{path} ({path.stat().st_size} bytes) is not a checkpoint, or it holds pickled Python classes, which are "
+            "not loaded because that could run code: check the path; where the file was written, save "
+            "torch.save({'model': model.state_dict()}, path) instead"
+        )
     reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
     return (
         f"{path} ({path.stat().st_size} bytes) cannot be read as a checkpoint: it is truncated or not a checkpoint; "

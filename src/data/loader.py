@@ -21,9 +21,10 @@ from torch.utils.data import Dataset
 from ..core import dist
 from ..core.errors import ConfigError, DataError
 from ..core.registry import register
-from .collate import BatchImageCollateFunction
+from .collate import STRIDE, BatchImageCollateFunction
 from .dataset.detection import DetectionDataset, SampleKey
 from .sampler import BatchSampler
+from .transforms.ops import PadToSize, RandomCrop, Resize
 
 PREFETCH = 2
 """Batches that each worker prepares ahead."""
@@ -51,7 +52,7 @@ class DataLoader:
 
     Raises:
         ConfigError: batch sizes that contradict each other or the number of processes, too few samples, or a
-            shuffled (training) data set whose boxes are not converted.
+            shuffled (training) data set whose boxes are not converted, images resized to no multiple of 32.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class DataLoader:
                 "DataLoader: shuffle: True means training, but the transforms leave boxes in pixels: "
                 "add {type: ConvertBoxes, fmt: cxcywh, normalize: True} as the last of transforms.ops"
             )
+        _check_image_size(dataset)
         self.dataset = dataset
         self.collate_fn = collate_fn or BatchImageCollateFunction()
         self.num_workers = num_workers
@@ -92,6 +94,11 @@ class DataLoader:
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""
         return len(self.sampler)
+
+    @property
+    def even(self) -> bool:
+        """Whether every rank is sure to have the same number of batches."""
+        return self.sampler.shuffle or self.sampler.drop_last
 
     def to(self, device: torch.device | str) -> DataLoader:
         """Deliver to another device from the next pass on; returns itself."""
@@ -174,6 +181,17 @@ def _batch_size_per_rank(batch_size: int | None, total_batch_size: int | None, w
             f"DataLoader: total_batch_size {wanted} cannot be shared by {world} processes: use a multiple of {world}"
         )
     return wanted // world
+
+
+def _check_image_size(dataset: DetectionDataset) -> None:
+    """Refuse images that the strides of a detector do not divide; the last op that sets a size decides."""
+    setting = [op for op in dataset.transforms.ops if isinstance(op, (Resize, RandomCrop, PadToSize))]
+    if setting and any(side % STRIDE for side in setting[-1].size):
+        nearest = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in setting[-1].size]
+        raise ConfigError(
+            f"DataLoader: the transforms end with {type(setting[-1]).__name__} to {list(setting[-1].size)}: both sides "
+            f"must be multiples of {STRIDE}, for example {nearest}"
+        )
 
 
 class _Packed(NamedTuple):

@@ -65,7 +65,8 @@ class NonFiniteGuard:
         bad = {name: step for name, step in zip(self._names, first) if step >= 0}
         if bad:
             step = min(bad.values())
-            names = ", ".join(name for name, when in bad.items() if when == step)
+            first_bad = [name for name, when in bad.items() if when == step]
+            names = ", ".join(first_bad[:5]) + (f" and {len(first_bad) - 5} more" if len(first_bad) > 5 else "")
             raise NonFiniteError(
                 f"step {step}: {names} is not finite. The last checkpoint is from before it. Lower the learning rate, "
                 "check the boxes of the batch, or train with precision: bf16 or fp32"
@@ -104,6 +105,10 @@ class StopSignal:
         if step < self._next_agreement:
             return False
         self._next_agreement = step + self._agree_every
+        return self.wanted_by_any()
+
+    def wanted_by_any(self) -> bool:
+        """Whether some rank was asked to stop; all ranks must ask at the same place."""
         return any(dist.gather_objects(self._asked is not None))
 
 
@@ -138,12 +143,12 @@ class StepLog:
         means = dict(zip(self._sums, (sums / self._count).tolist()))
         seconds = (time.perf_counter() - self._since) / self._count
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
-        values = {"loss": sum(means.values()), **means, "lr": report.lr, "seconds_per_step": seconds}
-        if math.isfinite(norm):
-            values["grad_norm"] = norm
+        loss = sum(means.values())
+        values = {"loss": loss, **means, "lr": report.lr, "seconds_per_step": seconds, "grad_norm": norm}
+        values = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no NaN
         logger.info(
             "epoch %d [%d/%d] step %d: loss %.4f, lr %.3g, gradient norm %.3g, %.3f s/step",
-            epoch, batch, batches, step, values["loss"], report.lr, norm, seconds,
+            epoch, batch, batches, step, loss, report.lr, norm, seconds,
         )  # fmt: skip
         for writer in self._writers:
             writer.write("train", step, values, epoch=epoch)

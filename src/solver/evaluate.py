@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import torch
@@ -39,10 +39,13 @@ def evaluate(
     postprocessor: PostProcessor,
     loader: Iterable[tuple[Tensor, list[dict[str, Tensor]]]],
     evaluator: CocoEvaluator,
+    *,
+    on_batch: Callable[[], None] | None = None,
 ) -> EvalResult:
     """COCO metrics of ``model`` in eval mode over the whole loader, gathered from all ranks.
 
-    The model's train or eval mode is the same afterwards as before.
+    ``on_batch`` is called after every batch and may raise. The model's train or eval mode is the same afterwards as
+    before.
     """
     was_training = model.training
     model.eval()
@@ -50,6 +53,8 @@ def evaluate(
     try:
         for images, targets in loader:
             evaluator.update(detect(model, postprocessor, images, targets), targets)
+            if on_batch is not None:
+                on_batch()
         return evaluator.summarize()
     finally:
         model.train(was_training)

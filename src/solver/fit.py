@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core import dist
-from ..core.errors import ConfigError
+from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import load_weights
 from ..data.evaluate import EvalResult
 from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
@@ -69,9 +68,10 @@ class _Fit:
                 run.restart_from_stage_one()
             self.train(epoch)
             self.guard.check()
-            progress.epoch, progress.batch = epoch + 1, 0
             if self._evaluation_due(epoch):
+                self.leave_if_asked()
                 result = self.evaluate(epoch)
+            progress.epoch, progress.batch = epoch + 1, 0
             due = (epoch + 1) % run.settings.save_every == 0 or epoch + 1 == run.settings.epoches
             paths = [*([run.folder.last] if due else []), *self._numbered(epoch)]
             if paths:
@@ -111,7 +111,21 @@ class _Fit:
                 window=partial(run.optim.sync_context, self.model),
                 on_step=listener,
             )
-        progress.step = listener.step
+        progress.batch, progress.step = listener.batch, listener.step
+
+    def leave_if_asked(self) -> None:
+        """Before an evaluation, which may outlast the patience of who sent the signal: save and stop."""
+        if self.stop.wanted_by_any():
+            self._save_and_leave()
+
+    def _between_batches(self) -> None:
+        """In the middle of an evaluation; with several ranks the end of it is the next place where all agree."""
+        if dist.world_size() == 1 and self.stop.wanted_by_any():
+            self._save_and_leave()
+
+    def _save_and_leave(self) -> None:
+        self.run.save(self.run.folder.last)
+        raise StopTraining(f"stopped by a signal after step {self.run.progress.step}; everything is saved")
 
     def save_at(self, batch: int, step: int) -> None:
         """Save in the middle of an epoch."""
@@ -122,7 +136,8 @@ class _Fit:
     def evaluate(self, epoch: int) -> EvalResult:
         """Judge the weights after an epoch, keep the best, go back where stage two asks for it."""
         run, progress = self.run, self.run.progress
-        result = run.evaluate(run.judged_model)
+        result = run.evaluate(run.judged_model, on_batch=self._between_batches)
+        progress.epoch, progress.batch = epoch + 1, 0  # what is saved from here on has this evaluation behind it
         for writer in self.writers:
             writer.write("val", progress.step, result.stats, epoch=epoch)
         ap = result.stats["AP"]
@@ -173,27 +188,17 @@ def _distribute(run: Training) -> nn.Module:
 
 def _make_folder(run: Training) -> None:
     """Make the folder on the main rank; all ranks hear of a problem."""
-    problem: str | None = None
+    problem: ConfigError | CheckpointError | None = None
     if dist.is_main():
         try:
-            run.folder.create(run.config.dump())
-            _check_space(run)
-        except ConfigError as error:
-            problem = str(error)
+            run.folder.check_space(run.checkpoint_bytes)
+            run.folder.create(run.config_text)
+            run.bring_best()
+        except (ConfigError, CheckpointError) as error:
+            problem = error
     problem = dist.broadcast_object(problem)
     if problem is not None:
-        raise ConfigError(problem)
-
-
-def _check_space(run: Training) -> None:
-    """Weights, their average, two moments each, in the files last, best and best of stage one, and one in writing."""
-    numbers = sum(tensor.numel() * tensor.element_size() for tensor in run.model.state_dict().values())
-    needed, free = 4 * 4 * numbers, shutil.disk_usage(run.folder.path).free
-    if free < needed:
-        raise ConfigError(
-            f"output_dir {run.folder.path} has {free / 2**20:.0f} MiB free, the checkpoints of this run need about "
-            f"{needed / 2**20:.0f} MiB: free space or choose another folder with -u output_dir=..."
-        )
+        raise problem
 
 
 def _open_writers(run: Training) -> list[Writer]:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +53,27 @@ class RunFolder:
         """Detections beside the ground truth."""
         return self.path / "pictures"
 
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that lie here."""
+        kept = (self.last, self.best, self.best_stage_one)
+        return [*(one for one in kept if one.exists()), *sorted(self.path.glob("checkpoint*.pth"))]
+
+    def check_space(self, checkpoint_bytes: int) -> None:
+        """Raise :class:`ConfigError` where last, best, best of stage one and one in writing do not fit."""
+        there = next(one for one in (self.path, *self.path.absolute().parents) if one.exists())
+        free, needed = shutil.disk_usage(there).free, 4 * checkpoint_bytes
+        free += sum(one.stat().st_size for one in self.checkpoints()[:3])  # these are written over
+        if free < needed:
+            raise ConfigError(
+                f"output_dir {self.path} has {free / 2**20:.0f} MiB free, the checkpoints of this run need about "
+                f"{needed / 2**20:.0f} MiB: free space or choose another folder with -u output_dir=..."
+            )
+
     def check_free(self) -> None:
         """Raise :class:`ConfigError` where the folder holds another run: nothing already saved is overwritten."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"output_dir {self.path} is a file: choose a folder with -u output_dir=...")
-        taken = [one.name for one in (self.last, self.best, self.metrics) if one.exists()]
+        taken = [one.name for one in self.checkpoints()]
         if taken:
             raise ConfigError(
                 f"output_dir {self.path} holds another run ({', '.join(taken)}): continue it with -r {self.path}, "
@@ -66,7 +84,9 @@ class RunFolder:
         """Make the folder and write the resolved config."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(config_text, encoding="utf-8")
+            partial = self.config.with_name("config.yml.tmp")
+            partial.write_text(config_text, encoding="utf-8")
+            os.replace(partial, self.config)
         except OSError as error:
             raise ConfigError(f"output_dir {self.path} cannot be written: {error.strerror}") from error
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ def pick_device(wanted: str | None) -> torch.device:
         raise ConfigError(f"device is {name} but torch sees no CUDA device: set device: cpu, or leave it out")
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device is {name!r}: give cpu, cuda or cuda:0") from error
 
 
 class Evaluation:
@@ -47,15 +50,26 @@ class Evaluation:
 
     def __init__(self, config: Config) -> None:
         self.settings: RunSettings = config.settings
+        for start in (self.settings.resume, self.settings.tuning):
+            if start is not None:
+                checkpoint_file(start)  # a mistyped path is found before the data is read
         self.device = pick_device(self.settings.device)
         torch.manual_seed(self.settings.seed or 0)
         self.val_loader: DataLoader = config.build("val_dataloader").to(self.device)
         self.label_space: LabelSpace = self.val_loader.dataset.label_space
         # An inferred class count is written down, so that the saved config works where the annotations are not.
         self.config = config = config.with_values({"num_classes": len(self.label_space)})
-        self.model: nn.Module = config.build("model").to(self.device)
+        self.model: nn.Module = self._build_model(config).to(self.device)
         self.postprocessor: PostProcessor = config.build("postprocessor")
         self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)
+
+    def _build_model(self, config: Config) -> nn.Module:
+        """The model; without its ImageNet file where a checkpoint brings all weights anyway."""
+        starts_from_file = self.settings.resume is not None or self.settings.tuning is not None
+        if starts_from_file and config.get("HGNetv2.pretrained"):
+            config = config.with_values({"HGNetv2.pretrained": False})
+        model: nn.Module = config.build("model")
+        return model
 
     def load(self, path: str | Path) -> LoadReport:
         """Load the weights to be judged: the EMA of a checkpoint where it has one.
@@ -70,9 +84,9 @@ class Evaluation:
         logger.info("%s: %s", file, report.summary())
         return report
 
-    def evaluate(self, model: nn.Module | None = None) -> EvalResult:
-        """COCO metrics on the validation data."""
-        return evaluate(model or self.model, self.postprocessor, self.val_loader, self.evaluator)
+    def evaluate(self, model: nn.Module | None = None, on_batch: Callable[[], None] | None = None) -> EvalResult:
+        """COCO metrics on the validation data; ``on_batch`` is called after every batch."""
+        return evaluate(model or self.model, self.postprocessor, self.val_loader, self.evaluator, on_batch=on_batch)
 
     def sample_detections(self, count: int, model: nn.Module | None = None) -> Iterator[tuple[int, Detections]]:
         """The first ``count`` validation images of this rank: image id and its detections (K rows, on the CPU)."""

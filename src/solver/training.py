@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..core import dist
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import LoadReport, load_weights
+from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
 from ..nn.sync_norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
@@ -42,12 +44,13 @@ class Training(Evaluation):
 
     def __init__(self, config: Config) -> None:
         self.folder = RunFolder(Path(config.settings.output_dir))
-        if config.settings.resume is None:
+        if not _continues_in(self.folder, config.settings.resume):
             self.folder.check_free()  # before the data is read, which may take minutes
+        self.resumed_from: Path | None = None
         super().__init__(config)
         config, settings = self.config, self.settings
         self.train_loader: DataLoader = config.build("train_dataloader").to(self.device)
-        _check_same_classes(self.train_loader, self.val_loader)
+        _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
         self.criterion: nn.Module = config.build("criterion").to(self.device)
@@ -103,11 +106,26 @@ class Training(Evaluation):
 
     def tune_from(self, path: str | Path) -> LoadReport:
         """Start from the weights that fit (``-t``), with a report of what was loaded; the EMA starts there too."""
-        report = load_weights(self.model, checkpoint_file(path), strict=False)
+        file = checkpoint_file(path)
+        report = load_weights(self.model, file, strict=False)
+        self._warn_of_other_classes(file)
         if isinstance(self.optim.ema, ModelEMA):
             self.optim.ema.module.load_state_dict(self.model.state_dict())
-        logger.info("%s: %s\n%s", path, report.summary(), report.table())
+        logger.info("%s", report.table())
         return report
+
+    def _warn_of_other_classes(self, file: Path) -> None:
+        """Heads fit by shape only: say so where the file's classes are others than the data's."""
+        saved = {} if file.suffix == ".safetensors" else load_checkpoint(file)
+        if not isinstance(saved.get("label_space"), dict):
+            return
+        theirs = LabelSpace.from_dict(saved["label_space"])
+        if theirs.names != self.label_space.names:
+            logger.warning(
+                "%s was trained on the classes %s, this run has %s: rows of class heads that were loaded start as "
+                "those of other classes",
+                file, theirs.describe(), self.label_space.describe(),
+            )  # fmt: skip
 
     def resume(self, path: str | Path) -> None:
         """Continue where a checkpoint stands (``-r``); ``path`` is a file or the folder of a run.
@@ -125,6 +143,7 @@ class Training(Evaluation):
         check_label_space(state, self.label_space, str(file))
         load_weights(self.model, state["model"])
         self._load_optim(state, file)
+        self.resumed_from = file.parent
         self.progress = Progress.from_dict(state["progress"])
         if len(state["rng"]) != dist.world_size():
             logger.warning(
@@ -136,12 +155,49 @@ class Training(Evaluation):
         logger.info("resumed %s: epoch %d, batch %d", file, self.progress.epoch, self.progress.batch)
 
     def _load_optim(self, state: dict[str, Any], file: Path) -> None:
+        groups = self.optim.optimizer.param_groups
+        wanted = [{key: group[key] for key in _GROUP_OPTIONS if key in group} for group in groups]
         try:
             self.optim.load_state_dict(state["optim"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{file} does not fit this run's optimiser or EMA ({error}): resume with the config.yml beside it"
             ) from error
+
+        for group, options in zip(self.optim.optimizer.param_groups, wanted):
+            changed = {key: (group[key], value) for key, value in options.items() if group[key] != value}
+            for key, (old, new) in changed.items():
+                logger.warning("%s of group %r was %s in %s, this run sets %s", key, group.get("name"), old, file, new)
+            group.update(options)
+
+    @property
+    def config_text(self) -> str:
+        """The resolved config as it is saved: without the checkpoint this process started from."""
+        return self.config.with_values({"resume": None, "tuning": None}).dump()
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Size of a checkpoint, about: weights, their average, two moments."""
+        return 4 * sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
+
+    def bring_best(self) -> None:
+        """A run that goes on in another folder takes its best checkpoints along.
+
+        Raises:
+            CheckpointError: the best checkpoint is not beside the one that was resumed.
+        """
+        source = self.resumed_from
+        if source is None or self.progress.best.best is None:
+            return
+        for path in (self.folder.best, self.folder.best_stage_one):
+            beside = source / path.name
+            if not path.exists() and beside.exists():
+                shutil.copyfile(beside, path)
+        if not self.folder.best.exists():
+            raise CheckpointError(
+                f"{source / self.folder.best.name} is missing: the best of the run (AP {self.progress.best.best:.4f}) "
+                "must lie beside the checkpoint that is resumed; put it back, or start a new run with -t"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs; called on all ranks (each adds its random state)."""
@@ -154,7 +210,7 @@ class Training(Evaluation):
             "progress": self.progress.to_dict(),
             "rng": dist.gather_objects(rng_state()),
             "label_space": self.label_space.to_dict(),
-            "config": self.config.dump(),
+            "config": self.config_text,
         }
 
     def save(self, *paths: Path) -> None:
@@ -170,6 +226,11 @@ class Training(Evaluation):
 
         The epoch and the schedule go on: only weights and their statistics go back.
         """
+        if self.progress.best.best is None:
+            raise CheckpointError(
+                "stage two starts from the best checkpoint of stage one, but no evaluation gave an AP: the validation "
+                "data holds no box; set train_dataloader.collate_fn.stop_epoch to null, or give boxes to evaluate on"
+            )
         if not self.folder.best_stage_one.is_file():
             raise CheckpointError(
                 f"{self.folder.best_stage_one} is missing: stage two starts from the best checkpoint of stage one; "
@@ -186,7 +247,20 @@ class Training(Evaluation):
         logger.info("back to the best weights of stage one, EMA decay %.5f", decay)
 
 
-def _check_same_classes(train: DataLoader, val: DataLoader) -> None:
+_GROUP_OPTIONS = ("weight_decay", "betas", "eps", "momentum", "amsgrad", "nesterov", "dampening")
+"""What a parameter group says beside its learning rate, which the schedule writes."""
+
+
+def _continues_in(folder: RunFolder, resume: str | None) -> bool:
+    return resume is not None and checkpoint_file(resume).resolve().parent == folder.path.resolve()
+
+
+def _check_loaders(train: DataLoader, val: DataLoader) -> None:
+    if dist.world_size() > 1 and not train.even:
+        raise ConfigError(
+            "train_dataloader: with several processes set shuffle: True or drop_last: True; otherwise ranks would have "
+            "different numbers of batches and wait for each other forever"
+        )
     ours, theirs = train.dataset.label_space, val.dataset.label_space
     if ours != theirs:
         raise ConfigError(

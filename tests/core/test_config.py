@@ -232,6 +232,8 @@ def test_all_mistakes_are_reported_at_once(files: Files) -> None:
         ("model: {type: Net, num_classes: 1}", r"model.stem: missing: Net needs it, expected component \(Stem\)"),
         ("model: Stem", r"model.name: missing: Stem needs it, expected str"),
         ("model: Stem\nStem: {act: silu}", r"main.yml:2: Stem.name: missing"),
+        ("Net: {betas: [0.5, high]}", r"Net.betas.1: expected float, found 'high' \(str\)"),
+        ("Stem: {sizes: [3, four]}", r"Stem.sizes.1: expected int, found 'four' \(str\)"),
         ("num_classes: 0", r"num_classes: expected 1 or more, found 0"),
         ("xyzzy: 1", r"main.yml:1: xyzzy: no such top-level key or component$"),
         ("imports: 3", r"imports: expected a list of module names, found 3"),
@@ -252,6 +254,18 @@ def test_user_modules_are_imported(files: Files, monkeypatch: pytest.MonkeyPatch
     files.write("isdfine_test_user_part.py", "LOADED = True\n")
     monkeypatch.syspath_prepend(str(files.folder))
     assert files.load("imports: [isdfine_test_user_part]").get("imports") == ["isdfine_test_user_part"]
+
+
+def test_required_sections_are_all_named(files: Files) -> None:
+    config = files.load(GOOD + "\n    optimizer: ~\n")
+    config.require("model")
+    with pytest.raises(ConfigError) as caught:
+        config.require("model", "optimizer", "train_dataloader")
+    lines = str(caught.value).splitlines()
+    assert [line.split("main.yml: ")[1] for line in lines] == [
+        "optimizer: missing (updates the weights): add this section",
+        "train_dataloader: missing (the training data): add this section",
+    ]
 
 
 def test_dump_loads_to_the_same_data(files: Files) -> None:

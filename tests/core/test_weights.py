@@ -4,6 +4,7 @@
 
 import collections
 import copy
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,18 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
         path.write_bytes(text)
         with pytest.raises(CheckpointError, match=rf"bad{index}.pth"):
             read_checkpoint(path)
+
+
+@pytest.mark.parametrize("text", ["__include__: [a.yml]\nepoches: 3\n", "<html>404</html>", "\x00" * 512])
+def test_advice_to_load_unsafely_is_not_passed_on(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.yml").write_text(text)
+    with pytest.raises(
+        CheckpointError, match=r"run.yml \(\d+ bytes\) is not a checkpoint, or it holds pickled"
+    ) as caught:
+        read_checkpoint(tmp_path / "run.yml")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "Re-running" not in shown
+    assert "weights_only` set to `False`" not in shown
 
 
 def test_file_with_something_else(tmp_path: Path) -> None:

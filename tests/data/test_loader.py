@@ -17,6 +17,8 @@ from isdfine.data.transforms import (
     Compose,
     ConvertBoxes,
     ConvertPILImage,
+    PadToSize,
+    RandomCrop,
     RandomHorizontalFlip,
     RandomIoUCrop,
     RandomPhotometricDistort,
@@ -227,3 +229,19 @@ def test_batches_on_a_gpu_equal_those_on_the_cpu():
     assert found[0][1][0]["boxes"].device.type == "cuda"
     cpu = [(images.cpu(), [{k: v.cpu() for k, v in one.items()} for one in targets]) for images, targets in found]
     assert_equal_batches(cpu, reference)
+
+
+def test_sizes_that_strides_do_not_divide():
+    with pytest.raises(ConfigError, match=r"Resize to \[65, 96\]: both sides must be multiples of 32, .* \[64, 96\]"):
+        loader(pages([Resize((64, 64)), Resize((65, 96)), ConvertPILImage(), ConvertBoxes()]))
+    with pytest.raises(ConfigError, match=r"PadToSize to \[96, 97\]"):
+        loader(pages([Resize((96, 96)), PadToSize((96, 97)), ConvertPILImage(), ConvertBoxes()]))
+    for last in (PadToSize((96, 96)), RandomCrop((64, 64))):
+        loader(pages([Resize((65, 96)), last, ConvertPILImage(), ConvertBoxes()]))
+
+
+@pytest.mark.parametrize(("shuffle", "drop_last"), [(True, False), (False, True), (True, True), (False, False)])
+def test_even_loaders_have_equally_many_batches_on_every_rank(shuffle, drop_last):
+    ranks = [loader(total_batch_size=10, shuffle=shuffle, drop_last=drop_last, shard=(rank, 10)) for rank in range(10)]
+    assert ranks[0].even == (shuffle or drop_last)
+    assert (len({len(one) for one in ranks}) == 1) == ranks[0].even

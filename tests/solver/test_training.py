@@ -18,6 +18,7 @@ import torch
 import isdfine
 from builders import write_coco, write_micro_config
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from isdfine.data.evaluate import EvalResult
 from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.train import StopTraining
@@ -107,7 +108,8 @@ def test_a_run_trains_evaluates_and_keeps_its_files(tmp_path: Path) -> None:
     state = saved(folder / "last.pth")
     assert state["label_space"]["names"] == ["dark", "light"]
     again = isdfine.load_config(folder / "config.yml")
-    assert again.dump() == run.config.dump()
+    assert again.dump() == run.config_text
+    assert again.get("num_classes") == 2
 
 
 def test_test_only_gives_the_numbers_of_the_run(tmp_path: Path) -> None:
@@ -116,6 +118,13 @@ def test_test_only_gives_the_numbers_of_the_run(tmp_path: Path) -> None:
     evaluation = Evaluation(isdfine.load_config(config))
     evaluation.load(tmp_path / "run" / "best.pth")
     assert evaluation.evaluate().stats == run.evaluate(run.judged_model).stats
+    # AP is 0 after so few steps: the detections themselves must be those of the best EMA weights
+    judged = dict(run.sample_detections(8, run.judged_model))
+    trained = dict(run.sample_detections(8, run.model))
+    for image_id, found in evaluation.sample_detections(8):
+        assert torch.equal(found.boxes, judged[image_id].boxes)
+        assert torch.equal(found.scores, judged[image_id].scores)
+        assert not torch.equal(found.scores, trained[image_id].scores)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -246,9 +255,10 @@ def test_resuming_refuses_foreign_files(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save({"model": run.model.state_dict()}, weights)
     with pytest.raises(CheckpointError, match=r"has no optim, progress, rng.*start from them with -t"):
-        Training(isdfine.load_config(config, [f"resume={weights}"])).resume(weights)
+        Training(isdfine.load_config(config, [f"resume={weights}", f"output_dir={tmp_path / 'new'}"])).resume(weights)
     other = write_coco(tmp_path / "other", categories=((1, "cat"), (2, "dog")))
-    changed = [f"{part}_dataloader.dataset.ann_file={other}" for part in ("train", "val")] + ["resume=last"]
+    changed = [f"{part}_dataloader.dataset.ann_file={other}" for part in ("train", "val")]
+    changed += [f"resume={tmp_path / 'run'}"]
     with pytest.raises(CheckpointError, match="trained on the classes 1=dark, 2=light, the data has 1=cat, 2=dog"):
         Training(isdfine.load_config(config, changed)).resume(tmp_path / "run")
 
@@ -321,3 +331,96 @@ def test_a_full_disk_stops_before_training(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
     with pytest.raises(ConfigError, match=r"MiB free, the checkpoints of this run need about"):
         run_micro(write_micro_config(tmp_path))
+
+
+def test_stage_two_keeps_improvements_and_goes_back_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collate = "train_dataloader.collate_fn"
+    config = isdfine.load_config(
+        write_micro_config(tmp_path), ["epoches=6", f"{collate}.stop_epoch=2", f"{collate}.ema_restart_decay=0.9"]
+    )
+    run = Training(config)
+    script = iter([0.1, 0.3, 0.2, 0.25, 0.5, 0.4])  # worse than stage one, after the reset, the new best, worse
+    monkeypatch.setattr(run, "evaluate", lambda *_, **__: EvalResult({"AP": next(script, 0.5), "AP50": 0.0}, [], 8))
+    decays, restart = [], run.restart_from_stage_one
+    monkeypatch.setattr(run, "restart_from_stage_one", lambda: (restart(), decays.append(run.optim.ema.decay)))
+    result = fit(run)
+    assert result is not None
+    assert result.stats["AP"] == 0.5
+    assert decays == pytest.approx([0.9, 0.9 - 1e-4, 0.9 - 2e-4])
+    best = saved(tmp_path / "run" / "best.pth")
+    assert (best["progress"]["best"]["best"], best["progress"]["best"]["best_epoch"]) == (0.5, 4)
+    assert saved(tmp_path / "run" / "best_stg1.pth")["progress"]["best"]["best_epoch"] == 1
+    for name, value in run.judged_model.state_dict().items():
+        assert torch.equal(value, best["ema"]["module"][name]), name
+
+
+def test_resuming_into_another_folder(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    run_micro(config, "epoches=1")
+    first = tmp_path / "run"
+    occupied = tmp_path / "occupied"
+    run_micro(config, "epoches=1", f"output_dir={occupied}")
+    with pytest.raises(ConfigError, match=r"occupied holds another run"):
+        run_micro(config, f"output_dir={occupied}", resume=first)
+    run_micro(config, f"output_dir={tmp_path / 'new'}", resume=first)
+    assert (tmp_path / "new" / "best.pth").exists()
+    (first / "best.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"best\.pth is missing: the best of the run .* start a new run with -t"):
+        run_micro(config, f"output_dir={tmp_path / 'newer'}", resume=first)
+
+
+def test_the_saved_config_starts_from_no_checkpoint(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    run_micro(config, "epoches=1")
+    tuned = Training(isdfine.load_config(config, [f"tuning={tmp_path / 'run'}", f"output_dir={tmp_path / 'tuned'}"]))
+    assert isdfine.load_config(config, [f"tuning={tmp_path / 'run'}"]).settings.tuning is not None
+    path = tmp_path / "saved.yml"
+    path.write_text(tuned.config_text)
+    settings = isdfine.load_config(path).settings
+    assert (settings.resume, settings.tuning) == (None, None)
+
+
+def test_a_signal_during_an_evaluation_saves_before_it_ends(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    run_micro(config, "epoches=3", f"output_dir={tmp_path / 'whole'}")
+    run = Training(isdfine.load_config(config, ["epoches=3"]))
+    evaluate = run.evaluate
+
+    def evaluate_and_ask_to_stop(*arguments: Any, **named: Any) -> EvalResult:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments, **named)
+
+    run.evaluate = evaluate_and_ask_to_stop  # type: ignore[method-assign]
+    assert fit(run) is None
+    progress = saved(tmp_path / "run" / "last.pth")["progress"]
+    assert (progress["epoch"], progress["batch"]) == (0, 2)
+    run_micro(config, "epoches=3", resume=tmp_path / "run")
+    assert_same_weights(tmp_path / "whole" / "last.pth", tmp_path / "run" / "last.pth")
+
+
+def test_other_classes_and_changed_options_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = write_micro_config(tmp_path)
+    run_micro(config, "epoches=1")
+    other = write_coco(tmp_path / "data", categories=((1, "cat"), (2, "dog")))
+    assert other.exists()
+    Training(isdfine.load_config(config, [f"output_dir={tmp_path / 'tuned'}"])).tune_from(tmp_path / "run")
+    assert "was trained on the classes 1=dark, 2=light, this run has 1=cat, 2=dog" in caplog.text
+    write_micro_config(tmp_path)
+    run = Training(isdfine.load_config(config, ["optimizer.weight_decay=0.5", f"resume={tmp_path / 'run'}"]))
+    run.resume(tmp_path / "run")
+    assert "weight_decay of group 'rest' was 0.0001" in caplog.text
+    assert run.optim.optimizer.param_groups[0]["weight_decay"] == 0.5
+
+
+def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"device is 'tpu9': give cpu, cuda or cuda:0"):
+        Evaluation(isdfine.load_config(write_micro_config(tmp_path), ["device=tpu9"]))
+
+
+def test_stage_two_without_anything_to_evaluate_says_so(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    empty = json.loads((tmp_path / "data" / "annotations.json").read_text()) | {"annotations": []}
+    (tmp_path / "data" / "empty.json").write_text(json.dumps(empty))
+    data = f"val_dataloader.dataset.ann_file={tmp_path / 'data' / 'empty.json'}"
+    with pytest.raises(CheckpointError, match="no evaluation gave an AP: the validation data holds no box"):
+        run_micro(config, data, "train_dataloader.collate_fn.stop_epoch=1")

@@ -64,6 +64,7 @@ def test_print_config_resolves_and_builds_nothing(
         (["-u", "DFINETransformer.eval_idx=9"], r"DFINETransformer: eval_idx 9 is not one of the 2 decoder layers"),
         (["-u", "train_dataloader.total_batch_size=90"], r"train_dataloader.*8 samples do not fill one batch of 90"),
         (["-u", "epoches=many"], r"epoches: expected"),
+        (["-u", "criterion=null", "evaluator=null"], r"evaluator: missing.*criterion: missing"),
         (["--test-only"], r"--test-only needs the checkpoint"),
         (["-r", "nowhere"], r"nowhere: no such checkpoint"),
         (["-t", "nowhere.pth"], r"nowhere\.pth: no such checkpoint"),

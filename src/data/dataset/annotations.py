@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ from numpy.typing import NDArray
 from ...core.errors import DataError
 from ..label_space import MSCOCO, LabelSpace
 
+logger = logging.getLogger(__name__)
+
+_INT64 = 2**63
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -121,20 +126,14 @@ def parse_coco(path: str | Path, *, remap_mscoco_category: bool = False) -> Anno
     if remap_mscoco_category:
         space = _as_mscoco(space, place)
     images, annotations = content["images"], content["annotations"]
+    if not annotations:
+        logger.warning("%s: the list of annotations is empty: no image of it has a box", place)
     image_ids, sizes, names = _images(images, place)
     ids = _numbers(annotations, "id", place, default=0)
     owners = _owners(annotations, image_ids, ids, place)
     order = np.argsort(owners, kind="stable")
     boxes = _boxes(annotations, ids, place)
-    known = {one: index for index, one in enumerate(space.category_ids)}
-    labels = np.array([known.get(one.get("category_id"), -1) for one in annotations], dtype=np.int64)
-    if (bad := np.flatnonzero(labels < 0)).size:
-        number = annotations[bad[0]].get("category_id")
-        raise DataError(
-            f"{place}: annotation {ids[bad[0]]} has category_id {number!r}, not one of the {len(space)} categories: "
-            f"{space.describe()}"
-            + ("" if not remap_mscoco_category else "; set remap_mscoco_category: False for own classes")
-        )
+    labels = _labels(annotations, ids, space, place)
     areas = _areas(annotations, boxes, ids, place)
     crowd = _numbers(annotations, "iscrowd", place, default=0).astype(bool)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(images)))]).astype(np.int64)
@@ -209,9 +208,10 @@ def _images(
         size = (image.get("height"), image.get("width"))
         if not isinstance(image.get("file_name"), str) or not image["file_name"]:
             raise DataError(f"{place}: image {ids[index]} has no file_name: every image entry needs one")
-        if not all(type(side) is int and side > 0 for side in size):
+        if not all(type(side) is int and 0 < side < _INT64 for side in size):
             raise DataError(
-                f"{place}: image {ids[index]} ({image['file_name']}) has height, width {size}: give pixels above 0"
+                f"{place}: image {ids[index]} ({image['file_name']}) has height, width {_short(size)}: "
+                "give whole numbers above 0, in pixels"
             )
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
@@ -226,8 +226,14 @@ def _numbers(
     """One whole number per entry; ``default`` where the key is absent."""
     values = [entry.get(key, default) for entry in entries]
     for index, value in enumerate(values):
-        if type(value) is not int and type(value) is not bool:
-            raise DataError(f"{place}: entry {index} has {key} {value!r}, not a whole number: {_short(entries[index])}")
+        if type(value) not in (int, bool):
+            raise DataError(
+                f"{place}: entry {index} has {key} {_short(value)}, not a whole number: {_short(entries[index])}"
+            )
+        if not -_INT64 <= value < _INT64:
+            raise DataError(
+                f"{place}: entry {index} has {key} {_short(value)}, which does not fit into 64 bits: renumber"
+            )
     return np.array(values, dtype=np.int64)
 
 
@@ -247,6 +253,26 @@ def _owners(
     return owners
 
 
+def _labels(
+    annotations: Sequence[Mapping[str, Any]], ids: NDArray[np.int64], space: LabelSpace, place: str
+) -> NDArray[np.int64]:
+    """(A,) contiguous index of each annotation's category."""
+    known = {one: index for index, one in enumerate(space.category_ids)}
+    labels = np.zeros(len(annotations), dtype=np.int64)
+    for index, entry in enumerate(annotations):
+        number = entry.get("category_id")
+        if type(number) not in (int, float):
+            raise DataError(f"{place}: annotation {ids[index]} has category_id {_short(number)}, not a whole number")
+        if number not in known:
+            raise DataError(
+                f"{place}: annotation {ids[index]} has category_id {_short(number)}, not one of the {len(space)} "
+                f"categories: {space.describe()}"
+                + ("; set remap_mscoco_category: False for own classes" if space is MSCOCO else "")
+            )
+        labels[index] = known[number]
+    return labels
+
+
 def _boxes(annotations: Sequence[Mapping[str, Any]], ids: NDArray[np.int64], place: str) -> NDArray[np.float64]:
     """(A, 4); numbers and nothing else, so text that looks like a number is refused."""
     values = [entry.get("bbox") for entry in annotations]
@@ -260,7 +286,7 @@ def _boxes(annotations: Sequence[Mapping[str, Any]], ids: NDArray[np.int64], pla
         return boxes.astype(np.float64)
     bad = next((index for index, value in enumerate(values) if not _is_box(value)), 0)
     raise DataError(
-        f"{place}: annotation {ids[bad]} has bbox {values[bad]!r}: expected 4 finite numbers x, y, width, height"
+        f"{place}: annotation {ids[bad]} has bbox {_short(values[bad])}: expected 4 finite numbers x, y, width, height"
     )
 
 
@@ -268,8 +294,12 @@ def _is_box(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 4
-        and all(type(one) in (int, float) and bool(np.isfinite(one)) for one in value)
+        and all((type(one) is float and math.isfinite(one)) or _fits_int64(one) for one in value)
     )
+
+
+def _fits_int64(value: object) -> bool:
+    return type(value) is int and -_INT64 <= value < _INT64
 
 
 def _areas(
@@ -278,9 +308,9 @@ def _areas(
     """(A,) the file's areas; the box's own where the file gives none."""
     values = [entry.get("area") for entry in annotations]
     for index, value in enumerate(values):
-        if value is not None and type(value) not in (int, float):
+        if value is not None and type(value) is not float and not _fits_int64(value):
             raise DataError(
-                f"{place}: annotation {ids[index]} has area {value!r}: expected a number of pixels, or no area"
+                f"{place}: annotation {ids[index]} has area {_short(value)}: expected a number of pixels, or no area"
             )
     given = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     return np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given)

@@ -148,10 +148,15 @@ def check_class_count(dataset: DetectionDataset, num_classes: int | None) -> Non
     """
     space = dataset.label_space
     if num_classes is not None and num_classes != len(space):
+        ids_as_labels = (
+            f" (files whose labels are the category ids themselves, like the official Objects365 ones with 366, count "
+            f"one more than the largest id; here labels are 0..{len(space) - 1}, so give the number of classes)"
+        )
         raise DataError(
             f"num_classes is {num_classes}, but {dataset.annotations.place} has {len(space)} classes: "
             f"{space.describe()}. "
             f"Set num_classes: {len(space)}, leave it out to have it read from the data, or correct the annotation file"
+            + (ids_as_labels if num_classes == max(space.category_ids) + 1 else "")
         )
 
 

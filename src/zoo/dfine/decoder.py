@@ -139,6 +139,11 @@ class DFINETransformer(nn.Module):
         self, image_size: Sequence[int] | None, channels: Sequence[int], strides: Sequence[int], num_levels: int
     ) -> None:
         """Keep the anchors of eval images of one size in the state dict, as official checkpoints do."""
+        self.feat_channels, self.feat_strides = list(channels), list(strides)
+        if image_size is not None and any(side < 1 or side % max(strides) for side in image_size):
+            raise ValueError(
+                f"eval_spatial_size is {list(image_size)}: give [height, width] in pixels, multiples of {max(strides)}"
+            )
         if len(strides) != len(channels):
             raise ValueError(f"feat_strides {list(strides)} and feat_channels {list(channels)} differ in length")
         self.stored_sizes: list[tuple[int, int]] | None = None

@@ -26,6 +26,7 @@ class DFINE(nn.Module):
 
     def __init__(self, backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
+        _check_chain(backbone, encoder, decoder)
         self.backbone = backbone
         self.encoder = encoder
         self.decoder = decoder
@@ -42,3 +43,23 @@ class DFINE(nn.Module):
         features = self.backbone(images)
         features = self.encoder(features)
         return self.decoder(features, targets)
+
+
+def _check_chain(backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+    """Compare what each part delivers with what the next was built for, where both say so.
+
+    A wrong stride would train in silence: positions and anchors would be those of another map.
+    """
+    links = (
+        ("backbone", backbone, "channels", "encoder", encoder, "in_channels"),
+        ("backbone", backbone, "strides", "encoder", encoder, "strides"),
+        ("encoder", encoder, "channels", "decoder", decoder, "feat_channels"),
+        ("encoder", encoder, "strides", "decoder", decoder, "feat_strides"),
+    )
+    for giver, source, gives, taker, target, takes in links:
+        given, wanted = getattr(source, gives, None), getattr(target, takes, None)
+        if given is not None and wanted is not None and list(given) != list(wanted):
+            raise ValueError(
+                f"the {giver} ({type(source).__name__}) has {gives} {list(given)} but the {taker} "
+                f"({type(target).__name__}) was built for {list(wanted)}: correct {takes} of the one or the other"
+            )

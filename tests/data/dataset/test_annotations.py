@@ -49,12 +49,15 @@ def test_order_of_the_file_changes_no_label(tmp_path):
     assert dict(zip(one.ids.tolist(), one.labels.tolist())) == dict(zip(two.ids.tolist(), two.labels.tolist()))
 
 
-def test_no_annotations_at_all(tmp_path):
+def test_no_annotations_at_all(tmp_path, caplog):
     data = parse_coco(coco_files.write(tmp_path, changed("annotations", []))[1])
     assert data.offsets.tolist() == [0, 0, 0]
     assert data.boxes_xywh_px.shape == (0, 4)
     assert data.training_boxes(1)[0].shape == (0, 4)
     assert data.without_area().size == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{data.place}: the list of annotations is empty: no image of it has a box"
+    ]
 
 
 def test_remap_uses_the_eighty_classes(tmp_path):
@@ -113,7 +116,10 @@ def test_not_coco(tmp_path, text, match):
         ("images.0", 5, r"images\[0\] is 5, not an object"),
         ("images.0.file_name", ..., "image 7 has no file_name"),
         ("images.1.width", ..., r"image 3 \(sub/b.png\) has height, width \(50, None\)"),
-        ("images.1.height", 0, r"has height, width \(0, 50\): give pixels above 0"),
+        ("images.1.height", 0, r"has height, width \(0, 50\): give whole numbers above 0"),
+        ("images.1.width", 96.0, r"image 3 \(sub/b.png\) has height, width \(50, 96.0\): give whole numbers above 0"),
+        ("images.1.width", 10**30, "give whole numbers above 0"),
+        ("images.1.id", 10**30, "entry 1 has id 10+, which does not fit into 64 bits"),
         ("images.1.id", 7, "image id 7 occurs 2 times"),
         ("images.1.id", "3", "entry 1 has id '3', not a whole number"),
         ("images.1.id", ..., "entry 1 has id None, not a whole number"),
@@ -126,6 +132,11 @@ def test_not_coco(tmp_path, text, match):
             "annotation 13 has category_id 5, not one of the 2 categories: 2=ant, 9=zebra",
         ),
         ("annotations.2.category_id", ..., "annotation 13 has category_id None"),
+        ("annotations.2.category_id", [1], r"annotation 13 has category_id \[1\], not a whole number"),
+        ("annotations.2.category_id", "9", "annotation 13 has category_id '9', not a whole number"),
+        ("annotations.2.category_id", 2.5, "annotation 13 has category_id 2.5, not one of the 2 categories"),
+        ("annotations.3.bbox", [1, 2, 10**400, 4], r"annotation 14 has bbox \[1, 2, 10+\.\.\.: expected 4 finite"),
+        ("annotations.3.area", 10**400, r"annotation 14 has area 10+\.\.\.: expected a number"),
         ("annotations.0.bbox", ..., "annotation 11 has bbox None: expected 4 finite numbers"),
         ("annotations.0.bbox", [1, 2, 3], r"annotation 11 has bbox \[1, 2, 3\]"),
         ("annotations.3.bbox", [1, 2, "3", 4], r"annotation 14 has bbox \[1, 2, '3', 4\]"),

@@ -94,6 +94,14 @@ def test_a_contradicting_class_count(tmp_path):
         open_small(tmp_path, num_classes=3)
 
 
+def test_largest_id_plus_one_is_no_class_count(tmp_path):
+    with pytest.raises(DataError, match=r"has 2 classes: .*official Objects365 ones with 366.*give the number of cl"):
+        open_small(tmp_path, num_classes=10)
+    with pytest.raises(DataError) as caught:
+        open_small(tmp_path, num_classes=9)
+    assert "Objects365" not in str(caught.value)
+
+
 def test_masks_are_refused(tmp_path):
     with pytest.raises(ValueError, match="return_masks is True: masks are not supported"):
         open_small(tmp_path, return_masks=True)

@@ -271,6 +271,10 @@ def test_initial_values() -> None:
         ),
         ({"cross_attn_method": "dense"}, "cross_attn_method 'dense' is unknown: choose one of"),
         ({"feat_strides": [8]}, r"feat_strides \[8\] and feat_channels \[16, 16\] differ in length"),
+        (
+            {"eval_spatial_size": [63, 64]},
+            r"eval_spatial_size is \[63, 64\]: give .* multiples of 16",
+        ),
         ({"nhead": 3}, "16 channels do not split into 3 heads: change hidden_dim or nhead"),
         ({"num_points": [1]}, r"num_points \[1\] must hold one positive number for each of the 2 levels"),
         ({"num_denoising": -2}, "num_denoising must be 0"),

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import pytest
 import torch
 from torch import nn
 
@@ -53,3 +54,21 @@ def test_training_gives_everything_and_eval_the_answer() -> None:
 def test_state_dict_has_three_parts() -> None:
     assert {name.split(".")[0] for name in build().state_dict()} == {"backbone", "decoder"}
     assert [name for name, _ in build().named_children()] == ["backbone", "encoder", "decoder"]
+
+
+class Part(nn.Module):
+    """A part that says what it delivers and takes."""
+
+    def __init__(self, **says: list[int]) -> None:
+        super().__init__()
+        self.__dict__.update(says)
+
+
+def test_parts_that_do_not_fit_each_other_are_refused_at_construction() -> None:
+    backbone = Part(channels=[512, 1024], strides=[16, 32])
+    encoder = Part(in_channels=[512, 1024], strides=[16, 32], channels=[128, 128])
+    DFINE(backbone, encoder, Part(feat_channels=[128, 128], feat_strides=[16, 32]))
+    with pytest.raises(ValueError, match=r"backbone \(Part\) has strides \[8, 16\] but the encoder .* \[16, 32\]"):
+        DFINE(Part(channels=[512, 1024], strides=[8, 16]), encoder, Part())
+    with pytest.raises(ValueError, match=r"encoder \(Part\) has channels \[128, 128\] .* correct feat_channels"):
+        DFINE(backbone, encoder, Part(feat_channels=[256, 256]))
