@@ -81,7 +81,7 @@ class Evaluation:
         if file.suffix != ".safetensors":
             check_label_space(load_checkpoint(file), self.label_space, str(file))
         report = load_weights(self.model, file)
-        logger.info("%s: %s", file, report.summary())
+        logger.info("%s", report.summary())
         return report
 
     def evaluate(self, model: nn.Module | None = None, on_batch: Callable[[], None] | None = None) -> EvalResult:
