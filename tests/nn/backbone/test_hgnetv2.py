@@ -57,7 +57,8 @@ def test_outputs_are_the_official_ones(case: str) -> None:
         np.testing.assert_allclose(picked, golden[f"{case}/slice_{stage}"], atol=2e-5, rtol=1e-4)
         stat = [values.double().mean(), values.double().std(correction=0), values.double().norm()]
         np.testing.assert_allclose(stat, golden[f"{case}/stat_{stage}"], rtol=1e-5)
-    # the depth of B5 amplifies rounding: 5e-5 measured on values up to 11
+    # One value of 25,088 in B4 and one in B5 misses the recommended 2e-5. It is rounding: against a float64 run ours is
+    # off by at most 2.6e-5 and 4.5e-5, the recorded values by 3.1e-5 and 5.5e-5.
     np.testing.assert_allclose(maps[-1][:, ::4].numpy(), golden[f"{case}/out_last"], atol=5e-5, rtol=1e-4)
 
 
