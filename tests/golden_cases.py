@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 PLACES = (
@@ -50,3 +51,20 @@ def _load_fill() -> ModuleType:
 
 
 fill = _load_fill()
+
+
+def training_case(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, np.ndarray], dict[str, Any], torch.Tensor, list[dict[str, torch.Tensor]]]:
+    """Arrays, meta, images and targets of a golden training step; its recorded denoising draws replace random ones."""
+    from isdfine.zoo.dfine import decoder
+    from isdfine.zoo.dfine.denoising import DenoisingNoise
+
+    arrays, meta = load_golden(f"{name}.npz")
+    images = torch.from_numpy(fill.image_batch(meta["image_seed"], len(meta["targets"]["counts"]), 320, 320))
+    truth = fill.random_targets(meta["targets"]["seed"], meta["targets"]["counts"], 80)
+    targets = [{key: torch.from_numpy(value) for key, value in one.items()} for one in truth]
+    if meta["num_denoising"]:
+        noise = DenoisingNoise(*(torch.from_numpy(arrays[f"dn_draw/{i}"]) for i in range(4)))
+        monkeypatch.setattr(decoder, "draw_noise", lambda *_: noise)
+    return arrays, meta, images, targets

@@ -102,12 +102,16 @@ class Evaluation:
                 return
 
 
+def saved_label_space(checkpoint: Mapping[str, Any]) -> LabelSpace | None:
+    """The classes a checkpoint was trained on; official files carry none."""
+    saved = checkpoint.get("label_space")
+    return LabelSpace.from_dict(saved) if isinstance(saved, Mapping) else None
+
+
 def check_label_space(checkpoint: Mapping[str, Any], ours: LabelSpace, place: str) -> None:
     """Refuse a checkpoint whose classes are not those of the data (official files carry none and pass)."""
-    if not isinstance(checkpoint.get("label_space"), Mapping):
-        return
-    theirs = LabelSpace.from_dict(checkpoint["label_space"])
-    if theirs == ours:
+    theirs = saved_label_space(checkpoint)
+    if theirs is None or theirs == ours:
         return
     raise CheckpointError(
         f"{place} was trained on the classes {theirs.describe()}, the data has {ours.describe()}: "

@@ -8,7 +8,7 @@ resumed run takes the same decisions.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from .checkpoint import is_better
 
@@ -44,10 +44,6 @@ class BestSoFar:
     """Best AP since the last reset to the stage-one weights; None directly after one."""
     resets: int = 0
     """Resets inside stage two: each lowers the EMA decay once."""
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Plain data for a checkpoint."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from ..core import dist
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import LoadReport, load_weights
-from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
 from ..nn.sync_norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
@@ -27,7 +26,7 @@ from ..optim.step import Optim
 from .checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from .folder import RunFolder, checkpoint_file
 from .progress import Progress
-from .solver import Evaluation, check_label_space
+from .solver import Evaluation, check_label_space, saved_label_space
 from .stages import StagePlan
 
 logger = logging.getLogger(__name__)
@@ -116,11 +115,8 @@ class Training(Evaluation):
 
     def _warn_of_other_classes(self, file: Path) -> None:
         """Heads fit by shape only: say so where the file's classes are others than the data's."""
-        saved = {} if file.suffix == ".safetensors" else load_checkpoint(file)
-        if not isinstance(saved.get("label_space"), dict):
-            return
-        theirs = LabelSpace.from_dict(saved["label_space"])
-        if theirs.names != self.label_space.names:
+        theirs = saved_label_space({} if file.suffix == ".safetensors" else load_checkpoint(file))
+        if theirs is not None and theirs.names != self.label_space.names:
             logger.warning(
                 "%s was trained on the classes %s, this run has %s: rows of class heads that were loaded start as "
                 "those of other classes",

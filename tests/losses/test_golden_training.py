@@ -3,15 +3,12 @@
 """One whole training step against the official one: outputs, matches, losses and gradient norms (golden/README.md)."""
 
 import pytest
-import torch
 
-from golden_cases import fill, load_golden, load_json
+from golden_cases import fill, load_json, training_case
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher, union_match
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
-from isdfine.zoo.dfine import decoder as decoder_module
 from isdfine.zoo.dfine.decoder import DFINETransformer
-from isdfine.zoo.dfine.denoising import DenoisingNoise
 from isdfine.zoo.dfine.encoder import HybridEncoder
 from isdfine.zoo.dfine.model import DFINE
 
@@ -34,13 +31,7 @@ def build(size, num_denoising):
 
 def train_step(name, monkeypatch):
     """Model after backward, its output, targets and losses, and the fixture."""
-    arrays, meta = load_golden(f"{name}.npz")
-    images = torch.from_numpy(fill.image_batch(meta["image_seed"], len(meta["targets"]["counts"]), 320, 320))
-    truth = fill.random_targets(meta["targets"]["seed"], meta["targets"]["counts"], 80)
-    targets = [{key: torch.from_numpy(value) for key, value in one.items()} for one in truth]
-    if meta["num_denoising"]:
-        noise = DenoisingNoise(*(torch.from_numpy(arrays[f"dn_draw/{i}"]) for i in range(4)))
-        monkeypatch.setattr(decoder_module, "draw_noise", lambda *_: noise)
+    arrays, meta, images, targets = training_case(name, monkeypatch)
     model, criterion = build(meta["variant"], meta["num_denoising"])
     model = fill.fill_module(model).train()
     output = model(images, targets)

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden_cases import fill, load_golden, load_json
+from golden_cases import fill, load_golden, load_json, training_case
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
 from isdfine.nn.types import Predictions
-from isdfine.zoo.dfine import decoder as decoder_module
 from isdfine.zoo.dfine.decoder import DFINETransformer
-from isdfine.zoo.dfine.denoising import DenoisingNoise
 from isdfine.zoo.dfine.encoder import HybridEncoder
 from isdfine.zoo.dfine.model import DFINE
 
@@ -91,13 +89,7 @@ def test_eval_outputs(size: str, prefix: str) -> None:
 
 def compare_train(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Largest difference of each kind of output over all prediction sets of one training step."""
-    arrays, meta = load_golden(f"{name}.npz")
-    images = torch.from_numpy(fill.image_batch(meta["image_seed"], len(meta["targets"]["counts"]), 320, 320))
-    truth = fill.random_targets(meta["targets"]["seed"], meta["targets"]["counts"], 80)
-    targets = [{key: torch.from_numpy(value) for key, value in one.items()} for one in truth]
-    if meta["num_denoising"]:
-        noise = DenoisingNoise(*(torch.from_numpy(arrays[f"dn_draw/{i}"]) for i in range(4)))
-        monkeypatch.setattr(decoder_module, "draw_noise", lambda *_: noise)
+    arrays, meta, images, targets = training_case(name, monkeypatch)
     model = fill.fill_module(build(meta["variant"], num_denoising=meta["num_denoising"])).train()
     output = model(images, targets)
     want_rows = torch.from_numpy(arrays["topk_index"]).long()
