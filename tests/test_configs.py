@@ -4,25 +4,32 @@
 
 import inspect
 import json
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import isdfine
 from golden_cases import load_json
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
+from official_values import write_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SIZES = ("n", "s", "m", "l", "x")
+VARIANTS = [f"{size}_{family}" for family in ("coco", "obj365", "obj2coco") for size in SIZES]
 AVERAGE_PRECISION = {"n": "42.8", "s": "48.5", "m": "52.3", "l": "54.0", "x": "55.8"}
 
 
 def size_file(size: str) -> Path:
     return CONFIGS / "dfine" / f"dfine_hgnetv2_{size}_coco.yml"
+
+
+def variant_file(variant: str) -> Path:
+    folder = CONFIGS / "dfine" if variant.endswith("_coco") else CONFIGS / "dfine" / "objects365"
+    return folder / f"dfine_hgnetv2_{variant}.yml"
 
 
 def section(data: dict[str, Any], name: str) -> dict[str, Any]:
@@ -88,17 +95,19 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     return {key: value}
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_hyper_parameters_are_the_official_ones(size: str) -> None:
-    golden = leaves(load_json("configs.json")["variants"][f"{size}_coco"])
-    ours = leaves(official_form(isdfine.load_config(size_file(size)).data))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_hyper_parameters_are_the_official_ones(variant: str) -> None:
+    golden = leaves(load_json("configs.json")["variants"][variant])
+    ours = leaves(official_form(isdfine.load_config(variant_file(variant)).data))
     assert ours == golden
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_parameter_groups_are_the_official_ones(size: str) -> None:
-    groups = load_json("optim_groups.json")[size]["groups"]
-    optimizer = isdfine.load_config(size_file(size)).get("optimizer")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameter_groups_are_the_official_ones(variant: str) -> None:
+    size, family = variant.split("_")
+    golden = load_json("optim_groups.json")
+    groups = golden[size]["groups"] if family == "coco" else golden["_summary"][variant]
+    optimizer = isdfine.load_config(variant_file(variant)).get("optimizer")
     params = [*optimizer.pop("params"), {"params": None}]
     ours = [{"lr": optimizer["lr"], "weight_decay": optimizer["weight_decay"], **one} for one in params]
     assert [(one["params"], one["lr"], one["weight_decay"]) for one in ours] == [
@@ -128,17 +137,111 @@ def test_a_size_says_what_it_reproduces(size: str) -> None:
     assert f"-c configs/dfine/dfine_hgnetv2_{size}_coco.yml" in head
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_size_builds(size: str) -> None:
-    config = isdfine.load_config(size_file(size))
-    model = config.build("model")
-    official = load_json(f"dfine_{size}_keys.json")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_builds(variant: str) -> None:
+    size, family = variant.split("_")
+    config = isdfine.load_config(variant_file(variant))
+    with torch.device("meta"):  # its tensors hold nothing, so this takes no time
+        model = config.build("model")
+    official, groups = load_json(f"dfine_{size}_keys.json"), load_json("optim_groups.json")
     assert set(model.state_dict()) == set(official["state_dict"])
-    assert sum(parameter.numel() for parameter in model.parameters()) == official["params_train_form"]
-    groups = config.build("optimizer", model=model).param_groups
-    assert [len(group["params"]) for group in groups] == [
-        group["num_tensors"] for group in load_json("optim_groups.json")[size]["groups"]
+    if family != "obj365":
+        assert sum(parameter.numel() for parameter in model.parameters()) == official["params_train_form"]
+    assert [
+        sum(one.numel() for one in group["params"]) for group in config.build("optimizer", model=model).param_groups
+    ] == [group["numel"] for group in (groups[size]["groups"] if family == "coco" else groups["_summary"][variant])]
+
+
+FAMILIES = {
+    "voc": ("voc", "VOCDetection", None, "coco"),
+    "yolo": ("yolo", "YoloDetection", None, "coco"),
+    "ch": ("crowdhuman", "CrowdHumanDetection", None, None),
+    "custom": ("custom", "CocoDetection", None, "coco"),
+    "obj2custom": ("custom/objects365", "CocoDetection", None, "objects365_366"),
+    "obj365": ("objects365", "Objects365Detection", 366, None),
+    "obj2coco": ("objects365", "CocoDetection", 80, "objects365_366"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_family_has_every_size(family: str, size: str) -> None:
+    folder, dataset, classes, tuning_classes = FAMILIES[family]
+    config = isdfine.load_config(CONFIGS / "dfine" / folder / f"dfine_hgnetv2_{size}_{family}.yml")
+    assert config.get("num_classes") == classes
+    assert config.get("tuning_classes") == tuning_classes
+    recipe, end = isdfine.load_config(size_file(size)), config.get("train_dataloader.collate_fn.stop_epoch")
+    for side in ("train_dataloader", "val_dataloader"):
+        assert config.get(f"{side}.dataset.type") == dataset
+        assert config.get(f"{side}.dataset.transforms.ops") == recipe.get(f"{side}.dataset.transforms.ops")
+    assert config.get("train_dataloader.dataset.transforms.policy.epoch") == end
+    assert end < config.settings.epoches or family == "obj365"
+    for name in ("HGNetv2", "HybridEncoder", "DFINETransformer", "DFINECriterion"):
+        assert config.get(name) == recipe.get(name)
+
+
+def write_small_data(folder: Path) -> dict[str, list[str]]:
+    """One picture with one object in four formats; overrides of the validation data by family."""
+    for name in ("images/val/a.png", "JPEGImages/a.png", "a.jpg", "patch0/a.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 60)).save(folder / name)
+    (folder / "labels" / "val").mkdir(parents=True)
+    (folder / "labels" / "val" / "a.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    (folder / "data.yaml").write_text("train: images/val\nval: images/val\nnames: [cat, dog]\n")
+    (folder / "a.xml").write_text(
+        "<annotation><filename>a.png</filename><size><width>80</width><height>60</height><depth>3</depth></size><object>"
+        "<name>dog</name><bndbox><xmin>30</xmin><ymin>15</ymin><xmax>50</xmax><ymax>45</ymax></bndbox></object></annotation>"
+    )
+    (folder / "test.txt").write_text("JPEGImages/a.png a.xml\n")
+    (folder / "label_list.txt").write_text("cat\ndog\n")
+    person = {"tag": "person", "fbox": [30, 15, 20, 30], "vbox": [30, 15, 20, 30], "hbox": [35, 15, 5, 5]}
+    (folder / "a.odgt").write_text(json.dumps({"ID": "a", "gtboxes": [person]}) + "\n")
+    image = {"id": 1, "file_name": "images/v1/patch0/a.jpg", "width": 80, "height": 60}
+    box = {"id": 1, "image_id": 1, "category_id": 365, "bbox": [30, 15, 20, 30], "area": 600, "iscrowd": 0, "isfake": 0}
+    classes = [{"id": one, "name": f"class {one}"} for one in range(1, 366)]
+    (folder / "o.json").write_text(json.dumps({"images": [image], "annotations": [box], "categories": classes}))
+    values = {
+        "yolo": {"data": "data.yaml"},
+        "voc": {"root": "."},
+        "ch": {"img_folder": ".", "ann_file": "a.odgt"},
+        "obj365": {"img_folder": ".", "ann_file": "o.json"},
+    }
+    return {
+        family: [f"val_dataloader.dataset.{key}={folder / value}" for key, value in given.items()]
+        for family, given in values.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "label", "classes"), [("yolo", 1, 2), ("voc", 1, 2), ("ch", 0, 1), ("obj365", 365, 366)]
+)
+def test_every_data_format_reaches_the_model(family: str, label: int, classes: int, tmp_path: Path) -> None:
+    overrides = [
+        *write_small_data(tmp_path)[family],
+        "val_dataloader.total_batch_size=1",
+        "val_dataloader.num_workers=0",
     ]
+    folder = FAMILIES[family][0]
+    config = isdfine.load_config(CONFIGS / "dfine" / folder / f"dfine_hgnetv2_n_{family}.yml", overrides)
+    loader = config.build("val_dataloader")
+    images, targets = next(iter(loader))
+    assert images.shape == (1, 3, 640, 640)
+    assert targets[0]["labels"].tolist() == [label]
+    assert len(loader.dataset.label_space.names) == classes
+
+
+def test_a_family_that_the_official_tree_has_is_the_same_run() -> None:
+    official = Path(__file__).parent / "configs_official" / "dfine" / "crowdhuman"
+    for size in SIZES:
+        file = f"dfine_hgnetv2_{size}_ch.yml"
+        ours, theirs = (isdfine.load_config(folder / file) for folder in (CONFIGS / "dfine" / "crowdhuman", official))
+        for name in ("epoches", "optimizer", "lr_scheduler", "lr_warmup_scheduler", "ema"):
+            assert ours.get(name) == theirs.get(name)
+        for side in ("train_dataloader", "val_dataloader"):
+            assert ours.get(f"{side}.total_batch_size") == theirs.get(f"{side}.total_batch_size")
+        for name in ("stop_epoch", "base_size_repeat", "ema_restart_decay"):
+            key = f"train_dataloader.collate_fn.{name}"
+            assert ours.get(key) == theirs.get(key)
 
 
 def test_a_custom_dataset_replaces_coco(tmp_path: Path) -> None:
@@ -167,245 +270,16 @@ def test_a_space_forgotten_after_a_colon_is_named() -> None:
         isdfine.load_config(size_file("n"), ["DFINECriterion.weight_dict={loss_vfl:1}"])
 
 
-OFFICIAL_STYLE = {
-    "runtime.yml": """
-        print_freq: 100
-        output_dir: './logs'
-        checkpoint_freq: 1
-        sync_bn: True
-        find_unused_parameters: False
-        use_amp: False
-        scaler:
-          type: GradScaler
-          enabled: True
-        use_ema: False
-        ema:
-          type: ModelEMA
-          decay: 0.9999
-          warmups: 1000
-        """,
-    "dataset/pages.yml": """
-        task: detection
-        evaluator:
-          type: CocoEvaluator
-          iou_types: ['bbox', ]
-        num_classes: 3
-        remap_mscoco_category: False
-        train_dataloader:
-          type: DataLoader
-          dataset:
-            type: CocoDetection
-            img_folder: FOLDER/images/
-            ann_file: FOLDER/pages.json
-            return_masks: False
-            transforms:
-              type: Compose
-              ops: ~
-          shuffle: True
-          num_workers: 0
-          drop_last: True
-          collate_fn:
-            type: BatchImageCollateFunction
-        val_dataloader:
-          type: DataLoader
-          dataset:
-            type: CocoDetection
-            img_folder: FOLDER/images/
-            ann_file: FOLDER/pages.json
-            return_masks: False
-            transforms:
-              type: Compose
-              ops: ~
-          shuffle: False
-          num_workers: 0
-          drop_last: False
-          collate_fn:
-            type: BatchImageCollateFunction
-        """,
-    "model/include/recipe.yml": """
-        use_amp: True
-        use_ema: True
-        ema:
-          type: ModelEMA
-          decay: 0.9999
-          warmups: 1000
-          start: 0
-        epoches: 72
-        clip_max_norm: 0.1
-        optimizer:
-          type: AdamW
-          params:
-            -
-              params: '^(?=.*backbone)(?!.*norm).*$'
-              lr: 0.0000125
-            -
-              params: '^(?=.*(?:encoder|decoder))(?=.*(?:norm|bn)).*$'
-              weight_decay: 0.
-          lr: 0.00025
-          betas: [0.9, 0.999]
-          weight_decay: 0.000125
-        lr_scheduler:
-          type: MultiStepLR
-          milestones: [500]
-          gamma: 0.1
-        lr_warmup_scheduler:
-          type: LinearWarmup
-          warmup_duration: 500
-        train_dataloader:
-          dataset:
-            transforms:
-              ops:
-                - {type: RandomPhotometricDistort, p: 0.5}
-                - {type: RandomZoomOut, fill: 0}
-                - {type: RandomIoUCrop, p: 0.8}
-                - {type: SanitizeBoundingBoxes, min_size: 1}
-                - {type: RandomHorizontalFlip}
-                - {type: Resize, size: [64, 64], }
-                - {type: SanitizeBoundingBoxes, min_size: 1}
-                - {type: ConvertPILImage, dtype: 'float32', scale: True}
-                - {type: ConvertBoxes, fmt: 'cxcywh', normalize: True}
-              policy:
-                name: stop_epoch
-                epoch: 72
-                ops: ['RandomPhotometricDistort', 'RandomZoomOut', 'RandomIoUCrop']
-          collate_fn:
-            type: BatchImageCollateFunction
-            base_size: 64
-            base_size_repeat: 3
-            stop_epoch: 72
-            ema_restart_decay: 0.9999
-          shuffle: True
-          total_batch_size: 2
-          num_workers: 0
-        val_dataloader:
-          dataset:
-            transforms:
-              ops:
-                - {type: Resize, size: [64, 64], }
-                - {type: ConvertPILImage, dtype: 'float32', scale: True}
-          shuffle: False
-          total_batch_size: 2
-          num_workers: 0
-        """,
-    "model/tiny.yml": """
-        __include__: [
-          '../dataset/pages.yml',
-          '../runtime.yml',
-          './include/recipe.yml',
-        ]
-        output_dir: ./output/tiny
-        task: detection
-        model: DFINE
-        criterion: DFINECriterion
-        postprocessor: DFINEPostProcessor
-        use_focal_loss: True
-        eval_spatial_size: [64, 64] # h w
-        DFINE:
-          backbone: HGNetv2
-          encoder: HybridEncoder
-          decoder: DFINETransformer
-        HGNetv2:
-          pretrained: False
-          local_model_dir: weight/hgnetv2/
-          name: 'B0'
-          return_idx: [2, 3]
-          freeze_stem_only: True
-          freeze_at: -1
-          freeze_norm: False
-          use_lab: True
-        HybridEncoder:
-          in_channels: [512, 1024]
-          feat_strides: [16, 32]
-          hidden_dim: 16
-          use_encoder_idx: [1]
-          num_encoder_layers: 1
-          nhead: 8
-          dim_feedforward: 16
-          dropout: 0.
-          enc_act: 'gelu'
-          expansion: 0.34
-          depth_mult: 0.5
-          act: 'silu'
-        DFINETransformer:
-          feat_channels: [16, 16]
-          feat_strides: [16, 32]
-          hidden_dim: 16
-          num_levels: 2
-          num_layers: 2
-          eval_idx: -1
-          num_queries: 8
-          num_denoising: 4
-          label_noise_ratio: 0.5
-          box_noise_scale: 1.0
-          reg_max: 32
-          reg_scale: 4
-          layer_scale: 1
-          num_points: [2, 2]
-          cross_attn_method: default
-          query_select_method: default
-          dim_feedforward: 16
-        DFINEPostProcessor:
-          num_top_queries: 8
-        DFINECriterion:
-          weight_dict: {loss_vfl: 1, loss_bbox: 5, loss_giou: 2, loss_fgl: 0.15, loss_ddf: 1.5}
-          losses: ['vfl', 'boxes', 'local']
-          alpha: 0.75
-          gamma: 2.0
-          reg_max: 32
-          matcher:
-            type: HungarianMatcher
-            weight_dict: {cost_class: 2, cost_bbox: 5, cost_giou: 2}
-            alpha: 0.25
-            gamma: 2.0
-        """,
-}
+OFFICIAL = Path(__file__).parent / "configs_official" / "dfine" / "custom" / "dfine_hgnetv2_n_custom.yml"
 
 
-@pytest.fixture
-def official_style(tmp_path: Path) -> Path:
-    """A small config tree with the keys and the arrangement of official files, and data for it."""
-    for name, text in OFFICIAL_STYLE.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text).replace("FOLDER", str(tmp_path)))
-    (tmp_path / "images").mkdir()
-    images = [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 60} for i in range(2)]
-    for i in range(2):
-        Image.new("RGB", (80, 60), (i * 90, 40, 40)).save(tmp_path / "images" / f"{i}.png")
-    boxes = [
-        {"id": i + 1, "image_id": i, "category_id": 4 + i, "bbox": [5, 5, 40, 30], "area": 1200, "iscrowd": 0}
-        for i in range(2)
-    ]
-    categories = [{"id": 4 + i, "name": name} for i, name in enumerate(("text", "table", "figure"))]
-    (tmp_path / "pages.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
-    return tmp_path / "model" / "tiny.yml"
-
-
-def test_files_in_the_official_style_build_and_train(official_style: Path) -> None:
-    config = isdfine.load_config(official_style)
-    model, criterion = config.build("model"), config.build("criterion")
-    optimizer = config.build("optimizer", model=model)
-    assert len(optimizer.param_groups) == 3
-    assert config.build("ema", model=model).module is not model
-    for name in ("postprocessor", "lr_scheduler", "lr_warmup_scheduler"):
-        config.build(name)
-    loader = config.build("train_dataloader")
-    loader.set_epoch(0)
-    images, targets = next(iter(loader))
-    assert images.shape[:2] == (2, 3)
-    losses = criterion(model(images, targets), targets)
-    assert "loss_vfl" in losses
-    assert "loss_ddf_aux_0" in losses
-    sum(losses.values()).backward()
-
-
-def test_classes_are_counted_in_the_annotations(official_style: Path) -> None:
-    config = isdfine.load_config(official_style, ["num_classes=~"])
+def test_classes_are_counted_in_the_annotations(tmp_path: Path) -> None:
+    config = isdfine.load_config(OFFICIAL, ["num_classes=~"]).with_values(write_data(tmp_path / "data", [4, 5, 6]))
     assert config.shared("num_classes") == 3
     assert config.build("postprocessor").num_classes == 3
 
 
-def test_mistakes_in_a_real_file_are_all_named(official_style: Path) -> None:
+def test_mistakes_in_a_real_file_are_all_named() -> None:
     overrides = [
         "DFINETransformer.num_layer=3",
         "HGNetv2.return_idx=all",
@@ -414,7 +288,7 @@ def test_mistakes_in_a_real_file_are_all_named(official_style: Path) -> None:
         "learning_rate=1",
     ]
     with pytest.raises(ConfigError) as caught:
-        isdfine.load_config(official_style, overrides)
+        isdfine.load_config(OFFICIAL, overrides)
     text = str(caught.value)
     assert "DFINETransformer.num_layer: no such argument of DFINETransformer; did you mean num_layers?" in text
     assert "HGNetv2.return_idx: expected list of int, found 'all' (str)" in text

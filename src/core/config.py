@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from .registry import REGISTRY, Registry
 from .settings import RunSettings
 from .validate import import_components, settings_values, validate
 
+logger = logging.getLogger(__name__)
+
 Resolver = Callable[["Config"], Any]
 """Works out a shared value that no file gives; None = cannot tell."""
 
@@ -31,6 +35,8 @@ def load_config(
 ) -> Config:
     """Read a YAML file with its includes, apply overrides, and check the result.
 
+    What is accepted and changes nothing is a warning of its own, on rank 0.
+
     Args:
         path: YAML file; ``__include__`` in it is relative to it.
         overrides: texts ``a.b.c=value``, later ones win.
@@ -43,7 +49,11 @@ def load_config(
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of texts, found the text {overrides!r}")
     tree = apply_overrides(read_tree(path), overrides)
-    return Config(tree, str(path), registry, dict(resolvers or {}))
+    config = Config(tree, str(path), registry, dict(resolvers or {}))
+    if os.environ.get("RANK", "0") == "0":  # the process group starts later, and with it core.dist.rank()
+        for place, text in config.notes.items():
+            logger.warning("%s: %s", place, text)
+    return config
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,12 @@ class Config:
     registry: Registry = field(default=REGISTRY, repr=False)
     resolvers: Mapping[str, Resolver] = field(default_factory=dict, repr=False)
     _resolved: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    notes: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What is accepted and changes nothing, with the reason, by ``file:line: key``."""
 
     def __post_init__(self) -> None:
         import_components(self._tree)
-        validate(self.planner(self.registry))
+        self.notes.update(validate(self.planner(self.registry)))
 
     def planner(self, registry: Registry) -> Planner:
         """A reader of this config for ``build``."""

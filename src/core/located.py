@@ -74,8 +74,12 @@ def _with_numbers(cls: Any) -> Any:
     return cls
 
 
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same loader in C, several times faster, where PyYAML was built with libyaml."""
+
+
 @_with_numbers
-class _Loader(yaml.SafeLoader):
+class _Loader(_SafeLoader):
     """The safe loader, with numbers as people write them."""
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .file_kinds import refuse_other_kinds, refuse_python
+from .foreign import RENAMED, renamed
 from .located import Located, locate, parse_yaml
 
 INCLUDE = "__include__"
@@ -44,6 +46,7 @@ def read_tree(path: str | Path, *, _from: str = "", _open: tuple[Path, ...] = ()
     if real in _open:
         chain = " -> ".join(_shown(one) for one in (*_open, real))
         raise ConfigError(f"{_from}: {INCLUDE}: the files include each other: {chain}")
+    refuse_python(_shown(path))
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -54,7 +57,8 @@ def read_tree(path: str | Path, *, _from: str = "", _open: tuple[Path, ...] = ()
     if not isinstance(own.value, dict):
         kind = type(own.value).__name__
         raise ConfigError(f"{own.origin}: a config file must hold `key: value` lines, found a {kind}{place}")
-    below = Located({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, "")
+    refuse_other_kinds(own)
+    below = renamed(Located({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
     tree = Located({}, own.origin, "")
     for entry in _included(own):
         tree = merge(tree, read_tree(path.parent / entry.value, _from=entry.origin, _open=(*_open, real)))
@@ -92,7 +96,8 @@ def apply_overrides(tree: Located, overrides: Iterable[str]) -> Located:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise ConfigError(f"{origin}: expected key.path=value, for example optimizer.lr=1e-4")
-        tree = put(tree, parts, parse_yaml(value, origin, key=key.strip(), origin=origin))
+        parts[0] = RENAMED.get(parts[0], parts[0])
+        tree = put(tree, parts, parse_yaml(value, origin, key=".".join(parts), origin=origin))
     return tree
 
 

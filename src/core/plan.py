@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError
+from .foreign import component_hint, key_hint, unused_argument
 from .located import Located
 from .merge import merge
 from .registry import Registry
@@ -102,12 +103,22 @@ class Planner:
     """Shared values that can be worked out where the tree has none."""
     problems: dict[str, str] = field(default_factory=dict)
     """First mistake of every place and key, in the order found: a section is read by all that refer to it."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What is accepted and changes nothing, by place and key, with the reason."""
 
     _schemas: dict[str, Schema] = field(default_factory=dict)
 
     def report(self, node: Located, key: str, text: str) -> Broken:
         self.problems.setdefault(f"{node.origin}: {key}", text)
         return Broken()
+
+    def note(self, node: Located, key: str, reason: str) -> None:
+        self.notes.setdefault(f"{node.origin}: {key}", f"accepted, but without effect here: {reason}")
+
+    def unknown(self, name: object, node: Located, key: str) -> Broken:
+        """Report the name of a component that is not registered."""
+        hint = component_hint(name) or suggest(name, self.registry)
+        return self.report(node, key, f"no component is called {name!r}{hint}")
 
     def raise_problems(self) -> None:
         if self.problems:
@@ -163,8 +174,11 @@ class Planner:
                 planned[argument] = self.value(node, parameter.annotation, depth + 1)
             elif schema.open:
                 planned[argument] = node.plain()
+            elif (reason := unused_argument(name, argument)) is not None:
+                self.note(node, node.key, reason)
             else:
-                self.report(node, node.key, f"no such argument of {name}{suggest(argument, schema.parameters)}")
+                hint = key_hint(f"{name}.{argument}") or suggest(argument, schema.parameters)
+                self.report(node, node.key, f"no such argument of {name}{hint}")
         return planned
 
     def absent(self, parameter: Parameter) -> Any:
@@ -200,8 +214,7 @@ class Planner:
         if isinstance(value, dict) and "type" in value:
             name = value["type"].value
             if not isinstance(name, str) or name not in self.registry:
-                where = value["type"]
-                return self.report(where, node.key, f"no component is called {name!r}{suggest(name, self.registry)}")
+                return self.unknown(name, value["type"], node.key)
             inline = {argument: child for argument, child in value.items() if argument != "type"}
             return self.checked(self.component(name, inline, node, node.key, depth), node, annotation)
         for one in alternatives:
@@ -223,7 +236,7 @@ class Planner:
             return SlotReference(name)
         if fits(name, annotation):
             return convert(name, annotation)
-        return self.report(node, node.key, f"no component is called {name!r}{suggest(name, self.registry)}")
+        return self.unknown(name, node, node.key)
 
     def checked(self, plan: Plan | Broken, node: Located, annotation: Any) -> Plan | Broken:
         """Refuse a component of the wrong kind, where the annotation names classes (protocols are not looked into)."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import collections.abc as abc
+import functools
 import inspect
 import types
 import typing
@@ -46,6 +47,7 @@ class Schema:
     """True where the constructor takes ``**kwargs``: any further argument is passed on."""
 
 
+@functools.cache
 def schema_of(cls: type) -> Schema:
     """Read a class's constructor.
 

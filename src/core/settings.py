@@ -75,6 +75,13 @@ class RunSettings:
     tuning: str | None = None
     """Checkpoint whose fitting weights start a new run (fine-tuning)."""
 
+    tuning_classes: str | None = None
+    """Whose classes the rows of ``tuning`` are, where the file does not say: coco, objects365, objects365_366, voc, or
+    a file with names. None: rows are taken as they are if they are as many as the data's classes, else start anew."""
+
+    class_synonyms: str | None = None
+    """YAML file with groups of class names that mean the same, for ``tuning``; None = the table of the package."""
+
     num_visualized: int = 8
     """Validation pictures drawn at the end, 0 or more. 8 fit one screen."""
 

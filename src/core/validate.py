@@ -10,6 +10,7 @@ import typing
 from typing import Any
 
 from .errors import ConfigError
+from .foreign import key_hint, unused_key
 from .located import Located
 from .plan import SHARED, SLOTS, Broken, Planner, suggest
 from .settings import RunSettings, range_problems
@@ -43,8 +44,11 @@ def import_components(tree: Located) -> None:
             raise ConfigError(f"{node.origin}: {IMPORTS}: {name}: {text}") from error
 
 
-def validate(planner: Planner) -> None:
+def validate(planner: Planner) -> dict[str, str]:
     """Check every key of the planner's tree.
+
+    Returns:
+        What is accepted and changes nothing: ``file:line: key`` and the reason.
 
     Raises:
         ConfigError: one line per mistake.
@@ -61,10 +65,14 @@ def validate(planner: Planner) -> None:
             planner.value(node, SHARED[name])
         elif name in planner.registry:
             planner.arguments(name, planner.section(name).value)
+        elif (reason := unused_key(name)) is not None:
+            planner.note(node, str(name), reason)
         elif name != IMPORTS:
-            planner.report(node, str(name), f"no such top-level key or component{suggest_key(name, known)}")
+            hint = key_hint(name) or suggest_key(name, known)
+            planner.report(node, str(name), f"no such top-level key or component{hint}")
     _check_ranges(planner, hints)
     planner.raise_problems()
+    return planner.notes
 
 
 def suggest_key(name: object, known: set[str]) -> str:

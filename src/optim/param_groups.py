@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core import dist
 from ..core.errors import ConfigError
 from ..core.registry import register
+from .patterns import Slip, find_slips
 
 logger = logging.getLogger(__name__)
 
@@ -23,20 +25,24 @@ _NOT_PER_GROUP = frozenset({"self", "model", "params"})
 
 
 def param_groups(
-    model: nn.Module, entries: Sequence[Mapping[str, Any]] | None, options: Sequence[str]
+    model: nn.Module,
+    entries: Sequence[Mapping[str, Any]] | None,
+    options: Sequence[str],
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Split a model's trainable parameters by ordered regular expressions (``re.search`` on the full name).
 
     A parameter belongs to the first pattern that matches; what no pattern matches forms a last group with the
     optimizer's defaults. A group that stays empty is kept, so that groups keep the numbers they have in the config.
     Patterns are taken as written: in ``(?!.*norm|bn)`` the alternative ``bn`` is tested at the start of the name only
-    (specification section 12), which moves batch normalisation to another group than one may expect; a warning
-    names every pattern that ends up without parameters.
+    (specification section 12), which moves batch normalisation to another group than one may expect. A warning says
+    of every such pattern what it does and what to write instead, and names every pattern without parameters.
 
     Args:
         model: its ``requires_grad`` parameters are grouped, in ``named_parameters()`` order.
         entries: ``{"params": pattern, option: value, ...}`` each; ``None`` for one group of everything.
         options: what an entry may set beside ``params``, for example ``lr``.
+        defaults: the optimizer's values of these options, for messages.
 
     Returns:
         Groups for a torch optimizer; ``name`` is the pattern (``"rest"`` for the last), ``param_names`` the names.
@@ -53,8 +59,10 @@ def param_groups(
         pattern = _pattern(entry, place, options)
         matching = [name for name in every_name if pattern.search(name)]
         taken = [name for name in matching if name in left]
-        _warn_where_surprising(pattern.pattern, place, len(matching), len(taken))
         given = {key: value for key, value in entry.items() if key != "params"}
+        for slip in find_slips(pattern.pattern):
+            _warn_of_slip(slip, pattern, place, list(left), {**(defaults or {}), **given})
+        _warn_where_surprising(pattern.pattern, place, len(matching), len(taken))
         groups.append(_group(pattern.pattern, {name: left.pop(name) for name in taken}, given))
     if left:
         groups.append(_group("rest", left, {}))
@@ -79,7 +87,7 @@ class AdamW(torch.optim.AdamW):
         fused: bool | None = None,
     ) -> None:
         super().__init__(
-            param_groups(model, params, _options_of(AdamW)),
+            param_groups(model, params, _options_of(AdamW), {"lr": lr, "weight_decay": weight_decay}),
             lr=lr,
             betas=_pair(betas),
             eps=eps,
@@ -108,7 +116,7 @@ class Adam(torch.optim.Adam):
         fused: bool | None = None,
     ) -> None:
         super().__init__(
-            param_groups(model, params, _options_of(Adam)),
+            param_groups(model, params, _options_of(Adam), {"lr": lr, "weight_decay": weight_decay}),
             lr=lr,
             betas=_pair(betas),
             eps=eps,
@@ -137,7 +145,7 @@ class SGD(torch.optim.SGD):
         fused: bool | None = None,
     ) -> None:
         super().__init__(
-            param_groups(model, params, _options_of(SGD)),
+            param_groups(model, params, _options_of(SGD), {"lr": lr, "weight_decay": weight_decay}),
             lr=lr,
             momentum=momentum,
             dampening=dampening,
@@ -175,7 +183,38 @@ def _pattern(entry: Mapping[str, Any], place: int, options: Sequence[str]) -> re
         raise ConfigError(f"{where}.params: {entry['params']!r} is not a regular expression: {error}") from error
 
 
+def _warn_of_slip(
+    slip: Slip, pattern: re.Pattern[str], place: int, names: Sequence[str], values: Mapping[str, Any]
+) -> None:
+    """Say what the pattern does to the parameters that no earlier group has, and what to write instead."""
+    if not dist.is_main():
+        return
+    intended = re.compile(slip.corrected)
+    written = {name for name in names if pattern.search(name)}
+    meant = {name for name in names if intended.search(name)}
+    caught, missed = [[name for name in names if name in one] for one in (written - meant, meant - written)]
+    rates = ", ".join(f"{key} {values[key]:g}" for key in ("lr", "weight_decay") if key in values)
+    effects = []
+    if caught:
+        effects.append(f"{len(caught)} parameters (such as {caught[0]}) thereby belong to this group ({rates})")
+    if missed:
+        effects.append(f"{len(missed)} parameters (such as {missed[0]}) thereby do not belong to this group ({rates})")
+    logger.warning(
+        "optimizer.params[%d]: %r is taken as written, as the official code does: %s looks for %s anywhere in a name, "
+        "but for %s only at the start of it; %s. To mean all of them anywhere, write %s",
+        place,
+        pattern.pattern,
+        slip.text,
+        slip.first,
+        " and ".join(slip.others),
+        "; ".join(effects) or "which affects none of the parameters left here",
+        slip.corrected_text,
+    )  # fmt: skip
+
+
 def _warn_where_surprising(pattern: str, place: int, matching: int, taken: int) -> None:
+    if not dist.is_main():
+        return
     if matching == 0:
         logger.warning("optimizer.params[%d]: the pattern %r matches no trainable parameter", place, pattern)
     elif taken < matching:

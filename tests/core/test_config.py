@@ -188,7 +188,7 @@ def test_all_mistakes_are_reported_at_once(files: Files) -> None:
         files.load(
             """
             model: Net
-            epochs: 3
+            epochess: 3
             use_amp: 1
             clip_max_norm: -0.5
             num_classes: five
@@ -212,7 +212,7 @@ def test_all_mistakes_are_reported_at_once(files: Files) -> None:
         "14: Net.stem.act: expected one of 'relu', 'silu', found 'gelu' (str)",
         "14: Net.stem.name: missing: Stem needs it, expected str",
         "6: num_classes: expected int, found 'five' (str)",
-        "3: epochs: no such top-level key or component; did you mean epoches?",
+        "3: epochess: no such top-level key or component; did you mean epoches?",
         "4: use_amp: expected bool, found 1 (int)",
         "7: precision: expected one of 'fp32', 'bf16', 'fp16' or None, found 'fp8' (str)",
         "8: criterion: no component is called 'Nett'; did you mean Net?",

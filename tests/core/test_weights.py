@@ -4,7 +4,6 @@
 
 import collections
 import copy
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from golden_cases import load_json
+from isdfine.core.class_rows import map_classes
 from isdfine.core.errors import CheckpointError
-from isdfine.core.weights import load_weights, read_checkpoint
+from isdfine.core.weights import load_weights
 
 
 class Head(nn.Module):
@@ -24,6 +24,8 @@ class Head(nn.Module):
 
     def __init__(self, classes: int = 3, anchors: int = 4, whole: bool = True) -> None:
         super().__init__()
+        self.class_rows = {"enc_score_head": 0, "label_table": 1}
+        self.label_table = nn.Embedding(classes + 1, 2, padding_idx=classes)
         self.enc_score_head = nn.Linear(2, classes)
         self.norm = nn.BatchNorm2d(2)
         self.reg_scale = nn.Parameter(torch.tensor([4]) if whole else torch.tensor([4.0]), requires_grad=False)
@@ -135,17 +137,65 @@ def test_class_heads_that_differ() -> None:
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(
         CheckpointError,
-        match=r"2 fitting by name only: decoder.enc_score_head.weight \(\[80, 2\] in the file, \[3, 2\] in the model\)"
+        match=r"3 fitting by name only: decoder.label_table.weight .*enc_score_head.weight \(\[80, 2\] in the file, "
         r".*the file is for 80 classes and the model has 3: to fine-tune on other classes use -t \(strict=False\)",
     ):
         load_weights(model, state)
     assert same(model, before)
     report = load_weights(model, state, strict=False)
-    heads = ("decoder.enc_score_head.weight", "decoder.enc_score_head.bias")
+    heads = ("decoder.label_table.weight", "decoder.enc_score_head.weight", "decoder.enc_score_head.bias")
     assert tuple(one.name for one in report.mismatched) == heads
     assert same(model, state, but=(*heads, "decoder.anchors"))
     assert same(model, before, but=tuple(report.loaded))
-    assert "other shape      decoder.enc_score_head.bias: [80] in the file, [3] in the model" in report.table()
+    assert "initialised  decoder.enc_score_head.bias: [80] in the file, [3] in the model" in report.table()
+
+
+def test_rows_of_classes_go_where_their_names_are() -> None:
+    state = other_weights(classes=4)
+    state["decoder.label_table.weight"][4] = 9.0  # whatever stands for padding in the file
+    model = model_of(classes=3)
+    before = copy.deepcopy(model.state_dict())
+    classes = map_classes(["cat", "dog", "cow", "tv"], ["tvmonitor", "ant", "DOG"], {"tv": "=tv", "tvmonitor": "=tv"})
+    report = load_weights(model, state, strict=False, classes=classes)
+    after = model.state_dict()
+    for key in ("decoder.enc_score_head.weight", "decoder.enc_score_head.bias", "decoder.label_table.weight"):
+        assert torch.equal(after[key][0], state[key][3])
+        assert torch.equal(after[key][1], before[key][1])
+        assert torch.equal(after[key][2], state[key][1])
+    assert torch.equal(after["decoder.label_table.weight"][3], torch.zeros(2))
+    assert {(one.name, one.rows, one.total, one.padding) for one in report.mapped} == {
+        ("decoder.enc_score_head.weight", 2, 3, 0),
+        ("decoder.enc_score_head.bias", 2, 3, 0),
+        ("decoder.label_table.weight", 2, 3, 1),
+    }
+    assert not report.complete
+    assert torch.equal(after["backbone.weight"], state["backbone.weight"])
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_weights(model, state, classes=classes)
+
+
+def test_classes_of_the_same_number_go_by_name_not_by_position() -> None:
+    state, model = other_weights(), model_of()
+    load_weights(model, state, strict=False, classes=map_classes(["a", "b", "c"], ["c", "a", "b"], {}))
+    bias = "decoder.enc_score_head.bias"
+    assert torch.equal(model.state_dict()[bias], state[bias][[2, 0, 1]])
+
+
+def test_equal_classes_are_loaded_as_they_are() -> None:
+    state, model = other_weights(), model_of()
+    report = load_weights(model, state, strict=False, classes=map_classes(["a", "b", "c"], ["A", "b", "c"], {}))
+    assert same(model, state)
+    assert report.complete
+
+
+def test_a_head_whose_rows_are_not_the_classes_of_the_file_starts_anew() -> None:
+    # class-agnostic selection: one row, beside heads of three classes
+    state, model = other_weights(), model_of()
+    state["decoder.enc_score_head.weight"] = torch.ones(1, 2)
+    state["decoder.enc_score_head.bias"] = torch.ones(1)
+    report = load_weights(model, state, strict=False, classes=map_classes(["a", "b", "c"], ["c", "a", "b"], {}))
+    assert [one.name for one in report.mapped] == ["decoder.label_table.weight"]
+    assert [one.name for one in report.mismatched] == ["decoder.enc_score_head.weight", "decoder.enc_score_head.bias"]
 
 
 def test_missing_and_unexpected_keys_are_named_ten_at_most() -> None:
@@ -159,70 +209,13 @@ def test_missing_and_unexpected_keys_are_named_ten_at_most() -> None:
     ):
         load_weights(model_of(), state)
     table = load_weights(model_of(), state, strict=False).table()
-    assert "missing in file  backbone.bias" in table
-    assert "not in model     neck.12" in table
+    assert "initialised  backbone.bias: not in the file" in table
+    assert "unused       neck.0..12 (13 tensors): not in the model" in table
 
 
 def test_nothing_fits() -> None:
     with pytest.raises(CheckpointError, match=r"state dict: none of its 1 tensors fits ModuleDict, for example neck"):
         load_weights(model_of(), {"neck": torch.zeros(1)}, strict=False)
-
-
-def test_no_weights_inside() -> None:
-    with pytest.raises(CheckpointError, match=r"expected the entries ema.module or model, .*found epoch, optimizer"):
-        load_weights(model_of(), {"epoch": 3, "optimizer": {}})
-    with pytest.raises(CheckpointError, match="found nothing"):
-        load_weights(model_of(), {})
-
-
-class Foreign:
-    """A class that a checkpoint must not bring along."""
-
-
-def test_pickled_class_is_refused(tmp_path: Path) -> None:
-    torch.save({"model": {}, "args": Foreign()}, tmp_path / "old.pth")
-    with pytest.raises(
-        CheckpointError, match=r"old.pth: holds the pickled Python class .*Foreign, which is not loaded"
-    ):
-        read_checkpoint(tmp_path / "old.pth")
-
-
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"gone.pth: no such checkpoint file: check the path"):
-        load_weights(model_of(), tmp_path / "gone.pth")
-    with pytest.raises(CheckpointError, match=r"this is a folder: give the checkpoint file in it"):
-        load_weights(model_of(), str(tmp_path))
-
-
-def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.pth"
-    torch.save({"model": other_weights()}, whole)
-    content = whole.read_bytes()
-    cut = [content[: len(content) * part // 10] for part in range(10)]
-    foreign = [b"{}", b"<html>404</html>", b"\x80\x04K\x05.", b"\x00" * 512, b"version https://git-lfs", content[::-1]]
-    for index, text in enumerate(cut + foreign):
-        path = tmp_path / f"bad{index}.pth"
-        path.write_bytes(text)
-        with pytest.raises(CheckpointError, match=rf"bad{index}.pth"):
-            read_checkpoint(path)
-
-
-@pytest.mark.parametrize("text", ["__include__: [a.yml]\nepoches: 3\n", "<html>404</html>", "\x00" * 512])
-def test_advice_to_load_unsafely_is_not_passed_on(tmp_path: Path, text: str) -> None:
-    (tmp_path / "run.yml").write_text(text)
-    with pytest.raises(
-        CheckpointError, match=r"run.yml \(\d+ bytes\) is not a checkpoint, or it holds pickled"
-    ) as caught:
-        read_checkpoint(tmp_path / "run.yml")
-    shown = "".join(traceback.format_exception(caught.value))
-    assert "Re-running" not in shown
-    assert "weights_only` set to `False`" not in shown
-
-
-def test_file_with_something_else(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match=r"list.pth: holds a list, not a checkpoint's dictionary"):
-        read_checkpoint(tmp_path / "list.pth")
 
 
 def test_official_keys_of_one_size_do_not_fit_another() -> None:

@@ -3,6 +3,7 @@
 """Optimizer groups: the official assignment, and patterns that do not do what they look like."""
 
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -73,6 +74,43 @@ def test_first_pattern_wins_and_the_rest_comes_last(caplog: pytest.LogCaptureFix
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.1, 0.1]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0, 0.01]
     assert "optimizer.params[1]: 1 of the 3 parameters that 'bias' matches belong to an earlier" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variant", "place", "said"),
+    [
+        (
+            "n",
+            0,
+            r"\(\?!\.\*norm\|bn\) looks for norm anywhere in a name, but for bn only at the start of it; "
+            r"84 parameters \(such as backbone.stem.stem1.bn.weight\) thereby belong to this group "
+            r"\(lr 0.0004, weight_decay 0.0001\). To mean all of them anywhere, write \(\?!\.\*\(\?:norm\|bn\)\)",
+        ),
+        (
+            "n",
+            1,
+            r"\(\?=\.\*norm\|bn\) looks for norm .*; which affects none of the parameters left here. .* write \(\?=",
+        ),
+        ("l", 0, r"looks for norm .*; which affects none"),
+    ],
+)
+def test_a_slip_is_said_and_kept(variant: str, place: int, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    section = load_json("configs.json")["variants"][f"{variant}_coco"]["optimizer"]
+    with caplog.at_level(logging.WARNING):
+        AdamW(skeleton(variant), section["groups"], lr=section["lr"], weight_decay=section["weight_decay"])
+    lines = [one for one in caplog.messages if one.startswith(f"optimizer.params[{place}]") and "as written" in one]
+    assert len(lines) == 1
+    assert re.search(said, lines[0])
+
+
+def test_what_a_slip_leaves_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.ModuleDict({"norm": nn.BatchNorm1d(2), "a": nn.ModuleDict({"bn": nn.BatchNorm1d(2)})})
+    with caplog.at_level(logging.WARNING):
+        optimizer = SGD(model, [{"params": "^(?=.*norm|bn)", "weight_decay": 0.0}], lr=0.1, weight_decay=0.01)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 2]
+    assert (
+        "2 parameters (such as a.bn.weight) thereby do not belong to this group (lr 0.1, weight_decay 0)" in caplog.text
+    )
 
 
 def test_empty_group_is_kept_named_and_can_step(caplog: pytest.LogCaptureFixture) -> None:

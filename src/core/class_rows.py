@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which class of one list is which class of another: decided by name, never by position."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import CheckpointError, DataError
+
+Synonyms = Mapping[str, str]
+"""Name without case and separators (``squeezed``) -> a word that all names of its group share."""
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """For every class of a model the row of a checkpoint's class heads that stands for it."""
+
+    source: tuple[str, ...]
+    """Class names of the checkpoint, in the order of its rows."""
+    target: tuple[str, ...]
+    """Class names of the model, in the order of its rows."""
+    rows: tuple[int | None, ...]
+    """One entry per target class: the source row, or None where the checkpoint has no such class."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether both lists name the same classes in the same order, so that nothing has to move."""
+        return len(self.source) == len(self.target) and all(row == one for one, row in enumerate(self.rows))
+
+    @property
+    def new(self) -> list[str]:
+        """Target classes that the checkpoint does not know."""
+        return [name for name, row in zip(self.target, self.rows) if row is None]
+
+    def pairs(self) -> list[tuple[str, str, int]]:
+        """Target class, source class and source row of every mapped class, in target order."""
+        return [(name, self.source[row], row) for name, row in zip(self.target, self.rows) if row is not None]
+
+
+def normalised(name: str) -> str:
+    """A class name without what does not distinguish classes: case, and which separator stands between words.
+
+    >>> normalised(" Traffic_Light") == normalised("traffic-light")
+    True
+    """
+    text = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"[\s_-]+", " ", text).strip() or text
+
+
+def squeezed(name: str) -> str:
+    """A class name without case and without separators.
+
+    >>> squeezed("Potted Plant") == squeezed("pottedplant")
+    True
+    """
+    return normalised(name).replace(" ", "")
+
+
+def map_classes(
+    source: Sequence[str],
+    target: Sequence[str],
+    synonyms: Synonyms,
+    *,
+    source_place: str = "the checkpoint",
+    target_place: str = "the data",
+) -> ClassMap:
+    """Find every target class in the source list.
+
+    A class of equal name (but for case and separators) comes first, then one that differs in where words are divided,
+    then a synonym. One source class may stand for several target classes; the other way round is an error.
+
+    Args:
+        source, target: class names in row order.
+        synonyms: names that mean the same.
+        source_place, target_place: where the lists come from, for messages.
+
+    Raises:
+        CheckpointError: two source names differ only in case or separators, or two of them fit one target class.
+        DataError: two target names differ only in case or separators.
+    """
+    if tuple(source) == tuple(target):
+        return ClassMap(tuple(source), tuple(target), tuple(range(len(target))))
+    _check_distinct(target, target_place, DataError)
+    _check_distinct(source, source_place, CheckpointError)
+    keys: tuple[Callable[[str], str], ...] = (
+        normalised,
+        squeezed,
+        lambda name: synonyms.get(squeezed(name), squeezed(name)),
+    )
+    tables = [_rows_by(key, source) for key in keys]
+    rows = [_row_of(name, source, tuple(zip(keys, tables)), source_place) for name in target]
+    return ClassMap(tuple(source), tuple(target), tuple(rows))
+
+
+def _rows_by(key: Callable[[str], str], names: Sequence[str]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(key(name), []).append(row)
+    return rows
+
+
+def _row_of(
+    name: str, source: Sequence[str], levels: Sequence[tuple[Callable[[str], str], dict[str, list[int]]]], place: str
+) -> int | None:
+    for key, table in levels:
+        found = table.get(key(name), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(
+                f"the class {name!r} could take the row of {' or of '.join(repr(source[row]) for row in found)}, "
+                f"which {place} both has: name it like one of them in the data, or set class_synonyms to a table in "
+                "which they do not share a group"
+            )
+    return None
+
+
+def _check_distinct(names: Sequence[str], place: str, error: type[ValueError]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        key = normalised(name)
+        if key in seen:
+            raise error(
+                f"the class names {seen[key]!r} and {name!r} of {place} differ only in case or separators, so rows "
+                "cannot be copied by name: rename one of them"
+            )
+        seen[key] = name
+
+
+def class_tensors(model: nn.Module) -> dict[str, int]:
+    """State-dict keys whose first axis is classes, with the rows behind the classes (padding) of each.
+
+    A module says so itself: its ``class_rows`` maps names of its parts to that number of extra rows.
+    """
+    parts: dict[str, int] = {}
+    for prefix, module in model.named_modules():
+        declared: Any = getattr(module, "class_rows", None)
+        if isinstance(declared, Mapping):
+            parts |= {f"{prefix}.{name}." if prefix else f"{name}.": extra for name, extra in declared.items()}
+    return {key: extra for key in model.state_dict() for part, extra in parts.items() if key.startswith(part)}
+
+
+def count_classes(state: Mapping[str, Tensor], extra_rows: Mapping[str, int]) -> int | None:
+    """Number of classes of a checkpoint: what most of its class tensors say.
+
+    Args:
+        state: the checkpoint's tensors.
+        extra_rows: from :func:`class_tensors`.
+
+    Returns: None where the checkpoint has no class tensors.
+    """
+    counts = Counter(
+        state[key].shape[0] - extra for key, extra in extra_rows.items() if key in state and state[key].dim() > 0
+    )
+    return max(counts, key=lambda rows: (counts[rows], rows)) if counts else None
+
+
+def moved_rows(own: Tensor, theirs: Tensor, classes: ClassMap) -> Tensor:
+    """A model's tensor with the rows that the checkpoint knows; other rows, and padding, keep the model's values.
+
+    Args:
+        own: (C + extra, ...) the model's tensor.
+        theirs: (C_source + extra, ...) in the same type.
+    """
+    moved = own.clone()
+    for row, source in enumerate(classes.rows):
+        if source is not None:
+            moved[row] = theirs[source].to(own.device)
+    return moved

@@ -1,0 +1,266 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What files of other projects say, and what that is called here.
+
+Config files travel between the forks of RT-DETR, so keys and names of all of them turn up in one file. Three things can
+become of such a word: it is another spelling of a key of ours (``RENAMED``); it is accepted although nothing here
+depends on it, and a warning says so (``UNUSED``, ``UNUSED_ARGUMENTS``); or it is an error that names our way to say the
+same (``INSTEAD``, ``COMPONENTS``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .errors import ConfigError
+from .located import Located
+
+RENAMED: dict[str, str] = {
+    "epochs": "epoches",  # D-FINE since 2025; its earlier files and all its relatives write epoches
+    "log_step": "print_freq",  # RT-DETR
+    "checkpoint_step": "checkpoint_freq",  # RT-DETR
+}
+"""Top-level keys with the same meaning under another name."""
+
+_COMMAND_LINE = "a command-line option that the official code keeps in its config"
+_NO_EFFECT = "it has no effect in the official code either, which builds everything from the sections"
+_BASE_DECAY = "it has no effect in the official code either: the section ema says it (decay, warmups)"
+
+UNUSED: dict[str, str] = {
+    "config": f"{_COMMAND_LINE}: give the file with -c",
+    "test_only": f"{_COMMAND_LINE}: give --test-only",
+    "local_rank": f"{_COMMAND_LINE}: torchrun gives it",
+    "print_method": "the way of printing on several processes: only rank 0 logs, the others' warnings are marked",
+    "print_rank": "the process that prints: rank 0 logs, the others' warnings are marked",
+    "print_rank_0": "the process that prints: rank 0 logs, the others' warnings are marked",
+    "summary_dir": "TensorBoard files lie in the folder of the run: set output_dir (tensorboard: False writes none)",
+    "use_wandb": "nothing is sent to Weights & Biases: TensorBoard files and JSON lines are in output_dir",
+    "project_name": "the project at Weights & Biases, where nothing is sent: output_dir names the run",
+    "exp_name": "the run's name at Weights & Biases, where nothing is sent: output_dir names the run",
+    "last_epoch": "the epoch to go on from: -r CHECKPOINT continues a run where it stands",
+    "start_epoch": "the epoch to go on from: -r CHECKPOINT continues a run where it stands",
+    "ema_decay": _BASE_DECAY,
+    "ema_warmups": _BASE_DECAY,
+    "num_workers": f"{_NO_EFFECT}: set train_dataloader.num_workers and val_dataloader.num_workers",
+    "batch_size": f"{_NO_EFFECT}: set train_dataloader.total_batch_size",
+    "train_batch_size": f"{_NO_EFFECT}: set train_dataloader.total_batch_size",
+    "val_batch_size": f"{_NO_EFFECT}: set val_dataloader.total_batch_size",
+    "train_shuffle": f"{_NO_EFFECT}: set train_dataloader.shuffle",
+    "val_shuffle": f"{_NO_EFFECT}: set val_dataloader.shuffle",
+}
+"""Top-level keys that are accepted and change nothing, with the reason and what does the same."""
+
+UNUSED_ARGUMENTS: dict[str, dict[str, str]] = {
+    "DataLoader": {
+        "pin_memory": "memory is pinned where the run uses a GPU",
+        "persistent_workers": "workers always live as long as the run",
+        "prefetch_factor": "every worker prepares two batches ahead",
+    },
+    "DFINECriterion": {
+        "end_epoch": "no released criterion reads it: policy.epoch and collate_fn.stop_epoch end stage one",
+    },
+    "DFINEPostProcessor": {
+        "remap_mscoco_category": "labels stay 0..C-1 inside; the data set maps them to category ids",
+    },
+    "Resize": {
+        "antialias": "pictures are always reduced with antialiasing, as PIL does whatever this says",
+    },
+    "MultiStepLR": {
+        "last_epoch": "the schedule's position is saved in checkpoints: -r CHECKPOINT continues there",
+        "verbose": "the learning rate is in every log line",
+    },
+}
+"""Arguments of components of ours that are accepted and change nothing."""
+
+_FLAT_COSINE = "DEIM's schedule is lr_scheduler: {type: FlatCosine, lr_gamma, warmup_iter, flat_epochs, no_aug_epochs}"
+_SIZES = "the sizes follow from base_size (3/4 to 5/4 of it in steps of 32): set base_size and base_size_repeat"
+_MIXED = "mixing of images is not available yet: remove it"
+
+INSTEAD: dict[str, str] = {
+    "lrsheduler": _FLAT_COSINE,
+    "lr_gamma": _FLAT_COSINE,
+    "warmup_iter": _FLAT_COSINE,
+    "flat_epoch": _FLAT_COSINE,
+    "no_aug_epoch": _FLAT_COSINE,
+    "save_dir": "the folder of the run is output_dir",
+    "log_dir": "the folder of the run is output_dir",
+    "total_epoches": "write epoches",
+    "max_epoch": "write epoches",
+    "grad_clip": "write clip_max_norm",
+    "amp": "write use_amp",
+    "weights": "start from a checkpoint with tuning (-t), continue one with resume (-r)",
+    "pretrained_weights": "start from a checkpoint with tuning (-t), continue one with resume (-r)",
+    "BatchImageCollateFunction.scales": _SIZES,
+    "BatchImageCollateFunction.scale_ori_repeat": "write base_size_repeat",
+    "BatchImageCollateFunction.mixup_prob": _MIXED,
+    "BatchImageCollateFunction.mixup_epochs": _MIXED,
+    "BatchImageCollateFunction.copyblend_prob": _MIXED,
+    "BatchImageCollateFunction.copyblend_epochs": _MIXED,
+    "HybridEncoder.version": "DEIM's switch between encoders: leave it out, this encoder is `dfine`",
+    "Compose.mosaic_prob": _MIXED,
+    "DFINETransformer.mlp_act": "DEIM's other activations are not available yet: leave it out",
+    "DFINETransformer.num_decoder_layers": "RT-DETR's name: write num_layers",
+    "DFINETransformer.num_decoder_points": "RT-DETR's name: write num_points",
+    "DFINETransformer.position_embed_type": "only sine tables exist: leave it out",
+    "DFINE.multi_scale": _SIZES.replace("base_size and", "train_dataloader.collate_fn.base_size and"),
+    "Resize.max_size": "to keep the aspect ratio write ResizeShortestEdge or ResizeToFit in place of Resize",
+    "ConvertBoxes.out_fmt": "RT-DETR's name: write fmt",
+    "PadToSize.spatial_size": "RT-DETR's name: write size",
+}
+"""Keys (``key`` or ``Component.argument``) that are errors, with our way to say the same."""
+
+
+class Foreign(NamedTuple):
+    """A component that another project has."""
+
+    origin: str
+    """Projects whose files use the name."""
+    ours: str | None
+    """Registered name of what does the same or comes nearest."""
+    same: bool = False
+    """True where ``ours`` does the same; False where it is only the nearest thing."""
+
+
+_RT = "RT-DETR"
+_RT2 = "RT-DETRv2"
+_D = "D-FINE"
+_DEIM = "DEIM"
+_DEIM2 = "DEIMv2"
+_MM = "mmdetection"
+_DX = "detrex"
+_HF = "transformers"
+_UL = "Ultralytics"
+_RF = "RF-DETR"
+_PP = "PaddleDetection"
+
+COMPONENTS: dict[str, Foreign] = {
+    # detectors
+    "RTDETR": Foreign(f"{_RT}, {_RT2} and {_D}", "DFINE"),
+    "RTv4": Foreign("RT-DETRv4", "DFINE"),
+    "RTv4Criterion": Foreign("RT-DETRv4", "DFINECriterion"),
+    "RTv4PostProcessor": Foreign("RT-DETRv4", "DFINEPostProcessor", True),
+    "DEIM": Foreign(f"{_DEIM} and {_DEIM2}", "DFINE"),
+    "DEIMv2": Foreign(_DEIM2, "DFINE"),
+    "DETR": Foreign(f"{_MM}, {_DX} and {_PP}", "DFINE"),
+    "DINO": Foreign(f"{_MM} and {_DX}", "DFINE"),
+    "DABDETR": Foreign(_DX, "DFINE"),
+    "DeformableDETR": Foreign(f"{_MM} and {_DX}", "DFINE"),
+    "LWDETR": Foreign("LW-DETR", "DFINE"),
+    "RFDETR": Foreign(_RF, "DFINE"),
+    "RFDETRBase": Foreign(_RF, "DFINE"),
+    "YOLO": Foreign(_UL, "DFINE"),
+    "RTDETRDetectionModel": Foreign(_UL, "DFINE"),
+    "DFineForObjectDetection": Foreign(_HF, "DFINE", True),
+    "RTDetrForObjectDetection": Foreign(_HF, "DFINE"),
+    "RTDetrV2ForObjectDetection": Foreign(_HF, "DFINE"),
+    # decoders and encoders
+    "RTDETRTransformer": Foreign(_RT, "DFINETransformer"),
+    "RTDETRTransformerv2": Foreign(f"{_RT2} and {_D}", "DFINETransformer"),
+    "DEIMTransformer": Foreign(_DEIM2, "DFINETransformer"),
+    "DINOTransformer": Foreign(_PP, "DFINETransformer"),
+    "DinoTransformer": Foreign(_DX, "DFINETransformer"),
+    "RTDETRDecoder": Foreign(_UL, "DFINETransformer"),
+    "LiteEncoder": Foreign(_DEIM2, "HybridEncoder"),
+    "HybridEncoderAsymConv": Foreign(_RT2, "HybridEncoder"),
+    "CSPPAN": Foreign(f"{_RT2} and {_D}", "HybridEncoder"),
+    # criteria, matchers, post-processors
+    "SetCriterion": Foreign(f"{_RT}, DETR and {_RF}", "DFINECriterion"),
+    "RTDETRCriterion": Foreign(_RT2, "DFINECriterion"),
+    "RTDETRCriterionv2": Foreign(f"{_RT2} and {_D}", "DFINECriterion"),
+    "DEIMCriterion": Foreign(f"{_DEIM} and {_DEIM2}", "DFINECriterion"),
+    "DINOCriterion": Foreign(_DX, "DFINECriterion"),
+    "HungarianAssigner": Foreign(_MM, "HungarianMatcher"),
+    "RTDETRPostProcessor": Foreign(f"{_RT}, {_RT2} and {_D}", "DFINEPostProcessor", True),
+    "DETRPostProcess": Foreign(_PP, "DFINEPostProcessor"),
+    "PostProcessor": Foreign(f"{_DEIM} and {_DEIM2}", "DFINEPostProcessor", True),
+    "PostProcess": Foreign(f"DETR, LW-DETR and {_RF}", "DFINEPostProcessor", True),
+    # backbones
+    "PResNet": Foreign(f"{_RT}, {_RT2} and {_D}", "TimmBackbone"),
+    "MResNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
+    "ResNet": Foreign(f"{_MM} and {_PP}", "TimmBackbone"),
+    "CSPResNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
+    "CSPDarkNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
+    "PPHGNetV2": Foreign(_PP, "HGNetv2", True),
+    "DINOv3STAs": Foreign(_DEIM2, "TimmBackbone"),
+    "TorchVisionModel": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
+    "TimmModel": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
+    # data
+    "BatchImageCollateFuncion": Foreign(f"{_RT2} and early {_D} files", "BatchImageCollateFunction", True),
+    "default_collate_fn": Foreign(_RT, "BatchImageCollateFunction"),
+    "COCODataSet": Foreign(_PP, "CocoDetection", True),
+    "CocoDataset": Foreign(_MM, "CocoDetection", True),
+    "VOCDataSet": Foreign(_PP, "VOCDetection", True),
+    "VOCDataset": Foreign(_MM, "VOCDetection", True),
+    "YOLODataset": Foreign(_UL, "YoloDetection", True),
+    "CrowdHumanDataset": Foreign(_MM, "CrowdHumanDetection", True),
+    "Objects365V2Dataset": Foreign(_MM, "Objects365Detection", True),
+    "CocoDetection_share_memory": Foreign("forks of RT-DETR", "CocoDetection", True),
+    "CustomCocoEvaluator": Foreign("forks of RT-DETR", "CocoEvaluator"),
+    "CocoMetric": Foreign(_MM, "CocoEvaluator", True),
+    # transforms
+    "Mosaic": Foreign(f"{_DEIM} and {_DEIM2}", None),
+    "Mixup": Foreign(f"{_DEIM} and {_UL}", None),
+    "MixUp": Foreign(f"{_DEIM} and {_UL}", None),
+    "CopyBlend": Foreign(_DEIM2, None),
+    "Normalize": Foreign(f"{_RT2}, {_D} and {_DEIM2}", "ConvertPILImage"),
+    "SanitizeBoundingBox": Foreign(_RT, "SanitizeBoundingBoxes", True),
+    "ConvertBox": Foreign(_RT, "ConvertBoxes", True),
+    "ToImageTensor": Foreign(_RT, "ConvertPILImage", True),
+    "ConvertDtype": Foreign(_RT, "ConvertPILImage", True),
+    "ConvertImageDtype": Foreign(_RT, "ConvertPILImage", True),
+    "PILToTensor": Foreign(f"{_RT} and {_RT2}", "ConvertPILImage", True),
+    # schedules, optimisers, averages
+    "FlatCosineLRScheduler": Foreign(f"{_DEIM} and {_DEIM2}", "FlatCosine", True),
+    "OneCycleLR": Foreign(f"{_RT2} and {_D}", "FlatCosine"),
+    "LambdaLR": Foreign(f"{_RT2} and {_D}", "MultiStepLR"),
+    "ExponentialMovingAverage": Foreign(_RT2, "ModelEMA"),
+    "EMAHook": Foreign(_MM, "ModelEMA"),
+    "OptimWrapper": Foreign(_MM, "AdamW"),
+}
+"""Components that files of other projects name and this one does not have."""
+
+
+def renamed(own: Located) -> Located:
+    """One file's top level with our spelling of its keys.
+
+    Raises:
+        ConfigError: a setting stands there under both names.
+    """
+    for other, name in RENAMED.items():
+        if other in own.value and name in own.value:
+            node = own.value[other]
+            raise ConfigError(f"{node.origin}: {other}: the same setting as {name}, which is there too: keep one")
+    children = {RENAMED.get(name, name): _moved(name, child) for name, child in own.value.items()}
+    return Located(children, own.origin, own.key)
+
+
+def _moved(name: object, child: Located) -> Located:
+    return Located(child.value, child.origin, RENAMED[name]) if isinstance(name, str) and name in RENAMED else child
+
+
+def unused_key(name: object) -> str | None:
+    """Why a top-level key changes nothing; None for keys that are not accepted so."""
+    return UNUSED.get(str(name))
+
+
+def unused_argument(component: str, argument: object) -> str | None:
+    """Why an argument of a component changes nothing; None for arguments that are not accepted so."""
+    return UNUSED_ARGUMENTS.get(component, {}).get(str(argument))
+
+
+def key_hint(name: object) -> str:
+    """``; ...`` with our way to say what a foreign key or ``Component.argument`` says; empty where it is unknown."""
+    text = INSTEAD.get(str(name))
+    return f"; {text}" if text else component_hint(name)
+
+
+def component_hint(name: object) -> str:
+    """``; ...`` with the project that has the component and our name for it; empty where it is unknown."""
+    found = COMPONENTS.get(name) if isinstance(name, str) else None
+    if found is None:
+        return ""
+    if found.ours is None:
+        return f"; {name} of {found.origin} is not available here yet: leave it out"
+    if found.same:
+        return f"; did you mean {found.ours}? {name} is its name in {found.origin}"
+    return f"; did you mean {found.ours}? It is the nearest here: {name} of {found.origin} is not available yet"

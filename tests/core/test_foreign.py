@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Words of other projects in a config: other spellings, keys without effect, our names, other kinds of files."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import isdfine
+from isdfine import components
+from isdfine.core.errors import ConfigError
+from isdfine.core.foreign import COMPONENTS, INSTEAD, RENAMED, UNUSED, UNUSED_ARGUMENTS
+from isdfine.core.plan import SHARED, SLOTS
+from isdfine.core.registry import REGISTRY
+from isdfine.core.settings import RunSettings
+
+assert components
+
+Load = Callable[..., isdfine.Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def read(text: str, *overrides: str, name: str = "run.yml") -> isdfine.Config:
+        (tmp_path / name).write_text(text)
+        return isdfine.load_config(tmp_path / name, overrides)
+
+    return read
+
+
+def test_the_tables_name_only_what_exists() -> None:
+    assert {found.ours for found in COMPONENTS.values() if found.ours} <= set(REGISTRY)
+    assert not set(COMPONENTS) & set(REGISTRY)
+    settings = set(inspect.signature(RunSettings).parameters)
+    assert set(RENAMED.values()) <= settings
+    assert not {*UNUSED, *RENAMED, *INSTEAD} & {*settings, *SLOTS, *SHARED}
+    for name, arguments in UNUSED_ARGUMENTS.items():
+        assert not set(arguments) & set(inspect.signature(REGISTRY[name]).parameters)
+    for dotted in INSTEAD:
+        name, _, argument = dotted.rpartition(".")
+        assert not name or argument not in inspect.signature(REGISTRY[name]).parameters
+
+
+@pytest.mark.parametrize(("other", "ours"), RENAMED.items())
+def test_other_spellings_are_the_same_key(other: str, ours: str, load: Load) -> None:
+    config = load(f"{other}: 3\n")
+    assert getattr(config.settings, ours) == 3
+    assert config.data == {ours: 3}
+    assert config.notes == {}
+    assert getattr(load(f"{ours}: 3\n", f"{other}=4").settings, ours) == 4
+    with pytest.raises(ConfigError, match=rf"run.yml:1: {other}: the same setting as {ours}, which is there too: keep"):
+        load(f"{other}: 3\n{ours}: 3\n")
+
+
+def test_the_later_file_wins_in_any_spelling(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "base.yml").write_text("epoches: 72\n")
+    assert load("__include__: [base.yml]\nepochs: 5\n").settings.epoches == 5
+    (tmp_path / "base.yml").write_text("epochs: 72\n")
+    assert load("__include__: [base.yml]\nepoches: 6\n").settings.epoches == 6
+    with pytest.raises(ConfigError, match=r"run.yml:2: epoches: expected 1 or more, found 0"):
+        load("__include__: [base.yml]\nepochs: 0\n")
+
+
+@pytest.mark.parametrize("key", UNUSED)
+def test_keys_without_effect_are_said_once(key: str, load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        config = load(f"seed: 1\n{key}: ~\n")
+        config.with_values({"seed": 2}).with_values({"seed": 3})
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith(f"run.yml:2: {key}: accepted, but without effect here: {UNUSED[key]}")
+
+
+def test_arguments_without_effect_are_said(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    text = """
+    train_dataloader:
+      type: DataLoader
+      pin_memory: True
+      dataset: {type: CocoDetection, img_folder: a, ann_file: b}
+    DFINECriterion: {end_epoch: 72}
+    """
+    with caplog.at_level(logging.WARNING):
+        load(inspect.cleandoc(text))
+    assert [one.partition("run.yml:")[2] for one in caplog.messages] == [
+        "3: train_dataloader.pin_memory: accepted, but without effect here: memory is pinned where the run uses a GPU",
+        "5: DFINECriterion.end_epoch: accepted, but without effect here: "
+        + UNUSED_ARGUMENTS["DFINECriterion"]["end_epoch"],
+    ]
+
+
+def test_only_one_process_says_it(
+    load: Load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert load("use_wandb: True\n").notes
+    assert caplog.messages == []
+
+
+def test_nothing_else_is_accepted(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"run.yml:1: use_wandbb: no such top-level key or component"):
+        load("use_wandbb: True\n")
+    with pytest.raises(ConfigError, match=r"pin_memori: no such argument of DataLoader"):
+        load("DataLoader: {pin_memori: True}\n")
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_of_a_fork_is_named_with_ours(name: str, load: Load) -> None:
+    found = COMPONENTS[name]
+    with pytest.raises(ConfigError) as caught:
+        load(f"model: {name}\n{name}: {{depth: 50}}\ncriterion: {{type: {name}}}\n")
+    lines = [line.partition("run.yml:")[2] for line in str(caught.value).splitlines()]
+    assert [line.split(": ")[:2] for line in lines] == [["1", "model"], ["2", name], ["3", "criterion"]]
+    for line in lines:
+        assert found.origin in line
+        assert (found.ours or "leave it out") in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "model: RTDETR",
+            r"run.yml:1: model: no component is called 'RTDETR'; did you mean DFINE\? It is the nearest here: "
+            r"RTDETR of RT-DETR, RT-DETRv2 and D-FINE is not available yet$",
+        ),
+        (
+            "postprocessor: PostProcessor",
+            r"; did you mean DFINEPostProcessor\? PostProcessor is its name in DEIM and DEIMv2$",
+        ),
+        (
+            "lrsheduler: flatcosine",
+            r"no such top-level key or component; DEIM's schedule is lr_scheduler: \{type: Flat",
+        ),
+        (
+            "BatchImageCollateFunction: {scales: [480]}",
+            r"scales: no such argument of .*: set base_size and base_size_rep",
+        ),
+        ("HybridEncoder: {version: deim}", r"version: no such argument of HybridEncoder; DEIM's switch"),
+        (
+            "Mosaic: {output_size: 320}",
+            r"component; Mosaic of DEIM and DEIMv2 is not available here yet: leave it out$",
+        ),
+    ],
+)
+def test_what_messages_say(text: str, message: str, load: Load) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(text + "\n")
