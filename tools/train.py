@@ -32,7 +32,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("-r", "--resume", help="checkpoint or run folder to continue (or to judge with --test-only)")
-    start.add_argument("-t", "--tuning", help="checkpoint whose fitting weights start a new run")
+    start.add_argument("-t", "--tuning", help="checkpoint whose fitting weights start a new run (class heads by name)")
+    parser.add_argument(
+        "--tuning-classes",
+        metavar="LIST",
+        help="classes of a -t checkpoint that names none: coco, objects365, objects365_366, voc, or a file with names",
+    )
     parser.add_argument("--test-only", action="store_true", help="evaluate the checkpoint given with -r and end")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and end")
     parser.add_argument("-d", "--device", help="cpu, cuda or cuda:0")
@@ -47,6 +52,7 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
     named: dict[str, Any] = {
         "resume": arguments.resume,
         "tuning": arguments.tuning,
+        "tuning_classes": arguments.tuning_classes,
         "device": arguments.device,
         "seed": arguments.seed,
         "output_dir": arguments.output_dir,
@@ -114,6 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         config = isdfine.load_config(options.config, overrides_of(options))
+        if options.tuning_classes and not config.settings.tuning:
+            raise ConfigError(
+                "--tuning-classes says whose classes a checkpoint given with -t knows: add -t, or drop it"
+            )
         if options.print_config:
             print(config.dump(), end="")
             return 0

@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.checkpoint_files import read_checkpoint
 from ..core.errors import CheckpointError
-from ..core.weights import read_checkpoint
+from ..zoo.dfine.huggingface import from_huggingface
+from ..zoo.dfine.huggingface_config import class_count, label_names
+from ..zoo.dfine.huggingface_folder import is_huggingface, read_folder
 
 
 def save_checkpoint(state: Mapping[str, Any], path: str | PathLike[str]) -> None:
@@ -57,10 +60,16 @@ def save_checkpoint(state: Mapping[str, Any], path: str | PathLike[str]) -> None
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """Content of a checkpoint, tensors on the CPU; only tensors and plain data are read.
 
+    A folder of transformers' D-FINE becomes ``model``, the weights under our names, and ``class_names``.
+
     Raises:
         CheckpointError: no such file, truncated, not a checkpoint, or it holds pickled Python classes.
     """
-    return read_checkpoint(path)
+    if not is_huggingface(path):
+        return read_checkpoint(path)
+    folder = read_folder(path)
+    weights = from_huggingface(folder.weights)
+    return {"model": weights, "class_names": label_names(folder.config, class_count(weights))}
 
 
 def rng_state() -> dict[str, Any]:

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..core.config import Config
-from ..core.errors import CheckpointError, ConfigError
+from ..core.errors import ConfigError
 from ..core.settings import RunSettings
 from ..core.weights import LoadReport, load_weights
 from ..data.evaluate import CocoEvaluator, EvalResult
@@ -24,6 +23,7 @@ from ..nn.types import Detections
 from .checkpoint import load_checkpoint
 from .evaluate import PostProcessor, detect, evaluate
 from .folder import checkpoint_file
+from .tuning import check_label_space
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,9 @@ class Evaluation:
             CheckpointError: the file cannot be read, or belongs to another model or other classes.
         """
         file = checkpoint_file(path)
-        if file.suffix != ".safetensors":
-            check_label_space(load_checkpoint(file), self.label_space, str(file))
-        report = load_weights(self.model, file)
+        content = load_checkpoint(file)
+        check_label_space(file, content, self.label_space)
+        report = load_weights(self.model, content, source=str(file))
         logger.info("%s", report.summary())
         return report
 
@@ -100,20 +100,3 @@ class Evaluation:
             left -= len(targets)
             if left <= 0:
                 return
-
-
-def saved_label_space(checkpoint: Mapping[str, Any]) -> LabelSpace | None:
-    """The classes a checkpoint was trained on; official files carry none."""
-    saved = checkpoint.get("label_space")
-    return LabelSpace.from_dict(saved) if isinstance(saved, Mapping) else None
-
-
-def check_label_space(checkpoint: Mapping[str, Any], ours: LabelSpace, place: str) -> None:
-    """Refuse a checkpoint whose classes are not those of the data (official files carry none and pass)."""
-    theirs = saved_label_space(checkpoint)
-    if theirs is None or theirs == ours:
-        return
-    raise CheckpointError(
-        f"{place} was trained on the classes {theirs.describe()}, the data has {ours.describe()}: "
-        "use the matching annotation file, or start a new run from these weights with -t"
-    )

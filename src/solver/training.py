@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -26,8 +27,9 @@ from ..optim.step import Optim
 from .checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from .folder import RunFolder, checkpoint_file
 from .progress import Progress
-from .solver import Evaluation, check_label_space, saved_label_space
+from .solver import Evaluation
 from .stages import StagePlan
+from .tuning import ClassTables, check_label_space, tune
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Training(Evaluation):
         self.folder = RunFolder(Path(config.settings.output_dir))
         if not _continues_in(self.folder, config.settings.resume):
             self.folder.check_free()  # before the data is read, which may take minutes
+        self.class_tables = ClassTables.of(config.settings)
         self.resumed_from: Path | None = None
         super().__init__(config)
         config, settings = self.config, self.settings
@@ -104,24 +107,17 @@ class Training(Evaluation):
         return self.optim.ema.module
 
     def tune_from(self, path: str | Path) -> LoadReport:
-        """Start from the weights that fit (``-t``), with a report of what was loaded; the EMA starts there too."""
+        """Start from the weights that fit (``-t``), class heads by class name; the EMA starts there too.
+
+        The report is logged and written to ``load_report.json`` in the run's folder.
+        """
         file = checkpoint_file(path)
-        report = load_weights(self.model, file, strict=False)
-        self._warn_of_other_classes(file)
+        report = tune(self.model, file, load_checkpoint(file), self.label_space, self.class_tables)
         if isinstance(self.optim.ema, ModelEMA):
             self.optim.ema.module.load_state_dict(self.model.state_dict())
-        logger.info("%s", report.table())
+        if dist.is_main():
+            self.folder.write(self.folder.load_report, json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
         return report
-
-    def _warn_of_other_classes(self, file: Path) -> None:
-        """Heads fit by shape only: say so where the file's classes are others than the data's."""
-        theirs = saved_label_space({} if file.suffix == ".safetensors" else load_checkpoint(file))
-        if theirs is not None and theirs.names != self.label_space.names:
-            logger.warning(
-                "%s was trained on the classes %s, this run has %s: rows of class heads that were loaded start as "
-                "those of other classes",
-                file, theirs.describe(), self.label_space.describe(),
-            )  # fmt: skip
 
     def resume(self, path: str | Path) -> None:
         """Continue where a checkpoint stands (``-r``); ``path`` is a file or the folder of a run.
@@ -136,7 +132,7 @@ class Training(Evaluation):
             raise CheckpointError(
                 f"{file} has no {', '.join(missing)}: it holds weights, not a run; start from them with -t"
             )
-        check_label_space(state, self.label_space, str(file))
+        check_label_space(file, state, self.label_space)
         load_weights(self.model, state["model"])
         self._load_optim(state, file)
         self.resumed_from = file.parent
@@ -169,7 +165,7 @@ class Training(Evaluation):
     @property
     def config_text(self) -> str:
         """The resolved config as it is saved: without the checkpoint this process started from."""
-        return self.config.with_values({"resume": None, "tuning": None}).dump()
+        return self.config.with_values({"resume": None, "tuning": None, "tuning_classes": None}).dump()
 
     @property
     def checkpoint_bytes(self) -> int:

@@ -49,3 +49,18 @@ def test_space_is_checked_beforehand_and_files_to_be_replaced_count(
     folder.create("")
     folder.last.write_bytes(b"x" * 100)
     folder.check_space(100)
+
+
+def test_a_folder_of_transformers_is_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert checkpoint_file(tmp_path) == tmp_path
+
+
+def test_files_of_the_folder_are_written_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new" / "run")
+    folder.write(folder.load_report, "{}")
+    assert [one.name for one in folder.path.iterdir()] == ["load_report.json"]
+    folder.check_free()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"output_dir .*file cannot be written"):
+        RunFolder(tmp_path / "file").write(tmp_path / "file" / "x", "")

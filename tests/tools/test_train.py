@@ -3,6 +3,7 @@
 """The command line: exit codes, messages, shorthands."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +60,7 @@ def test_print_config_resolves_and_builds_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-u", "epochs=3"], r"epochs.*did you mean epoches"),
+        (["-u", "epochess=3"], r"epochess.*did you mean epoches"),
         (["-u", "DFINETransformer.num_layer=3"], r"num_layer.*did you mean num_layers"),
         (["-u", "DFINETransformer.eval_idx=9"], r"DFINETransformer: eval_idx 9 is not one of the 2 decoder layers"),
         (["-u", "train_dataloader.total_batch_size=90"], r"train_dataloader.*8 samples do not fill one batch of 90"),
@@ -68,6 +69,7 @@ def test_print_config_resolves_and_builds_nothing(
         (["--test-only"], r"--test-only needs the checkpoint"),
         (["-r", "nowhere"], r"nowhere: no such checkpoint"),
         (["-t", "nowhere.pth"], r"nowhere\.pth: no such checkpoint"),
+        (["--tuning-classes", "coco"], r"--tuning-classes says whose classes a checkpoint given with -t knows: add -t"),
         (["-u", "num_classes=7"], r"num_classes.*7.*dark"),
     ],
 )
@@ -105,3 +107,21 @@ def test_weights_of_another_class_count_are_refused_with_both(
     assert "dec_score_head" in error
     assert "2" in error
     assert "3" in error
+
+
+def test_fine_tuning_from_a_file_without_names(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_micro_config(tmp_path)
+    model = isdfine.load_config(config, ["num_classes=3"]).build("model")
+    torch.save({"model": model.state_dict()}, tmp_path / "three.pth")
+    (tmp_path / "three.txt").write_text("light\nmiddle\ndark\n")
+    tuning = ["-t", str(tmp_path / "three.pth"), "--tuning-classes", str(tmp_path / "three.txt")]
+    assert tool.main(["-c", str(config), "-u", "epoches=1", *tuning]) == 0
+    report = json.loads((tmp_path / "run" / "load_report.json").read_text())
+    assert report["classes"]["source_rows"] == [2, 0]
+    settings = isdfine.load_config(tmp_path / "run" / "config.yml").settings
+    assert (settings.tuning, settings.tuning_classes) == (None, None)
+    capsys.readouterr()
+    assert tool.main(["-c", str(config), "--output-dir", str(tmp_path / "no"), *tuning[:3], "three"]) == 2
+    assert "'three' is no list of class names: choose coco, objects365," in capsys.readouterr().err

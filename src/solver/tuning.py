@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning: whose classes the rows of a checkpoint are, and which of them the data has too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..core.card import read_card
+from ..core.class_rows import ClassMap, Synonyms, map_classes
+from ..core.errors import CheckpointError
+from ..core.load_report import LoadReport
+from ..core.settings import RunSettings
+from ..core.tuning import tune_weights
+from ..data.classes import BUILT_IN, class_list, synonyms
+from ..data.label_space import LabelSpace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassTables:
+    """What a run says about the classes of the checkpoint that it starts from."""
+
+    name: str | None
+    """The setting ``tuning_classes``."""
+    given: LabelSpace | None
+    """The list that it names."""
+    synonyms: Synonyms
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> ClassTables:
+        """Read what the settings name, so that a mistyped name is found before anything takes long.
+
+        Raises:
+            ConfigError: an unknown list, or a file that holds none.
+            DataError: a COCO file whose categories cannot be used.
+        """
+        name = settings.tuning_classes
+        return cls(name, None if name is None else class_list(name), synonyms(settings.class_synonyms))
+
+
+def saved_label_space(file: Path, content: Mapping[str, Any]) -> LabelSpace | None:
+    """The classes that a checkpoint or the card of a weights file names, with ids; official files name none.
+
+    Raises:
+        CheckpointError: names without ids, or a card that cannot be read or belongs to other weights.
+    """
+    saved = content.get("label_space")
+    if not isinstance(saved, Mapping):
+        card = read_card(file)
+        saved = None if card is None else card.label_space
+    if saved is None:
+        return None
+    try:
+        return LabelSpace.from_dict(saved)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: its label_space cannot be read ({error}): it must hold names and as many ascending category_ids; "
+            "keep only the weights (torch.save of the state dict), and say the names with tuning_classes"
+        ) from error
+
+
+def saved_names(file: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Class names in the order of a checkpoint's rows, where it says them (transformers gives names without ids)."""
+    names = content.get("class_names")
+    if names:
+        return tuple(map(str, names))
+    space = saved_label_space(file, content)
+    return None if space is None else space.names
+
+
+def check_label_space(file: Path, content: Mapping[str, Any], ours: LabelSpace) -> None:
+    """Refuse a checkpoint whose classes are not those of the data (official files name none and pass).
+
+    Raises:
+        CheckpointError: other classes, with both lists.
+    """
+    names, theirs = content.get("class_names"), saved_label_space(file, content)
+    if names:
+        if map_classes(names, ours.names, synonyms(), source_place=str(file)).identical:
+            return
+        known = ", ".join(names)
+    elif theirs is None or theirs == ours:
+        return
+    else:
+        known = theirs.describe()
+    raise CheckpointError(
+        f"{file} was trained on the classes {known}, the data has {ours.describe()}: "
+        "use the matching annotation file, or start a new run from these weights with -t"
+    )
+
+
+def tune(model: nn.Module, file: Path, content: Mapping[str, Any], ours: LabelSpace, tables: ClassTables) -> LoadReport:
+    """Load what fits of a checkpoint into a freshly built model, class heads by class name.
+
+    Args:
+        model: changed in place; unchanged when an error is raised.
+        file: where the content comes from.
+        content: of the checkpoint.
+        ours: classes of the data.
+        tables: what the run's settings say about the checkpoint's classes.
+
+    Raises:
+        CheckpointError: another architecture, or class names that do not fit the rows of the heads or each other.
+        DataError: classes of the data that differ only in case or separators.
+    """
+    mapping = _Mapping(file, saved_names(file, content), ours, tables)
+    report = tune_weights(model, content, str(file), mapping.classes_of)
+    if tables.name is not None and not mapping.used:
+        report.notes.append(f"tuning_classes {tables.name} was not needed: {mapping.why_unused}")
+    report.notes.extend(mapping.notes)
+    logger.info("%s", report.table())
+    for note in mapping.warnings:
+        logger.warning("%s", note)
+    return report
+
+
+class _Mapping:
+    """Finds out once, when the number of rows is known, which names they have."""
+
+    def __init__(self, file: Path, saved: tuple[str, ...] | None, ours: LabelSpace, tables: ClassTables) -> None:
+        self.file, self.saved, self.ours, self.tables = file, saved, ours, tables
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.used = False
+        self.why_unused = f"{file} has no class heads"
+
+    def classes_of(self, count: int) -> ClassMap | None:
+        """How the ``count`` classes of the file map to those of the data; None = the file's names are not known."""
+        if self.saved is not None:
+            names, place = self._saved_names(self.saved, count), str(self.file)
+            self.why_unused = f"{self.file} names its classes itself"
+        elif self.tables.given is not None:
+            names, place = self._given_names(self.tables.given, count), f"tuning_classes {self.tables.name}"
+            self.used = True
+        else:
+            self._say_that_names_are_missing(count)
+            return None
+        return map_classes(names, self.ours.names, self.tables.synonyms, source_place=place, target_place="the data")
+
+    def _saved_names(self, saved: tuple[str, ...], count: int) -> tuple[str, ...]:
+        if len(saved) == count:
+            return saved
+        raise CheckpointError(
+            f"{self.file} names {len(saved)} classes, but its class heads have {count} rows: the file is damaged or "
+            "was put together from two; keep only its weights (torch.save of the state dict) and set tuning_classes"
+        )
+
+    def _given_names(self, given: LabelSpace, count: int) -> tuple[str, ...]:
+        if len(given) == count:
+            return given.names
+        if given.category_ids[-1] + 1 == count:
+            # The official habit: category ids are labels, and ids that no class has are rows that nothing trained.
+            return given.with_unused_ids().names
+        fitting = _lists_of(count)
+        other = f"{' or '.join(fitting)} has {count}" if fitting else f"give a file with {count} names"
+        raise CheckpointError(
+            f"tuning_classes {self.tables.name} has {len(given)} names, but the class heads of {self.file} have "
+            f"{count} rows: {other}, or null to go without names"
+        )
+
+    def _say_that_names_are_missing(self, count: int) -> None:
+        lists = _lists_of(count)
+        setting = f"--tuning-classes {lists[0]}" if lists else f"--tuning-classes FILE (with its {count} names)"
+        if count == len(self.ours):
+            self.notes.append(
+                f"the file names no classes; its {count} rows were taken as they are, which is right only if its "
+                f"classes are those of the data in the same order; else add {setting}"
+            )
+            return
+        self.warnings.append(
+            f"{self.file} names no classes and its class heads have {count} rows, the data has {len(self.ours)} "
+            f"classes: all class rows start anew. To keep the rows of classes that both have, add {setting} "
+            f"(-u tuning_classes=...)" + (f", if these are the classes of {lists[0]}" if lists else "")
+        )
+        self.notes.append(self.warnings[-1])
+
+
+def _lists_of(count: int) -> list[str]:
+    """Built-in lists with that many classes."""
+    return [name for name, read in BUILT_IN.items() if len(read()) == count]
