@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Conversion writes the same model, or nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hf_cases import filled, micro
+from isdfine.core.card import read_card
+from isdfine.core.config import Config
+from isdfine.core.errors import CheckpointError
+from isdfine.data.label_space import MSCOCO, LabelSpace
+from isdfine.deploy import convert as module
+from isdfine.deploy.convert import Wanted, convert, image_size_of, largest_differences, resolved
+from isdfine.deploy.source import Source, label_space_of, open_source
+
+LABELS = LabelSpace(("dark", "light"), (3, 7))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """The micro model's config."""
+    return micro(tmp_path)
+
+
+@pytest.fixture
+def source(tmp_path: Path, config: Config) -> Source:
+    """An official checkpoint of the micro model."""
+    state = filled(config).state_dict()
+    torch.save({"model": state, "ema": {"module": state}}, tmp_path / "micro.pth")
+    return open_source(tmp_path / "micro.pth")
+
+
+def weights_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    keys = {key for key in one if not key.endswith(("anchors", "valid_mask"))}
+    return keys <= other.keys() and all(torch.equal(one[key], other[key].to(one[key].dtype)) for key in keys)
+
+
+def test_a_chain_through_all_forms(tmp_path: Path, source: Source, config: Config) -> None:
+    folder, file, back = tmp_path / "hf", tmp_path / "ours.safetensors", tmp_path / "back.pth"
+    wanted: dict[str, Any] = {"label_space": LABELS, "version": "1.2"}
+    found = convert(source, config, Wanted("huggingface", folder, licence="MIT", **wanted))
+    assert (found.logits, found.boxes, found.rounding) == (0, 0, None)
+    names = {"config.json", "model.safetensors", "model.json", "preprocessor_config.json"}
+    assert {one.name for one in folder.iterdir()} == names == {one.name for one in found.files}
+    theirs = open_source(folder)
+    assert (theirs.label_space, theirs.licence) == (LABELS, "MIT")
+    assert (
+        convert(theirs, config, Wanted("safetensors", file, metrics={"AP": 0.5}, with_yaml=True, **wanted)).logits == 0
+    )
+    card = read_card(file)
+    assert card is not None
+    assert (card.licence, card.metrics, card.version, card.names) == ("MIT", {"AP": 0.5}, "1.2", LABELS.names)
+    assert card.source.startswith("transformers D-FINE folder (transformers unknown): hf, SHA-256 ")
+    assert card.config["num_classes"] == 2
+    assert (tmp_path / "ours.yml").is_file()
+    ours = open_source(file)
+    assert ours.form.startswith("isdfine safetensors with card (isdfine 1.2, ")
+    assert convert(ours, config, Wanted("official", back, **wanted)).files == [back]
+    last = open_source(back)
+    assert weights_equal(source.weights, last.weights)
+    assert last.weights.keys() == source.weights.keys()
+    assert (last.label_space, last.licence, last.metrics) == (LABELS, "MIT", {"AP": 0.5})
+    assert not list(tmp_path.glob(".converting*"))
+
+
+def test_official_code_finds_its_entries(tmp_path: Path, source: Source, config: Config) -> None:
+    convert(source, config, Wanted("official", tmp_path / "new.pth"))
+    content = torch.load(tmp_path / "new.pth", weights_only=True)
+    assert content["model"].keys() == content["ema"]["module"].keys() == filled(config).state_dict().keys()
+
+
+def test_sixteen_bits(tmp_path: Path, source: Source, config: Config) -> None:
+    found = convert(source, config, Wanted("safetensors", tmp_path / "half.safetensors", half=True))
+    assert found.logits == 0
+    assert found.rounding is not None
+    assert 0 < found.rounding < 0.1
+    weights = open_source(tmp_path / "half.safetensors").weights
+    assert weights["decoder.enc_output.proj.weight"].dtype == torch.half
+    assert weights["decoder.anchors"].dtype == torch.float32
+    source.weights["decoder.enc_output.proj.weight"][0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"enc_output\.proj\.weight holds values beyond 65504: leave --fp16 out"):
+        convert(source, config, Wanted("safetensors", tmp_path / "more.safetensors", half=True))
+
+
+def test_nothing_is_written_over_and_nothing_is_left(
+    tmp_path: Path, source: Source, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.safetensors"
+    output.write_bytes(b"mine")
+    with pytest.raises(
+        CheckpointError, match=r"out\.safetensors: exists: choose another name, or replace it with --force"
+    ):
+        convert(source, config, Wanted("safetensors", output))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "largest_differences", lambda *_: (0.5, float("nan")))
+        with pytest.raises(
+            CheckpointError, match=r"nothing was written: outputs differ by 0\.5 \(logits\) and nan \(boxes\)"
+        ):
+            convert(source, config, Wanted("safetensors", output, force=True))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "to_huggingface", lambda state: {"model.decoder.up": state["decoder.up"]})
+        with pytest.raises(CheckpointError, match=r"no class heads or no reg_scale"):
+            convert(source, config, Wanted("huggingface", tmp_path / "hf"))
+    assert output.read_bytes() == b"mine"
+    assert {one.name for one in tmp_path.iterdir()} == {"data", "micro.yml", "micro.pth", "out.safetensors"}
+    convert(source, config, Wanted("safetensors", output, force=True))
+    assert weights_equal(source.weights, open_source(output).weights)
+
+
+def test_a_folder_keeps_its_other_files(tmp_path: Path, source: Source, config: Config) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "README.md").write_text("mine")
+    with pytest.raises(CheckpointError, match="exists"):
+        convert(source, config, Wanted("huggingface", tmp_path / "hf"))
+    found = convert(source, config, Wanted("huggingface", tmp_path / "hf", force=True, with_yaml=True))
+    assert (tmp_path / "hf" / "README.md").read_text() == "mine"
+    assert tmp_path / "hf" / "isdfine.yml" in found.files
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Wanted("official", Path("x.safetensors")), r"--to official writes a file: give a name that ends in \.pth"),
+        (Wanted("safetensors", Path("x.pth")), r"give a name that ends in \.safetensors"),
+        (Wanted("huggingface", Path("x.pth")), "--to huggingface writes a folder"),
+        (Wanted("official", Path("x.pth"), LabelSpace(("a",), (1,))), r"1 class names \(a, ...\) for weights with 2"),
+    ],
+)
+def test_wrong_wishes(source: Source, config: Config, wanted: Wanted, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        convert(source, config, wanted)
+
+
+def test_a_config_of_another_class_count(source: Source, config: Config) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"micro\.yml: num_classes is 80, the weights have 2 classes: .*num_classes=2"
+    ):
+        convert(source, config.with_values({"num_classes": 80}), Wanted("official", Path("x.pth")))
+
+
+def test_the_kept_config_loads_nothing(config: Config) -> None:
+    kept = resolved(config.with_values({"HGNetv2.pretrained": True, "tuning": "x.pth"}), 3)
+    assert (kept.get("HGNetv2.pretrained"), kept.get("tuning"), kept.get("num_classes")) == (False, None, 3)
+    assert image_size_of(config) == (64, 64)
+    assert image_size_of(config.with_values({"eval_spatial_size": None})) == (640, 640)
+
+
+def test_models_of_other_sizes_are_not_the_same(config: Config) -> None:
+    other = config.with_values({"num_classes": 3})
+    with pytest.raises(CheckpointError, match=r"logits of shape \(1, 8, 3\), the original with \(1, 8, 2\)"):
+        largest_differences(config.build("model"), other.build("model"), (64, 64))
+
+
+def test_names_alone_become_classes() -> None:
+    assert label_space_of(None) is None
+    assert label_space_of(list(MSCOCO.names)) == MSCOCO
+    assert label_space_of(["b", "a"]) == LabelSpace(("b", "a"), (0, 1))
