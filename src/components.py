@@ -8,9 +8,15 @@ from .data import evaluate as evaluate
 from .data import loader as loader
 from .data import transforms as transforms
 from .data.dataset import coco as coco
+from .data.dataset import crowdhuman as crowdhuman
+from .data.dataset import image_folder as image_folder
+from .data.dataset import objects365 as objects365
+from .data.dataset import voc as voc
+from .data.dataset import yolo as yolo
 from .losses import criterion as criterion
 from .losses import matcher as matcher
 from .nn.backbone import hgnetv2 as hgnetv2
+from .nn.backbone import timm as timm
 from .optim import ema as ema
 from .optim import param_groups as param_groups
 from .optim import precision as precision

@@ -110,7 +110,16 @@ class CocoEvaluator:
         self._seen: list[_ImageDetections] = []
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Forget all detections.
+
+        Raises:
+            DataError: the data set has no annotations to measure against.
+        """
+        if self.dataset is not None and not self.dataset.annotated:
+            raise DataError(
+                f"{self.dataset.annotations.place}: images without annotations ({type(self.dataset).__name__}) cannot "
+                "be evaluated, only predicted: give val_dataloader a data set with annotations"
+            )
         self._seen = []
 
     def update(self, detections: Detections, targets: Iterable[Mapping[str, Tensor]]) -> None:
@@ -187,7 +196,7 @@ def evaluate_detections(
 def _ground_truth(annotations: Annotations) -> dict[str, Any]:
     """The data set as COCO describes it: unclipped boxes, areas of the file, crowd regions."""
     owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets)).tolist()
-    categories = np.asarray(annotations.label_space.category_ids, dtype=np.int64)[annotations.labels].tolist()
+    categories = (annotations.labels + 1).tolist()
     rows = zip(
         owners, categories, annotations.boxes_xywh_px.tolist(), annotations.area_px.tolist(), annotations.crowd.tolist()
     )
@@ -199,18 +208,18 @@ def _ground_truth(annotations: Annotations) -> dict[str, Any]:
 
 
 def _results(annotations: Annotations, detections: Sequence[_ImageDetections]) -> dict[str, Any]:
-    category_ids = np.asarray(annotations.label_space.category_ids, dtype=np.int64)
+    count = len(annotations.label_space)
     entries: list[dict[str, Any]] = []
     for one in detections:
-        if one.labels.size and not 0 <= one.labels.min() <= one.labels.max() < len(category_ids):
+        if one.labels.size and not 0 <= one.labels.min() <= one.labels.max() < count:
             raise DataError(
                 f"detections of image {one.image_id} have labels {one.labels.min()}..{one.labels.max()}, "
-                f"but {annotations.place} has {len(category_ids)} classes: {annotations.label_space.describe()}"
+                f"but {annotations.place} has {count} classes: {annotations.label_space.describe()}"
             )
         boxes = one.boxes_xyxy_px.astype(np.float64)
         boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-        rows = zip(category_ids[one.labels].tolist(), boxes_xywh.tolist(), areas.tolist(), one.scores.tolist())
+        rows = zip((one.labels + 1).tolist(), boxes_xywh.tolist(), areas.tolist(), one.scores.tolist())
         entries += [
             {"id": number, "image_id": one.image_id, "category_id": category, "bbox": box, "area": area, "score": score}
             | {"iscrowd": 0}
@@ -225,8 +234,8 @@ def _images(annotations: Annotations) -> list[dict[str, int]]:
 
 
 def _categories(annotations: Annotations) -> list[dict[str, Any]]:
-    space = annotations.label_space
-    return [{"id": number, "name": name} for number, name in zip(space.category_ids, space.names)]
+    """Classes numbered by label, so that the evaluator's order is ours whatever the ids of the file are."""
+    return [{"id": number, "name": name} for number, name in enumerate(annotations.label_space.names, 1)]
 
 
 def _result(

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..core.errors import DataError
+from ..core.registry import REGISTRY
+from .dataset.problems import Problems
 
 _SHOWN = 100
 """Classes that a message lists before it abbreviates: COCO's 80 fit, Objects365's 365 do not."""
@@ -18,10 +19,12 @@ _SHOWN = 100
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """C classes in ascending order of their original ids; the position is the label 0..C-1 that models see.
+    """C classes and their original ids; the position is the label 0..C-1 that models see.
+
+    Readers of annotation files put the ids in ascending order, unless the user fixed another order by names.
 
     Raises:
-        DataError: unequal lengths, or ids that are not ascending and unique.
+        DataError: unequal lengths, or an id that occurs twice.
     """
 
     names: tuple[str, ...]
@@ -32,42 +35,94 @@ class LabelSpace:
             raise DataError(
                 f"{len(self.names)} class names for {len(self.category_ids)} category ids: give one name per id"
             )
-        if any(a >= b for a, b in zip(self.category_ids, self.category_ids[1:])):
-            raise DataError(
-                f"category ids {self.category_ids} are not ascending and unique: sort them, with their names"
-            )
+        if len(set(self.category_ids)) != len(self.category_ids):
+            raise DataError(f"category ids {self.category_ids} are not unique: give every class an id of its own")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
-    def from_coco(cls, content: Mapping[str, Any], place: str = "annotations") -> LabelSpace:
+    def from_coco(
+        cls, content: Mapping[str, Any], place: str = "annotations", problems: Problems | None = None
+    ) -> LabelSpace:
         """The categories of a COCO file, whatever their order in it.
 
         Args:
             content: the parsed JSON; only ``categories`` is read.
             place: file name for messages.
+            problems: where to report; None raises.
 
         Raises:
             DataError: a category without integer id or name, an id or a name that occurs twice, no categories.
         """
+        problems = problems or Problems()
         named: dict[int, str] = {}
         for category in content["categories"]:
             if not isinstance(category, Mapping) or type(category.get("id")) is not int or "name" not in category:
-                raise DataError(f"{place}: category {category!r} needs an integer id and a name")
+                problems.report("bad class", place, f"category {category!r} needs an integer id and a name")
+                continue
             number, name = category["id"], str(category["name"])
             if number in named:
-                raise DataError(
-                    f"{place}: category id {number} occurs twice ({named[number]!r} and {name!r}): keep one"
+                problems.report(
+                    "bad class",
+                    place,
+                    f"category id {number} occurs twice ({named[number]!r} and {name!r}): keep one",
                 )
-            if name in named.values():
-                first = next(one for one, known in named.items() if known == name)
-                raise DataError(f"{place}: category name {name!r} occurs twice (ids {first} and {number}): rename one")
+                continue
             named[number] = name
         if not named:
-            raise DataError(f"{place}: the list of categories is empty: add {{id, name}} for every class")
+            problems.report("bad class", place, "the list of categories is empty: add {id, name} for every class")
         ids = sorted(named)
+        check_names({one: named[one] for one in ids}, place, problems)
         return cls(tuple(named[one] for one in ids), tuple(ids))
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], place: str, problems: Problems | None = None) -> LabelSpace:
+        """Classes that are numbered by their place in a list: label, id and position are the same.
+
+        Raises:
+            DataError: no names, or names that occur twice.
+        """
+        problems = problems or Problems()
+        if not names:
+            problems.report("bad class", place, "the list of class names is empty: give one name per class")
+        check_names(dict(enumerate(names)), place, problems)
+        return cls(tuple(names), tuple(range(len(names))))
+
+    def with_unused_ids(self) -> LabelSpace:
+        """The label space in which the label of a class is its id, as in official files with max id + 1 classes.
+
+        Ids that no class has are classes named ``(unused 0)``, ...: nothing is annotated with them, so they take no
+        part in metrics, and their rows learn to stay silent.
+
+        Raises:
+            DataError: an id below 0.
+        """
+        known = dict(zip(self.category_ids, self.names))
+        if min(known, default=0) < 0:
+            raise DataError(f"category id {min(known)} cannot be a label: ids as labels start at 0")
+        ids = tuple(range(max(known, default=-1) + 1))
+        return LabelSpace(tuple(known.get(one, f"(unused {one})") for one in ids), ids)
+
+    def in_order(self, classes: Sequence[str], place: str, problems: Problems | None = None) -> LabelSpace:
+        """The same classes with labels in the order of ``classes``, whatever their ids.
+
+        Raises:
+            DataError: a name that the file does not have, or one of the file that is not given.
+        """
+        problems = problems or Problems()
+        ids = dict(zip(self.names, self.category_ids))
+        unknown = [one for one in classes if one not in ids]
+        missing = [one for one in self.names if one not in classes]
+        if unknown or missing or len(set(classes)) != len(classes):
+            problems.report(
+                "bad class",
+                place,
+                f"classes: the file's classes are {self.describe()}; unknown: {unknown or 'none'}, "
+                f"not given: {missing or 'none'}: give every name of the file once",
+            )
+            return self
+        return LabelSpace(tuple(classes), tuple(ids[one] for one in classes))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for checkpoints and exports; ``from_dict`` reads it back to an equal object."""
@@ -98,6 +153,28 @@ class LabelSpace:
         return ", ".join([*shown, f"... ({len(self) - _SHOWN} more)"] if len(self) > _SHOWN else shown)
 
 
+def check_names(names: Mapping[int, str], place: str, problems: Problems) -> None:
+    """Refuse names that a person would take for one: equal but for case and spaces around them.
+
+    Args:
+        names: by id.
+        place: file for messages.
+    """
+    first: dict[str, int] = {}
+    for number, name in names.items():
+        other = first.setdefault(" ".join(name.split()).casefold(), number)
+        if other == number:
+            continue
+        if names[other] == name:
+            text = f"category name {name!r} occurs twice (ids {other} and {number}): rename one"
+        else:
+            text = (
+                f"category names {names[other]!r} (id {other}) and {name!r} (id {number}) differ only in upper and "
+                "lower case or spaces: rename one, or merge them if they are one class"
+            )
+        problems.report("bad class", place, text)
+
+
 class ConfigReader(Protocol):
     """What is needed of a config: plain values by dotted key."""
 
@@ -107,25 +184,28 @@ class ConfigReader(Protocol):
 def num_classes_of(config: ConfigReader) -> int | None:
     """Class count of the training data that a config names (validation data where it has no training data).
 
+    The data set's class is asked: its ``label_space_of`` reads no more of the files than it needs.
+
     Returns:
-        None where the config names no annotation file.
+        None where the config names no data set that knows its classes.
 
     Raises:
-        DataError: the file is missing or not COCO JSON.
+        DataError: the file that says the classes is missing or cannot be used.
     """
     for loader in ("train_dataloader", "val_dataloader"):
         section = config.get(f"{loader}.dataset")
-        if not isinstance(section, Mapping) or not section.get("ann_file"):
+        section = {"type": section} if isinstance(section, str) else section
+        if not isinstance(section, Mapping) or section.get("type") not in REGISTRY:
             continue
-        remap = section.get("remap_mscoco_category", config.get("remap_mscoco_category"))
-        return len(MSCOCO if remap else _label_space_of(Path(section["ann_file"])))
+        name = section["type"]
+        label_space_of = getattr(REGISTRY[name], "label_space_of", None)
+        if label_space_of is None:
+            continue
+        defaults = {"remap_mscoco_category": config.get("remap_mscoco_category"), **(config.get(name) or {})}
+        space: LabelSpace | None = label_space_of({**defaults, **section})
+        if space is not None:
+            return len(space)
     return None
-
-
-def _label_space_of(path: Path) -> LabelSpace:
-    from .dataset.annotations import read_json  # here, because annotations.py imports this module
-
-    return LabelSpace.from_coco(read_json(path), str(path))
 
 
 _MSCOCO_TABLE = """

@@ -8,7 +8,9 @@ import pytest
 
 from data import coco_files
 from golden_cases import golden_path
+from isdfine import components  # noqa: F401  # registers the data sets
 from isdfine.core.errors import DataError
+from isdfine.data.dataset.problems import Problems
 from isdfine.data.label_space import MSCOCO, LabelSpace, num_classes_of
 
 
@@ -69,6 +71,10 @@ def test_long_lists_are_abbreviated():
     [
         ([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], r"place: category id 1 occurs twice \('a' and 'b'\)"),
         ([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], r"category name 'a' occurs twice \(ids 1 and 2\)"),
+        (
+            [{"id": 4, "name": "Car"}, {"id": 2, "name": " car"}],
+            r"category names ' car' \(id 2\) and 'Car' \(id 4\) differ only in upper and lower case or spaces: rename",
+        ),
         ([{"id": "1", "name": "a"}], "needs an integer id and a name"),
         ([{"id": 1}], "needs an integer id and a name"),
         ([], "list of categories is empty"),
@@ -82,16 +88,61 @@ def test_wrong_categories(categories, match):
 def test_names_and_ids_must_belong_together():
     with pytest.raises(DataError, match="1 class names for 2 category ids"):
         LabelSpace(("a",), (1, 2))
-    with pytest.raises(DataError, match="not ascending and unique"):
-        LabelSpace(("a", "b"), (2, 1))
+    with pytest.raises(DataError, match=r"category ids \(2, 2\) are not unique: give every class an id of its own"):
+        LabelSpace(("a", "b"), (2, 2))
+
+
+def test_ids_as_labels():
+    space = LabelSpace(("ant", "zebra"), (1, 3)).with_unused_ids()
+    assert space == LabelSpace(("(unused 0)", "ant", "(unused 2)", "zebra"), (0, 1, 2, 3))
+    assert space.with_unused_ids() == space
+    with pytest.raises(DataError, match="category id -1 cannot be a label: ids as labels start at 0"):
+        LabelSpace(("ant",), (-1,)).with_unused_ids()
+
+
+def test_names_in_a_list():
+    assert LabelSpace.from_names(["b", "a"], "names.txt") == LabelSpace(("b", "a"), (0, 1))
+    with pytest.raises(DataError, match=r"names.txt: the list of class names is empty"):
+        LabelSpace.from_names([], "names.txt")
+    with pytest.raises(
+        DataError, match=r"category names 'Car' \(id 0\) and 'car ' \(id 2\) differ only in upper and lo"
+    ):
+        LabelSpace.from_names(["Car", "bus", "car "], "names.txt")
+
+
+def test_all_wrong_categories_are_collected():
+    categories = [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}, {"id": 2, "name": "A"}, {"name": "c"}]
+    problems = Problems(collect=True)
+    assert LabelSpace.from_coco({"categories": categories}, "place", problems) == LabelSpace(("a", "A"), (1, 2))
+    assert {one.kind for one in problems.found} == {"bad class"}
+    assert len(problems.found) == 3
+    assert not LabelSpace.from_coco({"categories": []}, "place", problems).names
 
 
 def test_class_count_of_a_config(tmp_path: Path):
     _, path = coco_files.write(tmp_path, images=False)
-    dataset = {"ann_file": str(path)}
+    dataset = {"type": "CocoDetection", "ann_file": str(path)}
     assert num_classes_of(Tree({"train_dataloader": {"dataset": dataset}})) == 2
     assert num_classes_of(Tree({"val_dataloader": {"dataset": dataset}})) == 2
     assert num_classes_of(Tree({"train_dataloader": {"dataset": {**dataset, "remap_mscoco_category": True}}})) == 80
     assert num_classes_of(Tree({"remap_mscoco_category": True, "train_dataloader": {"dataset": dataset}})) == 80
     assert num_classes_of(Tree({"train_dataloader": {"dataset": {"type": "Mine"}}})) is None
+    own = {"CocoDetection": dataset, "train_dataloader": {"dataset": "CocoDetection"}}
+    assert num_classes_of(Tree(own)) == 2
+    assert num_classes_of(Tree({"train_dataloader": {"dataset": {"type": "ImageFolder", "img_folder": "x"}}})) is None
     assert num_classes_of(Tree({})) is None
+
+
+def test_class_count_of_every_format(tmp_path: Path):
+    def count(**section):
+        return num_classes_of(Tree({"train_dataloader": {"dataset": section}}))
+
+    (tmp_path / "label_list.txt").write_text("ant\n\nbee\n")
+    (tmp_path / "data.yaml").write_text("names: {0: ant, 1: bee, 2: cat}")
+    _, path = coco_files.write(tmp_path, images=False)
+    assert count(type="VOCDetection", root=str(tmp_path)) == 2
+    assert count(type="VOCDetection", root=str(tmp_path), classes=["a"]) == 1
+    assert count(type="YoloDetection", data=str(tmp_path / "data.yaml")) == 3
+    assert count(type="CrowdHumanDetection", heads=True) == 2
+    assert count(type="CrowdHumanDetection", boxes="hbox") == 1
+    assert count(type="Objects365Detection", ann_file=[str(path)]) == 2

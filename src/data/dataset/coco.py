@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from ...core.registry import register
+from ..label_space import MSCOCO, LabelSpace
 from ..transforms.compose import Compose
-from .annotations import check_files, parse_coco
-from .detection import DetectionDataset, check_class_count, report_boxes_without_area
+from .coco_json import coco_label_space, parse_coco
+from .detection import DetectionDataset
+from .prepare import prepare
+from .subset import Subset
 
 
 @register
@@ -26,14 +30,19 @@ class CocoDetection(DetectionDataset):
         return_masks: must be False; masks are not supported.
         remap_mscoco_category: label 0..79 are COCO's 80 classes, also where the file lists fewer. Otherwise the labels
             are the file's own categories in id order, which for a complete COCO file is the same.
-        num_classes: class count to check against; None takes the data's.
+        num_classes: class count to check against; None takes the data's. The largest id + 1 is taken as official files
+            mean it: see ``with_class_count``.
         invalid_boxes: ``error`` stops on boxes that are inverted (negative width or height) or wholly outside their
             image, which are mistakes of a conversion; ``drop`` leaves them out with a warning, as the official recipe
             does in silence. Boxes of zero width or height are left out with a warning in both cases.
+        subset: part of the images: a fraction in (0, 1], a list of file names or ids, or a text file with one per line.
+        subset_seed: of a fraction's draw; with one seed a smaller fraction is part of every larger one.
+        classes: all class names of the file in the order that labels shall have; None: the order of the ids.
 
     Raises:
-        DataError: see ``parse_coco``, ``check_files``; or a class count that is not the data's.
+        DataError: see ``parse_coco`` and ``prepare``.
         ValueError: ``return_masks`` is True.
+        ConfigError: a fraction outside (0, 1].
     """
 
     def __init__(
@@ -46,11 +55,30 @@ class CocoDetection(DetectionDataset):
         num_classes: int | None = None,
         *,
         invalid_boxes: Literal["error", "drop"] = "error",
+        subset: float | str | list[str] | None = None,
+        subset_seed: int = 0,
+        classes: list[str] | None = None,
     ) -> None:
         if return_masks:
             raise ValueError(f"return_masks is {return_masks}: masks are not supported, set return_masks: False")
-        annotations = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category)
+        chosen = Subset(subset, subset_seed)
+        parsed = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category, classes=classes)
+        annotations = prepare(
+            parsed,
+            img_folder,
+            num_classes=num_classes,
+            subset=chosen,
+            invalid_boxes=invalid_boxes,
+            fixed_labels=remap_mscoco_category or classes is not None,
+        )
         super().__init__(annotations, img_folder, transforms)
-        check_class_count(self, num_classes)
-        check_files(img_folder, annotations.file_names, ann_file)
-        report_boxes_without_area(annotations, invalid_boxes)
+
+    @classmethod
+    def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:
+        """The categories of the file, or COCO's 80: see ``DetectionDataset.label_space_of``."""
+        remap, classes = bool(section.get("remap_mscoco_category")), section.get("classes")
+        if remap and classes is None:
+            return MSCOCO
+        if not section.get("ann_file"):
+            return None
+        return coco_label_space(section["ann_file"], remap_mscoco_category=remap, classes=classes)

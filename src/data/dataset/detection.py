@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import random
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +26,6 @@ from ..transforms.compose import Compose
 from ..transforms.ops import PixelConversion
 from .annotations import Annotations
 from .images import load_rgb
-
-logger = logging.getLogger(__name__)
 
 Sample = tuple[Any, dict[str, Tensor]]
 """An image (uint8 ``tv_tensors.Image`` (3, H, W) once ConvertPILImage ran) and its target."""
@@ -53,10 +50,12 @@ class GroundTruth:
     """(T, 4) xyxy pixels, float32; crowd regions and boxes without area left out."""
     labels: Tensor
     """(T,) int64 contiguous index."""
+    upright: bool = False
+    """See ``Annotations``."""
 
     def image(self) -> Image.Image:
-        """Decode the file, upright, RGB."""
-        return load_rgb(self.path, self.size)
+        """Decode the file, RGB, turned as the boxes need it."""
+        return load_rgb(self.path, self.size, upright=self.upright)
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -71,10 +70,25 @@ class DetectionDataset(Dataset[Sample]):
         transforms: applied to (image, target), or None for the bare decoded image.
     """
 
+    annotated: ClassVar[bool] = True
+    """Whether there is a ground truth to evaluate against."""
+
     def __init__(self, annotations: Annotations, img_folder: str | Path, transforms: Compose | None = None) -> None:
         self.annotations = annotations
         self.img_folder = Path(img_folder)
         self.transforms = Compose() if transforms is None else transforms
+
+    @classmethod
+    def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:
+        """The classes that the data set of a config section will have, reading as little as possible.
+
+        Args:
+            section: the constructor's arguments as a config gives them, without a class count.
+
+        Returns:
+            None where the section does not say.
+        """
+        return None
 
     @property
     def label_space(self) -> LabelSpace:
@@ -118,13 +132,15 @@ class DetectionDataset(Dataset[Sample]):
             (height, width),
             torch.from_numpy(boxes[kept].astype(np.float32)),
             torch.from_numpy(labels),
+            self.annotations.upright,
         )
 
     def _load(self, index: int) -> tuple[Image.Image, dict[str, Tensor]]:
         data = self.annotations
         height, width = data.sizes[index].tolist()
         path = self.img_folder / data.file_names[index]
-        image = load_rgb(path, (height, width), f"image {data.image_ids[index]} of {data.place}")
+        owner = f"image {data.image_ids[index]} of {data.place}"
+        image = load_rgb(path, (height, width), owner, upright=data.upright)
         rows = data.rows(index)
         boxes, kept = data.training_boxes(index)
         target = {
@@ -138,56 +154,6 @@ class DetectionDataset(Dataset[Sample]):
             "orig_size": torch.tensor([height, width]),
         }
         return image, target
-
-
-def check_class_count(dataset: DetectionDataset, num_classes: int | None) -> None:
-    """Refuse a configured class count that is not the data's.
-
-    Raises:
-        DataError: lists the classes of the data and the remedy.
-    """
-    space = dataset.label_space
-    if num_classes is not None and num_classes != len(space):
-        ids_as_labels = (
-            f" (files whose labels are the category ids themselves, like the official Objects365 ones with 366, count "
-            f"one more than the largest id; here labels are 0..{len(space) - 1}, so give the number of classes)"
-        )
-        raise DataError(
-            f"num_classes is {num_classes}, but {dataset.annotations.place} has {len(space)} classes: "
-            f"{space.describe()}. "
-            f"Set num_classes: {len(space)}, leave it out to have it read from the data, or correct the annotation file"
-            + (ids_as_labels if num_classes == max(space.category_ids) + 1 else "")
-        )
-
-
-def report_boxes_without_area(annotations: Annotations, rule: str) -> None:
-    """Say how many boxes have nothing inside their image: empty, inverted, or outside.
-
-    Args:
-        rule: ``error``: inverted boxes and boxes outside are mistakes; ``drop``: they are left out like empty ones,
-            with one warning, as the official recipe does in silence.
-
-    Raises:
-        DataError: there are inverted boxes or boxes outside, and the rule is ``error``.
-    """
-    rows = annotations.without_area()
-    if not rows.size:
-        return
-    width, height = annotations.boxes_xywh_px[rows, 2:].T
-    inverted, empty = (width < 0) | (height < 0), (width == 0) | (height == 0)
-    counts: Mapping[str, int] = {
-        "inverted": int(inverted.sum()),
-        "of zero size": int((empty & ~inverted).sum()),
-        "outside the image": int((~empty & ~inverted).sum()),
-    }
-    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    text = (
-        f"{annotations.place}: {rows.size} of {len(annotations.ids)} boxes cover nothing of their image ({kinds}), "
-        f"annotation ids {', '.join(map(str, annotations.ids[rows[:5]]))}{', ...' if rows.size > 5 else ''}"
-    )
-    if rule == "error" and (inverted | ~empty).any():
-        raise DataError(f"{text}: correct them, or leave them out with invalid_boxes: drop (in the dataset section)")
-    logger.warning("%s: not used as training targets", text)
 
 
 @contextmanager

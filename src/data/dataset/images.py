@@ -4,27 +4,37 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ...core.errors import DataError
+from .problems import Problems
 
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Files that count as images where a folder is listed."""
+_THREADS = 8
+_ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for broken files: it has no one error for that."""
 
 
-def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry") -> Image.Image:
+def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry", *, upright: bool = False) -> Image.Image:
     """Decode an image and check it against its annotated size.
 
     COCO boxes belong to the pixels as stored, so an EXIF orientation is applied only where the annotated size
-    is that of the turned image and not that of the stored one.
+    is that of the turned image and not that of the stored one, unless ``upright`` says that it always counts.
 
     Args:
         path: the file.
         size: annotated (height, width).
         owner: who says so, for messages: ``image 17 of train.json``.
+        upright: apply the EXIF orientation in any case.
 
     Raises:
         DataError: missing, not decodable, or of another size; boxes of a wrong size would be scaled wrongly in silence.
@@ -33,7 +43,7 @@ def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry") -> Ima
         with Image.open(path) as file:
             file.load()
             image = _rgb(file)
-            turned = ImageOps.exif_transpose(image) if (file.height, file.width) != size else image
+            turned = ImageOps.exif_transpose(image) if upright or (file.height, file.width) != size else image
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image, but {owner} names it: check img_folder") from error
     except _UNDECODABLE as error:
@@ -46,6 +56,63 @@ def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry") -> Ima
             "the boxes would not fit; correct the annotation or the file"
         )
     return turned
+
+
+def list_images(folder: Path) -> list[str]:
+    """Images in a folder and those below it, as relative paths in the order of their names; links are followed."""
+    found: list[str] = []
+    visited: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [one for one in folders if not one.startswith(".")]
+        real = os.path.realpath(parent)
+        if real in visited:  # a link to a folder that holds it would never end
+            folders.clear()
+            continue
+        visited.add(real)
+        inside = os.path.relpath(parent, folder)
+        images = [one for one in names if one.lower().endswith(SUFFIXES) and not one.startswith(".")]
+        found += [one if inside == "." else os.path.join(inside, one) for one in images]
+    return sorted(found)
+
+
+def image_sizes(
+    paths: Sequence[Path], *, upright: bool = False, problems: Problems | None = None
+) -> list[tuple[int, int] | None]:
+    """Sizes (height, width) of n images from their headers, without decoding them.
+
+    Args:
+        paths: the files.
+        upright: as viewers show the image, turned by its EXIF orientation.
+        problems: where to report; None raises.
+
+    Returns:
+        One per path; None for those that were reported.
+
+    Raises:
+        DataError: a file that is missing or no image.
+    """
+    problems = problems or Problems()
+
+    def size_of(path: Path) -> tuple[int, int] | str:
+        try:
+            with Image.open(path) as file:
+                turned = upright and file.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+                return (file.width, file.height) if turned else (file.height, file.width)
+        except FileNotFoundError:
+            return "missing"
+        except _UNDECODABLE as error:
+            return f"cannot be read as an image ({error}): replace the file or remove its entry"
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        answers = list(pool.map(size_of, paths))
+    sizes: list[tuple[int, int] | None] = []
+    for path, answer in zip(paths, answers):
+        if answer == "missing":
+            problems.report("missing image", str(path), "no such image: add it or remove its entry")
+        elif isinstance(answer, str):
+            problems.report("unreadable image", str(path), answer)
+        sizes.append(None if isinstance(answer, str) else answer)
+    return sizes
 
 
 def _rgb(image: Image.Image) -> Image.Image:

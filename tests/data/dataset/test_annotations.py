@@ -1,163 +1,48 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-import copy
-
 import numpy as np
 import pytest
 
 from data import coco_files
 from isdfine.core.errors import DataError
-from isdfine.data.dataset.annotations import check_files, parse_coco, read_json
-from isdfine.data.label_space import MSCOCO
+from isdfine.data.dataset.annotations import Collected, check_files
+from isdfine.data.dataset.coco_json import parse_coco
+from isdfine.data.dataset.problems import Problems
+from isdfine.data.label_space import LabelSpace
+
+SPACE = LabelSpace(("ant", "bee"), (0, 1))
 
 
-def changed(path: str, value):
-    """The small file with one entry replaced: ``images.0.id``; a value of ``...`` removes it."""
-    data = coco_files.content()
-    node, parts = data, path.split(".")
-    for part in parts[:-1]:
-        node = node[int(part)] if part.isdigit() else node[part]
-    key = int(parts[-1]) if parts[-1].isdigit() else parts[-1]
-    if value is ...:
-        del node[key]
-    else:
-        node[key] = value
-    return data
+def test_collected_image_by_image():
+    collected = Collected()
+    collected.add("a.png", 4, (10, 20), [[1, 2, 3, 4], [0, 0, 1, 1]], [1, 0], [False, True])
+    collected.add("b.png", 5, (30, 40))
+    collected.add("c.png", 6, (30, 40), [[5, 5, 2.5, 2]], [1])
+    found = collected.annotations(SPACE, "list.txt", "root", upright=True)
+    assert (found.place, found.folder, found.upright, found.file_names) == (
+        "list.txt", "root", True, ("a.png", "b.png", "c.png"),
+    )  # fmt: skip
+    assert found.offsets.tolist() == [0, 2, 2, 3]
+    assert found.area_px.tolist() == [12, 1, 5]
+    assert found.labels.tolist() == [1, 0, 1]
+    assert found.crowd.tolist() == [False, True, False]
+    assert found.ids.tolist() == [1, 2, 3]
+    assert Collected().annotations(SPACE, "", "").boxes_xywh_px.shape == (0, 4)
 
 
-def test_arrays_by_hand(tmp_path):
-    data = parse_coco(coco_files.write(tmp_path)[1])
-    assert data.image_ids.tolist() == [7, 3]
-    assert data.sizes.tolist() == [[40, 60], [50, 50]]
-    assert data.offsets.tolist() == [0, 3, 4]
-    assert data.ids.tolist() == [12, 13, 14, 11]
-    assert data.labels.tolist() == [0, 1, 1, 1]
-    assert data.crowd.tolist() == [False, True, False, False]
-    assert data.area_px.tolist() == [410.0, 2400.0, 77.5, 600.0]
-    boxes, kept = data.training_boxes(0)
-    assert boxes.tolist() == [[50, 30, 60, 40], [0, 0, 60, 40], [5, 5, 15, 15]]
-    assert kept.tolist() == [True, False, True]
-
-
-def test_order_of_the_file_changes_no_label(tmp_path):
-    data = coco_files.content()
-    shuffled = copy.deepcopy(data)
-    shuffled["categories"].reverse()
-    shuffled["annotations"].reverse()
-    one = parse_coco(coco_files.write(tmp_path / "a", data)[1])
-    two = parse_coco(coco_files.write(tmp_path / "b", shuffled)[1])
-    assert dict(zip(one.ids.tolist(), one.labels.tolist())) == dict(zip(two.ids.tolist(), two.labels.tolist()))
-
-
-def test_no_annotations_at_all(tmp_path, caplog):
-    data = parse_coco(coco_files.write(tmp_path, changed("annotations", []))[1])
-    assert data.offsets.tolist() == [0, 0, 0]
-    assert data.boxes_xywh_px.shape == (0, 4)
-    assert data.training_boxes(1)[0].shape == (0, 4)
-    assert data.without_area().size == 0
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{data.place}: the list of annotations is empty: no image of it has a box"
-    ]
-
-
-def test_remap_uses_the_eighty_classes(tmp_path):
-    data = coco_files.content()
-    data["categories"] = [{"id": 90, "name": "toothbrush"}, {"id": 13, "name": "stop sign"}]
-    for entry, number in zip(data["annotations"], (13, 90, 13, 13)):
-        entry["category_id"] = number
-    path = coco_files.write(tmp_path, data)[1]
-    assert parse_coco(path, remap_mscoco_category=True).label_space == MSCOCO
-    assert parse_coco(path, remap_mscoco_category=True).labels.tolist() == [79, 11, 11, 11]
-    assert parse_coco(path).labels.tolist() == [1, 0, 0, 0]
-
-
-def test_remap_of_foreign_categories(tmp_path):
-    data = coco_files.content()
-    data["categories"].append({"id": 91, "name": "hair brush"})
-    path = coco_files.write(tmp_path, data)[1]
-    with pytest.raises(
-        DataError, match=r"categories 91=hair brush are not among COCO's 80: set remap_mscoco_category: F"
-    ):
-        parse_coco(path, remap_mscoco_category=True)
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match=r"none\.json: the annotation file cannot be opened .*check ann_file"):
-        read_json(tmp_path / "none.json")
-    with pytest.raises(DataError, match="cannot be opened"):
-        read_json(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["not json", "\xff\xfe", ""])
-def test_not_json(tmp_path, text):
-    (tmp_path / "x.json").write_text(text, encoding="latin-1")
-    with pytest.raises(DataError, match=r"x\.json: not a JSON file"):
-        read_json(tmp_path / "x.json")
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("[]", "no list called images, annotations, categories"),
-        ('{"images": [], "annotations": []}', "no list called categories at the top level"),
-        ('{"images": {}, "annotations": [], "categories": []}', "no list called images"),
-    ],
-)
-def test_not_coco(tmp_path, text, match):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(DataError, match=match):
-        read_json(tmp_path / "x.json")
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "match"),
-    [
-        ("images", [], "list of images is empty"),
-        ("images.0", 5, r"images\[0\] is 5, not an object"),
-        ("images.0.file_name", ..., "image 7 has no file_name"),
-        ("images.1.width", ..., r"image 3 \(sub/b.png\) has height, width \(50, None\)"),
-        ("images.1.height", 0, r"has height, width \(0, 50\): give whole numbers above 0"),
-        ("images.1.width", 96.0, r"image 3 \(sub/b.png\) has height, width \(50, 96.0\): give whole numbers above 0"),
-        ("images.1.width", 10**30, "give whole numbers above 0"),
-        ("images.1.id", 10**30, "entry 1 has id 10+, which does not fit into 64 bits"),
-        ("images.1.id", 7, "image id 7 occurs 2 times"),
-        ("images.1.id", "3", "entry 1 has id '3', not a whole number"),
-        ("images.1.id", ..., "entry 1 has id None, not a whole number"),
-        ("annotations.0", [], r"annotations\[0\] is \[\], not an object"),
-        ("annotations.1.image_id", 99, r"annotation 12 has image_id 99, which no image has \(1 such annotations\)"),
-        ("annotations.1.image_id", ..., "entry 1 has image_id None"),
-        (
-            "annotations.2.category_id",
-            5,
-            "annotation 13 has category_id 5, not one of the 2 categories: 2=ant, 9=zebra",
-        ),
-        ("annotations.2.category_id", ..., "annotation 13 has category_id None"),
-        ("annotations.2.category_id", [1], r"annotation 13 has category_id \[1\], not a whole number"),
-        ("annotations.2.category_id", "9", "annotation 13 has category_id '9', not a whole number"),
-        ("annotations.2.category_id", 2.5, "annotation 13 has category_id 2.5, not one of the 2 categories"),
-        ("annotations.3.bbox", [1, 2, 10**400, 4], r"annotation 14 has bbox \[1, 2, 10+\.\.\.: expected 4 finite"),
-        ("annotations.3.area", 10**400, r"annotation 14 has area 10+\.\.\.: expected a number"),
-        ("annotations.0.bbox", ..., "annotation 11 has bbox None: expected 4 finite numbers"),
-        ("annotations.0.bbox", [1, 2, 3], r"annotation 11 has bbox \[1, 2, 3\]"),
-        ("annotations.3.bbox", [1, 2, "3", 4], r"annotation 14 has bbox \[1, 2, '3', 4\]"),
-        ("annotations.3.bbox", [1, 2, float("nan"), 4], r"annotation 14 has bbox \[1, 2, nan, 4\]"),
-        ("annotations.3.area", "7", "annotation 14 has area '7'"),
-        ("annotations.3.iscrowd", "no", "entry 3 has iscrowd 'no', not a whole number"),
-    ],
-)
-def test_wrong_entries_are_named(tmp_path, path, value, match):
-    file = coco_files.write(tmp_path, changed(path, value), images=False)[1]
-    with pytest.raises(DataError, match=match) as caught:
-        parse_coco(file)
-    assert str(file) in str(caught.value)
-
-
-def test_all_boxes_of_three_numbers(tmp_path):
-    data = coco_files.content()
-    for entry in data["annotations"]:
-        entry["bbox"] = [1, 2, 3]
-    with pytest.raises(DataError, match="annotation 11 has bbox"):
-        parse_coco(coco_files.write(tmp_path, data)[1])
+def test_some_images_of_many(tmp_path):
+    data = parse_coco(coco_files.write(tmp_path, images=False)[1])
+    both = data.take([1, 0])
+    assert both.file_names == ("sub/b.png", "a.png")
+    assert both.sizes.tolist() == [[50, 50], [40, 60]]
+    assert both.offsets.tolist() == [0, 1, 4]
+    assert both.ids.tolist() == [11, 12, 13, 14]
+    assert data.take([1]).area_px.tolist() == [600.0]
+    assert data.take([]).offsets.tolist() == [0]
+    same = data.take([0, 1])
+    assert all(
+        np.array_equal(getattr(same, name), getattr(data, name)) for name in ("boxes_xywh_px", "labels", "crowd")
+    )
 
 
 def test_missing_images_are_named(tmp_path):
@@ -171,10 +56,11 @@ def test_missing_images_are_named(tmp_path):
         check_files(root / "nowhere", ["a.png"], "x.json")
 
 
-def test_the_real_file(tmp_path):
-    folder = coco_files.shared_data("coco128")
-    data = parse_coco(folder / "annotations" / "instances_train2017.json")
-    assert len(data) == 128
-    assert data.crowd.sum() == 10
-    assert data.without_area().size == 0
-    assert np.all(data.labels < 80)
+def test_missing_images_are_collected(tmp_path):
+    root, _ = coco_files.write(tmp_path)
+    problems = Problems(collect=True)
+    names = ["a.png", "b.png", str(root / "sub" / "b.png")]
+    assert check_files(root, names, "x.json", problems).tolist() == [True, False, True]
+    assert [(one.kind, one.place) for one in problems.found] == [("missing image", str(root / "b.png"))]
+    assert "not there, but x.json lists it: add it or remove its entry" in problems.found[0].text
+    assert not check_files(root / "nowhere", ["a.png"], "x.json", problems).any()

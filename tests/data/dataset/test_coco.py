@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from data import coco_files
-from isdfine.core.errors import DataError
+from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.detection import SampleKey
+from isdfine.data.label_space import LabelSpace
 from isdfine.data.transforms import Compose, ConvertBoxes, ConvertPILImage, RandomPhotometricDistort
 
 
@@ -64,7 +65,7 @@ def test_boxes_that_cover_nothing(tmp_path, caplog):
     assert len(caplog.records) == 1
     text = caplog.text
     assert "4 of 8 boxes cover nothing of their image (1 inverted, 1 of zero size, 2 outside the image)" in text
-    assert "annotation ids 21, 22, 23, 24: not used as training targets" in text
+    assert "annotation ids 21, 22, 23, 24 (in a.png): not used as training targets" in text
     assert dataset[0][1]["labels"].tolist() == [0, 1]
     assert len(dataset.annotations.ids) == 8
     with pytest.raises(
@@ -77,7 +78,9 @@ def test_a_box_of_zero_size_is_left_out_with_a_warning(tmp_path, caplog):
     data = coco_files.content()
     data["annotations"].append(coco_files.annotation(23, 7, 2, [10, 10, 0, 5]))
     dataset = open_small(tmp_path, data)
-    assert "1 of 5 boxes cover nothing of their image (1 of zero size), annotation ids 23: not used" in caplog.text
+    assert (
+        "1 of 5 boxes cover nothing of their image (1 of zero size), annotation ids 23 (in a.png): not u" in caplog.text
+    )
     assert dataset[0][1]["labels"].tolist() == [0, 1]
 
 
@@ -94,12 +97,47 @@ def test_a_contradicting_class_count(tmp_path):
         open_small(tmp_path, num_classes=3)
 
 
-def test_largest_id_plus_one_is_no_class_count(tmp_path):
-    with pytest.raises(DataError, match=r"has 2 classes: .*official Objects365 ones with 366.*give the number of cl"):
-        open_small(tmp_path, num_classes=10)
-    with pytest.raises(DataError) as caught:
+def test_largest_id_plus_one_makes_ids_the_labels(tmp_path, caplog):
+    dataset = open_small(tmp_path, num_classes=10)
+    assert dataset.label_space.category_ids == tuple(range(10))
+    assert [dataset.label_space.names[one] for one in (0, 2, 9)] == ["(unused 0)", "ant", "zebra"]
+    assert dataset[0][1]["labels"].tolist() == [2, 9]
+    assert "num_classes is 10, the largest category id + 1, for 2 classes: the ids are the labels" in caplog.text
+    assert "8 outputs stay unused; leave num_classes out" in caplog.text
+    with pytest.raises(DataError, match=r"num_classes is 9, but .* has 2 classes"):
         open_small(tmp_path, num_classes=9)
-    assert "Objects365" not in str(caught.value)
+    with pytest.raises(DataError, match=r"num_classes is 10, but .* has 2 classes"):
+        open_small(tmp_path, num_classes=10, classes=["zebra", "ant"])
+
+
+def test_labels_in_the_order_of_given_names(tmp_path):
+    dataset = open_small(tmp_path, classes=["zebra", "ant"])
+    assert dataset.label_space == LabelSpace(("zebra", "ant"), (9, 2))
+    assert dataset[0][1]["labels"].tolist() == [1, 0]
+    section = {"ann_file": str(tmp_path / "annotations.json"), "classes": ["zebra", "ant"]}
+    assert CocoDetection.label_space_of(section) == dataset.label_space
+    with pytest.raises(
+        DataError, match=r"classes are 2=ant, 9=zebra; unknown: \['bee'\], not given: \['ant'\]: give ev"
+    ):
+        open_small(tmp_path, classes=["zebra", "bee"])
+
+
+def test_a_subset_needs_only_its_files(tmp_path):
+    root, path = coco_files.write(tmp_path)
+    (root / "sub" / "b.png").unlink()
+    for subset in (["a.png"], ["7"], ["a"]):
+        dataset = CocoDetection(str(root), str(path), subset=subset)
+        assert dataset.annotations.file_names == ("a.png",)
+        assert dataset[0][1]["labels"].tolist() == [0, 1]
+    with pytest.raises(ConfigError, match=r"subset is 0.0: give a fraction above 0"):
+        CocoDetection(str(root), str(path), subset=0.0)
+
+
+def test_an_image_listed_twice_is_said(tmp_path, caplog):
+    data = coco_files.content()
+    data["images"].append({**data["images"][0], "id": 8})
+    assert len(open_small(tmp_path, data)) == 3
+    assert "1 of 3 images are listed more than once" in caplog.text
 
 
 def test_masks_are_refused(tmp_path):

@@ -6,7 +6,8 @@ from PIL import Image
 
 from data import coco_files
 from isdfine.core.errors import DataError
-from isdfine.data.dataset.images import load_rgb
+from isdfine.data.dataset.images import image_sizes, list_images, load_rgb
+from isdfine.data.dataset.problems import Problems
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I"])
@@ -72,3 +73,39 @@ def test_truncated_photo(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"a.png: no such image, but image 7 names it"):
         load_rgb(tmp_path / "a.png", (6, 9), "image 7")
+
+
+def test_sizes_from_headers(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("L", (5, 4)).save(tmp_path / "b.png")
+    paths = [tmp_path / "a.jpg", tmp_path / "b.png"]
+    assert image_sizes(paths) == [(6, 9), (4, 5)]
+    assert image_sizes(paths, upright=True) == [(9, 6), (4, 5)]
+    with pytest.raises(DataError, match=r"c.png: no such image: add it or remove its entry"):
+        image_sizes([tmp_path / "c.png"])
+    (tmp_path / "d.png").write_bytes(b"")
+    problems = Problems(collect=True)
+    assert image_sizes([tmp_path / "c.png", *paths, tmp_path / "d.png"], problems=problems) == [
+        None, (6, 9), (4, 5), None,
+    ]  # fmt: skip
+    assert [one.kind for one in problems.found] == ["missing image", "unreadable image"]
+
+
+def test_an_upright_image_is_turned_even_where_its_size_stays(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image = Image.new("RGB", (9, 6))
+    image.putpixel((0, 0), (255, 255, 255))
+    image.save(tmp_path / "a.png", exif=exif)
+    assert load_rgb(tmp_path / "a.png", (6, 9)).getpixel((0, 0)) == (255, 255, 255)
+    assert load_rgb(tmp_path / "a.png", (6, 9), upright=True).getpixel((8, 5)) == (255, 255, 255)
+
+
+def test_images_of_a_folder(tmp_path):
+    assert list_images(tmp_path / "none") == []
+    (tmp_path / "b").mkdir()
+    for name in ("b/c.PNG", "a.webp", "b.txt"):
+        (tmp_path / name).touch()
+    assert list_images(tmp_path) == ["a.webp", "b/c.PNG"]

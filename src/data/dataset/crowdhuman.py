@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""CrowdHuman: one JSON object per line and image (odgt)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ...core.errors import ConfigError
+from ...core.registry import register
+from ..label_space import LabelSpace
+from ..transforms.compose import Compose
+from .annotations import Annotations, Collected
+from .detection import DetectionDataset
+from .images import image_sizes
+from .prepare import prepare
+from .problems import Problems
+from .subset import Subset
+from .text_lines import text_lines
+
+BoxKind = Literal["fbox", "vbox", "hbox"]
+_PERSON, _HEAD = "person", "head"
+
+
+@register
+class CrowdHumanDetection(DetectionDataset):
+    """Persons in crowds, as the CrowdHuman annotation files describe them.
+
+    Objects tagged ``mask`` (groups, reflections) and those with ``extra.ignore`` are crowd regions: no targets, and
+    evaluation ignores what is detected in them. Sizes come from the image headers. Ids: person 1, head 2.
+
+    Args:
+        img_folder: folder of the images ``<ID>.jpg``.
+        ann_file: the odgt file.
+        transforms: applied to (image, target).
+        boxes: ``fbox`` the full body (it may reach outside the image), ``vbox`` its visible part, ``hbox`` the head.
+        heads: a second class ``head`` with the head boxes; not together with ``boxes: hbox``.
+        num_classes: class count to check against; None takes the data's.
+        invalid_boxes, subset, subset_seed: as for ``CocoDetection``. Images of the subset are looked at only.
+
+    Raises:
+        DataError: see ``parse_crowdhuman`` and ``prepare``.
+        ConfigError: heads twice, or a fraction outside (0, 1].
+    """
+
+    def __init__(
+        self,
+        img_folder: str,
+        ann_file: str,
+        transforms: Compose | None = None,
+        *,
+        boxes: BoxKind = "fbox",
+        heads: bool = False,
+        num_classes: int | None = None,
+        invalid_boxes: Literal["error", "drop"] = "error",
+        subset: float | str | list[str] | None = None,
+        subset_seed: int = 0,
+    ) -> None:
+        chosen = Subset(subset, subset_seed)
+        parsed = parse_crowdhuman(img_folder, ann_file, boxes=boxes, heads=heads, subset=chosen)
+        annotations = prepare(parsed, img_folder, num_classes=num_classes, invalid_boxes=invalid_boxes)
+        super().__init__(annotations, img_folder, transforms)
+
+    @classmethod
+    def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:
+        """Person, head, or both: see ``DetectionDataset.label_space_of``."""
+        return crowdhuman_label_space(section.get("boxes", "fbox"), bool(section.get("heads")))
+
+
+def crowdhuman_label_space(boxes: str, heads: bool) -> LabelSpace:
+    """Classes for a choice of boxes.
+
+    Raises:
+        ConfigError: heads are asked for twice.
+    """
+    if boxes == "hbox":
+        if heads:
+            raise ConfigError("heads is True and boxes is hbox: both mean the heads; give one of them")
+        return LabelSpace((_HEAD,), (2,))
+    return LabelSpace((_PERSON, _HEAD), (1, 2)) if heads else LabelSpace((_PERSON,), (1,))
+
+
+def parse_crowdhuman(
+    img_folder: str | Path,
+    ann_file: str | Path,
+    *,
+    boxes: BoxKind = "fbox",
+    heads: bool = False,
+    subset: Subset | None = None,
+    problems: Problems | None = None,
+) -> Annotations:
+    """Open an odgt file; for the rules see ``CrowdHumanDetection``.
+
+    Args:
+        subset: images to open; the others are not looked at.
+        problems: where to report what is wrong; None raises at once.
+
+    Raises:
+        DataError: with file and line: no JSON, no ID, objects without the wanted box; missing images; no line at all.
+    """
+    path, root, problems = Path(ann_file), Path(img_folder), problems or Problems()
+    space = crowdhuman_label_space(boxes, heads)
+    entries = _entries(path, problems)
+    names = [entry.file_name for entry in entries]
+    indices = (subset or Subset()).indices(names, None, str(path)).tolist()
+    sizes = image_sizes([root / names[index] for index in indices], problems=problems)
+    collected = Collected()
+    for index, size in zip(indices, sizes):
+        objects = _objects(entries[index], boxes, heads, problems)
+        if size:
+            kinds = [one.kind for one in objects]
+            labels = [space.names.index(_HEAD if kind == "hbox" else _PERSON) for kind in kinds]
+            crowd = [one.crowd for one in objects]
+            collected.add(names[index], index, size, [one.box for one in objects], labels, crowd)
+    return collected.annotations(space, str(path), str(root))
+
+
+class _Entry(NamedTuple):
+    file_name: str
+    objects: list[Any]
+    place: str
+
+
+class _Object(NamedTuple):
+    kind: str
+    box: list[float]
+    crowd: bool
+
+
+def _entries(path: Path, problems: Problems) -> list[_Entry]:
+    entries = []
+    for place, line in text_lines(path, problems):
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            text = f"not JSON ({error}): an odgt file has one JSON object per line"
+            problems.report("broken json", place, text)
+            continue
+        objects = content.get("gtboxes") if isinstance(content, dict) else None
+        if not isinstance(objects, list) or not isinstance(content.get("ID"), str) or not content["ID"]:
+            text = 'a line needs a text "ID" and a list "gtboxes": is this a CrowdHuman odgt file?'
+            problems.report("bad entry", place, text)
+            continue
+        entries.append(_Entry(f"{content['ID']}.jpg", objects, place))
+    if not entries and not problems.found:
+        problems.report("missing image", str(path), "no image is listed: nothing to train or evaluate on")
+    return entries
+
+
+def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> list[_Object]:
+    found = []
+    for number, content in enumerate(entry.objects):
+        content = content if isinstance(content, dict) else {}
+        tag = content.get("tag")
+        if tag not in (_PERSON, "mask"):
+            text = f"gtboxes[{number}] has tag {tag!r}, expected person or mask"
+            problems.report("unknown category", entry.place, text)
+            continue
+        ignored = tag == "mask" or _marked(content, "extra")
+        # Groups have no head of their own: their one region counts for the class of the body.
+        kinds = [boxes, "hbox"] if heads and tag == _PERSON else [boxes]
+        for kind in kinds:
+            box = _numbers(content.get(kind, content.get("fbox") if tag == "mask" else None))
+            if box is None:
+                text = (
+                    f"gtboxes[{number}] has {kind} {content.get(kind)!r}: expected 4 finite numbers x, y, width, height"
+                )
+                problems.report("bad box", entry.place, text)
+                continue
+            crowd = ignored or (kind == "hbox" and _marked(content, "head_attr"))
+            found.append(_Object(kind, box, crowd))
+    return found
+
+
+def _marked(content: Mapping[str, Any], key: str) -> bool:
+    attributes = content.get(key)
+    return isinstance(attributes, dict) and attributes.get("ignore") == 1
+
+
+def _numbers(value: object) -> list[float] | None:
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    numbers = [float(one) for one in value if type(one) in (int, float) and math.isfinite(one)]
+    return numbers if len(numbers) == 4 else None

@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Annotations of any format by its name, for tools that work on all of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import DataError
+from .annotations import Annotations
+from .coco_json import parse_coco
+from .crowdhuman import parse_crowdhuman
+from .image_folder import parse_folder
+from .objects365 import parse_objects365
+from .problems import Problems
+from .voc_files import parse_voc
+from .yolo_files import parse_yolo
+
+
+def read_annotations(
+    format: str, where: Mapping[str, Any], problems: Problems | None = None
+) -> tuple[Annotations, Path]:
+    """Open annotations without making a data set of them.
+
+    Args:
+        format: one of ``FORMATS``.
+        where: arguments as the data set of that format takes them (``img_folder``, ``ann_file``, ...).
+        problems: where to report what is wrong with the files; None raises at once.
+
+    Returns:
+        The annotations, and the folder that their file names are relative to.
+
+    Raises:
+        DataError: an unknown format, an argument that it does not have or that is missing; what the parser reports.
+    """
+    if format not in FORMATS:
+        raise DataError(f"format {format!r}: no such format; there are {', '.join(FORMATS)}")
+    parse = FORMATS[format]
+    known = inspect.signature(parse).parameters
+    unknown = [name for name in where if name not in known or name == "problems"]
+    missing = [name for name, one in known.items() if one.default is one.empty and name not in where]
+    if unknown or missing:
+        raise DataError(
+            f"format {format}: unknown {', '.join(unknown) or 'nothing'}, missing {', '.join(missing) or 'nothing'}; "
+            f"it takes {', '.join(name for name in known if name != 'problems')}"
+        )
+    annotations = parse(**where, problems=problems)
+    return annotations, Path(annotations.folder)
+
+
+def _coco(
+    img_folder: str,
+    ann_file: str,
+    *,
+    remap_mscoco_category: bool = False,
+    classes: list[str] | None = None,
+    problems: Problems | None = None,
+) -> Annotations:
+    parsed = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category, classes=classes, problems=problems)
+    return replace(parsed, folder=str(img_folder))
+
+
+FORMATS: dict[str, Callable[..., Annotations]] = {
+    "coco": _coco,
+    "voc": parse_voc,
+    "yolo": parse_yolo,
+    "crowdhuman": parse_crowdhuman,
+    "objects365": parse_objects365,
+    "folder": parse_folder,
+}
+"""Parsers by format."""

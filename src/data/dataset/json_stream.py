@@ -1,0 +1,214 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Read large JSON files piece by piece: a COCO file with polygons takes many times its size as Python objects."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import DataError
+
+_CHUNK = 1 << 23
+_BATCH = 20_000
+_TAIL = 1 << 20
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+Receiver = Callable[[list[Any], int], None]
+"""Takes a batch of elements of a list, and the position of the first one in it."""
+
+
+def read_lists(path: str | Path, receivers: Mapping[str, Receiver], *, skip: str | None = None) -> None:
+    """Hand the elements of top-level lists to their receivers, batch by batch; other values are passed over.
+
+    Args:
+        path: a JSON file whose top level is an object.
+        receivers: by key. Every key must be in the file and hold a list.
+        skip: a key whose value nobody needs, whatever object it is in: lists of numbers there are not parsed (polygons
+            are most of a COCO file, and parsing them most of the time), and receivers get 0 in their place.
+
+    Raises:
+        DataError: missing, not JSON (with the line), or without one of the lists.
+    """
+    collecting = gc.isenabled()
+    gc.disable()  # many small objects and no garbage cycles among them: collecting would double the time
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            found = _Reader(file, skip).lists(receivers)
+    except _Broken as error:
+        if skip:  # look again at the whole text, where the line is right
+            read_lists(path, dict.fromkeys(receivers, _ignore))
+        raise DataError(
+            f"{path}:{error.line}: not a JSON file ({error}): ann_file must be COCO detection JSON"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: the annotation file cannot be opened ({error.strerror}): check ann_file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a JSON file ({error}): ann_file must be COCO detection JSON") from error
+    finally:
+        if collecting:
+            gc.enable()
+    missing = [key for key in receivers if key not in found]
+    if missing:
+        raise DataError(f"{path}: not COCO detection JSON: no list called {', '.join(missing)} at the top level")
+
+
+def read_list(path: str | Path, key: str) -> list[Any]:
+    """One top-level list of a JSON file; quickly where it is the last value, as categories are in COCO files.
+
+    Raises:
+        DataError: missing, not JSON, or without the list.
+    """
+    last = _last_value(Path(path), key)
+    if isinstance(last, list):
+        return last
+    items: list[Any] = []
+    read_lists(path, {key: lambda batch, _: items.extend(batch)})
+    return items
+
+
+def _last_value(path: Path, key: str) -> Any:
+    """The value of ``key`` where nothing but the closing brace of the file follows it; else None."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return None  # the caller opens the file again and reports it
+    matches = list(re.finditer(rf'[{{,]\s*"{re.escape(key)}"\s*:\s*', text))
+    if not matches:
+        return None
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, matches[-1].end())
+    except ValueError:
+        return None
+    # One brace only: after a value inside another object there would be two.
+    return value if text[end:].strip() == "}" else None
+
+
+def _ignore(batch: list[Any], first: int) -> None:
+    """A receiver that needs nothing."""
+
+
+class _Broken(Exception):
+    """The text is not JSON."""
+
+    def __init__(self, text: str, line: int) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+class _Reader:
+    """A window of text that moves over the file."""
+
+    def __init__(self, file: Any, skip: str | None) -> None:
+        self.file = file
+        # The quotation mark or brace behind it shows that the list ends there and not in the part still to be read.
+        pattern = rf'"{re.escape(skip)}"\s*:\s*\[[^"{{}}]*\](?=\s*(?:,\s*"|\}}))' if skip else "(?!)"
+        self.skipped, self.instead = re.compile(pattern), f'"{skip}":0'
+        self.text = ""
+        self.position = 0
+        self.ended = False
+        self.lines, self.characters = 0, 0  # before the window
+        self.decode = json.JSONDecoder().raw_decode
+
+    def lists(self, receivers: Mapping[str, Receiver]) -> set[str]:
+        """Walk over the top-level object; returns the receivers' keys that hold lists."""
+        found: set[str] = set()
+        if self.peek() != "{":
+            self.value()  # broken JSON is reported as such
+            return found
+        self.position += 1
+        first = True
+        while self.next_item("}", first):
+            first = False
+            key = self.value() if self.peek() == '"' else self.fail("Expecting property name enclosed in double quotes")
+            if self.peek() != ":":
+                self.fail("Expecting ':' delimiter")
+            self.position += 1
+            if key in found:
+                self.fail(f"the key {key!r} occurs twice")
+            if key in receivers and self.peek() == "[":
+                found.add(key)
+                self.elements(receivers[key])
+            else:
+                self.value()
+        if self.peek():
+            self.fail("Extra data")
+        return found
+
+    def elements(self, receive: Receiver) -> None:
+        """The elements of the list that begins here."""
+        self.position += 1
+        batch: list[Any] = []
+        count = 0
+        while self.next_item("]", not count):
+            batch.append(self.value())
+            count += 1
+            if len(batch) == _BATCH:
+                receive(batch, count - len(batch))
+                batch = []
+        receive(batch, count - len(batch))
+
+    def next_item(self, closing: str, first: bool) -> bool:
+        """Step over the comma, or over the end of the list or object."""
+        sign = self.peek()
+        if sign == closing:
+            self.position += 1
+            return False
+        if first:
+            return True
+        if sign != ",":
+            self.fail("Expecting ',' delimiter")
+        self.position += 1
+        return True
+
+    def peek(self) -> str:
+        """The next sign that is no space; empty at the end of the file."""
+        while True:
+            match = _SPACE.match(self.text, self.position)
+            self.position = match.end() if match else self.position
+            if self.position < len(self.text):
+                return self.text[self.position]
+            if self.ended:
+                return ""
+            self.more(_CHUNK)
+
+    def value(self) -> Any:
+        """The value that begins here."""
+        self.peek()
+        wanted = _CHUNK
+        while True:
+            try:
+                value, end = self.decode(self.text, self.position)
+            except json.JSONDecodeError as error:
+                if self.ended:
+                    self.fail(error.msg, error.pos)
+            except RecursionError:
+                self.fail("nested too deeply")
+            else:
+                if end < len(self.text) or self.ended:  # a number at the end of the window may go on
+                    self.position = end
+                    return value
+            self.more(wanted)
+            wanted *= 2
+
+    def more(self, size: int) -> None:
+        """Drop what was read and append to the window."""
+        self.lines += self.text.count("\n", 0, self.position)
+        self.characters += self.position
+        chunk = self.file.read(size)
+        self.ended = not chunk
+        self.text = self.skipped.sub(self.instead, self.text[self.position :] + chunk)
+        self.position = 0
+
+    def fail(self, what: str, position: int | None = None) -> Any:
+        position = self.position if position is None else position
+        line = self.lines + self.text.count("\n", 0, position) + 1
+        if self.ended and (not self.text[position:].strip() or what.startswith("Unterminated")):
+            what += ", at the end of the file: it is cut off, or was not written completely"
+        raise _Broken(f"{what}, character {self.characters + position}", line)

@@ -1,0 +1,31 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of list files, with their places for messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .problems import Problems
+
+
+def text_lines(path: Path, problems: Problems) -> list[tuple[str, str]]:
+    """(``file:line``, text without spaces around it) of every line that is not empty.
+
+    Raises:
+        DataError: missing, or no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        problems.report("missing annotation", str(path), f"cannot be opened ({error.strerror}): check the path")
+        return []
+    except UnicodeDecodeError as error:
+        problems.report("broken line", str(path), f"not a text file ({error}): save it as UTF-8")
+        return []
+    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def class_names(path: Path, problems: Problems) -> list[str]:
+    """One class name per line."""
+    return [line for _, line in text_lines(path, problems)]

@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Pascal VOC: list files, one XML file per image, a list of class names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..label_space import LabelSpace
+from .annotations import Annotations, Collected
+from .images import SUFFIXES, image_sizes
+from .problems import Problems
+from .subset import Subset
+from .text_lines import class_names, text_lines
+from .voc_xml import VocFile, VocImage
+
+_PAIR = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SUFFIXES))}))\s+(\S.*\.xml)", re.IGNORECASE)
+_OF_ONE_CLASS = re.compile(r"\S+\s+(-1|0|1)")
+_IMAGES, _ANNOTATIONS, _LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
+
+
+class _Item(NamedTuple):
+    """One line of a list file; paths relative to the root."""
+
+    image: str
+    xml: str
+    place: str
+
+
+def parse_voc(
+    root: str | Path,
+    ann_file: str = "trainval.txt",
+    label_file: str | None = "label_list.txt",
+    *,
+    classes: Sequence[str] | None = None,
+    one_based: bool = False,
+    keep_difficult: bool = True,
+    size_from_image: bool = False,
+    subset: Subset | None = None,
+    problems: Problems | None = None,
+) -> Annotations:
+    """Open a Pascal VOC data set; for the arguments see ``VOCDetection``.
+
+    Args:
+        subset: images to open; the others' files are not read.
+        problems: where to report what is wrong; None raises at once.
+
+    Raises:
+        DataError: files that are missing or cannot be parsed, objects without class or box, unknown classes.
+    """
+    root, problems = Path(root), problems or Problems()
+    listing = find_list(root, ann_file, problems)
+    items = _items(root, listing, problems) if listing else []
+    indices = (subset or Subset()).indices([item.image for item in items], None, str(listing or root))
+    items = [items[index] for index in indices.tolist()]
+    space = voc_label_space(root, label_file, classes, [root / item.xml for item in items], problems)
+    names = {name: label for label, name in enumerate(space.names)}
+    collected, waiting = Collected(), []
+    for index, item in zip(indices.tolist(), items):
+        file = VocFile.open(root / item.xml, f"{item.place} names it", problems)
+        image = file and file.read(names, one_based=one_based, needs_size=not size_from_image, problems=problems)
+        if image:
+            waiting.append((index, item, image))
+    for (index, item, image), size in zip(waiting, _sizes(root, waiting, problems)):
+        if size:
+            crowd = image.difficult if not keep_difficult else None
+            collected.add(item.image, index, size, image.boxes_xywh_px, image.labels, crowd)
+    return collected.annotations(space, str(listing or root), str(root))
+
+
+def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
+    """The list file: beside the folders, or where the VOC layout keeps it."""
+    places = [root / ann_file, root / _LISTS / ann_file]
+    found = next((one for one in places if one.is_file()), None)
+    if found is None:
+        lists = sorted(one.name for folder in (root, root / _LISTS) for one in folder.glob("*.txt"))
+        hint = f"there are {', '.join(lists[:8])}" if lists else "write one image per line into it"
+        text = f"no such list of images, nor {places[1]}: check root and ann_file ({hint})"
+        problems.report("missing annotation", str(places[0]), text)
+    return found
+
+
+def voc_label_space(
+    root: Path,
+    label_file: str | None,
+    classes: Sequence[str] | None,
+    xml_files: Sequence[Path],
+    problems: Problems,
+) -> LabelSpace:
+    """Classes in the order of ``classes`` or of the label file.
+
+    Args:
+        xml_files: read for their class names where there is no label file, to say what to write into it.
+    """
+    if classes is not None:
+        return LabelSpace.from_names(list(classes), f"{root} (classes)", problems)
+    path = root / (label_file or "label_list.txt")
+    if label_file and path.is_file():
+        return LabelSpace.from_names(class_names(path, problems), str(path), problems)
+    quiet = Problems(collect=True)
+    opened = [VocFile.open(one, "", quiet) for one in xml_files]
+    names = sorted({name for one in opened if one for name in one.names()})
+    text = (
+        f"no such list of class names; the annotations have the classes {', '.join(names) or '(none)'}: write one name "
+        "per line into that file in the order that labels shall have, or give classes: [...]"
+    )
+    problems.report("bad class", str(path), text)
+    return LabelSpace(tuple(names), tuple(range(len(names))))
+
+
+def _items(root: Path, listing: Path, problems: Problems) -> list[_Item]:
+    items = []
+    suffixes = _suffixes(root / _IMAGES)
+    for place, line in text_lines(listing, problems):
+        if pair := _PAIR.fullmatch(line):
+            items.append(_Item(pair[1], pair[2].strip(), place))
+        elif _OF_ONE_CLASS.fullmatch(line) and line not in suffixes:
+            text = f"{line!r} is a line of a list for one class: use the list of all images, such as {_LISTS}/train.txt"
+            problems.report("broken line", place, text)
+        else:
+            given = Path(line)
+            stem = line[: -len(given.suffix)] if given.suffix.lower() in (*SUFFIXES, ".xml") else line
+            suffix = given.suffix if given.suffix.lower() in SUFFIXES else suffixes.get(Path(stem).name, ".jpg")
+            items.append(_Item(f"{_IMAGES}/{stem}{suffix}", f"{_ANNOTATIONS}/{stem}.xml", place))
+    if not items and not problems.found:
+        problems.report("missing image", str(listing), "the list of images is empty: nothing to train or evaluate on")
+    return items
+
+
+def _suffixes(folder: Path) -> dict[str, str]:
+    """Suffix of the image of each stem; of several the first in the alphabet, which is the same on every machine."""
+    if not folder.is_dir():
+        return {}
+    files = sorted((one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES), reverse=True)
+    return {one.stem: one.suffix for one in files}
+
+
+def _sizes(
+    root: Path, waiting: Sequence[tuple[int, _Item, VocImage]], problems: Problems
+) -> list[tuple[int, int] | None]:
+    """The sizes of the XML files; where they have none, those of the images."""
+    without = [root / item.image for _, item, image in waiting if image.size is None]
+    measured = iter(image_sizes(without, problems=problems))
+    return [image.size or next(measured) for _, _, image in waiting]

@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""One annotation file of Pascal VOC."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from .problems import Problems
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VocImage(NamedTuple):
+    """What the file says about its image, T objects."""
+
+    size: tuple[int, int] | None
+    """(height, width); None where the file does not say."""
+    boxes_xywh_px: list[list[float]]
+    labels: list[int]
+    difficult: list[bool]
+
+
+@dataclass(frozen=True)
+class VocFile:
+    """A parsed file and its text, which is looked at again to say the line of a mistake."""
+
+    path: Path
+    data: bytes
+    root: ElementTree.Element
+
+    @classmethod
+    def open(cls, path: Path, owner: str, problems: Problems) -> VocFile | None:
+        """Parse a file.
+
+        Args:
+            owner: who wants it, for messages: ``train.txt:3 names it``.
+
+        Returns:
+            None where it was reported.
+        """
+        try:
+            data = path.read_bytes()
+            return cls(path, data, ElementTree.fromstring(data))
+        except OSError as error:
+            text = f"cannot be opened ({error.strerror}), but {owner}: add it or remove the line"
+            problems.report("missing annotation", str(path), text)
+        except ElementTree.ParseError as error:
+            place = f"{path}:{error.position[0]}"
+            problems.report("broken xml", place, f"not a complete XML file ({error}): write it again")
+        return None
+
+    def names(self) -> Iterator[str]:
+        """Class names of the objects."""
+        for one in self.root.findall("object"):
+            if name := (one.findtext("name") or "").strip():
+                yield name
+
+    def read(
+        self, labels: Mapping[str, int], *, one_based: bool, needs_size: bool, problems: Problems
+    ) -> VocImage | None:
+        """Size and objects; labels by class name. None where the size was reported missing."""
+        size = self._size()
+        if size is None and needs_size:
+            text = (
+                "has no <size> with <width> and <height> above 0: add it, or take sizes from the images with "
+                "size_from_image: True"
+            )
+            problems.report("bad size", self._place("size", 0, "annotation"), text)
+            return None
+        image = VocImage(size, [], [], [])
+        for number, one in enumerate(self.root.findall("object")):
+            name = (one.findtext("name") or "").strip()
+            box = _box(one.find("bndbox"), one_based)
+            if not name:
+                self._report("bad entry", number, "an object without <name>: give its class", problems)
+            elif name not in labels:
+                text = f"class {name!r} is not one of the {len(labels)} classes: {', '.join(labels)}"
+                self._report("unknown category", number, text, problems)
+            elif box is None:
+                text = f"object {name!r} needs a <bndbox> with the numbers {', '.join(_CORNERS)}"
+                self._report("bad box", number, text, problems)
+            else:
+                image.boxes_xywh_px.append(box)
+                image.labels.append(labels[name])
+                image.difficult.append((one.findtext("difficult") or "0").strip() not in ("", "0"))
+        return image
+
+    def _size(self) -> tuple[int, int] | None:
+        sides = []
+        for tag in ("height", "width"):
+            text = (self.root.findtext(f"size/{tag}") or "").strip()
+            sides.append(int(text) if text.isascii() and text.isdigit() else 0)
+        return (sides[0], sides[1]) if min(sides) > 0 else None
+
+    def _report(self, kind: str, number: int, text: str, problems: Problems) -> None:
+        problems.report(kind, self._place("object", number, "annotation"), text)
+
+    def _place(self, tag: str, number: int, otherwise: str) -> str:
+        """``file:line`` of the ``number``-th element called ``tag``, or of the first one called ``otherwise``."""
+        lines = [line for line, name in _lines(self.data) if name == tag]
+        fallback = [line for line, name in _lines(self.data) if name == otherwise] or [1]
+        return f"{self.path}:{lines[number] if number < len(lines) else fallback[0]}"
+
+
+def _lines(data: bytes) -> list[tuple[int, str]]:
+    """Line and name of every element one level below the root, and of the root."""
+    found: list[tuple[int, str]] = []
+    parser = expat.ParserCreate()
+    depth = 0
+
+    def start(name: str, _: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth <= 2:
+            found.append((parser.CurrentLineNumber, name))
+
+    def end(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.Parse(data, True)
+    return found
+
+
+def _box(element: ElementTree.Element | None, one_based: bool) -> list[float] | None:
+    """x, y, width, height; None where a corner is missing or no finite number."""
+    try:
+        corners = [float(element.findtext(one) or "") for one in _CORNERS] if element is not None else []
+    except ValueError:
+        return None
+    if len(corners) != 4 or not all(map(math.isfinite, corners)):
+        return None
+    x0, y0, x1, y1 = corners
+    if one_based:  # pixels are counted from 1 and the last one belongs to the box
+        x0, y0 = x0 - 1, y0 - 1
+    return [x0, y0, x1 - x0, y1 - y0]

@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from isdfine.core.errors import ConfigError, DataError
+from isdfine.data.dataset.subset import Subset
+
+NAMES = [f"folder{index % 3}/image{index:03}.jpg" for index in range(200)]
+
+
+def draw(fraction, seed=0, names=NAMES):
+    return {names[one] for one in Subset(fraction, seed).indices(names, range(len(names)), "x").tolist()}
+
+
+def test_smaller_fractions_are_part_of_larger_ones():
+    drawn = [draw(fraction) for fraction in (0.001, 0.1, 0.2, 0.55, 1.0)]
+    assert [len(one) for one in drawn] == [1, 20, 40, 110, 200]
+    assert all(a <= b for a, b in pairwise(drawn))
+
+
+def test_a_draw_depends_on_names_and_seed_alone():
+    shuffled = NAMES[:]
+    random.Random(3).shuffle(shuffled)
+    assert draw(0.3) == draw(0.3, names=shuffled)
+    assert draw(0.3) != draw(0.3, seed=1)
+    assert draw(0.3, seed=-1) != draw(0.3)
+
+
+def test_everything_and_order():
+    assert Subset().indices(NAMES, range(200), "x").tolist() == list(range(200))
+    found = Subset(0.5).indices(NAMES, range(200), "x")
+    assert np.all(np.diff(found) > 0)
+
+
+def test_images_by_name(tmp_path):
+    names, ids = ["a/x.jpg", "b/x.jpg", "b/y.png"], [10, 20, 7]
+    assert Subset(["b/x.jpg", "7"]).indices(names, ids, "d").tolist() == [1, 2]
+    assert Subset(["y", "y.png", "10"]).indices(names, ids, "d").tolist() == [0, 2]
+    (tmp_path / "list.txt").write_text("b/y.png\n\n a/x.jpg \n")
+    assert Subset(str(tmp_path / "list.txt")).indices(names, ids, "d").tolist() == [0, 2]
+
+
+def test_names_that_cannot_be_used(tmp_path):
+    names, ids = ["a/x.jpg", "b/x.jpg"], [1, 2]
+    with pytest.raises(
+        DataError, match=r"subset, entry 2: d has no image 'z.jpg': give file names as the annotations d"
+    ):
+        Subset(["1", "z.jpg"]).indices(names, ids, "d")
+    with pytest.raises(DataError, match=r"'x.jpg' may be any of a/x.jpg, b/x.jpg: give the whole file name"):
+        Subset(["x.jpg"]).indices(names, ids, "d")
+    with pytest.raises(DataError, match=r"'1' may be any of a/x.jpg, b/1.jpg: give the whole file name"):
+        Subset(["1"]).indices(["a/x.jpg", "b/1.jpg"], ids, "d")
+    assert Subset(["1"]).indices(["a/x.jpg", "b/1.jpg"], None, "d").tolist() == [1]
+    with pytest.raises(DataError, match="d: subset is an empty list"):
+        Subset([]).indices(names, ids, "d")
+    (tmp_path / "list.txt").write_text("a/x.jpg\nnone\n")
+    with pytest.raises(DataError, match=r"list.txt:2: d has no image 'none'"):
+        Subset(str(tmp_path / "list.txt")).indices(names, ids, "d")
+    with pytest.raises(DataError, match=r"no.txt: the list of a subset cannot be read .*: check subset"):
+        Subset(str(tmp_path / "no.txt")).indices(names, ids, "d")
+
+
+@pytest.mark.parametrize("fraction", [0, 1.5, -0.1])
+def test_fractions_outside(fraction):
+    with pytest.raises(ConfigError, match="give a fraction above 0 and at most 1"):
+        Subset(fraction)
