@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..data.evaluate import CocoEvaluator, EvalResult
+from ..nn.padding import content_sizes_of
 from ..nn.types import Detections, Predictions
 
 
@@ -21,16 +22,16 @@ class PostProcessor(Protocol):
 
 
 def detect(
-    model: nn.Module, postprocessor: PostProcessor, images: Tensor, targets: Iterable[Mapping[str, Tensor]]
+    model: nn.Module, postprocessor: PostProcessor, images: Tensor, targets: Sequence[Mapping[str, Tensor]]
 ) -> Detections:
     """Detections of one batch in pixels of the original images.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        targets: B dicts with ``orig_size`` (height, width) in pixels.
+        targets: B dicts with ``orig_size`` (height, width) in pixels; ``content_size`` too in a padded batch.
     """
     sizes_hw = torch.stack([target["orig_size"] for target in targets])
-    return postprocessor(model(images), sizes_hw.flip(-1))
+    return postprocessor(model(images, **content_sizes_of(targets)), sizes_hw.flip(-1))
 
 
 @torch.inference_mode()

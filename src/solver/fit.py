@@ -18,6 +18,7 @@ from ..core import dist
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import load_weights
 from ..data.evaluate import EvalResult
+from ..nn.padding import content_sizes_of
 from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
 from .stages import judge
 from .train import StopTraining, train_one_epoch
@@ -172,7 +173,7 @@ def losses_of(
     model: nn.Module, criterion: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]
 ) -> Mapping[str, Tensor]:
     """Forward pass and criterion: name -> weighted scalar."""
-    losses: Mapping[str, Tensor] = criterion(model(images, targets), targets)
+    losses: Mapping[str, Tensor] = criterion(model(images, targets, **content_sizes_of(targets)), targets)
     return losses
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import CheckpointError, ConfigError
+from ..zoo.dfine.huggingface_folder import is_huggingface
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Every reported number, one JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def load_report(self) -> Path:
+        """What became of every tensor of the checkpoint that the run started from (``-t``)."""
+        return self.path / "load_report.json"
 
     @property
     def tensorboard(self) -> Path:
@@ -82,19 +88,29 @@ class RunFolder:
 
     def create(self, config_text: str) -> None:
         """Make the folder and write the resolved config."""
+        self.write(self.config, config_text)
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a file of the folder, whole or not at all; the folder is made where it is missing.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            partial = self.config.with_name("config.yml.tmp")
-            partial.write_text(config_text, encoding="utf-8")
-            os.replace(partial, self.config)
+            partial = path.with_name(path.name + ".tmp")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
         except OSError as error:
             raise ConfigError(f"output_dir {self.path} cannot be written: {error.strerror}") from error
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The checkpoint that ``path`` means: the file itself, or ``last.pth`` of a run's folder."""
+    """The checkpoint that ``path`` means: the file itself, ``last.pth`` of a run's folder, or transformers' folder."""
     path = Path(path)
+    if path.is_dir() and is_huggingface(path):
+        return path
     file = path / "last.pth" if path.is_dir() else path
     if not file.is_file():
-        raise CheckpointError(f"{file}: no such checkpoint; give a .pth file or the folder of a run")
+        raise CheckpointError(f"{file}: no such checkpoint; give a .pth or .safetensors file, or the folder of a run")
     return file

@@ -254,8 +254,8 @@ def _check_loaders(train: DataLoader, val: DataLoader) -> None:
             "different numbers of batches and wait for each other forever"
         )
     ours, theirs = train.dataset.label_space, val.dataset.label_space
-    if ours != theirs:
+    if ours.names != theirs.names:  # ids may differ: YOLO counts from 0, the COCO file of the same data from 1
         raise ConfigError(
             f"train_dataloader has the classes {ours.describe()}, val_dataloader {theirs.describe()}: "
-            "both annotation files must list the same categories"
+            "both must have the same names in the same order"
         )

@@ -87,7 +87,7 @@ def check_label_space(file: Path, content: Mapping[str, Any], ours: LabelSpace) 
         if map_classes(names, ours.names, synonyms(), source_place=str(file)).identical:
             return
         known = ", ".join(names)
-    elif theirs is None or theirs == ours:
+    elif theirs is None or theirs.names == ours.names:
         return
     else:
         known = theirs.describe()

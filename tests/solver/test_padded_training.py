@@ -120,3 +120,18 @@ def test_a_model_hears_of_padding_only_where_there_is_some() -> None:
     arguments, options = losses_of(Recorder(), Unchanged(), images, padded)
     assert arguments == (images, padded)
     assert options["content_sizes"].tolist() == [[3, 4], [3, 4]]
+
+
+def test_the_rectangular_recipe_keeps_the_schedule_of_its_size() -> None:
+    folder = ROOT / "configs" / "dfine"
+    plain, rect = (isdfine.load_config(folder / f"dfine_hgnetv2_n_coco{end}.yml") for end in ("", "_rect"))
+    for key in ("stop_epoch", "ema_restart_decay"):
+        name = f"train_dataloader.collate_fn.{key}"
+        assert rect.get(name) == plain.get(name) is not None
+    name = "train_dataloader.dataset.transforms.policy"
+    assert rect.get(name) == plain.get(name)
+    model = rect.build("model").eval()
+    sizes = torch.tensor([[50, 90], [64, 60]])
+    with torch.no_grad():  # 24 cells: fewer than the 300 queries of the recipe
+        model.decoder.num_queries = 10
+        assert model(torch.rand(2, 3, 64, 96), content_sizes=sizes).boxes.shape == (2, 10, 4)

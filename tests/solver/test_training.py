@@ -266,8 +266,19 @@ def test_resuming_refuses_foreign_files(tmp_path: Path) -> None:
 def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
     config = write_micro_config(tmp_path)
     other = write_coco(tmp_path / "other", categories=((1, "cat"), (2, "dog")))
-    with pytest.raises((ConfigError, DataError), match="must list the same categories"):
+    with pytest.raises((ConfigError, DataError), match="must have the same names in the same order"):
         Training(isdfine.load_config(config, [f"val_dataloader.dataset.ann_file={other}"]))
+
+
+def test_train_and_val_may_number_their_classes_differently(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    renumbered = write_coco(tmp_path / "other", categories=((0, "dark"), (7, "light")))
+    folder = renumbered.parent / "images"
+    overrides = [
+        f"val_dataloader.dataset.{key}={value}" for key, value in (("ann_file", renumbered), ("img_folder", folder))
+    ]
+    run = Training(isdfine.load_config(config, overrides))
+    assert run.train_loader.dataset.label_space.names == run.val_loader.dataset.label_space.names
 
 
 def test_fine_tuning_reports_what_it_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
