@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with boxes: in themselves, against their image, and against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dataset.annotations import clipped_corners, has_area
+from .findings import Finding, Split
+
+EDGE_PX = 1.0
+"""Pixels that a box may reach out of its image: rounding and 1-based corners stay below."""
+TINY_PX = 2.0
+SAME_PX = 0.5
+"""Pixels between the edges of boxes that count as the same."""
+NEAR_IOU = 0.9
+_PAIRWISE = 512
+"""Boxes compared at once: an image with more is done in strips, to bound the memory."""
+
+
+def check_boxes(split: Split) -> Iterator[Finding]:
+    """Everything wrong with the boxes of a split; crowd regions are judged for size and place only."""
+    kinds = box_kinds(split)
+    data = split.annotations
+    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    for row in np.flatnonzero(kinds != ""):
+        index = int(owners[row])
+        height, width = data.sizes[index].tolist()
+        box = ", ".join(f"{value:g}" for value in data.boxes_xywh_px[row])
+        text = f"box x, y, width, height = {box} in an image of {width} x {height} (width x height)"
+        yield Finding(
+            str(kinds[row]), split.name, split.place_of(index, int(row)), text, data.file_names[index], index, int(row)
+        )
+    for index in range(len(data)):
+        yield from _repeated(split, index)
+
+
+def box_kinds(split: Split) -> NDArray[np.str_]:
+    """(A,) the worst thing about each box alone, empty for a good one."""
+    data = split.annotations
+    sizes = np.repeat(data.sizes, np.diff(data.offsets), axis=0)
+    x, y, width, height = data.boxes_xywh_px.T
+    inside = has_area(clipped_corners(data.boxes_xywh_px, sizes))
+    beyond = np.max([-x, -y, x + width - sizes[:, 1], y + height - sizes[:, 0]], axis=0, initial=-np.inf)
+    conditions = [
+        ("inverted box", (width < 0) | (height < 0)),
+        ("empty box", (width == 0) | (height == 0)),
+        ("box outside", ~inside),
+        ("box beyond edge", beyond > EDGE_PX),
+        ("tiny box", (np.minimum(width, height) <= TINY_PX) & ~data.crowd),
+    ]
+    kinds = np.full(len(x), "", dtype="U32")
+    for kind, found in reversed(conditions):
+        kinds[found] = kind
+    return kinds
+
+
+def repeated_rows(split: Split, index: int) -> list[tuple[int, int, float]]:
+    """Pairs of boxes of one class and image that are the same or nearly so.
+
+    Returns:
+        (first row, later row, IoU); an IoU of exactly 1 stands for edges at most ``SAME_PX`` apart.
+    """
+    data = split.annotations
+    rows = np.arange(data.offsets[index], data.offsets[index + 1])
+    rows = rows[~data.crowd[rows] & (data.boxes_xywh_px[rows, 2:] > 0).all(axis=1)]
+    if len(rows) < 2:
+        return []
+    boxes = data.boxes_xywh_px[rows].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    found = []
+    for start in range(0, len(rows), _PAIRWISE):
+        strip = slice(start, start + _PAIRWISE)
+        same = np.abs(boxes[strip, None] - boxes[None]).max(axis=-1) <= SAME_PX
+        iou = np.where(same, 1.0, np.minimum(_pairwise_iou(boxes[strip], boxes), 1 - 1e-9))
+        alike = (iou >= NEAR_IOU) & (data.labels[rows[strip], None] == data.labels[None, rows])
+        for first, later in zip(*np.nonzero(alike)):
+            if first + start < later:
+                found.append((int(rows[first + start]), int(rows[later]), float(iou[first, later])))
+    return found
+
+
+def _pairwise_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, m) for corner boxes (n, 4) and (m, 4) of positive area."""
+    overlap = np.minimum(first[:, None, 2:], second[None, :, 2:]) - np.maximum(first[:, None, :2], second[None, :, :2])
+    inter = np.clip(overlap, 0, None).prod(axis=-1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=-1) for boxes in (first, second)]
+    ratio: NDArray[np.float64] = inter / (areas[0][:, None] + areas[1][None] - inter)
+    return ratio
+
+
+def _repeated(split: Split, index: int) -> Iterator[Finding]:
+    data, seen = split.annotations, set[int]()
+    for first, later, iou in repeated_rows(split, index):
+        if later in seen:  # the third of three equal boxes repeats the first and the second
+            continue
+        seen.add(later)
+        kind = "duplicate box" if iou == 1 else "near-duplicate box"
+        how = "the same box as" if iou == 1 else f"IoU {iou:.3f} with"
+        text = f"{how} {split.number_of(index, first)}, of the same class"
+        place = split.place_of(index, later)
+        yield Finding(kind, split.name, place, text, data.file_names[index], index, later)

@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""All checks of a data set, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .boxes import check_boxes
+from .classes import check_classes, check_objects
+from .findings import KINDS, SEVERITIES, Finding, Split
+from .pictures import check_files, check_lookalikes, check_orphans, check_repeated, check_unlisted, with_true_sizes
+from .pixels import Pixels, Progress, read_pixels, silent
+
+
+def check(
+    splits: Sequence[Split],
+    *,
+    queries: int = 300,
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> list[Finding]:
+    """Everything that is wrong with a data set, the worst first.
+
+    Args:
+        splits: its parts, read with collected problems.
+        queries: detections that the model can make of an image.
+        workers: threads that decode images, None for one per core.
+        progress: wraps long loops.
+    """
+    return check_with(splits, read_files(splits, workers=workers, progress=progress), queries=queries)
+
+
+def read_files(
+    splits: Sequence[Split], *, workers: int | None = None, progress: Progress = silent
+) -> dict[Path, Pixels]:
+    """The image files of all entries, each read once."""
+    paths = [split.path(index) for split in splits for index in range(len(split.annotations))]
+    return read_pixels(paths, workers=workers, progress=progress)
+
+
+def check_with(splits: Sequence[Split], pixels: Mapping[Path, Pixels], *, queries: int = 300) -> list[Finding]:
+    """``check`` for images that were read already."""
+    found: list[Finding] = []
+    for split in splits:
+        found += [Finding(one.kind, split.name, one.place, one.text) for one in split.problems]
+        found += check_files(split, pixels)
+        found += check_boxes(with_true_sizes(split, pixels))
+        found += check_objects(split, queries)
+        found += check_orphans(split)
+    found += check_repeated(splits, pixels)
+    found += check_lookalikes(splits, pixels)
+    found += check_unlisted(splits)
+    found += check_classes(splits)
+    order = list(KINDS)
+    return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), order.index(one.kind)))

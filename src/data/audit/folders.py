@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Find the image folder that belongs to an annotation file, by looking where its images are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...core.errors import DataError
+
+_SAMPLES = 20
+"""Names that are looked for in a folder: some may be missing, that is what a check finds out."""
+_DEPTH = 3
+
+
+def find_images(file: Path, names: Sequence[str]) -> Path:
+    """The folder that the file names of an annotation file are relative to.
+
+    Args:
+        file: ``annotations/train.json`` of a folder with ``train``, ``images/train`` or ``images``, or a file beside
+            its images; else every folder up to three levels below the data set is tried.
+        names: file names as in it.
+
+    Raises:
+        DataError: no folder holds any of them.
+    """
+    if not names:
+        return file.parent
+    step = max(1, len(names) // _SAMPLES)
+    samples = list(names[::step])
+    best, most = None, 0
+    for folder in _candidates(file):
+        count = sum((folder / name).is_file() for name in samples)
+        if count > most:
+            best, most = folder, count
+        if most == len(samples):
+            break
+    if best is None:
+        raise DataError(
+            f"{file}: no folder near it holds its images (for example {names[0]}): "
+            "say where they are with --image-folder"
+        )
+    return best
+
+
+def odgt_names(file: Path) -> list[str]:
+    """File names of the images in a CrowdHuman file; lines that cannot be read are passed over.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be opened ({error.strerror})") from error
+    found = (re.search(r'"ID"\s*:\s*"([^"]+)"', line) for line in lines)
+    return [f"{one.group(1)}.jpg" for one in found if one]
+
+
+def _candidates(file: Path) -> Iterator[Path]:
+    here, name = file.parent, file.stem.removeprefix("instances_").removeprefix("annotation_")
+    root = here.parent if here.name.lower() in ("annotations", "annotation", "labels") else here
+    for base in dict.fromkeys((root, here)):
+        for folder in (name, f"images/{name}", f"{name}/images", f"Images/{name}", "images", "Images", ""):
+            if (base / folder).is_dir():
+                yield base / folder
+    yield from _below(root, _DEPTH)
+
+
+def _below(root: Path, depth: int) -> Iterator[Path]:
+    for entry in sorted(os.scandir(root), key=lambda one: one.name):
+        if entry.is_dir():
+            yield Path(entry.path)
+            if depth > 1:
+                yield from _below(Path(entry.path), depth - 1)

@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Output folders, file names that do not collide, and images that are copied or linked into them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ...core.errors import DataError
+from .findings import Split
+
+Transfer = Literal["copy", "link", "none"]
+"""copy: own files; link: symbolic links to the originals; none: only annotations are written."""
+
+
+def new_folder(folder: str | Path, option: str, splits: Sequence[Split] = ()) -> Path:
+    """Make an output folder; an existing one must be empty.
+
+    Args:
+        option: how the user named it, for messages.
+        splits: what is read: nothing is written below their image folders.
+
+    Raises:
+        DataError: it exists and holds something, or is a file, cannot be made, or lies in a source.
+    """
+    path = Path(folder)
+    for split in splits:
+        if path.resolve().is_relative_to(split.img_folder.resolve()):
+            raise DataError(f"{option} {path}: lies in {split.img_folder}, which is read: give a folder elsewhere")
+    if path.is_dir() and any(path.iterdir()):
+        raise DataError(f"{option} {path}: the folder is not empty, and nothing is ever overwritten: give a new one")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{option} {path}: cannot be made ({error.strerror}): give a folder that can") from error
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step: it is there completely or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        waiting.write_text(text, encoding="utf-8")
+        os.replace(waiting, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """``write_text`` of JSON."""
+    write_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def transfer(source: Path, target: Path, how: Transfer) -> None:
+    """Bring one image to its new place; the source is only read.
+
+    Raises:
+        DataError: the source is missing, or the target cannot be written.
+    """
+    if how == "none":
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if how == "link":
+            source.stat()
+            target.symlink_to(source.resolve())
+        else:
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise DataError(
+            f"{source}: cannot be brought to {target} ({error.strerror}): run check --fix first, which leaves out "
+            "images that are missing"
+        ) from error
+
+
+def new_names(splits: Sequence[Split], *, per_split: bool, suffix: str | None = None) -> Iterator[list[str]]:
+    """File names for the images of each split, relative to its folder of images.
+
+    Names are kept, less the folders that all images of a split share. Where two images would share the file that holds
+    their boxes (equal up to the suffix), the later one gets the name of its split or a number added. A name that leads
+    out of its folder loses the folders.
+
+    Args:
+        per_split: every split has a folder of its own.
+        suffix: the only one that the format knows; None keeps them.
+    """
+    taken: set[str] = set()
+    for split in splits:
+        if per_split:
+            taken = set()
+        names = []
+        for name in _inside(split.annotations.file_names):
+            stem, own = os.path.splitext(name)
+            tries = [stem, *([] if per_split else [f"{stem}_{split.name}"])]
+            free = next((one for one in tries if one.lower() not in taken), None)
+            number = 2
+            while free is None:
+                free = f"{stem}_{number}" if f"{stem}_{number}".lower() not in taken else None
+                number += 1
+            taken.add(free.lower())
+            names.append(free + (suffix or own))
+        yield names
+
+
+def _inside(names: Sequence[str]) -> list[str]:
+    """Names that stay in their folder, without the parents that they have in common."""
+    clean = [os.path.normpath(name) for name in names]
+    clean = [os.path.basename(name) if os.path.isabs(name) or name.startswith("..") else name for name in clean]
+    parents = {os.path.dirname(name) for name in clean}
+    shared = os.path.commonpath(parents) if parents and "" not in parents else ""
+    return [os.path.relpath(name, shared) if shared else name for name in clean]

@@ -1,0 +1,268 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a path that a person types to the splits of a data set: which format it is, and where its images lie."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...core.errors import DataError
+from ..dataset.formats import read_annotations
+from ..dataset.problems import Problem, Problems
+from ..dataset.voc_xml import VocFile
+from .findings import Split
+from .folders import find_images, odgt_names
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("coco", "voc", "yolo", "crowdhuman")
+LABEL_LIST = "label_list.txt"
+_SPLITS = ("train", "val", "valid", "test")
+_NO_SPLITS = (
+    "path",
+    "names",
+    "download",
+    "nc",
+    "yaml_file",
+    "description",
+    "license",
+    "author",
+    "kpt_shape",
+    "flip_idx",
+)
+"""Keys of a data.yaml that name no images."""
+_MARKS = (b'"images"', b'"annotations"', b'"categories"')
+"""What a COCO detection file has and other JSON files rarely have together."""
+_SUFFIXES = {".json": "coco", ".odgt": "crowdhuman", ".yaml": "yolo", ".yml": "yolo", ".txt": "voc"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split that was found and not yet read."""
+
+    name: str
+    format: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of ``read_annotations``; a missing ``img_folder`` is looked for."""
+
+    def read(self) -> Split:
+        """Parse it, collecting what is wrong.
+
+        Raises:
+            DataError: nothing can be read of it at all, or no folder holds its images.
+        """
+        problems, where = Problems(collect=True), dict(self.where)
+        searched = self.format in ("coco", "crowdhuman") and not where.get("img_folder")
+        if searched and self.format == "crowdhuman":  # the sizes are in the images, so they are needed at once
+            file = Path(where["ann_file"])
+            where["img_folder"] = str(find_images(file, odgt_names(file)))
+        elif searched:
+            where["img_folder"] = ""
+        annotations, folder = read_annotations(self.format, where, problems)
+        if searched and self.format == "coco":
+            folder = find_images(Path(where["ann_file"]), annotations.file_names)
+        return Split(self.name, self.format, annotations, folder, tuple(_first_causes(problems.found)))
+
+
+def _first_causes(found: Sequence[Problem]) -> list[Problem]:
+    """Problems without those that only follow: boxes of a COCO image whose own entry was reported have no image."""
+    reported = {match[1] for one in found if (match := re.match(r"image (-?\d+) ", one.text))}
+    owners = [re.search(r"has image_id (-?\d+), which no image has", one.text) for one in found]
+    return [one for one, owner in zip(found, owners) if owner is None or owner[1] not in reported]
+
+
+def discover(path: str | Path, *, format: str = "auto", images: str | Path | None = None) -> list[Source]:
+    """The splits under a path.
+
+    Args:
+        path: an annotation file (COCO JSON, CrowdHuman odgt, YOLO yaml, VOC list), or the folder of a data set in any
+            common layout.
+        format: one of ``FORMATS``, or ``auto``.
+        images: image folder, where it cannot be found (COCO and CrowdHuman only).
+
+    Raises:
+        DataError: no such path, or nothing known in it.
+    """
+    path = Path(path)
+    if path.is_file():
+        found = _of_file(path, format)
+    elif path.is_dir():
+        finders = {name: finder for name, finder in _FINDERS.items() if format in ("auto", name)}
+        found = next((some for finder in finders.values() if (some := finder(path))), [])
+    else:
+        raise DataError(f"{path}: no such file or folder")
+    if not found:
+        wanted = "COCO JSON, YOLO data.yaml, CrowdHuman odgt, Pascal VOC" if format == "auto" else format
+        raise DataError(f"{path}: no data set found in this folder ({wanted}): name its annotation file itself")
+    if images is not None and found[0].format in ("yolo", "voc"):
+        raise DataError(f"--image-folder: a {found[0].format} data set says itself where its images are; leave it out")
+    given = {} if images is None else {"img_folder": str(images)}
+    return [Source(one.name, one.format, {**one.where, **given}) for one in found]
+
+
+def _of_file(path: Path, format: str) -> list[Source]:
+    known = _SUFFIXES.get(path.suffix.lower())
+    if format == "auto" and known is None:
+        raise DataError(f"{path}: the suffix says no format: give --format {'|'.join(FORMATS)}")
+    format = known or "" if format == "auto" else format
+    if format == "yolo":
+        return _yolo_splits(path)
+    if format == "voc":
+        main = path.parent.name == "Main" and path.parent.parent.name == "ImageSets"
+        root = path.parents[2] if main else path.parent
+        return _voc_sources(root, [path])
+    return [Source(split_name(path), format, {"ann_file": str(path)})]
+
+
+def split_name(path: Path) -> str:
+    """``train`` for train.json, ``train2017`` for instances_train2017.json, the folder for Roboflow's names."""
+    if path.name == "_annotations.coco.json":
+        return path.parent.name
+    name = path.stem.removeprefix("instances_").removeprefix("annotation_").removeprefix("annotations_")
+    return name or path.stem
+
+
+def _coco(root: Path) -> list[Source]:
+    """COCO files in the folder, in its ``annotations`` or in its direct sub-folders."""
+    files = [file for folder in ("", "annotations", "*") for file in sorted(root.glob(os.path.join(folder, "*.json")))]
+    files = [file for file in dict.fromkeys(files) if _looks_like_coco(file)]
+    official = [file for file in files if file.name.startswith("instances_")]  # beside captions and key points
+    sources = [Source(split_name(file), "coco", {"ann_file": str(file)}) for file in official or files]
+    return _in_order(sources)
+
+
+def _looks_like_coco(file: Path) -> bool:
+    content = file.read_bytes()
+    return all(mark in content for mark in _MARKS)
+
+
+def _yolo(root: Path) -> list[Source]:
+    for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        if found := _yolo_splits(file, strict=False):
+            return found
+    return []
+
+
+def _yolo_splits(file: Path, *, strict: bool = True) -> list[Source]:
+    try:
+        content = yaml.safe_load(file.read_text(errors="replace"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: not YAML ({' '.join(str(error).split())}): a YOLO data.yaml is wanted") from error
+    if isinstance(content, dict) and "names" in content:
+        keys = [*_SPLITS, *(key for key in content if key not in _SPLITS and key not in _NO_SPLITS)]
+        found = [Source(one, "yolo", {"data": str(file), "split": one}) for one in keys if _names_images(content, one)]
+        if found:
+            return found
+    if strict:
+        raise DataError(
+            f"{file}: not a YOLO data.yaml: it needs names, and at least one of {', '.join(_SPLITS)} "
+            "(the config of a run is given with -c)"
+        )
+    return []
+
+
+def _names_images(content: Mapping[str, Any], key: str) -> bool:
+    value = content.get(key)
+    return bool(value) and isinstance(value, (str, list)) and all(isinstance(one, str) for one in value)
+
+
+def _crowdhuman(root: Path) -> list[Source]:
+    files = sorted([*root.glob("*.odgt"), *root.glob("*/*.odgt")])
+    return _in_order([Source(split_name(file), "crowdhuman", {"ann_file": str(file)}) for file in files])
+
+
+def _voc(root: Path) -> list[Source]:
+    """Folders with ``Annotations``: the devkit layout, lists at the top (official D-FINE), or one level down."""
+    for folder in [root, *sorted(one for one in root.iterdir() if one.is_dir())]:
+        if not (folder / "Annotations").is_dir():
+            continue
+        lists = sorted((folder / "ImageSets" / "Main").glob("*.txt")) or sorted(folder.glob("*.txt"))
+        lists = [one for one in lists if one.name != LABEL_LIST and "_" not in one.stem]  # cat_train.txt is per class
+        parts = {one.stem for one in lists}
+        if "train" in parts and "val" in parts:
+            lists = [one for one in lists if one.stem != "trainval"]
+        if lists:
+            return _in_order(_voc_sources(folder, lists))
+    return []
+
+
+def _voc_sources(root: Path, lists: Sequence[Path]) -> list[Source]:
+    """The lists of one root, with the classes of all its annotations where it has no list of them."""
+    classes: dict[str, Any] = {} if (root / LABEL_LIST).is_file() else {"classes": _voc_classes(root)}
+    return [
+        Source(one.stem, "voc", {"root": str(root), "ann_file": os.path.relpath(one, root), **classes}) for one in lists
+    ]
+
+
+def _voc_classes(root: Path) -> list[str]:
+    quiet = Problems(collect=True)
+    files = [VocFile.open(one, "", quiet) for one in sorted((root / "Annotations").rglob("*.xml"))]
+    names = sorted({name for file in files if file for name in file.names()})
+    if not names:
+        raise DataError(f"{root / LABEL_LIST}: no such list of class names, and no annotation file names a class")
+    logger.info("%s has no %s: the classes of its annotations are %s", root, LABEL_LIST, ", ".join(names))
+    return names
+
+
+def _in_order(sources: Sequence[Source]) -> list[Source]:
+    """Training, validation, test, others; equal names are told apart by their folders."""
+    names = [one.name for one in sources]
+    named = [
+        one if names.count(one.name) == 1 else Source(f"{Path(one.where['ann_file']).parent.name}/{one.name}",
+                                                      one.format, one.where)
+        for one in sources
+    ]  # fmt: skip
+    return sorted(named, key=lambda one: (_rank(one.name), one.name))
+
+
+def _rank(name: str) -> int:
+    return next((rank for rank, start in enumerate(("train", "val", "test")) if name.lower().startswith(start)), 3)
+
+
+_FINDERS: dict[str, Callable[[Path], list[Source]]] = {
+    "yolo": _yolo,
+    "coco": _coco,
+    "crowdhuman": _crowdhuman,
+    "voc": _voc,
+}
+"""In the order in which a folder is tried."""
+
+
+def read_all(sources: Sequence[Source]) -> list[Split]:
+    """Read splits.
+
+    Raises:
+        DataError: see ``Source.read``; or two splits of one name.
+    """
+    names = [one.name for one in sources]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"two splits are called {', '.join(sorted(repeated))}: give each a name of its own")
+    return [one.read() for one in sources]
+
+
+def parse_split(text: str, *, format: str = "auto") -> Source:
+    """A split as typed: ``name=PATH`` or ``name=PATH:IMAGE_FOLDER``.
+
+    Raises:
+        DataError: not of that form, or a path that holds no split or several.
+    """
+    name, _, rest = text.partition("=")
+    if not name or not rest:
+        raise DataError(f"--split {text}: write NAME=PATH or NAME=PATH:IMAGE_FOLDER")
+    path, _, images = rest.rpartition(":") if os.path.isdir(rest.rpartition(":")[2]) and ":" in rest else (rest, "", "")
+    found = discover(path, format=format, images=images or None)
+    own = found if len(found) == 1 else [one for one in found if one.name == name]
+    if len(own) != 1:
+        raise DataError(
+            f"--split {text}: {path} holds {', '.join(one.name for one in found)}: "
+            "name the annotation file of one split"
+        )
+    return Source(name, own[0].format, own[0].where)

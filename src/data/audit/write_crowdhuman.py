@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""CrowdHuman odgt: one JSON object per image, persons only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import DataError
+from .findings import Split
+from .losses import lost_in, plain
+from .naming import write_text
+
+_PERSON = "person"
+
+
+def write_crowdhuman(splits: Sequence[Split], names: Sequence[Sequence[str]], folder: Path) -> list[str]:
+    """``annotation_SPLIT.odgt`` with full-body boxes; crowd regions are tagged ``mask`` and ignored.
+
+    Raises:
+        DataError: there is no class called person.
+    """
+    remarks = []
+    for split, new in zip(splits, names):
+        space = split.annotations.label_space
+        if _PERSON not in space.names:
+            raise DataError(
+                f"{split.annotations.place}: CrowdHuman files hold the class person only, and there is none among "
+                f"{', '.join(space.names)}: convert to another format"
+            )
+        label = space.names.index(_PERSON)
+        lines = [json.dumps(_entry(split, index, name, label), ensure_ascii=False) for index, name in enumerate(new)]
+        write_text(folder / f"annotation_{split.name}.odgt", "".join(f"{line}\n" for line in lines))
+        others = int(np.count_nonzero(split.annotations.labels != label))
+        if others:
+            remarks.append(f"{split.name}: {others} boxes of classes other than person are left out")
+        remarks += lost_in(split, "written as ignored masks")
+    return remarks
+
+
+def _entry(split: Split, index: int, name: str, label: int) -> dict[str, Any]:
+    data, boxes = split.annotations, []
+    for row in range(data.offsets[index], data.offsets[index + 1]):
+        if data.labels[row] == label:
+            box = [plain(value) for value in data.boxes_xywh_px[row]]
+            ignored = {"extra": {"ignore": 1}} if data.crowd[row] else {}
+            boxes.append({"tag": "mask" if data.crowd[row] else _PERSON, "fbox": box, **ignored})
+    return {"ID": os.path.splitext(name)[0], "gtboxes": boxes}

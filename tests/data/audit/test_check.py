@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""A clean data set gives no finding, planted faults are all found and nothing else is."""
+
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from data.audit.planted import HEIGHT, WIDTH, Planted, picture, plant_everything
+from isdfine.data.audit.check import check
+from isdfine.data.audit.sources import discover, read_all
+from isdfine.data.audit.writers import write_dataset
+
+
+def findings_of(folder: Path, queries: int = 20):
+    return check(read_all(discover(folder)), queries=queries)
+
+
+def test_a_clean_data_set_has_no_findings(tmp_path):
+    assert findings_of(Planted(tmp_path).write()) == []
+
+
+def test_every_planted_fault_is_found_and_nothing_else(tmp_path):
+    data = Planted(tmp_path)
+    expected = plant_everything(data)
+    found = findings_of(data.write())
+    assert len(expected) >= 20
+    assert len({kind for kind, _, _ in expected}) >= 10
+    open_ = list(found)
+    for kind, split, names in expected:
+        hits = [
+            one
+            for one in open_
+            if (one.kind, one.split) == (kind, split)
+            and all(name in f"{one.place}: {one.text}" for name in names.split("|"))
+        ]
+        assert len(hits) == 1, (kind, split, names, [one for one in found if one.kind == kind])
+        open_.remove(hits[0])
+    assert not open_, open_
+
+
+def as_format(folder: Path, form: str) -> Path:
+    """The clean data set in another format."""
+    write_dataset(read_all(discover(Planted(folder / "coco").write())), folder / form, form)
+    shutil.rmtree(folder / "coco")
+    return folder / form
+
+
+def said(found) -> set[tuple[str, str]]:
+    """Kinds, with the name of the file and the line."""
+    return {(one.kind, one.place.split(" ")[0].split("/")[-1]) for one in found}
+
+
+def test_faults_of_voc_files_are_found_at_their_lines(tmp_path):
+    root = as_format(tmp_path, "voc")
+    assert findings_of(root) == []
+
+    def edit(name, old, new):
+        path = root / "Annotations" / f"{name}.xml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    edit("train_00", "</annotation>", "")
+    edit("train_01", f"<width>{WIDTH}</width>", "")
+    edit("train_02", "<name>cow</name>", "<name>kow</name>")
+    edit("train_03", f"<width>{WIDTH}</width>", "<width>999</width>")
+    edit("train_04", "<xmin>8</xmin>", "<xmin>60</xmin>")
+    edit("train_05", "<xmax>28.5</xmax>", "<xmax>8</xmax>")
+    edit("train_06", "<xmin>8</xmin>", "<xmin></xmin>")
+    (root / "Annotations" / "train_07.xml").unlink()
+    (root / "JPEGImages" / "train_08.jpg").unlink()
+    shutil.copy(root / "JPEGImages" / "val_00.jpg", root / "JPEGImages" / "train_09.jpg")
+    picture(999).save(root / "JPEGImages" / "stranger.png")
+    assert said(findings_of(root)) == {
+        ("broken xml", "train_00.xml:40"),
+        ("bad size", "train_01.xml:4"),
+        ("unknown category", "train_02.xml:29"),
+        ("wrong size", "train_03.xml"),
+        ("inverted box", "train_04.xml:"),
+        ("empty box", "train_05.xml:"),
+        ("bad box", "train_06.xml:9"),
+        ("missing annotation", "train_07.xml"),
+        ("missing image", "train_08.xml"),
+        ("image in two splits", "train_09.xml"),
+        ("unlisted file", "stranger.png"),
+    }
+
+
+def test_faults_of_yolo_files_are_found_at_their_lines(tmp_path):
+    root = as_format(tmp_path, "yolo")
+    assert findings_of(root) == []
+
+    def add(name, line):
+        with open(root / "labels" / "train" / f"{name}.txt", "a") as file:
+            file.write(f"{line}\n")
+
+    add("train_00", "3 0.5 0.5 0.1 0.1")
+    add("train_01", "1 0.5 0.5 0.1 0.1 0.97")
+    add("train_02", "1 0.5 x 0.1 0.1")
+    add("train_03", "1 300 200 40 40")
+    add("train_04", "1 0.5 0.5 0 0.1")
+    add("train_05", "1 0.95 0.5 0.3 0.1")
+    add("train_06", (root / "labels" / "train" / "train_06.txt").read_text().splitlines()[0])
+    add("train_07", "0 0.5 0.9 0.01 0.01")
+    file = root / "images" / "train" / "train_08.jpg"
+    file.write_bytes(file.read_bytes()[:900])
+    shutil.copy(root / "images" / "train" / "train_09.jpg", root / "images" / "train" / "train_10.jpg")
+    (root / "labels" / "train" / "train_11.txt").unlink()
+    (root / "images" / "train" / "train_12.jpg").unlink()
+    assert said(findings_of(root)) == {
+        ("unknown category", "train_00.txt:4"),
+        ("broken line", "train_01.txt:4"),
+        ("broken line", "train_02.txt:4"),
+        ("bad box", "train_03.txt:4"),
+        ("empty box", "train_04.txt:"),
+        ("box beyond edge", "train_05.txt:"),
+        ("duplicate box", "train_06.txt:"),
+        ("tiny box", "train_07.txt:"),
+        ("unreadable image", "train_08.txt"),
+        ("duplicate image", "train_10.txt"),
+        ("image without boxes", "data.yaml"),
+        ("label without image", "train_12.txt"),
+    }
+
+
+def test_turned_pictures_are_noted_and_their_size_counts_both_ways(tmp_path):
+    data = Planted(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, size in ((0, (HEIGHT, WIDTH)), (1, (WIDTH, HEIGHT))):
+        picture(500 + number).save(data.file("train", number), exif=exif)
+        data.image("train", number).update(height=size[0], width=size[1])
+    data.content["train"]["annotations"] = [one for one in data.content["train"]["annotations"] if one["image_id"] != 2]
+    data.box("train", 1, [10, 90, 30, 30])
+    found = findings_of(data.write())
+    assert [(one.kind, one.image) for one in found] == [("turned image", "train_00.jpg")]
+
+
+def test_files_of_splits_that_are_not_checked_are_no_strangers(tmp_path):
+    data = Planted(tmp_path)
+    for number in range(8):
+        data.file("val", number).rename(tmp_path / "train" / data.image("val", number)["file_name"])
+    data.write()
+    picture(7777).save(tmp_path / "train" / "stranger.png")
+    found = findings_of(tmp_path / "annotations" / "train.json")
+    assert [(one.kind, one.image) for one in found] == [("unlisted file", "stranger.png")]
+
+
+def test_class_lists_that_differ_are_an_error(tmp_path):
+    data = Planted(tmp_path)
+    data.content["val"]["categories"].reverse()
+    assert findings_of(data.write()) == []  # the ids say who is who, not the order
+    data.content["val"]["categories"][0]["name"] = "calf"
+    (found,) = findings_of(data.write())
+    assert (found.kind, found.severity) == ("different class lists", "error")
+    assert "7=calf" in found.text
+    assert "7=cow" in found.text
+
+
+def test_skew_between_classes_and_splits(tmp_path):
+    data = Planted(tmp_path)
+    for split, content in data.content.items():
+        keep = {"train": (1, 4), "val": (1, 7)}[split]
+        content["annotations"] = [one for one in content["annotations"] if one["category_id"] in keep]
+    found = findings_of(data.write())
+    kinds = {one.kind: one.text for one in found}
+    assert set(kinds) == {"class not in training", "class not in evaluation"}
+    assert "'cow' has no box to learn from, but val has 8" in kinds["class not in training"]
+    assert "'bee' has no box here, but 24 in training" in kinds["class not in evaluation"]
+    bees = [one for one in data.content["train"]["annotations"] if one["category_id"] == 4][1:]
+    data.content["train"]["annotations"] = [one for one in data.content["train"]["annotations"] if one not in bees]
+    for number in range(80):
+        data.box("train", number % 24, [2 + 4 * (number % 30), 80, 3, 5])
+    texts = [one.text for one in findings_of(data.write(), queries=100) if one.kind == "class imbalance"]
+    assert texts == ["ant has 104 boxes, 1 classes have a hundredth of that or less: bee 1"]

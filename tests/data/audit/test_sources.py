@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""A person names a path; the format, the splits and the images are found."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data.audit.planted import Planted
+from isdfine.core.errors import DataError
+from isdfine.data.audit.sources import discover, parse_split, read_all
+from isdfine.data.audit.writers import write_dataset
+
+
+def content(split):
+    return {"images": [{"id": 1, "file_name": f"{split}.jpg", "height": 96, "width": 128}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "iscrowd": 0}],
+            "categories": [{"id": 1, "name": "ant"}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("annotations/{}.json", "{}"),
+        ("annotations/instances_{}.json", "{}"),
+        ("annotations/{}.json", "images/{}"),
+        ("annotations/{}.json", "images"),
+        ("annotations/{}.json", "voc/JPEGImages"),
+        ("{}/_annotations.coco.json", "{}"),
+        ("{}.json", "."),
+        ("{}.json", "images"),
+        ("{}/labels.json", "{}/data"),
+    ],
+)
+def test_coco_layouts(tmp_path, annotations, images):
+    data = Planted(tmp_path / "source", train=1, val=1)
+    for split in ("val", "train"):
+        file, folder = tmp_path / "data" / annotations.format(split), tmp_path / "data" / images.format(split)
+        for one in (file.parent, folder):
+            one.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content(split)))
+        shutil.copy(data.file(split, 0), folder / f"{split}.jpg")
+    (tmp_path / "data" / "notes.json").write_text('{"images": "none of your business"}')
+    splits = read_all(discover(tmp_path / "data"))
+    assert [split.name.split("/")[0] for split in splits] == ["train", "val"]
+    assert all(split.path(0).is_file() and not split.problems for split in splits)
+    alone = read_all(discover(tmp_path / "data" / annotations.format("val")))
+    assert [split.path(0).name for split in alone] == ["val.jpg"]
+
+
+def test_official_coco_files_are_taken_before_captions(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for name in ("instances_train2017", "person_keypoints_train2017"):
+        (tmp_path / "annotations" / f"{name}.json").write_text(json.dumps(content("train")))
+    assert [one.name for one in discover(tmp_path)] == ["train2017"]
+
+
+@pytest.mark.parametrize("form", ["voc", "yolo", "coco"])
+def test_each_format_is_recognised_and_can_be_asked_for(tmp_path, form):
+    write_dataset(read_all(discover(Planted(tmp_path / "data", train=3, val=2).write())), tmp_path / "it", form)
+    assert [(one.name, one.format) for one in discover(tmp_path / "it")] == [("train", form), ("val", form)]
+    assert [one.format for one in discover(tmp_path / "it", format=form)] == [form] * 2
+    other = "crowdhuman"
+    with pytest.raises(DataError, match=r"no data set found in this folder .crowdhuman.: name its annotation file"):
+        discover(tmp_path / "it", format=other)
+
+
+def test_single_files_of_each_format(tmp_path):
+    source = read_all(discover(Planted(tmp_path / "data", train=3, val=2).write()))
+    for form in ("voc", "yolo"):
+        write_dataset(source, tmp_path / form, form)
+    voc = read_all(discover(tmp_path / "voc" / "ImageSets" / "Main" / "val.txt"))
+    assert [(split.name, len(split.annotations)) for split in voc] == [("val", 2)]
+    yolo = read_all(discover(tmp_path / "yolo" / "data.yaml"))
+    assert [(split.name, len(split.annotations)) for split in yolo] == [("train", 3), ("val", 2)]
+
+
+def test_voc_without_a_class_list_takes_the_classes_of_its_files(tmp_path):
+    source = read_all(discover(Planted(tmp_path / "data", train=3, val=2).write()))
+    write_dataset(source, tmp_path / "voc", "voc")
+    (tmp_path / "voc" / "label_list.txt").unlink()
+    splits = read_all(discover(tmp_path / "voc"))
+    assert [split.annotations.label_space.names for split in splits] == [("ant", "bee", "cow")] * 2
+    assert not any(split.problems for split in splits)
+    for file in (tmp_path / "voc" / "Annotations").iterdir():
+        file.write_text("<annotation></annotation>")
+    with pytest.raises(DataError, match=r"label_list\.txt: no such list of class names, and no annotation file"):
+        discover(tmp_path / "voc")
+
+
+def test_splits_typed_one_by_one(tmp_path):
+    data = Planted(tmp_path, train=2, val=2).write()
+    (tmp_path / "elsewhere").mkdir()
+    for file in (data / "val").iterdir():
+        file.rename(tmp_path / "elsewhere" / file.name)
+    one = parse_split(f"mine={data}/annotations/val.json:{tmp_path}/elsewhere").read()
+    assert (one.name, one.img_folder) == ("mine", tmp_path / "elsewhere")
+    assert parse_split(f"train={data}").where["ann_file"].endswith("train.json")
+    with pytest.raises(DataError, match=r"--split mine=.* holds train, val: name the annotation file of one split"):
+        parse_split(f"mine={data}")
+    with pytest.raises(DataError, match=r"--split val: write NAME=PATH"):
+        parse_split("val")
+    train = parse_split(f"train={data}")
+    with pytest.raises(DataError, match="two splits are called train"):
+        read_all([train, train])
+
+
+def test_what_cannot_be_found_is_one_clear_message(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        discover(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no data set found in this folder .COCO JSON, YOLO data.yaml"):
+        discover(tmp_path)
+    file = tmp_path / "notes.md"
+    file.write_text("x")
+    with pytest.raises(DataError, match=r"notes\.md: the suffix says no format: give --format coco\|voc\|yolo"):
+        discover(file)
+    (tmp_path / "run.yml").write_text("output_dir: x")
+    with pytest.raises(DataError, match=r"run\.yml: not a YOLO data\.yaml.*given with -c"):
+        discover(tmp_path / "run.yml")
+    (tmp_path / "broken.yaml").write_text("names: [a")
+    with pytest.raises(DataError, match=r"broken\.yaml: not YAML"):
+        discover(tmp_path / "broken.yaml")
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump({"names": ["a"], "train": "images"}))
+    with pytest.raises(DataError, match="--image-folder: a yolo data set says itself"):
+        discover(tmp_path / "broken.yaml", images=tmp_path)
+    lonely = tmp_path / "deep" / "lonely.json"
+    lonely.parent.mkdir()
+    lonely.write_text(json.dumps(content("train")))
+    with pytest.raises(
+        DataError, match=r"lonely\.json: no folder near it holds its images .*train\.jpg.*--image-folder"
+    ):
+        read_all(discover(lonely))
+    Path(tmp_path / "gone.odgt").write_text('{"ID": "a", "gtboxes": []}\n')
+    with pytest.raises(DataError, match=r"gone\.odgt: no folder near it holds its images .for example a\.jpg"):
+        read_all(discover(tmp_path / "gone.odgt"))

@@ -1,0 +1,224 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Check, describe, convert, divide and look at detection data sets. Sources are only read, never changed.
+
+python tools/dataset.py check   data/mine                              # what is wrong with it?
+python tools/dataset.py check   data/mine --fix data/mine_fixed        # and a corrected copy
+python tools/dataset.py check   -c configs/quickstart.yml              # the data of a run, against its queries
+python tools/dataset.py stats   data/mine -o stats                     # plots and numbers
+python tools/dataset.py convert data/mine --to yolo -o data/mine_yolo  # coco, voc, yolo, crowdhuman
+python tools/dataset.py split   data/all.json -o data/parts --parts train=0.8 val=0.2
+python tools/dataset.py show    data/mine -o pictures --count 20
+
+PATH is a folder in any common layout (COCO JSON in it or in annotations/, Roboflow exports, VOC with ImageSets, YOLO
+with data.yaml, CrowdHuman odgt) or one annotation file. Or name the splits: --split train=a.json:images and so on.
+
+Exit codes: 0 nothing bad, 1 check found errors (with --strict: or warnings), 2 cannot be read or bad usage.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import isdfine
+from isdfine.core.errors import ConfigError, DataError
+from isdfine.core.log import setup_logging
+from isdfine.data.audit import configured, partition, report, samples, sources, statistics, writers
+from isdfine.data.audit.check import check_with, read_files
+from isdfine.data.audit.findings import Finding, Split
+from isdfine.data.audit.fix import corrected
+from isdfine.data.audit.naming import new_folder, write_json, write_text
+
+QUERIES = 300
+"""Queries of the published D-FINE models, used where neither the command line nor a config says a number."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("path", nargs="?", metavar="PATH", help="folder of a data set, or an annotation file")
+    source.add_argument("-c", "--config", help="YAML file of a run: look at its training and validation data")
+    source.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    source.add_argument("--split", action="append", default=[], metavar="NAME=PATH[:IMAGES]", dest="splits")
+    source.add_argument("--format", choices=("auto", *sources.FORMATS), default="auto")
+    source.add_argument("--image-folder", metavar="DIR", help="where the images are, if that cannot be found")
+    source.add_argument("--workers", type=int, help="threads that read images (default: one per core)")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty folder")
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("check", parents=[source], help="find what is wrong")
+    one.add_argument("--queries", type=int, help=f"queries of the model (default: the config's, else {QUERIES})")
+    one.add_argument("--json", metavar="FILE", help="write all findings as JSON")
+    one.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
+    one.add_argument("--fix", metavar="DIR", help="write a corrected copy into a new folder")
+    one.add_argument("--images", choices=("copy", "link"), default="copy", help="images of the corrected copy")
+    one.add_argument("--examples", type=int, default=3, help="places shown per kind of finding")
+    one = commands.add_parser("stats", parents=[source, output], help="plots and numbers")
+    one.add_argument("--json", metavar="FILE", help="write the numbers as JSON too")
+    one = commands.add_parser("convert", parents=[source, output], help="write it in another format")
+    one.add_argument("--to", required=True, choices=sources.FORMATS)
+    one.add_argument("--images", choices=("copy", "link", "none"), default="copy", help="link: symbolic links")
+    one = commands.add_parser("split", parents=[source, output], help="divide it into parts")
+    one.add_argument("--parts", nargs="+", required=True, metavar="NAME=FRACTION")
+    one.add_argument("--group-by", metavar="REGEX", help="images whose names give the same (first group) stay together")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--to", choices=sources.FORMATS, default="coco", help="format of the parts (default: coco)")
+    one.add_argument("--images", choices=("copy", "link", "none"), default="none",
+                     help="none: one COCO file per part, for the images where they are")  # fmt: skip
+    one = commands.add_parser("show", parents=[source, output], help="draw boxes on images")
+    one.add_argument("--count", type=int, default=16)
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--class", metavar="NAME", dest="class_name", help="only images with this class")
+    one.add_argument("--ids", nargs="+", default=[], help="image ids or file names")
+    one.add_argument("--only-problems", action="store_true", help="only images that check finds something about")
+    return parser.parse_args(arguments)
+
+
+def progress(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+    """A bar on a terminal, nothing elsewhere."""
+    return tqdm(items, total=total, desc=title, disable=None, leave=False)
+
+
+def open_splits(options: argparse.Namespace) -> tuple[list[Split], int]:
+    """What the command line names, read; and the queries of its config."""
+    for name in ("queries", "workers", "count", "examples"):
+        if (number := getattr(options, name, None)) is not None and number < 1:
+            raise DataError(f"--{name} {number}: give 1 or more")
+    given = [bool(options.path), bool(options.splits), bool(options.config)]
+    if sum(given) != 1:
+        raise DataError("give one source: PATH, or --split NAME=PATH (as often as needed), or -c CONFIG")
+    queries = QUERIES
+    if options.config:
+        config = isdfine.load_config(options.config, options.update)
+        found, queries = configured.sources_of(config), configured.queries_of(config) or QUERIES
+    elif options.splits:
+        found = [sources.parse_split(text, format=options.format) for text in options.splits]
+    else:
+        found = sources.discover(options.path, format=options.format, images=options.image_folder)
+    return sources.read_all(found), queries
+
+
+def open_sound(options: argparse.Namespace) -> list[Split]:
+    """Splits of which everything could be read: what is written anew must not lack entries in silence."""
+    splits, _ = open_splits(options)
+    problems = [problem for split in splits for problem in split.problems]
+    if problems:
+        raise DataError(f"{problems[0]} ({len(problems)} such problems): run check with --fix first")
+    return splits
+
+
+def find(options: argparse.Namespace, splits: list[Split], queries: int) -> tuple[list[Finding], Any]:
+    """Findings, and the pixels they rest on."""
+    pixels = read_files(splits, workers=options.workers, progress=progress)
+    return check_with(splits, pixels, queries=queries), pixels
+
+
+def check(options: argparse.Namespace) -> int:
+    """Report what is wrong; with --fix write a corrected copy and check that too."""
+    splits, queries = open_splits(options)
+    target = new_folder(options.fix, "--fix", splits) if options.fix else None
+    queries = options.queries or queries
+    findings, pixels = find(options, splits, queries)
+    content = report.to_json(findings, splits, queries)
+    print(report.table(findings, splits, examples=options.examples))
+    if target is not None:
+        fixed, changes = corrected(splits, findings, pixels)
+        if not fixed:
+            raise DataError(f"--fix {target}: nothing usable is left of the data set")
+        formats = {split.format for split in splits} & set(sources.FORMATS)
+        form = formats.pop() if len(formats) == 1 else "coco"
+        changes += writers.write_dataset(fixed, target, form, images=options.images, progress=progress)
+        write_text(target / "changes.log", "".join(f"{line}\n" for line in changes))
+        print("", *changes, sep="\n")
+        again = sources.read_all(sources.discover(target, format=form))
+        content["changes"] = changes
+        print(f"\n{len(changes)} changes; the copy in {target}: {report.summary(find(options, again, queries)[0])}")
+    if options.json:
+        write_json(Path(options.json), content)
+    return report.exit_code(findings, strict=options.strict)
+
+
+def stats(options: argparse.Namespace) -> int:
+    """Plots and numbers of every split."""
+    from isdfine.viz.dataset_plots import save_plots
+
+    splits, _ = open_splits(options)
+    folder = new_folder(options.output, "-o", splits)
+    numbers = [statistics.statistics_of(split) for split in splits]
+    summaries = {one.name: statistics.summary_of(one) for one in numbers}
+    print(statistics.summary_table(summaries))
+    for path in save_plots(numbers, folder):
+        print(path)
+    write_json(folder / "summary.json", summaries)
+    if options.json:
+        write_json(Path(options.json), summaries)
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write the data set in another format."""
+    splits = open_sound(options)
+    folder = new_folder(options.output, "-o", splits)
+    remarks = writers.write_dataset(splits, folder, options.to, images=options.images, progress=progress)
+    print(*remarks, *(f"{one.name}: {len(one.annotations):,} images, {len(one.annotations.ids):,} boxes"
+                      for one in splits), folder, sep="\n")  # fmt: skip
+    return 0
+
+
+def split(options: argparse.Namespace) -> int:
+    """Divide a data set and say what each part got."""
+    parts = partition.parse_parts(options.parts)
+    whole = partition.merged(open_sound(options))
+    folder = new_folder(options.output, "-o", [whole])
+    by_name = partition.groups_by_name(whole.annotations, options.group_by) if options.group_by else None
+    content = partition.groups_by_content(read_files([whole], workers=options.workers, progress=progress), whole)
+    groups = partition.join_groups(content, by_name or content)
+    divided = partition.divided(whole, partition.divide(whole.annotations, parts, groups, seed=options.seed), parts)
+    remarks = writers.write_dataset(divided, folder, options.to, images=options.images, progress=progress)
+    print(partition.shares_table(divided, parts), "", *remarks, folder, sep="\n")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Draw the boxes of some images."""
+    from isdfine.viz.draw import draw_boxes
+
+    splits, queries = open_splits(options)
+    folder = new_folder(options.output, "-o", splits)
+    findings = find(options, splits, queries)[0] if options.only_problems else None
+    chosen = samples.choose(splits, count=options.count, seed=options.seed, class_name=options.class_name,
+                            ids=options.ids, findings=findings)  # fmt: skip
+    for number, sample in enumerate(progress(chosen, len(chosen), "pictures")):
+        name = Path(sample.split.annotations.file_names[sample.index])
+        marked, picture = sample.marked(), sample.image()
+        target = folder / f"{number:03}_{sample.split.name.replace('/', '_')}_{name.stem}.png"
+        if picture is not None:
+            draw_boxes(picture, marked, marked).save(target)
+        print(f"{target if picture is not None else 'no picture'}: {name}, {len(marked.labels)} boxes",
+              *(f"    {one.kind}: {one.text}" for one in sample.findings), sep="\n")  # fmt: skip
+    return 0
+
+
+COMMANDS = {"check": check, "stats": stats, "convert": convert, "split": split, "show": show}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one message and exit code 2."""
+    options = parse_arguments(arguments)
+    setup_logging()
+    try:
+        return COMMANDS[options.command](options)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
