@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +16,61 @@ from torch.nn import functional as F
 
 from ..core.errors import DataError
 from ..core.registry import register
+from ..nn.padding import CONTENT_SIZE
 
 STRIDE = 32
 """Sides are multiples of this: the coarsest feature map of the backbones."""
 
 
+IMAGENET_MEAN = (124, 116, 104)
+"""Red, green, blue of the average photo, 0..255: zero for backbones that normalise."""
+
+Samples = Sequence[tuple[Any, dict[str, Tensor]]]
+Batch = tuple[Tensor, list[dict[str, Tensor]]]
+
+
+class CollateFunction(ABC):
+    """What a loader needs to make batches.
+
+    Args:
+        stop_epoch: from this epoch on images keep their size; the solver's second stage begins there. None = never.
+        ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it.
+    """
+
+    takes_any_size = False
+    """Whether the images of a batch may differ in size, and have sides that are no multiples of 32."""
+
+    def __init__(self, stop_epoch: int | None, ema_restart_decay: float | None) -> None:
+        self.stop_epoch = stop_epoch
+        self.ema_restart_decay = ema_restart_decay
+
+    @abstractmethod
+    def __call__(self, samples: Samples) -> Batch:
+        """B samples -> images (B, 3, H, W) in the samples' type, and their targets as plain tensors."""
+
+    @abstractmethod
+    def size_at(
+        self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
+        """(height, width) that a batch of images of size ``canvas`` gets; None = the images keep theirs."""
+
+    @staticmethod
+    def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Nearest-neighbour resize of a batch, as the published weights were trained (spec/dfine.md section 12)."""
+        if size is None or tuple(images.shape[-2:]) == size:
+            return images
+        return F.interpolate(images, size=size, mode="nearest")
+
+    def _drawn(self, choices: int, seed: int, epoch: int, batch_index: int) -> int | None:
+        """Number of the choice of a batch, the same on every rank; None where there is nothing to choose."""
+        if not choices or (self.stop_epoch is not None and epoch >= self.stop_epoch):
+            return None
+        digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, batch_index), digest_size=8, person=b"multiscale")
+        return int.from_bytes(digest.digest(), "little") % choices
+
+
 @register
-class BatchImageCollateFunction:
+class BatchImageCollateFunction(CollateFunction):
     """Stack images of one size; draw the multi-scale size of each batch.
 
     Args:
@@ -38,49 +87,129 @@ class BatchImageCollateFunction:
         stop_epoch: int | None = None,
         ema_restart_decay: float | None = None,
     ) -> None:
+        super().__init__(stop_epoch, ema_restart_decay)
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else (base_size[0], base_size[1])
         if any(side <= 0 or side % STRIDE for side in self.base_size):
             raise ValueError(f"base_size is {base_size}: every side must be a multiple of {STRIDE} above 0")
         if base_size_repeat is not None and base_size_repeat < 1:
             raise ValueError(f"base_size_repeat is {base_size_repeat}: give 1 or more, or ~ for one size only")
         self.sizes = () if base_size_repeat is None else multiscale_sizes(self.base_size, base_size_repeat)
-        self.stop_epoch = stop_epoch
-        self.ema_restart_decay = ema_restart_decay
 
-    def __call__(self, samples: Sequence[tuple[Any, dict[str, Tensor]]]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    def __call__(self, samples: Samples) -> Batch:
         """B samples -> images (B, 3, H, W) in the samples' type, and their targets as plain tensors.
 
         Raises:
             DataError: images that are no tensors, or of several sizes.
         """
-        images = [image for image, _ in samples]
-        wrong = next((image for image in images if not isinstance(image, Tensor)), None)
-        if wrong is not None:
-            raise DataError(
-                f"samples hold a {type(wrong).__name__}, not a tensor: add ConvertPILImage to transforms.ops"
-            )
+        images = _images(samples)
         sizes = sorted({tuple(image.shape[-2:]) for image in images})
         if len(sizes) > 1:
             raise DataError(
                 f"images of one batch have {len(sizes)} sizes (height, width): {', '.join(map(str, sizes[:5]))}: "
-                "add Resize or PadToSize to transforms.ops, or use total_batch_size: 1"
+                "add Resize or PadToSize to transforms.ops, use collate_fn: {type: PaddedBatchCollateFunction}, or use "
+                "total_batch_size: 1"
             )
-        targets = [{name: value.as_subclass(Tensor) for name, value in target.items()} for _, target in samples]
-        return torch.stack([image.as_subclass(Tensor) for image in images]), targets
+        return torch.stack(images), _targets(samples)
 
-    def size_at(self, seed: int, epoch: int, batch_index: int) -> tuple[int, int] | None:
+    def size_at(
+        self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
         """(height, width) of a batch, the same on every rank; None = the images keep theirs."""
-        if not self.sizes or (self.stop_epoch is not None and epoch >= self.stop_epoch):
-            return None
-        digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, batch_index), digest_size=8, person=b"multiscale")
-        return self.sizes[int.from_bytes(digest.digest(), "little") % len(self.sizes)]
+        drawn = self._drawn(len(self.sizes), seed, epoch, batch_index)
+        return None if drawn is None else self.sizes[drawn]
 
-    @staticmethod
-    def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Nearest-neighbour resize of a batch, as the published weights were trained (spec/dfine.md section 12)."""
-        if size is None or tuple(images.shape[-2:]) == size:
-            return images
-        return F.interpolate(images, size=size, mode="nearest")
+
+@register
+class PaddedBatchCollateFunction(CollateFunction):
+    """Stack images of several sizes at the top left of the smallest canvas that holds them all.
+
+    Every target gets ``content_size`` (2,): height and width of its image inside the canvas. Boxes stay fractions of
+    the image (spec doc_layout R-6 and R-7).
+
+    Args:
+        stride: the sides of a canvas are the smallest multiples of this, itself a multiple of 32.
+        fill: pixel value 0..255 of the padding, or ``mean``: the average colour of photos, which backbones that
+            normalise see as 0. Models clear the padding where they can (HGNetv2 does); then the value has no effect.
+        scales: factors on the size of a batch, one drawn per batch, equally likely and the same on every rank; None
+            = images keep their size. Sides of the scaled canvas are rounded to multiples of ``stride``.
+        stop_epoch, ema_restart_decay: as in ``BatchImageCollateFunction``.
+    """
+
+    takes_any_size = True
+
+    def __init__(
+        self,
+        stride: int = STRIDE,
+        fill: int | Literal["mean"] = "mean",
+        scales: Sequence[float] | None = None,
+        stop_epoch: int | None = None,
+        ema_restart_decay: float | None = None,
+    ) -> None:
+        super().__init__(stop_epoch, ema_restart_decay)
+        if stride < 1 or stride % STRIDE:
+            raise ValueError(f"PaddedBatchCollateFunction: stride is {stride}: give a multiple of {STRIDE} above 0")
+        if fill != "mean" and not (type(fill) is int and 0 <= fill <= 255):
+            raise ValueError(f"PaddedBatchCollateFunction: fill is {fill!r}: give a pixel value 0..255, or mean")
+        if scales is not None and not (scales and all(scale > 0 for scale in scales)):
+            raise ValueError(
+                f"PaddedBatchCollateFunction: scales is {list(scales)}: give factors above 0, or ~ for one size only"
+            )
+        self.stride = stride
+        self.fill = IMAGENET_MEAN if fill == "mean" else (fill,) * 3
+        self.scales = tuple(scales or ())
+
+    def __call__(self, samples: Samples) -> Batch:
+        """B samples -> images (B, 3, H, W) in the samples' type, and their targets as plain tensors.
+
+        Raises:
+            DataError: images that are no tensors.
+        """
+        images = _images(samples)
+        height, width = (self._rounded_up(max(image.shape[axis] for image in images)) for axis in (-2, -1))
+        fill = torch.tensor(self.fill, dtype=images[0].dtype)[:, None, None]
+        canvas = fill.expand(len(images), 3, height, width).clone()
+        for place, image in zip(canvas, images):
+            place[:, : image.shape[-2], : image.shape[-1]] = image
+        sizes = (torch.tensor(image.shape[-2:]) for image in images)
+        return canvas, [{**target, CONTENT_SIZE: size} for target, size in zip(_targets(samples), sizes)]
+
+    def size_at(
+        self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
+    ) -> tuple[int, int] | None:
+        """(height, width) of the scaled canvas; None = the batch keeps its size. Ranks share the factor."""
+        drawn = self._drawn(len(self.scales), seed, epoch, batch_index)
+        if drawn is None:
+            return None
+        if canvas is None:
+            raise ValueError(
+                "PaddedBatchCollateFunction: the size of a batch depends on its canvas: give (height, width)"
+            )
+        height, width = (_scaled(side, self.scales[drawn], self.stride) for side in canvas)
+        return height, width
+
+    def _rounded_up(self, side: int) -> int:
+        return -(-side // self.stride) * self.stride
+
+
+def scaled_content(sizes: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Content sizes (B, 2) in a canvas that is resized to ``size``: float32, exact to its last digit."""
+    return (sizes.double() * torch.tensor(size) / torch.tensor(canvas)).float()
+
+
+def padded_share(sizes: Tensor, canvas: tuple[int, int]) -> float:
+    """Fraction of a batch's pixels that are padding, from the content sizes (B, 2) in one canvas."""
+    return 1 - float(sizes.double().prod(dim=1).mean()) / (canvas[0] * canvas[1])
+
+
+def _images(samples: Samples) -> list[Tensor]:
+    wrong = next((image for image, _ in samples if not isinstance(image, Tensor)), None)
+    if wrong is not None:
+        raise DataError(f"samples hold a {type(wrong).__name__}, not a tensor: add ConvertPILImage to transforms.ops")
+    return [image.as_subclass(Tensor) for image, _ in samples]
+
+
+def _targets(samples: Samples) -> list[dict[str, Tensor]]:
+    return [{name: value.as_subclass(Tensor) for name, value in target.items()} for _, target in samples]
 
 
 def multiscale_sizes(base_size: tuple[int, int], repeat: int) -> tuple[tuple[int, int], ...]:
@@ -100,5 +229,5 @@ def multiscale_sizes(base_size: tuple[int, int], repeat: int) -> tuple[tuple[int
     return tuple((_scaled(base_size[0], side / base), _scaled(base_size[1], side / base)) for side in longer)
 
 
-def _scaled(side: int, factor: float) -> int:
-    return max(STRIDE, round(side * factor / STRIDE) * STRIDE)
+def _scaled(side: int, factor: float, stride: int = STRIDE) -> int:
+    return max(stride, round(side * factor / stride) * stride)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import signal
@@ -21,13 +22,18 @@ from torch.utils.data import Dataset
 from ..core import dist
 from ..core.errors import ConfigError, DataError
 from ..core.registry import register
-from .collate import STRIDE, BatchImageCollateFunction
+from ..nn.padding import CONTENT_SIZE
+from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_share, scaled_content
 from .dataset.detection import DetectionDataset, SampleKey
-from .sampler import BatchSampler
-from .transforms.ops import PadToSize, RandomCrop, Resize
+from .sampler import BatchSampler, aspect_buckets
+from .transforms.ops import KeepAspect, PadToSize, RandomCrop, Resize
+
+logger = logging.getLogger(__name__)
 
 PREFETCH = 2
 """Batches that each worker prepares ahead."""
+MUCH_PADDING = 0.15
+"""Share of padded pixels above which an epoch's log line says what helps (spec doc_layout R-7)."""
 
 
 @register
@@ -48,11 +54,14 @@ class DataLoader:
         drop_last: leave out the last, smaller batch.
         collate_fn: stacks samples and knows the batch sizes; None = no multi-scale.
         seed: of order, augmentation and sizes.
+        bucket_by_aspect: make batches of images of similar aspect ratio, so that padded batches hold little padding.
+            Without shuffle images then come in the order of their aspect ratios.
         shard: (rank, world size); None = this process's.
 
     Raises:
         ConfigError: batch sizes that contradict each other or the number of processes, too few samples, or a
-            shuffled (training) data set whose boxes are not converted, images resized to no multiple of 32.
+            shuffled (training) data set whose boxes are not converted, images resized to no multiple of 32 or to
+            several sizes where ``collate_fn`` does not pad.
     """
 
     def __init__(
@@ -63,9 +72,10 @@ class DataLoader:
         shuffle: bool = False,
         num_workers: int = 0,
         drop_last: bool = False,
-        collate_fn: BatchImageCollateFunction | None = None,
+        collate_fn: CollateFunction | None = None,
         seed: int = 0,
         *,
+        bucket_by_aspect: bool = False,
         shard: tuple[int, int] | None = None,
     ) -> None:
         shard = shard or (dist.rank(), dist.world_size())
@@ -82,13 +92,21 @@ class DataLoader:
                 "DataLoader: shuffle: True means training, but the transforms leave boxes in pixels: "
                 "add {type: ConvertBoxes, fmt: cxcywh, normalize: True} as the last of transforms.ops"
             )
-        _check_image_size(dataset)
         self.dataset = dataset
         self.collate_fn = collate_fn or BatchImageCollateFunction()
+        _check_image_size(dataset, self.collate_fn)
         self.num_workers = num_workers
         self.seed = seed
         self.device = torch.device("cpu")
-        self.sampler = BatchSampler(len(dataset), per_rank, shard, shuffle=shuffle, drop_last=drop_last, seed=seed)
+        self.sampler = BatchSampler(
+            len(dataset),
+            per_rank,
+            shard,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            buckets=aspect_buckets(dataset.annotations.sizes) if bucket_by_aspect else None,
+        )
         self._workers: TorchDataLoader[Any] | None = None
 
     def __len__(self) -> int:
@@ -128,10 +146,16 @@ class DataLoader:
         epoch, first = self.sampler.epoch, self.sampler.start
         packed = iter(self._workers)
         self.sampler.start = 0
+        padded: list[float] = []  # share of every batch
         for batch_index, batch in enumerate(packed, first):
             if isinstance(batch, _Failure):
                 raise DataError(batch.message)
-            yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index))
+            height, width = batch.images.shape[-2:]
+            if CONTENT_SIZE in batch.values:
+                padded.append(padded_share(batch.values[CONTENT_SIZE].view(-1, 2), (height, width)))
+            yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index, (height, width)))
+        if padded and self.sampler.shuffle:
+            self._report_padding(epoch, sum(padded) / len(padded))
 
     def close(self) -> None:
         """End the worker processes; the next pass starts new ones."""
@@ -140,8 +164,19 @@ class DataLoader:
     def _ready(self, batch: _Packed, size: tuple[int, int] | None) -> tuple[Tensor, list[dict[str, Tensor]]]:
         images = batch.images.to(self.device, non_blocking=True)
         images = self.dataset.pixels(self.collate_fn.resize(images, size))
-        values = {name: value.to(self.device, non_blocking=True) for name, value in batch.values.items()}
+        values = batch.values
+        if size is not None and CONTENT_SIZE in values:
+            height, width = batch.images.shape[-2:]
+            scaled = scaled_content(values[CONTENT_SIZE].view(-1, 2), (height, width), size)
+            values = {**values, CONTENT_SIZE: scaled.flatten()}
+        values = {name: value.to(self.device, non_blocking=True) for name, value in values.items()}
         return images, _unpack(values, batch.rows)
+
+    def _report_padding(self, epoch: int, share: float) -> None:
+        shapes = set(aspect_buckets(self.dataset.annotations.sizes))
+        helps = share > MUCH_PADDING and len(shapes) > 1 and self.sampler.buckets is None
+        advice = ": bucket_by_aspect: True in the data loader lowers it" if helps else ""
+        logger.info("epoch %d: %.1f %% of the pixels were padding%s", epoch, 100 * share, advice)
 
     def _start(self) -> TorchDataLoader[Any]:
         options: dict[str, Any] = {}
@@ -183,10 +218,18 @@ def _batch_size_per_rank(batch_size: int | None, total_batch_size: int | None, w
     return wanted // world
 
 
-def _check_image_size(dataset: DetectionDataset) -> None:
+def _check_image_size(dataset: DetectionDataset, collate_fn: CollateFunction) -> None:
     """Refuse images that the strides of a detector do not divide; the last op that sets a size decides."""
-    setting = [op for op in dataset.transforms.ops if isinstance(op, (Resize, RandomCrop, PadToSize))]
-    if setting and any(side % STRIDE for side in setting[-1].size):
+    setting = [op for op in dataset.transforms.ops if isinstance(op, (Resize, RandomCrop, PadToSize, KeepAspect))]
+    if not setting or collate_fn.takes_any_size:
+        return
+    if isinstance(setting[-1], KeepAspect):
+        raise ConfigError(
+            f"DataLoader: {type(setting[-1]).__name__} keeps the aspect ratio, so images differ in size, but "
+            f"{type(collate_fn).__name__} stacks images of one size: use collate_fn: {{type: "
+            "PaddedBatchCollateFunction}, or add PadToSize after it in transforms.ops"
+        )
+    if any(side % STRIDE for side in setting[-1].size):
         nearest = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in setting[-1].size]
         raise ConfigError(
             f"DataLoader: the transforms end with {type(setting[-1]).__name__} to {list(setting[-1].size)}: both sides "
@@ -213,7 +256,7 @@ class _Failure(NamedTuple):
 class _Batches(Dataset[Any]):
     """Whole batches by their sample keys: what a worker holds."""
 
-    def __init__(self, dataset: DetectionDataset, collate_fn: BatchImageCollateFunction) -> None:
+    def __init__(self, dataset: DetectionDataset, collate_fn: CollateFunction) -> None:
         self.dataset = dataset
         self.collate_fn = collate_fn
 

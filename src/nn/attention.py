@@ -19,7 +19,8 @@ class QuerySelfAttention(nn.Module):
         num_heads: attention heads.
         dropout: probability of dropping an attention weight in training.
 
-    Shapes: content and position (B, Q, D), ``allowed`` (Q, Q) bool or None, True = may be read -> (B, Q, D).
+    Shapes: content and position (B, Q, D), ``allowed`` bool, True = may be read, (Q, Q) or anything that broadcasts to
+    (B, heads, Q, Q), or None for all -> (B, Q, D).
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks that mix and resize feature maps in a pyramid: cross-stage partial, layer aggregation, down-sampling."""
+"""Blocks that mix and resize feature maps in a pyramid: cross-stage partial, layer aggregation, down-sampling.
+
+Every block takes the padding of the batch, if any, and clears what its 3x3 convolutions read (see ``nn.padding``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .conv import ConvNormAct, RepVGG
+from .padding import Padding, cleared
 
 
 class CSPBlock(nn.Module):
@@ -29,9 +33,12 @@ class CSPBlock(nn.Module):
         self.conv2 = ConvNormAct(in_channels, out_channels, act=act)
         self.bottlenecks = nn.Sequential(*(RepVGG(out_channels, act=act) for _ in range(num_blocks)))
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        return self.bottlenecks(self.conv1(maps)) + self.conv2(maps)
+        deep = self.conv1(maps)
+        for block in self.bottlenecks:
+            deep = block(cleared(deep, padding))
+        return deep + self.conv2(maps)
 
 
 class AggregationBlock(nn.Module):
@@ -64,12 +71,17 @@ class AggregationBlock(nn.Module):
             CSPBlock(in_channels, channels, num_blocks, act=act), ConvNormAct(channels, channels, 3, act=act)
         )
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, D, H, W)."""
         entry = self.cv1(maps)  # (B, 2 D, H, W)
-        first = self.cv2(entry.chunk(2, dim=1)[1])
-        second = self.cv3(first)
+        first = self._run(self.cv2, entry.chunk(2, dim=1)[1], padding)
+        second = self._run(self.cv3, first, padding)
         return self.cv4(torch.cat([entry, first, second], dim=1))
+
+    @staticmethod
+    def _run(stage: nn.Module, maps: Tensor, padding: Padding | None) -> Tensor:
+        block, conv = stage.children()
+        return conv(cleared(block(maps, padding), padding))
 
 
 class DownSample(nn.Module):
@@ -88,6 +100,6 @@ class DownSample(nn.Module):
         self.cv1 = ConvNormAct(channels, channels)
         self.cv2 = ConvNormAct(channels, channels, 3, stride=2, groups=channels)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, D, H, W) -> (B, D, ceil(H / 2), ceil(W / 2))."""
-        return self.cv2(self.cv1(maps))
+        return self.cv2(cleared(self.cv1(maps), padding))

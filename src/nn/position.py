@@ -35,13 +35,42 @@ def sine_table(
     Raises:
         ValueError: if dim is not a positive multiple of 4.
     """
+    rows, columns = _waves((height, width), dim, temperature, device)
+    waves = [columns[:, None].expand(width, height, dim // 2), rows[None].expand(width, height, dim // 2)]
+    return torch.cat(waves, dim=2).reshape(1, height * width, dim)
+
+
+def grid_table(
+    height: int,
+    width: int,
+    dim: int,
+    *,
+    temperature: float = 10000.0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The entry that ``sine_table`` gives a token of a square map, on maps of any shape.
+
+    Token ``t = y * width + x`` has ``[sin(y w), cos(y w), sin(x w), cos(x w)]``: equal to ``sine_table`` where height
+    and width are equal, and independent of the size of the map, so padding does not change it.
+
+    Args, returns and raises as :func:`sine_table`.
+    """
+    rows, columns = _waves((height, width), dim, temperature, device)
+    waves = [rows[:, None].expand(height, width, dim // 2), columns[None].expand(height, width, dim // 2)]
+    return torch.cat(waves, dim=2).reshape(1, height * width, dim)
+
+
+def _waves(
+    size: tuple[int, int], dim: int, temperature: float, device: torch.device | str | None
+) -> tuple[Tensor, Tensor]:
+    """Sines and cosines of the row numbers (H, D/2) and of the column numbers (W, D/2)."""
     if dim <= 0 or dim % 4:
         raise ValueError(f"a 2-D sine table needs a multiple of 4 channels but got {dim}: change hidden_dim")
     steps = torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim // 4)
     frequencies = 1.0 / temperature**steps
-    column_angles = torch.arange(width, dtype=torch.float32, device=device)[:, None] * frequencies  # (W, D/4)
-    row_angles = torch.arange(height, dtype=torch.float32, device=device)[:, None] * frequencies  # (H, D/4)
-    columns = torch.cat([column_angles.sin(), column_angles.cos()], dim=1)[:, None]  # (W, 1, D/2)
-    rows = torch.cat([row_angles.sin(), row_angles.cos()], dim=1)[None]  # (1, H, D/2)
-    waves = [columns.expand(width, height, dim // 2), rows.expand(width, height, dim // 2)]
-    return torch.cat(waves, dim=2).reshape(1, height * width, dim)
+    angles = (torch.arange(side, dtype=torch.float32, device=device)[:, None] * frequencies for side in size)
+    rows, columns = (torch.cat([one.sin(), one.cos()], dim=1) for one in angles)
+    return rows, columns
+
+
+POSITION_TABLES = {"official": sine_table, "grid": grid_table}

@@ -11,21 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_ROUNDING = 1e-3
+"""Of a cell: an image that reaches less than this into a cell is not read there."""
 
-def sample_bilinear(values: Tensor, locations: Tensor) -> Tensor:
+
+def sample_bilinear(values: Tensor, locations: Tensor, extent: Tensor | None = None) -> Tensor:
     """Read feature maps between their cells; zeros outside the map.
 
     Args:
         values: (B, D, H, W).
         locations: (B, Q, P, 2) x and y as fractions of the map (0 and 1 are its outer borders).
+        extent: (B, 2) fraction of the map in x and y that the image spans; beyond it values are zero.
 
     Returns: (B, D, Q, P).
     """
     return F.grid_sample(values, 2 * locations - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def sample_nearest(values: Tensor, locations: Tensor) -> Tensor:
-    """Read the one cell at location * size + 0.5, truncated and kept inside the map. No gradient to the locations.
+def sample_nearest(values: Tensor, locations: Tensor, extent: Tensor | None = None) -> Tensor:
+    """Read the one cell at location * size + 0.5, truncated and kept inside the image. No gradient to the locations.
 
     Args and returns as :func:`sample_bilinear`. x is kept below the width (upstream uses the height, which differs
     on maps that are not square).
@@ -33,6 +37,12 @@ def sample_nearest(values: Tensor, locations: Tensor) -> Tensor:
     height, width = values.shape[-2:]
     column = (locations[..., 0] * width + 0.5).long().clamp(0, width - 1)
     row = (locations[..., 1] * height + 0.5).long().clamp(0, height - 1)
+    if extent is not None:
+        spans = extent[:, :, None, None].unbind(1)  # (B, 1, 1) twice
+        column, row = (
+            torch.minimum(cells, (span * side - _ROUNDING).ceil().long() - 1)
+            for cells, span, side in zip((column, row), spans, (width, height))
+        )
     cell = (row * width + column).flatten(1)  # (B, Q*P)
     read = values.flatten(2).gather(2, cell[:, None].expand(-1, values.shape[1], -1))
     return read.unflatten(-1, locations.shape[1:3])
@@ -63,6 +73,8 @@ class DeformableAttention(nn.Module):
         method: ``default`` reads bilinearly, ``discrete`` the nearest cell with offsets that are not learned.
 
     Shapes: queries (B, Q, D), references (B, Q, 4) cxcywh in [0, 1], values per level (B, D, H, W) -> (B, Q, D).
+    With ``extent`` (B, levels, 2), the fraction of each map's width and height that the image spans, references are
+    fractions of the image; without it of the map.
     """
 
     num_points_scale: Tensor
@@ -98,21 +110,27 @@ class DeformableAttention(nn.Module):
         with torch.no_grad():
             self.sampling_offsets.bias.copy_((direction[:, None] * step[:, None]).flatten())
 
-    def forward(self, queries: Tensor, references: Tensor, values: Sequence[Tensor]) -> Tensor:
-        locations, weights = self._plan(queries, references)
+    def forward(
+        self, queries: Tensor, references: Tensor, values: Sequence[Tensor], extent: Tensor | None = None
+    ) -> Tensor:
+        locations, weights = self._plan(queries, references, extent)
         reads = []
-        for value, location, weight in zip(
-            values, locations.split(self.num_points, dim=2), weights.split(self.num_points, dim=3)
+        spans = [None] * len(values) if extent is None else extent.repeat_interleave(self.num_heads, dim=0).unbind(1)
+        for value, location, weight, span in zip(
+            values, locations.split(self.num_points, dim=2), weights.split(self.num_points, dim=3), spans
         ):
             per_head = value.unflatten(1, (self.num_heads, -1)).flatten(0, 1)  # (B*heads, D/heads, H, W)
-            reads.append((self._sample(per_head, location) * weight).sum(dim=-1))  # (B*heads, D/heads, Q)
+            reads.append((self._sample(per_head, location, span) * weight).sum(dim=-1))  # (B*heads, D/heads, Q)
         update = sum(reads[1:], start=reads[0])
         return update.unflatten(0, (-1, self.num_heads)).flatten(1, 2).transpose(1, 2)
 
-    def _plan(self, queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    def _plan(self, queries: Tensor, references: Tensor, extent: Tensor | None) -> tuple[Tensor, Tensor]:
         """Where to read, (B*heads, Q, P, 2) fractions of the map, and with what weight, (B*heads, 1, Q, P)."""
         weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))  # (B, Q, heads, P, 2)
         centre, size = references[:, :, None, None].split(2, dim=-1)
         locations = centre + offsets * self.num_points_scale[:, None] * size * 0.5
+        if extent is not None:
+            per_point = [extent[:, k : k + 1].expand(-1, count, -1) for k, count in enumerate(self.num_points)]
+            locations = locations * torch.cat(per_point, dim=1)[:, None, None]  # (B, 1, 1, P, 2)
         return locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)[:, None]

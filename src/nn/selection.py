@@ -9,12 +9,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .padding import Padding
+
 GRID_SIZE = 0.05
 """Width and height of level 0's anchors as a fraction of the image; doubled on every next level."""
 
 
 def anchor_logits(
-    sizes: Sequence[tuple[int, int]], *, eps: float = 1e-2, device: torch.device | str | None = None
+    sizes: Sequence[tuple[int, int]],
+    *,
+    eps: float = 1e-2,
+    device: torch.device | str | None = None,
+    padding: Padding | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One anchor box per memory row, in the space of box logits (spec dfine section 4).
 
@@ -24,24 +30,34 @@ def anchor_logits(
     Args:
         sizes: (height, width) of every level in cells.
         eps: an anchor is valid when all four numbers lie strictly inside (eps, 1 - eps).
+        device: of the result; that of the padding where there is one.
+        padding: makes boxes fractions of each image's content; centres in the padding are then beyond 1, so invalid.
 
     Returns: logits (1, S, 4) float32, +inf in the rows of invalid anchors; valid (1, S, 1) bool. S sums all cells,
-        row by row, level by level.
+        row by row, level by level. With padding the first dimension is B.
     """
-    levels = [_level_anchors(size, GRID_SIZE * 2**level, device) for level, size in enumerate(sizes)]
-    anchors = torch.cat(levels)[None]
+    levels = [
+        _level_anchors(*(_centres(size, device) if padding is None else padding.centres(size)), GRID_SIZE * 2**level)
+        for level, size in enumerate(sizes)
+    ]
+    anchors = torch.cat(levels, dim=-2)
+    anchors = anchors.view(-1, *anchors.shape[-2:])  # (1 or B, S, 4)
     valid = ((anchors > eps) & (anchors < 1 - eps)).all(dim=-1, keepdim=True)
     logits = torch.log(anchors / (1 - anchors))
     return logits.masked_fill(~valid, torch.inf), valid
 
 
-def _level_anchors(size: tuple[int, int], side: float, device: torch.device | str | None) -> Tensor:
-    height, width = size
-    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-    rows, columns = torch.meshgrid(y, x, indexing="ij")
+def _centres(size: tuple[int, int], device: torch.device | str | None) -> tuple[Tensor, Tensor]:
+    """Cell centres as fractions of the map: y (H,) and x (W,)."""
+    y, x = ((torch.arange(cells, dtype=torch.float32, device=device) + 0.5) / cells for cells in size)
+    return y, x
+
+
+def _level_anchors(y: Tensor, x: Tensor, side: float) -> Tensor:
+    """Centres (..., H) and (..., W) -> (..., H*W, 4) boxes."""
+    rows, columns = torch.broadcast_tensors(y[..., :, None], x[..., None, :])
     sides = torch.full_like(rows, side)
-    return torch.stack((columns, rows, sides, sides), dim=-1).flatten(0, 1)  # (H*W, 4)
+    return torch.stack((columns, rows, sides, sides), dim=-1).flatten(-3, -2)
 
 
 def best_class_rows(logits: Tensor, count: int) -> Tensor:

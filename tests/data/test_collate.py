@@ -10,7 +10,13 @@ from torchvision import tv_tensors
 
 from golden_cases import load_json
 from isdfine.core.errors import DataError
-from isdfine.data.collate import BatchImageCollateFunction, multiscale_sizes
+from isdfine.data.collate import (
+    BatchImageCollateFunction,
+    PaddedBatchCollateFunction,
+    multiscale_sizes,
+    padded_share,
+    scaled_content,
+)
 
 
 @pytest.mark.parametrize("repeat", ["3", "4", "6", "10", "20"])
@@ -90,10 +96,88 @@ def test_stacks_images_and_unwraps_targets():
 
 
 def test_unequal_images():
-    with pytest.raises(DataError, match=r"2 sizes \(height, width\): \(8, 9\), \(9, 8\): add Resize or PadToSize"):
+    with pytest.raises(
+        DataError, match=r"2 sizes \(height, width\): \(8, 9\), \(9, 8\): add Resize or PadToSize .* PaddedBatchCollate"
+    ):
         BatchImageCollateFunction()([(image(8, 9), {}), (image(9, 8), {}), (image(8, 9), {})])
 
 
 def test_images_that_are_no_tensors():
     with pytest.raises(DataError, match="samples hold a Image, not a tensor: add ConvertPILImage"):
         BatchImageCollateFunction()([(Image.new("RGB", (4, 4)), {})])
+
+
+def noise(height, width):
+    return tv_tensors.Image(torch.randint(0, 256, (3, height, width), dtype=torch.uint8))
+
+
+def test_padded_batches_have_the_images_at_the_top_left():
+    samples = [(noise(40, 70), {"labels": torch.tensor([1])}), (noise(65, 30), {"labels": torch.tensor([])})]
+    images, targets = PaddedBatchCollateFunction(fill=7)(samples)
+    assert images.shape == (2, 3, 96, 96)
+    assert images.dtype == torch.uint8
+    assert type(images) is torch.Tensor
+    assert torch.equal(images[0, :, :40, :70], samples[0][0].as_subclass(torch.Tensor))
+    assert (images[0, :, 40:] == 7).all()
+    assert (images[0, :, :, 70:] == 7).all()
+    assert [one["content_size"].tolist() for one in targets] == [[40, 70], [65, 30]]
+    assert targets[0]["content_size"].dtype == torch.int64
+    assert targets[0]["labels"].tolist() == [1]
+    assert "content_size" not in samples[0][1]
+    assert padded_share(torch.stack([one["content_size"] for one in targets]), (96, 96)) == pytest.approx(
+        1 - (40 * 70 + 65 * 30) / 2 / 96**2
+    )
+
+
+def test_canvas_sides_are_the_next_multiples_of_the_stride():
+    assert PaddedBatchCollateFunction()([(noise(64, 65), {})])[0].shape[-2:] == (64, 96)
+    images, _ = PaddedBatchCollateFunction(stride=64)([(noise(64, 65), {})])
+    assert images.shape[-2:] == (64, 128)
+    assert images[0, :, 0, -1].tolist() == [124, 116, 104]  # the mean colour of photos
+
+
+def test_scales_are_drawn_per_batch_and_keep_the_stride():
+    collate = PaddedBatchCollateFunction(scales=[0.75, 1.0, 1.25], stop_epoch=9, ema_restart_decay=0.9)
+    keys = [(0, epoch, batch) for epoch in range(9) for batch in range(20)]
+    sizes = [collate.size_at(*key, (288, 384)) for key in keys]
+    assert Counter(sizes).keys() == {(224, 288), (288, 384), (352, 480)}
+    assert sizes == [collate.size_at(*key, (288, 384)) for key in keys]
+    wide = [collate.size_at(*key, (384, 640)) for key in keys]  # another rank's canvas: the same factor
+    assert {(one[0] < 288, other[0] < 384) for one, other in zip(sizes, wide)} == {(False, False), (True, True)}
+    assert collate.size_at(0, 9, 0, (288, 384)) is None
+    assert PaddedBatchCollateFunction().size_at(0, 0, 0, (288, 384)) is None
+    with pytest.raises(ValueError, match="size of a batch depends on its canvas"):
+        collate.size_at(0, 0, 0)
+
+
+@pytest.mark.parametrize(("canvas", "size"), [((288, 384), (320, 416)), ((288, 384), (224, 288)), ((96, 64), (96, 64))])
+def test_scaled_contents_end_where_scaled_images_end(canvas, size):
+    for height, width in ((canvas[0] // 2, canvas[1] // 2), (canvas[0] - 19, canvas[1] - 1), (1, 33), canvas):
+        images = torch.zeros(1, 3, *canvas)
+        images[..., :height, :width] = 1
+        resized = PaddedBatchCollateFunction.resize(images, size)
+        scaled = scaled_content(torch.tensor([[height, width]]), canvas, size)[0]
+        assert scaled.tolist() == pytest.approx([height * size[0] / canvas[0], width * size[1] / canvas[1]])
+        assert resized[0, 0].any(dim=1).sum() == scaled[0].ceil()
+        assert resized[0, 0].any(dim=0).sum() == scaled[1].ceil()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stride": 48}, "stride is 48: give a multiple of 32 above 0"),
+        ({"stride": 0}, "stride is 0"),
+        ({"fill": 256}, r"fill is 256: give a pixel value 0\.\.255, or mean"),
+        ({"fill": "white"}, "fill is 'white'"),
+        ({"scales": []}, r"scales is \[\]: give factors above 0"),
+        ({"scales": [0.5, 0]}, r"scales is \[0.5, 0\]"),
+    ],
+)
+def test_options_of_padded_batches(options, message):
+    with pytest.raises(ValueError, match=message):
+        PaddedBatchCollateFunction(**options)
+
+
+def test_padded_batches_need_tensors_too():
+    with pytest.raises(DataError, match="samples hold a Image, not a tensor: add ConvertPILImage"):
+        PaddedBatchCollateFunction()([(Image.new("RGB", (4, 4)), {})])

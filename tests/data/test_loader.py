@@ -1,18 +1,21 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import logging
 import multiprocessing
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from data import coco_files
 from isdfine.core.errors import ConfigError, DataError
-from isdfine.data.collate import BatchImageCollateFunction
+from isdfine.data.collate import BatchImageCollateFunction, PaddedBatchCollateFunction, padded_share
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.loader import DataLoader
+from isdfine.data.sampler import BatchSampler, aspect_buckets
 from isdfine.data.transforms import (
     Compose,
     ConvertBoxes,
@@ -24,6 +27,8 @@ from isdfine.data.transforms import (
     RandomPhotometricDistort,
     RandomZoomOut,
     Resize,
+    ResizeShortestEdge,
+    ResizeToFit,
     SanitizeBoundingBoxes,
 )
 
@@ -245,3 +250,101 @@ def test_even_loaders_have_equally_many_batches_on_every_rank(shuffle, drop_last
     ranks = [loader(total_batch_size=10, shuffle=shuffle, drop_last=drop_last, shard=(rank, 10)) for rank in range(10)]
     assert ranks[0].even == (shuffle or drop_last)
     assert (len({len(one) for one in ranks}) == 1) == ranks[0].even
+
+
+def padded(ops=None, **options):
+    ops = ops or [ResizeShortestEdge(96, 160), ConvertPILImage(), ConvertBoxes()]
+    return loader(pages(ops), **{"collate_fn": PaddedBatchCollateFunction(), "bucket_by_aspect": True, **options})
+
+
+def test_padded_batches_are_scaled_with_their_contents():
+    plain = passes(padded())
+    scaled = passes(padded(collate_fn=PaddedBatchCollateFunction(scales=[0.75, 1.0, 1.5])))
+    assert len({images.shape[-2:] for images, _ in scaled}) > len({images.shape[-2:] for images, _ in plain})
+    for (images, targets), (other, other_targets) in zip(plain, scaled, strict=True):
+        assert all(side % 32 == 0 for side in (*images.shape[-2:], *other.shape[-2:]))
+        growth = torch.tensor(other.shape[-2:]) / torch.tensor(images.shape[-2:])
+        for target, grown in zip(targets, other_targets, strict=True):
+            assert torch.equal(target["boxes"], grown["boxes"])
+            torch.testing.assert_close(grown["content_size"], target["content_size"] * growth, check_dtype=False)
+
+
+def test_padded_batches_do_not_depend_on_workers_and_ranks_and_restart():
+    collate = PaddedBatchCollateFunction(scales=[0.75, 1.0])
+    whole = passes(padded(collate_fn=collate))
+    assert_equal_batches(passes(padded(collate_fn=collate, num_workers=1)), whole)
+    later = padded(collate_fn=collate)
+    later.start_at(2)
+    assert_equal_batches(list(later), whole[2:5])
+    ids = [[int(one["image_id"]) for one in targets] for _, targets in passes(padded(total_batch_size=8), epochs=[0])]
+    ranks = [passes(padded(total_batch_size=8, shard=(rank, 2)), epochs=[0]) for rank in range(2)]
+    joined = [[int(one["image_id"]) for one in a[1] + b[1]] for a, b in zip(*ranks, strict=True)]
+    assert joined == ids
+
+
+def test_evaluation_in_order_of_shape_sees_every_image():
+    one = padded(shuffle=False)
+    found = [int(target["image_id"]) for _, targets in one for target in targets]
+    assert sorted(found) == sorted(one.dataset.annotations.image_ids.tolist())
+
+
+def share_of_padding(sizes, **options):
+    """Padded share of one epoch of batches of 16 at a shorter side of 640."""
+    buckets = aspect_buckets(sizes) if options.pop("buckets") else None
+    sampler = BatchSampler(len(sizes), 16, (0, 1), shuffle=True, drop_last=True, seed=0, buckets=buckets)
+    resize, shares = ResizeShortestEdge(640, 928), []
+    for batch in sampler:
+        resized = torch.tensor([resize.size_of(*sizes[key.sample].tolist()) for key in batch])
+        canvas = (resized.amax(dim=0) + 31) // 32 * 32
+        shares.append(padded_share(resized, tuple(canvas.tolist())))
+    return sum(shares) / len(shares)
+
+
+def test_buckets_keep_the_padding_of_mixed_shapes_below_15_percent():
+    random = np.random.default_rng(0)
+    octaves = random.choice([-0.5, 0, 0.415, 0.83], 1000) + random.normal(
+        0, 0.15, 1000
+    )  # portraits, squares, 4:3, 16:9
+    width = random.integers(400, 1600, 1000)
+    sizes = np.stack([np.round(width / 2**octaves).astype(np.int64), width], axis=1)
+    without, with_buckets = (share_of_padding(sizes, buckets=one) for one in (False, True))
+    assert without > 0.3
+    assert with_buckets < 0.12
+
+
+def test_the_padding_of_an_epoch_is_logged(caplog):
+    caplog.set_level(logging.INFO)
+    one = padded(bucket_by_aspect=False)
+    shares = [
+        padded_share(torch.stack([target["content_size"] for target in targets]), tuple(images.shape[-2:]))
+        for images, targets in one
+    ]
+    assert f"epoch 0: {100 * sum(shares) / len(shares):.1f} % of the pixels were padding" in caplog.text
+    caplog.clear()
+    list(padded(shuffle=False))
+    assert not caplog.text
+
+
+def test_much_padding_comes_with_advice(caplog, tmp_path):
+    caplog.set_level(logging.INFO)
+    data = coco_files.content()
+    data["images"][0].update(height=40, width=160)
+    data["images"][1].update(height=160, width=40)
+    root, path = coco_files.write(tmp_path, data)
+    dataset = CocoDetection(
+        str(root), str(path), Compose([ResizeToFit((96, 96)), ConvertPILImage(), ConvertBoxes()]), invalid_boxes="drop"
+    )
+    one = loader(dataset, total_batch_size=2, collate_fn=PaddedBatchCollateFunction())
+    list(one)
+    assert "75.0 % of the pixels were padding: bucket_by_aspect: True in the data loader lowers it" in caplog.text
+
+
+@pytest.mark.parametrize("resize", [ResizeShortestEdge(96, 160), ResizeToFit((96, 128))])
+def test_keeping_the_aspect_needs_padding(resize):
+    ops = [resize, ConvertPILImage(), ConvertBoxes()]
+    with pytest.raises(
+        ConfigError, match=r"keeps the aspect ratio, .* BatchImageCollateFunction .* PaddedBatchCollate"
+    ):
+        loader(pages(ops))
+    loader(pages([resize, PadToSize((160, 160)), ConvertPILImage(), ConvertBoxes()]))
+    padded([Resize((65, 97)), ConvertPILImage(), ConvertBoxes()])

@@ -3,8 +3,9 @@
 import math
 
 import pytest
+import torch
 
-from isdfine.nn.position import sine_table
+from isdfine.nn.position import grid_table, sine_table
 
 
 def test_columns_are_the_slow_index() -> None:
@@ -26,3 +27,17 @@ def test_temperature_sets_the_wave_lengths() -> None:
 def test_channels_come_in_fours(dim: int) -> None:
     with pytest.raises(ValueError, match=f"multiple of 4 channels but got {dim}: change hidden_dim"):
         sine_table(2, 2, dim)
+
+
+def test_grid_is_the_official_table_on_squares_and_independent_of_the_map() -> None:
+    assert torch.equal(grid_table(5, 5, 8), sine_table(5, 5, 8))
+    large = grid_table(7, 9, 8, temperature=20.0).view(7, 9, 8)
+    assert torch.equal(grid_table(4, 6, 8, temperature=20.0).view(4, 6, 8), large[:4, :6])
+    assert not torch.equal(grid_table(4, 6, 8), sine_table(4, 6, 8))
+
+
+def test_grid_puts_rows_first() -> None:
+    row, column = 1, 2
+    slow, fast = 1.0, 10000 ** (-1 / 2)
+    expected = [f(v * w) for v in (row, column) for f in (math.sin, math.cos) for w in (slow, fast)]
+    assert grid_table(2, 3, 8)[0, row * 3 + column].tolist() == pytest.approx(expected, abs=1e-6)

@@ -104,3 +104,17 @@ def test_messages() -> None:
     with pytest.raises(ValueError, match=r"num_points \[3, 6\] must hold one positive number for each of the 3 levels"):
         points_per_level([3, 6], 3)
     assert points_per_level(4, 2) == [4, 4]
+
+
+@pytest.mark.parametrize("method", ["default", "discrete"])
+def test_references_are_fractions_of_what_the_extent_says(method: str) -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(8, 2, 2, [2, 3], method=method)
+    queries, references = torch.randn(2, 5, 8), torch.rand(2, 5, 4)
+    tight = [torch.randn(2, 8, 4, 6), torch.randn(2, 8, 2, 3)]
+    wide = [torch.nn.functional.pad(one, (0, one.shape[3], 0, one.shape[2] // 2)) for one in tight]
+    extent = torch.tensor([0.5, 1 / 1.5]).expand(2, 2, 2)  # twice as wide, one and a half times as high
+    expected = attention(queries, references, tight)
+    torch.testing.assert_close(attention(queries, references, wide, extent), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attention(queries, references, tight, torch.ones(2, 2, 2)), expected, atol=0, rtol=0)
+    assert not torch.allclose(attention(queries, references, wide), expected, atol=1e-3)

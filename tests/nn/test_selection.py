@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import torch
 
+from isdfine.nn.padding import Padding
 from isdfine.nn.selection import SELECTORS, anchor_logits, gather_rows
 
 
@@ -33,3 +34,17 @@ def test_selectors() -> None:
 def test_gather_rows() -> None:
     rows = torch.arange(12.0).view(2, 3, 2)
     assert gather_rows(rows, torch.tensor([[2, 0], [1, 1]])).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
+
+
+def test_anchors_of_padded_images_are_fractions_of_the_content() -> None:
+    sizes = [(4, 6), (2, 3)]
+    padding = Padding(torch.tensor([[64, 96], [40, 48]]), (64, 96))
+    logits, valid = anchor_logits(sizes, padding=padding)
+    plain, plain_valid = anchor_logits(sizes)
+    assert torch.equal(logits[:1], plain)
+    assert torch.equal(valid[:1], plain_valid)
+    kept = torch.cat([padding.keep(size)[1].flatten() for size in sizes])
+    assert not valid[1, ~kept].any()
+    assert torch.isinf(logits[1, ~kept]).all()
+    first = logits[1, 0].sigmoid()  # centre at 8 pixels of a content of 48 x 40
+    torch.testing.assert_close(first, torch.tensor([8 / 48, 8 / 40, 0.05, 0.05]))

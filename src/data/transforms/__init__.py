@@ -14,4 +14,6 @@ from .ops import RandomIoUCrop as RandomIoUCrop
 from .ops import RandomPhotometricDistort as RandomPhotometricDistort
 from .ops import RandomZoomOut as RandomZoomOut
 from .ops import Resize as Resize
+from .ops import ResizeShortestEdge as ResizeShortestEdge
+from .ops import ResizeToFit as ResizeToFit
 from .ops import SanitizeBoundingBoxes as SanitizeBoundingBoxes

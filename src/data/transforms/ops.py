@@ -8,7 +8,10 @@ resampling and colour arithmetic differ from the tensor versions. Sizes are (hei
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -93,6 +96,8 @@ class RandomIoUCrop(v2.RandomIoUCrop):
         sampler_options: overlaps to choose from; one of them at least 1, which means no crop. None: torchvision's.
         trials: crops tried per chosen overlap.
         p: probability that a crop is looked for.
+        aspect_change: largest factor between the aspect ratios of the image and of the crop, at least 1, so that crops
+            stay in the batches of their image's shape. None: no limit.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class RandomIoUCrop(v2.RandomIoUCrop):
         sampler_options: list[float] | None = None,
         trials: int = 40,
         p: float = 1.0,
+        aspect_change: float | None = None,
     ) -> None:
         super().__init__(min_scale, max_scale, min_aspect_ratio, max_aspect_ratio, sampler_options, trials)
         if max(self.options) < 1:
@@ -111,7 +117,10 @@ class RandomIoUCrop(v2.RandomIoUCrop):
                 f"RandomIoUCrop: sampler_options {sampler_options} holds no value of at least 1 (= no crop): "
                 "an image without a fitting crop would be tried forever; add 1.0"
             )
+        if aspect_change is not None and aspect_change < 1:
+            raise ValueError(f"RandomIoUCrop: aspect_change is {aspect_change}: give a factor of at least 1, or ~")
         self.p = p
+        self.aspect_change = aspect_change
 
     def forward(self, *inputs: Any) -> Any:
         """(image, target) -> the same, cropped or not."""
@@ -120,7 +129,16 @@ class RandomIoUCrop(v2.RandomIoUCrop):
         too_small = min(height, width) * self.min_scale < 1  # torchvision would divide by a crop height of 0
         if torch.rand(1) >= self.p or not len(target["boxes"]) or too_small:
             return image, target
-        return super().forward(image, target)
+        return super(RandomIoUCrop, self._for_aspect(width / height)).forward(image, target)
+
+    def _for_aspect(self, aspect: float) -> RandomIoUCrop:
+        """This transform for an image of one aspect ratio."""
+        if self.aspect_change is None:
+            return self
+        own = copy.copy(self)
+        own.min_aspect_ratio = max(self.min_aspect_ratio, aspect / self.aspect_change)
+        own.max_aspect_ratio = min(self.max_aspect_ratio, aspect * self.aspect_change)
+        return own
 
 
 @register
@@ -155,6 +173,73 @@ class Resize(v2.Resize):
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__(size=list(_pair("Resize", size)), antialias=True)
+
+
+class KeepAspect(v2.Transform):
+    """Base of the resizes that keep the aspect ratio, so that images leave with different sizes."""
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size gets."""
+        raise NotImplementedError
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The size that this image gets, for v2.Transform."""
+        image = next(one for one in flat_inputs if isinstance(one, (PILImage, tv_tensors.Image)))
+        return {"size": list(self.size_of(*F.get_size(image)))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize one entry of the sample, for v2.Transform."""
+        if not isinstance(inpt, (PILImage, tv_tensors.TVTensor)):
+            return inpt
+        return F.resize(inpt, size=params["size"], antialias=True)
+
+
+@register
+class ResizeShortestEdge(KeepAspect):
+    """Give the shorter side a length, the longer one what keeps the aspect ratio. Bilinear, antialiased.
+
+    Where the longer side would exceed its limit it gets the limit, and the shorter one ends below its length. Sides
+    are rounded half up (spec doc_layout R-5). Boxes follow both sides separately.
+
+    Args:
+        shortest_edge: pixels of the shorter side.
+        longest_edge: largest number of pixels of the longer side.
+    """
+
+    def __init__(self, shortest_edge: int, longest_edge: int) -> None:
+        super().__init__()
+        if not 0 < shortest_edge <= longest_edge:
+            raise ValueError(
+                f"ResizeShortestEdge: shortest_edge is {shortest_edge} and longest_edge {longest_edge}: "
+                "give pixels above 0, the longest edge at least as long as the shortest"
+            )
+        self.shortest_edge = shortest_edge
+        self.longest_edge = longest_edge
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size gets."""
+        short, long = min(height, width), max(height, width)
+        ratio = min(Fraction(self.shortest_edge, short), Fraction(self.longest_edge, long))
+        return _scaled(height, ratio), _scaled(width, ratio)
+
+
+@register
+class ResizeToFit(KeepAspect):
+    """Make an image as large as fits into ``size`` (height, width), its aspect ratio kept. Bilinear, antialiased."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = _pair("ResizeToFit", size)
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size gets."""
+        ratio = min(Fraction(self.size[0], height), Fraction(self.size[1], width))
+        return _scaled(height, ratio), _scaled(width, ratio)
+
+
+def _scaled(side: int, ratio: Fraction) -> int:
+    """Rounded half up, in exact arithmetic, and at least 1."""
+    return max(1, math.floor(side * ratio + Fraction(1, 2)))
 
 
 @register

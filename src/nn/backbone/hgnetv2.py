@@ -17,6 +17,7 @@ from ...core.errors import CheckpointError
 from ...core.registry import register
 from ...core.weights import load_weights
 from ..norm import FrozenBatchNorm2d
+from ..padding import Padding, cleared
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +134,9 @@ class ConvBlock(nn.Module):
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
         self.lab = LearnableAffine() if act and style.use_lab else nn.Identity()
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
-        return self.lab(self.act(self.bn(self.conv(maps))))
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W'); the padding, if any, is cleared before it is read."""
+        return self.lab(self.act(self.bn(self.conv(cleared(maps, padding)))))
 
 
 class LightConvBlock(nn.Module):
@@ -149,9 +150,9 @@ class LightConvBlock(nn.Module):
         self.conv1 = ConvBlock(in_channels, out_channels, 1, style, act=False)
         self.conv2 = ConvBlock(out_channels, out_channels, kernel_size, style, groups=out_channels)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        return self.conv2(self.conv1(maps))
+        return self.conv2(self.conv1(maps), padding)
 
 
 class Stem(nn.Module):
@@ -175,12 +176,12 @@ class Stem(nn.Module):
         self.stem3 = ConvBlock(2 * inner_channels, inner_channels, 3, style, stride=2)
         self.stem4 = ConvBlock(inner_channels, out_channels, 1, style)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, out_channels, H / 4, W / 4)."""
-        padded = F.pad(self.stem1(images), (0, 1, 0, 1))
-        convolved = self.stem2b(F.pad(self.stem2a(padded), (0, 1, 0, 1)))
+        padded = F.pad(cleared(self.stem1(images, padding), padding), (0, 1, 0, 1))
+        convolved = self.stem2b(F.pad(cleared(self.stem2a(padded), padding), (0, 1, 0, 1)))
         pooled = F.max_pool2d(padded, kernel_size=2, stride=1)
-        return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1)))
+        return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1), padding))
 
 
 class Block(nn.Module):
@@ -207,20 +208,20 @@ class Block(nn.Module):
             ConvBlock(out_channels // 2, out_channels, 1, style),
         )
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         results = [maps]
         for layer in self.layers:
-            results.append(layer(results[-1]))
+            results.append(layer(results[-1], padding))
         return self.aggregation(torch.cat(results, dim=1))
 
 
 class ResidualBlock(Block):
     """The same plus its input; every block of a stage but the first."""
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, D, H, W) -> the same."""
-        return super().forward(maps) + maps
+        return super().forward(maps, padding) + maps
 
 
 class StageBlocks(nn.Module):
@@ -239,9 +240,12 @@ class StageBlocks(nn.Module):
         rest = (ResidualBlock(sizes, sizes.out_channels, num_layers, light, style) for _ in range(sizes.blocks - 1))
         self.blocks = nn.Sequential(first, *rest)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
-        return self.blocks(self.downsample(maps))
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W'); input and output are cleared of padding."""
+        maps = self.downsample(maps)
+        for block in self.blocks:
+            maps = block(maps, padding)
+        return cleared(maps, padding)
 
 
 @register
@@ -299,12 +303,15 @@ class HGNetv2(nn.Module):
         if pretrained:
             load_imagenet_weights(self, Path(local_model_dir) / f"PPHGNetV2_{name}_stage1.pth")
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> the maps of ``return_idx``, finest first."""
-        maps = self.stem(images)
+    def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> the maps of ``return_idx``, finest first; padded cells hold zeros.
+
+        With ``padding`` the content's features in eval mode do not depend on how much padding there is.
+        """
+        maps = self.stem(images, padding)
         returned = []
         for index, stage in enumerate(self.stages):
-            maps = stage(maps)
+            maps = stage(maps, padding)
             if index in self.return_idx:
                 returned.append(maps)
         return returned

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...core.registry import register
 from ...nn.mlp import MLP
+from ...nn.padding import Padding
 from ...nn.quality import LocationQualityEstimator
 from ...nn.queries import join_groups, split_predictions
 from ...nn.selection import anchor_logits, gather_rows, selector
@@ -116,6 +117,11 @@ class DFINETransformer(nn.Module):
         self.eps = eps
         self.learn_query_content = learn_query_content
         self.select_rows = selector(query_select_method)
+        # Parts whose parameters have one row per class, with the rows behind them (core/class_rows.py).
+        agnostic = query_select_method == "agnostic"
+        self.class_rows = {"dec_score_head": 0, "denoising_class_embed": 1} | (
+            {} if agnostic else {"enc_score_head": 0}
+        )
         self.denoising = DenoisingSetting(num_denoising, label_noise_ratio, box_noise_scale)
         self.up = nn.Parameter(torch.tensor([UP]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([reg_scale]), requires_grad=False)
@@ -183,24 +189,27 @@ class DFINETransformer(nn.Module):
         self.dec_score_head[1:-1].requires_grad_(False)
 
     def forward(
-        self, features: Sequence[Tensor], targets: Sequence[Target] | None = None
+        self, features: Sequence[Tensor], targets: Sequence[Target] | None = None, padding: Padding | None = None
     ) -> DetectorOutput | Predictions:
         """Select, refine, predict.
 
         Args:
             features: the encoder's maps (B, feat_channels[i], H, W), fine to coarse.
             targets: ground truth, needed in training if ``num_denoising`` > 0 and not read otherwise.
+            padding: of the batch; boxes are then fractions of each image's content, and padded cells are never read
+                and selected only when nothing else is left.
 
         Returns: in training everything the criterion needs, in eval mode the predictions of layer ``eval_idx`` alone.
         """
-        maps = self.input_proj(features)
-        selected = self._select(maps)
+        maps = self.input_proj(features, padding)
+        selected = self._select(maps, padding)
         groups = [self._matching_group(selected)]
         if self.training and self.denoising.num_denoising > 0:
             groups.insert(0, self._denoising_group(targets, maps[0].device))
         queries = join_groups(groups)
         values = [one.float().contiguous() for one in maps]  # sampled in fp32: cast once, not in every layer
-        layers, initial = self.decoder(queries, values, self._heads())
+        extent = None if padding is None else padding.extent(_sizes(maps))
+        layers, initial = self.decoder(queries, values, self._heads(), extent=extent)
         if initial is None:
             return layers[-1]
         return self._output(groups, queries.sizes, layers, initial, selected)
@@ -217,7 +226,7 @@ class DFINETransformer(nn.Module):
     def _heads(self) -> Heads:
         return Heads(self.query_pos_head, self.pre_bbox_head, self.dec_score_head, self.dec_bbox_head)
 
-    def _select(self, maps: Sequence[Tensor]) -> Selected:
+    def _select(self, maps: Sequence[Tensor], padding: Padding | None) -> Selected:
         """Score every cell and keep the best ones with their boxes."""
         memory = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1)  # (B, S, D)
         if memory.shape[1] < self.num_queries:
@@ -225,20 +234,26 @@ class DFINETransformer(nn.Module):
                 f"the image has {memory.shape[1]} cells over all levels but num_queries is {self.num_queries}: "
                 "use larger images or fewer queries"
             )
-        anchors, valid = self._anchors([(one.shape[2], one.shape[3]) for one in maps], memory.device)
+        anchors, valid = self._anchors(_sizes(maps), memory.device, padding)
         rows = self.enc_output(memory * valid)
         logits = self.enc_score_head(rows)
-        index = self.select_rows(logits.detach(), self.num_queries)
+        ranked = logits.detach()
+        if padding is not None:
+            kept = torch.cat([padding.keep(size).flatten(2).mT for size in _sizes(maps)], dim=1)  # (B, S, 1)
+            ranked = ranked.masked_fill(~kept, -torch.inf)
+        index = self.select_rows(ranked, self.num_queries)
         content = gather_rows(rows, index)
         box_offsets = self.enc_bbox_head(content).float()
         box_logits = box_offsets + gather_rows(anchors.expand(memory.shape[0], -1, -1), index)
         return Selected(index, content, gather_rows(logits, index).float(), box_logits)
 
-    def _anchors(self, sizes: list[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Anchor logits (1, S, 4) and validity (1, S, 1): the stored tables in eval mode where they fit."""
-        if not self.training and sizes == self.stored_sizes:
+    def _anchors(
+        self, sizes: list[tuple[int, int]], device: torch.device, padding: Padding | None
+    ) -> tuple[Tensor, Tensor]:
+        """Anchor logits (1 or B, S, 4) and validity (1 or B, S, 1): in eval mode the stored tables where they fit."""
+        if padding is None and not self.training and sizes == self.stored_sizes:
             return self.anchors, self.valid_mask
-        return anchor_logits(sizes, eps=self.eps, device=device)
+        return anchor_logits(sizes, eps=self.eps, device=device, padding=padding)
 
     def _matching_group(self, selected: Selected) -> QueryGroup:
         """Queries at the selected boxes; no gradient flows back into the selection."""
@@ -287,6 +302,10 @@ def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
     for name in DFINETransformer.rebuilt_buffers:
         if name in tables and prefix + name in state:
             state[prefix + name] = tables[name]
+
+
+def _sizes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
+    return [(one.shape[2], one.shape[3]) for one in maps]
 
 
 def _require_positive(**counts: int) -> None:

@@ -64,6 +64,8 @@ class DecoderLayer(nn.Module):
         position: Tensor,
         values: Sequence[Tensor],
         allowed: Tensor | None = None,
+        *,
+        extent: Tensor | None = None,
     ) -> Tensor:
         """Refine the queries once.
 
@@ -72,11 +74,12 @@ class DecoderLayer(nn.Module):
             references: (B, Q, 4) cxcywh in [0, 1].
             values: feature maps (B, D, H, W), one per level.
             allowed: (Q, Q) bool, True where row may read column; None for everywhere.
+            extent: (B, levels, 2) how much of each map the image spans, see ``Padding.extent``; None for all of it.
 
         Returns: (B, Q, D).
         """
         content = self.norm1(content + self.dropout(self.self_attn(content, position, allowed)))
-        read = self.cross_attn(content + position, references, values)
+        read = self.cross_attn(content + position, references, values, extent)
         content = self.gateway(content, self.dropout(read))
         hidden = self.dropout(self.act(self.linear1(content)))
         summed = content + self.dropout(self.linear2(hidden))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 from ...core.registry import register
 from ...nn.conv import ConvNormAct
 from ...nn.csp import AggregationBlock, DownSample
-from ...nn.position import sine_table
+from ...nn.padding import Padding
+from ...nn.position import POSITION_TABLES
 from ...nn.transformer import TransformerEncoder
 
 
@@ -39,6 +41,9 @@ class HybridEncoder(nn.Module):
             another value is refused rather than ignored.
         eval_spatial_size: (height, width) in pixels of the usual image; its position tables are kept ready. Any other
             size works too, its tables are made on the fly.
+        position_layout: ``official`` is the position table of published weights, which is scrambled on maps that are
+            not square and depends on their size. ``grid`` gives every token what ``official`` gives it on a square
+            map, whatever the shape: padded batches need it.
 
     Attributes:
         channels: hidden_dim for every map.
@@ -66,14 +71,20 @@ class HybridEncoder(nn.Module):
         depth_mult: float = 1.0,
         act: str = "silu",
         eval_spatial_size: Sequence[int] | None = None,
+        position_layout: Literal["official", "grid"] = "official",
     ) -> None:
         super().__init__()
         _check_arguments(in_channels, feat_strides, use_encoder_idx, act)
+        if position_layout not in POSITION_TABLES:
+            raise ValueError(
+                f"HybridEncoder position_layout={position_layout!r}: choose one of {', '.join(POSITION_TABLES)}"
+            )
         self.in_channels = tuple(in_channels)
         self.channels = [hidden_dim] * len(in_channels)
         self.strides = list(feat_strides)
         self.hidden_dim = hidden_dim
         self.pe_temperature = pe_temperature
+        self.position_layout = position_layout
         self.attended = tuple(use_encoder_idx) if num_encoder_layers > 0 else ()
 
         self.input_proj = nn.ModuleList(_projection(channels, hidden_dim) for channels in in_channels)
@@ -95,26 +106,35 @@ class HybridEncoder(nn.Module):
         self.pan_blocks = nn.ModuleList(fusion() for _ in range(steps))
         self._keep_position_tables(eval_spatial_size)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """(B, in_channels[i], H_i, W_i) per level, finest first -> (B, D, H_i, W_i) per level."""
+    def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
+        """(B, in_channels[i], H_i, W_i) per level, finest first -> (B, D, H_i, W_i) per level.
+
+        With ``padding`` the results inside the content do not depend on how much padding there is; the padded cells
+        hold anything.
+        """
         self._check_features(features)
+        if padding is not None:
+            self._check_layout()
         levels = [project(one) for project, one in zip(self.input_proj, features)]
         for level, layers in zip(self.attended, self.encoder):
-            levels[level] = self._attend(levels[level], level, layers)
+            levels[level] = self._attend(levels[level], level, layers, padding)
 
         # Top-down: the lateral result takes the place of the coarse map, the bottom-up pass reads it again.
         for coarse, lateral, fuse in zip(range(len(levels) - 1, 0, -1), self.lateral_convs, self.fpn_blocks):
             levels[coarse] = lateral(levels[coarse])
             enlarged = F.interpolate(levels[coarse], scale_factor=2.0, mode="nearest")
-            levels[coarse - 1] = fuse(torch.cat([enlarged, levels[coarse - 1]], dim=1))
+            levels[coarse - 1] = fuse(torch.cat([enlarged, levels[coarse - 1]], dim=1), padding)
 
-        for fine, (halve, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks)):
-            levels[fine + 1] = fuse(torch.cat([halve(levels[fine]), levels[fine + 1]], dim=1))
+        for fine, (step, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks)):
+            (halve,) = step.children()
+            levels[fine + 1] = fuse(torch.cat([halve(levels[fine], padding), levels[fine + 1]], dim=1), padding)
         return levels
 
-    def _attend(self, feature: Tensor, level: int, layers: nn.Module) -> Tensor:
+    def _attend(self, feature: Tensor, level: int, layers: nn.Module, padding: Padding | None) -> Tensor:
+        height, width = feature.shape[-2:]
         tokens = feature.flatten(2).mT  # (B, H*W, D)
-        tokens = layers(tokens, self._positions(level, feature).to(tokens.dtype))
+        allowed = None if padding is None else padding.keep((height, width)).flatten(2)[:, None]  # (B, 1, 1, H*W)
+        tokens = layers(tokens, self._positions(level, feature).to(tokens.dtype), allowed)
         # Keep the memory layout: a channels-last map in a contiguous network would be converted at every later block.
         layout = torch.channels_last if _is_channels_last(feature) else torch.contiguous_format
         return tokens.mT.unflatten(2, feature.shape[-2:]).contiguous(memory_format=layout)  # (B, D, H, W)
@@ -123,7 +143,11 @@ class HybridEncoder(nn.Module):
         height, width = feature.shape[-2:]
         if self._table_sizes.get(level) == (height, width):
             return self.get_buffer(f"positions_{level}")
-        return sine_table(height, width, self.hidden_dim, temperature=self.pe_temperature, device=feature.device)
+        return self._table(height, width, feature.device)
+
+    def _table(self, height: int, width: int, device: torch.device | None = None) -> Tensor:
+        make = POSITION_TABLES[self.position_layout]
+        return make(height, width, self.hidden_dim, temperature=self.pe_temperature, device=device)
 
     def _keep_position_tables(self, image_size: Sequence[int] | None) -> None:
         """Buffers outside the state dict: they move with the module, and a checkpoint of another size still fits."""
@@ -132,9 +156,16 @@ class HybridEncoder(nn.Module):
             return
         for level in self.attended:
             height, width = (side // self.strides[level] for side in image_size)
-            table = sine_table(height, width, self.hidden_dim, temperature=self.pe_temperature)
-            self.register_buffer(f"positions_{level}", table, persistent=False)
+            self.register_buffer(f"positions_{level}", self._table(height, width), persistent=False)
             self._table_sizes[level] = (height, width)
+
+    def _check_layout(self) -> None:
+        if self.attended and self.position_layout != "grid":
+            raise ValueError(
+                f"HybridEncoder has position_layout={self.position_layout!r}, whose table depends on the size of the "
+                "padded canvas, so a padded batch would get other predictions than its images alone: "
+                "set HybridEncoder.position_layout: grid (it is the same on square maps)"
+            )
 
     def _check_features(self, features: Sequence[Tensor]) -> None:
         got = [one.shape[1] for one in features]

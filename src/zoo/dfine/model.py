@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from ...core.registry import register
+from ...nn.padding import Padding, cleared_reads
 from ...nn.types import DetectorOutput, Predictions, Target
 
 
@@ -21,6 +23,10 @@ class DFINE(nn.Module):
         encoder: feature maps -> feature maps of one width (``HybridEncoder``).
         decoder: feature maps -> predictions (``DFINETransformer``): selects queries from the maps and refines them.
 
+    Predictions do not depend on the padding of a batch if the backbone's ``forward`` takes ``padding`` (``HGNetv2``
+    does), or if all its layers that read neighbours are convolution and pooling layers (see ``cleared_reads``). With
+    others they may differ a little.
+
     Keys of the state dict start with ``backbone.``, ``encoder.`` and ``decoder.``.
     """
 
@@ -28,21 +34,41 @@ class DFINE(nn.Module):
         super().__init__()
         _check_chain(backbone, encoder, decoder)
         self.backbone = backbone
+        self.backbone_takes_padding = "padding" in inspect.signature(backbone.forward).parameters
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> DetectorOutput | Predictions:
+    def forward(
+        self,
+        images: Tensor,
+        targets: Sequence[Target] | None = None,
+        content_sizes: Tensor | None = None,
+    ) -> DetectorOutput | Predictions:
         """Detect.
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1], not normalised; H and W multiples of the coarsest stride, usually 32.
             targets: ground truth for denoising queries, read in training only.
+            content_sizes: (B, 2) height and width in pixels of each image inside its canvas, at the top left; None
+                where the images fill it. Boxes are fractions of the content. The encoder needs
+                ``position_layout: grid``.
 
         Returns: in training everything the criterion needs, in eval mode the final predictions alone.
         """
-        features = self.backbone(images)
-        features = self.encoder(features)
-        return self.decoder(features, targets)
+        if content_sizes is None:
+            features = self.encoder(self.backbone(images))
+            return self.decoder(features, targets)
+        height, width = images.shape[-2:]
+        padding = Padding(content_sizes.to(images.device), (height, width))
+        features = self.encoder(self._padded_features(images, padding), padding)
+        return self.decoder(features, targets, padding)
+
+    def _padded_features(self, images: Tensor, padding: Padding) -> list[Tensor]:
+        """The backbone's maps, where the end of the content is like the end of the canvas."""
+        if self.backbone_takes_padding:
+            return list(self.backbone(images, padding))
+        with cleared_reads(self.backbone, padding):
+            return list(self.backbone(images))
 
 
 def _check_chain(backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ...nn.padding import Padding, cleared
+
 
 def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
@@ -39,18 +41,18 @@ class InputProjection(nn.ModuleList):
         super().__init__(steps)
         self.channels = list(channels)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, channels[i], H, W), fine to coarse -> one (B, D, H, W) per level."""
+    def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
+        """Maps (B, channels[i], H, W), fine to coarse -> one (B, D, H, W) per level, cleared of padding."""
         if (got := [feature.shape[1] for feature in features]) != self.channels:
             raise ValueError(
                 f"DFINETransformer has feat_channels {self.channels} but got maps of {got} channels: "
                 "compare feat_channels with the encoder's hidden_dim and the backbone's return_idx"
             )
         count = len(self.channels)
-        maps = [step(feature) for step, feature in zip(self, features)]
+        maps = [cleared(step(feature), padding) for step, feature in zip(self, features)]
         coarsest = features[-1]
         for step in list(self)[count:]:
-            coarsest = step(coarsest)
+            coarsest = cleared(step(cleared(coarsest, padding)), padding)
             maps.append(coarsest)
         return maps
 

@@ -85,7 +85,7 @@ class RefinementDecoder(nn.Module):
         self.aux_loss = aux_loss
 
     def forward(
-        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads
+        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads, *, extent: Tensor | None = None
     ) -> tuple[list[Predictions], Predictions | None]:
         """Run the layers and score their boxes.
 
@@ -93,12 +93,13 @@ class RefinementDecoder(nn.Module):
             queries: all groups, concatenated.
             values: feature maps (B, D, H, W), one per level.
             heads: see :class:`Heads`.
+            extent: (B, levels, 2) how much of each map the image spans, see ``Padding.extent``; None for all of it.
 
         Returns: in training the predictions of every layer (without ``aux_loss`` of the last) and those of the first
             head, after layer 0; in eval mode those of layer ``eval_idx`` alone and None: no later layer runs.
         """
         depth = len(self.layers) if self.training else self.eval_idx + 1
-        initial_boxes, steps = self._refine(queries, values, heads, depth)
+        initial_boxes, steps = self._refine(queries, values, heads, depth, extent)
         base = initial_boxes.detach()
         if not self.training:
             return [self._predict(depth - 1, steps[-1], heads.scores[depth - 1](steps[-1].content), base)], None
@@ -119,7 +120,7 @@ class RefinementDecoder(nn.Module):
         return weighting(self.reg_max, self.up, self.reg_scale)
 
     def _refine(
-        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads, depth: int
+        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads, depth: int, extent: Tensor | None
     ) -> tuple[Tensor, list[Refined]]:
         """The first head's boxes (B, Q, 4) and the queries after each of the first ``depth`` layers."""
         allowed = None if queries.blocked is None else ~queries.blocked
@@ -130,7 +131,7 @@ class RefinementDecoder(nn.Module):
             position = enlarge_channels(heads.position(references).clamp(-10, 10), dim)
             values = [enlarge_channels(value, dim, axis=1) for value in values]
             before = enlarge_channels(content, dim)
-            content = layer(before, references, position, values, allowed)
+            content = layer(before, references, position, values, allowed, extent=extent)
             if steps:
                 edge_logits = edge_head(content + before.detach()).float() + steps[-1].edge_logits
             else:
@@ -169,9 +170,9 @@ class DeployedRefinement(RefinementDecoder):
         return self._bins
 
     def forward(
-        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads
+        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads, *, extent: Tensor | None = None
     ) -> tuple[list[Predictions], Predictions | None]:
         """As :class:`RefinementDecoder` in eval mode."""
         if self.training:
             raise RuntimeError("the deployed form has no training heads: call eval(), or train the model before fuse()")
-        return super().forward(queries, values, heads)
+        return super().forward(queries, values, heads, extent=extent)

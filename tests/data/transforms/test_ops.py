@@ -95,6 +95,27 @@ def test_iou_crop_must_be_able_to_give_up():
         T.RandomIoUCrop(sampler_options=[0.5])
 
 
+def cropped_aspects(**options):
+    """Aspect ratios of crops of an image of 60 x 40, relative to its own."""
+    crop, found = T.RandomIoUCrop(p=1.0, sampler_options=[0.0, 1.0], **options), []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        image, _ = crop(*sample())
+        found.append(image.width / image.height / (WIDTH / HEIGHT))
+    return found
+
+
+def test_iou_crop_can_keep_near_the_aspect_of_the_image():
+    free, near = cropped_aspects(), cropped_aspects(aspect_change=1.2)
+    assert max(free) > 1.25
+    assert min(free) < 0.75
+    assert len(set(near)) > 10
+    assert all(1 / 1.2 - 1e-9 <= one <= 1.2 + 1e-9 for one in near)
+    assert max(cropped_aspects(aspect_change=1.2, max_aspect_ratio=1.5)) <= 1
+    with pytest.raises(ValueError, match=r"aspect_change is 0\.5: give a factor of at least 1"):
+        T.RandomIoUCrop(aspect_change=0.5)
+
+
 def test_photometric_distortion_changes_pixels_only():
     torch.manual_seed(0)
     image, target = T.RandomPhotometricDistort(p=1.0)(*sample())
@@ -161,3 +182,58 @@ def test_unknown_box_format():
 def test_empty_transform():
     image, target = sample()
     assert T.EmptyTransform()(image, target)[0] is image
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "expected"),
+    [  # width, height as the specification's table gives them (doc_layout R-5)
+        ((612, 792), 480, (480, 621)),
+        ((612, 792), 640, (640, 828)),
+        ((595, 842), 480, (480, 679)),
+        ((595, 842), 640, (640, 906)),
+        ((1280, 720), 480, (853, 480)),
+        ((1280, 720), 640, (928, 522)),
+        ((1025, 1025), 480, (480, 480)),
+        ((1025, 1025), 640, (640, 640)),
+        ((400, 2000), 480, (186, 928)),
+        ((400, 2000), 640, (186, 928)),
+        ((1, 4000), 640, (1, 928)),  # at least one pixel
+    ],
+)
+def test_shortest_edge_by_the_table(size, short, expected):
+    width, height = size
+    assert T.ResizeShortestEdge(short, 928).size_of(height, width) == expected[::-1]
+
+
+def test_the_largest_size_that_fits():
+    assert T.ResizeToFit((277, 370)).size_of(480, 640) == (277, 369)
+    assert T.ResizeToFit((277, 370)).size_of(640, 480) == (277, 208)
+    assert T.ResizeToFit([100, 50]).size_of(10, 10) == (50, 50)  # enlarges
+    sizes = [(height, width) for height in range(1, 60, 7) for width in range(1, 60, 7)]
+    for height, width in sizes:
+        found = T.ResizeToFit((30, 41)).size_of(height, width)
+        assert found[0] == 30 or found[1] == 41
+        assert found[0] <= 30
+        assert found[1] <= 41
+
+
+@pytest.mark.parametrize("resize", [T.ResizeShortestEdge(30, 900), T.ResizeToFit((30, 50))])
+def test_keeping_the_aspect_moves_the_boxes_along(resize):
+    image, target = resize(*sample())  # 40 x 60
+    assert image.size == (45, 30)
+    assert target["boxes"].tolist() == [[7.5, 7.5, 22.5, 15], [0, 3.75, 45, 30]]
+    assert target["boxes"].canvas_size == (30, 45)
+    assert target["orig_size"].tolist() == [HEIGHT, WIDTH]
+    expected = sample()[0].resize((45, 30), Image.Resampling.BILINEAR)
+    assert np.array_equal(np.asarray(image), np.asarray(expected))
+
+
+@pytest.mark.parametrize("edges", [(0, 10), (20, 10), (-1, -1)])
+def test_edges_that_contradict_each_other(edges):
+    with pytest.raises(ValueError, match=f"shortest_edge is {edges[0]} and longest_edge {edges[1]}: give pixels"):
+        T.ResizeShortestEdge(*edges)
+
+
+def test_a_box_to_fit_into_has_two_sides():
+    with pytest.raises(ValueError, match=r"ResizeToFit: size is 7: give \[height, width\] in pixels"):
+        T.ResizeToFit(7)

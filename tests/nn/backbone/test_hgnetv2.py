@@ -10,6 +10,7 @@ from golden_cases import fill, load_golden, load_json
 from isdfine.core.errors import CheckpointError
 from isdfine.nn.backbone.hgnetv2 import VARIANTS, HGNetv2
 from isdfine.nn.norm import FrozenBatchNorm2d
+from isdfine.nn.padding import Padding
 
 CASES = [
     "B0_lab1_frozen0",
@@ -160,3 +161,30 @@ def test_every_variant_is_consistent() -> None:
     for variant in VARIANTS.values():
         assert variant.stem[1] == variant.stages[0].in_channels
         assert [one.out_channels for one in variant.stages[:-1]] == [one.in_channels for one in variant.stages[1:]]
+
+
+@pytest.mark.parametrize("name", ["B0", pytest.param("B5", marks=pytest.mark.slow)])  # B5 has every kind of block
+@pytest.mark.parametrize("size", [(45, 70), (59, 93), (64, 96)])  # the last fills the first canvas
+def test_the_content_does_not_see_how_much_padding_there_is(name: str, size: tuple[int, int]) -> None:
+    backbone = filled(HGNetv2(name, use_lab=True, return_idx=(0, 1, 2, 3))).eval()
+    (height, width), results = size, []
+    content = torch.rand(1, 3, *size)
+    for canvas in ((64, 96), (64, 128), (128, 96)):
+        images = torch.rand(1, 3, *canvas)
+        images[..., :height, :width] = content
+        padding = Padding(torch.tensor([size]), canvas)
+        with torch.no_grad():
+            maps = backbone(images, padding)
+        for one in maps:
+            assert not one[~padding.keep((one.shape[2], one.shape[3])).expand_as(one)].any()
+        results.append([one[..., : 64 // s, : 96 // s] for one, s in zip(maps, backbone.strides)])
+    for other in results[1:]:
+        for one, first in zip(other, results[0]):
+            torch.testing.assert_close(one, first, atol=1e-5 * float(first.abs().max()), rtol=0)
+    with torch.no_grad():
+        bare = backbone(content)  # stops where the content does
+        for one, padded in zip(bare, results[0]):
+            expected = padded[..., : one.shape[2], : one.shape[3]]
+            torch.testing.assert_close(one, expected, atol=1e-5 * float(one.abs().max()), rtol=0)
+        unmasked = backbone(torch.nn.functional.pad(content, (0, 128 - width, 0, 96 - height)))[0]
+    assert not torch.allclose(unmasked[..., :16, :24], results[0][0], atol=1e-3)

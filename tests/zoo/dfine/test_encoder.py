@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import fill, load_golden, load_json
+from isdfine.nn.padding import Padding
 from isdfine.nn.position import sine_table
 from isdfine.zoo.dfine.encoder import HybridEncoder
 
@@ -135,6 +136,41 @@ def test_options_act() -> None:
         assert not torch.equal(dropping(maps())[0], dropping(maps())[0])
 
 
+def test_the_content_depends_neither_on_the_amount_nor_on_the_content_of_the_padding() -> None:
+    encoder = fill.fill_module(small(position_layout="grid")).eval()
+    content = [torch.randn(1, c, -(-85 // s), -(-70 // s)) for c, s in ((8, 8), (12, 16), (16, 32))]
+    results = []
+    for canvas in ((96, 96), (96, 96), (128, 160)):
+        features = [
+            torch.randn(1, one.shape[1], canvas[0] // s, canvas[1] // s) for one, s in zip(content, (8, 16, 32))
+        ]
+        for one, inside in zip(features, content):
+            one[..., : inside.shape[2], : inside.shape[3]] = inside
+        with torch.no_grad():
+            found = encoder(features, Padding(torch.tensor([[85, 70]]), canvas))
+        results.append([one[..., : inside.shape[2], : inside.shape[3]] for one, inside in zip(found, content)])
+    for other in results[1:]:
+        for one, first in zip(other, results[0]):
+            torch.testing.assert_close(one, first, atol=1e-5, rtol=1e-5)
+
+
+def test_layouts_agree_on_squares_only() -> None:
+    for stored in (None, (64, 64)):
+        official, grid = (small(position_layout=one, eval_spatial_size=stored).eval() for one in ("official", "grid"))
+        with torch.no_grad():
+            assert torch.equal(official(maps(2, 2))[0], grid(maps(2, 2))[0])
+            assert not torch.allclose(official(maps())[0], grid(maps())[0], atol=1e-5)
+
+
+def test_padding_needs_the_grid_layout() -> None:
+    padding = Padding(torch.tensor([[64, 96]] * 2), (64, 96))
+    with pytest.raises(
+        ValueError, match=r"position_layout='official', whose table .* HybridEncoder.position_layout: grid"
+    ):
+        small()(maps(), padding)
+    small(num_encoder_layers=0)(maps(), padding)  # no attention, no table
+
+
 def test_one_level_works() -> None:
     encoder = small(in_channels=(8,), feat_strides=(32,), use_encoder_idx=(0,))
     assert encoder([torch.randn(2, 8, 4, 5)])[0].shape == (2, 16, 4, 5)
@@ -145,6 +181,7 @@ def test_one_level_works() -> None:
     [
         ({"act": "relu"}, "act='relu': its convolution blocks always use silu"),
         ({"enc_act": "swish"}, "no activation called 'swish'"),
+        ({"position_layout": "rows"}, "position_layout='rows': choose one of official, grid"),
         ({"feat_strides": (8, 16)}, r"one stride per map: in_channels=\[8, 12, 16\], feat_strides=\[8, 16\]"),
         (
             {"feat_strides": (8, 16, 64)},

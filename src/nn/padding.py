@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which part of a padded canvas is image: what keeps predictions independent of the padding (spec doc_layout R-7).
+
+A convolution reads zeros beyond the border of its map. Where the cells beyond the content hold zeros as well, the
+content cannot tell the end of the content from the end of the canvas. So every operation that reads neighbours
+(kernel > 1) gets a cleared map, and the results do not depend on how much padding there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CONTENT_SIZE = "content_size"
+"""Target entry: (2,) height and width of an image inside its padded canvas, in pixels of the canvas."""
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """Contents at the top left of the canvases of a batch; the rest, right and below, is padding.
+
+    Raises:
+        ValueError: sizes of another shape or type, or (only where they are on the CPU, so that nothing waits for a
+            device) outside the canvas.
+    """
+
+    content: Tensor
+    """(B, 2) height and width in pixels of the canvas; fractions of a pixel are fine (a batch that was resized)."""
+    canvas: tuple[int, int]
+    """(height, width) in pixels."""
+    _masks: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _factors: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.content.dim() != 2 or self.content.shape[1] != 2 or self.content.is_complex():
+            raise ValueError(
+                f"content sizes have the shape {tuple(self.content.shape)}: give (B, 2), one (height, width) per image"
+            )
+        if self.content.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_inside(self.content, self.canvas)
+
+    def keep(self, size: tuple[int, int]) -> Tensor:
+        """(B, 1, h, w) bool: the cells of a map of this (height, width) that hold any content."""
+        if size not in self._masks:
+            rows, columns = (
+                torch.arange(cells, device=self.content.device) * stride < self._sides(axis)
+                for axis, (cells, stride) in enumerate(zip(size, self.strides(size)))
+            )  # (B, h) and (B, w)
+            self._masks[size] = rows[:, None, :, None] & columns[:, None, None, :]
+        return self._masks[size]
+
+    def clear(self, maps: Tensor) -> Tensor:
+        """Zero the padded cells of (B, D, h, w)."""
+        height, width = maps.shape[-2:]
+        key = (height, width, maps.dtype)
+        if key not in self._factors:
+            self._factors[key] = self.keep((height, width)).to(maps.dtype)
+        return maps * self._factors[key]  # a factor of the same type: one pass, and autocast keeps half precision
+
+    def centres(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Cell centres of a map as fractions of the content: y (B, h) and x (B, w), above 1 in padded cells."""
+        # The same float32 numbers whatever the canvas: both factors are exact, the division rounds once.
+        y, x = (
+            (torch.arange(cells, dtype=torch.float32, device=self.content.device) + 0.5) * stride / self._sides(axis)
+            for axis, (cells, stride) in enumerate(zip(size, self.strides(size)))
+        )
+        return y, x
+
+    def extent(self, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, levels, 2) x and y: how much of each map (height, width) the content spans, as a fraction of the map."""
+        spans = [[stride * cells for cells, stride in zip(size, self.strides(size))] for size in sizes]
+        # Filled element by element from Python numbers: a tensor made from a list would be copied to the device.
+        content = self.content.float()
+        return torch.stack([torch.stack((content[:, 1] / w, content[:, 0] / h), dim=-1) for h, w in spans], dim=1)
+
+    def strides(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Pixels per cell, down and across: the power of two that gave this map.
+
+        Not canvas / cells: halving rounds up, so the last cell of a coarse map may reach beyond the canvas.
+        """
+        height, width = (2 ** math.ceil(math.log2(side / cells)) for side, cells in zip(self.canvas, size))
+        return height, width
+
+    def _sides(self, axis: int) -> Tensor:
+        """(B, 1) heights (axis 0) or widths."""
+        return self.content[:, axis : axis + 1].float()
+
+
+def cleared(maps: Tensor, padding: Padding | None) -> Tensor:
+    """``maps`` (B, D, h, w) with zeros in the padded cells; the very same tensor where there is no padding."""
+    return maps if padding is None else padding.clear(maps)
+
+
+@contextmanager
+def cleared_reads(network: nn.Module, padding: Padding) -> Iterator[None]:
+    """Let every convolution and pooling layer inside a network that reads neighbours read cleared maps.
+
+    For networks that know nothing of padding: inside this context, those made of such layers and of operations on
+    single cells treat the end of the content like the end of the canvas (maximum pooling: of values that are not
+    negative). What reads a whole map (squeeze and excitation, attention), and pooling that is no layer, still sees the
+    canvas.
+    """
+
+    def clear(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return padding.clear(inputs[0]), *inputs[1:]
+
+    hooks = [one.register_forward_pre_hook(clear) for one in network.modules() if _reads_neighbours(one)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _reads_neighbours(layer: nn.Module) -> bool:
+    if not isinstance(layer, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+        return False
+    sides = (layer.kernel_size,) if isinstance(layer.kernel_size, int) else layer.kernel_size
+    return max(sides) > 1
+
+
+def content_sizes_of(targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What a padded batch adds to the arguments of a model: ``{"content_sizes": (B, 2)}``, or nothing without padding.
+
+    Args:
+        targets: B dicts; all hold ``content_size`` (2,) or none does.
+
+    Raises:
+        ValueError: some targets hold a content size and others do not.
+    """
+    sizes = [target[CONTENT_SIZE] for target in targets if CONTENT_SIZE in target]
+    if not sizes:
+        return {}
+    if len(sizes) != len(targets):
+        raise ValueError(
+            f"{len(sizes)} of {len(targets)} targets hold {CONTENT_SIZE}: give it for all images of a batch or for none"
+        )
+    return {"content_sizes": torch.stack(sizes)}
+
+
+def _check_inside(content: Tensor, canvas: tuple[int, int]) -> None:
+    for number, (height, width) in enumerate(content.tolist()):
+        if not (0 < height <= canvas[0] and 0 < width <= canvas[1]):
+            raise ValueError(
+                f"the content of image {number} is {height} x {width} (height x width) pixels, but its canvas has "
+                f"{canvas[0]} x {canvas[1]}: are height and width swapped, or was the batch resized without its sizes?"
+            )

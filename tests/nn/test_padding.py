@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isdfine.nn.padding import Padding, cleared, cleared_reads, content_sizes_of
+
+
+def padding(*contents: tuple[float, float], canvas: tuple[int, int] = (288, 384)) -> Padding:
+    return Padding(torch.tensor(contents), canvas)
+
+
+def kept(one: Padding, size: tuple[int, int], image: int = 0) -> tuple[int, int]:
+    """Rows and columns that are kept; they form one block at the top left."""
+    mask = one.keep(size)[image, 0]
+    rows, columns = int(mask[:, 0].sum()), int(mask[0].sum())
+    assert mask[:rows, :columns].all()
+    assert int(mask.sum()) == rows * columns
+    return rows, columns
+
+
+def test_a_cell_is_kept_if_it_holds_any_content() -> None:
+    one = padding((277, 370), (256, 1))
+    assert one.keep((9, 12)).shape == (2, 1, 9, 12)
+    assert [kept(one, (288 // s, 384 // s)) for s in (1, 2, 4, 32)] == [(277, 370), (139, 185), (70, 93), (9, 12)]
+    assert [kept(one, (288 // s, 384 // s), 1) for s in (1, 2, 32)] == [(256, 1), (128, 1), (8, 1)]
+    assert kept(padding((64.5, 64.0), canvas=(96, 96)), (3, 3)) == (3, 2)  # fractions of a pixel count
+
+
+@pytest.mark.parametrize("canvas", [(288, 384), (320, 384), (352, 480)])
+def test_kept_cells_and_centres_do_not_depend_on_the_canvas(canvas: tuple[int, int]) -> None:
+    tight, wide = padding((277, 370)), padding((277, 370), canvas=canvas)
+    for stride in (4, 8, 16, 32, 64):  # at 64 the map of 288 pixels has 5 cells, half a cell more than the canvas
+        small, large = ([-(-side // stride) for side in one] for one in ((288, 384), canvas))
+        assert kept(tight, tuple(small)) == kept(wide, tuple(large))
+        for few, many in zip(tight.centres(tuple(small)), wide.centres(tuple(large))):
+            assert torch.equal(few, many[:, : few.shape[1]])
+        pixels = tight.extent([tuple(small)]) * torch.tensor(small[::-1]) * stride
+        torch.testing.assert_close(pixels, torch.tensor([[[370.0, 277.0]]]))
+        torch.testing.assert_close(wide.extent([tuple(large)]) * torch.tensor(large[::-1]) * stride, pixels)
+
+
+def test_strides_are_powers_of_two() -> None:
+    assert padding((1, 1)).strides((9, 12)) == (32, 32)
+    assert padding((1, 1)).strides((5, 6)) == (64, 64)
+    assert padding((1, 1)).strides((3, 3)) == (128, 128)
+    assert padding((1, 1)).strides((288, 384)) == (1, 1)
+
+
+def test_full_content_gives_the_plain_centres() -> None:
+    y, x = padding((288, 384)).centres((9, 12))
+    assert torch.equal(y[0], (torch.arange(9) + 0.5) / 9)
+    assert torch.equal(x[0], (torch.arange(12) + 0.5) / 12)
+    assert padding((288, 384)).extent([(9, 12), (18, 24)]).tolist() == [[[1, 1], [1, 1]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_clear_zeroes_and_keeps_the_type(dtype: torch.dtype) -> None:
+    one, maps = padding((40, 96), (64, 33), canvas=(64, 96)), torch.randn(2, 3, 2, 3).to(dtype)
+    found = one.clear(maps)
+    assert found.dtype == dtype
+    assert torch.equal(found[0], maps[0])
+    assert torch.equal(found[1, :, :, :2], maps[1, :, :, :2])
+    assert not found[1, :, :, 2].any()
+    assert one.clear(maps.contiguous(memory_format=torch.channels_last)).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def test_without_padding_nothing_is_computed() -> None:
+    maps = torch.randn(1, 2, 3, 4)
+    assert cleared(maps, None) is maps
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(2, 3, 3, padding=1), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1), nn.Conv2d(2, 3, (1, 3))]
+)
+def test_layers_of_a_network_read_cleared_maps_for_the_time_of_the_context(layer: nn.Module) -> None:
+    network = nn.Sequential(nn.Sequential(layer), nn.Identity())
+    maps = torch.rand(1, 2, 8, 12) + 0.1
+    noisy = maps.clone()
+    noisy[:, :, 5:] = noisy[..., 9:] = 7
+    one = padding((5, 9), canvas=(8, 12))
+    with cleared_reads(network, one):
+        found = network(noisy)
+    assert torch.equal(found, network(one.clear(maps)))
+    assert not torch.equal(found, network(noisy))
+    with pytest.raises(RuntimeError, match="expected input"), cleared_reads(network, one):
+        nn.Conv2d(3, 3, 1)(network(noisy).new_zeros(1, 2, 4, 4))
+    assert not layer._forward_pre_hooks
+
+
+def test_layers_that_read_one_cell_are_left_alone() -> None:
+    layer = nn.Conv2d(2, 3, 1)
+    with cleared_reads(layer, padding((5, 9))):
+        assert not layer._forward_pre_hooks
+
+
+def test_content_sizes_of_targets() -> None:
+    sized: list[dict[str, Tensor]] = [{"content_size": torch.tensor([3, 4])}, {"content_size": torch.tensor([5, 6])}]
+    assert content_sizes_of(sized)["content_sizes"].tolist() == [[3, 4], [5, 6]]
+    assert content_sizes_of([{}, {}]) == {}
+    assert content_sizes_of([]) == {}
+    with pytest.raises(ValueError, match="1 of 2 targets hold content_size: give it for all images"):
+        content_sizes_of([sized[0], {}])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.tensor([[384, 288]]), r"image 0 is 384 x 288 \(height x width\) pixels, .* has 288 x 384: are height"),
+        (torch.tensor([[8, 8], [0, 8]]), r"content of image 1 is 0 x 8"),
+        (torch.tensor([8, 8]), r"content sizes have the shape \(2,\): give \(B, 2\)"),
+        (torch.zeros(1, 3), r"the shape \(1, 3\)"),
+    ],
+)
+def test_sizes_that_cannot_be(content: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Padding(content, (288, 384))
