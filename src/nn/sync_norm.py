@@ -55,6 +55,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 def convert_sync_batchnorm(model: nn.Module, device: str | torch.device) -> nn.Module:
     """Make every BatchNorm of a model use the statistics of all ranks. Parameters and keys stay the same objects.
 
+    timm's norms that activate too (``BatchNormAct2d``) keep their activation, which torch's converter drops without a
+    word. Other subclasses of BatchNorm stay as they are.
+
     Args:
         model: changed in place; call it before the model is wrapped for distributed training.
         device: the run's device; CUDA takes torch's own layer, anything else ours.
@@ -62,23 +65,40 @@ def convert_sync_batchnorm(model: nn.Module, device: str | torch.device) -> nn.M
     Returns:
         The model (another object only if the model itself is a BatchNorm).
     """
-    if torch.device(device).type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    on_gpu = torch.device(device).type == "cuda"
     if type(model) is nn.BatchNorm2d:
-        return _synced(model)
+        return _synced(model, nn.SyncBatchNorm if on_gpu else SyncedBatchNorm2d)
+    if isinstance(model, nn.BatchNorm2d) and set(dict(model.named_children())) == {"drop", "act"}:
+        return _synced(model, _TorchSyncedNormAct if on_gpu else _SyncedNormAct2d)
     for name, child in model.named_children():
         setattr(model, name, convert_sync_batchnorm(child, device))
     return model
 
 
-def _synced(norm: nn.BatchNorm2d) -> SyncedBatchNorm2d:
-    synced = SyncedBatchNorm2d(
-        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta"
-    )
+class _SyncedNormAct2d(SyncedBatchNorm2d):
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+class _TorchSyncedNormAct(nn.SyncBatchNorm):
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+def _synced(norm: nn.BatchNorm2d, kind: type[SyncedBatchNorm2d] | type[nn.SyncBatchNorm]) -> nn.Module:
+    synced = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
     for name, parameter in norm.named_parameters(recurse=False):
         setattr(synced, name, parameter)
     for name, buffer in norm.named_buffers(recurse=False):
         setattr(synced, name, buffer)
+    for name, child in norm.named_children():
+        setattr(synced, name, child)
     return synced.train(norm.training)
 
 

@@ -127,6 +127,19 @@ def test_conversion_keeps_parameters_keys_and_subclasses() -> None:
     assert model(torch.randn(2, 4, 3, 3)).isfinite().all()
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_norms_of_timm_keep_their_activation(device: str) -> None:
+    norm = pytest.importorskip("timm.layers").BatchNormAct2d(4, act_layer=nn.ReLU6)
+    nn.init.normal_(norm.bias)
+    model = nn.Sequential(norm).eval()
+    twin, images = copy.deepcopy(model), torch.randn(2, 4, 3, 3)
+    converted = convert_sync_batchnorm(model, device)
+    assert isinstance(converted[0], nn.SyncBatchNorm if device == "cuda" else SyncedBatchNorm2d)
+    assert list(converted.state_dict()) == list(twin.state_dict())
+    assert torch.equal(converted(images), twin(images))
+    assert twin(images).min() == 0
+
+
 def test_cuda_takes_torchs_layer() -> None:
     converted = convert_sync_batchnorm(nn.Sequential(nn.BatchNorm2d(4)), "cuda")
     assert isinstance(converted[0], nn.SyncBatchNorm)
