@@ -117,8 +117,7 @@ def built_values(config: isdfine.Config, calls: Calls) -> dict[str, Any]:
             "stop_epoch": collate.stop_epoch,
             "base_size": collate.base_size[0] if collate.base_size[0] == collate.base_size[1] else collate.base_size,
             "base_size_repeat": calls.arguments["BatchImageCollateFunction"][0]["base_size_repeat"],
-            # None keeps the run's decay, which is the official default
-            "ema_restart_decay": ema.decay if collate.ema_restart_decay is None else collate.ema_restart_decay,
+            "ema_restart_decay": collate.ema_restart_decay,
         },
         "checkpoint_freq": settings.checkpoint_freq,
         "print_freq": settings.print_freq,

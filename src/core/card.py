@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .atomic import whole_file
 from .errors import CheckpointError
 
 FORMAT = 1
@@ -172,22 +172,15 @@ def file_sha256(path: str | PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary name for a file that takes its final name when the block ends well."""
-    partial = path.with_name(path.name + ".tmp")
+    """``whole_file`` with the message of a weights file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            yield partial
     except OSError as error:
         raise CheckpointError(
             f"{path}: could not be written ({error.strerror}): free space or correct the folder's permissions; an "
             "earlier file of that name is untouched"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _text(card: Card, indent: int | None = None) -> str:

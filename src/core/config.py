@@ -14,11 +14,11 @@ from typing import Any
 from .build import build
 from .errors import ConfigError
 from .located import Located, dump_yaml
-from .merge import apply_overrides, apply_values, read_tree
+from .merge import Replaced, apply_overrides, apply_values, read_tree
 from .plan import PURPOSES, Planner
 from .registry import REGISTRY, Registry
 from .settings import RunSettings
-from .validate import import_components, settings_values, validate
+from .validate import import_components, left_behind, settings_values, validate
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ def load_config(
 ) -> Config:
     """Read a YAML file with its includes, apply overrides, and check the result.
 
-    What is accepted and changes nothing is a warning of its own, on rank 0.
+    What is accepted and changes nothing is a warning of its own, on rank 0; so is what an included file says of a
+    component that was replaced by one of another type.
 
     Args:
         path: YAML file; ``__include__`` in it is relative to it.
@@ -48,8 +49,10 @@ def load_config(
     """
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of texts, found the text {overrides!r}")
-    tree = apply_overrides(read_tree(path), overrides)
+    replaced: Replaced = []
+    tree = apply_overrides(read_tree(path, replaced), overrides)
     config = Config(tree, str(path), registry, dict(resolvers or {}))
+    config.notes.update(left_behind(config.planner(registry), replaced))
     if os.environ.get("RANK", "0") == "0":  # the process group starts later, and with it core.dist.rank()
         for place, text in config.notes.items():
             logger.warning("%s: %s", place, text)

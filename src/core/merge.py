@@ -16,24 +16,37 @@ from .located import Located, locate, parse_yaml
 
 INCLUDE = "__include__"
 
+Replaced = list[tuple[Located, Located]]
+"""Components that were replaced by ones of another ``type``: the earlier mapping and the later one."""
 
-def merge(earlier: Located, later: Located) -> Located:
+
+def merge(earlier: Located, later: Located, replaced: Replaced | None = None) -> Located:
     """``later`` on top of ``earlier``.
 
     Mappings merge key by key; anything else is replaced. Two mappings that both name a ``type`` and disagree describe
-    different components, so the later one replaces the earlier instead of inheriting its arguments.
+    different components, so the later one replaces the earlier instead of inheriting its arguments; ``replaced``
+    collects such pairs.
     """
     old, new = earlier.value, later.value
     if not isinstance(old, dict) or not isinstance(new, dict):
         return later
     if "type" in old and "type" in new and old["type"].value != new["type"].value:
+        if replaced is not None:
+            replaced.append((earlier, later))
         return later
-    merged = {**old, **{name: merge(old[name], child) if name in old else child for name, child in new.items()}}
+    both = {name: merge(old[name], child, replaced) if name in old else child for name, child in new.items()}
+    merged = {**old, **both}
     return Located(merged, later.origin, later.key)
 
 
-def read_tree(path: str | Path, *, _from: str = "", _open: tuple[Path, ...] = ()) -> Located:
+def read_tree(
+    path: str | Path, replaced: Replaced | None = None, *, _from: str = "", _open: tuple[Path, ...] = ()
+) -> Located:
     """One YAML file with everything it includes; its own keys win over its includes, later includes over earlier ones.
+
+    Args:
+        path: the file.
+        replaced: collects components that a later file replaces by one of another type.
 
     Raises:
         ConfigError: missing file, unreadable YAML, a root that is not a mapping, or a cycle of includes.
@@ -61,8 +74,10 @@ def read_tree(path: str | Path, *, _from: str = "", _open: tuple[Path, ...] = ()
     below = renamed(Located({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
     tree = Located({}, own.origin, "")
     for entry in _included(own):
-        tree = merge(tree, read_tree(path.parent / entry.value, _from=entry.origin, _open=(*_open, real)))
-    return merge(tree, below)
+        file = path.parent / Path(entry.value).expanduser()
+        included = read_tree(file, replaced, _from=entry.origin, _open=(*_open, real))
+        tree = merge(tree, included, replaced)
+    return merge(tree, below, replaced)
 
 
 def _included(own: Located) -> list[Located]:

@@ -12,6 +12,7 @@ from typing import Any
 from .errors import ConfigError
 from .foreign import key_hint, unused_key
 from .located import Located
+from .merge import Replaced
 from .plan import SHARED, SLOTS, Broken, Planner, suggest
 from .settings import RunSettings, range_problems
 
@@ -73,6 +74,31 @@ def validate(planner: Planner) -> dict[str, str]:
     _check_ranges(planner, hints)
     planner.raise_problems()
     return planner.notes
+
+
+def left_behind(planner: Planner, replaced: Replaced) -> dict[str, str]:
+    """What an included file says of a component that a later one replaces by another type, which could take it too.
+
+    A schedule or a stage that vanishes with the old component is easily overlooked.
+
+    Returns:
+        ``file:line: key`` of the new component, and the arguments that no longer hold.
+    """
+    notes = {}
+    for old, new in replaced:
+        present = {node.key: node for node in planner.tree.walk()}.get(new.key)
+        name = new.value["type"].value
+        if present is None or not isinstance(present.value, dict) or name not in planner.registry:
+            continue
+        known = planner.schema(name).parameters
+        lost = [child for key, child in old.value.items() if key in known and key not in present.value]
+        if present.value.get("type") == new.value["type"] and lost:
+            said = ", ".join(f"{child.key.rsplit('.', 1)[-1]} ({child.origin})" for child in lost)
+            notes[f"{new.origin}: {new.key}"] = (
+                f"{name} replaces {old.value['type'].value} and takes nothing over from it: what was said of {said} "
+                "no longer holds; say here what shall hold (null where nothing is meant)"
+            )
+    return notes
 
 
 def suggest_key(name: object, known: set[str]) -> str:

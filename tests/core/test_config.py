@@ -100,10 +100,35 @@ def test_includes_merge_deeply_and_own_keys_win(files: Files) -> None:
     assert "__include__" not in config.data
 
 
+def test_includes_from_the_home_folder(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(files.write("home/base.yml", "epoches: 9\n").parent))
+    assert files.load("__include__: [~/base.yml]\n").settings.epoches == 9
+
+
 def test_another_type_replaces_the_component(files: Files) -> None:
     files.write("base.yml", "num_classes: 2\nmodel: {type: Net, stem: Stem, rate: 0.1}\nStem: {name: s}\n")
     assert files.load("__include__: base.yml\nmodel: {type: Stem}").get("model") == {"type": "Stem"}
     assert files.load("__include__: base.yml\nmodel: {type: Net, deep: True}").get("model.rate") == 0.1
+
+
+def test_what_a_replaced_component_said_is_not_lost_in_silence(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    files.registry.register(type("Other", (Net,), {}))
+    files.write("base.yml", "num_classes: 2\nema:\n  type: Stem\n  name: s\n")
+    files.write("net.yml", "__include__: base.yml\nema:\n  type: Net\n  stem: Stem\n  rate: 0.1\n  deep: True\n")
+    net, stem = "__include__: net.yml\nStem: {name: a}\n", "stem: Stem"
+    assert files.load(net).notes == {}  # `name` of Stem is no argument of Net
+    assert files.load(f"{net}ema: {{type: Net, rate: 0.2}}").notes == {}  # the same type inherits
+    assert caplog.messages == []
+    (message,) = files.load(f"{net}ema: {{type: Other, {stem}, rate: 0.2}}").notes.items()
+    assert ": ".join(message).endswith(
+        "main.yml:3: ema: Other replaces Net and takes nothing over from it: what was said of deep "
+        f"({files.folder}/net.yml:6) no longer holds; say here what shall hold (null where nothing is meant)"
+    )
+    assert caplog.messages == [": ".join(message)]
+    files.write("other.yml", f"{net}ema: {{type: Other, {stem}}}")
+    assert files.load("__include__: other.yml\nema: {rate: 1.0, deep: False}").notes == {}  # a later file says it
+    assert files.load("__include__: other.yml\nema: ~").notes == {}
+    assert len(files.load("__include__: other.yml", ["ema.deep=True"]).notes) == 1  # rate alone
 
 
 def test_overrides(files: Files) -> None:
