@@ -34,7 +34,8 @@ class CollateFunction(ABC):
 
     Args:
         stop_epoch: from this epoch on images keep their size; the solver's second stage begins there. None = never.
-        ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it.
+        ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it. None = the
+            decay of the first stage.
     """
 
     takes_any_size = False
@@ -77,7 +78,8 @@ class BatchImageCollateFunction(CollateFunction):
         base_size: side in pixels, or (height, width); multiples of 32.
         base_size_repeat: how often the base size stands among the sizes drawn from; None = images keep their size.
         stop_epoch: from this epoch on images keep their size; the solver's second stage begins there. None = never.
-        ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it.
+        ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it. None = the
+            decay of the first stage.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class BatchImageCollateFunction(CollateFunction):
         base_size: int | tuple[int, int] = 640,
         base_size_repeat: int | None = None,
         stop_epoch: int | None = None,
-        ema_restart_decay: float | None = None,
+        ema_restart_decay: float | None = 0.9999,
     ) -> None:
         super().__init__(stop_epoch, ema_restart_decay)
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else (base_size[0], base_size[1])
@@ -143,7 +145,7 @@ class PaddedBatchCollateFunction(CollateFunction):
         fill: int | Literal["mean"] = "mean",
         scales: Sequence[float] | None = None,
         stop_epoch: int | None = None,
-        ema_restart_decay: float | None = None,
+        ema_restart_decay: float | None = 0.9999,
     ) -> None:
         super().__init__(stop_epoch, ema_restart_decay)
         if stride < 1 or stride % STRIDE:

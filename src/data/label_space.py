@@ -15,6 +15,7 @@ from .dataset.problems import Problems
 
 _SHOWN = 100
 """Classes that a message lists before it abbreviates: COCO's 80 fit, Objects365's 365 do not."""
+_UNUSED = "(unused "
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,11 @@ class LabelSpace:
         problems = problems or Problems()
         named: dict[int, str] = {}
         for category in content["categories"]:
-            if not isinstance(category, Mapping) or type(category.get("id")) is not int or "name" not in category:
+            if (
+                not isinstance(category, Mapping)
+                or type(category.get("id")) is not int
+                or type(category.get("name")) not in (str, int)
+            ):
                 problems.report("bad class", place, f"category {category!r} needs an integer id and a name")
                 continue
             number, name = category["id"], str(category["name"])
@@ -102,7 +107,7 @@ class LabelSpace:
         if min(known, default=0) < 0:
             raise DataError(f"category id {min(known)} cannot be a label: ids as labels start at 0")
         ids = tuple(range(max(known, default=-1) + 1))
-        return LabelSpace(tuple(known.get(one, f"(unused {one})") for one in ids), ids)
+        return LabelSpace(tuple(known.get(one, f"{_UNUSED}{one})") for one in ids), ids)
 
     def in_order(self, classes: Sequence[str], place: str, problems: Problems | None = None) -> LabelSpace:
         """The same classes with labels in the order of ``classes``, whatever their ids.
@@ -151,6 +156,11 @@ class LabelSpace:
         """``id=name`` of every class, abbreviated for long lists."""
         shown = [f"{one}={name}" for one, name in zip(self.category_ids[:_SHOWN], self.names)]
         return ", ".join([*shown, f"... ({len(self) - _SHOWN} more)"] if len(self) > _SHOWN else shown)
+
+
+def is_unused(name: str) -> bool:
+    """Whether a name stands for an id that no class has (``LabelSpace.with_unused_ids``)."""
+    return name.startswith(_UNUSED)
 
 
 def check_names(names: Mapping[int, str], place: str, problems: Problems) -> None:

@@ -181,3 +181,10 @@ def test_options_of_padded_batches(options, message):
 def test_padded_batches_need_tensors_too():
     with pytest.raises(DataError, match="samples hold a Image, not a tensor: add ConvertPILImage"):
         PaddedBatchCollateFunction()([(Image.new("RGB", (4, 4)), {})])
+
+
+@pytest.mark.parametrize("collate", [BatchImageCollateFunction, PaddedBatchCollateFunction])
+def test_files_that_say_no_restart_decay_get_the_official_one(collate):
+    golden = load_json("configs.json")["variants"]["x_obj365"]["multiscale"]  # its file leaves the key out
+    assert collate().ema_restart_decay == golden["ema_restart_decay"]
+    assert collate(ema_restart_decay=None).ema_restart_decay is None

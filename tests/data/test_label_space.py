@@ -77,6 +77,7 @@ def test_long_lists_are_abbreviated():
         ),
         ([{"id": "1", "name": "a"}], "needs an integer id and a name"),
         ([{"id": 1}], "needs an integer id and a name"),
+        ([{"id": 1, "name": None}], "needs an integer id and a name"),
         ([], "list of categories is empty"),
     ],
 )

@@ -39,6 +39,26 @@ def check_boxes(split: Split) -> Iterator[Finding]:
         yield from _repeated(split, index)
 
 
+def check_ids(split: Split) -> Iterator[Finding]:
+    """Annotation ids that occur twice: tools that look annotations up by id take one for the other."""
+    data = split.annotations
+    if split.format not in ("coco", "objects365"):  # the other formats have none
+        return
+    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    for row in np.flatnonzero(repeated_ids(data.ids) & (data.ids != 0)):  # 0 stands for an entry without id
+        first, index = int(np.flatnonzero(data.ids == data.ids[row])[0]), int(owners[row])
+        text = f"has the id of an annotation of {data.file_names[owners[first]]}: ids must be unique"
+        place = split.place_of(index, int(row))
+        yield Finding("duplicate annotation id", split.name, place, text, data.file_names[index], index, int(row))
+
+
+def repeated_ids(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(A,) whether an earlier one is the same."""
+    again = np.ones(len(ids), dtype=bool)
+    again[np.unique(ids, return_index=True)[1]] = False
+    return again
+
+
 def box_kinds(split: Split) -> NDArray[np.str_]:
     """(A,) the worst thing about each box alone, empty for a good one."""
     data = split.annotations
@@ -60,7 +80,7 @@ def box_kinds(split: Split) -> NDArray[np.str_]:
 
 
 def repeated_rows(split: Split, index: int) -> list[tuple[int, int, float]]:
-    """Pairs of boxes of one class and image that are the same or nearly so.
+    """Pairs of boxes of one image that are the same, or of one class and nearly so.
 
     Returns:
         (first row, later row, IoU); an IoU of exactly 1 stands for edges at most ``SAME_PX`` apart.
@@ -77,7 +97,7 @@ def repeated_rows(split: Split, index: int) -> list[tuple[int, int, float]]:
         strip = slice(start, start + _PAIRWISE)
         same = np.abs(boxes[strip, None] - boxes[None]).max(axis=-1) <= SAME_PX
         iou = np.where(same, 1.0, np.minimum(_pairwise_iou(boxes[strip], boxes), 1 - 1e-9))
-        alike = (iou >= NEAR_IOU) & (data.labels[rows[strip], None] == data.labels[None, rows])
+        alike = (iou == 1) | ((iou >= NEAR_IOU) & (data.labels[rows[strip], None] == data.labels[None, rows]))
         for first, later in zip(*np.nonzero(alike)):
             if first + start < later:
                 found.append((int(rows[first + start]), int(rows[later]), float(iou[first, later])))
@@ -95,12 +115,16 @@ def _pairwise_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> ND
 
 def _repeated(split: Split, index: int) -> Iterator[Finding]:
     data, seen = split.annotations, set[int]()
-    for first, later, iou in repeated_rows(split, index):
+    labels = data.labels
+    pairs = sorted(repeated_rows(split, index), key=lambda pair: bool(labels[pair[0]] != labels[pair[1]]))
+    for first, later, iou in pairs:  # those of one class first: they say more
         if later in seen:  # the third of three equal boxes repeats the first and the second
             continue
         seen.add(later)
-        kind = "duplicate box" if iou == 1 else "near-duplicate box"
+        one, other = (int(labels[row]) for row in (first, later))
+        kind = "near-duplicate box" if iou < 1 else "duplicate box" if one == other else "box of two classes"
         how = "the same box as" if iou == 1 else f"IoU {iou:.3f} with"
-        text = f"{how} {split.number_of(index, first)}, of the same class"
+        whose = "of the same class" if one == other else f"which is {data.label_space.names[one]}"
+        text = f"{how} {split.number_of(index, first)}, {whose}"
         place = split.place_of(index, later)
         yield Finding(kind, split.name, place, text, data.file_names[index], index, later)

@@ -101,7 +101,7 @@ def _correct_boxes(split: Split) -> tuple[Split, list[str]]:
     edited = replace(split, annotations=replace(data, boxes_xywh_px=boxes, area_px=area))
     for index in range(len(data)):
         for first, later, iou in repeated_rows(edited, index):
-            if iou == 1 and keep[later] and keep[first]:
+            if iou == 1 and data.labels[first] == data.labels[later] and keep[later] and keep[first]:
                 keep[later] = False
                 place = edited.place_of(index, later)
                 changes.append(f"box left out: {place}: repeats {edited.number_of(index, first)}")

@@ -33,7 +33,7 @@ def find_images(file: Path, names: Sequence[str]) -> Path:
     samples = list(names[::step])
     best, most = None, 0
     for folder in _candidates(file):
-        count = sum((folder / name).is_file() for name in samples)
+        count = sum(os.path.isfile(folder / name) for name in samples)  # also of names that no file can have
         if count > most:
             best, most = folder, count
         if most == len(samples):
@@ -72,7 +72,7 @@ def _candidates(file: Path) -> Iterator[Path]:
 
 def _below(root: Path, depth: int) -> Iterator[Path]:
     for entry in sorted(os.scandir(root), key=lambda one: one.name):
-        if entry.is_dir():
+        if os.path.isdir(entry.path) and os.access(entry.path, os.R_OK | os.X_OK):  # no loop of links, nothing closed
             yield Path(entry.path)
             if depth > 1:
                 yield from _below(Path(entry.path), depth - 1)

@@ -48,7 +48,7 @@ def lost_of_source(split: Split) -> list[str]:
 def _has_polygons(split: Split) -> bool:
     files = (label_file(split.path(index).absolute()) for index in range(len(split.annotations)))
     lines = (line for file in files if file.is_file() for line in file.read_text(errors="replace").splitlines())
-    return any(len(line.split()) > 5 for line in lines)
+    return any(len(line.split()) > 6 for line in lines)
 
 
 def inside_boxes(split: Split) -> tuple[Split, list[str]]:

@@ -8,14 +8,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from ...core.atomic import whole_file
 from ...core.errors import DataError
+from ..dataset.images import SUFFIXES
 from .findings import Split
 
 Transfer = Literal["copy", "link", "none"]
 """copy: own files; link: symbolic links to the originals; none: only annotations are written."""
+_OF_CHECK, _OF_STATS = {"findings", "severities"}, {"box_side_px", "images_without_boxes"}
+"""Entries by which a report of this tool is known."""
 
 
 def new_folder(folder: str | Path, option: str, splits: Sequence[Split] = ()) -> Path:
@@ -41,19 +46,52 @@ def new_folder(folder: str | Path, option: str, splits: Sequence[Split] = ()) ->
     return path
 
 
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """What an error or Ctrl-C left in a folder of ``new_folder`` is removed: half a data set looks like a whole one.
+
+    Raises:
+        DataError: something in the block could not be written.
+    """
+    try:
+        yield folder
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            text = f"cannot be written ({error.strerror or error}): free space or choose another folder"
+            raise DataError(f"{error.filename or folder}: {text}") from error
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step: it is there completely or not at all.
 
     Raises:
         DataError: it cannot be written.
     """
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        waiting.write_text(text, encoding="utf-8")
-        os.replace(waiting, path)
+        with whole_file(path, durable=False) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def check_report(path: str | Path) -> None:
+    """See that a report may be written there: no file that somebody else made is replaced, above all no source.
+
+    Raises:
+        DataError: it exists and is no report of this tool.
+    """
+    file = Path(path)
+    if not file.exists():
+        return
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        content = None
+    parts = [content, *content.values()] if isinstance(content, dict) else []
+    if not any(isinstance(one, dict) and (set(one) >= _OF_CHECK or set(one) >= _OF_STATS) for one in parts):
+        raise DataError(f"--json {file}: exists and is no earlier report of this tool: nothing is written over it")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -70,20 +108,22 @@ def transfer(source: Path, target: Path, how: Transfer) -> None:
     if how == "none":
         return
     try:
+        source.stat()
         target.parent.mkdir(parents=True, exist_ok=True)
         if how == "link":
-            source.stat()
             target.symlink_to(source.resolve())
         else:
             shutil.copyfile(source, target)
     except OSError as error:
-        raise DataError(
-            f"{source}: cannot be brought to {target} ({error.strerror}): run check --fix first, which leaves out "
-            "images that are missing"
-        ) from error
+        remedy = "free space or choose another folder"
+        if not source.is_file():
+            remedy = "run check --fix first, which leaves out images that are missing"
+        raise DataError(f"{source}: cannot be brought to {target} ({error.strerror}): {remedy}") from error
 
 
-def new_names(splits: Sequence[Split], *, per_split: bool, suffix: str | None = None) -> Iterator[list[str]]:
+def new_names(
+    splits: Sequence[Split], *, per_split: bool, suffix: str | None = None, stems: bool = False
+) -> Iterator[list[str]]:
     """File names for the images of each split, relative to its folder of images.
 
     Names are kept, less the folders that all images of a split share. Where two images would share the file that holds
@@ -93,6 +133,7 @@ def new_names(splits: Sequence[Split], *, per_split: bool, suffix: str | None = 
     Args:
         per_split: every split has a folder of its own.
         suffix: the only one that the format knows; None keeps them.
+        stems: the format knows images by the stem alone: no blanks around it, and nothing in it like a suffix.
     """
     taken: set[str] = set()
     for split in splits:
@@ -101,6 +142,8 @@ def new_names(splits: Sequence[Split], *, per_split: bool, suffix: str | None = 
         names = []
         for name in _inside(split.annotations.file_names):
             stem, own = os.path.splitext(name)
+            if stems:
+                stem = _plain_stem(stem)
             tries = [stem, *([] if per_split else [f"{stem}_{split.name}"])]
             free = next((one for one in tries if one.lower() not in taken), None)
             number = 2
@@ -110,6 +153,12 @@ def new_names(splits: Sequence[Split], *, per_split: bool, suffix: str | None = 
             taken.add(free.lower())
             names.append(free + (suffix or own))
         yield names
+
+
+def _plain_stem(stem: str) -> str:
+    stem = stem.strip()
+    inner = os.path.splitext(stem)[1].lower()
+    return stem.replace(".", "_") if inner in (*SUFFIXES, ".xml") else stem
 
 
 def _inside(names: Sequence[str]) -> list[str]:

@@ -131,7 +131,7 @@ def check_unlisted(splits: Sequence[Split]) -> Iterator[Finding]:
     may be shared with splits that are not checked), is not reported.
     """
     listed = {os.path.normpath(entry.path) for entry in _entries(splits)}
-    said = _words("\n".join(str(problem) for split in splits for problem in split.problems))
+    said = _said(splits)
     strangers: list[str] = []
     for root in dict.fromkeys(_image_root(split) for split in splits):
         for folder, _, names in os.walk(root):
@@ -152,16 +152,23 @@ def check_orphans(split: Split) -> Iterator[Finding]:
         return
     labels = [label_file(split.path(index).absolute()) for index in range(len(split.annotations))]
     known = {os.path.splitext(file)[0] for file in labels}
-    said = _words("\n".join(str(problem) for problem in split.problems))
+    said = _said([split])
     for folder in sorted({file.parent for file in labels if file.parent.is_dir()}):
         for file in sorted(folder.glob("*.txt")):
             if os.path.splitext(file)[0] not in known and not said & _keys(str(file)) and file.name != "classes.txt":
                 yield Finding("label without image", split.name, str(file), "no image of this name", file.name)
 
 
+def _said(splits: Sequence[Split]) -> set[str]:
+    """File names that the parser's problems are about."""
+    return _words("\n".join(f"{one.place}\n{one.text}" for split in splits for one in split.problems))
+
+
 def _words(text: str) -> set[str]:
-    """File names in a text, with and without their suffix."""
-    words = {word.split("/")[-1].split("\\")[-1].split(":")[0] for word in re.findall(r"[^\s\"'(),\[\]{}]+", text)}
+    """File names in a text, with and without their suffix: words, and what quotes, brackets or a line hold."""
+    found = re.findall(r"[^\s\"'(),\[\]{}]+", text)  # a name with blanks is none of these
+    found += [*re.findall(r'"([^"\n]+)"', text), *re.findall(r"\(([^()\n]+)\)", text), *text.splitlines()]
+    words = {word.split("/")[-1].split("\\")[-1].split(":")[0].strip() for word in found}
     return words | {os.path.splitext(word)[0] for word in words}
 
 

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..dataset.images import UNDECODABLE
+
 THUMBNAIL = 32
 """Side of the grey picture: 1 KiB an image, so that 118,000 images fit into 120 MB."""
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
 _ORIENTATION = 0x0112
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""What Pillow raises for broken files: it has no one error for that."""
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """Wraps an iterable of known length under a title: a progress bar, or nothing."""
@@ -76,7 +76,7 @@ def read_one(path: Path) -> Pixels:
     """Read one file; a JPEG is decoded to its last byte, but at an eighth of its size where that is enough."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a zero byte
         return Pixels(missing=True, problem="no such file")
     except OSError as error:
         return Pixels(problem=f"cannot be read ({error.strerror})")
@@ -90,7 +90,7 @@ def read_one(path: Path) -> Pixels:
             image.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))
             image.load()
             thumbnail = _thumbnail(image)
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         reason = "no image format that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
         return Pixels(problem=f"cannot be decoded ({reason})")
     return Pixels(stored, stored[::-1] if turned else stored, digest, thumbnail)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 
 from ...core.errors import DataError
 from ..dataset.formats import read_annotations
-from ..dataset.problems import Problem, Problems
+from ..dataset.problems import Problems
 from ..dataset.voc_xml import VocFile
 from .findings import Split
 from .folders import find_images, odgt_names
@@ -69,14 +68,7 @@ class Source:
         annotations, folder = read_annotations(self.format, where, problems)
         if searched and self.format == "coco":
             folder = find_images(Path(where["ann_file"]), annotations.file_names)
-        return Split(self.name, self.format, annotations, folder, tuple(_first_causes(problems.found)))
-
-
-def _first_causes(found: Sequence[Problem]) -> list[Problem]:
-    """Problems without those that only follow: boxes of a COCO image whose own entry was reported have no image."""
-    reported = {match[1] for one in found if (match := re.match(r"image (-?\d+) ", one.text))}
-    owners = [re.search(r"has image_id (-?\d+), which no image has", one.text) for one in found]
-    return [one for one, owner in zip(found, owners) if owner is None or owner[1] not in reported]
+        return Split(self.name, self.format, annotations, folder, tuple(problems.found))
 
 
 def discover(path: str | Path, *, format: str = "auto", images: str | Path | None = None) -> list[Source]:

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
+from ..dataset.yolo_files import label_file
 from .findings import Split
 from .losses import inside_boxes, lost_in
 from .naming import write_text
@@ -22,7 +22,8 @@ def write_yolo(splits: Sequence[Split], names: Sequence[Sequence[str]], folder: 
         inside, cut = inside_boxes(split)
         for index, name in enumerate(new):
             lines = "".join(f"{line}\n" for line in _lines(inside, index))
-            write_text(folder / "labels" / split.name / f"{os.path.splitext(name)[0]}.txt", lines)
+            image = folder.absolute() / "images" / split.name / name
+            write_text(label_file(image), lines)  # where readers look: for the last folder images of the path
         remarks += [*lost_in(split, "left out"), *cut]
     content = {
         "path": ".",

@@ -58,14 +58,18 @@ def write_dataset(
     """
     splits, remarks = with_one_class_list(splits)
     splits = [replace(split, name=split.name.replace("/", "_")) for split in splits]
-    framed = [in_frame(split, upright=_WRITERS[format].upright) for split in splits]
+    framed = [
+        (split, []) if split.format == format else in_frame(split, upright=_WRITERS[format].upright)
+        for split in splits  # in its own format a picture stays as it is, and with it the masks of COCO
+    ]
     splits = [split for split, _ in framed]
     remarks += [line for _, lines in framed for line in lines]
     if format == "coco" and images == "none":
         return [*remarks, *write_coco_beside(splits, folder)]
     if format == "yolo":
         splits = _with_standard_names(splits)
-    names = list(new_names(splits, per_split=format != "voc", suffix=".jpg" if format == "crowdhuman" else None))
+    suffix = ".jpg" if format == "crowdhuman" else None
+    names = list(new_names(splits, per_split=format != "voc", suffix=suffix, stems=format == "voc"))
     remarks += _renamed(splits, names)
     writer = _WRITERS[format]
     remarks += writer.write(splits, names, folder)

@@ -171,19 +171,13 @@ def check_files(
     problems = problems or Problems()
     if not root.is_dir():
         problems.report("missing image", str(root), f"no such image folder (for {place}): check img_folder")
-    listings: dict[str, set[str]] = {}
-    present = np.zeros(len(file_names), dtype=bool)
-    for index, name in enumerate(file_names):
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            listings[parent] = _listing(root / parent)
-        present[index] = base in listings[parent]
+    present = files_present(root, file_names)
     missing = [file_names[index] for index in np.flatnonzero(~present).tolist()]
     if missing and not problems.collect:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DataError(
             f"{root}: {len(missing)} of {len(file_names)} images that {place} lists are missing: {shown}; "
-            "check img_folder, or remove their entries"
+            f"check img_folder, or remove their entries{_windows_hint(missing)}"
         )
     for name in missing:
         problems.report(
@@ -192,8 +186,30 @@ def check_files(
     return present
 
 
+def _windows_hint(names: Sequence[str]) -> str:
+    found = os.sep != "\\" and any("\\" in name for name in names)
+    return " (names with \\ are paths of Windows: write / in them)" if found else ""
+
+
+def files_present(folder: str | Path, file_names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which (n,) of the names are files, relative to ``folder`` or absolute; a link to nothing is none."""
+    root = Path(folder)
+    listings: dict[str, set[str]] = {}
+    present = np.zeros(len(file_names), dtype=bool)
+    for index, name in enumerate(file_names):
+        parent, base = os.path.split(name)
+        if parent not in listings:
+            listings[parent] = _listing(root / parent)
+        present[index] = base in listings[parent]
+    return present
+
+
 def _listing(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries}
+        return {
+            entry.name
+            for entry in entries
+            if entry.is_file(follow_symlinks=False) or (entry.is_symlink() and os.path.isfile(entry))
+        }

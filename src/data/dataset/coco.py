@@ -35,7 +35,8 @@ class CocoDetection(DetectionDataset):
         invalid_boxes: ``error`` stops on boxes that are inverted (negative width or height) or wholly outside their
             image, which are mistakes of a conversion; ``drop`` leaves them out with a warning, as the official recipe
             does in silence. Boxes of zero width or height are left out with a warning in both cases.
-        subset: part of the images: a fraction in (0, 1], a list of file names or ids, or a text file with one per line.
+        subset: part of the images: a fraction in (0, 1], a list of file names or ids (as text: YAML reads 000012 as
+            another number), or a text file with one per line.
         subset_seed: of a fraction's draw; with one seed a smaller fraction is part of every larger one.
         classes: all class names of the file in the order that labels shall have; None: the order of the ids.
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.class_rows import squeezed
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
 from .json_stream import read_list, read_lists
@@ -56,12 +57,13 @@ def parse_coco(
     }
     read_lists(path, receivers, skip="segmentation")
     space = _space(categories, place, remap_mscoco_category, classes, problems)
+    if remap_mscoco_category:
+        _warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
     if not images.file_names:
         problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
     if not objects.count:
         logger.warning("%s: the list of annotations is empty: no image of it has a box", place)
-    image_ids, sizes, names = images.unique()
-    return objects.annotations(space, image_ids, sizes, names)
+    return objects.annotations(space, images)
 
 
 def coco_label_space(
@@ -90,6 +92,19 @@ def _space(
     return space if classes is None else space.in_order(classes, place, problems)
 
 
+def _warn_of_other_names(own: LabelSpace, place: str) -> None:
+    """Say where a file with COCO's ids has other classes: a forgotten setting, which would misname them everywhere."""
+    coco = dict(zip(MSCOCO.category_ids, MSCOCO.names))
+    named = [(one, name, coco[one]) for one, name in zip(own.category_ids, own.names) if one in coco]
+    other = [f"{one}={name} is {theirs}" for one, name, theirs in named if squeezed(name) != squeezed(theirs)]
+    if 2 * len(other) > len(named):  # single names are spelled in many ways: motorbike, tvmonitor
+        logger.warning(
+            "%s: with remap_mscoco_category: True the classes bear COCO's names, but those of this file are others "
+            "(%s): if they are classes of your own, set remap_mscoco_category: False",
+            place, ", ".join([*other[:5], *(["..."] if len(other) > 5 else [])]),
+        )  # fmt: skip
+
+
 class _Images:
     """Receives image entries."""
 
@@ -98,6 +113,8 @@ class _Images:
         self.ids: list[NDArray[np.int64]] = []
         self.sizes: list[tuple[int, int]] = []
         self.file_names: list[str] = []
+        self.reported: list[int] = []
+        """Ids of entries that were reported and left out: their boxes go with them."""
 
     def receive(self, batch: list[Any], first: int) -> None:
         images = _objects(batch, first, "images", self.place, self.problems)
@@ -107,17 +124,20 @@ class _Images:
             name, size = image.get("file_name"), (image.get("height"), image.get("width"))
             if not isinstance(name, str) or not name:
                 text = f"image {ids[index]} has no file_name: every image entry needs one"
-                self.problems.report("bad entry", self.place, text)
-                keep[index] = False
+                self._leave_out(ids, keep, index, "bad entry", text)
             elif not all(type(side) is int and 0 < side < _INT64 for side in size):
                 shown = f"image {ids[index]} ({name}) has height, width {_short(size)}"
                 text = f"{shown}: give whole numbers above 0, in pixels"
-                self.problems.report("bad size", self.place, text)
-                keep[index] = False
+                self._leave_out(ids, keep, index, "bad size", text)
             else:
                 self.file_names.append(name)
                 self.sizes.append(size)
         self.ids.append(ids[keep])
+
+    def _leave_out(self, ids: NDArray[np.int64], keep: NDArray[np.bool_], index: int, kind: str, text: str) -> None:
+        self.problems.report(kind, self.place, text)
+        self.reported.append(int(ids[index]))
+        keep[index] = False
 
     def unique(self) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
         """Ids (n,), sizes (n, 2) as (height, width), file names; of images with one id the first."""
@@ -125,7 +145,8 @@ class _Images:
         sizes = np.array(self.sizes, dtype=np.int64).reshape(-1, 2)
         unique, first, counts = np.unique(ids, return_index=True, return_counts=True)
         for number, count in zip(unique[counts > 1], counts[counts > 1]):
-            text = f"image id {number} occurs {count} times: ids must be unique"
+            names = ", ".join(self.file_names[index] for index in np.flatnonzero(ids == number)[:5])
+            text = f"image id {number} occurs {count} times ({names}): ids must be unique"
             self.problems.report("duplicate id", self.place, text)
         kept = np.sort(first)
         return ids[kept], sizes[kept], tuple(self.file_names[index] for index in kept.tolist())
@@ -157,20 +178,14 @@ class _Objects:
         self.count += len(batch)
         self.columns.append(tuple(one[keep] for one in (ids, owners, categories, boxes, areas, crowd)))
 
-    def annotations(
-        self, space: LabelSpace, image_ids: NDArray[np.int64], sizes: NDArray[np.int64], names: tuple[str, ...]
-    ) -> Annotations:
+    def annotations(self, space: LabelSpace, images: _Images) -> Annotations:
         """The entries sorted by image, with labels instead of category ids."""
+        image_ids, sizes, names = images.unique()
         empty = tuple(np.zeros(shape, kind) for shape, kind in _EMPTY)
         ids, wanted, categories, boxes, areas, crowd = (np.concatenate(one) for one in zip(empty, *self.columns))
         self.columns = []
         owners, known_image = _positions(wanted, image_ids)
-        for row in np.flatnonzero(~known_image):
-            text = (
-                f"annotation {ids[row]} has image_id {wanted[row]}, which no image has "
-                f"({np.count_nonzero(~known_image)} such annotations): add the image or remove them"
-            )
-            self.problems.report("unknown image", self.place, text)
+        self._unknown_images(ids, wanted, ~known_image & ~np.isin(wanted, images.reported))
         labels, known_class = _positions(categories, np.array(space.category_ids))
         for row in np.flatnonzero(~known_class):
             self._unknown_category(ids[row], int(categories[row]), space)
@@ -182,6 +197,16 @@ class _Objects:
             space, self.place, names, image_ids, sizes, offsets,
             boxes[order], labels[order], areas[order], crowd[order], ids[order],
         )  # fmt: skip
+
+    def _unknown_images(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], foreign: NDArray[np.bool_]) -> None:
+        rows = np.flatnonzero(foreign)
+        _, which, counts = np.unique(wanted[rows], return_inverse=True, return_counts=True)
+        for row, count in zip(rows.tolist(), counts[which].tolist()):
+            text = (
+                f"annotation {ids[row]} has image_id {wanted[row]}, which no image has "
+                f"({count} such annotations): add the image or remove them"
+            )
+            self.problems.report("unknown image", self.place, text)
 
     def _unknown_category(self, number: int, category: int, space: LabelSpace) -> None:
         hint = "; set remap_mscoco_category: False for own classes" if space is MSCOCO else ""

@@ -184,5 +184,8 @@ def _marked(content: Mapping[str, Any], key: str) -> bool:
 def _numbers(value: object) -> list[float] | None:
     if not isinstance(value, list) or len(value) != 4:
         return None
-    numbers = [float(one) for one in value if type(one) in (int, float) and math.isfinite(one)]
+    try:
+        numbers = [float(one) for one in value if type(one) in (int, float) and math.isfinite(one)]
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
     return numbers if len(numbers) == 4 else None

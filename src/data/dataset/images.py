@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ...core.errors import DataError
 from .problems import Problems
@@ -20,7 +21,17 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _THREADS = 8
 _ORIENTATION = 0x0112
 _ON_ITS_SIDE = (5, 6, 7, 8)
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of that EXIF orientation upright."""
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for broken files: it has no one error for that."""
 
 
@@ -43,10 +54,10 @@ def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry", *, upr
         with Image.open(path) as file:
             file.load()
             image = _rgb(file)
-            turned = ImageOps.exif_transpose(image) if upright or (file.height, file.width) != size else image
+            turned = _turned(image) if upright or (file.height, file.width) != size else image
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image, but {owner} names it: check img_folder") from error
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise DataError(
             f"{path}: cannot be decoded ({error}), wanted for {owner}: replace the file or remove its entry"
         ) from error
@@ -59,11 +70,14 @@ def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry", *, upr
 
 
 def list_images(folder: Path) -> list[str]:
-    """Images in a folder and those below it, as relative paths in the order of their names; links are followed."""
+    """Images in a folder and those below it, as relative paths in the order of their names.
+
+    Links are followed; a folder that is reached in two ways is listed once, under the first name of the alphabet.
+    """
     found: list[str] = []
     visited: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [one for one in folders if not one.startswith(".")]
+        folders[:] = sorted(one for one in folders if not one.startswith("."))
         real = os.path.realpath(parent)
         if real in visited:  # a link to a folder that holds it would never end
             folders.clear()
@@ -100,7 +114,7 @@ def image_sizes(
                 return (file.width, file.height) if turned else (file.height, file.width)
         except FileNotFoundError:
             return "missing"
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             return f"cannot be read as an image ({error}): replace the file or remove its entry"
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -113,6 +127,12 @@ def image_sizes(
             problems.report("unreadable image", str(path), answer)
         sizes.append(None if isinstance(answer, str) else answer)
     return sizes
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Upright by its EXIF orientation. Pillow's exif_transpose writes the EXIF anew and so fails on other odd tags."""
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

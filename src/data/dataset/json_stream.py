@@ -22,7 +22,9 @@ Receiver = Callable[[list[Any], int], None]
 """Takes a batch of elements of a list, and the position of the first one in it."""
 
 
-def read_lists(path: str | Path, receivers: Mapping[str, Receiver], *, skip: str | None = None) -> None:
+def read_lists(
+    path: str | Path, receivers: Mapping[str, Receiver], *, skip: str | None = None, whole: bool = True
+) -> None:
     """Hand the elements of top-level lists to their receivers, batch by batch; other values are passed over.
 
     Args:
@@ -30,6 +32,7 @@ def read_lists(path: str | Path, receivers: Mapping[str, Receiver], *, skip: str
         receivers: by key. Every key must be in the file and hold a list.
         skip: a key whose value nobody needs, whatever object it is in: lists of numbers there are not parsed (polygons
             are most of a COCO file, and parsing them most of the time), and receivers get 0 in their place.
+        whole: read to the end, so that all of the file is seen to be JSON; False: stop behind the last list wanted.
 
     Raises:
         DataError: missing, not JSON (with the line), or without one of the lists.
@@ -38,10 +41,10 @@ def read_lists(path: str | Path, receivers: Mapping[str, Receiver], *, skip: str
     gc.disable()  # many small objects and no garbage cycles among them: collecting would double the time
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            found = _Reader(file, skip).lists(receivers)
+            found = _Reader(file, skip).lists(receivers, whole)
     except _Broken as error:
         if skip:  # look again at the whole text, where the line is right
-            read_lists(path, dict.fromkeys(receivers, _ignore))
+            read_lists(path, dict.fromkeys(receivers, _ignore), whole=whole)
         raise DataError(
             f"{path}:{error.line}: not a JSON file ({error}): ann_file must be COCO detection JSON"
         ) from error
@@ -58,7 +61,7 @@ def read_lists(path: str | Path, receivers: Mapping[str, Receiver], *, skip: str
 
 
 def read_list(path: str | Path, key: str) -> list[Any]:
-    """One top-level list of a JSON file; quickly where it is the last value, as categories are in COCO files.
+    """One top-level list of a JSON file; quickly where it is the last value, as categories are in COCO files, or early.
 
     Raises:
         DataError: missing, not JSON, or without the list.
@@ -67,7 +70,7 @@ def read_list(path: str | Path, key: str) -> list[Any]:
     if isinstance(last, list):
         return last
     items: list[Any] = []
-    read_lists(path, {key: lambda batch, _: items.extend(batch)})
+    read_lists(path, {key: lambda batch, _: items.extend(batch)}, skip="segmentation", whole=False)
     return items
 
 
@@ -116,8 +119,8 @@ class _Reader:
         self.lines, self.characters = 0, 0  # before the window
         self.decode = json.JSONDecoder().raw_decode
 
-    def lists(self, receivers: Mapping[str, Receiver]) -> set[str]:
-        """Walk over the top-level object; returns the receivers' keys that hold lists."""
+    def lists(self, receivers: Mapping[str, Receiver], whole: bool) -> set[str]:
+        """Walk over the top-level object, or as far as needed; returns the receivers' keys that hold lists."""
         found: set[str] = set()
         if self.peek() != "{":
             self.value()  # broken JSON is reported as such
@@ -132,11 +135,13 @@ class _Reader:
             self.position += 1
             if key in found:
                 self.fail(f"the key {key!r} occurs twice")
-            if key in receivers and self.peek() == "[":
-                found.add(key)
-                self.elements(receivers[key])
-            else:
+            if self.peek() != "[":
                 self.value()
+                continue
+            self.elements(receivers.get(key, _ignore))  # piece by piece, also where nobody wants it
+            found |= {key} & receivers.keys()
+            if not whole and len(found) == len(receivers):
+                return found
         if self.peek():
             self.fail("Extra data")
         return found
@@ -185,9 +190,9 @@ class _Reader:
         while True:
             try:
                 value, end = self.decode(self.text, self.position)
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # besides JSONDecodeError: a whole number of thousands of digits
                 if self.ended:
-                    self.fail(error.msg, error.pos)
+                    self.fail(getattr(error, "msg", str(error)), getattr(error, "pos", None))
             except RecursionError:
                 self.fail("nested too deeply")
             else:

@@ -16,7 +16,7 @@ from ...core.errors import ConfigError
 from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
-from .annotations import Annotations, check_files
+from .annotations import Annotations, files_present
 from .coco_json import coco_label_space, parse_coco
 from .detection import DetectionDataset
 from .prepare import prepare
@@ -127,7 +127,7 @@ def _resolved(annotations: Annotations, folder: str) -> Annotations:
     best, found = annotations, -1
     for way, parts in _WAYS.items():
         names = tuple("/".join(name.split("/")[-parts:]) for name in annotations.file_names)
-        present = int(check_files(folder, names, annotations.place, Problems(collect=True)).sum())
+        present = int(files_present(folder, names).sum())
         if present > found:
             best, found, held = replace(annotations, file_names=names), present, way
         if found == len(annotations):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import DataError
+from ..label_space import MSCOCO
 from .annotations import Annotations, check_files
 from .subset import Subset
 
@@ -77,6 +78,11 @@ def with_class_count(annotations: Annotations, num_classes: int | None, *, fixed
         )  # fmt: skip
         labels = np.array(space.category_ids, dtype=np.int64)[annotations.labels]
         return replace(annotations, label_space=space.with_unused_ids(), labels=labels)
+    if space == MSCOCO:
+        raise DataError(
+            f"num_classes is {num_classes}, but {annotations.place} is read with COCO's {len(space)} classes: set "
+            f"remap_mscoco_category: False for classes of your own, or num_classes: {len(space)}"
+        )
     raise DataError(
         f"num_classes is {num_classes}, but {annotations.place} has {len(space)} classes: {space.describe()}. "
         f"Set num_classes: {len(space)}, leave it out to have it read from the data, or correct the annotation file"

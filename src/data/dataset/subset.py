@@ -27,7 +27,8 @@ class Subset:
         chosen: a fraction in (0, 1]; a text file with one image per line; or a list of images; None = all. An image is
             given by its file name; or by its id, base name or stem, where that is one image only.
         seed: of a fraction's draw. With one seed a smaller fraction is part of every larger one, and which images are
-            drawn depends on their names alone, not on their order or on the machine.
+            drawn depends on their names alone (with their folder, where a format gives absolute names), not on their
+            order or on the machine.
 
     Raises:
         ConfigError: a fraction outside (0, 1].
@@ -72,7 +73,7 @@ class Subset:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the list of a subset cannot be read ({error}): check subset") from error
     return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

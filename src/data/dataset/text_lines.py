@@ -16,7 +16,7 @@ def text_lines(path: Path, problems: Problems) -> list[tuple[str, str]]:
         DataError: missing, or no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split at form feeds and others
     except OSError as error:
         problems.report("missing annotation", str(path), f"cannot be opened ({error.strerror}): check the path")
         return []

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,29 +114,36 @@ def voc_label_space(
 
 def _items(root: Path, listing: Path, problems: Problems) -> list[_Item]:
     items = []
-    suffixes = _suffixes(root / _IMAGES)
+    suffixes: dict[str, dict[str, str]] = {}
     for place, line in text_lines(listing, problems):
         if pair := _PAIR.fullmatch(line):
             items.append(_Item(pair[1], pair[2].strip(), place))
-        elif _OF_ONE_CLASS.fullmatch(line) and line not in suffixes:
+        elif _OF_ONE_CLASS.fullmatch(line) and line not in _suffixes(root, "", suffixes):
             text = f"{line!r} is a line of a list for one class: use the list of all images, such as {_LISTS}/train.txt"
             problems.report("broken line", place, text)
         else:
             given = Path(line)
             stem = line[: -len(given.suffix)] if given.suffix.lower() in (*SUFFIXES, ".xml") else line
-            suffix = given.suffix if given.suffix.lower() in SUFFIXES else suffixes.get(Path(stem).name, ".jpg")
+            there = _suffixes(root, os.path.dirname(stem), suffixes)
+            suffix = given.suffix if given.suffix.lower() in SUFFIXES else there.get(os.path.basename(stem), ".jpg")
             items.append(_Item(f"{_IMAGES}/{stem}{suffix}", f"{_ANNOTATIONS}/{stem}.xml", place))
     if not items and not problems.found:
         problems.report("missing image", str(listing), "the list of images is empty: nothing to train or evaluate on")
     return items
 
 
-def _suffixes(folder: Path) -> dict[str, str]:
-    """Suffix of the image of each stem; of several the first in the alphabet, which is the same on every machine."""
-    if not folder.is_dir():
-        return {}
-    files = sorted((one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES), reverse=True)
-    return {one.stem: one.suffix for one in files}
+def _suffixes(root: Path, folder: str, known: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Suffix of the image of each stem in a folder of images; of several the first in the alphabet, on every machine.
+
+    Args:
+        folder: relative to the images.
+        known: answers so far, by folder.
+    """
+    if folder not in known:
+        place = root / _IMAGES / folder
+        files = sorted(place.iterdir(), reverse=True) if place.is_dir() else []
+        known[folder] = {one.stem: one.suffix for one in files if one.suffix.lower() in SUFFIXES}
+    return known[folder]
 
 
 def _sizes(

@@ -15,6 +15,8 @@ from xml.parsers import expat
 from .problems import Problems
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_DIGITS = 18
+"""Numbers of that many digits fit into 64 bits."""
 
 
 class VocImage(NamedTuple):
@@ -54,6 +56,8 @@ class VocFile:
         except ElementTree.ParseError as error:
             place = f"{path}:{error.position[0]}"
             problems.report("broken xml", place, f"not a complete XML file ({error}): write it again")
+        except (ValueError, LookupError) as error:  # an encoding that the parser does not know
+            problems.report("broken xml", f"{path}:1", f"cannot be decoded ({error}): save it as UTF-8")
         return None
 
     def names(self) -> Iterator[str]:
@@ -70,7 +74,7 @@ class VocFile:
         if size is None and needs_size:
             text = (
                 "has no <size> with <width> and <height> above 0: add it, or take sizes from the images with "
-                "size_from_image: True"
+                "size_from_image: True; both are whole numbers"
             )
             problems.report("bad size", self._place("size", 0, "annotation"), text)
             return None
@@ -96,7 +100,7 @@ class VocFile:
         sides = []
         for tag in ("height", "width"):
             text = (self.root.findtext(f"size/{tag}") or "").strip()
-            sides.append(int(text) if text.isascii() and text.isdigit() else 0)
+            sides.append(int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else 0)
         return (sides[0], sides[1]) if min(sides) > 0 else None
 
     def _report(self, kind: str, number: int, text: str, problems: Problems) -> None:

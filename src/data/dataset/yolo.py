@@ -24,8 +24,8 @@ class YoloDetection(DetectionDataset):
     text file with one image per line, or a list of these, ``names`` (list or mapping) and ``nc``. ``download`` is not
     followed. The labels of ``.../images/a/b.jpg`` are in ``.../labels/a/b.txt``; an image without that file has no
     objects. Rows are ``class cx cy w h`` as fractions of the image, or ``class x1 y1 x2 y2 x3 y3 ...``: a polygon,
-    of which the box around it is used. Sizes come from the image headers, turned by their EXIF orientation, because
-    YOLO tools decode images that way.
+    of which the box around it is used. Key points behind a box, which ``kpt_shape`` announces, are passed over. Sizes
+    come from the image headers, turned by their EXIF orientation, because YOLO tools decode images that way.
 
     Args:
         data: the YAML file.

@@ -20,13 +20,14 @@ Row = tuple[int, float, float, float, float]
 """Class, centre x, centre y, width, height; fractions of the image."""
 
 
-def parse_rows(path: Path, space: LabelSpace, problems: Problems) -> list[Row]:
+def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: int = 0) -> list[Row]:
     """Boxes of a label file; a polygon becomes the box around it.
 
     Args:
         path: rows ``class cx cy w h`` or ``class x1 y1 x2 y2 x3 y3 ...``.
         space: the classes.
         problems: where to report rows that cannot be used.
+        keypoints: numbers that follow a box in files with key points; they are passed over.
 
     Raises:
         DataError: with file and line: other column counts, no numbers, an unknown class, values outside [0, 1].
@@ -34,7 +35,7 @@ def parse_rows(path: Path, space: LabelSpace, problems: Problems) -> list[Row]:
     rows: list[Row] = []
     for place, line in text_lines(path, problems):
         try:
-            rows.append(_row(line.split(), space))
+            rows.append(_row(_without_keypoints(line.split(), keypoints), space))
         except _BadRow as error:
             problems.report(error.kind, place, str(error))
     return rows
@@ -46,6 +47,13 @@ class _BadRow(Exception):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+def _without_keypoints(columns: list[str], keypoints: int) -> list[str]:
+    if keypoints and len(columns) not in (_BOX, _BOX + keypoints):
+        text = f"{len(columns)} columns, expected class cx cy w h and {keypoints} numbers of key points (kpt_shape)"
+        raise _BadRow("broken line", text)
+    return columns[:_BOX] if keypoints else columns
 
 
 def _row(columns: Sequence[str], space: LabelSpace) -> Row:

@@ -55,7 +55,7 @@ class Planted:
     def box(self, split: str, number: int, bbox: list[float], *, label: int = 0, **more: Any) -> int:
         """Add an annotation; returns its id."""
         content = self.content[split]
-        own = len(content["annotations"]) + 1
+        own = max((one["id"] for one in content["annotations"]), default=0) + 1
         area = abs(bbox[2] * bbox[3]) if len(bbox) == 4 else 0
         entry = {"id": own, "image_id": content["images"][number]["id"], "category_id": 3 * label + 1, "bbox": bbox,
                  "area": area, "iscrowd": 0}  # fmt: skip

@@ -174,4 +174,62 @@ def test_skew_between_classes_and_splits(tmp_path):
     for number in range(80):
         data.box("train", number % 24, [2 + 4 * (number % 30), 80, 3, 5])
     texts = [one.text for one in findings_of(data.write(), queries=100) if one.kind == "class imbalance"]
-    assert texts == ["ant has 104 boxes, 1 classes have a hundredth of that or less: bee 1"]
+    assert texts == ["ant has 104 boxes, 1 classes have at most 1/50 of that: bee 1"]
+
+
+def test_one_box_of_two_classes_is_found(tmp_path):
+    data = Planted(tmp_path)
+    first = next(one for one in data.content["train"]["annotations"] if one["image_id"] == 4)
+    other = data.box("train", 3, first["bbox"], label=(4 + 1) % 3)
+    again = data.box("train", 3, first["bbox"], label=4 % 3)
+    found = {one.kind: one for one in findings_of(data.write())}
+    assert set(found) == {"box of two classes", "duplicate box"}
+    assert f"annotation {other} (cow)" in found["box of two classes"].place
+    assert f"the same box as annotation {first['id']}, which is bee" in found["box of two classes"].text
+    assert f"annotation {again} (bee)" in found["duplicate box"].place
+
+
+def test_annotation_ids_that_occur_twice_are_found(tmp_path):
+    data = Planted(tmp_path)
+    content = data.content["train"]["annotations"]
+    content[7]["id"] = content[1]["id"]
+    (found,) = findings_of(data.write())
+    assert (found.kind, found.severity, found.image) == ("duplicate annotation id", "error", "train_02.jpg")
+    assert found.text == "has the id of an annotation of train_00.jpg: ids must be unique"
+    for one in content:
+        del one["id"]
+    assert findings_of(data.write()) == []  # an id is not needed
+
+
+def test_file_names_with_blanks_are_recognised(tmp_path):
+    root = as_format(tmp_path, "yolo")
+    for folder, suffix in (("images", "jpg"), ("labels", "txt")):
+        for number in (0, 1):
+            file = root / folder / "train" / f"train_0{number}.{suffix}"
+            file.rename(file.with_name(f"train 0{number} (copy).{suffix}"))
+    (root / "images" / "train" / "train 00 (copy).jpg").write_bytes(b"")
+    assert [one.kind for one in findings_of(root)] == ["unreadable image"]
+    data = Planted(tmp_path / "blank")
+    for number in range(8):
+        name = f"val {number}.jpg"
+        data.file("val", number).rename(data.folder / "train" / name)
+        data.image("val", number)["file_name"] = name
+    data.write()
+    assert findings_of(data.folder / "annotations" / "train.json") == []  # val.json names them
+
+
+def test_names_that_no_file_can_have_are_missing_images(tmp_path):
+    data = Planted(tmp_path)
+    data.image("train", 0)["file_name"] = "zero\0byte.jpg"
+    data.image("train", 1)["file_name"] = "x" * 300 + ".jpg"
+    for number in (2, 3):
+        data.file("train", number).unlink()
+    data.file("train", 2).symlink_to(data.file("train", 2))
+    data.file("train", 3).mkdir()
+    found = {(one.kind, one.image[:9]) for one in findings_of(data.write()) if one.severity == "error"}
+    assert found == {
+        ("missing image", "zero\0byte"),
+        ("unreadable image", "xxxxxxxxx"),
+        ("unreadable image", "train_02."),
+        ("unreadable image", "train_03."),
+    }

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Round trips keep boxes, labels and names; what is lost is said."""
 
+import json
 import re
 
 import numpy as np
@@ -152,3 +153,67 @@ def test_only_annotations_refer_to_the_images_where_they_are(tmp_path):
     assert again.annotations.file_names == splits[0].annotations.file_names
     with Image.open(again.path(0)) as image:
         assert image.size == (128, 96)
+
+
+@pytest.mark.parametrize("route", [["yolo", "coco"], ["voc", "coco"], ["voc", "yolo"]])
+def test_awkward_file_names_keep_their_boxes(tmp_path, route):
+    data = Planted(tmp_path / "data", train=6, val=2)
+    names = ["images/a.jpg", "more/images/b.jpg", "c.png.jpg", " d 1.jpg", "images/images/e.jpg", "f.xml.jpg"]
+    for number, name in enumerate(names):
+        (data.folder / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        data.file("train", number).rename(data.folder / "train" / name)
+        data.image("train", number)["file_name"] = name
+    first = splits = read_all(discover(data.write()))
+    for step in route:
+        write_dataset(splits, tmp_path / step, step)
+        splits = read_all(discover(tmp_path / step))
+        assert not splits[0].problems
+    found = {}
+    for index in range(len(splits[0].annotations)):
+        rows = splits[0].annotations.rows(index)
+        found[splits[0].path(index).read_bytes()] = splits[0].annotations.boxes_xywh_px[rows]
+    for index in range(len(names)):
+        wanted = first[0].annotations.boxes_xywh_px[first[0].annotations.rows(index)]
+        np.testing.assert_allclose(found[first[0].path(index).read_bytes()], wanted, rtol=0, atol=1e-6)
+
+
+def test_every_written_annotation_has_an_id_and_fields_of_its_own(tmp_path):
+    data = Planted(tmp_path / "data", train=3, val=2)
+    content = data.content["train"]["annotations"]
+    for number, one in enumerate(content):
+        one["mark"] = number
+    content[1]["id"] = content[0]["id"]  # in one image
+    content[8]["id"] = content[4]["id"]  # in two
+    remarks = write_dataset(read_all(discover(data.write())), tmp_path / "new", "coco")
+    assert "train: 2 boxes without an id of their own get a new one" in remarks
+    written = json.loads((tmp_path / "new" / "annotations" / "train.json").read_text())["annotations"]
+    assert len({one["id"] for one in written}) == len(written) == 9
+    by_box = {(one["image_id"], *one["bbox"]): one for one in content}
+    marks = [(one.get("mark"), by_box[(one["image_id"], *one["bbox"])]["mark"]) for one in written]
+    assert [pair for pair in marks if pair[0] != pair[1]] == [(None, 0), (None, 1)]  # nobody can tell whose they are
+
+
+def test_category_fields_stay_with_the_name(tmp_path):
+    data = Planted(tmp_path / "data", train=3, val=2)
+    for content, ids in zip(data.content.values(), ((1, 4, 7), (7, 4, 1))):
+        content["categories"] = [
+            {"id": number, "name": name, "supercategory": name.upper()}
+            for number, name in zip(ids, ("ant", "bee", "cow"))
+        ]
+    write_dataset(read_all(discover(data.write())), tmp_path / "new", "coco")
+    for split in ("train", "val"):
+        written = json.loads((tmp_path / "new" / "annotations" / f"{split}.json").read_text())["categories"]
+        assert [(one["id"], one["supercategory"]) for one in written] == [(1, "ANT"), (4, "BEE"), (7, "COW")]
+
+
+def test_turned_pictures_keep_their_masks_in_coco(tmp_path):
+    data = Planted(tmp_path / "data", train=2, val=2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(50).save(data.file("train", 0), exif=exif)
+    data.image("train", 0).update(height=128, width=96)  # as viewers show it
+    own = data.box("train", 0, [10, 90, 30, 30], segmentation=[[10, 90, 40, 90, 40, 120, 10, 120]])
+    write_dataset(read_all(discover(data.write())), tmp_path / "new", "coco")
+    written = json.loads((tmp_path / "new" / "annotations" / "train.json").read_text())
+    assert written["images"][0] == data.image("train", 0)
+    assert next(one for one in written["annotations"] if one["id"] == own) == data.content["train"]["annotations"][-1]

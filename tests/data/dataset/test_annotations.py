@@ -5,7 +5,7 @@ import pytest
 
 from data import coco_files
 from isdfine.core.errors import DataError
-from isdfine.data.dataset.annotations import Collected, check_files
+from isdfine.data.dataset.annotations import Collected, check_files, files_present
 from isdfine.data.dataset.coco_json import parse_coco
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.label_space import LabelSpace
@@ -52,8 +52,23 @@ def test_missing_images_are_named(tmp_path):
         DataError, match=r"4 of 5 images that x.json lists are missing: b.png, sub/a.png, no/a.png, \.\.\.;"
     ):
         check_files(root, ["a.png", "b.png", "sub/a.png", "no/a.png", "no/b.png"], "x.json")
+    with pytest.raises(
+        DataError, match=r"missing: sub\\b.png; .* \(names with \\ are paths of Windows: write / in them"
+    ):
+        check_files(root, ["sub\\b.png"], "x.json")
     with pytest.raises(DataError, match=r"nowhere: no such image folder \(for x.json\): check img_folder"):
         check_files(root / "nowhere", ["a.png"], "x.json")
+
+
+def test_only_files_are_images(tmp_path):
+    root, _ = coco_files.write(tmp_path)
+    (root / "d.png").mkdir()
+    (root / "dead.png").symlink_to(root / "none.png")
+    (root / "round.png").symlink_to(root / "round.png")
+    (root / "link.png").symlink_to(root / "a.png")
+    (root / "linked").symlink_to(root / "sub")
+    names = ["link.png", "linked/b.png", "d.png", "dead.png", "round.png", "", "sub/"]
+    assert files_present(root, names).tolist() == [True, True] + [False] * 5
 
 
 def test_missing_images_are_collected(tmp_path):

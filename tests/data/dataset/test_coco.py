@@ -95,6 +95,11 @@ def test_a_contradicting_class_count(tmp_path):
         DataError, match=r"num_classes is 3, but .*annotations.json has 2 classes: 2=ant, 9=zebra. Set num_"
     ):
         open_small(tmp_path, num_classes=3)
+    with pytest.raises(
+        DataError,
+        match=r"num_classes is 3, but .* is read with COCO's 80 classes: set remap_mscoco_category: False for",
+    ):
+        open_small(tmp_path, num_classes=3, remap_mscoco_category=True)
 
 
 def test_largest_id_plus_one_makes_ids_the_labels(tmp_path, caplog):

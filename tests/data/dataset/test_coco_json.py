@@ -72,6 +72,25 @@ def test_remap_uses_the_eighty_classes(tmp_path):
     assert parse_coco(path).labels.tolist() == [1, 0, 0, 0]
 
 
+def test_remap_says_where_the_classes_are_others(tmp_path, caplog):
+    data = coco_files.content()
+    own = [{"id": 1, "name": "Platelets"}, {"id": 2, "name": "RBC"}, {"id": 3, "name": "car"}]
+    data["categories"] = own
+    for entry in data["annotations"]:
+        entry["category_id"] = 2
+    path = coco_files.write(tmp_path, data)[1]
+    assert parse_coco(path, remap_mscoco_category=True).label_space == MSCOCO
+    assert caplog.messages == [
+        f"{path}: with remap_mscoco_category: True the classes bear COCO's names, but those of this file are others "
+        "(1=Platelets is person, 2=RBC is bicycle): if they are classes of your own, set remap_mscoco_category: False"
+    ]
+    caplog.clear()
+    parse_coco(path)
+    own[0]["name"], own[1]["name"] = "Person", "bike"  # one name spelled in another way
+    parse_coco(coco_files.write(tmp_path / "b", data)[1], remap_mscoco_category=True)
+    assert caplog.messages == []
+
+
 def test_remap_of_foreign_categories(tmp_path):
     data = coco_files.content()
     data["categories"].append({"id": 91, "name": "hair brush"})
@@ -94,7 +113,7 @@ def test_remap_of_foreign_categories(tmp_path):
         ("images.1.width", 96.0, r"image 3 \(sub/b.png\) has height, width \(50, 96.0\): give whole numbers above 0"),
         ("images.1.width", 10**30, "give whole numbers above 0"),
         ("images.1.id", 10**30, "entry 1 has id 10+, which does not fit into 64 bits"),
-        ("images.1.id", 7, "image id 7 occurs 2 times"),
+        ("images.1.id", 7, r"image id 7 occurs 2 times \(a.png, sub/b.png\): ids must be unique"),
         ("images.1.id", "3", "entry 1 has id '3', not a whole number"),
         ("images.1.id", ..., "entry 1 has id None, not a whole number"),
         ("annotations.0", [], r"annotations\[0\] is \[\], not an object"),
@@ -172,12 +191,27 @@ def test_every_wrong_entry_is_collected_and_the_rest_is_read(tmp_path):
         "bad entry: image 8 has no file_name: every image e",
         "bad size: image 9 (flat.png) has height, width (0,",
         "broken json: images[5] is 'no object', not an obje",
-        "duplicate id: image id 3 occurs 2 times: ids must ",
+        "duplicate id: image id 3 occurs 2 times (sub/b.png",
         "unknown category: annotation 0 has category_id Non",
         "unknown category: annotation 22 has category_id 5,",
         "unknown category: annotation 26 has category_id No",
         "unknown image: annotation 21 has image_id 99, whic",
-        "unknown image: annotation 25 has image_id 9, which",
+    ]
+
+
+def test_boxes_of_a_reported_image_go_with_it(tmp_path):
+    data = coco_files.content()
+    del data["images"][0]["file_name"]
+    data["annotations"] += [coco_files.annotation(number, one, 2, [1, 1, 2, 2]) for number, one in ((21, 98), (22, 99))]
+    data["annotations"].append(coco_files.annotation(23, 99, 2, [1, 1, 2, 2]))
+    problems = Problems(collect=True)
+    found = parse_coco(coco_files.write(tmp_path, data, images=False)[1], problems=problems)
+    assert found.ids.tolist() == [11]
+    assert [one.text.split(":")[0] for one in problems.found] == [
+        "image 7 has no file_name",
+        "annotation 21 has image_id 98, which no image has (1 such annotations)",
+        "annotation 22 has image_id 99, which no image has (2 such annotations)",
+        "annotation 23 has image_id 99, which no image has (2 such annotations)",
     ]
 
 

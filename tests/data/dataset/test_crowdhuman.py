@@ -90,6 +90,7 @@ def test_hidden_heads_are_regions(tmp_path):
         ({"ID": "b", "gtboxes": [5]}, r"x.odgt:2: gtboxes\[0\] has tag None"),
         ({"ID": "b", "gtboxes": [person(fbox=[1, 2, 3])]}, r"x.odgt:2: gtboxes\[0\] has fbox \[1, 2, 3\]: expected 4"),
         ({"ID": "b", "gtboxes": [person(fbox=[1, 2, 3, "4"])]}, "has fbox .*: expected 4 finite numbers"),
+        ({"ID": "b", "gtboxes": [person(fbox=[1, 2, 3, 10**400])]}, "has fbox .*: expected 4 finite numbers"),
         ({"ID": "c", "gtboxes": []}, r"c.jpg: no such image: add it or remove its entry"),
     ],
 )
@@ -101,6 +102,14 @@ def test_wrong_lines_are_named(tmp_path, line, match):
     assert parse_crowdhuman(**files, problems=problems).file_names[0] == "a,1.jpg"
     assert len(problems.found) == 1
     assert re.search(match, str(problems.found[0]))
+
+
+def test_files_as_windows_writes_them(tmp_path):
+    files = write(tmp_path, images=["b\u2028"])
+    line = json.dumps({"ID": "b\u2028", "gtboxes": [person(extra=None, head_attr=None)]}, ensure_ascii=False)
+    (tmp_path / "x.odgt").write_bytes(f"\ufeff{line} \r\n \r\n".encode())
+    data = parse_crowdhuman(**files, heads=True)
+    assert (data.file_names, data.crowd.tolist()) == (("b\u2028.jpg",), [False, False])
 
 
 def test_files_that_cannot_be_used(tmp_path):

@@ -1,11 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+import yaml
 from PIL import Image
 
+import isdfine
+from builders import micro_sections, write_coco
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.image_folder import ImageFolder
 from isdfine.data.evaluate import CocoEvaluator
+from isdfine.solver.solver import Evaluation
 
 
 def write(root):
@@ -39,6 +43,15 @@ def test_it_cannot_be_evaluated(tmp_path):
         DataError, match=r"images without annotations \(ImageFolder\) cannot be evaluated, only predicted"
     ):
         evaluator.reset()
+
+
+def test_a_run_cannot_be_judged_on_it(tmp_path):
+    sections = micro_sections(write_coco(tmp_path), tmp_path / "run")
+    section = {"type": "ImageFolder", "img_folder": str(tmp_path / "images")}
+    sections["val_dataloader"]["dataset"] = {**section, "transforms": {"type": "Compose", "ops": []}}
+    (tmp_path / "micro.yml").write_text(yaml.safe_dump(sections))
+    with pytest.raises(DataError, match=r"images: val_dataloader holds images without annotations \(ImageFolder\) and"):
+        Evaluation(isdfine.load_config(tmp_path / "micro.yml"))
 
 
 def test_folders_that_cannot_be_used(tmp_path):

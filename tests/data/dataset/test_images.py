@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data import coco_files
 from isdfine.core.errors import DataError
@@ -70,6 +70,39 @@ def test_truncated_photo(tmp_path):
         load_rgb(tmp_path / "a.jpg", (6, 9))
 
 
+def photo_with_exif(path, mode, position, value):
+    """A photo on its side, with one byte of its EXIF block replaced."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "maker", 6
+    Image.new(mode, (6, 4)).save(path, exif=exif)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"Exif") + position] = value
+    path.write_bytes(content)
+
+
+def test_odd_exif_tags_do_not_matter(tmp_path):
+    photo_with_exif(tmp_path / "a.jpg", "RGB", 17, 1)  # the maker's name under a tag of two numbers
+    assert load_rgb(tmp_path / "a.jpg", (6, 4)).size == (4, 6)
+
+
+def test_truncated_exif(tmp_path):
+    photo_with_exif(tmp_path / "a.jpg", "L", -1, 15)  # the length of the block
+    with pytest.raises(DataError, match=r"a.jpg: cannot be decoded \(unpack requires a buffer of 4 bytes\)"):
+        load_rgb(tmp_path / "a.jpg", (6, 4))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    found = load_rgb(tmp_path / "a.png", expected.shape[:2], upright=True)
+    assert np.array_equal(np.asarray(found), expected)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"a.png: no such image, but image 7 names it"):
         load_rgb(tmp_path / "a.png", (6, 9), "image 7")
@@ -109,3 +142,7 @@ def test_images_of_a_folder(tmp_path):
     for name in ("b/c.PNG", "a.webp", "b.txt"):
         (tmp_path / name).touch()
     assert list_images(tmp_path) == ["a.webp", "b/c.PNG"]
+    (tmp_path / "z").symlink_to(tmp_path / "b")
+    assert list_images(tmp_path) == ["a.webp", "b/c.PNG"]
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    assert list_images(tmp_path) == ["a.webp", "a/c.PNG"]

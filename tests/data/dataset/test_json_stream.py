@@ -89,6 +89,20 @@ def test_a_list_elsewhere_is_found_too(tmp_path, text):
     assert read_list(tmp_path / "x.json", "categories") == [2]
 
 
+def test_a_list_at_the_beginning_is_found_without_the_rest(tmp_path):
+    (tmp_path / "x.json").write_text('{"categories": [2], "images": [0, oh no')
+    assert read_list(tmp_path / "x.json", "categories") == [2]
+
+
+def test_a_list_that_nobody_wants_is_read_piece_by_piece(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(json_stream, "_ignore", lambda batch, first: sizes.append(len(batch)))
+    monkeypatch.setattr(json_stream, "_BATCH", 2)
+    (tmp_path / "x.json").write_text('{"annotations": [1, 2, 3, 4, 5], "categories": [2], "images": []}')
+    assert read_list(tmp_path / "x.json", "categories") == [2]
+    assert sizes == [2, 2, 1]
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: the annotation file cannot be opened .*check ann_file"):
         read(tmp_path / "none.json", "images")
@@ -104,6 +118,7 @@ def test_missing_file(tmp_path):
         ("not json", "Expecting value, character 0"),
         ("", "Expecting value, at the end of the file: it is cut off"),
         ("\xff\xfe", "can't decode"),
+        ('{"images": [' + "1" * 5000 + "]}", r"x\.json:1: not a JSON file \(Exceeds the limit"),
         ("[]", "no list called images, categories at the top level"),
         ('{"images": []}', "no list called categories at the top level"),
         ('{"images": {}, "categories": []}', "no list called images at the top level"),

@@ -40,7 +40,7 @@ def test_images_by_name(tmp_path):
     names, ids = ["a/x.jpg", "b/x.jpg", "b/y.png"], [10, 20, 7]
     assert Subset(["b/x.jpg", "7"]).indices(names, ids, "d").tolist() == [1, 2]
     assert Subset(["y", "y.png", "10"]).indices(names, ids, "d").tolist() == [0, 2]
-    (tmp_path / "list.txt").write_text("b/y.png\n\n a/x.jpg \n")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfb/y.png\r\n\r\n a/x.jpg \r\n")
     assert Subset(str(tmp_path / "list.txt")).indices(names, ids, "d").tolist() == [0, 2]
 
 

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -59,6 +60,49 @@ def test_the_official_list_form(tmp_path):
 @pytest.mark.parametrize("line", ["b", "b.png", "b.xml"])
 def test_forms_of_a_stem(tmp_path, line):
     assert parse_voc(write(tmp_path, lines=line)).file_names == ("JPEGImages/b.png",)
+
+
+def test_stems_in_folders_find_the_suffix_of_their_image(tmp_path):
+    root = write(tmp_path, {"b": []})
+    for folder, suffix in (("JPEGImages", "png"), ("Annotations", "xml")):
+        (tmp_path / folder / "s").mkdir()
+        shutil.copy(tmp_path / folder / f"b.{suffix}", tmp_path / folder / "s" / f"c.d.{suffix}")
+    shutil.copy(tmp_path / "JPEGImages/b.png", tmp_path / "JPEGImages/c.d.jpg")
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text("s/c.d\nb\n")
+    assert VOCDetection(root).annotations.file_names == ("JPEGImages/s/c.d.png", "JPEGImages/b.png")
+
+
+def test_parts_of_an_object_are_no_objects(tmp_path):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    whole = thing(corners=(1.5, 2.25, 11, 12)).replace("<object>", f"<object>{part}")
+    data = parse_voc(write(tmp_path, {"a": [whole]}))
+    assert (data.boxes_xywh_px.tolist(), data.labels.tolist()) == ([[1.5, 2.25, 9.5, 9.75]], [0])
+    with pytest.raises(DataError, match="object 'ant' needs a <bndbox>"):
+        parse_voc(write(tmp_path / "x", {"a": [f"<object>{part}<name>ant</name></object>"]}))
+
+
+def test_files_as_windows_writes_them(tmp_path):
+    root = write(tmp_path, {"a": [thing()]})
+    for name, text in (("Annotations/a.xml", None), ("label_list.txt", "ant \nbee\n\n"), ("trainval.txt", "a  \n\n")):
+        text = (tmp_path / name).read_text() if text is None else text
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert VOCDetection(root).annotations.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("gb2312", "multi-byte encodings"), ("xyz", "unknown encoding: xyz")])
+def test_encodings_that_the_parser_does_not_know(tmp_path, encoding, said):
+    root = write(tmp_path, {"a": [thing()]})
+    path = tmp_path / "Annotations/a.xml"
+    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?>\n' + path.read_text())
+    with pytest.raises(DataError, match=rf"a.xml:1: cannot be decoded \({said}.*\): save it as UTF-8"):
+        VOCDetection(root)
+
+
+@pytest.mark.parametrize("width", ["60.0", "9" * 30, "-60", ""])
+def test_sizes_that_are_no_whole_numbers(tmp_path, width):
+    root = write(tmp_path, {"a": []}, size=SIZE.replace("60", width))
+    with pytest.raises(DataError, match=r"has no <size> with .* above 0: add it, .*; both are whole numbers"):
+        VOCDetection(root)
 
 
 def test_pixels_counted_from_one(tmp_path):

@@ -50,6 +50,31 @@ def test_a_polygon_becomes_its_box(tmp_path):
     assert dataset[0][1]["labels"].tolist() == [1]
 
 
+def test_key_points_behind_a_box_are_passed_over(tmp_path):
+    rows = "1 0.5 0.5 0.5 0.5 0.1 0.1 0.9 0.2\n0 0.25 0.25 0.5 0.5\n"
+    dataset = YoloDetection(write(tmp_path, {"a.png": rows}, kpt_shape=[2, 2]))
+    assert dataset[0][1]["boxes"].tolist() == [[15, 10, 45, 30], [0, 0, 30, 20]]
+    with pytest.raises(DataError, match=r"a.txt:1: 9 columns, expected class cx cy w h and 6 numbers of key points"):
+        YoloDetection(write(tmp_path, {"a.png": rows}, kpt_shape=[2, 3]))
+
+
+def test_images_that_share_a_label_file(tmp_path, caplog):
+    rows = "0 .5 .5 1 1"
+    data = write(tmp_path, {"a.png": rows, "a.jpg": rows, "b.png": None}, train=["images/train"] * 2)
+    assert YoloDetection(data).annotations.labels.tolist() == [0] * 4
+    assert re.search(r"1 label files belong to several images, for example .*a.txt to .*a.jpg, .*a.png: ", caplog.text)
+    caplog.clear()
+    YoloDetection(data, subset=["a.png", "b.png"])  # a file that is listed twice is one
+    assert "label files" not in caplog.text
+
+
+def test_files_as_windows_writes_them(tmp_path):
+    data = write(tmp_path, {"a b.ü.JPG": "", "b.png": None})
+    (tmp_path / "labels/train/a b.ü.txt").write_bytes(b"\xef\xbb\xbf0 .5 .5 1 1 \r\n\r\n1 .5 .5 1 1\t\r\n")
+    (tmp_path / "data.yaml").write_bytes(b"\xef\xbb\xbftrain: images/train\r\nnames:\r\n  - ant \r\n  - bee\r\n")
+    assert YoloDetection(data).annotations.labels.tolist() == [0, 1]
+
+
 def test_photos_are_turned_by_their_orientation(tmp_path):
     data = write(tmp_path, {"a.png": "0 0.25 0.75 0.5 0.5\n"})
     image = Image.new("RGB", (60, 40))
@@ -80,6 +105,9 @@ def test_lists_of_images(tmp_path):
     assert len(YoloDetection(data, "val")) == 1  # exports that say ../ mean the folder of the YAML file
     (tmp_path / "two.txt").write_text("images/train/sub/b.png\nc.png\n")
     with pytest.raises(DataError, match=r"two.txt:2: no image .*c.png: add it or remove the line"):
+        parse_yolo(data)
+    (tmp_path / "two.txt").write_text('{"images": [' + "1," * 5000)
+    with pytest.raises(DataError, match=r"two.txt:1: a line of 10012 characters: this file is no list of images"):
         parse_yolo(data)
     (tmp_path / "two.txt").write_text("\n")
     with pytest.raises(DataError, match=r"two.txt: the list of images is empty"):
@@ -137,6 +165,9 @@ def test_wrong_rows_are_named_with_their_line(tmp_path, row, match):
         ({"names": None}, r"data.yaml: names is None: give a list of class names, or a mapping from 0, 1"),
         ({"names": {0: "ant", 2: "bee"}}, "names is {0: 'ant', 2: 'bee'}: give a list"),
         ({"names": ["bee", "Bee"]}, r"category names 'bee' \(id 0\) and 'Bee' \(id 1\) differ only"),
+        ({"names": ["ant", False]}, r"names holds False, not text: write it in quotes \(YAML reads yes, no, on"),
+        ({"names": {0: "ant", 1: None}}, "names holds None, not text"),
+        ({"kpt_shape": 17}, r"data.yaml: kpt_shape is 17: give the number of key points and the numbers of each"),
         ({"nc": 3}, r"nc is 3, but names has 2 classes \(ant, bee\): correct one"),
         ({"train": None, "val": "images"}, r"train is None: name a folder, .*\(there is: val\)"),
         ({"train": 5}, "train is 5: name a folder"),
@@ -157,9 +188,21 @@ def test_files_that_are_no_yaml(tmp_path):
     path.write_text("names: [a\nval: 1")
     with pytest.raises(DataError, match=r"data.yaml:2: not a YAML file"):
         yolo_label_space(path)
+    path.write_text("names: [a]\ndate: 2024-02-31")
+    with pytest.raises(DataError, match=r"data.yaml: not a YAML file \(day is out of range for month\)"):
+        yolo_label_space(path)
     path.write_text("- a")
     with pytest.raises(DataError, match="not a YOLO data file: it needs the keys names, train and val"):
         yolo_label_space(path)
+
+
+def test_a_folder_without_labels_is_said(tmp_path, caplog):
+    data = write(tmp_path, {"a.png": "", "sub/b.png": None})
+    YoloDetection(data)
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    (tmp_path / "labels/train/sub").rmdir()
+    YoloDetection(data)
+    assert re.search(r"data.yaml \(train\): there is no folder .*labels/train/sub: none of its images", caplog.text)
 
 
 def test_no_label_file_at_all_is_a_mistake(tmp_path):
