@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Config", "LoadReport", "fuse", "load_config", "load_weights"]
 
-# Imported on first use: reading a config must not cost an import of torch.
+# Imported on first use: `import isdfine` alone must not cost an import of torch.
 _LAZY = {"LoadReport": ".core.weights", "load_weights": ".core.weights", "fuse": ".deploy.fuse"}
 
 

@@ -2,17 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny data sets and configs for tests that need a whole run."""
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
+ROOT = Path(__file__).parents[1]
 SIZE = (64, 96)
 """(height, width) of the generated pictures: not square."""
+
+
+def load_tool(name: str) -> ModuleType:
+    """``tools/NAME.py`` as a module."""
+    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_coco(

@@ -14,12 +14,14 @@ python tools/dataset.py show    data/mine -o pictures --count 20
 PATH is a folder in any common layout (COCO JSON in it or in annotations/, Roboflow exports, VOC with ImageSets, YOLO
 with data.yaml, CrowdHuman odgt) or one annotation file. Or name the splits: --split train=a.json:images and so on.
 
-Exit codes: 0 nothing bad, 1 check found errors (with --strict: or warnings), 2 cannot be read or bad usage.
+Exit codes: 0 nothing bad, 1 check found errors (with --strict: or warnings), 2 cannot be read or bad usage, 130 Ctrl-C.
+What an error or Ctrl-C stops on the way leaves no half-written folder.
 """
 
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,13 @@ from isdfine.data.audit import configured, partition, report, samples, sources, 
 from isdfine.data.audit.check import check_with, read_files
 from isdfine.data.audit.findings import Finding, Split
 from isdfine.data.audit.fix import corrected
-from isdfine.data.audit.naming import new_folder, write_json, write_text
+from isdfine.data.audit.naming import check_report, filled, new_folder, write_json, write_text
 
 QUERIES = 300
 """Queries of the published D-FINE models, used where neither the command line nor a config says a number."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -122,41 +127,58 @@ def find(options: argparse.Namespace, splits: list[Split], queries: int) -> tupl
 
 def check(options: argparse.Namespace) -> int:
     """Report what is wrong; with --fix write a corrected copy and check that too."""
+    if options.json:
+        check_report(options.json)
     splits, queries = open_splits(options)
     target = new_folder(options.fix, "--fix", splits) if options.fix else None
     queries = options.queries or queries
-    findings, pixels = find(options, splits, queries)
-    content = report.to_json(findings, splits, queries)
-    print(report.table(findings, splits, examples=options.examples))
+    with filled(target) if target is not None else nullcontext():
+        findings, pixels = find(options, splits, queries)
+        content = report.to_json(findings, splits, queries)
+        print(report.table(findings, splits, examples=options.examples))
+        if target is not None:
+            content["changes"] = fix(options, splits, findings, pixels, target)
     if target is not None:
-        fixed, changes = corrected(splits, findings, pixels)
-        if not fixed:
-            raise DataError(f"--fix {target}: nothing usable is left of the data set")
-        formats = {split.format for split in splits} & set(sources.FORMATS)
-        form = formats.pop() if len(formats) == 1 else "coco"
-        changes += writers.write_dataset(fixed, target, form, images=options.images, progress=progress)
-        write_text(target / "changes.log", "".join(f"{line}\n" for line in changes))
-        print("", *changes, sep="\n")
-        again = sources.read_all(sources.discover(target, format=form))
-        content["changes"] = changes
-        print(f"\n{len(changes)} changes; the copy in {target}: {report.summary(find(options, again, queries)[0])}")
+        again = sources.read_all(sources.discover(target, format=copy_format(splits)))
+        left = report.summary(find(options, again, queries)[0])
+        print(f"\n{len(content['changes'])} changes; the copy in {target}: {left}")
     if options.json:
         write_json(Path(options.json), content)
     return report.exit_code(findings, strict=options.strict)
+
+
+def fix(
+    options: argparse.Namespace, splits: list[Split], findings: list[Finding], pixels: Any, target: Path
+) -> list[str]:
+    """Write the corrected copy and say what was changed."""
+    fixed, changes = corrected(splits, findings, pixels)
+    if not fixed:
+        raise DataError(f"--fix {target}: nothing usable is left of the data set")
+    changes += writers.write_dataset(fixed, target, copy_format(splits), images=options.images, progress=progress)
+    write_text(target / "changes.log", "".join(f"{line}\n" for line in changes))
+    print("", *changes, sep="\n")
+    return changes
+
+
+def copy_format(splits: list[Split]) -> str:
+    """The splits' own format, COCO where they have several or one that is only read."""
+    formats = {split.format for split in splits} & set(sources.FORMATS)
+    return formats.pop() if len(formats) == 1 else "coco"
 
 
 def stats(options: argparse.Namespace) -> int:
     """Plots and numbers of every split."""
     from isdfine.viz.dataset_plots import save_plots
 
+    if options.json:
+        check_report(options.json)
     splits, _ = open_splits(options)
-    folder = new_folder(options.output, "-o", splits)
     numbers = [statistics.statistics_of(split) for split in splits]
     summaries = {one.name: statistics.summary_of(one) for one in numbers}
     print(statistics.summary_table(summaries))
-    for path in save_plots(numbers, folder):
-        print(path)
-    write_json(folder / "summary.json", summaries)
+    with filled(new_folder(options.output, "-o", splits)) as folder:
+        print(*save_plots(numbers, folder), sep="\n")
+        write_json(folder / "summary.json", summaries)
     if options.json:
         write_json(Path(options.json), summaries)
     return 0
@@ -165,8 +187,8 @@ def stats(options: argparse.Namespace) -> int:
 def convert(options: argparse.Namespace) -> int:
     """Write the data set in another format."""
     splits = open_sound(options)
-    folder = new_folder(options.output, "-o", splits)
-    remarks = writers.write_dataset(splits, folder, options.to, images=options.images, progress=progress)
+    with filled(new_folder(options.output, "-o", splits)) as folder:
+        remarks = writers.write_dataset(splits, folder, options.to, images=options.images, progress=progress)
     print(*remarks, *(f"{one.name}: {len(one.annotations):,} images, {len(one.annotations.ids):,} boxes"
                       for one in splits), folder, sep="\n")  # fmt: skip
     return 0
@@ -176,12 +198,12 @@ def split(options: argparse.Namespace) -> int:
     """Divide a data set and say what each part got."""
     parts = partition.parse_parts(options.parts)
     whole = partition.merged(open_sound(options))
-    folder = new_folder(options.output, "-o", [whole])
-    by_name = partition.groups_by_name(whole.annotations, options.group_by) if options.group_by else None
-    content = partition.groups_by_content(read_files([whole], workers=options.workers, progress=progress), whole)
-    groups = partition.join_groups(content, by_name or content)
-    divided = partition.divided(whole, partition.divide(whole.annotations, parts, groups, seed=options.seed), parts)
-    remarks = writers.write_dataset(divided, folder, options.to, images=options.images, progress=progress)
+    with filled(new_folder(options.output, "-o", [whole])) as folder:
+        by_name = partition.groups_by_name(whole.annotations, options.group_by) if options.group_by else None
+        content = partition.groups_by_content(read_files([whole], workers=options.workers, progress=progress), whole)
+        groups = partition.join_groups(content, by_name or content)
+        divided = partition.divided(whole, partition.divide(whole.annotations, parts, groups, seed=options.seed), parts)
+        remarks = writers.write_dataset(divided, folder, options.to, images=options.images, progress=progress)
     print(partition.shares_table(divided, parts), "", *remarks, folder, sep="\n")
     return 0
 
@@ -191,18 +213,18 @@ def show(options: argparse.Namespace) -> int:
     from isdfine.viz.draw import draw_boxes
 
     splits, queries = open_splits(options)
-    folder = new_folder(options.output, "-o", splits)
-    findings = find(options, splits, queries)[0] if options.only_problems else None
-    chosen = samples.choose(splits, count=options.count, seed=options.seed, class_name=options.class_name,
-                            ids=options.ids, findings=findings)  # fmt: skip
-    for number, sample in enumerate(progress(chosen, len(chosen), "pictures")):
-        name = Path(sample.split.annotations.file_names[sample.index])
-        marked, picture = sample.marked(), sample.image()
-        target = folder / f"{number:03}_{sample.split.name.replace('/', '_')}_{name.stem}.png"
-        if picture is not None:
-            draw_boxes(picture, marked, marked).save(target)
-        print(f"{target if picture is not None else 'no picture'}: {name}, {len(marked.labels)} boxes",
-              *(f"    {one.kind}: {one.text}" for one in sample.findings), sep="\n")  # fmt: skip
+    with filled(new_folder(options.output, "-o", splits)) as folder:
+        findings = find(options, splits, queries)[0] if options.only_problems else None
+        chosen = samples.choose(splits, count=options.count, seed=options.seed, class_name=options.class_name,
+                                ids=options.ids, findings=findings)  # fmt: skip
+        for number, sample in enumerate(progress(chosen, len(chosen), "pictures")):
+            name = Path(sample.split.annotations.file_names[sample.index])
+            marked, picture = sample.marked(), sample.image()
+            target = folder / f"{number:03}_{sample.split.name.replace('/', '_')}_{name.stem}.png"
+            if picture is not None:
+                draw_boxes(picture, marked, marked).save(target)
+            print(f"{target if picture is not None else 'no picture'}: {name}, {len(marked.labels)} boxes",
+                  *(f"    {one.kind}: {one.text}" for one in sample.findings), sep="\n")  # fmt: skip
     return 0
 
 
@@ -218,6 +240,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was left half written", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ torchrun --nproc_per_node=4 tools/train.py -c configs/dfine/dfine_hgnetv2_l_coco
 
 import argparse
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -118,6 +119,7 @@ def draw(run: Any) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
+    setup_logging(level=logging.WARNING)  # for what the config has to say; the rank is known later
     try:
         config = isdfine.load_config(options.config, overrides_of(options))
         if options.tuning_classes and not config.settings.tuning:

@@ -34,6 +34,7 @@ Form = Literal["official", "huggingface", "safetensors"]
 TOLERANCE = 1e-4
 """Largest difference of logits and box coordinates between a model and its converted form."""
 _SEED = 0
+_ROUNDED = "weights rounded to 16 bits"
 _ENDINGS: dict[str, tuple[str, ...]] = {"official": (".pth", ".pt"), "safetensors": (".safetensors",)}
 
 
@@ -188,7 +189,7 @@ def _write(model: nn.Module, source: Source, config: Config, wanted: Wanted, sta
         licence=wanted.licence or source.licence or UNKNOWN_LICENCE,
         source=source.provenance,
         version=wanted.version,
-        notes="weights rounded to 16 bits" if wanted.half else "",
+        notes="; ".join(dict.fromkeys(note for note in (source.notes, _ROUNDED if wanted.half else "") if note)),
     )
     if wanted.form == "official":
         _write_official(state, config, card, stage)
@@ -246,6 +247,8 @@ def _check_output(wanted: Wanted) -> None:
     output, endings = wanted.output, _ENDINGS.get(wanted.form)
     if endings is not None and output.suffix not in endings:
         raise CheckpointError(f"{output}: --to {wanted.form} writes a file: give a name that ends in {endings[0]}")
+    if endings is not None and output.is_dir():
+        raise CheckpointError(f"{output}: is a folder, and --to {wanted.form} writes a file: choose another name")
     if endings is None and (output.is_file() or output.suffix in (".pth", ".pt", ".safetensors")):
         raise CheckpointError(f"{output}: --to {wanted.form} writes a folder: give the name of a folder")
     there = [one for one in (output, *_beside(wanted)) if one.exists()]

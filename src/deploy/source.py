@@ -44,6 +44,8 @@ class Source:
     label_space: LabelSpace | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     licence: str | None = None
+    notes: str = ""
+    """What its card says beyond that."""
 
     @property
     def provenance(self) -> str:
@@ -95,6 +97,7 @@ def _from_folder(path: Path) -> Source:
         label_space=labels,
         metrics={} if card is None else card.metrics,
         licence=None if card is None else card.licence,
+        notes="" if card is None else card.notes,
     )
 
 
@@ -118,7 +121,7 @@ def _from_safetensors(path: Path) -> Source:
     form = f"isdfine safetensors with card (isdfine {card.version or '?'}, {card.date or 'no date'})"
     return Source(
         path, form, weights_in(weights, str(path)), path, config=card.config, label_space=_labels_of(card),
-        metrics=card.metrics, licence=card.licence,
+        metrics=card.metrics, licence=card.licence, notes=card.notes,
     )  # fmt: skip
 
 
@@ -146,6 +149,7 @@ def _from_checkpoint(path: Path, ema: bool | None) -> Source:
         label_space=_label_space(content["label_space"], path) if content.get("label_space") else None,
         metrics=_metrics(content, path),
         licence=content["licence"] if isinstance(content.get("licence"), str) else None,
+        notes=content["notes"] if isinstance(content.get("notes"), str) else "",
     )
 
 

@@ -50,8 +50,8 @@ class Padding:
         """(B, 1, h, w) bool: the cells of a map of this (height, width) that hold any content."""
         if size not in self._masks:
             rows, columns = (
-                torch.arange(cells, device=self.content.device) * stride < self._sides(axis)
-                for axis, (cells, stride) in enumerate(zip(size, self.strides(size)))
+                torch.arange(cells, device=self.content.device) * self.stride(size) < self._sides(axis)
+                for axis, cells in enumerate(size)
             )  # (B, h) and (B, w)
             self._masks[size] = rows[:, None, :, None] & columns[:, None, None, :]
         return self._masks[size]
@@ -64,29 +64,46 @@ class Padding:
             self._factors[key] = self.keep((height, width)).to(maps.dtype)
         return maps * self._factors[key]  # a factor of the same type: one pass, and autocast keeps half precision
 
-    def centres(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Cell centres of a map as fractions of the content: y (B, h) and x (B, w), above 1 in padded cells."""
+    def centres(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        """Cell centres of the levels of a pyramid, fine to coarse, as fractions of the content.
+
+        Returns: y (B, h) and x (B, w) per level, above 1 in padded cells.
+        """
         # The same float32 numbers whatever the canvas: both factors are exact, the division rounds once.
-        y, x = (
-            (torch.arange(cells, dtype=torch.float32, device=self.content.device) + 0.5) * stride / self._sides(axis)
-            for axis, (cells, stride) in enumerate(zip(size, self.strides(size)))
-        )
-        return y, x
+        return [
+            (self._centres(0, height, stride), self._centres(1, width, stride))
+            for (height, width), stride in zip(sizes, self.level_strides(sizes))
+        ]
 
     def extent(self, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """(B, levels, 2) x and y: how much of each map (height, width) the content spans, as a fraction of the map."""
-        spans = [[stride * cells for cells, stride in zip(size, self.strides(size))] for size in sizes]
+        """(B, levels, 2) x and y: how much of each map (height, width) the content spans, as a fraction of the map.
+
+        The maps are the levels of a pyramid, fine to coarse.
+        """
+        spans = [(stride * h, stride * w) for (h, w), stride in zip(sizes, self.level_strides(sizes))]
         # Filled element by element from Python numbers: a tensor made from a list would be copied to the device.
         content = self.content.float()
         return torch.stack([torch.stack((content[:, 1] / w, content[:, 0] / h), dim=-1) for h, w in spans], dim=1)
 
-    def strides(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Pixels per cell, down and across: the power of two that gave this map.
+    def stride(self, size: tuple[int, int]) -> int:
+        """Pixels per cell: the power of two that gave a map of this (height, width).
 
-        Not canvas / cells: halving rounds up, so the last cell of a coarse map may reach beyond the canvas.
+        Not canvas / cells: halving rounds up, so the last cell of a coarse map may reach beyond the canvas. One cell is
+        left however often a side is halved, so the side with more cells decides; for one cell in all it is the least.
         """
-        height, width = (2 ** math.ceil(math.log2(side / cells)) for side, cells in zip(self.canvas, size))
-        return height, width
+        return max(2 ** math.ceil(math.log2(side / cells)) for side, cells in zip(self.canvas, size))
+
+    def level_strides(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """Pixels per cell of the levels of a pyramid, fine to coarse; levels of one cell double the last one."""
+        strides: list[int] = []
+        for size in sizes:
+            one_cell = strides and max(size) == 1
+            strides.append(max(self.stride(size), 2 * strides[-1]) if one_cell else self.stride(size))
+        return strides
+
+    def _centres(self, axis: int, cells: int, stride: int) -> Tensor:
+        numbers = torch.arange(cells, dtype=torch.float32, device=self.content.device)
+        return (numbers + 0.5) * stride / self._sides(axis)
 
     def _sides(self, axis: int) -> Tensor:
         """(B, 1) heights (axis 0) or widths."""

@@ -36,10 +36,8 @@ def anchor_logits(
     Returns: logits (1, S, 4) float32, +inf in the rows of invalid anchors; valid (1, S, 1) bool. S sums all cells,
         row by row, level by level. With padding the first dimension is B.
     """
-    levels = [
-        _level_anchors(*(_centres(size, device) if padding is None else padding.centres(size)), GRID_SIZE * 2**level)
-        for level, size in enumerate(sizes)
-    ]
+    centres = [_centres(size, device) for size in sizes] if padding is None else padding.centres(sizes)
+    levels = [_level_anchors(y, x, GRID_SIZE * 2**level) for level, (y, x) in enumerate(centres)]
     anchors = torch.cat(levels, dim=-2)
     anchors = anchors.view(-1, *anchors.shape[-2:])  # (1 or B, S, 4)
     valid = ((anchors > eps) & (anchors < 1 - eps)).all(dim=-1, keepdim=True)

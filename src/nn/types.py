@@ -93,4 +93,5 @@ class DetectorOutput:
     reg_scale: Tensor | None = None
     """Scalar tensor s = 1/c, the curvature of the bins (FDR heads only)."""
     memory_index: Tensor | None = None
-    """(B, Q) int64 row of the flattened memory that each matching query came from."""
+    """(B, Q) int64 row of the flattened memory that each matching query came from; beyond its last row for queries of a
+    padded batch that has fewer cells than queries."""

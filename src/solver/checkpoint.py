@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.atomic import whole_file
 from ..core.checkpoint_files import read_checkpoint
 from ..core.errors import CheckpointError
 from ..zoo.dfine.huggingface import from_huggingface
@@ -36,14 +37,9 @@ def save_checkpoint(state: Mapping[str, Any], path: str | PathLike[str]) -> None
         CheckpointError: the disk is full or the folder cannot be written; an earlier file of that name is untouched.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with whole_file(path) as partial, open(partial, "wb") as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch's zip writer turns a failed write into a RuntimeError, with the OSError behind it.
@@ -52,9 +48,6 @@ def save_checkpoint(state: Mapping[str, Any], path: str | PathLike[str]) -> None
             f"{path}: the checkpoint could not be saved ({_reason(error)}); {kept}. "
             "Free space or correct the folder's permissions, then continue with -r from the last saved checkpoint"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:

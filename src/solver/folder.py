@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.atomic import whole_file
 from ..core.errors import CheckpointError, ConfigError
 from ..zoo.dfine.huggingface_folder import is_huggingface
 
@@ -97,10 +97,8 @@ class RunFolder:
             ConfigError: the folder cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".tmp")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"output_dir {self.path} cannot be written: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..core.config import Config
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, DataError
 from ..core.settings import RunSettings
 from ..core.weights import LoadReport, load_weights
 from ..data.evaluate import CocoEvaluator, EvalResult
@@ -28,6 +28,10 @@ from .tuning import check_label_space
 logger = logging.getLogger(__name__)
 
 
+_IMAGENET = ("HGNetv2.pretrained", "TimmBackbone.pretrained", "DFINE.backbone.pretrained", "model.backbone.pretrained")
+"""Where a config asks for a backbone's ImageNet file: in the backbone's section, or inline in the detector's."""
+
+
 def pick_device(wanted: str | None) -> torch.device:
     """The run's device: the one asked for, else this rank's GPU, else the CPU."""
     name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,6 +43,18 @@ def pick_device(wanted: str | None) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device is {name!r}: give cpu, cuda or cuda:0") from error
+
+
+def _check_class_counts(config: Config) -> None:
+    """Refuse a section that says another number of classes than the data has: the model and the losses need one."""
+    count = config.get("num_classes")
+    for name in config.registry:
+        own = config.get(f"{name}.num_classes")
+        if own not in (None, count):
+            raise ConfigError(
+                f"{config.origins[f'{name}.num_classes']}: {name}.num_classes is {own}, but the data has {count} "
+                "classes: remove it, since num_classes at the top level (or the data) says it for every part"
+            )
 
 
 class Evaluation:
@@ -57,17 +73,22 @@ class Evaluation:
         torch.manual_seed(self.settings.seed or 0)
         self.val_loader: DataLoader = config.build("val_dataloader").to(self.device)
         self.label_space: LabelSpace = self.val_loader.dataset.label_space
+        if not self.label_space:
+            raise DataError(
+                f"{self.val_loader.dataset.annotations.place}: val_dataloader holds images without annotations "
+                f"({type(self.val_loader.dataset).__name__}) and no classes: give it a data set with annotations"
+            )
         # An inferred class count is written down, so that the saved config works where the annotations are not.
         self.config = config = config.with_values({"num_classes": len(self.label_space)})
+        _check_class_counts(config)
         self.model: nn.Module = self._build_model(config).to(self.device)
         self.postprocessor: PostProcessor = config.build("postprocessor")
         self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)
 
     def _build_model(self, config: Config) -> nn.Module:
         """The model; without its ImageNet file where a checkpoint brings all weights anyway."""
-        starts_from_file = self.settings.resume is not None or self.settings.tuning is not None
-        if starts_from_file and config.get("HGNetv2.pretrained"):
-            config = config.with_values({"HGNetv2.pretrained": False})
+        if self.settings.resume is not None or self.settings.tuning is not None:
+            config = config.with_values({key: False for key in _IMAGENET if config.get(key)})
         model: nn.Module = config.build("model")
         return model
 

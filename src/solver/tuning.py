@@ -19,7 +19,7 @@ from ..core.load_report import LoadReport
 from ..core.settings import RunSettings
 from ..core.tuning import tune_weights
 from ..data.classes import BUILT_IN, class_list, synonyms
-from ..data.label_space import LabelSpace
+from ..data.label_space import LabelSpace, is_unused
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +141,29 @@ class _Mapping:
             names, place = self._given_names(self.tables.given, count), f"tuning_classes {self.tables.name}"
             self.used = True
         else:
-            self._say_that_names_are_missing(count)
-            return None
+            recognised = self._recognised(count)
+            if recognised is None:
+                self._say_that_names_are_missing(count)
+            return recognised
         return map_classes(names, self.ours.names, self.tables.synonyms, source_place=place, target_place="the data")
+
+    def _recognised(self, count: int) -> ClassMap | None:
+        """Names for a file without any: the built-in list of its size, where data and list are about the same classes.
+
+        The official code does so between Objects365 and COCO.
+        """
+        for name in _lists_of(count):
+            try:
+                mapping = map_classes(BUILT_IN[name]().names, self.ours.names, self.tables.synonyms, source_place=name)
+            except CheckpointError:
+                continue  # a class of the data could be one of two of the list: nothing to assume
+            if (reason := _one_holds_the_other(mapping)) is not None:
+                self.notes.append(
+                    f"the file names no classes; its {count} rows were taken as those of {name}, {reason}; if they "
+                    "are others, set tuning_classes to a file with their names"
+                )
+                return mapping
+        return None
 
     def _saved_names(self, saved: tuple[str, ...], count: int) -> tuple[str, ...]:
         if len(saved) == count:
@@ -181,6 +201,16 @@ class _Mapping:
             f"(-u tuning_classes=...)" + (f", if these are the classes of {lists[0]}" if lists else "")
         )
         self.notes.append(self.warnings[-1])
+
+
+def _one_holds_the_other(mapping: ClassMap) -> str | None:
+    """That every class of the data is in the checkpoint's list, or every class of the list in the data; None = no."""
+    used = set(mapping.rows)
+    new = [name for name in mapping.new if not is_unused(name)]
+    idle = [name for row, name in enumerate(mapping.source) if row not in used and not is_unused(name)]
+    if not new:
+        return "which has all classes of the data"
+    return None if idle else "whose classes are all in the data"
 
 
 def _lists_of(count: int) -> list[str]:

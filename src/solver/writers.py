@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from ..core.atomic import whole_file
 from ..core.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -44,9 +44,8 @@ class JsonLines:
     def __init__(self, path: Path, done: int = 0) -> None:
         if path.is_file():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= done]
-            partial = path.with_name(path.name + ".tmp")
-            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:

@@ -15,7 +15,7 @@ from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.deploy import convert as module
-from isdfine.deploy.convert import Wanted, convert, image_size_of, largest_differences, resolved
+from isdfine.deploy.convert import Form, Wanted, convert, image_size_of, largest_differences, resolved
 from isdfine.deploy.source import Source, label_space_of, open_source
 
 LABELS = LabelSpace(("dark", "light"), (3, 7))
@@ -160,3 +160,22 @@ def test_names_alone_become_classes() -> None:
     assert label_space_of(None) is None
     assert label_space_of(list(MSCOCO.names)) == MSCOCO
     assert label_space_of(["b", "a"]) == LabelSpace(("b", "a"), (0, 1))
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, source: Source, config: Config) -> None:
+    for form, name in (("safetensors", "a.safetensors"), ("official", "a.pth")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(CheckpointError, match=rf"{name}: is a folder, and --to {form} writes a file"):
+            convert(source, config, Wanted(form, tmp_path / name, force=True))
+
+
+def test_what_a_card_says_of_rounding_travels_on(tmp_path: Path, source: Source, config: Config) -> None:
+    convert(source, config, Wanted("safetensors", tmp_path / "half.safetensors", half=True))
+    path = tmp_path / "half.safetensors"
+    steps: list[tuple[Form, str, bool]] = [
+        ("huggingface", "hf", False), ("official", "a.pth", False), ("safetensors", "b.safetensors", True)
+    ]  # fmt: skip
+    for form, name, half in steps:
+        convert(open_source(path), config, Wanted(form, tmp_path / name, half=half))
+        path = tmp_path / name
+        assert open_source(path).notes == "weights rounded to 16 bits"

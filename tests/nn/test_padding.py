@@ -34,7 +34,7 @@ def test_kept_cells_and_centres_do_not_depend_on_the_canvas(canvas: tuple[int, i
     for stride in (4, 8, 16, 32, 64):  # at 64 the map of 288 pixels has 5 cells, half a cell more than the canvas
         small, large = ([-(-side // stride) for side in one] for one in ((288, 384), canvas))
         assert kept(tight, tuple(small)) == kept(wide, tuple(large))
-        for few, many in zip(tight.centres(tuple(small)), wide.centres(tuple(large))):
+        for few, many in zip(tight.centres([tuple(small)])[0], wide.centres([tuple(large)])[0]):
             assert torch.equal(few, many[:, : few.shape[1]])
         pixels = tight.extent([tuple(small)]) * torch.tensor(small[::-1]) * stride
         torch.testing.assert_close(pixels, torch.tensor([[[370.0, 277.0]]]))
@@ -42,14 +42,24 @@ def test_kept_cells_and_centres_do_not_depend_on_the_canvas(canvas: tuple[int, i
 
 
 def test_strides_are_powers_of_two() -> None:
-    assert padding((1, 1)).strides((9, 12)) == (32, 32)
-    assert padding((1, 1)).strides((5, 6)) == (64, 64)
-    assert padding((1, 1)).strides((3, 3)) == (128, 128)
-    assert padding((1, 1)).strides((288, 384)) == (1, 1)
+    assert [padding((1, 1)).stride(size) for size in ((288, 384), (9, 12), (5, 6), (3, 3))] == [1, 32, 64, 128]
+
+
+def test_the_stride_of_maps_that_cannot_be_halved_further() -> None:
+    strip, corner = padding((5, 20), canvas=(32, 160)), padding((5, 20), canvas=(32, 32))
+    levels = [(32 // s, 160 // s) for s in (8, 16, 32)] + [(1, 3), (1, 2), (1, 1), (1, 1)]
+    assert strip.level_strides(levels) == [8, 16, 32, 64, 128, 256, 512]
+    assert corner.level_strides([(2, 2), (1, 1), (1, 1)]) == [16, 32, 64]
+    for one, few, many in ((strip, levels[2:5], [(2, 5), (1, 3), (1, 2)]), (corner, [(1, 1)] * 3, [(2, 2), (1, 1)])):
+        wide = padding((5, 20), canvas=(64, one.canvas[1] if one is strip else 64))
+        for (y, x), (more_y, more_x) in zip(one.centres(few), wide.centres(many)):
+            assert torch.equal(y, more_y[:, : y.shape[1]])
+            assert torch.equal(x, more_x[:, : x.shape[1]])
+        assert one.extent(few)[0, 1].tolist() == wide.extent(many)[0, 1].tolist()
 
 
 def test_full_content_gives_the_plain_centres() -> None:
-    y, x = padding((288, 384)).centres((9, 12))
+    ((y, x),) = padding((288, 384)).centres([(9, 12)])
     assert torch.equal(y[0], (torch.arange(9) + 0.5) / 9)
     assert torch.equal(x[0], (torch.arange(12) + 0.5) / 12)
     assert padding((288, 384)).extent([(9, 12), (18, 24)]).tolist() == [[[1, 1], [1, 1]]]

@@ -4,6 +4,7 @@
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -47,12 +48,17 @@ def write_padded_config(folder: Path) -> Path:
     return path
 
 
-def test_train_and_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def train_tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools" / "train.py")
     assert spec is not None
     assert spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def test_train_and_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = train_tool()
     config = write_padded_config(tmp_path)
     assert tool.main(["-c", str(config)]) == 0
     trained = capsys.readouterr().out
@@ -68,6 +74,12 @@ def test_train_and_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest
         assert next(iter(run.val_loader))[0].shape[-2:] == ((64, 96) if stride == 32 else (128, 128))
         stats.append(run.evaluate().stats)
     assert stats[0] == pytest.approx(stats[1], abs=1e-6)
+
+
+def test_the_official_layout_is_refused_with_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_padded_config(tmp_path)
+    assert train_tool().main(["-c", str(config), "-u", "HybridEncoder.position_layout=official"]) == 2
+    assert "error: HybridEncoder has position_layout='official', whose table" in capsys.readouterr().err
 
 
 class Oracle(nn.Module):

@@ -191,6 +191,36 @@ def test_a_file_without_names_starts_the_heads_anew_and_says_what_to_add(
     assert re.search(advice, run.report.table())
 
 
+@pytest.mark.parametrize("name", ["objects365_366", "objects365"])
+def test_official_files_without_names_between_objects365_and_coco(micro: isdfine.Config, name: str) -> None:
+    # `-c dfine_hgnetv2_n_obj2coco.yml -t dfine_n_obj365.pth`, as the official code maps them
+    official: list[int] = load_json("configs.json")["common"]["coco_to_obj365_ids"]["ids"]
+    objects, shift = class_list(name).names, len(class_list(name)) - 365
+    theirs = weights(micro, len(objects))
+    run = Tuned(micro, class_list("coco").names, {"ema": {"module": theirs}})
+    run.check(theirs, [row + shift for row in official])
+    assert run.report.notes == [
+        f"the file names no classes; its {len(objects)} rows were taken as those of {name}, which has all classes of "
+        "the data; if they are others, set tuning_classes to a file with their names"
+    ]
+    coco = weights(micro, 80)
+    rows = {row + shift: index for index, row in enumerate(official)}
+    run = Tuned(micro, objects, coco)
+    run.check(coco, [rows.get(index) for index in range(len(objects))])
+    assert "its 80 rows were taken as those of coco, whose classes are all in the data; if" in run.report.notes[0]
+
+
+def test_a_file_without_names_and_data_of_some_of_its_classes(
+    micro: isdfine.Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs, coco = weights(micro, 80), class_list("coco").names
+    Tuned(micro, ["dog", "person"], theirs).check(theirs, [16, 0])
+    shuffled = random.Random(5).sample(range(80), 80)  # as many classes, in another order
+    Tuned(micro, [coco[row] for row in shuffled], theirs).check(theirs, shuffled)
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    Tuned(micro, ["dog", "zeppelin"], theirs).check(theirs, [None, None])  # another list, for all we know
+
+
 def test_rows_without_names_but_of_the_right_number_are_taken(micro: isdfine.Config) -> None:
     theirs = weights(micro, 2)
     run = Tuned(micro, ["dark", "light"], theirs)
@@ -332,6 +362,19 @@ def test_a_run_starts_from_the_tuned_weights(tmp_path: Path, monkeypatch: pytest
     }  # fmt: skip
     assert set(saved["tensors"]) == set(theirs)
     assert not list(run.folder.path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("key", ["HGNetv2.pretrained", "DFINE.backbone.pretrained"])
+def test_a_backbone_file_is_not_read_where_a_checkpoint_is_given(tmp_path: Path, key: str) -> None:
+    path, values = write_micro_config(tmp_path, images=1), [f"{key}=True"]
+    if "backbone" in key:
+        values.insert(0, "DFINE.backbone={type: HGNetv2}")
+    with pytest.raises(CheckpointError, match="no such file with ImageNet weights"):
+        Evaluation(isdfine.load_config(path, values))
+    torch.save({"model": weights(isdfine.load_config(path), 2)}, tmp_path / "o.pth")
+    for start in ("resume", "tuning"):
+        run = Evaluation(isdfine.load_config(path, [*values, f"{start}={tmp_path / 'o.pth'}"]))
+        assert run.load(tmp_path / "o.pth").complete
 
 
 def test_a_mistyped_list_is_found_before_the_data_is_read(tmp_path: Path) -> None:

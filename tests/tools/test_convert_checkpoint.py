@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/convert_checkpoint.py from end to end with a micro model."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,21 +11,10 @@ import pytest
 import torch
 
 import isdfine
-from builders import write_coco, write_micro_config
+from builders import load_tool, write_coco, write_micro_config
 from hf_cases import filled, micro, write_micro_folder
 from isdfine.core.card import read_card
 from isdfine.deploy.source import open_source
-
-ROOT = Path(__file__).parents[2]
-
-
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

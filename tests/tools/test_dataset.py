@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of tools/dataset.py: sub-commands, exit codes, messages, and that sources are never written to."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,22 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from builders import write_micro_config
+from builders import load_tool, write_micro_config
 from data import coco_files
 from data.audit.planted import Planted, plant_everything
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """tools/dataset.py as a module."""
-    spec = importlib.util.spec_from_file_location("dataset_tool", ROOT / "tools" / "dataset.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("dataset")
 
 
 @pytest.fixture
@@ -236,3 +228,61 @@ def test_real_data_has_its_real_faults_and_no_others(tool, tmp_path, name, expec
     report = tmp_path / "report.json"
     assert tool.main(["check", str(folder.parent / name), "--json", str(report)]) == 0
     assert json.loads(report.read_text())["kinds"] == expected
+
+
+def test_a_report_never_replaces_a_file_of_somebody_else(tool, clean, tmp_path, capsys):
+    source = clean / "annotations" / "train.json"
+    before = source.read_bytes()
+    for command in (["check"], ["stats", "-o", str(tmp_path / "s")]):
+        assert tool.main([*command, str(clean), "--json", str(source)]) == 2
+        assert "exists and is no earlier report of this tool: nothing is written over it" in capsys.readouterr().err
+        assert source.read_bytes() == before
+        own = str(tmp_path / f"{command[0]}.json")
+        assert tool.main([*command, str(clean), "--json", own]) == 0
+        command[-1] += "" if command == ["check"] else "2"
+        assert tool.main([*command, str(clean), "--json", own]) == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["convert", "{data}", "--to", "yolo", "-o", "{new}"],
+        ["convert", "{data}", "--to", "coco", "-o", "{new}"],
+        ["check", "{data}", "--fix", "{new}"],
+        ["split", "{data}/annotations/train.json", "--parts", "a=.5", "b=.5", "--images", "copy", "-o", "{new}"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted: nothing was left half written"),
+        (OSError(28, "No space left on device"), 2, r"No space left on device\): free space or choose another folder"),
+    ],
+)
+def test_what_stops_on_the_way_leaves_nothing(
+    tool, clean, tmp_path, capsys, monkeypatch, command, error, code, message
+):
+    done = []
+
+    def stop(source, target):
+        done.append(target)
+        if len(done) == 3:
+            raise error
+        return Path(target).write_bytes(Path(source).read_bytes())
+
+    monkeypatch.setattr("shutil.copyfile", stop)
+    assert tool.main([one.format(data=clean, new=tmp_path / "new") for one in command]) == code
+    assert re.search(message, capsys.readouterr().err)
+    assert len(done) == 3
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["stats", "show"])
+def test_pictures_that_cannot_be_written(tool, clean, tmp_path, capsys, monkeypatch, command):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    assert tool.main([command, str(clean), "-o", str(tmp_path / "new")]) == 2
+    assert "new: cannot be written (No space left on device): free space" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

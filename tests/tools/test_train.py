@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: exit codes, messages, shorthands."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,20 +11,13 @@ import pytest
 import torch
 
 import isdfine
-from builders import write_coco, write_micro_config
-
-ROOT = Path(__file__).parents[2]
+from builders import load_tool, write_coco, write_micro_config
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """tools/train.py as a module."""
-    spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("train")
 
 
 def test_train_then_test_only_print_the_same_table(
@@ -57,6 +49,15 @@ def test_print_config_resolves_and_builds_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_config_has_to_say_is_a_warning_line(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_micro_config(tmp_path)
+    assert tool.main(["-c", str(config), "--print-config", "-u", "use_wandb=True"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"\d\d:\d\d:\d\d WARNING isdfine.core.config: override 'use_wandb=True': use_wandb: accepted", line)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,6 +72,10 @@ def test_print_config_resolves_and_builds_nothing(
         (["-t", "nowhere.pth"], r"nowhere\.pth: no such checkpoint"),
         (["--tuning-classes", "coco"], r"--tuning-classes says whose classes a checkpoint given with -t knows: add -t"),
         (["-u", "num_classes=7"], r"num_classes.*7.*dark"),
+        (
+            ["-u", "DFINECriterion.num_classes=3"],
+            r"DFINECriterion.num_classes is 3, but the data has 2 classes: remove",
+        ),
     ],
 )
 def test_mistakes_are_one_message_and_exit_code_2(

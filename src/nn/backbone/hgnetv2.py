@@ -76,6 +76,8 @@ VARIANTS: dict[str, Variant] = {
     ),
 }
 STAGE_STRIDES = (4, 8, 16, 32)
+WEIGHTS_URL = "https://github.com/Peterande/storage/releases/download/dfinev1.0"
+"""Folder of ``PPHGNetV2_<name>_stage1.pth`` on the net; only messages name it, nothing is downloaded."""
 
 
 class LearnableAffine(nn.Module):
@@ -325,8 +327,9 @@ def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no such file with ImageNet weights: put it there, point HGNetv2.local_model_dir at its folder, "
-            "or set HGNetv2.pretrained to False"
+            f"{path}: no such file with ImageNet weights: put it there (the D-FINE project offers it at "
+            f"{WEIGHTS_URL}/{path.name}), point HGNetv2.local_model_dir at its folder, or set HGNetv2.pretrained to "
+            "False"
         )
     load_weights(backbone, path)
     logger.info("loaded ImageNet weights from %s", path)

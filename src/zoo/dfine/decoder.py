@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ...core.errors import ConfigError
 from ...core.registry import register
 from ...nn.mlp import MLP
 from ...nn.padding import Padding
@@ -54,7 +56,8 @@ class DFINETransformer(nn.Module):
     Args:
         num_classes: C.
         hidden_dim: D, divisible by ``nhead``.
-        num_queries: matching queries Q; an image must have at least as many cells over all levels.
+        num_queries: matching queries Q; an image must have at least as many cells over all levels (padded cells count,
+            and a padded batch gets as many as it lacks).
         feat_channels, feat_strides: channels and strides of the encoder's maps, fine to coarse.
         num_levels: levels to attend to; those beyond the encoder's are made by convolutions with stride 2.
         num_points: sampling points per head and level, one number or one per level.
@@ -229,18 +232,21 @@ class DFINETransformer(nn.Module):
     def _select(self, maps: Sequence[Tensor], padding: Padding | None) -> Selected:
         """Score every cell and keep the best ones with their boxes."""
         memory = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1)  # (B, S, D)
-        if memory.shape[1] < self.num_queries:
-            raise ValueError(
+        if padding is None and memory.shape[1] < self.num_queries:
+            raise ConfigError(
                 f"the image has {memory.shape[1]} cells over all levels but num_queries is {self.num_queries}: "
                 "use larger images or fewer queries"
             )
         anchors, valid = self._anchors(_sizes(maps), memory.device, padding)
+        if padding is not None:  # a larger canvas would have had enough cells
+            memory = _filled_up(memory, self.num_queries, 0)
+            anchors, valid = _filled_up(anchors, self.num_queries, torch.inf), _filled_up(valid, self.num_queries, 0)
         rows = self.enc_output(memory * valid)
         logits = self.enc_score_head(rows)
         ranked = logits.detach()
         if padding is not None:
             kept = torch.cat([padding.keep(size).flatten(2).mT for size in _sizes(maps)], dim=1)  # (B, S, 1)
-            ranked = ranked.masked_fill(~kept, -torch.inf)
+            ranked = ranked.masked_fill(~_filled_up(kept, self.num_queries, 0), -torch.inf)
         index = self.select_rows(ranked, self.num_queries)
         content = gather_rows(rows, index)
         box_offsets = self.enc_bbox_head(content).float()
@@ -306,6 +312,12 @@ def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
 
 def _sizes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
     return [(one.shape[2], one.shape[3]) for one in maps]
+
+
+def _filled_up(rows: Tensor, count: int, value: float) -> Tensor:
+    """(B, S, D) with further rows of one value where there are fewer than ``count``."""
+    missing = count - rows.shape[1]
+    return F.pad(rows, (0, 0, 0, missing), value=value) if missing > 0 else rows
 
 
 def _require_positive(**counts: int) -> None:

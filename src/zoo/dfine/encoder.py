@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.errors import ConfigError
 from ...core.registry import register
 from ...nn.conv import ConvNormAct
 from ...nn.csp import AggregationBlock, DownSample
@@ -161,7 +162,7 @@ class HybridEncoder(nn.Module):
 
     def _check_layout(self) -> None:
         if self.attended and self.position_layout != "grid":
-            raise ValueError(
+            raise ConfigError(
                 f"HybridEncoder has position_layout={self.position_layout!r}, whose table depends on the size of the "
                 "padded canvas, so a padded batch would get other predictions than its images alone: "
                 "set HybridEncoder.position_layout: grid (it is the same on square maps)"

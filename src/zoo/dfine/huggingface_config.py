@@ -132,6 +132,7 @@ def config_from_huggingface(
     for key, value in _FIXED.items():
         if given[key] != value:
             raise CheckpointError(f"config.json: {key} is {given[key]!r}, our D-FINE has {value!r} and no choice")
+    _check_types(given)
     _check_decoder(given)
     label_names(content, num_classes)
     _warn_of_unknown(given)
@@ -234,6 +235,8 @@ def label_names(content: Mapping[str, Any], num_classes: int) -> list[str] | Non
     labels = content.get("id2label")
     if not labels:
         return None
+    if not isinstance(labels, Mapping) or not all(str(key).isdecimal() for key in labels):
+        raise CheckpointError(f"config.json: id2label is {str(labels)[:80]}: expected class names by number, 0, 1, ...")
     by_index = {int(key): str(name) for key, name in labels.items()}
     if sorted(by_index) != list(range(num_classes)):
         raise CheckpointError(
@@ -282,6 +285,22 @@ def _warn_of_unknown(content: Mapping[str, Any]) -> None:
     known = {key for key, _, _ in (*_ENCODER, *_DECODER)} | {*_FIXED, *_TRAINING} | _WITHOUT_EFFECT
     if unknown := sorted(set(content) - known):
         logger.warning("config.json: %s: unknown here, left out: compare the outputs", ", ".join(unknown))
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    """Entries that somebody edited, before anything is computed from them: they must be like their defaults."""
+    defaults = {**{key: value for key, _, value in (*_ENCODER, *_DECODER)}, **_TRAINING}
+    wrong = [f"{key} is {content[key]!r}" for key, default in defaults.items() if not _like(content[key], default)]
+    if wrong:
+        raise CheckpointError(f"config.json: {', '.join(wrong)}: transformers writes something else there: restore it")
+
+
+def _like(value: Any, default: Any) -> bool:
+    if isinstance(default, (bool, str)):
+        return type(value) is type(default)
+    if isinstance(value, (list, tuple)):
+        return not isinstance(default, float) and bool(value) and all(type(one) is int for one in value)
+    return type(value) is int or (type(value) is float and not isinstance(default, list))
 
 
 def _check_decoder(content: Mapping[str, Any]) -> None:

@@ -23,9 +23,9 @@ class DFINE(nn.Module):
         encoder: feature maps -> feature maps of one width (``HybridEncoder``).
         decoder: feature maps -> predictions (``DFINETransformer``): selects queries from the maps and refines them.
 
-    Predictions do not depend on the padding of a batch if the backbone's ``forward`` takes ``padding`` (``HGNetv2``
-    does), or if all its layers that read neighbours are convolution and pooling layers (see ``cleared_reads``). With
-    others they may differ a little.
+    In eval mode predictions do not depend on the padding of a batch if the backbone's ``forward`` takes ``padding``
+    (``HGNetv2`` does), or if all its layers that read neighbours are convolution and pooling layers (see
+    ``cleared_reads``). With others they may differ a little. In training, statistics of batch norm count padded cells.
 
     Keys of the state dict start with ``backbone.``, ``encoder.`` and ``decoder.``.
     """
@@ -58,6 +58,8 @@ class DFINE(nn.Module):
         if content_sizes is None:
             features = self.encoder(self.backbone(images))
             return self.decoder(features, targets)
+        if len(content_sizes) != len(images):
+            raise ValueError(f"{len(content_sizes)} content sizes for {len(images)} images: give one per image")
         height, width = images.shape[-2:]
         padding = Padding(content_sizes.to(images.device), (height, width))
         features = self.encoder(self._padded_features(images, padding), padding)

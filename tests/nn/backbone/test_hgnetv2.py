@@ -139,7 +139,9 @@ def test_weights_come_from_the_local_folder(tmp_path: Path) -> None:
 
 def test_absent_or_foreign_weights_stop(tmp_path: Path) -> None:
     with pytest.raises(
-        CheckpointError, match=r"PPHGNetV2_B0_stage1.pth: no such file.*set HGNetv2.pretrained to False"
+        CheckpointError,
+        match=r"PPHGNetV2_B0_stage1.pth: no such file.*https://github.com/Peterande/storage/releases/download/dfinev1.0/"
+        r"PPHGNetV2_B0_stage1.pth\).*set HGNetv2.pretrained to False",
     ):
         small(pretrained=True, local_model_dir=str(tmp_path))
     torch.save(HGNetv2("B1").state_dict(), tmp_path / "PPHGNetV2_B0_stage1.pth")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import fill, load_golden, load_json
+from isdfine.core.errors import ConfigError
 from isdfine.nn.padding import Padding
 from isdfine.nn.position import sine_table
 from isdfine.zoo.dfine.encoder import HybridEncoder
@@ -165,7 +166,7 @@ def test_layouts_agree_on_squares_only() -> None:
 def test_padding_needs_the_grid_layout() -> None:
     padding = Padding(torch.tensor([[64, 96]] * 2), (64, 96))
     with pytest.raises(
-        ValueError, match=r"position_layout='official', whose table .* HybridEncoder.position_layout: grid"
+        ConfigError, match=r"position_layout='official', whose table .* HybridEncoder.position_layout: grid"
     ):
         small()(maps(), padding)
     small(num_encoder_layers=0)(maps(), padding)  # no attention, no table

@@ -143,3 +143,23 @@ def test_inline_components_and_names(tmp_path: Path) -> None:
     assert config_to_huggingface(data, num_classes=2, names=("a", "b")) == content
     with pytest.raises(CheckpointError, match="1 class names for a model of 2 classes"):
         config_to_huggingface(data, num_classes=2, names=("a",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": {"zero": "a", "one": "b"}}, r"id2label is .*zero.*: expected class names by number"),
+        ({"id2label": ["a", "b"]}, r"id2label is \['a', 'b'\]: expected class names by number"),
+        (
+            {"decoder_layers": "two", "feat_strides": 8.5},
+            r"feat_strides is 8\.5, decoder_layers is 'two': transformers writes something else",
+        ),
+        ({"encoder_in_channels": ["a"]}, r"encoder_in_channels is \['a'\]"),
+        ({"weight_loss_vfl": None}, "weight_loss_vfl is None"),
+        ({"learn_initial_query": "no"}, "learn_initial_query is 'no'"),
+    ],
+)
+def test_a_config_that_somebody_damaged(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    content = config_to_huggingface(micro(tmp_path).data, num_classes=2)
+    with pytest.raises(CheckpointError, match=message):
+        config_from_huggingface(content | changes, weights_of(2))

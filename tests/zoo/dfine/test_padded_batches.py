@@ -90,6 +90,18 @@ def test_extra_padding_changes_nothing(variant: str, size: tuple[int, int]) -> N
         assert_same(predict(model, *on_canvas(height, width, content(*size))), tight)
 
 
+@pytest.mark.parametrize("size", [(1, 150), (97, 31), (31, 5)])
+@pytest.mark.parametrize("variant", ["default", "extra levels", "one2many"])
+def test_extra_padding_changes_nothing_for_strips_and_dots(variant: str, size: tuple[int, int]) -> None:
+    """Alone they fill maps of one row or column, or fewer cells than there are queries."""
+    model, image = detector(**VARIANTS[variant]), content(*size)
+    tight = predict(model, *on_canvas(*(-(-side // 32) * 32 for side in size), image))
+    for canvas in ((96, 160), (128, 224)):
+        wide = predict(model, *on_canvas(canvas[0] + 32, canvas[1], image))
+        # Queries beyond the content come last and all alike; box logits of cells near the border are coarse.
+        assert_same(wide, tight, boxes=1e-4, logits=1e-4)
+
+
 def test_extra_padding_changes_nothing_after_fusing() -> None:
     model = detector()
     fused = fuse(model)
@@ -125,6 +137,12 @@ def test_without_the_sizes_padding_does_matter() -> None:
 def test_the_official_layout_is_refused() -> None:
     with pytest.raises(ValueError, match=r"position_layout='official', .* set HybridEncoder.position_layout: grid"):
         predict(detector(layout="official"), *on_canvas(96, 128, content()))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_size_per_image(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} content sizes for 2 images: give one per image"):
+        predict(detector(), torch.rand(2, 3, 96, 128), torch.tensor([[85, 118]] * count))
 
 
 def test_sizes_that_are_too_large_are_refused() -> None:
