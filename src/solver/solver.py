@@ -28,8 +28,10 @@ from .tuning import check_label_space
 logger = logging.getLogger(__name__)
 
 
-_IMAGENET = ("HGNetv2.pretrained", "TimmBackbone.pretrained", "DFINE.backbone.pretrained", "model.backbone.pretrained")
-"""Where a config asks for a backbone's ImageNet file: in the backbone's section, or inline in the detector's."""
+_BACKBONES = ("HGNetv2", "TimmBackbone", "DFINE.backbone", "model.backbone")
+"""Where a config describes a backbone: in a section of its own, or inline in the detector's."""
+_NO_FILE = {"pretrained": False, "weights": None}
+"""Arguments that ask for a backbone's ImageNet file, and what says that none is wanted."""
 
 
 def pick_device(wanted: str | None) -> torch.device:
@@ -88,7 +90,8 @@ class Evaluation:
     def _build_model(self, config: Config) -> nn.Module:
         """The model; without its ImageNet file where a checkpoint brings all weights anyway."""
         if self.settings.resume is not None or self.settings.tuning is not None:
-            config = config.with_values({key: False for key in _IMAGENET if config.get(key)})
+            asked = {f"{place}.{name}": none for place in _BACKBONES for name, none in _NO_FILE.items()}
+            config = config.with_values({key: none for key, none in asked.items() if config.get(key)})
         model: nn.Module = config.build("model")
         return model
 

@@ -25,6 +25,7 @@ from isdfine.core.load_report import LoadReport
 from isdfine.core.settings import RunSettings
 from isdfine.data.classes import class_list
 from isdfine.data.label_space import LabelSpace
+from isdfine.nn.backbone.timm import TimmBackbone
 from isdfine.solver.checkpoint import load_checkpoint
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.training import Training
@@ -375,6 +376,21 @@ def test_a_backbone_file_is_not_read_where_a_checkpoint_is_given(tmp_path: Path,
     for start in ("resume", "tuning"):
         run = Evaluation(isdfine.load_config(path, [*values, f"{start}={tmp_path / 'o.pth'}"]))
         assert run.load(tmp_path / "o.pth").complete
+
+
+def test_neither_are_weights_of_timm(tmp_path: Path) -> None:
+    path = write_micro_config(tmp_path, images=1)
+    channels = TimmBackbone("test_resnet", out_indices=[3, 4]).channels
+    values = [
+        "DFINE.backbone={type: TimmBackbone, name: test_resnet, out_indices: [3, 4], weights: gone.safetensors}",
+        f"HybridEncoder.in_channels={list(channels)}",
+    ]
+    with pytest.raises(CheckpointError, match=r"gone.safetensors"):
+        Evaluation(isdfine.load_config(path, values))
+    model = isdfine.load_config(path, [*values, "DFINE.backbone.weights=null", "num_classes=2"]).build("model")
+    torch.save({"model": model.state_dict()}, tmp_path / "o.pth")
+    run = Evaluation(isdfine.load_config(path, [*values, f"resume={tmp_path / 'o.pth'}"]))
+    assert run.load(tmp_path / "o.pth").complete
 
 
 def test_a_mistyped_list_is_found_before_the_data_is_read(tmp_path: Path) -> None:
