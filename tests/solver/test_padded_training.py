@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Padded batches through the whole solver: training, evaluation, resuming."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 import isdfine
-from builders import micro_sections, write_coco
+from builders import load_tool, micro_sections, write_coco
 from isdfine.data.collate import PaddedBatchCollateFunction
 from isdfine.data.evaluate import CocoEvaluator
 from isdfine.nn.types import Predictions
@@ -48,17 +46,8 @@ def write_padded_config(folder: Path) -> Path:
     return path
 
 
-def train_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
-
-
 def test_train_and_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = train_tool()
+    tool = load_tool("train")
     config = write_padded_config(tmp_path)
     assert tool.main(["-c", str(config)]) == 0
     trained = capsys.readouterr().out
@@ -78,7 +67,7 @@ def test_train_and_evaluate_from_the_command_line(tmp_path: Path, capsys: pytest
 
 def test_the_official_layout_is_refused_with_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_padded_config(tmp_path)
-    assert train_tool().main(["-c", str(config), "-u", "HybridEncoder.position_layout=official"]) == 2
+    assert load_tool("train").main(["-c", str(config), "-u", "HybridEncoder.position_layout=official"]) == 2
     assert "error: HybridEncoder has position_layout='official', whose table" in capsys.readouterr().err
 
 

@@ -10,7 +10,6 @@ python tools/experiments/efficientnet_lite0.py /tmp/lite0.safetensors
 """
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
+
+from isdfine.core.atomic import whole_file
 
 TIMM_NAME = "tf_efficientnet_lite0"
 """The variant with TensorFlow's "same" padding, which the package has too; ``efficientnet_lite0`` pads evenly."""
@@ -91,10 +92,9 @@ def convert(source: Path, target: Path, sizes: tuple[int, ...] = (224, 320)) -> 
             print(f"{size} px, {what:>9}: largest difference {difference:.2e}, largest value {largest:.2e}")
             agree = agree and difference <= TOLERANCE * largest
     if agree:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        save_file(renamed, partial, metadata={"source": source.name, "licence": "Apache-2.0", "timm": TIMM_NAME})
-        os.replace(partial, target)
+        metadata = {"source": source.name, "licence": "Apache-2.0", "timm": TIMM_NAME}
+        with whole_file(target) as partial:
+            save_file(renamed, partial, metadata=metadata)
     return agree
 
 
