@@ -13,9 +13,13 @@ from .data.dataset import image_folder as image_folder
 from .data.dataset import objects365 as objects365
 from .data.dataset import voc as voc
 from .data.dataset import yolo as yolo
+from .distill import attention as attention
+from .distill import go_lsd as go_lsd
+from .distill import inter_layer as inter_layer
 from .losses import criterion as criterion
 from .losses import matcher as matcher
 from .nn.backbone import hgnetv2 as hgnetv2
+from .nn.backbone import resnet as resnet
 from .nn.backbone import timm as timm
 from .optim import ema as ema
 from .optim import param_groups as param_groups

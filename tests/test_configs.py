@@ -15,6 +15,7 @@ import isdfine
 from golden_cases import load_json
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
+from isdfine.lab.matrix_file import read_matrix
 from official_values import write_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -120,7 +121,9 @@ def test_every_file_opens_with_a_comment_and_loads(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[1].startswith("# SPDX-")
     assert lines[2].startswith("# ")
-    if "include" not in path.parts and "dataset" not in path.parts:
+    if path.parent.name == "ablations":
+        assert read_matrix(path).runs()
+    elif "include" not in path.parts and "dataset" not in path.parts:
         isdfine.load_config(path)
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
-ALL = ("core", "data", "nn", "zoo", "losses", "distill", "optim", "solver", "deploy", "viz")
+ALL = ("core", "data", "nn", "zoo", "losses", "distill", "optim", "solver", "deploy", "viz", "lab")
 MAY_IMPORT = {
     "core": ("core",),
     "data": ("core", "data", "nn"),
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "solver": ("core", "data", "nn", "zoo", "losses", "distill", "optim", "solver"),
     "deploy": ("core", "data", "nn", "zoo", "deploy"),
     "viz": ("core", "viz"),
+    "lab": ("core", "data", "nn", "solver", "viz", "lab"),
     "components": ALL,
     "__init__": ALL,
 }

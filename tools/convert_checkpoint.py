@@ -44,6 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--licence", help="licence of the weights for the card, as an SPDX identifier")
     parser.add_argument("--metric", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="for the card")
     parser.add_argument("--fp16", action="store_true", help="store the weights in 16 bits")
+    parser.add_argument("--inference", action="store_true", help="leave out decoder layers that only training runs")
     parser.add_argument("--ema", action=argparse.BooleanOptionalAction, help="averaged or plain weights of a .pth")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     return parser.parse_args(arguments)
@@ -135,6 +136,8 @@ def report(source: Source, conversion: Conversion, labels: LabelSpace | None) ->
           f"logits {conversion.logits:.2g}, boxes {conversion.boxes:.2g}")  # fmt: skip
     if conversion.rounding is not None:
         print(f"rounding: 16 bits move the 100 best scores by up to {conversion.rounding:.2g}")
+    if conversion.left_out is not None:
+        print(f"layers:   {conversion.left_out}")
     print("written:  " + "\n          ".join(map(str, conversion.files)))
 
 
@@ -149,7 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
         labels = labels_for(source, config, classes_of(options.classes))
         wanted = Wanted(
             options.form, options.output, labels, options.licence, metrics_of(options.metric), half=options.fp16,
-            force=options.force, with_yaml=options.config is None, version=isdfine.__version__,
+            inference=options.inference, force=options.force, with_yaml=options.config is None,
+            version=isdfine.__version__,
         )  # fmt: skip
         report(source, convert(source, config, wanted), labels)
     except (ConfigError, DataError, CheckpointError) as error:

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
-from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -255,8 +254,8 @@ def _wrong_classes(label_space: object) -> list[str]:
         return ["label_space.category_ids must be a list of whole numbers"]
     if len(names) != len(ids):
         return [f"label_space has {len(names)} names for {len(ids)} category_ids: give one name per id"]
-    if any(a >= b for a, b in pairwise(ids)):
-        return ["label_space.category_ids are not ascending and unique: sort them, with their names"]
+    if len(set(ids)) != len(ids):
+        return ["label_space.category_ids are not unique: give every class an id of its own"]
     return []
 
 

@@ -74,6 +74,7 @@ UNUSED_ARGUMENTS: dict[str, dict[str, str]] = {
 
 _FLAT_COSINE = "DEIM's schedule is lr_scheduler: {type: FlatCosine, lr_gamma, warmup_iter, flat_epochs, no_aug_epochs}"
 _SIZES = "the sizes follow from base_size (3/4 to 5/4 of it in steps of 32): set base_size and base_size_repeat"
+_GO_LSD = "an option of the distiller, with its default: write distillers: [{type: GOLSD"
 _MIXED = "mixing of images is not available yet: remove it"
 
 INSTEAD: dict[str, str] = {
@@ -90,6 +91,9 @@ INSTEAD: dict[str, str] = {
     "amp": "write use_amp",
     "weights": "start from a checkpoint with tuning (-t), continue one with resume (-r)",
     "pretrained_weights": "start from a checkpoint with tuning (-t), continue one with resume (-r)",
+    "DFINECriterion.temperature": f"{_GO_LSD}, temperature: 5.0}}]",
+    "DFINECriterion.dn_padding": f"{_GO_LSD}, dn_padding: include}}]",
+    "DFINECriterion.dn_counts": f"{_GO_LSD}, dn_counts: shared}}]",
     "BatchImageCollateFunction.scales": _SIZES,
     "BatchImageCollateFunction.scale_ori_repeat": "write base_size_repeat",
     "BatchImageCollateFunction.mixup_prob": _MIXED,
@@ -181,7 +185,6 @@ COMPONENTS: dict[str, Foreign] = {
     "PostProcessor": Foreign(f"{_DEIM} and {_DEIM2}", "DFINEPostProcessor", True),
     "PostProcess": Foreign(f"DETR, LW-DETR and {_RF}", "DFINEPostProcessor", True),
     # backbones
-    "PResNet": Foreign(f"{_RT}, {_RT2} and {_D}", "TimmBackbone"),
     "MResNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
     "ResNet": Foreign(f"{_MM} and {_PP}", "TimmBackbone"),
     "CSPResNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),

@@ -25,6 +25,7 @@ from .schema import Parameter, Schema, convert, describe, fits, is_plain, list_i
 PURPOSES: dict[str, str] = {
     "model": "the detector",
     "criterion": "the training losses",
+    "distillers": "the distillation losses",
     "matcher": "pairs predictions with objects",
     "postprocessor": "turns outputs into detections",
     "optimizer": "updates the weights",
@@ -40,6 +41,9 @@ PURPOSES: dict[str, str] = {
 
 SLOTS: tuple[str, ...] = tuple(PURPOSES)
 """Top-level keys that hold a component: a class name or a mapping with ``type``."""
+
+LIST_SLOTS: tuple[str, ...] = ("distillers",)
+"""Slots that hold a list of components; classes that may stand there name the slot in an attribute ``slot``."""
 
 SHARED: dict[str, Any] = {
     "num_classes": int | None,
@@ -129,7 +133,24 @@ class Planner:
         if name not in self.tree.value and name in self.registry:
             return self.component(name, {}, self.tree, name)
         node = self.tree.value[name]
+        if name in LIST_SLOTS:
+            return self.listed(node, name)
         return self.component(name, {}, node, name) if name in self.registry else self.value(node, type)
+
+    def listed(self, node: Located, name: str) -> Any:
+        """Plans of a slot that holds a list."""
+        if not isinstance(node.value, list):
+            example = "write - {type: ...}, with a dash, for every one; [] for none"
+            return self.report(node, name, f"expected a list of components, found {shown(node.plain())}: {example}")
+        return [self.member(child, name) for child in node.value]
+
+    def member(self, node: Located, slot: str) -> Any:
+        """Plan of one component in a list slot: of a class whose attribute ``slot`` names it."""
+        choices = [name for name in self.registry if getattr(self.registry[name], "slot", None) == slot]
+        kind = node.value.get("type") if isinstance(node.value, dict) else node
+        if kind is not None and isinstance(kind.value, str) and kind.value not in choices:
+            return self.report(kind, node.key, f"{slot} knows no {kind.value!r}{suggest(kind.value, choices)}")
+        return self.value(node, type)
 
     def section(self, name: str) -> Located:
         """Arguments that the top level gives to class ``name``; empty where it has no such section."""

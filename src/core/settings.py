@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import ConfigError
+from .freeze_plan import freeze_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,10 @@ class RunSettings:
     save_every_steps: int | None = None
     """Extra saves of the last checkpoint inside epochs, in batches, 1 or more; None = none."""
 
+    freeze: dict[str, Any] | None = None
+    """What rests at first: ``{backbone: {steps: 2000}}`` (or ``epochs``; ``stages: k`` for the stem and the first k
+    stages only, for ever where no steps follow; ``warmup``: steps of its learning rate's rise, 500). None: nothing."""
+
     device: str | None = None
     """``cpu``, ``cuda`` or ``cuda:0``; None = a GPU where there is one."""
 
@@ -88,6 +93,9 @@ class RunSettings:
 
     tensorboard: bool = True
     """Write TensorBoard files beside the JSON lines."""
+
+    diagnostics: bool = True
+    """Write overlaps, divergences and entropies of the decoder layers with every log line (``diagnostics/...``)."""
 
     nonfinite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is not finite stops the run (naming the term) or skips that step."""
@@ -125,6 +133,8 @@ def range_problems(**values: object) -> dict[str, str]:
         # `not >=` also catches NaN
         if isinstance(values.get(name), (int, float)) and not values[name] >= least  # type: ignore[operator]
     }
+    if (problem := freeze_problem(values.get("freeze"))) is not None:
+        problems["freeze"] = problem
     if values.get("resume") and values.get("tuning"):
         problems["tuning"] = (
             f"set together with resume ({values['resume']!r}): resume continues a run, tuning starts one; keep one"

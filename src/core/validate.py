@@ -9,6 +9,7 @@ import importlib
 import typing
 from typing import Any
 
+from . import self_distill
 from .errors import ConfigError
 from .foreign import key_hint, unused_key
 from .located import Located
@@ -68,6 +69,8 @@ def validate(planner: Planner) -> dict[str, str]:
             planner.arguments(name, planner.section(name).value)
         elif (reason := unused_key(name)) is not None:
             planner.note(node, str(name), reason)
+        elif name == self_distill.KEY:
+            planner.report(node, name, f"no such top-level key; {self_distill.instead(node.plain())}")
         elif name != IMPORTS:
             hint = key_hint(name) or suggest_key(name, known)
             planner.report(node, str(name), f"no such top-level key or component{hint}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from ..zoo.dfine.huggingface import to_huggingface
 from ..zoo.dfine.huggingface_config import class_count, config_to_huggingface
 from ..zoo.dfine.huggingface_folder import write_folder
 from .source import Source, open_source
+from .training_layers import without_training_layers
 
 Form = Literal["official", "huggingface", "safetensors"]
 TOLERANCE = 1e-4
@@ -49,6 +50,8 @@ class Wanted:
     metrics: Mapping[str, float] | None = None
     half: bool = False
     """Store weights in 16 bits."""
+    inference: bool = False
+    """Leave out decoder layers that only training runs; transformers folders never have them."""
     force: bool = False
     """Replace an earlier output."""
     with_yaml: bool = False
@@ -69,6 +72,8 @@ class Conversion:
     """The same for box coordinates, fractions of the image."""
     rounding: float | None = None
     """With ``half``: how much the rounding itself moves the 100 best scores, at most."""
+    left_out: str | None = None
+    """Which decoder layers were left out, in words."""
 
 
 def convert(source: Source, config: Config, wanted: Wanted) -> Conversion:
@@ -87,8 +92,9 @@ def convert(source: Source, config: Config, wanted: Wanted) -> Conversion:
     _check_classes(config, wanted.label_space, num_classes)
     _check_output(wanted)
     config = resolved(config, num_classes)
-    model = _model(config, source.weights)
-    rounding = None
+    model, left_out, rounding = _model(config, source.weights), None, None
+    if wanted.inference or wanted.form == "huggingface":
+        config, source, model, left_out = _shortened(config, source, model)
     if wanted.half:
         exact, model = model, _model(config, _halved(source.weights))
         rounding = _moved_scores(exact, model, image_size_of(config))
@@ -103,7 +109,7 @@ def convert(source: Source, config: Config, wanted: Wanted) -> Conversion:
     if wanted.with_yaml:
         files.append(_yaml_path(wanted))
         write_text(files[-1], config.dump())
-    return Conversion(files, len(model.state_dict()), logits, boxes, rounding)
+    return Conversion(files, len(model.state_dict()), logits, boxes, rounding, left_out)
 
 
 def resolved(config: Config, num_classes: int) -> Config:
@@ -162,6 +168,17 @@ def _model(config: Config, weights: Mapping[str, Tensor]) -> nn.Module:
     model: nn.Module = config.build("model")
     load_weights(model, weights)
     return model.eval()
+
+
+def _shortened(config: Config, source: Source, model: nn.Module) -> tuple[Config, Source, nn.Module, str | None]:
+    """All three without the layers that only training runs, if there are any; the outputs are compared."""
+    config, weights, left_out = without_training_layers(config, source.weights)
+    if left_out is None:
+        return config, source, model, None
+    shorter = _model(config, weights)
+    _check_difference(*largest_differences(model, shorter, image_size_of(config)))
+    notes = "; ".join(note for note in (source.notes, left_out) if note)
+    return config, replace(source, weights=weights, notes=notes), shorter, left_out
 
 
 def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -235,12 +252,16 @@ def _verify(model: nn.Module, config: Config, stage: Path) -> tuple[float, float
     if wrong := sorted((own - rebuilt) ^ (theirs - rebuilt)):
         raise CheckpointError(f"conversion failed, nothing was written: keys differ, for example {wrong[0]}")
     logits, boxes = largest_differences(model, _model(again, found.weights), image_size_of(config))
+    _check_difference(logits, boxes)
+    return logits, boxes
+
+
+def _check_difference(logits: float, boxes: float) -> None:
     if not max(logits, boxes) <= TOLERANCE:  # also where one is NaN
         raise CheckpointError(
             f"conversion failed, nothing was written: outputs differ by {logits:.2g} (logits) and {boxes:.2g} (boxes), "
             f"more than {TOLERANCE:g}"
         )
-    return logits, boxes
 
 
 def _check_output(wanted: Wanted) -> None:

@@ -23,7 +23,7 @@ LOSSES = {
 def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     """Refuse an option that is none of the choices (ValueError)."""
     if value not in choices:
-        raise ValueError(f"DFINECriterion.{name}: {value!r} is none of {', '.join(map(repr, choices))}")
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(map(repr, choices))}")
 
 
 def check_weights(weight_dict: dict[str, float], losses: Sequence[str]) -> None:

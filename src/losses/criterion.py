@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,43 +16,32 @@ from ..nn.boxes import cxcywh_to_xyxy
 from ..nn.edges import encode_targets, weighting
 from ..nn.types import DetectorOutput, Target
 from .checks import check_choice, check_output, check_weights
-from .functions import ddf_loss, fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
+from .functions import fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
 from .matcher import HungarianMatcher
-from .pairs import Counts, DnPadding, MatchedBoxes, Pairs, matched_boxes, pair_up
+from .pairs import matched_boxes, pair_up
 from .sets import SetStack, TargetTable, group_sets, matching_sets, tabulate
+from .step import MatchedGroup, MatchedStep
 
 Terms = dict[str, Tensor]
 """Name of a term -> (k,) values of the first k sets of a stack."""
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """One stack of sets with everything its losses need."""
-
-    stack: SetStack
-    pairs: Pairs
-    counts: Counts
-    boxes: MatchedBoxes
-    table: TargetTable
-
-
 @register
 class DFINECriterion(nn.Module):
-    """All losses of a training step, weighted, under the official names.
+    """All losses of a training step but the distillation's, weighted, under the official names.
 
     Args:
         matcher: assigns queries to targets.
         weight_dict: factor per term (``loss_vfl``, ``loss_bbox``, ...); a term without one is not computed.
-        losses: which to compute: ``vfl`` or ``focal``, ``boxes``, ``local`` (FGL and DDF, FDR heads only).
+            ``loss_ddf`` is the weight of the distiller ``GOLSD`` and computed by that.
+        losses: which to compute: ``vfl`` or ``focal``, ``boxes``, ``local`` (FGL, FDR heads only).
         alpha, gamma: of the class loss.
         num_classes: classes C of the head, checked.
         reg_max: highest bin N of the edge distributions, checked.
         boxes_weight_format: ``iou`` or ``giou``: weigh the GIoU loss by that overlap and use it as VFL's target.
         share_matched_indices: match the last layer only and use its pairs for every set.
-        temperature: of the distillation of distributions.
-        dn_padding: whether padded denoising slots are unmatched rows of DDF (``include`` is the official way).
-        dn_counts: whether denoising groups mix DDF's two means by the matching queries' counts (``shared``, official)
-            or by their ``own``.
+        use_uni_set: score all sets' boxes and distributions on the union of their matches (GO-LSD, spec
+            self_distillation 3.1). False: each set on its own matches, as before GO-LSD (rows of the paper's Table 3).
 
     Raises:
         ValueError: an unknown loss or option, a weight without its loss, a loss without any weight.
@@ -71,15 +59,11 @@ class DFINECriterion(nn.Module):
         boxes_weight_format: Literal["iou", "giou"] | None = None,
         share_matched_indices: bool = False,
         *,
-        temperature: float = 5.0,
-        dn_padding: DnPadding = "include",
-        dn_counts: Literal["shared", "own"] = "shared",
+        use_uni_set: bool = True,
     ) -> None:
         super().__init__()
         check_weights(weight_dict, losses)
-        check_choice("boxes_weight_format", boxes_weight_format, (None, "iou", "giou"))
-        check_choice("dn_padding", dn_padding, ("include", "exclude"))
-        check_choice("dn_counts", dn_counts, ("shared", "own"))
+        check_choice("DFINECriterion.boxes_weight_format", boxes_weight_format, (None, "iou", "giou"))
         self.matcher = matcher
         self.weight_dict = dict(weight_dict)
         self.losses = list(losses)
@@ -89,18 +73,18 @@ class DFINECriterion(nn.Module):
         self.reg_max = reg_max
         self.boxes_weight_format = boxes_weight_format
         self.share_matched_indices = share_matched_indices
-        self.temperature = temperature
-        self.dn_padding: DnPadding = dn_padding
-        self.dn_counts = dn_counts
+        self.use_uni_set = use_uni_set
 
     def forward(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Score a training step in float32, whatever the precision of the model.
+        """:meth:`terms` of :meth:`match`."""
+        return self.terms(self.match(output, targets))
+
+    def match(self, output: DetectorOutput, targets: Sequence[Target]) -> MatchedStep:
+        """Pair queries and targets, in float32 whatever the precision of the model.
 
         Args:
-            output: prediction sets of B images; extra groups are scored on the pairs they bring.
+            output: prediction sets of B images; extra groups bring their pairs.
             targets: one per image, ``boxes`` (T, 4) cxcywh fractions and ``labels`` (T,) in 0..C-1; T may be 0.
-
-        Returns: name -> weighted scalar on the predictions' device; the objective is their sum. Not a number stays so.
 
         Raises:
             ValueError: predictions and options, or predictions and targets, do not fit.
@@ -110,17 +94,27 @@ class DFINECriterion(nn.Module):
             stack = matching_sets(output)
             groups = [(group_sets(name, group), group) for name, group in output.groups.items()]
             table = tabulate(targets, stack.batch, stack.boxes.device)
-            paired = pair_up(self._match(stack, table), stack, groups, table, self.dn_padding)
-            bins = self._bins(output)
-            shared = paired[0][1].distilled if self.dn_counts == "shared" else None
+            paired = pair_up(self._match(stack, table), stack, groups, table, united=self.use_uni_set)
+            names, stacks = ("", *output.groups), (stack, *(one for one, _ in groups))
+            matched = [
+                MatchedGroup(name, one, *pair, matched_boxes(one, pair[0], table, cxcywh_to_xyxy(one.boxes)), table)
+                for name, one, pair in zip(names, stacks, paired)
+            ]
+        return MatchedStep(output, table, matched)
+
+    def terms(self, step: MatchedStep) -> dict[str, Tensor]:
+        """Score a matched step in float32.
+
+        Returns: name -> weighted scalar on the predictions' device; the objective is their sum. Not a number stays so.
+        """
+        with torch.autocast(step.matching.stack.boxes.device.type, enabled=False):
+            bins = self._bins(step.output)
             named: dict[str, Tensor] = {}
-            for index, (one, (pairs, counts)) in enumerate(zip([stack, *(group for group, _ in groups)], paired)):
-                boxes = matched_boxes(one, pairs, table, cxcywh_to_xyxy(one.boxes))
-                scored = _Scored(one, pairs, counts, boxes, table)
-                terms = self._class_terms(scored) | self._box_terms(scored)
-                if bins is not None:
-                    terms |= self._local_terms(scored, *bins, is_group=index > 0, shared=shared)
-                named.update(self._name(one.suffixes, terms))
+            for group in step.groups:
+                terms = self._class_terms(group) | self._box_terms(group)
+                if bins is not None and self._wants("loss_fgl"):
+                    terms["loss_fgl"] = self._fgl(group, *bins)
+                named.update(self._name(group.stack.suffixes, terms))
         return named
 
     def _match(self, stack: SetStack, table: TargetTable) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +124,7 @@ class DFINECriterion(nn.Module):
         rows, numbers = self.matcher.assign(stack.only(stack.teacher), table, self.num_classes)
         return rows.repeat(len(stack), 0), numbers.repeat(len(stack), 0)
 
-    def _class_terms(self, scored: _Scored) -> Terms:
+    def _class_terms(self, scored: MatchedGroup) -> Terms:
         """VFL or focal loss of every set on its own matches; a class-agnostic head knows class 0 only."""
         terms: dict[str, list[Tensor]] = {}
         overlap = scored.boxes.giou if self.boxes_weight_format == "giou" else scored.boxes.iou
@@ -151,7 +145,7 @@ class DFINECriterion(nn.Module):
                 terms.setdefault("loss_focal", []).append(loss)
         return {name: torch.cat(parts) for name, parts in terms.items()}
 
-    def _box_terms(self, scored: _Scored) -> Terms:
+    def _box_terms(self, scored: MatchedGroup) -> Terms:
         """L1 and GIoU of every set on the agreed pairs."""
         terms: Terms = {}
         boxes, agreed, norm = scored.boxes, scored.pairs.agreed, scored.counts.agreed
@@ -163,38 +157,21 @@ class DFINECriterion(nn.Module):
             terms["loss_giou"] = giou_loss(boxes.giou[:, agreed], norm, weight)
         return terms
 
-    def _local_terms(
-        self, scored: _Scored, weights: Tensor, s: Tensor, *, is_group: bool, shared: tuple[Tensor, Tensor] | None
-    ) -> Terms:
-        """FGL of every layer, and DDF of every layer that has a deeper one (in groups of the deepest as well: 0)."""
-        stack = scored.stack
+    def _fgl(self, scored: MatchedGroup, weights: Tensor, s: Tensor) -> Tensor:
+        """FGL of every decoder layer on the agreed pairs, (K,)."""
+        stack, agreed, norm = scored.stack, scored.pairs.agreed, scored.counts.agreed
         assert stack.edge_logits is not None
         assert stack.initial_boxes is not None
-        agreed = scored.pairs.agreed
-        rows, numbers = scored.pairs.rows[0, agreed], scored.pairs.numbers[0, agreed]
-        iou = scored.boxes.iou[: len(stack.edge_logits), agreed].detach()
-        terms: Terms = {}
-        if self._wants("loss_fgl"):
+        layers = len(stack.edge_logits)
+        iou = scored.boxes.iou[:layers, agreed].detach()
+        if self.use_uni_set or scored.name:  # the same pairs in every layer
+            rows, numbers = scored.pairs.rows[0, agreed], scored.pairs.numbers[0, agreed]
             bins = encode_targets(stack.initial_boxes[rows], scored.table.corners[numbers], weights, s)
-            picked = stack.edge_logits.index_select(1, rows)
-            terms["loss_fgl"] = fgl_loss(picked, *bins, iou, scored.counts.agreed)
-        students = stack.edge_logits if is_group else stack.edge_logits[: stack.teacher]
-        if self._wants("loss_ddf") and len(students):
-            matched = torch.zeros_like(stack.boxes[0, :, 0], dtype=torch.bool).index_fill(0, rows, True)
-            spread = iou.new_zeros(len(students), stack.rows)
-            spread = spread.scatter(1, rows.expand(len(students), -1), iou[: len(students)])
-            terms["loss_ddf"] = ddf_loss(
-                students,
-                stack.edge_logits[stack.teacher],
-                spread,
-                stack.logits[0][stack.teacher].detach().amax(-1).sigmoid(),
-                matched,
-                self.temperature,
-                counts=shared if shared is not None else scored.counts.distilled,
-                ignored=scored.pairs.ignored,
-                rows=scored.counts.distilled,
-            )
-        return terms
+            return fgl_loss(stack.edge_logits.index_select(1, rows), *bins, iou, norm)
+        rows, numbers = scored.pairs.rows[:layers, agreed], scored.pairs.numbers[:layers, agreed]
+        bins = encode_targets(stack.initial_boxes[rows], scored.table.corners[numbers], weights, s)
+        picked = (logits[of_layer] for logits, of_layer in zip(stack.edge_logits, rows))
+        return torch.stack([fgl_loss(*one, norm) for one in zip(picked, *bins, iou)])
 
     def _wants(self, term: str) -> bool:
         return term in self.weight_dict

@@ -133,9 +133,9 @@ def ddf_loss(
 
     Args:
         student: (..., Q, 4, N + 1) edge logits.
-        teacher: (Q, 4, N + 1) edge logits of the deepest layer, detached here.
-        iou: (..., Q) overlap of the student's box with its truth, read where matched; detached here.
-        conf: (Q,) confidence of the deepest layer, read where not matched; detached here.
+        teacher: (Q, 4, N + 1) or (..., Q, 4, N + 1) edge logits, one for all students or one for each; detached here.
+        iou: (..., Q) weight where matched: overlap of the student's box with its truth; detached here.
+        conf: (Q,) or (..., Q) weight where not matched: confidence of the teacher; detached here.
         matched_mask: (Q,) bool; its dimensions (for example B, Q) are the ones that are averaged.
         temperature: T of both softmaxes; the loss is scaled by T^2.
         counts: numbers of matched and unmatched rows under the square roots, when not this call's own.
@@ -145,12 +145,57 @@ def ddf_loss(
     Returns: (...) the two means, mixed by the square roots of their counts. Exactly 0, with zero gradient, where the
         student equals the teacher bit for bit.
     """
-    student = student.float()
-    teacher = teacher.detach().float()
-    log_target = (teacher / temperature).log_softmax(-1)
-    log_ratio = log_target - (student / temperature).log_softmax(-1)
-    per_query = (log_target.exp() * log_ratio).sum((-2, -1)) * (temperature**2 / 4)  # KL, mean over the 4 edges
+    per_query = edge_kl(student, teacher, temperature)
     per_query = per_query * torch.where(matched_mask, iou.detach(), conf.detach())
+    loss = decoupled_mean(per_query, matched_mask, counts, ignored=ignored, rows=rows)
+    first = per_query.dim() - matched_mask.dim()
+    return loss.masked_fill((student == teacher.detach()).flatten(first).all(-1), 0)
+
+
+def edge_kl(student: Tensor, teacher: Tensor, temperature: float = 5.0) -> Tensor:
+    """T^2 KL(teacher || student) of edge distributions softened by T, averaged over the 4 edges.
+
+    Args:
+        student, teacher: (..., 4, N + 1) logits; the teacher is detached here and may lack leading dimensions.
+
+    Returns: (...) at least 0.
+    """
+    log_target = (teacher.detach().float() / temperature).log_softmax(-1)
+    log_ratio = log_target - (student.float() / temperature).log_softmax(-1)
+    return (log_target.exp() * log_ratio).sum((-2, -1)) * (temperature**2 / 4)
+
+
+def class_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(teacher || student) of independent sigmoid scores, summed over classes (spec self_distillation 4.1).
+
+    Args:
+        student, teacher: (..., C) logits; the teacher is detached here.
+
+    Returns: (...) at least 0; finite for any finite logits.
+    """
+    teacher = teacher.detach().float() / temperature
+    student = student.float() / temperature
+    yes = F.logsigmoid(teacher) - F.logsigmoid(student)
+    no = F.logsigmoid(-teacher) - F.logsigmoid(-student)
+    return (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).sum(-1) * temperature**2
+
+
+def decoupled_mean(
+    per_query: Tensor,
+    matched_mask: Tensor,
+    counts: tuple[Number, Number] | None = None,
+    *,
+    ignored: Tensor | None = None,
+    rows: tuple[Number, Number] | None = None,
+) -> Tensor:
+    """Mean over matched and mean over unmatched queries, mixed by the square roots of their counts.
+
+    Args:
+        per_query: (..., Q) weighted values.
+        matched_mask, counts, ignored, rows: see :func:`ddf_loss`.
+
+    Returns: (...) ; 0 without any query.
+    """
     unmatched_mask = ~matched_mask if ignored is None else ~(matched_mask | ignored)
     first = per_query.dim() - matched_mask.dim()
     masks = torch.stack((matched_mask, unmatched_mask)).flatten(1).float()  # (2, Q)
@@ -159,8 +204,7 @@ def ddf_loss(
     own = masks.sum(-1)
     means = sums / (own if rows is None else _pair(rows, own)).clamp(min=_NO_ROWS)
     shares = (own if counts is None else _pair(counts, own)).sqrt()
-    loss = (means * shares).sum(-1) / shares.sum().clamp(min=_NO_ROWS)
-    return loss.masked_fill((student == teacher).flatten(first).all(-1), 0)
+    return (means * shares).sum(-1) / shares.sum().clamp(min=_NO_ROWS)
 
 
 def _pair(values: tuple[Number, Number], like: Tensor) -> Tensor:

@@ -32,9 +32,10 @@ class Pairs:
     own: slice
     """Columns that a set matched itself: class loss."""
     agreed: slice
-    """Columns on which all sets agree (their union, or fixed pairs): box losses; equal in every set."""
-    ignored: Tensor | None = None
-    """(B * Q,) bool, rows that are no distillation rows at all."""
+    """Columns of the box losses: those on which all sets agree (their union, or fixed pairs; equal in every set), or
+    ``own`` again where each set is scored on its own matches."""
+    padding: Tensor | None = None
+    """(B * Q,) bool, rows that only fill up the batch; None where there are none."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,16 @@ class Counts:
     """Pairs of the class loss, at least 1 (``num_boxes``)."""
     agreed: Tensor
     """Pairs of the box losses, at least 1 (``num_boxes_go``)."""
-    distilled: tuple[Tensor, Tensor]
-    """Queries with and without a box in ``agreed``."""
+    matched: Tensor
+    """Queries with a box in ``agreed``."""
+    unmatched: Tensor
+    """All other queries, padding too."""
+    padding: Tensor
+    """Queries that only fill up the batch."""
+
+    def distilled(self, dn_padding: DnPadding) -> tuple[Tensor, Tensor]:
+        """Matched and unmatched queries of a distillation that does, or does not, include padding."""
+        return self.matched, self.unmatched if dn_padding == "include" else self.unmatched - self.padding
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ def pair_up(
     stack: SetStack,
     groups: Sequence[tuple[SetStack, GroupOutput]],
     table: TargetTable,
-    dn_padding: DnPadding,
+    *,
+    united: bool = True,
 ) -> list[tuple[Pairs, Counts]]:
     """Pairs and counts of the matching queries, then of every extra group.
 
@@ -89,38 +99,40 @@ def pair_up(
         matched: rows and target numbers (S, M) from the matcher, on the host.
         stack, groups: the prediction sets.
         table: the batch's targets.
-        dn_padding: whether padded slots of a group are unmatched rows of the distillation.
+        united: whether the sets' boxes are scored on the union of all matches; else each set's on its own.
     """
     rows, numbers = matched
-    union_rows, union_numbers = vote(rows, numbers)
-    spread = (len(stack), len(union_rows))
-    all_rows = np.concatenate((rows, np.broadcast_to(union_rows, spread)), 1)
-    all_numbers = np.concatenate((numbers, np.broadcast_to(union_numbers, spread)), 1)
-    sizes = [len(table), len(union_rows), stack.rows - len(union_rows)]
+    own = rows.shape[1]
+    all_rows, all_numbers, boxed, agreed = rows, numbers, own, len(table)
+    if united:
+        union_rows, union_numbers = vote(rows, numbers)
+        spread = (len(stack), len(union_rows))
+        all_rows = np.concatenate((rows, np.broadcast_to(union_rows, spread)), 1)
+        all_numbers = np.concatenate((numbers, np.broadcast_to(union_numbers, spread)), 1)
+        boxed = agreed = len(union_rows)
+    sizes = [len(table), agreed, boxed, stack.rows - boxed]
     for one, group in groups:
         fixed = group.group.repeats * len(table)
-        sizes += [fixed, fixed, one.rows - fixed]
+        sizes += [fixed, fixed, fixed, one.rows - fixed]
     flat = np.concatenate((all_rows.ravel(), all_numbers.ravel(), np.array(sizes, dtype=np.int64)))
     packed = to_device(flat, stack.boxes.device)  # the one copy back to the device
     on_device = packed[: 2 * all_rows.size].view(2, *all_rows.shape)
-    own = rows.shape[1]
-    pairs = [Pairs(on_device[0], on_device[1], slice(0, own), slice(own, None))]
-    pairs += [fixed_pairs(one, group, table, dn_padding) for one, group in groups]
+    scored = slice(own, None) if united else slice(0, own)
+    pairs = [Pairs(on_device[0], on_device[1], slice(0, own), scored)]
+    pairs += [fixed_pairs(one, group, table) for one, group in groups]
     return list(zip(pairs, _average(packed[2 * all_rows.size :].float(), pairs)))
 
 
 def _average(sizes: Tensor, pairs: Sequence[Pairs]) -> list[Counts]:
-    """Counts of every group from their local sizes (3 each), in one small all-reduce."""
-    local = sizes.view(-1, 3)
-    nothing = local.new_zeros(())
-    ignored = torch.stack([nothing if one.ignored is None else one.ignored.sum().float() for one in pairs])
-    local = torch.stack((local[:, 0], local[:, 1], local[:, 2] - ignored), 1)
-    average = dist.mean(local)
-    at_least_one = average.clamp(min=1)
-    return [Counts(at_least_one[i, 0], at_least_one[i, 1], (average[i, 1], average[i, 2])) for i in range(len(pairs))]
+    """Counts of every group from their local sizes (4 each), in one small all-reduce."""
+    nothing = sizes.new_zeros(())
+    padding = torch.stack([nothing if one.padding is None else one.padding.sum().float() for one in pairs])
+    average = dist.mean(torch.cat((sizes.view(-1, 4), padding[:, None]), 1))
+    norms, queries = average.split((2, 3), 1)
+    return [Counts(*row.unbind()) for row in torch.cat((norms.clamp(min=1), queries), 1).unbind()]
 
 
-def fixed_pairs(stack: SetStack, group: GroupOutput, table: TargetTable, dn_padding: DnPadding) -> Pairs:
+def fixed_pairs(stack: SetStack, group: GroupOutput, table: TargetTable) -> Pairs:
     """Pairs of a group that knows its targets, without asking the device how many there are.
 
     Raises:
@@ -139,8 +151,6 @@ def fixed_pairs(stack: SetStack, group: GroupOutput, table: TargetTable, dn_padd
     # a stable sort puts the assigned rows first; their number is known, so nothing waits for the device
     rows = (assigned < 0).int().argsort(stable=True)[:count]
     numbers = assigned[rows] + table.first[rows // max(stack.queries, 1)]
-    ignored = None
-    if dn_padding == "exclude" and query_group.padding is not None:
-        ignored = query_group.padding.flatten()
+    padding = None if query_group.padding is None else query_group.padding.flatten()
     everything = slice(0, None)
-    return Pairs(rows.expand(len(stack), -1), numbers.expand(len(stack), -1), everything, everything, ignored)
+    return Pairs(rows.expand(len(stack), -1), numbers.expand(len(stack), -1), everything, everything, padding)

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .capture import AttentionRecorder
+
 
 class QuerySelfAttention(nn.Module):
     """Multi-head attention of queries among themselves; the positions enter queries and keys, never the values.
 
-    The attention matrix is never materialised: everything goes through ``scaled_dot_product_attention``.
+    The attention matrix is not materialised, unless a recorder asks for it: everything goes through
+    ``scaled_dot_product_attention``.
 
     Args:
         dim: channels D, divisible by ``num_heads``.
@@ -20,7 +23,7 @@ class QuerySelfAttention(nn.Module):
         dropout: probability of dropping an attention weight in training.
 
     Shapes: content and position (B, Q, D), ``allowed`` bool, True = may be read, (Q, Q) or anything that broadcasts to
-    (B, heads, Q, Q), or None for all -> (B, Q, D).
+    (B, heads, Q, Q), or None for all -> (B, Q, D). ``record`` collects what is attended to, see ``nn.capture``.
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
@@ -33,16 +36,35 @@ class QuerySelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, content: Tensor, position: Tensor, allowed: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        allowed: Tensor | None = None,
+        record: AttentionRecorder | None = None,
+    ) -> Tensor:
         dim = content.shape[-1]
         placed = F.linear(content + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
         value = F.linear(content, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
-        query, key = placed.chunk(2, dim=-1)
-        dropout = self.dropout if self.training else 0.0
-        heads = F.scaled_dot_product_attention(
-            self._split(query), self._split(key), self._split(value), attn_mask=allowed, dropout_p=dropout
-        )  # (B, heads, Q, D / heads)
+        query, key, value = (self._split(one) for one in (*placed.chunk(2, dim=-1), value))
+        if record is not None and record.materialise:
+            heads = self._materialised(query, key, value, allowed, record)
+        else:
+            if record is not None:
+                record.add_self_attention(query, key)
+            dropout = self.dropout if self.training else 0.0
+            heads = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
+
+    def _materialised(
+        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, record: AttentionRecorder
+    ) -> Tensor:
+        """As ``scaled_dot_product_attention``, by way of the map; all (B, heads, Q, D / heads)."""
+        scores = query @ key.mT * query.shape[-1] ** -0.5  # (B, heads, Q, Q)
+        record.add_self_attention(query, key, scores)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, -torch.inf)
+        return F.dropout(scores.softmax(dim=-1), self.dropout, self.training) @ value
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q, D / heads)

@@ -17,28 +17,40 @@ from .padding import Padding, cleared
 class CSPBlock(nn.Module):
     """Cross-stage partial block: one branch through RepVGG blocks, one straight, added (not concatenated).
 
-    Wang et al., CSPNet, arXiv:1911.11929; spec/dfine.md section 3.
+    Wang et al., CSPNet, arXiv:1911.11929; spec/dfine.md section 3, spec/detr_family.md section 3.3.
 
     Args:
         in_channels, out_channels: channels of the input and output map.
         num_blocks: RepVGG blocks of the deep branch, 0 or more.
+        hidden_channels: channels of both branches; None for out_channels. Where the two differ, a last 1x1 convolution
+            brings the sum to out_channels.
         act: activation of every part.
 
     Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, *, act: str = "silu") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int,
+        *,
+        hidden_channels: int | None = None,
+        act: str = "silu",
+    ) -> None:
         super().__init__()
-        self.conv1 = ConvNormAct(in_channels, out_channels, act=act)
-        self.conv2 = ConvNormAct(in_channels, out_channels, act=act)
-        self.bottlenecks = nn.Sequential(*(RepVGG(out_channels, act=act) for _ in range(num_blocks)))
+        hidden = out_channels if hidden_channels is None else hidden_channels
+        self.conv1 = ConvNormAct(in_channels, hidden, act=act)
+        self.conv2 = ConvNormAct(in_channels, hidden, act=act)
+        self.bottlenecks = nn.Sequential(*(RepVGG(hidden, act=act) for _ in range(num_blocks)))
+        self.conv3 = nn.Identity() if hidden == out_channels else ConvNormAct(hidden, out_channels, act=act)
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         deep = self.conv1(maps)
         for block in self.bottlenecks:
             deep = block(cleared(deep, padding))
-        return deep + self.conv2(maps)
+        return self.conv3(deep + self.conv2(maps))
 
 
 class AggregationBlock(nn.Module):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Target gating: what replaces the residual sum after cross-attention (D-FINE, arXiv 2410.13842)."""
+"""What joins a query and what it read: D-FINE's target gating (arXiv 2410.13842), or the residual sum before it."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ class TargetGate(nn.Module):
     def forward(self, queries: Tensor, update: Tensor) -> Tensor:
         keep, take = self.gate(torch.cat((queries, update), dim=-1)).sigmoid().chunk(2, dim=-1)
         return self.norm(keep * queries + take * update)
+
+
+class ResidualNorm(nn.LayerNorm):
+    """Residual sum of a query and what it read from the image, then layer norm: LN(x1 + x2).
+
+    Args:
+        dim: channels D.
+
+    Shapes: queries (..., D) and update (..., D) -> (..., D).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+
+    def forward(self, queries: Tensor, update: Tensor) -> Tensor:  # type: ignore[override]  # a sum has two parts
+        return super().forward(queries + update)

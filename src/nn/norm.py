@@ -53,6 +53,52 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{self.num_features}, eps={self.eps}"
 
 
+class _FrozenNormAct2d(FrozenBatchNorm2d):
+    """The same behind which the layer itself activates, as timm's ``BatchNormAct2d`` does."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(maps)))
+
+
+def freeze_batch_norms(network: nn.Module) -> int:
+    """Replace every batch norm inside a network by one whose statistics and affine map are constants.
+
+    Names in the state dict stay (``num_batches_tracked`` goes), values too; timm's norms that activate keep their
+    activation.
+
+    Args:
+        network: changed in place.
+
+    Returns: number of norms replaced; 0 where the network has none.
+    """
+    replaced = 0
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(network, name, _frozen(child))
+            replaced += 1
+        else:
+            replaced += freeze_batch_norms(child)
+    return replaced
+
+
+def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
+    children = dict(norm.named_children())
+    if type(norm) is not nn.BatchNorm2d and set(children) != {"drop", "act"}:
+        raise ValueError(f"a {type(norm).__name__} cannot be frozen: leave freeze_norm out")
+    if norm.running_mean is None or norm.running_var is None or norm.weight is None:
+        raise ValueError("a batch norm without statistics or without weights cannot be frozen: leave freeze_norm out")
+    kind = _FrozenNormAct2d if children else FrozenBatchNorm2d
+    frozen = kind(norm.num_features, eps=norm.eps)
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        setattr(frozen, key, getattr(norm, key).detach().clone())
+    for key, child in children.items():
+        setattr(frozen, key, child)
+    return frozen.train(norm.training)
+
+
 def _drop_batch_counter(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     # load_state_dict passes its own copy of the dictionary, so the caller's stays whole
     state.pop(prefix + "num_batches_tracked", None)

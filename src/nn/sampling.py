@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_ROUNDING = 1e-3
+from .capture import AttentionRecorder
+
+CELL_ROUNDING = 1e-3
 """Of a cell: an image that reaches less than this into a cell is not read there."""
 
 
@@ -40,7 +42,7 @@ def sample_nearest(values: Tensor, locations: Tensor, extent: Tensor | None = No
     if extent is not None:
         spans = extent[:, :, None, None].unbind(1)  # (B, 1, 1) twice
         column, row = (
-            torch.minimum(cells, (span * side - _ROUNDING).ceil().long() - 1)
+            torch.minimum(cells, (span * side - CELL_ROUNDING).ceil().long() - 1)
             for cells, span, side in zip((column, row), spans, (width, height))
         )
     cell = (row * width + column).flatten(1)  # (B, Q*P)
@@ -74,7 +76,7 @@ class DeformableAttention(nn.Module):
 
     Shapes: queries (B, Q, D), references (B, Q, 4) cxcywh in [0, 1], values per level (B, D, H, W) -> (B, Q, D).
     With ``extent`` (B, levels, 2), the fraction of each map's width and height that the image spans, references are
-    fractions of the image; without it of the map.
+    fractions of the image; without it of the map. ``record`` collects the weights' logits, see ``nn.capture``.
     """
 
     num_points_scale: Tensor
@@ -111,9 +113,17 @@ class DeformableAttention(nn.Module):
             self.sampling_offsets.bias.copy_((direction[:, None] * step[:, None]).flatten())
 
     def forward(
-        self, queries: Tensor, references: Tensor, values: Sequence[Tensor], extent: Tensor | None = None
+        self,
+        queries: Tensor,
+        references: Tensor,
+        values: Sequence[Tensor],
+        extent: Tensor | None = None,
+        record: AttentionRecorder | None = None,
     ) -> Tensor:
-        locations, weights = self._plan(queries, references, extent)
+        logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
+        if record is not None:
+            record.add_points(logits, self.num_points)
+        locations, weights = self._plan(queries, logits, references, extent)
         reads = []
         spans = [None] * len(values) if extent is None else extent.repeat_interleave(self.num_heads, dim=0).unbind(1)
         for value, location, weight, span in zip(
@@ -124,9 +134,11 @@ class DeformableAttention(nn.Module):
         update = sum(reads[1:], start=reads[0])
         return update.unflatten(0, (-1, self.num_heads)).flatten(1, 2).transpose(1, 2)
 
-    def _plan(self, queries: Tensor, references: Tensor, extent: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _plan(
+        self, queries: Tensor, logits: Tensor, references: Tensor, extent: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Where to read, (B*heads, Q, P, 2) fractions of the map, and with what weight, (B*heads, 1, Q, P)."""
-        weights = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+        weights = logits.softmax(dim=-1)
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))  # (B, Q, heads, P, 2)
         centre, size = references[:, :, None, None].split(2, dim=-1)
         locations = centre + offsets * self.num_points_scale[:, None] * size * 0.5

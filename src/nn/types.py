@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .capture import CapturedAttention
 
 Target = Mapping[str, Tensor]
 """Ground truth of one image: ``boxes`` (T, 4) cxcywh fractions of it, ``labels`` (T,) int64 in 0..C-1, and more."""
@@ -95,3 +98,5 @@ class DetectorOutput:
     memory_index: Tensor | None = None
     """(B, Q) int64 row of the flattened memory that each matching query came from; beyond its last row for queries of a
     padded batch that has fewer cells than queries."""
+    attention: CapturedAttention | None = None
+    """What the decoder layers attended to, where it was requested (``nn.capture``)."""

@@ -17,11 +17,12 @@ from torch import nn
 from ..core import dist
 from ..core.errors import ConfigError
 from ..core.registry import register
+from .layer_decay import split_by_stage
 from .patterns import Slip, find_slips
 
 logger = logging.getLogger(__name__)
 
-_NOT_PER_GROUP = frozenset({"self", "model", "params"})
+_NOT_PER_GROUP = frozenset({"self", "model", "params", "layer_decay"})
 
 
 def param_groups(
@@ -71,7 +72,10 @@ def param_groups(
 
 @register
 class AdamW(torch.optim.AdamW):
-    """``torch.optim.AdamW`` over the groups of :func:`param_groups`; the other arguments are torch's."""
+    """``torch.optim.AdamW`` over the groups of :func:`param_groups`; the other arguments are torch's.
+
+    ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
+    """
 
     def __init__(
         self,
@@ -85,9 +89,10 @@ class AdamW(torch.optim.AdamW):
         amsgrad: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__(
-            param_groups(model, params, _options_of(AdamW), {"lr": lr, "weight_decay": weight_decay}),
+            _groups(model, params, AdamW, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay),
             lr=lr,
             betas=_pair(betas),
             eps=eps,
@@ -100,7 +105,10 @@ class AdamW(torch.optim.AdamW):
 
 @register
 class Adam(torch.optim.Adam):
-    """``torch.optim.Adam`` over the groups of :func:`param_groups`; the other arguments are torch's."""
+    """``torch.optim.Adam`` over the groups of :func:`param_groups`; the other arguments are torch's.
+
+    ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
+    """
 
     def __init__(
         self,
@@ -114,9 +122,10 @@ class Adam(torch.optim.Adam):
         amsgrad: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__(
-            param_groups(model, params, _options_of(Adam), {"lr": lr, "weight_decay": weight_decay}),
+            _groups(model, params, Adam, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay),
             lr=lr,
             betas=_pair(betas),
             eps=eps,
@@ -129,7 +138,10 @@ class Adam(torch.optim.Adam):
 
 @register
 class SGD(torch.optim.SGD):
-    """``torch.optim.SGD`` over the groups of :func:`param_groups`; the other arguments are torch's."""
+    """``torch.optim.SGD`` over the groups of :func:`param_groups`; the other arguments are torch's.
+
+    ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
+    """
 
     def __init__(
         self,
@@ -143,9 +155,10 @@ class SGD(torch.optim.SGD):
         nesterov: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
+        layer_decay: float | None = None,
     ) -> None:
         super().__init__(
-            param_groups(model, params, _options_of(SGD), {"lr": lr, "weight_decay": weight_decay}),
+            _groups(model, params, SGD, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay),
             lr=lr,
             momentum=momentum,
             dampening=dampening,
@@ -154,6 +167,19 @@ class SGD(torch.optim.SGD):
             foreach=foreach,
             fused=fused,
         )
+
+
+def _groups(
+    model: nn.Module,
+    entries: Sequence[Mapping[str, Any]] | None,
+    optimizer: type,
+    *,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float | None,
+) -> list[dict[str, Any]]:
+    groups = param_groups(model, entries, _options_of(optimizer), {"lr": lr, "weight_decay": weight_decay})
+    return groups if layer_decay is None else split_by_stage(model, groups, layer_decay, lr)
 
 
 def _options_of(optimizer: type) -> list[str]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..core.errors import CheckpointError, ConfigError
 from ..core.registry import register
+from .thaw import Thaw
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class Schedule:
         warmup: linear warm-up on top; ``None`` for none.
         steps_per_epoch: optimizer steps per epoch, after accumulation.
         total_epochs: epochs of the whole run.
+        thaw: groups that rest at first; None for none.
 
     Raises:
         ConfigError: a length below 1, or two warm-ups at once.
@@ -159,6 +161,7 @@ class Schedule:
         *,
         steps_per_epoch: int,
         total_epochs: int,
+        thaw: Thaw | None = None,
     ) -> None:
         if steps_per_epoch < 1 or total_epochs < 1:
             raise ConfigError(
@@ -173,6 +176,7 @@ class Schedule:
             )
         self._optimizer = optimizer
         self._policy = policy
+        self._thaw = thaw if thaw is not None else Thaw(frozenset(), 0, 0)
         self._clock = Clock(steps_per_epoch, total_epochs, self._warmup.warmup_duration)
         self._base: Sequence[float] = [float(group["lr"]) for group in optimizer.param_groups]
         self.step = 0
@@ -181,7 +185,12 @@ class Schedule:
     @property
     def lr(self) -> list[float]:
         """Learning rate of every group for the upcoming step."""
-        return [self._lr_of(base) for base in self._base]
+        return [self._lr_of(group, base) for group, base in enumerate(self._base)]
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's optimizer steps that are done, in [0, 1]."""
+        return min(1.0, self.step / (self._clock.steps_per_epoch * self._clock.total_epochs))
 
     def advance(self) -> None:
         """Count one optimizer step and set the learning rates of the next."""
@@ -199,9 +208,9 @@ class Schedule:
         self.step = step
         self._write()
 
-    def _lr_of(self, base: float) -> float:
+    def _lr_of(self, group: int, base: float) -> float:
         value = base if self._policy is None else self._policy.lr(base, self.step, self._clock)
-        return value * self._warmup.factor(self.step)
+        return value * self._warmup.factor(self.step) * self._thaw.factor(group, self.step)
 
     def _write(self) -> None:
         for group, value in zip(self._optimizer.param_groups, self.lr):

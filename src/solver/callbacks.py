@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ..core import dist
 from ..core.errors import NonFiniteError
+from ..distill.context import DistillationContext
+from ..distill.diagnostics import Tallies
 from .train import StepReport, StopTraining
 from .writers import Writer
 
@@ -113,12 +115,27 @@ class StopSignal:
 
 
 class StepLog:
-    """Every ``every`` steps: mean losses since the last line to the log and the writers."""
+    """Every ``every`` steps: mean losses since the last line to the log and the writers, and diagnostics of that step.
 
-    def __init__(self, writers: Sequence[Writer], guard: NonFiniteGuard, every: int) -> None:
+    Args:
+        writers: get a record ``train`` and, where there are diagnostics, one of that name.
+        guard: asked before anything is written.
+        every: steps between lines.
+        diagnose: measures a step; called only where a line is due.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        guard: NonFiniteGuard,
+        every: int,
+        diagnose: Callable[[DistillationContext], Tallies] | None = None,
+    ) -> None:
         self._writers = writers
         self._guard = guard
         self._every = every
+        self._diagnose = diagnose
+        self._tallies: Tallies = {}
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._since = time.perf_counter()
@@ -133,14 +150,23 @@ class StepLog:
         """Whether a line is due after this step."""
         return step % self._every == 0
 
+    def watch(self, context: DistillationContext, step: int) -> None:
+        """Look at a step between its losses and its gradients; nothing is read from the device."""
+        if self._diagnose is not None and self.due(step):
+            self._tallies = self._diagnose(context)
+
     def line(self, report: StepReport, *, epoch: int, step: int, batch: int, batches: int) -> None:
         """Average over steps and ranks, read (one transfer), write one line, start over.
 
         Raises :class:`NonFiniteError` where a term is not finite. All ranks call this after the same step.
         """
-        sums = dist.mean(torch.stack(list(self._sums.values())))
+        seen = [part for tally in self._tallies.values() for part in tally]
+        numbers = dist.mean(torch.stack([*self._sums.values(), *seen]))
         self._guard.check()
-        means = dict(zip(self._sums, (sums / self._count).tolist()))
+        losses, tallies = numbers.split([len(self._sums), len(seen)])
+        read = torch.cat((losses / self._count, tallies)).tolist()
+        means = dict(zip(self._sums, read))
+        diagnostics = _ratios(list(self._tallies), read[len(means) :])
         seconds = (time.perf_counter() - self._since) / self._count
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
         loss = sum(means.values())
@@ -152,11 +178,19 @@ class StepLog:
         )  # fmt: skip
         for writer in self._writers:
             writer.write("train", step, values, epoch=epoch)
+            if diagnostics:
+                writer.write("diagnostics", step, diagnostics, epoch=epoch)
         self.restart()
 
     def restart(self) -> None:
         """Forget the sums and restart the clock (after a line, an evaluation or a save)."""
-        self._sums, self._count, self._since = {}, 0, time.perf_counter()
+        self._sums, self._tallies, self._count, self._since = {}, {}, 0, time.perf_counter()
+
+
+def _ratios(names: Sequence[str], read: Sequence[float]) -> dict[str, float]:
+    """Totals over counts, where there is something to count; JSON has no NaN."""
+    ratios = {name: total / count for name, total, count in zip(names, read[::2], read[1::2]) if count}
+    return {name: value for name, value in ratios.items() if math.isfinite(value)}
 
 
 class EpochListener:
@@ -179,6 +213,10 @@ class EpochListener:
         self.epoch, self.batches, self.batch, self.step = epoch, batches, first_batch, first_step
         self._guard, self._log, self._stop = guard, log, stop
         self._on_batch, self._save, self._save_every, self._saved = on_batch, save, save_every, first_step
+
+    def watch(self, context: DistillationContext) -> None:
+        """Called within the step that comes next to be reported."""
+        self._log.watch(context, self.step + 1)
 
     def __call__(self, report: StepReport) -> None:
         self.batch += 1

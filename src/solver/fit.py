@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,14 @@ from ..core import dist
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import load_weights
 from ..data.evaluate import EvalResult
+from ..distill.context import DistillationContext
+from ..distill.diagnostics import Diagnostics
+from ..distill.objective import Objective
 from ..nn.padding import content_sizes_of
+from ..optim.schedule import Schedule
 from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
 from .stages import judge
-from .train import StopTraining, train_one_epoch
+from .train import StepReport, StopTraining, train_one_epoch
 from .training import Training
 from .writers import JsonLines, ProgressBar, TensorBoard, Writer
 
@@ -54,11 +58,13 @@ class _Fit:
 
     def __init__(self, run: Training, writers: list[Writer], stop: StopSignal) -> None:
         self.run, self.writers, self.stop = run, writers, stop
+        run.freeze.apply(run.optim.schedule.step)
         self.model = _distribute(run)
         self.guard = NonFiniteGuard(
             active=run.settings.nonfinite == "stop", watch_gradient=run.optim.precision.name != "fp16"
         )
-        self.log = StepLog(writers, self.guard, run.settings.print_freq)
+        diagnose = Diagnostics(run.criterion.distillers) if run.settings.diagnostics else None
+        self.log = StepLog(writers, self.guard, run.settings.print_freq, diagnose)
 
     def epochs(self) -> EvalResult | None:
         """All epochs that are left; returns the last evaluation."""
@@ -88,6 +94,7 @@ class _Fit:
         loader.start_at(progress.batch)
         batches = len(loader)
         run.model.train()
+        self._thaw_if_due()
         run.optim.start_epoch(batches - progress.batch)
         bar = ProgressBar(batches, progress.batch, f"epoch {epoch}", enabled=dist.is_main())
         listener = EpochListener(
@@ -105,14 +112,30 @@ class _Fit:
         with ExitStack() as stack:
             stack.callback(bar.close)
             train_one_epoch(
-                partial(losses_of, self.model, run.criterion),
+                partial(self._losses, listener),
                 loader,
                 run.optim,
                 max_norm=run.settings.clip_max_norm,
-                window=partial(run.optim.sync_context, self.model),
-                on_step=listener,
+                window=lambda: run.optim.sync_context(self.model),
+                on_step=partial(self._after_step, listener),
             )
         progress.batch, progress.step = listener.batch, listener.step
+
+    def _losses(
+        self, listener: EpochListener, images: Tensor, targets: list[dict[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Named losses of a batch, by the model as it is wrapped now."""
+        run = self.run
+        return losses_of(self.model, run.criterion, run.optim.schedule, images, targets, watch=listener.watch)
+
+    def _after_step(self, listener: EpochListener, report: StepReport) -> None:
+        listener(report)
+        self._thaw_if_due()
+
+    def _thaw_if_due(self) -> None:
+        """Let rest what rests at this step; with other trainable parameters the model is wrapped anew."""
+        if self.run.freeze.apply(self.run.optim.schedule.step):
+            self.model = _distribute(self.run)
 
     def leave_if_asked(self) -> None:
         """Before an evaluation, which may outlast the patience of who sent the signal: save and stop."""
@@ -170,11 +193,25 @@ class _Fit:
 
 
 def losses_of(
-    model: nn.Module, criterion: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]
+    model: nn.Module,
+    objective: Objective,
+    schedule: Schedule,
+    images: Tensor,
+    targets: list[dict[str, Tensor]],
+    *,
+    watch: Callable[[DistillationContext], object] | None = None,
 ) -> Mapping[str, Tensor]:
-    """Forward pass and criterion: name -> weighted scalar."""
-    losses: Mapping[str, Tensor] = criterion(model(images, targets, **content_sizes_of(targets)), targets)
-    return losses
+    """Forward pass and objective: name -> weighted scalar.
+
+    Args:
+        watch: called with the matched step after the losses (diagnostics).
+    """
+    output = model(images, targets, **content_sizes_of(targets))
+    context = objective.context(output, targets, schedule.progress)
+    terms = objective.terms(context)
+    if watch is not None:
+        watch(context)
+    return terms
 
 
 def _distribute(run: Training) -> nn.Module:

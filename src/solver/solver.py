@@ -28,7 +28,7 @@ from .tuning import check_label_space
 logger = logging.getLogger(__name__)
 
 
-_BACKBONES = ("HGNetv2", "TimmBackbone", "DFINE.backbone", "model.backbone")
+_BACKBONES = ("HGNetv2", "PResNet", "TimmBackbone", "DFINE.backbone", "model.backbone")
 """Where a config describes a backbone: in a section of its own, or inline in the detector's."""
 _NO_FILE = {"pretrained": False, "weights": None}
 """Arguments that ask for a backbone's ImageNet file, and what says that none is wanted."""

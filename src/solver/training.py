@@ -19,6 +19,8 @@ from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import LoadReport, load_weights
 from ..data.loader import DataLoader
+from ..distill.objective import Objective
+from ..nn.capture import request_attention
 from ..nn.sync_norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import Precision
@@ -26,6 +28,8 @@ from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
 from .folder import RunFolder, checkpoint_file
+from .freeze import Freeze
+from .objective import build_objective
 from .progress import Progress
 from .solver import Evaluation
 from .stages import StagePlan
@@ -55,7 +59,9 @@ class Training(Evaluation):
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
-        self.criterion: nn.Module = config.build("criterion").to(self.device)
+        self.criterion: Objective = build_objective(config, self.model).to(self.device)
+        if self.criterion.captures:
+            request_attention(self.model, self.criterion.captures)
         self.plan = StagePlan(self.train_loader.collate_fn.stop_epoch, self.train_loader.collate_fn.ema_restart_decay)
         self.optim = self._build_optim()
         self.base_decay = self.optim.ema.decay
@@ -72,6 +78,8 @@ class Training(Evaluation):
             parameters / 1e6, self.device, self.optim.precision.name, len(self.train_loader.dataset),
             len(self.val_loader.dataset), self.label_space.describe(), self.settings.epoches, len(self.train_loader),
         )  # fmt: skip
+        if self.settings.resume is None and self.settings.tuning is None:
+            _say_what_it_starts_from(getattr(self.model, "backbone", None))
 
     def _build_optim(self) -> Optim:
         settings, config = self.settings, self.config
@@ -80,12 +88,15 @@ class Training(Evaluation):
             logger.warning("use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
         scaler = config.build("scaler", device=self.device.type) if name == "fp16" and config.get("scaler") else None
         optimizer = config.build("optimizer", model=self.model)
+        steps_per_epoch = math.ceil(len(self.train_loader) / settings.accumulate_steps)
+        self.freeze = Freeze(self.model, settings.freeze, steps_per_epoch, config.origins.get("freeze"))
         schedule = Schedule(
             optimizer,
             config.build("lr_scheduler") if config.get("lr_scheduler") else None,
             config.build("lr_warmup_scheduler") if config.get("lr_warmup_scheduler") else None,
-            steps_per_epoch=math.ceil(len(self.train_loader) / settings.accumulate_steps),
+            steps_per_epoch=steps_per_epoch,
             total_epochs=settings.epoches,
+            thaw=self.freeze.thaw(optimizer),
         )
         return Optim(
             optimizer,
@@ -241,6 +252,22 @@ class Training(Evaluation):
 
 _GROUP_OPTIONS = ("weight_decay", "betas", "eps", "momentum", "amsgrad", "nesterov", "dampening")
 """What a parameter group says beside its learning rate, which the schedule writes."""
+
+
+def _say_what_it_starts_from(backbone: nn.Module | None) -> None:
+    """Random weights that nobody asked for are pointed out."""
+    if backbone is None or not dist.is_main():
+        return
+    name: str = type(backbone).__name__
+    source: str | None = getattr(backbone, "starts_from", "weights it does not tell of")
+    if source is not None:
+        logger.info("the backbone (%s) starts from %s", name, source)
+        return
+    logger.warning(
+        "the backbone (%s) starts from random weights, because its section says nothing else: give ImageNet weights "
+        "(pretrained, or weights), start the model from a checkpoint (-t), or write pretrained: False if this is meant",
+        name,
+    )
 
 
 def _continues_in(folder: RunFolder, resume: str | None) -> bool:

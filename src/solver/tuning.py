@@ -62,7 +62,7 @@ def saved_label_space(file: Path, content: Mapping[str, Any]) -> LabelSpace | No
         return LabelSpace.from_dict(saved)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: its label_space cannot be read ({error}): it must hold names and as many ascending category_ids; "
+            f"{file}: its label_space cannot be read ({error}): it must hold names and as many unique category_ids; "
             "keep only the weights (torch.save of the state dict), and say the names with tuning_classes"
         ) from error
 
@@ -176,7 +176,7 @@ class _Mapping:
     def _given_names(self, given: LabelSpace, count: int) -> tuple[str, ...]:
         if len(given) == count:
             return given.names
-        if given.category_ids[-1] + 1 == count:
+        if max(given.category_ids) + 1 == count:
             # The official habit: category ids are labels, and ids that no class has are rows that nothing trained.
             return given.with_unused_ids().names
         fitting = _lists_of(count)

@@ -25,7 +25,7 @@ class Writer(Protocol):
     """A sink for scalars."""
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
-        """Record ``values`` of one ``kind`` (train or val) at an optimiser step."""
+        """Record ``values`` of one ``kind`` (train, diagnostics or val) at an optimiser step."""
         ...
 
     def close(self) -> None:

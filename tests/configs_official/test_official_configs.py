@@ -16,6 +16,7 @@ import isdfine
 from golden_cases import load_json
 from isdfine.core.errors import CheckpointError
 from isdfine.core.registry import REGISTRY
+from isdfine.solver.objective import build_objective
 from official_values import RANDOM_START, Calls, built_values, calls, differences, table, write_data
 
 __all__ = ["calls"]
@@ -244,10 +245,11 @@ def test_a_tree_dropped_beside_ours_trains(tmp_path: Path) -> None:
     ]
     path = tmp_path / "official" / "dfine" / "custom" / "dfine_hgnetv2_n_custom.yml"
     config = isdfine.load_config(path, overrides)
-    model, criterion = config.build("model"), config.build("criterion")
+    model = config.build("model")
+    objective = build_objective(config, model)
     optimizer, ema = config.build("optimizer", model=model), config.build("ema", model=model)
     images, targets = next(iter(config.build("train_dataloader")))
-    losses = criterion(model(images, targets), targets)
+    losses = objective(model(images, targets), targets)
     sum(losses.values()).backward()
     optimizer.step()
     ema.update()

@@ -105,7 +105,7 @@ def test_a_card_of_other_weights_is_refused(weights: Path) -> None:
         ({"label_space": {"names": ["a", 1], "category_ids": [1, 2]}}, "names must be a list of texts"),
         ({"label_space": {"names": ["a"], "category_ids": ["1"]}}, "category_ids must be a list of whole numbers"),
         ({"label_space": {"names": ["a"], "category_ids": [1, 2]}}, "1 names for 2 category_ids"),
-        ({"label_space": {"names": ["a", "b"], "category_ids": [2, 1]}}, "not ascending and unique"),
+        ({"label_space": {"names": ["a", "b"], "category_ids": [2, 2]}}, "category_ids are not unique: give every"),
     ],
 )
 def test_wrong_entries_are_named(weights: Path, changes: dict[str, Any], message: str) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from golden_cases import load_golden
+from isdfine.distill.go_lsd import GOLSD
+from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup
@@ -33,6 +35,14 @@ def official_criterion(num_classes: int, reg_max: int, **options: Any) -> DFINEC
     """With the published weights."""
     given = {"weight_dict": WEIGHTS, "losses": ["vfl", "boxes", "local"], "alpha": 0.75, **options}
     return DFINECriterion(official_matcher(), num_classes=num_classes, reg_max=reg_max, **given)
+
+
+def official_objective(
+    num_classes: int, reg_max: int, *, go_lsd: dict[str, Any] | None = None, **options: Any
+) -> Objective:
+    """The criterion with GO-LSD wherever the losses ask for it; ``go_lsd`` changes its options."""
+    criterion = official_criterion(num_classes, reg_max, **options)
+    return Objective(criterion, None if go_lsd is None else [GOLSD(**go_lsd)])
 
 
 def dn_group(assigned: Tensor, repeats: int, padding: Tensor) -> QueryGroup:

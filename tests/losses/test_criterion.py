@@ -11,7 +11,7 @@ from isdfine.core import dist
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import union_match
 from isdfine.nn.types import Predictions
-from losses.cases import GOLDEN, WEIGHTS, golden_case, images_of, official_criterion, random_case
+from losses.cases import GOLDEN, WEIGHTS, golden_case, images_of, official_criterion, official_objective, random_case
 from losses.reference import Objective
 
 BATCHES = [
@@ -25,7 +25,8 @@ BATCHES = [
 
 
 def score(case, **options):
-    return official_criterion(case.num_classes, case.reg_max, **options)(case.output, case.targets)
+    """All losses of a step with the official distillation."""
+    return official_objective(case.num_classes, case.reg_max, **options)(case.output, case.targets)
 
 
 def gradients(case, losses):
@@ -134,7 +135,7 @@ def test_padded_slots_and_own_counts_change_only_ddf_of_the_group():
     case = random_case(5, counts=(1, 4), dn_groups=2)
     plain = score(case)
     for options in ({"dn_padding": "exclude"}, {"dn_counts": "own"}):
-        changed = {name for name, value in score(case, **options).items() if value != plain[name]}
+        changed = {name for name, value in score(case, go_lsd=options).items() if value != plain[name]}
         assert changed == {"loss_ddf_dn_0", "loss_ddf_dn_1"}
 
 
@@ -148,7 +149,7 @@ def test_a_batch_is_scored_image_by_image_when_norms_agree():
 
 
 @pytest.mark.parametrize("counts", [(3, 5), (0, 4), (11, 2)])
-@pytest.mark.parametrize("options", [{}, {"dn_padding": "exclude", "dn_counts": "own"}])
+@pytest.mark.parametrize("options", [{}, {"go_lsd": {"dn_padding": "exclude", "dn_counts": "own"}}])
 def test_the_mean_over_ranks_equals_one_process(monkeypatch, counts, options):
     case = random_case(7, counts=counts, dn_groups=2 if max(counts) else 0)
     whole = score(case, **options)
@@ -290,10 +291,6 @@ def test_options_that_contradict_each_other_are_refused():
         build(losses=["vfl", "boxes"], weight_dict={"loss_vfl": 1.0})
     with pytest.raises(ValueError, match="boxes_weight_format: 'ciou' is none of None, 'iou', 'giou'"):
         build(boxes_weight_format="ciou")
-    with pytest.raises(ValueError, match="dn_padding: 'no' is none of 'include', 'exclude'"):
-        build(dn_padding="no")
-    with pytest.raises(ValueError, match="dn_counts: 'no' is none of 'shared', 'own'"):
-        build(dn_counts="no")
 
 
 def test_outputs_that_do_not_fit_are_refused():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from golden_cases import load_golden
-from isdfine.losses.functions import ddf_loss, fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
+from isdfine.losses.functions import class_kl, ddf_loss, edge_kl, fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
 from isdfine.nn.edges import encode_targets, weighting
 
@@ -114,6 +114,47 @@ def test_ddf_check_numbers(temperature, expected):
         temperature,
     )
     assert abs(value.item() - expected) < 2e-5
+
+
+def test_edge_kl_check_numbers():
+    """At T = 5 before the factor T^2, averaged over edges."""
+    teacher = -0.5 * ((BINS - 18) / 2) ** 2
+    value = edge_kl(BELL.expand(2, 4, 33), teacher.expand(4, 33), 5.0)
+    assert value.shape == (2,)
+    assert abs(value[0].item() / 25 - 0.0994986) < 1e-6
+    bell = BELL.expand(4, 33)
+    assert edge_kl(bell, bell + 3.0).item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.110944), (2.0, 0.121199)])
+def test_class_kl_check_numbers(temperature, expected):
+    value = class_kl(torch.zeros(1), torch.ones(1), temperature)
+    assert abs(value.item() - expected) < 2e-6
+    assert class_kl(torch.zeros(3), torch.ones(3), temperature).item() == pytest.approx(3 * expected, rel=1e-5)
+
+
+def test_class_kl_is_finite_zero_when_equal_and_leaves_the_teacher_alone():
+    logits = torch.tensor([[200.0, -200.0, 0.3], [1.0, 2.0, -3.0]], requires_grad=True)
+    assert torch.equal(class_kl(logits, logits), torch.zeros(2))
+    teacher = (-logits.detach()).requires_grad_()
+    value = class_kl(logits, teacher).sum()
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(logits.grad).all()
+    assert teacher.grad is None
+    p, q = teacher.detach()[1].double().sigmoid(), logits.detach()[1].double().sigmoid()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum()
+    assert class_kl(logits, teacher)[1].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_every_student_may_have_a_teacher_of_its_own():
+    student, teacher, iou, conf, matched = ddf_inputs()
+    students, teachers = torch.stack((student, 2 * student)), torch.stack((teacher, teacher.flip(0)))
+    ious, confs = torch.stack((iou, iou.flip(0))), torch.stack((conf, conf.flip(0)))
+    stacked = ddf_loss(students, teachers, ious, confs, matched)
+    for index in range(2):
+        single = ddf_loss(students[index], teachers[index], ious[index], confs[index], matched)
+        torch.testing.assert_close(stacked[index], single)
 
 
 def ddf_inputs(queries=6):

@@ -5,6 +5,7 @@
 import pytest
 
 from golden_cases import fill, load_json, training_case
+from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher, union_match
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
@@ -35,7 +36,7 @@ def train_step(name, monkeypatch):
     model, criterion = build(meta["variant"], meta["num_denoising"])
     model = fill.fill_module(model).train()
     output = model(images, targets)
-    losses = criterion(output, targets)
+    losses = Objective(criterion)(output, targets)
     sum(losses.values()).backward()
     return model, criterion, output, targets, losses, arrays, meta
 

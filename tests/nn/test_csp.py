@@ -15,6 +15,15 @@ def test_csp_adds_its_branches() -> None:
     maps = torch.randn(1, 4, 5, 6)
     torch.testing.assert_close(block(maps), block.bottlenecks(block.conv1(maps)) + block.conv2(maps))
     assert CSPBlock(4, 6, 0)(torch.randn(2, 4, 5, 6)).shape == (2, 6, 5, 6)
+    assert not [key for key in block.state_dict() if key.startswith("conv3")]
+
+
+def test_a_csp_of_another_width_ends_with_a_convolution() -> None:
+    block = CSPBlock(4, 6, 1, hidden_channels=3).eval()
+    maps = torch.randn(1, 4, 5, 6)
+    summed = block.bottlenecks(block.conv1(maps)) + block.conv2(maps)
+    assert summed.shape == (1, 3, 5, 6)
+    torch.testing.assert_close(block(maps), block.conv3(summed))
 
 
 def test_aggregation_reads_both_halves_and_both_stages() -> None:
@@ -31,7 +40,9 @@ def test_down_sample_halves() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("block", [CSPBlock(8, 4, 2), AggregationBlock(8, 4, 6, 1), DownSample(8)])
+@pytest.mark.parametrize(
+    "block", [CSPBlock(8, 4, 2), CSPBlock(8, 4, 1, hidden_channels=6), AggregationBlock(8, 4, 6, 1), DownSample(8)]
+)
 @pytest.mark.parametrize("size", [(25, 38), (32, 64)])  # the second fills the first canvas
 def test_the_content_does_not_see_how_much_padding_there_is(
     block: nn.Module, fused: bool, size: tuple[int, int]

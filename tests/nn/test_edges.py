@@ -100,6 +100,25 @@ def test_targets_worked_out_by_hand():
     torch.testing.assert_close(right_weight, torch.tensor([0.471990, 0.943979] * 2), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("truth", "offsets"),
+    [
+        ((0.28, 0.41, 0.74, 0.60), (0.2, -0.2, 0.4, 0.0)),  # the last lies on a bin: only the mixed value is certain
+        ((0.0, 0.0, 1.0, 1.0), (3.0, 4.0, 3.0, 4.0)),  # beyond the last bin, whose offset is 2as = 4
+        ((0.49, 0.49, 0.51, 0.51), (-1.9, -1.8, -1.9, -1.8)),
+        ((0.27, 0.5, 0.5, 0.5), (0.3, -2.0, -2.0, -2.0)),
+    ],
+)
+def test_targets_mix_to_the_offsets_worked_out_by_hand(truth, offsets):
+    weights = weighting(32, 0.5, 4)
+    mixed = decode_target(*encode_targets(B0, torch.tensor(truth), weights, 4), weights)
+    torch.testing.assert_close(mixed, torch.tensor(offsets), atol=1e-5, rtol=0)
+    if max(offsets) < 4:
+        torch.testing.assert_close(
+            distance_to_box(B0, mixed, 4), xyxy_to_cxcywh(torch.tensor(truth)), atol=1e-6, rtol=0
+        )
+
+
 def test_zero_logits_return_the_initial_box():
     for s in (4, 8):
         torch.testing.assert_close(decode_corners(B0, torch.zeros(4, 33), weighting(32, 0.5, s), s), B0)

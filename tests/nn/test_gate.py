@@ -3,7 +3,7 @@
 import torch
 
 from golden_cases import fill, load_golden
-from isdfine.nn.gate import TargetGate
+from isdfine.nn.gate import ResidualNorm, TargetGate
 
 
 def test_golden() -> None:
@@ -23,3 +23,12 @@ def test_starts_as_normalised_mean() -> None:
     gate = TargetGate(8)
     queries, update = torch.randn(2, 3, 4, 8)
     torch.testing.assert_close(gate(queries, update), gate.norm((queries + update) / 2))
+
+
+def test_residual_is_the_norm_of_the_sum() -> None:
+    torch.manual_seed(0)
+    merge = ResidualNorm(8)
+    queries, update = torch.randn(2, 2, 3, 8)
+    want = torch.nn.functional.layer_norm(queries + update, (8,))
+    torch.testing.assert_close(merge(queries, update), want)
+    assert list(merge.state_dict()) == ["weight", "bias"]

@@ -78,6 +78,19 @@ def test_no_policy_keeps_the_base_and_zero_warmup_works() -> None:
     assert FlatCosine(0.5, warmup_iter=0, flat_epochs=0, no_aug_epochs=0).lr(1.0, 0, Clock(1, 2)) == 1.0
 
 
+def test_progress_is_the_share_of_steps_done() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = Schedule(optimizer, None, None, steps_per_epoch=4, total_epochs=2)
+    seen = []
+    for _ in range(9):
+        seen.append(schedule.progress)
+        schedule.advance()
+    assert seen == [0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1]
+    assert schedule.progress == 1  # a run that was given fewer epochs than it has behind it
+    schedule.load_state_dict({"step": 2})
+    assert schedule.progress == 0.25
+
+
 def test_resume_continues_where_it_stopped() -> None:
     def fresh() -> tuple[torch.optim.Optimizer, Schedule]:
         return schedule_of([0.1], MultiStepLR([2, 4], 0.1), LinearWarmup(3), 2, 6)

@@ -14,7 +14,9 @@ import isdfine
 from builders import load_tool, micro_sections, write_coco
 from isdfine.data.collate import PaddedBatchCollateFunction
 from isdfine.data.evaluate import CocoEvaluator
+from isdfine.distill.objective import Objective
 from isdfine.nn.types import Predictions
+from isdfine.optim.schedule import Schedule
 from isdfine.solver.evaluate import evaluate
 from isdfine.solver.fit import losses_of
 from isdfine.solver.solver import Evaluation
@@ -109,16 +111,26 @@ class Recorder(nn.Module):
         return arguments, options
 
 
-class Unchanged(nn.Module):
-    def forward(self, output: Any, targets: Any) -> Any:
+class Unchanged(Objective):
+    """Gives back the output."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def context(self, output: Any, targets: Any, progress: float = 0.0) -> Any:
         return output
+
+    def terms(self, context: Any) -> Any:
+        return context
 
 
 def test_a_model_hears_of_padding_only_where_there_is_some() -> None:
     images, plain = torch.zeros(2, 3, 4, 4), [{"labels": torch.zeros(1)}] * 2
-    assert losses_of(Recorder(), Unchanged(), images, plain) == ((images, plain), {})
+    weights = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = Schedule(weights, None, None, steps_per_epoch=1, total_epochs=1)
+    assert losses_of(Recorder(), Unchanged(), schedule, images, plain) == ((images, plain), {})
     padded = [{"content_size": torch.tensor([3, 4])}] * 2
-    arguments, options = losses_of(Recorder(), Unchanged(), images, padded)
+    arguments, options = losses_of(Recorder(), Unchanged(), schedule, images, padded)
     assert arguments == (images, padded)
     assert options["content_sizes"].tolist() == [[3, 4], [3, 4]]
 

@@ -224,6 +224,13 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> N
         assert terms == [name for name in second if name.startswith("loss")]
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
         assert [second[name] for name in terms] == pytest.approx([first[name] for name in terms], rel=1e-5, abs=1e-4)
+    one, two = (lines(tmp_path / name, "diagnostics") for name in ("one", "two"))
+    assert len(one) == len(two) == 6
+    for first, second in zip(one, two):
+        assert list(first) == list(second)
+        for name in first.keys() - {"kind"}:
+            of_ranks = 2 if name in ("km", "ku") else 1
+            assert second[name] * of_ranks == pytest.approx(first[name], rel=1e-3, abs=1e-6), name
     ap_one, ap_two = (lines(tmp_path / name, "val")[-1]["AP"] for name in ("one", "two"))
     assert ap_two == pytest.approx(ap_one, abs=1e-3)
 
@@ -321,7 +328,7 @@ def test_mixed_precision_trains_and_resumes(tmp_path: Path, precision: str) -> N
 def test_steps_that_are_not_finite_can_be_skipped(tmp_path: Path) -> None:
     config = write_micro_config(tmp_path)
     run = Training(isdfine.load_config(config, ["nonfinite=skip", "epoches=1"]))
-    original = run.criterion.forward
+    original = run.criterion.terms
     calls = []
 
     def spoil_the_first(*arguments: Any) -> Any:
@@ -329,7 +336,7 @@ def test_steps_that_are_not_finite_can_be_skipped(tmp_path: Path) -> None:
         calls.append(1)
         return {name: term * float("nan") if len(calls) == 1 else term for name, term in terms.items()}
 
-    run.criterion.forward = spoil_the_first  # type: ignore[method-assign]
+    run.criterion.terms = spoil_the_first  # type: ignore[method-assign]
     fit(run)
     assert run.optim.skipped == 1
     assert all(value.isfinite().all() for value in run.model.state_dict().values() if value.is_floating_point())

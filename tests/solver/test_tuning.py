@@ -313,8 +313,12 @@ def test_names_that_do_not_fit_the_rows(micro: isdfine.Config, tmp_path: Path) -
     damaged = {"model": theirs, "label_space": space_of(["a"]).to_dict()}
     with pytest.raises(CheckpointError, match=r"names 1 classes, but its class heads have 7 rows: the file is damaged"):
         Tuned(micro, ["a"], damaged)
-    for broken in ({"names": ["a"]}, {"names": ["a", "b"], "category_ids": [1]}, {"names": 3, "category_ids": [1]}):
-        with pytest.raises(CheckpointError, match=r"o.pth: its label_space cannot be read .*: it must hold names and"):
+    repeated = {"names": ["a", "b"], "category_ids": [1, 1]}
+    wrong = [{"names": ["a"]}, {"names": ["a", "b"], "category_ids": [1]}, {"names": 3, "category_ids": [1]}, repeated]
+    for broken in wrong:
+        with pytest.raises(
+            CheckpointError, match=r"o.pth: its label_space cannot be read .*names and as many unique c"
+        ):
             Tuned(micro, ["a"], {"model": theirs, "label_space": broken})
 
 

@@ -14,7 +14,10 @@ import isdfine
 from builders import load_tool, write_coco, write_micro_config
 from hf_cases import filled, micro, write_micro_folder
 from isdfine.core.card import read_card
+from isdfine.core.errors import CheckpointError
+from isdfine.data.label_space import LabelSpace
 from isdfine.deploy.source import open_source
+from isdfine.solver.tuning import check_label_space
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,29 @@ def test_a_run_becomes_a_folder_and_trains_again(tool: ModuleType, tmp_path: Pat
     assert train.main(["-c", str(back.with_suffix(".yml")), "--test-only", "-r", str(back)]) == 0
     again = ["-c", str(back.with_suffix(".yml")), "-t", str(back), "-u", f"output_dir={tmp_path / 'again'}"]
     assert train.main(again) == 0
+
+
+def test_classes_in_an_order_of_their_own_survive(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``classes:`` of a data set may give its labels any order, so the ids of a label space need not ascend."""
+    config = micro(tmp_path)
+    for loader in ("train_dataloader", "val_dataloader"):
+        config = config.with_values({f"{loader}.dataset.classes": ["light", "dark"]})
+    space = LabelSpace(("light", "dark"), (2, 1))
+    content = {"model": filled(config).state_dict(), "config": config.dump(), "label_space": space.to_dict()}
+    torch.save(content, tmp_path / "in.pth")
+    out, back = tmp_path / "out.safetensors", tmp_path / "back.pth"
+    assert tool.main([str(tmp_path / "in.pth"), str(out), "--to", "safetensors"]) == 0
+    assert "classes:  2: 2=light, 1=dark" in capsys.readouterr().out
+    card = read_card(out)
+    assert card is not None
+    assert card.label_space == space.to_dict()
+    assert tool.main([str(out), str(back), "--to", "official"]) == 0
+    assert open_source(back).label_space == space
+    check_label_space(out, {}, space)
+    with pytest.raises(CheckpointError, match="was trained on the classes 2=light, 1=dark, the data has 1=dark, 2=lig"):
+        check_label_space(out, {}, LabelSpace(("dark", "light"), (1, 2)))
 
 
 def test_a_strange_folder_gets_a_config_that_runs(tool: ModuleType, tmp_path: Path) -> None:

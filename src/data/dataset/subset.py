@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ConfigError, DataError
+from .text_lines import placed_lines
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +74,9 @@ class Subset:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return placed_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the list of a subset cannot be read ({error}): check subset") from error
-    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _named(

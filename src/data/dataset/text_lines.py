@@ -9,21 +9,30 @@ from pathlib import Path
 from .problems import Problems
 
 
-def text_lines(path: Path, problems: Problems) -> list[tuple[str, str]]:
+def placed_lines(path: Path) -> list[tuple[str, str]]:
     """(``file:line``, text without spaces around it) of every line that is not empty.
+
+    Raises:
+        OSError: missing, or not readable.
+        UnicodeDecodeError: no text.
+    """
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split at form feeds and others
+    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def text_lines(path: Path, problems: Problems) -> list[tuple[str, str]]:
+    """``placed_lines`` of an annotation file, empty where it cannot be read and problems are collected.
 
     Raises:
         DataError: missing, or no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split at form feeds and others
+        return placed_lines(path)
     except OSError as error:
         problems.report("missing annotation", str(path), f"cannot be opened ({error.strerror}): check the path")
-        return []
     except UnicodeDecodeError as error:
         problems.report("broken line", str(path), f"not a text file ({error}): save it as UTF-8")
-        return []
-    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    return []
 
 
 def class_names(path: Path, problems: Problems) -> list[str]:

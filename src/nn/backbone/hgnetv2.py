@@ -262,11 +262,13 @@ class HGNetv2(nn.Module):
         freeze_at: -1 freezes no parameter; 0..3 freezes as above. Statistics of trainable norms still follow the data.
         freeze_norm: normalisation as constants (buffers) instead of trained batch norm.
         pretrained: load ImageNet weights from ``<local_model_dir>/PPHGNetV2_<name>_stage1.pth``. Nothing is downloaded.
+            ``None``: no; that random weights are wanted is not said, so the log points it out.
         local_model_dir: folder of that file.
 
     Attributes:
         channels: channels of every returned map.
         strides: image pixels per cell of every returned map.
+        starts_from: where the weights come from; None = random, and nobody asked for that.
 
     Raises:
         ValueError: for an unknown name, or stages or freeze_at outside their range.
@@ -284,7 +286,7 @@ class HGNetv2(nn.Module):
         freeze_stem_only: bool = True,
         freeze_at: int = 0,
         freeze_norm: bool = True,
-        pretrained: bool = False,
+        pretrained: bool | None = None,
         local_model_dir: str = "weight/hgnetv2/",
     ) -> None:
         super().__init__()
@@ -302,8 +304,11 @@ class HGNetv2(nn.Module):
             self.stem.requires_grad_(False)
             if not freeze_stem_only:
                 self.stages[: freeze_at + 1].requires_grad_(False)
+        self.starts_from = "random weights (pretrained: False)" if pretrained is False else None
         if pretrained:
-            load_imagenet_weights(self, Path(local_model_dir) / f"PPHGNetV2_{name}_stage1.pth")
+            path = Path(local_model_dir) / f"PPHGNetV2_{name}_stage1.pth"
+            load_imagenet_weights(self, path)
+            self.starts_from = str(path)
 
     def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> the maps of ``return_idx``, finest first; padded cells hold zeros.
@@ -317,6 +322,16 @@ class HGNetv2(nn.Module):
             if index in self.return_idx:
                 returned.append(maps)
         return returned
+
+    @property
+    def num_stages(self) -> int:
+        """Number of the last stage (the stem is 0)."""
+        return len(self.stages)
+
+    def stage_of(self, name: str) -> int:
+        """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
+        part, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) + 1 if part == "stages" and rest else 0
 
 
 def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:

@@ -1,49 +1,60 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Any convolutional backbone of timm (github.com/huggingface/pytorch-image-models) that delivers feature maps."""
+"""Any backbone of timm (github.com/huggingface/pytorch-image-models) that delivers feature maps."""
 
 from __future__ import annotations
 
-import difflib
-import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import CheckpointError
 from ...core.registry import register
-from ...core.weights import load_weights, read_checkpoint
-
-logger = logging.getLogger(__name__)
+from ...core.weights import read_checkpoint
+from ..norm import freeze_batch_norms
+from .stages import leaf_stages, parts_up_to, stage_of
+from .timm_weights import check_licence, check_name, check_published, fill, published_weights, tensors_of
 
 _USUAL_STRIDES = (8, 16, 32)
-_SHOWN = 5
-# What timm raises where it cannot fetch weights: no network, no such file, no weights for this model, cut-off file.
-_FETCH_ERRORS = (OSError, RuntimeError, ValueError)
+_TRIAL_SIZE = (96, 160)
+"""Height and width on which a model must deliver the maps it announces: neither square nor a multiple of 7."""
 
 
 @register
 class TimmBackbone(nn.Module):
     """A timm model without its classification head; channels, strides, mean and std are read from timm.
 
+    It has many arguments because each is a key of the config; all but the name can be left out.
+
     Args:
         name: timm's name, for example ``tf_efficientnet_lite0`` or ``convnext_tiny.fb_in1k`` (after the dot: which
             published weights; their mean and std are used).
         out_indices: which of timm's feature maps to return, ascending, counted from 0. ``None``: those with strides 8,
             16 and 32. (The first map has stride 2 in some models and 4 in others.)
-        pretrained: fetch timm's published weights (needs the network or timm's cache).
+        pretrained: fetch timm's published weights (needs the network or timm's cache). ``None``: no; that random
+            weights are wanted is not said, so the log points it out.
         weights: file with weights of this timm model (``.pth``, ``.safetensors``). Its classification head is left out;
             everything else must fit.
         drop_path_rate: share of residual branches left out in training (stochastic depth), in [0, 1).
+        freeze_at: number of stages that are not trained: -1 none, 0 the stem alone, k the stem and the first k stages
+            (stage 1 ends at stride 4, stage 4 at stride 32). What is frozen stays in eval mode, so its statistics and
+            its drop path rest too, and it costs no backward pass.
+        freeze_norm: batch norms as constants (buffers) in all stages.
+        accept_license: name of the weights' licence where it restricts their use, for example ``dinov3-license``;
+            asked for with ``pretrained``, and with ``weights`` where the name says which published ones they are.
+        img_size: (height, width) in pixels, the only size from then on, for models that cannot take any size.
+        channels, strides, mean, std: what the caller expects timm to say; compared, never set.
 
     Attributes:
         channels: channels of every returned map.
         strides: image pixels per cell of every returned map.
+        starts_from: where the weights come from; None = random, and nobody asked for that.
 
     Raises:
-        ValueError: unknown name, maps it does not have, a model without usable maps, or timm is not installed.
+        ValueError: unknown name, maps or stages it does not have, a model without usable maps or without batch norms
+            to freeze, expectations that do not hold, a licence not accepted, or timm is not installed.
         CheckpointError: the weights cannot be fetched, read or do not fit.
 
     Shapes: (B, 3, H, W) in [0, 1], not normalised -> one (B, channels[i], H / strides[i], W / strides[i]) per map;
@@ -57,32 +68,102 @@ class TimmBackbone(nn.Module):
         self,
         name: str,
         out_indices: Sequence[int] | None = None,
-        pretrained: bool = False,
+        pretrained: bool | None = None,
         weights: str | None = None,
         drop_path_rate: float = 0.0,
+        freeze_at: int = -1,
+        freeze_norm: bool = False,
+        *,
+        accept_license: str | None = None,
+        img_size: Sequence[int] | None = None,
+        channels: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if pretrained and weights is not None:
-            raise ValueError(f"TimmBackbone: pretrained and weights={weights!r} are both set: keep one of the two")
         timm = _import_timm()
-        _check_name(timm, name)
+        _check_weights(timm, name, pretrained, weights, accept_license)
         with torch.device("meta"):  # shapes only: what the whole model has
             whole = timm.create_model(name)
         chosen = _chosen_maps(name, [one["reduction"] for one in whole.feature_info], out_indices)
-        self.body = _feature_model(timm, name, chosen, drop_path_rate)
+        options = _options(drop_path_rate, img_size, fixed=bool(whole.pretrained_cfg.get("fixed_input_size")))
+        _try_out(timm, name, chosen, options)
+        self.name, self.img_size = name, options.get("img_size")
+        self.body = _feature_model(timm, name, chosen, options)
         self.channels: list[int] = list(self.body.feature_info.channels())
         self.strides: list[int] = list(self.body.feature_info.reduction())
-        cfg = timm.data.resolve_model_data_config(self.body)
-        self.register_buffer("mean", torch.tensor(cfg["mean"])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(cfg["std"])[:, None, None], persistent=False)
-        if weights is not None:
-            _fill(self.body.model, whole, _tensors_of(read_checkpoint(weights), weights), name, weights)
-        elif pretrained:
-            _fill(self.body.model, whole, _published(timm, name), name, f"timm's published weights of {name}")
+        _check_maps(name, (self.channels, self.strides), (channels, strides))
+        if freeze_norm and freeze_batch_norms(self.body.model) == 0:
+            raise ValueError(
+                f"TimmBackbone freeze_norm: {name} has no batch norm: leave it out; freeze_at keeps whole stages fixed"
+            )
+        maps = [(one["module"], one["reduction"]) for one in whole.feature_info[: chosen[-1] + 1]]
+        self._leaf_stages = leaf_stages(self.body.model, maps)
+        self._frozen = self._freeze(freeze_at)
+        self._set_normalisation(timm.data.resolve_model_data_config(self.body), {"mean": mean, "std": std})
+        self.starts_from = self._load(timm, whole, pretrained, weights)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> the chosen maps, finest first."""
+        if self.img_size is not None and tuple(images.shape[-2:]) != self.img_size:
+            raise ValueError(
+                f"TimmBackbone {self.name} was built for images of {self.img_size} (height, width; img_size), got "
+                f"{tuple(images.shape[-2:])}: resize to that size, and set collate_fn.base_size_repeat: ~ (one size)"
+            )
         return list(self.body((images - self.mean) / self.std))
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """Training or eval mode; what ``freeze_at`` froze stays in eval mode."""
+        super().train(mode)
+        for name in self._frozen:  # by name: converting the norms replaces modules
+            self.body.model.get_submodule(name).eval()
+        return self
+
+    @property
+    def num_stages(self) -> int:
+        """Number of the last stage (the stem is 0); -1 where timm does not say where the stages are."""
+        return max(self._leaf_stages.values(), default=-1)
+
+    def stage_of(self, name: str) -> int:
+        """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
+        return stage_of(name.removeprefix("body.model."), self._leaf_stages)
+
+    def _load(self, timm: Any, whole: nn.Module, pretrained: bool | None, weights: str | None) -> str | None:
+        """Load what was asked for; returns what the backbone starts from."""
+        if weights is not None:
+            fill(self.body.model, whole, tensors_of(read_checkpoint(weights), weights), self.name, weights)
+            return weights
+        if pretrained:
+            source = f"timm's published weights of {self.name}"
+            fill(self.body.model, whole, published_weights(timm, self.name, self.img_size), self.name, source)
+            return source
+        return "random weights (pretrained: False)" if pretrained is False else None
+
+    def _freeze(self, freeze_at: int) -> list[str]:
+        """Stop the training of the first stages; returns the names of these modules."""
+        last = self.num_stages
+        if freeze_at not in range(-1, last + 1):
+            offered = f"0 (stem) to {last} (all stages)" if last >= 0 else "nothing else: its stages are not known"
+            raise ValueError(
+                f"TimmBackbone freeze_at={freeze_at}: {self.name} offers -1 (freeze nothing) and {offered}"
+            )
+        if freeze_at < 0:
+            return []
+        for key, parameter in self.body.model.named_parameters():
+            if self.stage_of(key) <= freeze_at:
+                parameter.requires_grad_(False)
+        return parts_up_to(self.body.model, self._leaf_stages, freeze_at)
+
+    def _set_normalisation(self, data_config: dict[str, Any], expected: dict[str, Sequence[float] | None]) -> None:
+        for key, wanted in expected.items():
+            values = list(data_config[key])
+            if wanted is not None and not (len(wanted) == len(values) and all(map(math.isclose, values, wanted))):
+                raise ValueError(
+                    f"TimmBackbone {key}: {self.name} was trained with {values}, config asks {list(wanted)}: "
+                    f"leave {key} out, it is read from timm"
+                )
+            self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
 
 
 def _import_timm() -> Any:
@@ -94,18 +175,14 @@ def _import_timm() -> Any:
     return timm
 
 
-def _check_name(timm: Any, name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), _SHOWN)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists the names"
-        raise ValueError(f"TimmBackbone name={name!r}: timm {timm.__version__} has no such model; {hint}")
-    published = timm.list_pretrained(f"{architecture}.*")
-    if tag and name not in published:
-        raise ValueError(
-            f"TimmBackbone name={name!r}: timm {timm.__version__} has no such weights of {architecture}; "
-            f"choose one of {', '.join(published) or '(none)'}, or leave the part after the dot out"
-        )
+def _check_weights(timm: Any, name: str, pretrained: bool | None, weights: str | None, accepted: str | None) -> None:
+    if pretrained and weights is not None:
+        raise ValueError(f"TimmBackbone: pretrained and weights={weights!r} are both set: keep one of the two")
+    check_name(timm, name)
+    if pretrained:
+        check_published(timm, name)
+    if pretrained or (weights is not None and "." in name):  # without a tag nobody knows whose weights a file holds
+        check_licence(timm, name, accepted)
 
 
 def _chosen_maps(name: str, strides: Sequence[int], out_indices: Sequence[int] | None) -> tuple[int, ...]:
@@ -124,69 +201,77 @@ def _chosen_maps(name: str, strides: Sequence[int], out_indices: Sequence[int] |
     return tuple(out_indices)
 
 
-def _feature_model(timm: Any, name: str, chosen: tuple[int, ...], drop_path_rate: float) -> Any:
+def _options(drop_path_rate: float, img_size: Sequence[int] | None, fixed: bool) -> dict[str, Any]:
+    """Arguments of the timm model; ``fixed``: its published weights are for one image size."""
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"TimmBackbone drop_path_rate={drop_path_rate}: expected a share in [0, 1)")
-    options = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    if img_size is not None:
+        if len(img_size) != 2 or min(img_size) < 1:
+            raise ValueError(f"TimmBackbone img_size={list(img_size)}: give (height, width) in pixels")
+        options["img_size"] = tuple(img_size)
+    elif fixed:
+        options["dynamic_img_size"] = True
+    return options
+
+
+def _feature_model(timm: Any, name: str, chosen: tuple[int, ...], options: dict[str, Any]) -> Any:
     try:
         # "getter" keeps the names of the whole model, drops what no chosen map needs (parameters without gradient would
         # stop distributed training) and gives (B, D, H, W) for every architecture.
         return timm.create_model(name, features_only=True, feature_cls="getter", out_indices=chosen, **options)
     except TypeError as error:
-        if "drop_path_rate" not in str(error):
+        if "dynamic_img_size" in options and "dynamic_img_size" in str(error):
+            rest = {key: value for key, value in options.items() if key != "dynamic_img_size"}
+            return _feature_model(timm, name, chosen, rest)
+        refused = next((key for key in options if key in str(error)), None)
+        if refused is not None:
+            raise ValueError(f"TimmBackbone {refused}={options[refused]}: {name} has none; leave it out") from error
+        if "feature_cls" not in str(error):
             raise
-        raise ValueError(f"TimmBackbone drop_path_rate={drop_path_rate}: {name} has none; leave it out") from error
+        raise ValueError(f"TimmBackbone {name}: timm cannot take feature maps from it; choose another model") from error
 
 
-def _published(timm: Any, name: str) -> dict[str, Tensor]:
-    """State dict of timm's published weights, with the head: timm checks that it is complete only for whole models."""
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except _FETCH_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
-        raise CheckpointError(
-            f"TimmBackbone: the weights of {name} cannot be fetched ({reason}): get the file where there is a network, "
-            "say model.safetensors from huggingface.co/timm, and give its path as TimmBackbone.weights with "
-            "pretrained: False; or set both off to start from random weights"
-        ) from error
+def _try_out(timm: Any, name: str, chosen: tuple[int, ...], options: dict[str, Any]) -> None:
+    """Run a copy without numbers on one image: does it take such a size, and are the maps what timm announces?"""
+    height, width = options.get("img_size", _TRIAL_SIZE)
+    with torch.device("meta"), torch.no_grad():
+        model = _feature_model(timm, name, chosen, options).eval()
+        info = model.feature_info
+        try:
+            found = [tuple(one.shape[1:]) for one in model(torch.empty(1, 3, height, width))]
+        except (AssertionError, RuntimeError, ValueError) as error:  # what timm's models raise for sizes they refuse
+            raise _size_refused(name, (height, width), str(error), "img_size" in options) from error
+    announced = [(c, height // s, width // s) for c, s in zip(info.channels(), info.reduction())]
+    if found != announced:
+        reason = f"its maps are {found} instead of {announced} (channels, height, width)"
+        raise _size_refused(name, (height, width), reason, "img_size" in options)
 
 
-def _tensors_of(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
-    """Weights in a file as timm, torchvision or its training script write it."""
-    for candidate in (content.get("state_dict_ema"), content.get("state_dict"), content.get("model"), content):
-        if isinstance(candidate, Mapping) and any(isinstance(value, Tensor) for value in candidate.values()):
-            tensors = {key: value for key, value in candidate.items() if isinstance(value, Tensor)}
-            return {key.removeprefix("module."): value for key, value in tensors.items()}
-    raise CheckpointError(f"{path}: no weights in it: expected a state dict, bare or under state_dict or model")
-
-
-def _fill(body: nn.Module, whole: nn.Module, state: Mapping[str, Tensor], name: str, source: str) -> None:
-    """Load ``state`` of the whole model into its feature part; only what the feature part lacks may stay unused.
-
-    Args:
-        body: feature part, changed in place; its names are those of the whole model.
-        whole: the same model with its head; only its names are read.
-    """
-    unused = set(whole.state_dict()) - set(body.state_dict())
-    try:
-        report = load_weights(body, {key: value for key, value in state.items() if key not in unused}, strict=False)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source}: these are not weights of timm's {name} ({error})") from error
-    if not report.complete:
-        wrong = {
-            "missing in the file": report.missing,
-            "unknown to the model": report.unexpected,
-            "of another shape": [f"{one.name} {one.file_shape} for {one.model_shape}" for one in report.mismatched],
-        }
-        raise CheckpointError(
-            f"{source}: these are not weights of timm's {name}: {len(report.loaded)} tensors fit; "
-            + "; ".join(f"{len(keys)} {what}: {_listed(keys)}" for what, keys in wrong.items() if keys)
-            + ": give the file that belongs to this name, or the name that belongs to the file"
+def _size_refused(name: str, size: tuple[int, int], reason: str, given: bool) -> ValueError:
+    reason = (reason or "no reason given").split("\n")[0][:150]
+    if given:
+        return ValueError(
+            f"TimmBackbone img_size={list(size)}: {name} cannot take it ({reason}): give (height, width) that suits "
+            "its windows, or choose a convolutional model"
         )
-    left_out = len(unused & set(state))
-    logger.info("%s: %d tensors loaded, %d of unused parts left out", source, len(report.loaded), left_out)
+    return ValueError(
+        f"TimmBackbone {name} does not take images of any size (tried {size[0]} x {size[1]}: {reason}): give "
+        "img_size: [height, width], which is then the only size (no multi-scale training), or choose a convolutional "
+        "model"
+    )
 
 
-def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
+def _check_maps(
+    name: str,
+    provided: tuple[Sequence[int], Sequence[int]],
+    asked: tuple[Sequence[int] | None, Sequence[int] | None],
+) -> None:
+    """Compare channels and strides with what the config says about them, if it does."""
+    if all(wanted is None or list(wanted) == list(given) for given, wanted in zip(provided, asked)):
+        return
+    channels, strides = (list(given) if wanted is None else list(wanted) for given, wanted in zip(provided, asked))
+    raise ValueError(
+        f"backbone {name} provides {list(provided[0])} at strides {list(provided[1])}, config asks {channels} at "
+        f"strides {strides}: correct or leave out channels and strides, they are read from timm"
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -18,19 +18,19 @@ from torch.nn import functional as F
 
 from ...core.errors import ConfigError
 from ...core.registry import register
+from ...nn.capture import DEFORMABLE_KINDS, AttentionRecorder, CapturedAttention
 from ...nn.mlp import MLP
 from ...nn.padding import Padding
-from ...nn.quality import LocationQualityEstimator
 from ...nn.queries import join_groups, split_predictions
 from ...nn.selection import anchor_logits, gather_rows, selector
 from ...nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup, Target
 from .decoder_layer import DecoderLayer
 from .denoising import MATCHING, DenoisingSetting, denoising_group, draw_noise, layout
+from .depth import check_training_layers, layer_widths
+from .direct import DirectDecoder
 from .projection import InputProjection, level_sizes
-from .refinement import DeployedRefinement, Heads, RefinementDecoder
-
-UP = 0.5
-"""a, half the width of the inner bin range: no official run uses another value."""
+from .refinement import RefinementDecoder, bin_parameters
+from .stack import DecoderStack, Heads
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Selected:
 class DFINETransformer(nn.Module):
     """Two-stage query selection and fine-grained distribution refinement (FDR).
 
-    Argument names are those of official YAML files.
+    Argument names are those of official YAML files. The last five are not in them: their other values lead back to
+    RT-DETR's decoder, step by step (Table 3 of arXiv 2410.13842).
 
     Args:
         num_classes: C.
@@ -72,16 +73,28 @@ class DFINETransformer(nn.Module):
         cross_attn_method: ``default`` samples bilinearly, ``discrete`` reads the nearest cell.
         query_select_method: rank cells by their best class (``default``), by one objectness score (``agnostic``), or
             rank (cell, class) pairs (``one2many``).
-        reg_max: N, even; an edge's distribution has N + 1 bins.
+        reg_max: N, even; an edge's distribution has N + 1 bins (``fdr`` only, as the next one, up and learnable_bins).
         reg_scale: s = 1/c, how dense the bins are around zero. An int is stored as int64, as in official checkpoints.
-        layer_scale: width of the layers after ``eval_idx`` as a multiple of ``hidden_dim``, at least 1.
+        layer_scale: width of the layers after ``eval_idx`` as a multiple of ``hidden_dim``, at least 1; that of their
+            feed-forward nets likewise.
+        up: a, half the width of the inner bin range as a share of the box.
+        learnable_bins: train a and s; the paper found fixed ones better.
+        box_head: ``fdr``, or ``direct``: every layer predicts offsets to its reference box (RT-DETR), there are no
+            distributions, no first head and no quality estimators.
+        merge: how a query takes in what it read from the image: ``gate`` (target gating) or ``residual``.
+        cross_attn_projections: project each map before the decoder even where its width fits, and values and result
+            of every cross-attention.
 
     Raises: ValueError for values that do not fit together, with the values and the choices.
     """
 
     anchors: Tensor
     valid_mask: Tensor
+    decoder: DecoderStack
+    dec_bbox_head: nn.ModuleList
     rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
+    attention_kinds: frozenset[str] = DEFORMABLE_KINDS
+    captured: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -111,36 +124,35 @@ class DFINETransformer(nn.Module):
         reg_max: int = 32,
         reg_scale: int | float = 4.0,
         layer_scale: float = 1,
+        up: float = 0.5,
+        learnable_bins: bool = False,
+        box_head: Literal["fdr", "direct"] = "fdr",
+        merge: Literal["gate", "residual"] = "gate",
+        cross_attn_projections: bool = False,
     ) -> None:
         super().__init__()
         _require_positive(num_classes=num_classes, num_queries=num_queries, num_layers=num_layers)
-        widths = _layer_widths(hidden_dim, layer_scale, eval_idx, num_layers)
-        ffn_widths = _layer_widths(dim_feedforward, layer_scale, eval_idx, num_layers)
+        widths = layer_widths(hidden_dim, layer_scale, eval_idx, num_layers)
+        ffn_widths = layer_widths(dim_feedforward, layer_scale, eval_idx, num_layers)
+        check_training_layers(widths, nhead, layer_scale, eval_idx, aux_loss=aux_loss)
         self.num_queries = num_queries
         self.eps = eps
+        self.box_head = box_head
         self.learn_query_content = learn_query_content
         self.select_rows = selector(query_select_method)
         # Parts whose parameters have one row per class, with the rows behind them (core/class_rows.py).
-        agnostic = query_select_method == "agnostic"
-        self.class_rows = {"dec_score_head": 0, "denoising_class_embed": 1} | (
-            {} if agnostic else {"enc_score_head": 0}
-        )
+        self.class_rows = {"dec_score_head": 0, "denoising_class_embed": 1}
+        if query_select_method != "agnostic":
+            self.class_rows["enc_score_head"] = 0
         self.denoising = DenoisingSetting(num_denoising, label_noise_ratio, box_noise_scale)
-        self.up = nn.Parameter(torch.tensor([UP]), requires_grad=False)
-        self.reg_scale = nn.Parameter(torch.tensor([reg_scale]), requires_grad=False)
         self._store_anchors(eval_spatial_size, feat_channels, feat_strides, num_levels)
-        self.input_proj = InputProjection(feat_channels, hidden_dim, num_levels)
+        self.input_proj = InputProjection(feat_channels, hidden_dim, num_levels, always=cross_attn_projections)
         layer = partial(DecoderLayer, num_heads=nhead, num_levels=num_levels, num_points=num_points)
-        layer = partial(layer, cross_attention=cross_attn_method, dropout=dropout, act=activation)
-        self.decoder = RefinementDecoder(
-            [layer(dim, feedforward_dim=ffn) for dim, ffn in zip(widths, ffn_widths)],
-            [LocationQualityEstimator(reg_max) for _ in widths],
-            up=self.up,
-            reg_scale=self.reg_scale,
-            reg_max=reg_max,
-            eval_idx=range(num_layers)[eval_idx],
-            aux_loss=aux_loss,
-        )
+        layer = partial(layer, cross_attention=cross_attn_method, projections=cross_attn_projections, merge=merge)
+        layer = partial(layer, dropout=dropout, act=activation)
+        stack = _stack(box_head, up, reg_scale, reg_max, learnable=learnable_bins)
+        layers = [layer(dim, feedforward_dim=ffn_dim) for dim, ffn_dim in zip(widths, ffn_widths)]
+        self.decoder = stack(layers, eval_idx=range(num_layers)[eval_idx], aux_loss=aux_loss)
         self._add_tables(num_classes, hidden_dim)
         self._add_heads(widths, num_classes, 1 if query_select_method == "agnostic" else num_classes)
 
@@ -164,7 +176,10 @@ class DFINETransformer(nn.Module):
         self.register_load_state_dict_pre_hook(_keep_tables)
 
     def _add_tables(self, num_classes: int, dim: int) -> None:
-        """Label embeddings of denoising queries (the last row stands for padding) and learned query content."""
+        """Label embeddings of denoising queries (the last row stands for padding) and learned query content; the bins'
+        parameters a second time, as in official checkpoints."""
+        for name, number in self.decoder.bins().items():
+            self.register_parameter(name, number)
         if self.denoising.num_denoising > 0:
             self.denoising_class_embed = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
         if self.learn_query_content:
@@ -173,23 +188,18 @@ class DFINETransformer(nn.Module):
 
     def _add_heads(self, widths: Sequence[int], num_classes: int, num_selection_scores: int) -> None:
         """In the order of official checkpoints, so that optimiser states line up."""
-        dim, num_bins = widths[0], self.decoder.reg_max
+        dim = widths[0]
         self.query_pos_head = MLP(4, 2 * dim, dim, 2)
         self.enc_output = nn.Sequential(OrderedDict(proj=nn.Linear(dim, dim), norm=nn.LayerNorm(dim)))
         self.enc_score_head = _class_head(dim, num_selection_scores)
         self.enc_bbox_head = MLP(dim, dim, 4, 3).start_at_zero()
         self.dec_score_head = nn.ModuleList(_class_head(width, num_classes) for width in widths)
-        self.pre_bbox_head = MLP(dim, dim, 4, 3).start_at_zero()
-        self.dec_bbox_head = nn.ModuleList(MLP(width, width, 4 * (num_bins + 1), 3).start_at_zero() for width in widths)
+        for name, head in self.decoder.box_heads().items():
+            self.add_module(name, head)
         for linear in (*self.query_pos_head.layers, self.enc_output.proj):
             nn.init.xavier_uniform_(linear.get_parameter("weight"))
         if not self.decoder.aux_loss:
-            self._freeze_silent_heads()
-
-    def _freeze_silent_heads(self) -> None:
-        """Without auxiliary losses nothing reads them, and distributed training expects a gradient for the others."""
-        self.decoder.lqe_layers[:-1].requires_grad_(False)
-        self.dec_score_head[1:-1].requires_grad_(False)
+            self.decoder.freeze_silent(self._heads())
 
     def forward(
         self, features: Sequence[Tensor], targets: Sequence[Target] | None = None, padding: Padding | None = None
@@ -212,22 +222,29 @@ class DFINETransformer(nn.Module):
         queries = join_groups(groups)
         values = [one.float().contiguous() for one in maps]  # sampled in fp32: cast once, not in every layer
         extent = None if padding is None else padding.extent(_sizes(maps))
-        layers, initial = self.decoder(queries, values, self._heads(), extent=extent)
-        if initial is None:
+        record = AttentionRecorder(self.captured) if self.training and self.captured else None
+        layers, initial = self.decoder(queries, values, self._heads(), extent=extent, record=record)
+        if not self.training:
             return layers[-1]
-        return self._output(groups, queries.sizes, layers, initial, selected)
+        attention = None if record is None else record.finish(groups, queries.blocked)
+        return self._output(groups, queries.sizes, layers, initial, selected, attention)
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that run, and attend, in training."""
+        return len(self.decoder.layers)
 
     def deployed(self) -> nn.Module:
         """A copy that holds only what eval mode runs (spec dfine section 10c), in eval mode, with equal outputs."""
         twin = copy.deepcopy(self).eval()
         last = twin.decoder.eval_idx
-        twin.decoder = DeployedRefinement(twin.decoder)
+        twin.decoder = twin.decoder.deployed()
         twin.dec_score_head = nn.ModuleList([*(nn.Identity() for _ in range(last)), twin.dec_score_head[last]])
         twin.dec_bbox_head = twin.dec_bbox_head[: last + 1]
         return twin
 
     def _heads(self) -> Heads:
-        return Heads(self.query_pos_head, self.pre_bbox_head, self.dec_score_head, self.dec_bbox_head)
+        return Heads(self.query_pos_head, self.dec_score_head, self.dec_bbox_head, self._modules.get("pre_bbox_head"))
 
     def _select(self, maps: Sequence[Tensor], padding: Padding | None) -> Selected:
         """Score every cell and keep the best ones with their boxes."""
@@ -281,12 +298,13 @@ class DFINETransformer(nn.Module):
         groups: Sequence[QueryGroup],
         sizes: Sequence[int],
         layers: Sequence[Predictions],
-        initial: Predictions,
+        initial: Predictions | None,
         selected: Selected,
+        attention: CapturedAttention | None,
     ) -> DetectorOutput:
         """Hand every group its part of the predictions; the matching queries come last."""
         layers_of = list(zip(*(split_predictions(one, sizes) for one in layers)))
-        initial_of = split_predictions(initial, sizes)
+        initial_of = [None] * len(sizes) if initial is None else split_predictions(initial, sizes)
         extra = {
             group.name: GroupOutput(group, list(own_layers), own_initial)
             for group, own_layers, own_initial in zip(groups[:-1], layers_of, initial_of)
@@ -296,10 +314,22 @@ class DFINETransformer(nn.Module):
             initial=initial_of[-1],
             proposals=Predictions(selected.logits, selected.box_logits.sigmoid()),
             groups=extra,
-            up=self.up[0],
-            reg_scale=self.reg_scale[0],
+            **{name: number[0] for name, number in self.decoder.bins().items()},
             memory_index=selected.index,
+            attention=attention,
         )
+
+
+def _stack(
+    box_head: str, up: float, reg_scale: int | float, reg_max: int, *, learnable: bool
+) -> Callable[..., DecoderStack]:
+    """What makes the decoder's layers, ``eval_idx`` and ``aux_loss`` into a decoder with this box head."""
+    if box_head == "direct":
+        return DirectDecoder
+    if box_head != "fdr":
+        raise ValueError(f"box_head {box_head!r} is unknown: choose one of fdr, direct")
+    a, s = bin_parameters(up, reg_scale, learnable=learnable)
+    return partial(RefinementDecoder, up=a, reg_scale=s, reg_max=reg_max)
 
 
 def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -331,15 +361,3 @@ def _class_head(dim: int, num_scores: int) -> nn.Linear:
     head = nn.Linear(dim, num_scores)
     nn.init.constant_(head.bias, -math.log(99))
     return head
-
-
-def _layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list[int]:
-    """Channels of every layer: D up to ``eval_idx``, then round(scale * D)."""
-    if not -num_layers <= eval_idx < num_layers:
-        raise ValueError(
-            f"eval_idx {eval_idx} is not one of the {num_layers} decoder layers: change eval_idx or num_layers"
-        )
-    if scale < 1:
-        raise ValueError(f"layer_scale must be at least 1, got {scale}: layers after eval_idx can only be wider")
-    normal = range(num_layers)[eval_idx] + 1
-    return [dim] * normal + [round(scale * dim)] * (num_layers - normal)

@@ -10,25 +10,34 @@ from torch import Tensor, nn
 
 from ...nn.activation import activation
 from ...nn.attention import QuerySelfAttention
-from ...nn.gate import TargetGate
+from ...nn.capture import AttentionRecorder
+from ...nn.gate import ResidualNorm, TargetGate
+from ...nn.projected_sampling import ProjectedDeformableAttention
 from ...nn.sampling import DeformableAttention
 
 HALF_MAX = 65504.0
 """Largest finite half-precision number: sums are kept below it."""
 
+MERGES: dict[str, tuple[str, type[nn.Module]]] = {"gate": ("gateway", TargetGate), "residual": ("norm2", ResidualNorm)}
+"""Name in checkpoints and class of what joins a query and what it read from the image."""
+
 
 class DecoderLayer(nn.Module):
-    """Self-attention, deformable cross-attention behind a target gate, feed-forward net; normalised after each.
+    """Self-attention, deformable cross-attention, feed-forward net; normalised after each.
 
     Args:
         dim: channels D.
         num_heads: heads of both attentions.
         feedforward_dim: hidden channels of the feed-forward net.
         num_levels, num_points, cross_attention: see :class:`isdfine.nn.sampling.DeformableAttention`.
+        projections: map the values and the result of cross-attention linearly, as RT-DETR does
+            (:class:`isdfine.nn.projected_sampling.ProjectedDeformableAttention`).
+        merge: how a query takes in what it read: ``gate`` is D-FINE's target gate, ``residual`` a sum and layer norm.
         dropout: probability, on attention weights, both attention outputs, hidden and output feed-forward channels.
         act: activation name of the feed-forward net, see ``nn.activation``.
 
-    Parameter names are those of official checkpoints (there is no ``norm2``).
+    Parameter names are those of official checkpoints: of D-FINE's (there is no ``norm2``), or with ``projections`` and
+    ``residual`` of RT-DETR's.
     """
 
     def __init__(
@@ -40,6 +49,8 @@ class DecoderLayer(nn.Module):
         num_levels: int,
         num_points: int | Sequence[int],
         cross_attention: str = "default",
+        projections: bool = False,
+        merge: str = "gate",
         dropout: float = 0.0,
         act: str = "relu",
     ) -> None:
@@ -47,8 +58,12 @@ class DecoderLayer(nn.Module):
         self.dim = dim
         self.self_attn = QuerySelfAttention(dim, num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn = DeformableAttention(dim, num_heads, num_levels, num_points, method=cross_attention)
-        self.gateway = TargetGate(dim)
+        attention = ProjectedDeformableAttention if projections else DeformableAttention
+        self.cross_attn = attention(dim, num_heads, num_levels, num_points, method=cross_attention)
+        if merge not in MERGES:
+            raise ValueError(f"merge {merge!r} is unknown: choose one of {', '.join(MERGES)}")
+        self._merge, join = MERGES[merge]
+        self.add_module(self._merge, join(dim))
         self.linear1 = nn.Linear(dim, feedforward_dim)
         self.act = activation(act)
         self.linear2 = nn.Linear(feedforward_dim, dim)
@@ -66,6 +81,7 @@ class DecoderLayer(nn.Module):
         allowed: Tensor | None = None,
         *,
         extent: Tensor | None = None,
+        record: AttentionRecorder | None = None,
     ) -> Tensor:
         """Refine the queries once.
 
@@ -75,12 +91,13 @@ class DecoderLayer(nn.Module):
             values: feature maps (B, D, H, W), one per level.
             allowed: (Q, Q) bool, True where row may read column; None for everywhere.
             extent: (B, levels, 2) how much of each map the image spans, see ``Padding.extent``; None for all of it.
+            record: collects what both attentions look at, see ``nn.capture``; None if nobody asked.
 
         Returns: (B, Q, D).
         """
-        content = self.norm1(content + self.dropout(self.self_attn(content, position, allowed)))
-        read = self.cross_attn(content + position, references, values, extent)
-        content = self.gateway(content, self.dropout(read))
+        content = self.norm1(content + self.dropout(self.self_attn(content, position, allowed, record)))
+        read = self.cross_attn(content + position, references, values, extent, record)
+        content = getattr(self, self._merge)(content, self.dropout(read))
         hidden = self.dropout(self.act(self.linear1(content)))
         summed = content + self.dropout(self.linear2(hidden))
         return self.norm3(summed.clamp(-HALF_MAX, HALF_MAX))

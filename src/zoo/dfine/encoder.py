@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from ...core.errors import ConfigError
 from ...core.registry import register
-from ...nn.conv import ConvNormAct
-from ...nn.csp import AggregationBlock, DownSample
 from ...nn.padding import Padding
 from ...nn.position import POSITION_TABLES
 from ...nn.transformer import TransformerEncoder
+from .fusion import ACT, FUSIONS, HALVINGS, chosen
 
 
 @register
@@ -36,7 +35,8 @@ class HybridEncoder(nn.Module):
         use_encoder_idx: maps that get attention, as indices into in_channels.
         num_encoder_layers: attention layers per such map; 0 for none.
         pe_temperature: of the position table.
-        expansion: width of the convolution stages inside a fusion block, as a fraction of hidden_dim / 2.
+        expansion: width inside a fusion block: of the convolution stages as a fraction of hidden_dim / 2 (``gelan``),
+            or of both branches as a fraction of hidden_dim (``csp``).
         depth_mult: RepVGG blocks per stage, in units of 3, rounded half to even.
         act: ``silu`` only. Official files carry this argument but published models use SiLU whatever it says, so
             another value is refused rather than ignored.
@@ -45,6 +45,10 @@ class HybridEncoder(nn.Module):
         position_layout: ``official`` is the position table of published weights, which is scrambled on maps that are
             not square and depends on their size. ``grid`` gives every token what ``official`` gives it on a square
             map, whatever the shape: padded batches need it.
+        fusion: what joins two levels: ``gelan`` is D-FINE's layer aggregation; ``csp`` RT-DETR's cross-stage partial
+            block (spec/detr_family.md section 3.3), whose lateral convolutions have an activation.
+        downsample: what halves a map: ``decoupled`` is D-FINE's 1x1 and depthwise 3x3 convolution; ``conv`` RT-DETR's
+            3x3 convolution with stride 2 and an activation.
 
     Attributes:
         channels: hidden_dim for every map.
@@ -73,13 +77,12 @@ class HybridEncoder(nn.Module):
         act: str = "silu",
         eval_spatial_size: Sequence[int] | None = None,
         position_layout: Literal["official", "grid"] = "official",
+        fusion: Literal["gelan", "csp"] = "gelan",
+        downsample: Literal["decoupled", "conv"] = "decoupled",
     ) -> None:
         super().__init__()
         _check_arguments(in_channels, feat_strides, use_encoder_idx, act)
-        if position_layout not in POSITION_TABLES:
-            raise ValueError(
-                f"HybridEncoder position_layout={position_layout!r}: choose one of {', '.join(POSITION_TABLES)}"
-            )
+        chosen(POSITION_TABLES, "HybridEncoder", "position_layout", position_layout)
         self.in_channels = tuple(in_channels)
         self.channels = [hidden_dim] * len(in_channels)
         self.strides = list(feat_strides)
@@ -94,17 +97,17 @@ class HybridEncoder(nn.Module):
             for _ in self.attended
         )
         steps = len(in_channels) - 1
-        stage_channels = round(expansion * hidden_dim // 2)
-        num_blocks = round(3 * depth_mult)
+        joins = chosen(FUSIONS, "HybridEncoder", "fusion", fusion)
+        halving = chosen(HALVINGS, "HybridEncoder", "downsample", downsample)
 
-        def fusion() -> AggregationBlock:
-            return AggregationBlock(2 * hidden_dim, hidden_dim, stage_channels, num_blocks, act=act)
+        def block() -> nn.Module:
+            return joins.block(hidden_dim, expansion, round(3 * depth_mult))
 
-        self.lateral_convs = nn.ModuleList(ConvNormAct(hidden_dim, hidden_dim) for _ in range(steps))
-        self.fpn_blocks = nn.ModuleList(fusion() for _ in range(steps))
-        # One list level more than needed: the checkpoints' keys have it.
-        self.downsample_convs = nn.ModuleList(nn.Sequential(DownSample(hidden_dim)) for _ in range(steps))
-        self.pan_blocks = nn.ModuleList(fusion() for _ in range(steps))
+        self.lateral_convs = nn.ModuleList(joins.lateral(hidden_dim) for _ in range(steps))
+        self.fpn_blocks = nn.ModuleList(block() for _ in range(steps))
+        self.downsample_convs = nn.ModuleList(halving.build(hidden_dim) for _ in range(steps))
+        self.pan_blocks = nn.ModuleList(block() for _ in range(steps))
+        self._halve = halving.run
         self._keep_position_tables(eval_spatial_size)
 
     def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
@@ -127,8 +130,8 @@ class HybridEncoder(nn.Module):
             levels[coarse - 1] = fuse(torch.cat([enlarged, levels[coarse - 1]], dim=1), padding)
 
         for fine, (step, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks)):
-            (halve,) = step.children()
-            levels[fine + 1] = fuse(torch.cat([halve(levels[fine], padding), levels[fine + 1]], dim=1), padding)
+            halved = self._halve(step, levels[fine], padding)
+            levels[fine + 1] = fuse(torch.cat([halved, levels[fine + 1]], dim=1), padding)
         return levels
 
     def _attend(self, feature: Tensor, level: int, layers: nn.Module, padding: Padding | None) -> Tensor:
@@ -208,7 +211,7 @@ def _check_arguments(
         raise ValueError(
             f"HybridEncoder use_encoder_idx={list(use_encoder_idx)}: choose from {list(levels)}, each once"
         )
-    if act != "silu":
+    if act != ACT:
         raise ValueError(
             f"HybridEncoder act={act!r}: its convolution blocks always use silu, as published weights do; "
             "write silu or leave it out (enc_act sets the attention layers)"

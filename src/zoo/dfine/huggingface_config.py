@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...core.errors import CheckpointError
 from ...nn.backbone.hgnetv2 import HGNetv2
-from .decoder import UP, DFINETransformer
+from .decoder import DFINETransformer
 from .encoder import HybridEncoder
 from .huggingface_backbone import backbone_from_huggingface, backbone_to_huggingface
 
@@ -65,6 +65,7 @@ _DECODER: tuple[tuple[str, str, Any], ...] = (
     ("max_num_bins", "reg_max", 32),
     ("reg_scale", "reg_scale", 4.0),
     ("layer_scale", "layer_scale", 1.0),
+    ("up", "up", 0.5),
 )
 _LOSSES = {f"weight_loss_{name}": f"loss_{name}" for name in ("vfl", "bbox", "giou", "fgl", "ddf")}
 _COSTS = {f"matcher_{name}_cost": f"cost_{name}" for name in ("class", "bbox", "giou")}
@@ -76,7 +77,7 @@ _TRAINING = {
     "matcher_alpha": 0.25,
     "matcher_gamma": 2.0,
 }
-_FLOATS = ("hidden_expansion", "depth_mult", "label_noise_ratio", "box_noise_scale", "reg_scale")
+_FLOATS = ("hidden_expansion", "depth_mult", "label_noise_ratio", "box_noise_scale", "reg_scale", "up")
 """Transformers 5 checks types: a whole number is not a float there."""
 _FIXED = {
     "normalize_before": False,
@@ -102,7 +103,7 @@ _WITHOUT_EFFECT = {
         "is_encoder_decoder",
     ),
     *("id2label", "label2id", "num_labels", "head_dim", "backbone", "backbone_config", "backbone_kwargs"),
-    *("use_pretrained_backbone", "use_timm_backbone", "freeze_backbone_batch_norms", "anchor_image_size", "up"),
+    *("use_pretrained_backbone", "use_timm_backbone", "freeze_backbone_batch_norms", "anchor_image_size"),
     *("initializer_range", "initializer_bias_prior_prob", "activation_dropout", "with_box_refine", "eos_coefficient"),
     *("tie_word_embeddings", "disable_custom_kernels", "hidden_size", "num_attention_heads", "problem_type"),
     *("return_dict", "output_attentions", "output_hidden_states", "use_cache", "chunk_size_feed_forward"),
@@ -138,6 +139,7 @@ def config_from_huggingface(
     _warn_of_unknown(given)
     decoder = {ours: _plain(given[theirs]) for theirs, ours, _ in _DECODER}
     decoder["reg_scale"] = _whole(weights["decoder.reg_scale"].item())
+    decoder["up"] = weights["decoder.up"].item() if "decoder.up" in weights else decoder["up"]
     if decoder["dropout"] != given["dropout"]:
         logger.warning(
             "config.json: dropout %s and attention_dropout %s differ; our decoder has one (training only): the first",
@@ -201,7 +203,6 @@ def config_to_huggingface(
         "backbone_config": backbone_to_huggingface(parts["backbone"]),
         "freeze_backbone_batch_norms": bool(parts["backbone"]["freeze_norm"]),
         "anchor_image_size": None,
-        "up": UP,
         **_FIXED,
         **content,
         **_criterion_to(data),

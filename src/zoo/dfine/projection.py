@@ -28,14 +28,16 @@ class InputProjection(nn.ModuleList):
         channels: of the encoder's maps, fine to coarse.
         dim: channels D of all levels.
         num_levels: levels, at least ``len(channels)``.
+        always: project maps whose width fits as well, as RT-DETR does.
 
     Raises: ValueError if there are fewer levels than maps, or on maps of other numbers or channels.
     """
 
-    def __init__(self, channels: Sequence[int], dim: int, num_levels: int) -> None:
+    def __init__(self, channels: Sequence[int], dim: int, num_levels: int, *, always: bool = False) -> None:
         if num_levels < len(channels):
             raise ValueError(f"num_levels {num_levels} is less than the {len(channels)} feat_channels {list(channels)}")
-        steps: list[nn.Module] = [nn.Identity() if c == dim else _conv_norm(c, dim, 1, 1) for c in channels]
+        fits = [c == dim and not always for c in channels]
+        steps: list[nn.Module] = [nn.Identity() if fit else _conv_norm(c, dim, 1, 1) for c, fit in zip(channels, fits)]
         widths = [channels[-1]] + [dim] * (num_levels - len(channels))
         steps += [_conv_norm(width, dim, 3, 2) for width in widths[: num_levels - len(channels)]]
         super().__init__(steps)

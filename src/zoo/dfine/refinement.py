@@ -4,30 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...nn.boxes import inverse_sigmoid
+from ...nn.capture import AttentionRecorder
 from ...nn.edges import decode_corners, weighting
+from ...nn.mlp import MLP
+from ...nn.quality import LocationQualityEstimator
 from ...nn.queries import JoinedQueries
 from ...nn.types import Predictions
 from .decoder_layer import DecoderLayer
-
-
-class Heads(NamedTuple):
-    """What turns queries into predictions. Official checkpoints keep the heads beside the layers, not among them."""
-
-    position: nn.Module
-    """(B, Q, 4) reference boxes -> (B, Q, D) query positions."""
-    initial_box: nn.Module
-    """(B, Q, D) after layer 0 -> (B, Q, 4) offsets of the box that all distributions refine."""
-    scores: nn.ModuleList
-    """Per layer (B, Q, D) -> (B, Q, C)."""
-    edges: nn.ModuleList
-    """Per layer (B, Q, D) -> (B, Q, 4 * (N + 1)), added to the distributions of the layer before."""
+from .stack import DecoderStack, Heads, Surroundings, enlarge_channels, refuse_training
 
 
 class Refined(NamedTuple):
@@ -41,30 +32,20 @@ class Refined(NamedTuple):
     """(B, Q, 4) cxcywh that the distributions stand for."""
 
 
-def enlarge_channels(x: Tensor, dim: int, axis: int = -1) -> Tensor:
-    """Repeat channels (c0 c0 c1 c1 ..) until there are ``dim`` of them, which is nearest interpolation."""
-    channels = x.shape[axis]
-    if channels == dim:
-        return x
-    return x.index_select(axis, torch.arange(dim, device=x.device) * channels // dim)
-
-
-class RefinementDecoder(nn.Module):
+class RefinementDecoder(DecoderStack):
     """Decoder layers whose edge distributions add up on one fixed box per query.
 
     Args:
-        layers: decoder layers; those after ``eval_idx`` may be wider and run in training only.
-        quality: one location quality estimator per layer.
-        up, reg_scale: the parameters a and s of the bins, shared with the owner; they are never trained.
+        layers, eval_idx, aux_loss: see :class:`DecoderStack`.
+        quality: one location quality estimator per layer; None for new ones.
+        up, reg_scale: the parameters a and s of the bins, shared with the owner.
         reg_max: N, highest bin index.
-        eval_idx: index of the layer that answers in eval mode.
-        aux_loss: in training predict after every layer, otherwise after the last only.
     """
 
     def __init__(
         self,
         layers: Sequence[DecoderLayer],
-        quality: Sequence[nn.Module],
+        quality: Sequence[nn.Module] | None = None,
         *,
         up: nn.Parameter,
         reg_scale: nn.Parameter,
@@ -72,43 +53,56 @@ class RefinementDecoder(nn.Module):
         eval_idx: int,
         aux_loss: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(layers, eval_idx=eval_idx, aux_loss=aux_loss)
         if reg_max < 4 or reg_max % 2:
             raise ValueError(f"reg_max must be even and at least 4, got {reg_max}: official files use 32")
         self.up = up
         self.reg_scale = reg_scale
-        self.layers = nn.ModuleList(layers)
-        self.widths = [layer.dim for layer in layers]
-        self.lqe_layers = nn.ModuleList(quality)
         self.reg_max = reg_max
-        self.eval_idx = eval_idx
-        self.aux_loss = aux_loss
+        if quality is None:
+            quality = [LocationQualityEstimator(reg_max) for _ in layers]
+        self.lqe_layers = nn.ModuleList(quality)
 
     def forward(
-        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads, *, extent: Tensor | None = None
+        self,
+        queries: JoinedQueries,
+        values: Sequence[Tensor],
+        heads: Heads,
+        *,
+        extent: Tensor | None = None,
+        record: AttentionRecorder | None = None,
     ) -> tuple[list[Predictions], Predictions | None]:
-        """Run the layers and score their boxes.
-
-        Args:
-            queries: all groups, concatenated.
-            values: feature maps (B, D, H, W), one per level.
-            heads: see :class:`Heads`.
-            extent: (B, levels, 2) how much of each map the image spans, see ``Padding.extent``; None for all of it.
-
-        Returns: in training the predictions of every layer (without ``aux_loss`` of the last) and those of the first
-            head, after layer 0; in eval mode those of layer ``eval_idx`` alone and None: no later layer runs.
-        """
-        depth = len(self.layers) if self.training else self.eval_idx + 1
-        initial_boxes, steps = self._refine(queries, values, heads, depth, extent)
-        base = initial_boxes.detach()
+        """Run the layers and score their boxes, see :class:`DecoderStack`."""
+        initial_boxes, steps = self._refine(queries, heads, self.surroundings(queries, values, extent, record))
+        base, last = initial_boxes.detach(), len(steps) - 1
         if not self.training:
-            return [self._predict(depth - 1, steps[-1], heads.scores[depth - 1](steps[-1].content), base)], None
+            return [self._predict(last, steps[-1], heads.scores[last](steps[-1].content), base)], None
         first = heads.scores[0](steps[0].content)
-        answers = range(depth) if self.aux_loss else (depth - 1,)
+        answers = range(last + 1) if self.aux_loss else (last,)
         layers = [
             self._predict(i, steps[i], first if i == 0 else heads.scores[i](steps[i].content), base) for i in answers
         ]
         return layers, Predictions(first.float(), initial_boxes)
+
+    def box_heads(self) -> dict[str, nn.Module]:
+        """The head of the box that all distributions refine, and one head of edge logits per layer."""
+        dim, num_logits = self.widths[0], 4 * (self.reg_max + 1)
+        initial = MLP(dim, dim, 4, 3).start_at_zero()
+        edges = nn.ModuleList(MLP(width, width, num_logits, 3).start_at_zero() for width in self.widths)
+        return {"pre_bbox_head": initial, "dec_bbox_head": edges}
+
+    def bins(self) -> Mapping[str, nn.Parameter]:
+        """a and s."""
+        return {"up": self.up, "reg_scale": self.reg_scale}
+
+    def freeze_silent(self, heads: Heads) -> None:
+        """As :class:`DecoderStack`; the first score head answers with the initial box."""
+        self.lqe_layers[:-1].requires_grad_(False)
+        heads.scores[1:-1].requires_grad_(False)
+
+    def deployed(self) -> DecoderStack:
+        """With precomputed bins."""
+        return DeployedRefinement(self)
 
     def _predict(self, index: int, step: Refined, scores: Tensor, base: Tensor) -> Predictions:
         """What layer ``index`` answers; the sharpness of its distributions moves the class scores (B, Q, C)."""
@@ -119,19 +113,17 @@ class RefinementDecoder(nn.Module):
         """W(0..N), (N + 1,) float32."""
         return weighting(self.reg_max, self.up, self.reg_scale)
 
-    def _refine(
-        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads, depth: int, extent: Tensor | None
-    ) -> tuple[Tensor, list[Refined]]:
-        """The first head's boxes (B, Q, 4) and the queries after each of the first ``depth`` layers."""
-        allowed = None if queries.blocked is None else ~queries.blocked
+    def _refine(self, queries: JoinedQueries, heads: Heads, around: Surroundings) -> tuple[Tensor, list[Refined]]:
+        """The first head's boxes (B, Q, 4) and the queries after each layer that runs."""
+        assert heads.initial_box is not None
         bins = self.bin_weights()
         content, references = queries.content, queries.reference_logits.float().sigmoid()
         steps: list[Refined] = []
-        for layer, dim, edge_head in zip(self.layers[:depth], self.widths, heads.edges):
-            position = enlarge_channels(heads.position(references).clamp(-10, 10), dim)
-            values = [enlarge_channels(value, dim, axis=1) for value in values]
-            before = enlarge_channels(content, dim)
-            content = layer(before, references, position, values, allowed, extent=extent)
+        for index, edge_head in zip(range(self.depth), heads.boxes):
+            position = heads.position(references).clamp(-10, 10)
+            around = around.of_width(self.widths[index])
+            before = enlarge_channels(content, self.widths[index])
+            content = self.run_layer(index, before, references, position, around)
             if steps:
                 edge_logits = edge_head(content + before.detach()).float() + steps[-1].edge_logits
             else:
@@ -162,7 +154,7 @@ class DeployedRefinement(RefinementDecoder):
             reg_max=trained.reg_max,
             eval_idx=last,
         )
-        self.register_buffer("_bins", trained.bin_weights(), persistent=False)
+        self.register_buffer("_bins", trained.bin_weights().detach(), persistent=False)
         self.train(trained.training)
 
     def bin_weights(self) -> Tensor:
@@ -170,9 +162,24 @@ class DeployedRefinement(RefinementDecoder):
         return self._bins
 
     def forward(
-        self, queries: JoinedQueries, values: Sequence[Tensor], heads: Heads, *, extent: Tensor | None = None
+        self,
+        queries: JoinedQueries,
+        values: Sequence[Tensor],
+        heads: Heads,
+        *,
+        extent: Tensor | None = None,
+        record: AttentionRecorder | None = None,
     ) -> tuple[list[Predictions], Predictions | None]:
         """As :class:`RefinementDecoder` in eval mode."""
-        if self.training:
-            raise RuntimeError("the deployed form has no training heads: call eval(), or train the model before fuse()")
-        return super().forward(queries, values, heads, extent=extent)
+        refuse_training(self)
+        return super().forward(queries, values, heads, extent=extent, record=record)
+
+
+def bin_parameters(up: float, reg_scale: int | float, *, learnable: bool) -> tuple[nn.Parameter, nn.Parameter]:
+    """a and s as official checkpoints hold them: one number each, s as int64 where it was given as int and is fixed."""
+    if up <= 0:
+        raise ValueError(f"up is {up}: half the width of the inner bins must be above 0, 0.5 in official files")
+    if reg_scale == 0:
+        raise ValueError("reg_scale is 0: no bins would have any width; for bins of equal width give a small one, 0.01")
+    scale = torch.tensor([float(reg_scale) if learnable else reg_scale])
+    return nn.Parameter(torch.tensor([float(up)]), learnable), nn.Parameter(scale, learnable)

@@ -190,3 +190,14 @@ def test_the_content_does_not_see_how_much_padding_there_is(name: str, size: tup
             torch.testing.assert_close(one, expected, atol=1e-5 * float(one.abs().max()), rtol=0)
         unmasked = backbone(torch.nn.functional.pad(content, (0, 128 - width, 0, 96 - height)))[0]
     assert not torch.allclose(unmasked[..., :16, :24], results[0][0], atol=1e-3)
+
+
+def test_it_tells_what_it_starts_from_and_its_stages() -> None:
+    assert small().starts_from is None
+    assert small(pretrained=False).starts_from == "random weights (pretrained: False)"
+    backbone = small()
+    assert backbone.num_stages == 4
+    assert [backbone.stage_of(name) for name in ("stem.stem1.conv.weight", "stages.2.blocks.0.layers.0.bn.bias")] == [
+        0,
+        3,
+    ]

@@ -59,3 +59,23 @@ def test_sum_before_the_last_norm_is_kept_in_half_range() -> None:
 def test_unknown_activation() -> None:
     with pytest.raises(ValueError, match="no activation called 'relu7': choose one of"):
         layer(act="relu7")
+
+
+def test_rt_detr_names() -> None:
+    names = {name.rsplit(".", 1)[0] for name in layer(merge="residual", projections=True).state_dict()}
+    assert {"norm1", "norm2", "norm3", "cross_attn.value_proj", "cross_attn.output_proj"} <= names
+    assert not [name for name in names if name.startswith("gateway")]
+
+
+def test_the_merge_gets_the_query_and_what_it_read() -> None:
+    one = layer(merge="residual").eval()
+    seen = []
+    one.norm2.register_forward_hook(lambda _, given, found: seen.append((*given, found)))
+    one(*inputs())
+    ((query, update, merged),) = seen
+    torch.testing.assert_close(merged, torch.nn.functional.layer_norm(query + update, (16,)))
+
+
+def test_unknown_merge() -> None:
+    with pytest.raises(ValueError, match="merge 'sum' is unknown: choose one of gate, residual"):
+        layer(merge="sum")

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from golden_cases import fill, load_golden, load_json
 from isdfine.core.errors import ConfigError
+from isdfine.deploy.fuse import fuse
+from isdfine.nn.conv import ConvNormAct, RepVGG
 from isdfine.nn.padding import Padding
 from isdfine.nn.position import sine_table
 from isdfine.zoo.dfine.encoder import HybridEncoder
@@ -137,8 +139,16 @@ def test_options_act() -> None:
         assert not torch.equal(dropping(maps())[0], dropping(maps())[0])
 
 
-def test_the_content_depends_neither_on_the_amount_nor_on_the_content_of_the_padding() -> None:
-    encoder = fill.fill_module(small(position_layout="grid")).eval()
+RTDETR = {"fusion": "csp", "downsample": "conv"}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("options", [{}, RTDETR, {"downsample": "conv"}, {"fusion": "csp"}])
+def test_the_content_depends_neither_on_the_amount_nor_on_the_content_of_the_padding(
+    options: dict[str, Any], fused: bool
+) -> None:
+    encoder = fill.fill_module(small(position_layout="grid", **options)).eval()
+    encoder = fuse(encoder) if fused else encoder
     content = [torch.randn(1, c, -(-85 // s), -(-70 // s)) for c, s in ((8, 8), (12, 16), (16, 32))]
     results = []
     for canvas in ((96, 96), (96, 96), (128, 160)):
@@ -153,6 +163,33 @@ def test_the_content_depends_neither_on_the_amount_nor_on_the_content_of_the_pad
     for other in results[1:]:
         for one, first in zip(other, results[0]):
             torch.testing.assert_close(one, first, atol=1e-5, rtol=1e-5)
+
+
+def test_rt_detr_fusion_has_the_names_of_rt_detr() -> None:
+    encoder = small(**RTDETR)
+    names = {key.rsplit(".", 1)[0] for key in encoder.state_dict()}
+    for part in ("conv1.conv", "conv1.norm", "conv2.conv", "bottlenecks.0.conv1.conv", "bottlenecks.0.conv2.norm"):
+        assert f"fpn_blocks.1.{part}" in names
+        assert f"pan_blocks.0.{part}" in names
+    assert encoder.downsample_convs[1].conv.weight.shape == (16, 16, 3, 3)
+    assert {"downsample_convs.0.conv", "lateral_convs.0.conv"} <= names
+    assert encoder.fpn_blocks[0].conv3.conv.weight.shape == (16, 8, 1, 1)  # expansion 0.5
+    assert not [key for key in small(**RTDETR, expansion=1.0).state_dict() if "conv3" in key]
+    for part in (encoder.lateral_convs[0], encoder.downsample_convs[1]):
+        assert part.eval()(torch.randn(2, 16, 8, 8) * 10).min() > -0.3  # silu is never below -0.28
+
+
+@pytest.mark.parametrize("options", [RTDETR, {"downsample": "conv"}, {"fusion": "csp"}])
+def test_other_blocks_train_and_fuse(options: dict[str, Any]) -> None:
+    encoder = small(**options)
+    sum(one.square().sum() for one in encoder(maps())).backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in encoder.parameters())
+    encoder = fill.fill_module(encoder).eval()
+    fused = fuse(encoder)
+    assert not [part for part in fused.modules() if isinstance(part, (ConvNormAct, RepVGG))]
+    with torch.no_grad():
+        for one, other in zip(encoder(maps()), fused(maps())):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_layouts_agree_on_squares_only() -> None:
@@ -183,6 +220,8 @@ def test_one_level_works() -> None:
         ({"act": "relu"}, "act='relu': its convolution blocks always use silu"),
         ({"enc_act": "swish"}, "no activation called 'swish'"),
         ({"position_layout": "rows"}, "position_layout='rows': choose one of official, grid"),
+        ({"fusion": "elan"}, "HybridEncoder fusion='elan': choose one of gelan, csp"),
+        ({"downsample": "pool"}, "HybridEncoder downsample='pool': choose one of decoupled, conv"),
         ({"feat_strides": (8, 16)}, r"one stride per map: in_channels=\[8, 12, 16\], feat_strides=\[8, 16\]"),
         (
             {"feat_strides": (8, 16, 64)},

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isdfine.deploy.fuse import fuse
+from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
@@ -77,6 +78,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "extra levels": {"num_levels": 4},
     "stored anchors": {"eval_spatial_size": [96, 128]},
     "more queries than cells": {"num_queries": 60},
+    "rt-detr": {"box_head": "direct", "merge": "residual", "cross_attn_projections": True},
+    "rt-detr discrete": {"cross_attn_projections": True, "cross_attn_method": "discrete"},
 }
 
 
@@ -202,7 +205,7 @@ def test_training_has_finite_losses_and_gradients() -> None:
     weights = {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_fgl": 0.15, "loss_ddf": 1.5}
     matcher = HungarianMatcher({"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0})
     criterion = DFINECriterion(matcher, weights, ["vfl", "boxes", "local"], num_classes=3, reg_max=8)
-    terms = criterion(output, targets(2, 0))
+    terms = Objective(criterion)(output, targets(2, 0))
     assert all(one.isfinite() for one in terms.values())
     sum(terms.values()).backward()
     gradients = {name: one.grad for name, one in model.named_parameters() if one.requires_grad}

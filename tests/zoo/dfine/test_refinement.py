@@ -9,7 +9,8 @@ from golden_cases import fill
 from isdfine.nn.edges import decode_corners
 from isdfine.nn.queries import JoinedQueries
 from isdfine.zoo.dfine.decoder import DFINETransformer
-from isdfine.zoo.dfine.refinement import DeployedRefinement, enlarge_channels
+from isdfine.zoo.dfine.refinement import DeployedRefinement
+from isdfine.zoo.dfine.stack import enlarge_channels
 
 
 def stack(**more: object) -> tuple:

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What distillers refuse: numbers out of range, and models and criteria that cannot serve them."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from ..losses.criterion import DFINECriterion
+from ..losses.step import MatchedGroup
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse what is not a finite number above 0 (ValueError)."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value}: give a number above 0")
+
+
+def check_non_negative(name: str, value: float) -> None:
+    """Refuse what is not a finite number of 0 or more (ValueError)."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {value}: give 0 or more")
+
+
+def check_distributions(who: str, model: nn.Module) -> None:
+    """Refuse a model whose decoder has a direct box head, known by ``decoder.box_head`` (ValueError)."""
+    head = getattr(getattr(model, "decoder", model), "box_head", "fdr")
+    if head != "fdr":
+        raise ValueError(
+            f"{who} compares edge distributions, but the decoder's box_head is {head!r}: set "
+            f"DFINETransformer.box_head: fdr, or take {who} out (distillers: [] for none)"
+        )
+
+
+def check_union(who: str, criterion: DFINECriterion) -> None:
+    """Refuse a criterion whose sets do not share their matches (ValueError)."""
+    if not criterion.use_uni_set:
+        raise ValueError(
+            f"{who} weighs queries by the union of all matches, but the criterion matches every layer on its own: set "
+            f"DFINECriterion.use_uni_set: True, or take {who} out (distillers: [] for none)"
+        )
+
+
+def edge_logits_of(group: MatchedGroup, who: str) -> Tensor:
+    """(K, R, 4, N + 1) edge logits of a group's layers.
+
+    Raises:
+        ValueError: the model has no distributions.
+    """
+    if group.stack.edge_logits is None:
+        place = f"group {group.name!r}" if group.name else "the output"
+        raise ValueError(f"{who} compares edge distributions, but {place} has none: it needs an FDR head")
+    return group.stack.edge_logits
+
+
+def check_layers(who: str, model: nn.Module) -> None:
+    """Refuse a decoder that trains a single layer, known by ``decoder.num_attention_layers`` (ValueError)."""
+    layers = getattr(getattr(model, "decoder", model), "num_attention_layers", 2)
+    if layers < 2:
+        raise ValueError(
+            f"{who} needs two decoder layers or more, but {layers} is trained: raise DFINETransformer.num_layers, or "
+            f"take {who} out of distillers"
+        )

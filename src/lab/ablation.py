@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""An ablation from its matrix to its report: check everything first, train what is not done, write what is there."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from ..core.errors import CheckpointError, ConfigError, DataError
+from ..solver.training import Training
+from .matrix import Run
+from .results import Configs
+from .runner import Runner
+from .standing import Standing, standing
+
+logger = logging.getLogger(__name__)
+
+Pending = list[tuple[Run, Standing]]
+"""Runs that are to be trained, with what is there of them."""
+
+
+def pending(runs: Sequence[Run], configs: Configs, *, redo: bool = False) -> Pending:
+    """The runs that are not done; nothing on disk is changed.
+
+    Args:
+        runs: those asked for.
+        configs: what each would run now.
+        redo: train runs of another config anew instead of refusing them.
+
+    Raises:
+        ConfigError: all runs that were made from another config, one per line (without ``redo``).
+    """
+    left: Pending = []
+    changed = []
+    for run in runs:
+        found = standing(run.folder, configs.plain(run))
+        if found.differences and found.state != "absent":
+            changed.append(f"{run.label}: {run.folder.path} was made from another config: {found.complaint}")
+            left.append((run, Standing("changed", found.differences)))
+        elif found.state != "done":
+            left.append((run, found))
+    if changed and not redo:
+        raise ConfigError(
+            "\n".join(changed)
+            + "\nnothing was started: run these anew with --redo (their folders are kept under another "
+            "name), choose another output_dir, or undo the change"
+        )
+    return left
+
+
+def put_aside(left: Pending) -> None:
+    """Rename the folders of runs that are trained anew because their config changed; nothing is deleted."""
+    for run, found in left:
+        if found.state == "changed":
+            path = run.folder.path
+            number = next(one for one in range(1, 10**6) if not path.with_name(f"{path.name}.old{one}").exists())
+            aside = path.with_name(f"{path.name}.old{number}")
+            path.rename(aside)
+            logger.warning("%s: trained anew; what was there is now %s", run.label, aside)
+
+
+def check_buildable(left: Pending, configs: Configs) -> None:
+    """Build every variant once, with its data, so that a mistake in the last one is found before the first trains.
+
+    Raises:
+        ConfigError: all variants that cannot be built.
+    """
+    problems: list[str] = []
+    first: dict[tuple[str, str], Run] = {}
+    for run, _ in left:
+        first.setdefault((run.data, run.variant), run)
+    for run in first.values():
+        logger.info("%s: is built once to see that it can be", _cell(run))
+        nowhere = run.folder.path.with_name(f"{run.folder.path.name}.check")
+        try:
+            config = configs[run].with_values({"output_dir": str(nowhere)})
+            config.require("model", "postprocessor", "evaluator", "val_dataloader", "criterion", "optimizer",
+                           "train_dataloader")  # fmt: skip
+            Training(config)
+        except (ConfigError, DataError, CheckpointError) as error:
+            problems.append(f"{_cell(run)}: {error}")
+    gc.collect()
+    torch.cuda.empty_cache()  # the trainings need it; does nothing where no GPU was used
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _cell(run: Run) -> str:
+    return run.label.rsplit("/", 1)[0]
+
+
+def commands(left: Pending, runner: Runner) -> list[list[str]]:
+    """The command of every run that would be trained."""
+    return [runner.command(run, found.resume) for run, found in left]

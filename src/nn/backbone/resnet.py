@@ -1,0 +1,260 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""ResNet and ResNet-vd (arXiv 1512.03385, 1812.01187) under the names of RT-DETR's configs and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core.errors import CheckpointError
+from ...core.registry import register
+from ...core.weights import load_weights
+from ..activation import activation
+from ..conv import ConvNormAct
+from ..norm import freeze_batch_norms
+from ..padding import Padding, cleared
+
+logger = logging.getLogger(__name__)
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+"""Blocks per stage by depth; from depth 50 on they are bottlenecks."""
+STAGE_STRIDES = (4, 8, 16, 32)
+STAGE_WIDTHS = (64, 128, 256, 512)
+IMAGENET_FILES = {
+    18: "ResNet18_vd_pretrained_from_paddle.pth",
+    34: "ResNet34_vd_pretrained_from_paddle.pth",
+    50: "ResNet50_vd_ssld_v2_pretrained_from_paddle.pth",
+    101: "ResNet101_vd_ssld_pretrained_from_paddle.pth",
+}
+WEIGHTS_URL = "https://github.com/lyuwenyu/storage/releases/download/v0.1"
+"""Folder of these files on the net; only messages name it, nothing is downloaded."""
+Variant = Literal["a", "b", "c", "d"]
+
+
+class ResidualBlock(nn.Module):
+    """``act(branch(maps) + short(maps))``; the branch is two 3x3 convolutions, or a bottleneck.
+
+    Args:
+        in_channels: channels of the input map.
+        width: channels inside the branch.
+        stride: of the whole block.
+        first: the block opens a stage, so its shortcut is a 1x1 convolution.
+        bottleneck: 1x1, 3x3, 1x1 to 4 * width channels, instead of two 3x3.
+        variant: ``a`` has a bottleneck's stride in its first convolution, ``d`` halves the shortcut by averaging.
+        act: activation name.
+
+    Shapes: (B, in_channels, H, W) -> (B, width * (4 if bottleneck else 1), H / stride, W / stride).
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, first: bool, bottleneck: bool, variant: Variant, act: str
+    ) -> None:
+        super().__init__()
+        out_channels = 4 * width if bottleneck else width
+        strides = (stride, 1) if variant == "a" else (1, stride)
+        if first and not bottleneck:  # here and below: published state dicts have this order
+            self.short = _shortcut(in_channels, out_channels, stride, variant)
+        if bottleneck:
+            self.branch2a = ConvNormAct(in_channels, width, 1, stride=strides[0], act=act)
+            self.branch2b = ConvNormAct(width, width, 3, stride=strides[1], act=act)
+            self.branch2c = ConvNormAct(width, out_channels, 1)
+            if first:
+                self.short = _shortcut(in_channels, out_channels, stride, variant)
+        else:
+            self.branch2a = ConvNormAct(in_channels, width, 3, stride=stride, act=act)
+            self.branch2b = ConvNormAct(width, width, 3)
+        self.act = activation(act)
+        self.first, self.bottleneck = first, bottleneck
+
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
+        """(B, in_channels, H, W), cleared of padding -> (B, out, H', W'), cleared as well."""
+        branch = self.branch2b(cleared(self.branch2a(maps), padding))
+        if self.bottleneck:
+            branch = self.branch2c(branch)
+        short = self.short(maps) if self.first else maps
+        return cleared(self.act(branch + short), padding)
+
+
+class ResidualStage(nn.Module):
+    """The blocks of one stage; the first of them halves the map, except in the first stage.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W').
+    """
+
+    def __init__(self, index: int, in_channels: int, depth: int, variant: Variant, act: str) -> None:
+        super().__init__()
+        bottleneck, width = depth >= 50, STAGE_WIDTHS[index]
+        rest = 4 * width if bottleneck else width
+        opening = ResidualBlock(in_channels, width, 2 if index > 0 else 1, True, bottleneck, variant, act)
+        others = (
+            ResidualBlock(rest, width, 1, False, bottleneck, variant, act) for _ in range(BLOCKS[depth][index] - 1)
+        )
+        self.blocks = nn.ModuleList([opening, *others])
+
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W'); input and output are cleared of padding."""
+        for block in self.blocks:
+            maps = block(maps, padding)
+        return maps
+
+
+@register
+class PResNet(nn.Module):
+    """ResNet without its classification head, under RT-DETR's name for it.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        variant: ``a`` (original), ``b`` (torchvision's: a bottleneck halves the map in its 3x3 convolution), ``c`` (b
+            with three 3x3 convolutions as stem), ``d`` (ResNet-vd: c with averaging shortcuts; RT-DETR's).
+        num_stages: stages to build, 1..4.
+        return_idx: stages to return, ascending, of 0..num_stages - 1 with strides 4, 8, 16, 32.
+        act: activation name; padding stays invisible with activations that are never negative, such as ``relu``.
+        freeze_at: -1 trains everything, 0 freezes the parameters of the stem, k those of the first k stages too.
+            Statistics of trainable norms still follow the data.
+        freeze_norm: normalisation as constants (buffers) instead of trained batch norm.
+        pretrained: load ImageNet weights of ``<local_model_dir>/<file>`` for variant d (``IMAGENET_FILES``). Nothing is
+            downloaded. ``None``: no; that random weights are wanted is not said, so the log points it out.
+        local_model_dir: folder of these files.
+        weights: another file with weights of this backbone.
+
+    Attributes:
+        channels: channels of every returned map.
+        strides: image pixels per cell of every returned map.
+        starts_from: where the weights come from; None = random, and nobody asked for that.
+
+    Raises:
+        ValueError: for an unknown depth or variant, stages or freeze_at outside their range.
+        CheckpointError: the file is absent, unreadable or for another backbone.
+
+    Shapes: (B, 3, H, W) in [0, 1], as published without further normalisation -> one (B, channels[i], H / strides[i],
+    W / strides[i]) per returned stage; H and W are multiples of the largest stride.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        variant: Variant = "d",
+        num_stages: int = 4,
+        return_idx: Sequence[int] = (0, 1, 2, 3),
+        act: str = "relu",
+        freeze_at: int = -1,
+        freeze_norm: bool = True,
+        pretrained: bool | None = None,
+        *,
+        local_model_dir: str = "weight/presnet/",
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_choices(depth, variant, num_stages, return_idx, freeze_at)
+        if pretrained and weights is not None:
+            raise ValueError(f"PResNet: pretrained and weights={weights!r} are both set: keep one of the two")
+        expansion = 4 if depth >= 50 else 1
+        outputs = [expansion * width for width in STAGE_WIDTHS]
+        inputs = [STAGE_WIDTHS[0], *outputs]
+        self.return_idx = tuple(return_idx)
+        self.channels = [outputs[index] for index in self.return_idx]
+        self.strides = [STAGE_STRIDES[index] for index in self.return_idx]
+        self.conv1 = _stem(variant, act)
+        self.res_layers = nn.ModuleList(
+            ResidualStage(index, inputs[index], depth, variant, act) for index in range(num_stages)
+        )
+        if freeze_at >= 0:
+            self.conv1.requires_grad_(False)
+            self.res_layers[:freeze_at].requires_grad_(False)
+        if freeze_norm:
+            freeze_batch_norms(self)
+        self.starts_from = "random weights (pretrained: False)" if pretrained is False else None
+        file = _weights_file(depth, variant, local_model_dir) if pretrained else weights and Path(weights)
+        if file:
+            load_weights(self, file)
+            logger.info("loaded the weights of PResNet %d from %s", depth, file)
+            self.starts_from = str(file)
+
+    def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> the maps of ``return_idx``, finest first; padded cells hold zeros.
+
+        With ``padding`` the content's features in eval mode do not depend on how much padding there is.
+        """
+        maps = images
+        for layer in self.conv1:
+            maps = layer(cleared(maps, padding))
+        maps = cleared(F.max_pool2d(cleared(maps, padding), kernel_size=3, stride=2, padding=1), padding)
+        returned = []
+        for index, stage in enumerate(self.res_layers):
+            maps = stage(maps, padding)
+            if index in self.return_idx:
+                returned.append(maps)
+        return returned
+
+    @property
+    def num_stages(self) -> int:
+        """Number of the last stage (the stem is 0)."""
+        return len(self.res_layers)
+
+    def stage_of(self, name: str) -> int:
+        """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
+        part, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) + 1 if part == "res_layers" and rest else 0
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, variant: Variant) -> nn.Module:
+    if variant != "d" or stride == 1:
+        return ConvNormAct(in_channels, out_channels, 1, stride=stride)
+    pool = nn.AvgPool2d(2, 2, ceil_mode=True)
+    return nn.Sequential(OrderedDict(pool=pool, conv=ConvNormAct(in_channels, out_channels, 1)))
+
+
+def _stem(variant: Variant, act: str) -> nn.Sequential:
+    """Image to stride 2."""
+    width = STAGE_WIDTHS[0]
+    if variant in ("a", "b"):
+        return nn.Sequential(OrderedDict(conv1_1=ConvNormAct(3, width, 7, stride=2, act=act)))
+    return nn.Sequential(
+        OrderedDict(
+            conv1_1=ConvNormAct(3, width // 2, 3, stride=2, act=act),
+            conv1_2=ConvNormAct(width // 2, width // 2, 3, act=act),
+            conv1_3=ConvNormAct(width // 2, width, 3, act=act),
+        )
+    )
+
+
+def _weights_file(depth: int, variant: Variant, folder: str) -> Path:
+    if variant != "d":
+        raise ValueError(
+            f"PResNet pretrained: ImageNet weights are published for variant d only, not for {variant!r}: set weights "
+            "to a file, or take TimmBackbone (resnet50.tv_in1k has torchvision's weights)"
+        )
+    path = Path(folder) / IMAGENET_FILES[depth]
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file with ImageNet weights: put it there (the RT-DETR project offers it at "
+            f"{WEIGHTS_URL}/{path.name}), point PResNet.local_model_dir at its folder, or set PResNet.pretrained to "
+            "False"
+        )
+    return path
+
+
+def _check_choices(depth: int, variant: str, num_stages: int, return_idx: Sequence[int], freeze_at: int) -> None:
+    if depth not in BLOCKS:
+        raise ValueError(f"PResNet depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
+    if variant not in ("a", "b", "c", "d"):
+        raise ValueError(f"PResNet variant={variant!r}: choose one of a, b, c, d (d = ResNet-vd)")
+    if num_stages not in range(1, 5):
+        raise ValueError(f"PResNet num_stages={num_stages}: choose one of 1, 2, 3, 4")
+    stages = range(num_stages)
+    if not return_idx or list(return_idx) != sorted(set(return_idx) & set(stages)):
+        raise ValueError(
+            f"PResNet return_idx={list(return_idx)}: give one or more of {list(stages)} in ascending order, each once"
+        )
+    if freeze_at not in range(-1, num_stages + 1):
+        raise ValueError(
+            f"PResNet freeze_at={freeze_at}: choose -1 (freeze nothing), 0 (the stem) or up to {num_stages} "
+            "(all stages)"
+        )

@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Let a training step see what decoder layers attend to, with the fused attention and the inference graph untouched.
+
+A recorder travels through the layers of one training forward pass as an argument; nothing is kept on modules, so
+copies, state dicts and exported graphs do not know of it (spec self_distillation section 5.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from .types import QueryGroup
+
+SELF_ATTENTION = "self_attention"
+"""Projected queries and keys of the attention among decoder queries."""
+SELF_ATTENTION_MAPS = "self_attention_maps"
+"""The same, and the layer's output goes through the materialised map, which is recorded too: slower."""
+CROSS_ATTENTION = "cross_attention"
+"""Logits of the weights that deformable cross-attention gives to its sampling points."""
+DENSE_CROSS_ATTENTION = "dense_cross_attention"
+"""Attention of queries to every cell of the memory."""
+DEFORMABLE_KINDS = frozenset({SELF_ATTENTION, SELF_ATTENTION_MAPS, CROSS_ATTENTION})
+"""What layers of self-attention and deformable cross-attention offer."""
+
+
+@dataclass(frozen=True)
+class CapturedAttention:
+    """What the decoder layers of one training step attended to; d channels per head, P points over all levels.
+
+    Every tensor holds the queries of all groups, Q of them, on one axis, and is part of the graph. Kinds that were not
+    asked for are empty tuples; the others have one entry per layer.
+    """
+
+    queries: tuple[Tensor, ...]
+    """(B, heads, Q, d) projected, before scaling."""
+    keys: tuple[Tensor, ...]
+    """(B, heads, Q, d) projected, before scaling."""
+    scores: tuple[Tensor, ...]
+    """(B, heads, Q, Q) queries times keys over sqrt(d), before the mask; for ``self_attention_maps`` only."""
+    point_logits: tuple[Tensor, ...]
+    """(B, Q, heads, P) before their softmax over all points."""
+    num_points: tuple[int, ...]
+    """Points per head on each level, P in all, in the order of ``point_logits``."""
+    places: dict[str, slice]
+    """Where each query group lies on the query axis, by name; "" are the matching queries."""
+    blocked: Tensor | None
+    """(Q, Q) bool, row i may not read column j where True, the same in all layers; None where nothing is blocked."""
+    masks: dict[str, Tensor]
+    """(Qg, Qg) bool by name, what is blocked inside a group; only of groups where something is."""
+    padding: dict[str, Tensor]
+    """(B, Qg) bool by name for groups with slots that only fill up the batch, True there."""
+
+
+class AttentionRecorder:
+    """Collects attention while one forward pass goes through the layers.
+
+    Args:
+        kinds: of this module's names.
+    """
+
+    def __init__(self, kinds: frozenset[str]) -> None:
+        self.kinds = kinds
+        self.materialise = SELF_ATTENTION_MAPS in kinds
+        self._queries: list[Tensor] = []
+        self._keys: list[Tensor] = []
+        self._scores: list[Tensor] = []
+        self._point_logits: list[Tensor] = []
+        self._num_points: Sequence[int] = ()
+
+    def add_self_attention(self, query: Tensor, key: Tensor, scores: Tensor | None = None) -> None:
+        """Of the next layer: (B, heads, Q, d) twice and, if the layer materialises them, (B, heads, Q, Q) scores."""
+        if self.materialise or SELF_ATTENTION in self.kinds:
+            self._queries.append(query)
+            self._keys.append(key)
+        if scores is not None:
+            self._scores.append(scores)
+
+    def add_points(self, logits: Tensor, num_points: Sequence[int]) -> None:
+        """Of the next layer: (B, Q, heads, P) and the points per level."""
+        if CROSS_ATTENTION in self.kinds:
+            self._point_logits.append(logits)
+            self._num_points = num_points
+
+    def finish(self, groups: Sequence[QueryGroup], blocked: Tensor | None) -> CapturedAttention:
+        """What was collected, with the groups in the order in which they were joined and their mask."""
+        places, start = {}, 0
+        for group in groups:
+            places[group.name] = slice(start, start := start + group.content.shape[1])
+        return CapturedAttention(
+            queries=tuple(self._queries),
+            keys=tuple(self._keys),
+            scores=tuple(self._scores),
+            point_logits=tuple(self._point_logits),
+            num_points=tuple(self._num_points),
+            places=places,
+            blocked=blocked,
+            masks={group.name: group.mask for group in groups if group.mask is not None},
+            padding={group.name: group.padding for group in groups if group.padding is not None},
+        )
+
+
+@runtime_checkable
+class OffersAttention(Protocol):
+    """A module whose training output carries ``attention`` on request."""
+
+    attention_kinds: frozenset[str]
+    """Kinds that all of its layers have."""
+    captured: frozenset[str]
+    """Kinds that are asked for now; acts in training mode only and is not in the state dict."""
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that run in training."""
+        ...
+
+
+def attention_of(model: nn.Module, kinds: Iterable[str]) -> OffersAttention:
+    """The part of a model that can record these kinds of attention.
+
+    Raises:
+        ValueError: no part can; the message names what there is.
+    """
+    wanted = frozenset(kinds)
+    offers = [module for module in model.modules() if isinstance(module, OffersAttention)]
+    for module in offers:
+        if wanted <= module.attention_kinds:
+            return module
+    if not offers:
+        raise ValueError(
+            f"{type(model).__name__} has no layers whose attention can be captured ({_listed(wanted)} was asked for): "
+            "use a model whose decoder offers it, as DFINETransformer does, or leave the distiller out"
+        )
+    missing = sorted(wanted - offers[0].attention_kinds)
+    raise ValueError(
+        f"the layers of {type(offers[0]).__name__} have no {_listed(missing)}: "
+        f"choose among {_listed(offers[0].attention_kinds)}"
+    )
+
+
+def request_attention(model: nn.Module, kinds: Iterable[str]) -> None:
+    """From now on the model's training output carries ``attention`` of exactly these kinds; of none if there are none.
+
+    Nothing else changes: outputs in training and eval mode are the same numbers, and eval mode records nothing.
+    (``self_attention_maps`` replaces the fused attention in training and is equal up to rounding.)
+
+    Args:
+        model: a detector, wrapped for distributed training or not.
+        kinds: ``self_attention``, ``self_attention_maps``, ``cross_attention``; all that any distiller needs, at once.
+
+    Raises:
+        ValueError: the model has no attention of some kind; the message names what there is.
+    """
+    wanted = frozenset(kinds)
+    recording = attention_of(model, wanted) if wanted else None
+    for module in model.modules():
+        if isinstance(module, OffersAttention):
+            module.captured = wanted if module is recording else frozenset()
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join(sorted(kinds))

@@ -1,0 +1,262 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What distillation costs: time and memory of one training step per method, side by side.
+
+All methods share one model, one batch and a learning rate of 0, so that they differ in nothing but their losses, and
+take turns step by step, so that other work on the machine meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from ..core.config import Config
+from ..core.errors import ConfigError
+from ..distill.context import DistillationContext
+from ..distill.diagnostics import Diagnostics
+from ..distill.objective import Objective
+from ..nn.capture import request_attention
+from ..optim.ema import ModelEMA
+from ..optim.precision import Precision
+from ..optim.schedule import Schedule
+from ..optim.step import Optim
+from .fit import losses_of
+from .objective import build_objective
+from .train import train_one_epoch
+
+_GO_LSD = {"type": "GOLSD"}
+_DOWN = {"type": "InterLayerDistillation", "direction": "deep_to_shallow"}
+_UP = {"type": "InterLayerDistillation", "direction": "shallow_to_deep"}
+_ATTENTION = {"type": "AttentionDistillation", "ramp": [0.0, 0.0]}
+_LEVELS = {**_ATTENTION, "cross_mode": "levels"}
+BASELINE = "go-lsd"
+METHODS: Mapping[str, list[dict[str, Any]]] = {
+    "none": [],
+    BASELINE: [_GO_LSD],
+    "inter-d2s": [_DOWN],
+    "inter-s2d": [_UP],
+    "go-lsd+attn": [_GO_LSD, _ATTENTION],
+    "inter-d2s+attn": [_DOWN, _ATTENTION],
+    "inter-d2s+class": [{**_DOWN, "class_weight": 0.5}],
+    "go-lsd+attn+levels": [_GO_LSD, _LEVELS],
+    "inter-d2s+attn+levels": [_DOWN, _LEVELS],
+}
+"""``distillers:`` by name; ramps act from the first step."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained on: noise with random boxes, in the sizes of a real batch."""
+
+    image_size: tuple[int, int]
+    """(height, width) in pixels."""
+    batch: int
+    boxes: int = 12
+    """Ground-truth boxes per image, which BCCD has on average."""
+    steps: int = 10
+    """Rounds that count; every method takes one step in each."""
+    warmup: int = 2
+    """Rounds before, at least 1."""
+    diagnose: bool = False
+    """Also measure a step that writes diagnostics, with the baseline's losses."""
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} is {value}: give {least} or more"
+            for name, value, least in (
+                ("batch", self.batch, 1),
+                ("boxes", self.boxes, 0),
+                ("steps", self.steps, 1),
+                ("warmup", self.warmup, 1),
+                ("image_size", min(self.image_size), 32),
+            )
+            if value < least
+        ]
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One method's step."""
+
+    method: str
+    seconds: tuple[float, ...]
+    """Per round: on a GPU between events on its stream, on a CPU processor time of all threads of this process."""
+    peak_bytes: int
+    """Largest sum of live tensors in a step: weights, averaged weights, optimizer state, batch, activations."""
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds)
+
+    def time_ratio(self, other: Cost) -> tuple[float, float, float]:
+        """Median and quartiles of the ratio to another method's step of the same round, as (median, low, high)."""
+        ratios = sorted(mine / theirs for mine, theirs in zip(self.seconds, other.seconds))
+        if len(ratios) == 1:
+            return ratios[0], ratios[0], ratios[0]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return middle, low, high
+
+
+def measure(config: Config, methods: Sequence[str], work: Workload, device: torch.device) -> list[Cost]:
+    """Cost of each method.
+
+    Args:
+        config: with model, criterion, optimizer; its data is not read.
+        methods: keys of ``METHODS``.
+        work: the steps.
+        device: CPU or CUDA.
+
+    Raises:
+        ConfigError: an unknown method, or one that the config's model cannot serve.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ConfigError(f"methods: {', '.join(unknown) or 'none given'}: choose from {', '.join(METHODS)}")
+    bench = _Bench(config, work, device)
+    steps = {name: _Step(bench, METHODS[name]) for name in methods}
+    if work.diagnose:
+        steps["diagnostics"] = _Step(bench, METHODS[BASELINE], diagnose=True)
+    for _ in range(work.warmup):
+        for step in steps.values():
+            step()
+    peaks = {name: bench.peak_bytes(step) for name, step in steps.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for round_number in range(work.steps):
+        first = round_number % len(names)
+        for name in names[first:] + names[:first]:  # nobody always follows the same neighbour at the same place
+            seconds[name].append(bench.seconds(steps[name]))
+    return [Cost(name, tuple(seconds[name]), peaks[name]) for name in steps]
+
+
+class _Bench:
+    """Model, batch and optimizer that all methods share."""
+
+    def __init__(self, config: Config, work: Workload, device: torch.device) -> None:
+        torch.manual_seed(0)
+        size = list(work.image_size)
+        self.config = config.with_values({"eval_spatial_size": size, "num_classes": config.get("num_classes") or 80})
+        self.device = device
+        self.model: nn.Module = self.config.build("model").to(device).train()
+        self.optim = self._optim(config)
+        self.images, self.targets = _batch(work, int(self.config.get("num_classes")), device)
+        self.max_norm = config.settings.clip_max_norm
+
+    def _optim(self, config: Config) -> Optim:
+        optimizer = self.config.build("optimizer", model=self.model)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        name = config.settings.precision or "fp32"
+        # steps beyond the first of a thousand epochs: warm-ups and milestones change nothing at a rate of 0
+        schedule = Schedule(optimizer, None, None, steps_per_epoch=1000, total_epochs=1000)
+        return Optim(optimizer, schedule, ModelEMA(self.model), Precision(name, self.device))
+
+    def seconds(self, step: _Step) -> float:
+        """Duration of one step."""
+        if self.device.type != "cuda":
+            begin = time.process_time()
+            step()
+            return time.process_time() - begin
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(self.device)
+        start.record()
+        step()
+        end.record()
+        torch.cuda.synchronize(self.device)
+        return start.elapsed_time(end) / 1000
+
+    def peak_bytes(self, step: _Step) -> int:
+        """Peak of one step after the warm-up, what was there before included."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            step()
+            return torch.cuda.max_memory_allocated(self.device)
+        return self._resident_bytes() + peak_of_allocations(step)
+
+    def _resident_bytes(self) -> int:
+        """Tensors that outlive a step, each storage once."""
+        tensors = [*_state(self.model), *_state(self.optim.ema.module), self.images]
+        tensors += [one for target in self.targets for one in target.values()]
+        for state in self.optim.optimizer.state.values():
+            tensors += [one for one in state.values() if isinstance(one, Tensor)]
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+        return sum(storages.values())
+
+
+class _Step:
+    """One training step with a method's losses, through the loop that trains."""
+
+    def __init__(self, bench: _Bench, distillers: list[dict[str, Any]], *, diagnose: bool = False) -> None:
+        self.bench = bench
+        config = bench.config.with_values({"distillers": distillers})
+        self.objective: Objective = build_objective(config, bench.model).to(bench.device)
+        self.diagnose = Diagnostics(self.objective.distillers) if diagnose else None
+
+    def __call__(self) -> None:
+        bench = self.bench
+        request_attention(bench.model, self.objective.captures)
+        train_one_epoch(
+            partial(losses_of, bench.model, self.objective, bench.optim.schedule, watch=self._watch),
+            [(bench.images, bench.targets)],
+            bench.optim,
+            max_norm=bench.max_norm,
+            window=contextlib.nullcontext,
+            on_step=lambda report: None,
+        )
+
+    def _watch(self, context: DistillationContext) -> None:
+        if self.diagnose is not None:
+            self.diagnose(context)
+
+
+def peak_of_allocations(work: Callable[[], object]) -> int:
+    """Most bytes that a call holds at once, beyond what was there before; CPU.
+
+    The allocator reports every block as it comes and goes, temporaries inside operators included (libraries that have
+    memory of their own, as oneDNN's scratch pads, are not seen).
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    live = peak = 0
+    for change in _changes(recorded):
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def _changes(recorded: profile) -> Iterator[int]:
+    """Signed sizes of allocations in the order of time."""
+    results = recorded.profiler.kineto_results if recorded.profiler is not None else None
+    assert results is not None, "the profiler has stopped, so it has results"
+    events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]  # torch types them partly
+    yield from (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+
+
+def _state(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _batch(work: Workload, num_classes: int, device: torch.device) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Images (B, 3, H, W) in [0, 1] and their targets."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(work.batch, 3, *work.image_size, generator=random)
+    targets = []
+    for _ in range(work.batch):
+        size = torch.rand(work.boxes, 2, generator=random) * 0.25 + 0.05
+        centre = size / 2 + torch.rand(work.boxes, 2, generator=random) * (1 - size)
+        labels = torch.randint(num_classes, (work.boxes,), generator=random)
+        targets.append({"boxes": torch.cat((centre, size), 1).to(device), "labels": labels.to(device)})
+    return images.to(device), targets

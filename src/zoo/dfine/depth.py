@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Decoder layers that only training runs: more of them, and wider ones, to teach those that answer.
+
+The layers up to ``eval_idx`` do not know of the later ones, so in eval mode a detector answers as one without them, and
+``deploy.fuse`` drops them. In training the deepest layer is the last: it gets the losses without suffix and teaches by
+GO-LSD (future work of the D-FINE paper, arXiv 2410.13842; ``eval_idx`` and ``layer_scale`` of the official code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list[int]:
+    """Channels of every layer: D up to ``eval_idx``, then round(scale * D)."""
+    if not -num_layers <= eval_idx < num_layers:
+        raise ValueError(
+            f"eval_idx {eval_idx} is not one of the {num_layers} decoder layers: change eval_idx or num_layers"
+        )
+    if scale < 1:
+        raise ValueError(f"layer_scale must be at least 1, got {scale}: layers after eval_idx can only be wider")
+    normal = range(num_layers)[eval_idx] + 1
+    return [dim] * normal + [round(scale * dim)] * (num_layers - normal)
+
+
+def check_training_layers(
+    widths: Sequence[int], num_heads: int, scale: float, eval_idx: int, *, aux_loss: bool
+) -> None:
+    """Refuse options of layers after ``eval_idx`` that could not act, or would leave the answering layer untrained."""
+    last = len(widths) - 1
+    inference = range(len(widths))[eval_idx]
+    if scale != 1 and inference == last:
+        raise ValueError(
+            f"layer_scale {scale} widens the layers after eval_idx, but eval_idx {eval_idx} is the last of {last + 1}: "
+            "raise num_layers, or leave layer_scale out"
+        )
+    if scale != 1 and widths[last] % num_heads:
+        raise ValueError(
+            f"the layers after eval_idx have {widths[last]} channels, which do not split into {num_heads} heads: "
+            f"change layer_scale ({scale}), hidden_dim ({widths[0]}) or nhead"
+        )
+    if not aux_loss and inference != last:
+        raise ValueError(
+            f"aux_loss: False trains the answer of the last layer only, but eval_idx {eval_idx} answers: "
+            "set aux_loss: True, or eval_idx: -1"
+        )

@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import isdfine
+from builders import micro_sections
+from golden_cases import load_json
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.model_info import ModelInfo, model_info, table
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PUBLISHED = {"n": (4, 7), "s": (10, 25), "m": (19, 57), "l": (31, 91), "x": (62, 202)}
+
+
+def config_of(folder: Path, **changes: Any) -> isdfine.Config:
+    """A micro model whose data does not exist."""
+    sections = micro_sections(folder / "absent" / "annotations.json", folder / "run")
+    path = folder / "micro.yml"
+    path.write_text(yaml.safe_dump({**sections, **changes}))
+    return isdfine.load_config(path)
+
+
+@pytest.mark.parametrize("size", ["n", *(pytest.param(one, marks=pytest.mark.slow) for one in "smlx")])
+def test_official_models(size: str) -> None:
+    golden = load_json(f"dfine_{size}_keys.json")
+    found = model_info(isdfine.load_config(CONFIGS / "dfine" / f"dfine_hgnetv2_{size}_coco.yml"))
+    assert (found.name, found.size) == (f"dfine_hgnetv2_{size}_coco", (640, 640))
+    assert (found.params, found.params_trained) == (golden["params_deploy"], golden["params_train_form"])
+    flops = golden["flops_640_deploy"]
+    assert (found.gflops + found.gflops_attention) * 1e9 == pytest.approx(flops["torch_flop_counter_flops"], rel=1e-9)
+    # calflops sees no product inside attention, and counts the 33 bins of every FDR layer's expectation 33 times
+    layers = {"n": 3, "s": 3, "m": 4, "l": 6, "x": 6}[size]
+    assert found.gflops * 1e9 / 2 + layers * 300 * 4 * 33 * 33 == pytest.approx(flops["calflops_macs"], rel=1e-9)
+    assert found.gflops * 1e9 == pytest.approx(flops["calflops_flops"], rel=0.011)
+    params, gflops = PUBLISHED[size]
+    assert round(found.params / 1e6) == params
+    assert found.gflops == pytest.approx(gflops, rel=0.02)
+
+
+def test_a_config_without_data_or_weights_is_measured(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path,
+        HGNetv2={"name": "B0", "return_idx": [2, 3], "pretrained": True, "freeze_norm": False, "freeze_at": -1},
+    )
+    assert config.get("num_classes") is None
+    found = model_info(config)
+    assert found.size == (64, 96)
+    assert found.params < found.params_trained < 3_000_000
+    assert found.gflops < found.gflops_trained
+    double = model_info(config, (128, 192))
+    assert double.size == (128, 192)
+    assert double.params == found.params
+    assert 3 * found.gflops < double.gflops < 4.1 * found.gflops
+
+
+def test_layers_that_only_training_runs_are_not_deployed(tmp_path: Path) -> None:
+    decoder = micro_sections(tmp_path, tmp_path)["DFINETransformer"]
+    shallow = model_info(config_of(tmp_path))
+    deep = model_info(config_of(tmp_path, DFINETransformer={**decoder, "num_layers": 4, "eval_idx": 1}))
+    assert (deep.params, deep.gflops) == (shallow.params, shallow.gflops)
+    assert deep.params_trained > shallow.params_trained
+    assert deep.gflops_trained == shallow.gflops_trained
+
+
+def test_linear_and_attention_are_counted_by_hand(tmp_path: Path) -> None:
+    """One more query set changes what is proportional to the queries, and nothing else."""
+    decoder = micro_sections(tmp_path, tmp_path)["DFINETransformer"]
+    few = model_info(config_of(tmp_path))
+    many = model_info(config_of(tmp_path, DFINETransformer={**decoder, "num_queries": 16}))
+    # two products of 2 * Q^2 * D FLOPs in each of 2 layers
+    assert (many.gflops_attention - few.gflops_attention) * 1e9 == pytest.approx(2 * 2 * 2 * (16**2 - 8**2) * 16)
+
+
+def test_no_size(tmp_path: Path) -> None:
+    config = config_of(tmp_path, eval_spatial_size=None)
+    with pytest.raises(ConfigError, match=r"micro.yml: no eval_spatial_size: add it, or give the size \(--size"):
+        model_info(config)
+    assert model_info(config, (64, 64)).size == (64, 64)
+
+
+def test_table() -> None:
+    row = ModelInfo(
+        name="one", size=(64, 96), params=1_234_567, params_trained=2_000_000, gflops=1.5, gflops_attention=0.25,
+        gflops_trained=1.75,
+    )  # fmt: skip
+    assert table([row]).splitlines() == [
+        "model  size   params M  as trained  GFLOPs  attention  before fusing",
+        "one    64x96      1.23        2.00    1.50       0.25           1.75",
+    ]
+    assert table([row], markdown=True).splitlines() == [
+        "| model | size  | params M | as trained | GFLOPs | attention | before fusing |",
+        "|-------|-------|---------:|-----------:|-------:|----------:|--------------:|",
+        "| one   | 64x96 |     1.23 |       2.00 |   1.50 |      0.25 |          1.75 |",
+    ]

@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_cases import filled, micro
+from isdfine.core.errors import CheckpointError
+from isdfine.core.weights import load_weights
+from isdfine.deploy.convert import Wanted, convert
+from isdfine.deploy.source import open_source
+from isdfine.deploy.training_layers import without_training_layers
+
+DEEP = {"DFINETransformer.num_layers": 4, "DFINETransformer.eval_idx": 1, "DFINETransformer.layer_scale": 2}
+
+
+def test_the_rest_is_a_whole_shallow_model(tmp_path: Path) -> None:
+    config = micro(tmp_path, **DEEP)
+    model = filled(config)
+    shorter, weights, what = without_training_layers(config, model.state_dict())
+    assert what == "left out 2 of 4 decoder layers, which only training runs"
+    decoder = shorter.get("DFINETransformer")
+    assert (decoder["num_layers"], decoder["eval_idx"], decoder["layer_scale"]) == (2, -1, 1)
+    shallow = shorter.build("model").eval()
+    assert load_weights(shallow, weights).complete
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(shallow(images).logits, model(images).logits)
+
+
+def test_a_decoder_that_is_given_inline(tmp_path: Path) -> None:
+    config = micro(tmp_path)
+    sections = config.data
+    inline = {"type": "DFINETransformer", **sections["DFINETransformer"], "num_layers": 3, "eval_idx": 0}
+    config = config.with_values({"DFINE": {"decoder": inline}})
+    shorter, weights, what = without_training_layers(config, config.build("model").state_dict())
+    assert what is not None
+    assert shorter.get("DFINE.decoder.num_layers") == 1
+    assert load_weights(shorter.build("model"), weights).complete
+
+
+def test_nothing_to_leave_out(tmp_path: Path) -> None:
+    config = micro(tmp_path)
+    state = filled(config).state_dict()
+    same, weights, what = without_training_layers(config, state)
+    assert same is config
+    assert what is None
+    assert weights.keys() == state.keys()
+
+
+def test_weights_of_another_depth(tmp_path: Path) -> None:
+    config = micro(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"DFINETransformer has 4 decoder layers, the weights have 2: use the con"
+    ):
+        without_training_layers(config.with_values(DEEP), filled(config).state_dict())
+
+
+@pytest.mark.parametrize("form", ["huggingface", "official"])
+def test_conversion(form: str, tmp_path: Path) -> None:
+    """A folder of transformers never has these layers; other files only lose them when asked."""
+    config = micro(tmp_path, **DEEP)
+    torch.save({"model": filled(config).state_dict()}, tmp_path / "deep.pth")
+    source = open_source(tmp_path / "deep.pth")
+    whole = convert(source, config, Wanted("official", tmp_path / "whole.pth"))
+    assert whole.left_out is None
+    assert open_source(tmp_path / "whole.pth").weights.keys() == source.weights.keys()
+    output = tmp_path / ("hf" if form == "huggingface" else "short.pth")
+    found = convert(source, config, Wanted(form, output, inference=form == "official"))
+    assert found.left_out == "left out 2 of 4 decoder layers, which only training runs"
+    again = open_source(output)
+    assert not [key for key in again.weights if ".layers.2." in key and key.startswith("decoder.decoder.")]
+    assert "which only training runs" in again.notes
+    assert max(found.logits, found.boxes) == 0

@@ -1,0 +1,227 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from isdfine.core import dist
+from isdfine.distill.context import DistillationContext, Distiller
+from isdfine.distill.go_lsd import GOLSD
+from isdfine.distill.inter_layer import InterLayerDistillation
+from isdfine.distill.objective import Objective, default_distillers
+from losses.cases import Case, images_of, official_criterion, random_case
+
+
+class Watching(Distiller):
+    """Keeps what it was given and adds one small term."""
+
+    captures = frozenset({"self_attention"})
+
+    def __init__(self, name: str = "loss_watch_0") -> None:
+        super().__init__()
+        self.name = name
+        self.seen: list[DistillationContext] = []
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        self.seen.append(context)
+        return {self.name: context.step.matching.boxes.iou.sum() * 0.125}
+
+
+def objective(case: Case, *distillers: Distiller, **options: Any) -> Objective:
+    return Objective(official_criterion(case.num_classes, case.reg_max, **options), distillers)
+
+
+def test_official_files_get_go_lsd_where_the_criterion_weighs_it() -> None:
+    assert [type(one) for one in default_distillers(official_criterion(4, 8))] == [GOLSD]
+    local = {"losses": ["vfl", "local"], "weight_dict": {"loss_vfl": 1.0, "loss_fgl": 0.15}}
+    assert default_distillers(official_criterion(4, 8, **local)) == []
+    plain = {"losses": ["vfl"], "weight_dict": {"loss_vfl": 1.0}}
+    assert default_distillers(official_criterion(4, 8, **plain)) == []
+    case = random_case(0, dn_groups=1)
+    criterion = official_criterion(4, 8)
+    given, default = (Objective(criterion, one)(case.output, case.targets) for one in ([GOLSD()], None))
+    assert given == default
+    none = Objective(criterion, [])(case.output, case.targets)
+    assert none == criterion(case.output, case.targets)
+    assert none == {name: value for name, value in default.items() if "ddf" not in name}
+
+
+def test_terms_stand_in_the_official_order() -> None:
+    case = random_case(1, dn_groups=1)
+    kinds, edges = ["vfl", "bbox", "giou"], ["vfl", "bbox", "giou", "fgl"]
+    sets = {"_aux_0": [*edges, "ddf"], "_aux_1": [*edges, "ddf"], "": edges, "_pre": kinds, "_enc_0": kinds}
+    sets |= {f"_dn_{i}": [*edges, "ddf"] for i in range(3)} | {"_dn_pre": kinds}
+    expected = [f"loss_{kind}{suffix}" for suffix, of_set in sets.items() for kind in of_set]
+    assert list(objective(case, GOLSD())(case.output, case.targets)) == expected
+    with_ours = list(objective(case, Watching(), InterLayerDistillation())(case.output, case.targets))
+    assert with_ours[4:6] == ["loss_isd_aux_0", "loss_vfl_aux_1"]
+    assert with_ours[with_ours.index("loss_fgl") + 1] == "loss_watch_0"
+    assert sorted(with_ours) == sorted(set(with_ours))
+
+
+def test_distillers_see_the_matched_step_and_the_progress() -> None:
+    case, watching = random_case(2, dn_groups=1), Watching()
+    whole = objective(case, watching)
+    whole(case.output, case.targets, 0.25)
+    (context,) = watching.seen
+    assert (context.progress, context.teacher) == (0.25, None)
+    assert context.student is case.output
+    assert context.step.output is case.output
+    assert [one.name for one in context.step.groups] == ["", "dn"]
+    assert whole.captures == {"self_attention"}
+    assert objective(case, GOLSD()).captures == frozenset()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = whole.terms(whole.context(case.output, case.targets))
+    assert terms["loss_watch_0"].dtype == torch.float32
+
+
+def test_names_may_not_clash() -> None:
+    case = random_case(3)
+    with pytest.raises(ValueError, match=r"distillers.2: GOLSD stands there twice, .* the same names: keep one"):
+        objective(case, GOLSD(), Watching(), GOLSD(2.0))
+    with pytest.raises(
+        ValueError, match=r"distillers.0 \(Watching\) returns loss_vfl, which is there already: give its"
+    ):
+        objective(case, Watching("loss_vfl"))(case.output, case.targets)
+
+
+def test_a_distiller_must_return_its_losses() -> None:
+    case = random_case(4)
+
+    class Silent(Distiller):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Silent must return its losses from forward\(context\)"):
+        objective(case, Silent())(case.output, case.targets)
+
+
+def train(case: Case, *distillers: Distiller, steps: int = 4, **options: Any) -> tuple[list[Tensor], Tensor]:
+    """Leaves after some steps of gradient descent, and the random state."""
+    torch.manual_seed(0)
+    whole = objective(case, *distillers, **options)
+    leaves = list(case.inputs.values())
+    optimizer = torch.optim.AdamW(leaves, lr=0.01)
+    for step in range(steps):
+        optimizer.zero_grad()
+        terms = whole(case.output, case.targets, step / steps)
+        total = torch.zeros(())
+        for term in terms.values():
+            total = total + term
+        total.backward()
+        optimizer.step()
+    return [one.detach().clone() for one in leaves], torch.get_rng_state()
+
+
+def test_off_means_the_identical_trajectory() -> None:
+    def fresh() -> Case:
+        return random_case(5, counts=(2, 4), dn_groups=2)
+
+    plain, state = train(fresh())
+    without = {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_fgl": 0.15}
+    off: list[tuple[list[Distiller], dict[str, Any]]] = [
+        ([], {"weight_dict": without}),
+        ([GOLSD(0.0)], {}),
+        ([InterLayerDistillation(weight=0.0)], {}),
+        ([InterLayerDistillation(ramp=(1.0, 1.0), class_weight=1.0)], {}),
+    ]
+    for distillers, options in off:
+        leaves, after = train(fresh(), *distillers, **options)
+        assert all(torch.equal(one, other) for one, other in zip(leaves, plain))
+        assert torch.equal(after, state)
+    moved, after = train(fresh(), InterLayerDistillation(class_weight=0.5))
+    assert not all(torch.equal(one, other) for one, other in zip(moved, plain))
+    assert torch.equal(after, state)  # nothing random in it
+
+
+DISTILLERS = {
+    "GO-LSD": lambda: GOLSD(dn_padding="exclude", dn_counts="own"),
+    "deep_to_shallow": lambda: InterLayerDistillation(class_weight=0.5),
+    "shallow_to_deep": lambda: InterLayerDistillation("shallow_to_deep", match_weight="better", dn_padding="include"),
+    "matched": lambda: InterLayerDistillation(unmatched=False, span=2),
+}
+
+
+@pytest.mark.parametrize("make", DISTILLERS.values(), ids=list(DISTILLERS))
+@pytest.mark.parametrize("counts", [(3, 5), (0, 4), (11, 2)])
+def test_the_mean_over_ranks_equals_one_process(monkeypatch: pytest.MonkeyPatch, counts: Any, make: Any) -> None:
+    case = random_case(7, counts=counts, dn_groups=2)
+    whole = objective(case, make())(case.output, case.targets)
+    ranks = [images_of(case, slice(b, b + 1)) for b in range(2)]
+    seen: list[Tensor] = []
+    monkeypatch.setattr(dist, "mean", lambda counts: seen.append(counts) or counts)  # type: ignore[func-returns-value]
+    for one in ranks:
+        objective(one, make())(one.output, one.targets)
+    assert len(seen) == 2  # one all-reduce per step
+    average = torch.stack(seen).mean(0)
+    monkeypatch.setattr(dist, "mean", lambda _: average)
+    parts = [objective(one, make())(one.output, one.targets) for one in ranks]
+    for name, value in whole.items():
+        torch.testing.assert_close(
+            (parts[0][name] + parts[1][name]) / 2, value, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def of_one_rank(rank: int, file: str, results: Any) -> None:
+    """One process of two, each with its own image."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    case = images_of(random_case(8, counts=(3, 6), dn_groups=2), slice(rank, rank + 1))
+    terms = objective(case, GOLSD(), InterLayerDistillation(class_weight=0.5))(case.output, case.targets)
+    results[rank] = {name: value.item() for name, value in terms.items()}
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_image_equal_one_of_two(tmp_path: Any) -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        results = manager.dict()
+        ranks = [context.Process(target=of_one_rank, args=(rank, tmp_path / "store", results)) for rank in range(2)]
+        for one in ranks:
+            one.start()
+        for one in ranks:
+            one.join()
+        parts = [results[0], results[1]]
+    case = random_case(8, counts=(3, 6), dn_groups=2)
+    whole = objective(case, GOLSD(), InterLayerDistillation(class_weight=0.5))(case.output, case.targets)
+    for name, value in whole.items():
+        assert (parts[0][name] + parts[1][name]) / 2 == pytest.approx(value.item(), rel=1e-5), name
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[str(func).split(".")[1]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (GOLSD, 600),
+        (InterLayerDistillation, 600),
+        (lambda: InterLayerDistillation("shallow_to_deep"), 600),
+        *((make, 700) for make in DISTILLERS.values()),
+    ],
+)
+def test_few_operators_and_none_that_waits_for_the_device(make: Any, most: int) -> None:
+    case = random_case(12, counts=tuple(range(8)), queries=50, layers=6, dn_groups=1)
+    whole = objective(case, make())
+    with Operators() as seen:
+        whole(case.output, case.targets)
+    assert seen.names.total() - seen.names["detach"] <= most
+    assert not {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero"} & set(seen.names)
+
+
+def test_it_has_no_weights_of_its_own() -> None:
+    case = random_case(9)
+    whole = objective(case, GOLSD(), InterLayerDistillation())
+    assert isinstance(whole.distillers, nn.ModuleList)
+    assert whole.state_dict() == {}

@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What every backbone family can do in a detector, on an odd rectangle: learn, be judged, exported, tell its stages."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isdfine.deploy.fuse import fuse
+from isdfine.nn.backbone.hgnetv2 import HGNetv2
+from isdfine.nn.backbone.resnet import PResNet
+from isdfine.nn.backbone.timm import TimmBackbone
+from isdfine.zoo.dfine.decoder import DFINETransformer
+from isdfine.zoo.dfine.encoder import HybridEncoder
+from isdfine.zoo.dfine.model import DFINE
+
+pytest.importorskip("timm")
+
+SIZE = (160, 224)
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "hgnetv2": lambda: HGNetv2("B0", freeze_at=-1, freeze_norm=False),
+    "resnet": lambda: PResNet(18, return_idx=[1, 2, 3], freeze_norm=False),
+    "convnext": lambda: TimmBackbone("test_convnext", drop_path_rate=0.1),
+    "efficientnet": lambda: TimmBackbone("test_efficientnet"),
+    "timm resnet": lambda: TimmBackbone("test_resnet"),
+}
+
+
+def backbone_of(family: str) -> Any:
+    torch.manual_seed(0)
+    return FAMILIES[family]()
+
+
+def detector(family: str, in_channels: list[int] | None = None) -> DFINE:
+    backbone = backbone_of(family)
+    encoder = HybridEncoder(
+        in_channels=in_channels or backbone.channels, hidden_dim=16, nhead=2, dim_feedforward=32, expansion=0.34,
+        depth_mult=0.34, eval_spatial_size=SIZE,
+    )  # fmt: skip
+    decoder = DFINETransformer(
+        3, hidden_dim=16, feat_channels=[16, 16, 16], nhead=2, num_points=[2, 2, 2], num_layers=2, num_queries=8,
+        num_denoising=4, dim_feedforward=32, reg_max=8, eval_spatial_size=SIZE,
+    )  # fmt: skip
+    return DFINE(backbone, encoder, decoder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_detector_learns_and_its_fused_form_says_the_same(family: str) -> None:
+    model = detector(family).train()
+    target = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}
+    output = model(torch.rand(2, 3, *SIZE), [target, target])
+    sum(one.boxes.sum() + one.logits.sum() for one in output.layers).backward()  # type: ignore[union-attr]
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.backbone.parameters())
+    model.eval()
+    images = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        features, fused = model.backbone(images), fuse(model.backbone)(images)
+        assert model(images).boxes.shape == (1, 8, 4)
+    for one, other in zip(features, fused):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_exported_graph_computes_the_same(family: str) -> None:
+    backbone = backbone_of(family).eval()
+    images = torch.rand(1, 3, *SIZE)
+    exported = torch.export.export(copy.deepcopy(backbone), (images,)).module()
+    with torch.no_grad():
+        for one, other in zip(backbone(images), exported(images)):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_wrong_channel_list_is_refused_with_both(family: str) -> None:
+    channels = backbone_of(family).channels
+    expected = rf"channels \[{channels[0]}, .*\] but the encoder \(HybridEncoder\) was built for \[96, 192, 384\]"
+    with pytest.raises(ValueError, match=expected):
+        detector(family, [96, 192, 384])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages_are_counted_alike(family: str) -> None:
+    backbone = backbone_of(family)
+    assert backbone.num_stages == 4
+    stages = [backbone.stage_of(name) for name, _ in backbone.named_parameters()]
+    assert stages == sorted(stages)
+    assert set(stages) == {0, 1, 2, 3, 4}
+    seen: dict[int, Tensor] = {}
+
+    def remember(stage: int) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            seen[stage] = output
+
+        return hook
+
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(remember(backbone.stage_of(name)))
+    with torch.no_grad():
+        backbone.eval()(torch.rand(1, 3, 64, 96))
+    assert [64 // seen[stage].shape[2] for stage in (1, 2, 3, 4)] == [4, 8, 16, 32]

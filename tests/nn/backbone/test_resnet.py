@@ -1,0 +1,226 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""PResNet: the published names and numbers, padding, freezing, and what is refused."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isdfine.core.errors import CheckpointError
+from isdfine.deploy.fuse import fuse
+from isdfine.nn.backbone.resnet import BLOCKS, PResNet
+from isdfine.nn.norm import FrozenBatchNorm2d
+from isdfine.nn.padding import Padding
+
+
+def small(depth: int = 18, **options: Any) -> PResNet:
+    torch.manual_seed(0)
+    return PResNet(depth, **{"freeze_norm": False, "pretrained": False, **options})
+
+
+def with_statistics(backbone: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    for norm in backbone.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            norm.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    return backbone.eval()
+
+
+def published_name(key: str) -> str:
+    """Name in RT-DETR's checkpoints of a tensor that transformers' ``RTDetrResNetBackbone`` calls ``key``."""
+    key = re.sub(r"embedder\.embedder\.(\d)", lambda found: f"conv1.conv1_{int(found[1]) + 1}", key)
+    key = re.sub(r"encoder\.stages\.(\d)\.layers\.(\d+)", r"res_layers.\1.blocks.\2", key)
+    key = re.sub(r"\.layer\.(\d)\.", lambda found: f".branch2{'abc'[int(found[1])]}.", key)
+    key = key.replace("convolution", "conv").replace("normalization", "norm")
+    return key.replace("shortcut.1.", "short.conv.").replace("shortcut.", "short.")
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_maps_are_those_of_another_implementation(depth: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    modeling = pytest.importorskip("transformers.models.rt_detr.modeling_rt_detr_resnet")
+    widths = [256, 512, 1024, 2048] if depth >= 50 else [64, 128, 256, 512]
+    config = transformers.RTDetrResNetConfig(
+        embedding_size=64, hidden_sizes=widths, depths=list(BLOCKS[depth]), hidden_act="relu",
+        layer_type="bottleneck" if depth >= 50 else "basic", out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    theirs = with_statistics(modeling.RTDetrResNetBackbone(config))
+    ours = small(depth).eval()
+    ours.load_state_dict({published_name(key): value for key, value in theirs.state_dict().items()})
+    images = torch.rand(1, 3, 96, 160)
+    with torch.no_grad():
+        for one, other in zip(ours(images), theirs(images).feature_maps):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_names_are_the_published_ones() -> None:
+    keys = set(small(50).state_dict())
+    assert {
+        "conv1.conv1_1.conv.weight",
+        "conv1.conv1_3.norm.running_var",
+        "res_layers.0.blocks.0.short.conv.weight",
+        "res_layers.1.blocks.0.short.conv.conv.weight",
+        "res_layers.1.blocks.0.short.conv.norm.bias",
+        "res_layers.2.blocks.5.branch2c.norm.weight",
+    } <= keys
+    assert "res_layers.0.blocks.1.short.conv.weight" not in keys
+
+
+@pytest.mark.parametrize(
+    ("depth", "variant", "millions"),
+    [(18, "d", 11.20), (34, "d", 21.31), (50, "d", 23.53), (101, "d", 42.52), (18, "b", 11.18), (50, "b", 23.51)],
+)
+def test_numbers_of_parameters(depth: int, variant: Any, millions: float) -> None:
+    with torch.device("meta"):
+        backbone = PResNet(depth, variant, freeze_norm=False)
+    assert sum(one.numel() for one in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize("variant", ["a", "b", "c", "d"])
+@pytest.mark.parametrize("depth", [18, 50])
+def test_maps_are_what_channels_and_strides_say(depth: int, variant: Any) -> None:
+    with torch.device("meta"):
+        backbone = PResNet(depth, variant, return_idx=[1, 3], freeze_norm=False)
+        maps = backbone(torch.rand(1, 3, 160, 224))
+    assert backbone.strides == [8, 32]
+    assert [tuple(one.shape) for one in maps] == [
+        (1, channels, 160 // stride, 224 // stride) for channels, stride in zip(backbone.channels, backbone.strides)
+    ]
+
+
+def test_where_a_bottleneck_halves_the_map() -> None:
+    def strides(variant: Any) -> list[int]:
+        with torch.device("meta"):
+            block = PResNet(50, variant).res_layers[1].blocks[0]  # type: ignore[index]
+        return [block.branch2a.conv.stride[0], block.branch2b.conv.stride[0]]
+
+    assert (strides("a"), strides("b")) == ([2, 1], [1, 2])
+
+
+def test_variant_b_is_torchvisions() -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(2)
+    theirs = with_statistics(models.resnet50())
+    ours = small(50, variant="b").eval()
+    places = {"downsample.0": "short.conv", "downsample.1": "short.norm"}
+    for number, branch in enumerate("abc", start=1):
+        places |= {f"conv{number}": f"branch2{branch}.conv", f"bn{number}": f"branch2{branch}.norm"}
+    state = {}
+    for key, value in theirs.state_dict().items():
+        stage = re.fullmatch(r"layer(\d)\.(\d)\.(.+)\.(\w+)", key)
+        if stage is not None:
+            state[f"res_layers.{int(stage[1]) - 1}.blocks.{stage[2]}.{places[stage[3]]}.{stage[4]}"] = value
+        elif not key.startswith("fc."):
+            state[key.replace("bn1", "conv1.conv1_1.norm").replace("conv1.w", "conv1.conv1_1.conv.w")] = value
+    ours.load_state_dict(state)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        last = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+        for index, one in enumerate(ours(images), start=1):
+            last = getattr(theirs, f"layer{index}")(last)
+            torch.testing.assert_close(one, last)
+
+
+@pytest.mark.parametrize("content", [(64, 96), (52, 75)])
+@pytest.mark.parametrize("variant", ["b", "d"])
+def test_features_do_not_depend_on_the_padding(variant: Any, content: tuple[int, int]) -> None:
+    backbone = with_statistics(small(18, variant=variant))
+    image = torch.rand(1, 3, *content)
+
+    def maps(height: int, width: int) -> list[Tensor]:
+        canvas = torch.full((1, 3, height, width), 0.5)
+        canvas[..., : content[0], : content[1]] = image
+        with torch.no_grad():
+            return backbone(canvas, Padding(torch.tensor([content]), (height, width)))
+
+    for tight, wide, stride in zip(maps(64, 96), maps(128, 192), backbone.strides):
+        rows, columns = -(-content[0] // stride), -(-content[1] // stride)
+        torch.testing.assert_close(tight[..., :rows, :columns], wide[..., :rows, :columns])
+        assert not wide[..., rows:, :].any()
+        assert not wide[..., columns:].any()
+    if content == (64, 96):
+        with torch.no_grad():
+            for one, other in zip(backbone(image), maps(128, 192)):
+                torch.testing.assert_close(one, other[..., : one.shape[2], : one.shape[3]])
+
+
+@pytest.mark.parametrize("freeze_norm", [False, True])
+def test_fused_maps_are_equal_and_hold_no_norm(freeze_norm: bool) -> None:
+    backbone = with_statistics(small(18))
+    if freeze_norm:
+        frozen = small(18, freeze_norm=True).eval()
+        frozen.load_state_dict(
+            {key: one for key, one in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
+        )
+        backbone = frozen
+    fused, images = fuse(backbone), torch.rand(1, 3, 96, 160)
+    assert not [one for one in fused.modules() if isinstance(one, (nn.BatchNorm2d, FrozenBatchNorm2d))]
+    with torch.no_grad():
+        for one, other in zip(backbone(images), fused(images)):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_every_parameter_learns() -> None:
+    backbone = small(50, return_idx=[1, 2, 3]).train()
+    sum(one.square().mean() for one in backbone(torch.rand(2, 3, 64, 96))).backward()  # type: ignore[union-attr]
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in backbone.parameters())
+
+
+@pytest.mark.parametrize("freeze_at", [-1, 0, 2, 4])
+def test_the_first_stages_are_frozen(freeze_at: int) -> None:
+    with torch.device("meta"):
+        backbone = PResNet(18, freeze_at=freeze_at)
+    for name, one in backbone.named_parameters():
+        assert one.requires_grad == (backbone.stage_of(name) > freeze_at), name
+    assert {backbone.stage_of(name) for name, _ in backbone.named_parameters()} == {0, 1, 2, 3, 4}
+    assert backbone.num_stages == 4
+
+
+def test_weights_come_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    source = PResNet(18)
+    path = tmp_path / "ResNet18_vd_pretrained_from_paddle.pth"
+    torch.save(source.state_dict(), path)
+    for options in ({"pretrained": True, "local_model_dir": str(tmp_path)}, {"weights": str(path)}):
+        backbone = PResNet(18, **options)  # type: ignore[arg-type]
+        assert backbone.starts_from == str(path)
+        for key, value in source.state_dict().items():
+            torch.testing.assert_close(backbone.state_dict()[key], value)
+    assert PResNet(18, pretrained=False).starts_from == "random weights (pretrained: False)"
+    assert PResNet(18).starts_from is None
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"ResNet50_vd_ssld_v2_pretrained.*no such file.*PResNet\.local_model_dir"
+    ):
+        PResNet(50, pretrained=True, local_model_dir=str(tmp_path))
+    path = tmp_path / "w.pth"
+    torch.save(copy.deepcopy(PResNet(34).state_dict()), path)
+    with pytest.raises(CheckpointError, match=r"w\.pth does not fit the model.*not in the model"):
+        PResNet(18, weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 20}, r"depth=20: choose one of 18, 34, 50, 101"),
+        ({"variant": "e"}, r"variant='e': choose one of a, b, c, d"),
+        ({"num_stages": 5}, r"num_stages=5: choose one of 1, 2, 3, 4"),
+        ({"return_idx": [3, 1]}, r"return_idx=\[3, 1\]: give one or more of \[0, 1, 2, 3\] in ascending order"),
+        ({"num_stages": 2, "return_idx": [2]}, r"return_idx=\[2\]: give one or more of \[0, 1\]"),
+        ({"freeze_at": 5}, r"freeze_at=5: choose -1 \(freeze nothing\), 0 \(the stem\) or up to 4 \(all stages\)"),
+        ({"variant": "b", "pretrained": True}, r"published for variant d only, not for 'b': set weights"),
+        ({"weights": "w.pth", "pretrained": True}, r"both set: keep one of the two"),
+        ({"act": "sigmoidish"}, r"no activation called 'sigmoidish'"),
+    ],
+)
+def test_what_a_constructor_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PResNet(**{"depth": 18, **options})

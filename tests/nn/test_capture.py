@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from isdfine.nn.attention import QuerySelfAttention
+from isdfine.nn.capture import AttentionRecorder, CapturedAttention, attention_of, request_attention
+from isdfine.nn.sampling import DeformableAttention
+from isdfine.nn.types import DetectorOutput
+from nn.capture_cases import BOTH, decoder, features, step, targets
+
+
+class Answer(nn.Module):
+    """A decoder with plain tensors as its output, as an exporter wants them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.model([fine, coarse])
+        return found.logits, found.boxes
+
+
+def answers(output: DetectorOutput) -> list[torch.Tensor]:
+    sets = [*output.layers, output.initial, output.proposals, *output.groups["dn"].layers]
+    return [tensor for one in sets for tensor in (one.logits, one.boxes, one.edge_logits) if tensor is not None]
+
+
+def test_what_is_captured() -> None:
+    model = decoder()
+    request_attention(model, BOTH)
+    seen = step(model).attention
+    assert isinstance(seen, CapturedAttention)
+    assert seen.places == {"dn": slice(0, 12), "": slice(12, 20)}
+    assert [one.shape for one in (*seen.queries, *seen.keys)] == [(2, 4, 20, 4)] * 6
+    assert [one.shape for one in seen.point_logits] == [(2, 20, 4, 3)] * 3
+    assert seen.num_points == (2, 1)
+    assert seen.scores == ()
+    assert seen.blocked.shape == (20, 20)
+    assert seen.blocked[12:, :12].all()
+    assert not seen.blocked[12:, 12:].any()
+    assert list(seen.masks) == list(seen.padding) == ["dn"]
+    assert torch.equal(seen.masks["dn"], seen.blocked[:12, :12])
+    assert seen.padding["dn"].tolist() == step(model).groups["dn"].group.padding.tolist()
+
+
+@pytest.mark.parametrize("kind", ["self_attention", "self_attention_maps", "cross_attention"])
+def test_only_what_was_asked_for_is_kept(kind: str) -> None:
+    model = decoder()
+    request_attention(model, [kind])
+    seen = step(model).attention
+    lengths = [len(one) for one in (seen.queries, seen.keys, seen.scores, seen.point_logits)]
+    assert lengths == {"self_attention": [3, 3, 0, 0], "cross_attention": [0, 0, 0, 3]}.get(kind, [3, 3, 3, 0])
+    assert bool(seen.num_points) == (kind == "cross_attention")
+
+
+def test_captured_tensors_are_those_of_the_layer() -> None:
+    torch.manual_seed(0)
+    attention, (content, position) = QuerySelfAttention(16, 4), torch.randn(2, 2, 6, 16)
+    record = AttentionRecorder(frozenset(BOTH))
+    allowed = torch.rand(6, 6) > 0.3
+    allowed.fill_diagonal_(True)
+    output = attention(content, position, allowed, record)
+    deformable = DeformableAttention(16, 4, 2, [2, 1])
+    nn.init.normal_(deformable.attention_weights.weight)
+    deformable(content, torch.rand(2, 6, 4), [torch.randn(2, 16, 4, 4), torch.randn(2, 16, 2, 2)], record=record)
+    seen = record.finish([], None)
+    reference = nn.MultiheadAttention(16, 4, batch_first=True)
+    reference.load_state_dict(attention.state_dict())
+    placed = content + position
+    expected, weights = reference(placed, placed, content, attn_mask=~allowed, average_attn_weights=False)
+    scores = (seen.queries[0] @ seen.keys[0].mT / 2).masked_fill(~allowed, -torch.inf)
+    torch.testing.assert_close(scores.softmax(-1), weights)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(seen.point_logits[0].flatten(2), deformable.attention_weights(content))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("counts", [(3, 1), (0, 0)])
+def test_training_is_the_same_bit_for_bit(dropout: float, counts: tuple[int, int]) -> None:
+    plain, seen = decoder(dropout=dropout), decoder(dropout=dropout)
+    request_attention(seen, BOTH)
+    outputs = [step(model, counts) for model in (plain, seen)]
+    random = torch.rand(3)
+    assert outputs[0].attention is None
+    assert all(torch.equal(a, b) for a, b in zip(*(answers(one) for one in outputs)))
+    for output in outputs:
+        sum(tensor.square().sum() for tensor in answers(output)).backward()
+    for (name, a), b in zip(plain.named_parameters(), seen.parameters()):
+        assert a.grad is b.grad is None or torch.equal(a.grad, b.grad), name
+    step(plain, counts)
+    assert torch.equal(torch.rand(3), random), "capture draws random numbers"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_materialised_maps_give_the_same_output_up_to_rounding(dtype: torch.dtype) -> None:
+    plain, seen = decoder(), decoder()
+    request_attention(seen, ["self_attention_maps"])
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        outputs = [step(model) for model in (plain, seen)]
+    near = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(outputs[1].layers[0].logits, outputs[0].layers[0].logits, rtol=near, atol=near)
+    attention = outputs[1].attention
+    scores = attention.queries[1].float() @ attention.keys[1].float().mT / 2
+    torch.testing.assert_close(attention.scores[1].float(), scores, rtol=near, atol=near)
+
+
+def test_materialised_maps_are_dropped_out_too() -> None:
+    model = decoder(dropout=0.5)
+    request_attention(model, ["self_attention_maps"])
+    given = features()
+    assert not torch.equal(model(given, targets()).layers[0].logits, model(given, targets()).layers[0].logits)
+    model.decoder.layers[0].self_attn.dropout = 0.0
+    model.decoder.layers[0].dropout.p = 0.0
+    assert torch.equal(model(given, targets()).layers[0].logits, model(given, targets()).layers[0].logits)
+
+
+def test_eval_state_and_copies_do_not_know_of_it() -> None:
+    plain, seen = decoder().eval(), decoder().eval()
+    request_attention(seen, [*BOTH, "self_attention_maps"])
+    before, after = plain(features()), seen(features())
+    assert torch.equal(before.logits, after.logits)
+    assert torch.equal(before.boxes, after.boxes)
+    assert list(plain.state_dict()) == list(seen.state_dict())
+    assert torch.equal(seen.deployed()(features()).boxes, plain.deployed()(features()).boxes)
+    twin = copy.deepcopy(seen)
+    request_attention(seen, ())
+    assert step(seen.train()).attention is None
+    assert len(step(twin.train()).attention.scores) == 3
+
+
+def test_eval_graph_is_the_same() -> None:
+    plain, seen = (decoder(num_layers=1).eval() for _ in range(2))
+    request_attention(seen, BOTH)
+    graphs = [torch.export.export(Answer(model), tuple(features())).graph for model in (plain, seen)]
+    assert len(graphs[0].nodes) > 100
+    assert [str(node.target) for node in graphs[0].nodes] == [str(node.target) for node in graphs[1].nodes]
+
+
+def test_gradient_reaches_the_projections() -> None:
+    model = decoder()
+    request_attention(model, BOTH)
+    seen = step(model).attention
+    (seen.queries[2].sum() + seen.keys[2].square().sum() + seen.point_logits[2].square().sum()).backward()
+    assert model.decoder.layers[2].self_attn.in_proj_weight.grad[:32].abs().sum() > 0
+    assert model.decoder.layers[2].cross_attn.attention_weights.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("setting", [{"aux_loss": False}, {"eval_idx": 0, "layer_scale": 1.5}, {"num_denoising": 0}])
+def test_further_settings(setting: dict[str, object]) -> None:
+    model = decoder(**setting)
+    request_attention(model, BOTH)
+    output = step(model)
+    assert len(output.attention.queries) == model.num_attention_layers == 3
+    assert len(output.layers) == (1 if setting == {"aux_loss": False} else 3)
+    assert output.attention.keys[2].shape[-1] == (6 if "layer_scale" in setting else 4)
+    assert (output.attention.blocked is None) == (setting == {"num_denoising": 0})
+
+
+def test_what_a_model_does_not_have() -> None:
+    with pytest.raises(ValueError, match=r"Linear has no layers whose attention .* \(self_attention was asked for\)"):
+        request_attention(nn.Linear(2, 2), ["self_attention"])
+    message = (
+        "the layers of DFINETransformer have no dense_cross_attention: "
+        "choose among cross_attention, self_attention, self_attention_maps"
+    )
+    with pytest.raises(ValueError, match=message):
+        request_attention(nn.Sequential(decoder()), ["self_attention", "dense_cross_attention"])
+    model = decoder()
+    model.attention_kinds = frozenset({"cross_attention"})
+    with pytest.raises(ValueError, match="have no self_attention: choose among cross_attention"):
+        attention_of(model, ["self_attention"])
+    request_attention(nn.Linear(2, 2), ())

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring what distillation costs: the instruments, and a run with the micro model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import isdfine
+from builders import write_micro_config
+from isdfine.core.errors import ConfigError
+from isdfine.solver import cost
+from isdfine.solver.cost import METHODS, Cost, Workload, measure, peak_of_allocations
+
+CPU = torch.device("cpu")
+
+
+def micro(folder: Path) -> isdfine.Config:
+    return isdfine.load_config(write_micro_config(folder), ["num_classes=2"])
+
+
+def test_the_peak_counts_what_is_alive_at_once() -> None:
+    def three_at_most() -> None:
+        first, second = torch.ones(1000, 250), torch.ones(1000, 250)
+        del first
+        third = torch.ones(1000, 250)
+        assert (second + third).sum() > 0
+
+    assert peak_of_allocations(three_at_most) == pytest.approx(3_000_000, rel=0.01)
+    assert peak_of_allocations(lambda: torch.ones(500, 500)) == pytest.approx(1_000_000, rel=0.01)
+
+
+def test_the_peak_holds_what_backward_needs() -> None:
+    layer, rows = torch.nn.Linear(200, 200, bias=False), torch.ones(1000, 200)
+
+    def step() -> None:
+        (layer(rows).exp().sum()).backward()
+        layer.zero_grad()
+
+    # exp's result is kept until its gradient, which has the same size, is there
+    assert peak_of_allocations(step) == pytest.approx(2 * 800_000, rel=0.01)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    slow, fast = Cost("a", (2.0, 40.0, 3.0), 1), Cost("b", (1.0, 20.0, 3.0), 1)
+    assert slow.median == 3
+    assert slow.time_ratio(fast) == (2.0, 1.5, 2.0)
+    assert Cost("a", (3.0,), 1).time_ratio(Cost("b", (2.0,), 1)) == (1.5, 1.5, 1.5)
+
+
+def test_all_methods_share_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[cost._Bench] = []
+    monkeypatch.setattr(cost, "_Bench", lambda *given, make=cost._Bench: made.append(make(*given)) or made[-1])
+    torch.manual_seed(0)
+    before = micro(tmp_path).with_values({"eval_spatial_size": [64, 64]}).build("model").state_dict()
+    names = ["none", "go-lsd", "go-lsd+attn"]
+    found = measure(micro(tmp_path), names, Workload((64, 64), 1, steps=2, warmup=1, diagnose=True), CPU)
+    assert [one.method for one in found] == [*names, "diagnostics"]
+    assert all(len(one.seconds) == 2 and min(one.seconds) > 0 for one in found)
+    (bench,) = made
+    for name, value in bench.model.named_parameters():
+        assert torch.equal(value, before[name]), name  # the learning rate is 0
+    assert bench.optim.schedule.step == len(found) * (1 + 1 + 2)  # warm-up, one for the peak, two that count
+    peaks = {one.method: one.peak_bytes for one in found}
+    assert peaks["none"] <= peaks["go-lsd"] <= peaks["go-lsd+attn"]
+    assert min(peaks.values()) > 3 * sum(one.nbytes for one in bench.model.parameters())  # two averages of Adam, EMA
+
+
+def test_methods_differ_in_their_losses(tmp_path: Path) -> None:
+    bench = cost._Bench(micro(tmp_path), Workload((64, 96), 2), CPU)
+    kinds = {
+        name: [type(one).__name__ for one in cost._Step(bench, distillers).objective.distillers]
+        for name, distillers in METHODS.items()
+    }
+    assert kinds["none"] == []
+    assert kinds["go-lsd"] == ["GOLSD"]
+    assert kinds["inter-s2d"] == ["InterLayerDistillation"]
+    assert kinds["inter-d2s+attn+levels"] == ["InterLayerDistillation", "AttentionDistillation"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"batch": 0}, "batch is 0: give 1 or more"),
+        ({"steps": 0, "warmup": 0}, "steps is 0: give 1 or more; warmup is 0: give 1 or more"),
+        ({"image_size": (640, 8)}, "image_size is 8: give 32 or more"),
+        ({"boxes": -1}, "boxes is -1: give 0 or more"),
+    ],
+)
+def test_workloads_that_cannot_be_measured(values: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Workload(**{"image_size": (64, 64), "batch": 1, **values})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("names", "message"), [(["golsd"], "methods: golsd: choose from none, go-"), ([], "none giv")])
+def test_unknown_methods(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        measure(micro(tmp_path), names, Workload((64, 64), 1), CPU)

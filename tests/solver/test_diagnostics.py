@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Diagnostics in whole runs of the micro model: written with every line, and without any influence."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from builders import write_micro_config
+from isdfine.distill.diagnostics import Tally
+from isdfine.solver.callbacks import NonFiniteGuard, StepLog
+from isdfine.solver.train import StepReport
+from solver.test_training import assert_same_weights, lines, run_micro
+
+SMALL = "epoches=1"
+ALL_KINDS = "distillers=[{type: GOLSD}, {type: AttentionDistillation, cross_mode: levels}]"
+
+
+class Records:
+    """A writer that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, int, dict[str, float]]] = []
+
+    def write(self, kind: str, step: int, values: Any, **place: Any) -> None:
+        self.found.append((kind, step, dict(values)))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_line_carries_the_diagnostics_of_its_step() -> None:
+    records, asked = Records(), []
+
+    def diagnose(context: Any) -> Any:
+        asked.append(context)
+        return {"iou": Tally(torch.tensor(3.0), torch.tensor(4.0)), "none": Tally(torch.tensor(0.0), torch.tensor(0.0))}
+
+    log = StepLog([records], NonFiniteGuard(), 2, diagnose)
+    report = StepReport({"loss_a": torch.tensor(0.1)}, torch.tensor(1.0), 0.1)
+    for step in (1, 2, 3):
+        log.watch(step, step)  # type: ignore[arg-type]
+        log.observe(report)
+        if log.due(step):
+            log.line(report, epoch=0, step=step, batch=step, batches=3)
+    assert asked == [2]
+    assert [(kind, step) for kind, step, _ in records.found] == [("train", 2), ("diagnostics", 2)]
+    assert records.found[0][2]["loss_a"] == pytest.approx(0.1)
+    assert records.found[1][2] == {"iou": 0.75}
+
+
+def test_a_restart_forgets_what_was_seen() -> None:
+    records = Records()
+    log = StepLog([records], NonFiniteGuard(), 1, lambda _: {"iou": Tally(torch.tensor(1.0), torch.tensor(1.0))})
+    report = StepReport({"loss_a": torch.tensor(0.1)}, None, 0.1)
+    log.watch(None, 1)  # type: ignore[arg-type]
+    log.restart()
+    log.observe(report)
+    log.line(report, epoch=0, step=1, batch=1, batches=1)
+    assert [kind for kind, _, _ in records.found] == ["train"]
+
+
+@pytest.mark.parametrize("options", [[], [ALL_KINDS, "precision=bf16"]], ids=["plain", "attention, bf16"])
+def test_the_trajectory_is_the_same_without_them(tmp_path: Path, options: list[str]) -> None:
+    config = write_micro_config(tmp_path)
+    for name, choice in (("on", "true"), ("off", "false")):
+        run_micro(config, SMALL, *options, f"diagnostics={choice}", f"output_dir={tmp_path / name}")
+    assert_same_weights(tmp_path / "on" / "last.pth", tmp_path / "off" / "last.pth")
+    assert [one["step"] for one in lines(tmp_path / "on", "diagnostics")] == [1, 2]
+    assert not lines(tmp_path / "off", "diagnostics")
+    on, off = (lines(tmp_path / name) for name in ("on", "off"))
+    assert [one["loss"] for one in on] == [one["loss"] for one in off]
+    entropies = [name for name in lines(tmp_path / "on", "diagnostics")[0] if "attention_entropy" in name]
+    assert entropies == (
+        [f"{kind}attention_entropy_layer_{i}" for kind in ("", "cross_") for i in (0, 1)] if options else []
+    )
+
+
+def test_tensorboard_shows_them_under_their_own_heading(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_micro(write_micro_config(tmp_path), SMALL, "tensorboard=true", "distillers=[]")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    record = lines(tmp_path / "run", "diagnostics")[-1]
+    assert {
+        "iou_layer_0",
+        "iou_dn_layer_1",
+        "km",
+        "ku",
+        "kl_matched_layer_0_from_1",
+        "entropy_layer_1",
+    } <= record.keys()
+    assert events.Scalars("diagnostics/iou_layer_0")[-1].value == pytest.approx(record["iou_layer_0"])

@@ -1,0 +1,150 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of ablations; the slow test trains a micro matrix in earnest."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import isdfine
+from builders import ROOT, load_tool, write_micro_config
+from isdfine.lab.matrix_file import read_matrix
+from isdfine.lab.results import Configs
+from lab.folders import finish, write_matrix
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """tools/ablate.py as a module."""
+    return load_tool("ablate")
+
+
+@pytest.fixture
+def matrix(tmp_path: Path) -> Path:
+    """The micro matrix; nothing trained."""
+    write_micro_config(tmp_path)
+    return write_matrix(tmp_path)
+
+
+def test_dry_run_prints_commands_that_work_as_they_are(
+    tool: ModuleType, matrix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main([str(matrix), "--dry-run", "--only", "slow", "--seeds", "2", "-u", "epoches=1"]) == 0
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
+    python, script, *arguments = shlex.split(line)
+    assert (python, Path(script).name) == (sys.executable, "train.py")
+    assert arguments == [
+        "-c", str(tmp_path / "micro.yml"), "-u", "optimizer.lr=0.0005", "epoches=1", "--seed", "2",
+        "--output-dir", str(tmp_path / "out" / "slow" / "seed2"),
+    ]  # fmt: skip
+    assert printed.err.endswith("1 run(s) to train\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_only_trains_nothing_and_lists_what_is_missing(
+    tool: ModuleType, matrix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs, content = Configs(isdfine.load_config), read_matrix(matrix)
+    for run in content.runs()[:-1]:
+        finish(run, configs.plain(run), [0.1, 0.2 + (0.01 if run.variant == "slow" else 0)])
+    assert tool.main([str(matrix), "--report-only", "--no-layers"]) == 0
+    printed = capsys.readouterr().out
+    assert "| `slow` | 2 of 3 | 21.00 ± 0.00 |" in printed
+    assert "missing: slow/seed2: not run" in printed
+    assert f"report: {tmp_path / 'out' / 'report.md'}" in printed
+    assert (tmp_path / "out" / "AP_over_steps.png").is_file()
+    assert "--report-only --no-layers" in (tmp_path / "out" / "report.md").read_text()
+    assert not (tmp_path / "out" / "slow" / "seed2").exists()
+
+
+def test_mistakes_are_one_message_and_exit_code_2(
+    tool: ModuleType, matrix: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(["nowhere.yml"]) == 2
+    assert "error: nowhere.yml: cannot be read" in capsys.readouterr().err
+    assert tool.main([str(matrix), "--only", "fast"]) == 2
+    assert "error: --only fast: " in capsys.readouterr().err
+    assert tool.main([str(matrix), "-u", "optimizer.lrr=1"]) == 2
+    assert "did you mean lr?" in capsys.readouterr().err
+    for wrong, message in (
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--report-only", "--redo"], "--report-only trains nothing"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            tool.main([str(matrix), *wrong])
+        assert message in capsys.readouterr().err
+
+
+def test_failed_runs_give_exit_code_1(
+    tool: ModuleType, matrix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("raise SystemExit('broken')")
+    monkeypatch.setattr(tool, "TRAIN", script)
+    assert tool.main([str(matrix), "--seeds", "0", "--jobs", "2"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("failed: ") == 2
+    assert "failed: plain/seed0: ended with exit code 1 after" in printed.err
+    assert "0 of 3" in printed.out
+
+
+class Ablation:
+    """tools/ablate.py in a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, str(ROOT / "tools" / "ablate.py"), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=400)
+        return self.process.returncode, out, err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # six processes that import torch, on a machine that may be busy
+def test_a_matrix_is_trained_stopped_continued_and_reported(
+    tool: ModuleType, matrix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_matrix(tmp_path, seeds=[0, 1])
+    first = Ablation(str(matrix), "-u", "epoches=6", "eval_every=2")
+    running = tmp_path / "out" / "plain" / "seed0" / "metrics.jsonl"
+    while not running.is_file() or not running.read_text():
+        assert first.process.poll() is None, first.end()
+        time.sleep(0.1)
+    first.process.send_signal(signal.SIGINT)
+    code, _, err = first.end()
+    assert code == 130, err
+    assert "stopped; start the same command again" in err
+    assert (tmp_path / "out" / "plain" / "seed0" / "last.pth").is_file()
+    assert not (tmp_path / "out" / "slow").exists()
+
+    code, out, err = Ablation(str(matrix), "-u", "epoches=6", "eval_every=2", "--jobs", "2").end()
+    assert code == 0, err
+    assert "plain/seed0: continues" in err
+    assert "| `slow` | 2 of 2 |" in out
+    records = [json.loads(line) for line in running.read_text().splitlines()]
+    assert [one["epoch"] for one in records if one["kind"] == "val"] == [1, 3, 5]
+    assert [one["step"] for one in records if one["kind"] == "train"] == list(range(1, 13))
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert len(content["runs"]) == 4
+    assert content["notes"] == []  # each run's answering layer has the AP of its own evaluation
+    for run in content["runs"]:
+        assert len(run["layers"]) == 2
+        assert run["layers"][1]["AP"] == pytest.approx(run["stats"]["AP"], abs=1e-6)
+    names = {one.name for one in (tmp_path / "out").iterdir()}
+    assert names == {"plain", "slow", "report.md", "report.json", "AP_over_steps.png", "AP_over_layers.png"}
+
+    assert tool.main([str(matrix), "-u", "epoches=6", "eval_every=3"]) == 2
+    assert "was made from another config: eval_every: 2 there, 3 here" in capsys.readouterr().err

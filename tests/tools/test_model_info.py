@@ -1,0 +1,39 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from builders import load_tool, write_micro_config
+from isdfine.deploy.model_info import CONVENTION
+
+
+def test_a_table_of_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_micro_config(tmp_path))
+    tool = load_tool("benchmark/model_info")
+    assert tool.main(["-c", path, path, "--size", "96", "64", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1:3] for line in lines[2:4]] == [[" micro ", " 96x64 "]] * 2
+    assert "\n".join(lines).endswith(CONVENTION)
+
+
+def test_overrides_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, tool = str(write_micro_config(tmp_path)), load_tool("benchmark/model_info")
+    assert tool.main(["-c", path]) == 0
+    assert tool.main(["-c", path, "-u", "DFINETransformer.dim_feedforward=512"]) == 0
+    before, after = (line for line in capsys.readouterr().out.splitlines() if line.startswith("micro"))
+    assert float(after.split()[2]) > float(before.split()[2])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("DFINETransformer.merge=sum", "merge"),
+        ("DFINETransformer.numlayers=3", "did you mean num_layers"),
+    ],
+)
+def test_mistakes(override: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_tool("benchmark/model_info").main(["-c", str(write_micro_config(tmp_path)), "-u", override]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error

@@ -1,0 +1,113 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train variants x seeds x data sets from one YAML file, and write what the comparison shows. Guide: docs/ablate.md.
+
+python tools/ablate.py configs/ablations/self_distillation_bccd.yml            # trains what is not done, reports
+python tools/ablate.py configs/ablations/self_distillation_bccd.yml --dry-run  # checks everything, prints the commands
+python tools/ablate.py configs/ablations/self_distillation_bccd.yml --report-only
+
+Exit codes: 0 all asked runs are done, 1 some failed (the others went on), 2 bad usage or config, 130 stopped by Ctrl-C
+or SIGTERM (every training has saved its state; start again to go on).
+"""
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+
+# Waiting threads sleep instead of spinning: with several processes on few cores a run starts several times sooner.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import isdfine
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.log import setup_logging
+from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
+from isdfine.lab.matrix import Matrix, shown
+from isdfine.lab.matrix_file import read_matrix
+from isdfine.lab.report import summary_table, write_report
+from isdfine.lab.results import Configs, collect
+from isdfine.lab.runner import Failure, Interrupted, Runner
+
+TRAIN = Path(__file__).with_name("train.py")
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("matrix", type=Path, help="YAML file with variants, seeds and data")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="trainings at a time (default 1)")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train these variants only")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="train these seeds only")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the commands")
+    parser.add_argument("--report-only", action="store_true", help="train nothing; write the report from what is there")
+    parser.add_argument("--redo", action="store_true", help="train runs anew whose config has changed since")
+    parser.add_argument("--no-layers", action="store_true", help="do not measure AP of each decoder layer")
+    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE",
+                        help="overrides of every run")  # fmt: skip
+    parser.add_argument("--output-dir", help="instead of the file's output_dir")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}: give 1 or more")
+    if options.report_only and (options.dry_run or options.redo):
+        parser.error("--report-only trains nothing: leave --dry-run and --redo away")
+    return options
+
+
+def train(matrix: Matrix, configs: Configs, options: argparse.Namespace) -> list[Failure]:
+    """Train what is not done; with --dry-run only check it and print the commands."""
+    left = pending(matrix.selected(options.only, options.seeds), configs, redo=options.redo)
+    runner = Runner([sys.executable, shown(TRAIN)], configs.plain, options.jobs)
+    check_buildable(left, configs)
+    if options.dry_run:
+        for command in commands(left, runner):
+            print(shlex.join(command))
+        print(f"{len(left)} run(s) to train", file=sys.stderr)
+        return []
+    put_aside(left)
+    return runner.train(left)
+
+
+def report(matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str) -> None:
+    """Write the report and print its first tables."""
+    results = collect(matrix, configs, layers=not options.no_layers)
+    path = write_report(results, train=f"python {shown(TRAIN)}", command=command)
+    for data in matrix.data:
+        print(f"{data.name}\n{summary_table(results, data.name)}\n".lstrip())
+    for label, why in results.missing.items():
+        print(f"missing: {label}: {why}")
+    print(f"report: {path}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one message and exit code 2."""
+    options = parse_arguments(arguments)
+    setup_logging(level=logging.INFO)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = f"python {shown(Path(__file__))} {shlex.join(given)}"
+    try:
+        matrix = read_matrix(options.matrix, tuple(options.update), options.output_dir)
+        matrix.selected(options.only, options.seeds)
+        matrix.write_composed()
+        configs = Configs(isdfine.load_config)
+        failures = [] if options.report_only else train(matrix, configs, options)
+        if not options.dry_run:
+            report(matrix, configs, options, command)
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
+        print("stopped; start the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    for failure in failures:
+        first = failure.reason.partition("\n")[0]  # the rest was logged when it happened
+        print(f"failed: {failure.run.label}: {first}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
