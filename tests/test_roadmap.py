@@ -89,7 +89,7 @@ def slow(*row: Any) -> Any:
     return pytest.param(*row, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("number", [1, 2, slow(3), 4, slow(5), slow(6), slow(7), 8, 9])
+@pytest.mark.parametrize("number", [1, slow(2), slow(3), 4, slow(5), slow(6), slow(7), 8, 9])
 def test_size_and_cost_are_those_of_the_paper(number: int) -> None:
     """Within 2 % of the paper's whole numbers. Two of them are not of the deployed form, see the files' headers."""
     params, gflops = PAPER[number - 1]
@@ -104,7 +104,7 @@ def test_size_and_cost_are_those_of_the_paper(number: int) -> None:
     ("number", "params", "gflops"),
     [
         (1, 32.02, 104.89),
-        (2, 31.04, 96.94),
+        slow(2, 31.04, 96.94),
         slow(3, 32.61, 97.89),
         (4, 45.47, 166.05),
         slow(5, 30.39, 90.69),
