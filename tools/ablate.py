@@ -7,8 +7,8 @@ python tools/ablate.py configs/ablations/self_distillation_bccd.yml            #
 python tools/ablate.py configs/ablations/self_distillation_bccd.yml --dry-run  # checks everything, prints the commands
 python tools/ablate.py configs/ablations/self_distillation_bccd.yml --report-only
 
-Exit codes: 0 all asked runs are done, 1 some failed (the others went on), 2 bad usage or config, 130 stopped by Ctrl-C
-or SIGTERM (every training has saved its state; start again to go on).
+Exit codes: 0 all asked runs are done, 1 some failed (the others went on), 2 bad usage or config or nowhere to write,
+130 stopped by Ctrl-C or SIGTERM (every training has saved its state; start again to go on).
 """
 
 import argparse
@@ -25,11 +25,14 @@ import isdfine
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.log import setup_logging
 from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
+from isdfine.lab.lock import report_lock
 from isdfine.lab.matrix import Matrix, shown
 from isdfine.lab.matrix_file import read_matrix
 from isdfine.lab.report import summary_table, write_report
-from isdfine.lab.results import Configs, collect
+from isdfine.lab.results import Configs, Layers, Results, collect
 from isdfine.lab.runner import Failure, Interrupted, Runner
+
+logger = logging.getLogger("isdfine.ablate")
 
 TRAIN = Path(__file__).with_name("train.py")
 INTERRUPTED = 130
@@ -58,10 +61,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def train(matrix: Matrix, configs: Configs, options: argparse.Namespace) -> list[Failure]:
-    """Train what is not done; with --dry-run only check it and print the commands."""
+def train(matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str) -> list[Failure]:
+    """Train what is not done, reporting after every run; with --dry-run only check it and print the commands."""
+
+    def report_so_far() -> None:
+        try:
+            write(matrix, configs, options, command, "leave out" if options.no_layers else "known")
+        except (OSError, ConfigError) as error:  # the trainings matter more; the report at the end says it again
+            logger.error("the report could not be written: %s", error)
+
     left = pending(matrix.selected(options.only, options.seeds), configs, redo=options.redo)
-    runner = Runner([sys.executable, shown(TRAIN)], configs.plain, options.jobs)
+    runner = Runner([sys.executable, shown(TRAIN)], configs.plain, options.jobs, on_end=report_so_far)
     check_buildable(left, configs)
     if options.dry_run:
         for command in commands(left, runner):
@@ -69,17 +79,31 @@ def train(matrix: Matrix, configs: Configs, options: argparse.Namespace) -> list
         print(f"{len(left)} run(s) to train", file=sys.stderr)
         return []
     put_aside(left)
-    return runner.train(left)
+    try:
+        return runner.train([run for run, _ in left])
+    except Interrupted:
+        report_so_far()
+        raise
+
+
+def write(
+    matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str, layers: Layers
+) -> tuple[Results, Path]:
+    """Write the report about all runs; one command at a time does."""
+    with report_lock(matrix.output_dir):
+        results = collect(matrix, configs, layers=layers)
+        return results, write_report(results, train=f"python {shown(TRAIN)}", command=command)
 
 
 def report(matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str) -> None:
-    """Write the report and print its first tables."""
-    results = collect(matrix, configs, layers=not options.no_layers)
-    path = write_report(results, train=f"python {shown(TRAIN)}", command=command)
+    """Measure what is not known yet, write the report and print its first tables."""
+    results, path = write(matrix, configs, options, command, "leave out" if options.no_layers else "measure")
     for data in matrix.data:
         print(f"{data.name}\n{summary_table(results, data.name)}\n".lstrip())
     for label, why in results.missing.items():
         print(f"missing: {label}: {why}")
+    for note in results.notes:
+        print(f"note: {note}")
     print(f"report: {path}")
 
 
@@ -94,11 +118,15 @@ def main(arguments: list[str] | None = None) -> int:
         matrix.selected(options.only, options.seeds)
         matrix.write_composed()
         configs = Configs(isdfine.load_config)
-        failures = [] if options.report_only else train(matrix, configs, options)
+        configs.check(matrix.runs())  # also of runs that are not asked for: the report is about all
+        failures = [] if options.report_only else train(matrix, configs, options, command)
         if not options.dry_run:
             report(matrix, configs, options, command)
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}: free space, or give another --output-dir; what is trained stays", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt):
         print("stopped; start the same command again to go on", file=sys.stderr)

@@ -127,7 +127,7 @@ def labels_for(source: Source, config: isdfine.Config, given: LabelSpace | None)
     return MSCOCO if config.get("remap_mscoco_category") and config.get("num_classes") == len(MSCOCO) else None
 
 
-def report(source: Source, conversion: Conversion, labels: LabelSpace | None) -> None:
+def report(conversion: Conversion, labels: LabelSpace | None, *, inference: bool) -> None:
     """Say what was written and how it was checked."""
     print(
         f"classes:  {'unknown (give them with --classes)' if labels is None else f'{len(labels)}: {labels.describe()}'}"
@@ -138,6 +138,8 @@ def report(source: Source, conversion: Conversion, labels: LabelSpace | None) ->
         print(f"rounding: 16 bits move the 100 best scores by up to {conversion.rounding:.2g}")
     if conversion.left_out is not None:
         print(f"layers:   {conversion.left_out}")
+    elif inference:
+        print("layers:   all are kept: every decoder layer runs in inference (eval_idx is the last)")
     print("written:  " + "\n          ".join(map(str, conversion.files)))
 
 
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
             inference=options.inference, force=options.force, with_yaml=options.config is None,
             version=isdfine.__version__,
         )  # fmt: skip
-        report(source, convert(source, config, wanted), labels)
+        report(convert(source, config, wanted), labels, inference=options.inference)
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

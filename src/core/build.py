@@ -82,8 +82,10 @@ class _Builder:
         arguments = self.arguments(plan)
         try:
             return plan.cls(**arguments)
-        except (DataError, CheckpointError):
-            raise  # about a file, which they name
+        except DataError:
+            raise  # about a file, which it names
+        except CheckpointError as error:
+            raise CheckpointError(f"{plan.place}: {error}") from error
         except ValueError as error:
             raise ConfigError(f"{plan.place}: {error}") from error
 

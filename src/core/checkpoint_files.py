@@ -34,8 +34,11 @@ _READ_ERRORS = (
 )
 
 
-def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+def read_checkpoint(path: str | PathLike[str], *, lazy: bool = False) -> dict[str, Any]:
     """Content of a checkpoint file on the CPU. Only tensors and plain data are read, no code is run.
+
+    Args:
+        lazy: leave tensors in the file until they are used (torch files only): fast where a few numbers are wanted.
 
     Raises:
         CheckpointError: no such file, truncated, not a checkpoint, or it holds pickled Python classes.
@@ -45,18 +48,18 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint file: check the path")
     if path.is_dir():
         raise CheckpointError(f"{path}: this is a folder: give the checkpoint file in it, for example last.pth")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, lazy)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint's dictionary")
     return content
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, lazy: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             # torch warns of pickle protocols it may not understand; what it cannot read is an error below.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except _READ_ERRORS as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found and path.stat().st_size > 0:

@@ -28,6 +28,7 @@ from ..nn.types import Predictions
 from ..zoo.dfine.huggingface import to_huggingface
 from ..zoo.dfine.huggingface_config import class_count, config_to_huggingface
 from ..zoo.dfine.huggingface_folder import write_folder
+from .initial_weights import without_initial_weights
 from .source import Source, open_source
 from .training_layers import without_training_layers
 
@@ -114,9 +115,8 @@ def convert(source: Source, config: Config, wanted: Wanted) -> Conversion:
 
 def resolved(config: Config, num_classes: int) -> Config:
     """The config as it is kept with weights: nothing to load, the class count written down."""
-    values: dict[str, Any] = {"resume": None, "tuning": None, "num_classes": num_classes}
-    values |= dict.fromkeys(_pretrained_keys(config.data), False)
-    return config.with_values(values)
+    values = {"resume": None, "tuning": None, "num_classes": num_classes}
+    return without_initial_weights(config.with_values(values))
 
 
 def largest_differences(one: nn.Module, other: nn.Module, image_size: tuple[int, int]) -> tuple[float, float]:
@@ -152,16 +152,6 @@ def _moved_scores(one: nn.Module, other: nn.Module, image_size: tuple[int, int])
 
 def _largest(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
-
-
-def _pretrained_keys(value: Any, prefix: str = "") -> list[str]:
-    """Dotted keys of every ``pretrained: True``: the weights come from the file."""
-    found = []
-    for key, child in value.items() if isinstance(value, dict) else ():
-        if key == "pretrained" and child is True:
-            found.append(f"{prefix}{key}")
-        found += _pretrained_keys(child, f"{prefix}{key}.")
-    return found
 
 
 def _model(config: Config, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,17 +15,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.config import Config
 from ..core.errors import ConfigError
 from .fuse import fuse
+from .initial_weights import without_initial_weights
 
 DEFAULT_CLASSES = 80
 """Of COCO: for configs that leave the number of classes to data which need not be there."""
 
 CONVENTION = """\
-One image. One multiply-add is 2 FLOPs. GFLOPs counts convolutions and linear layers of the deployed form (fused, layers
-after eval_idx dropped). The published numbers agree up to 1.1 %: their tool, calflops, does not see the two
-products inside attention (column "attention") and adds one operation per element of norms and activations, which are
-not counted here. Sampling (grid_sample), top-k and the post-processor count nothing in either.
-Parameters are counted once each; buffers (anchors, statistics and constants of norms) are none. "as trained" is the
-network before fusing and with the layers that only training runs, "before fusing" what it computes in an eval pass."""
+One image. One multiply-add is 2 FLOPs. "params M" and "GFLOPs" are of the deployed form: fused, without the layers
+after eval_idx. GFLOPs counts convolutions and linear layers. The numbers that D-FINE publishes are of this form too and
+agree up to 1.1 %: their tool, calflops, does not see the two products inside attention (column "attention", equal in
+both forms) and adds operations of norms and activations, which are not counted here. Sampling (grid_sample), top-k and
+the post-processor count nothing in either.
+"trained params M" is the network that is trained, with layers that only training runs; "unfused GFLOPs" is what it
+computes in an eval pass. RT-DETR publishes numbers of this form (docs/roadmap.md).
+Parameters are counted once each; buffers (anchors, statistics and constants of norms) are none."""
 _WEIGHTLESS = ("bmm", "baddbmm", "attention")
 """Parts of the names of operators that multiply activations with activations: the products inside attention."""
 
@@ -63,7 +65,9 @@ def model_info(config: Config, size: Sequence[int] | None = None) -> ModelInfo:
         ConfigError: a model that cannot be built, or no size given anywhere.
     """
     config.require("model")
-    config = config.with_values(_without_files(config))
+    config = without_initial_weights(config)
+    if not config.get("num_classes"):
+        config = config.with_values({"num_classes": DEFAULT_CLASSES})
     height, width = _image_size(config, size)
     with torch.device("meta"):  # tensors that hold nothing: only shapes are computed
         model: nn.Module = config.build("model").eval()
@@ -83,7 +87,7 @@ def model_info(config: Config, size: Sequence[int] | None = None) -> ModelInfo:
 
 def table(rows: Sequence[ModelInfo], *, markdown: bool = False) -> str:
     """Rows as an aligned text table, or as a Markdown one."""
-    head = ["model", "size", "params M", "as trained", "GFLOPs", "attention", "before fusing"]
+    head = ["model", "size", "params M", "GFLOPs", "trained params M", "unfused GFLOPs", "attention"]
     cells = [head, *(_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = ["  ".join(_aligned(row, widths)) for row in cells]
@@ -96,32 +100,21 @@ def table(rows: Sequence[ModelInfo], *, markdown: bool = False) -> str:
 
 def _cells(row: ModelInfo) -> list[str]:
     height, width = row.size
-    millions = [f"{count / 1e6:.2f}" for count in (row.params, row.params_trained)]
-    return [row.name, f"{height}x{width}", *millions, *(
-        f"{value:.2f}" for value in (row.gflops, row.gflops_attention, row.gflops_trained)
-    )]  # fmt: skip
+    numbers = (row.params / 1e6, row.gflops, row.params_trained / 1e6, row.gflops_trained, row.gflops_attention)
+    return [row.name, f"{height}x{width}", *(f"{number:.2f}" for number in numbers)]
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
 
 
-def _without_files(config: Config) -> dict[str, Any]:
-    """Values that keep the build from reading weights or asking the data for its classes."""
-    values: dict[str, Any] = {} if config.get("num_classes") else {"num_classes": DEFAULT_CLASSES}
-    for key in config.origins:
-        section, _, name = key.rpartition(".")
-        if section and name in ("pretrained", "weights") and config.get(key):
-            values[key] = False if name == "pretrained" else None
-    return values
-
-
 def _image_size(config: Config, size: Sequence[int] | None) -> tuple[int, int]:
     found = config.get("eval_spatial_size") if size is None else list(size)
     if found is None:
         raise ConfigError(f"{config.path}: no eval_spatial_size: add it, or give the size (--size HEIGHT WIDTH)")
-    height, width = found
-    return int(height), int(width)
+    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(side, int) and side > 0 for side in found):
+        raise ConfigError(f"{config.path}: an image of the size {found}: give [height, width] in pixels, both above 0")
+    return found[0], found[1]
 
 
 def _flops(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:

@@ -22,17 +22,24 @@ from ..nn.capture import (
     CapturedAttention,
     attention_of,
 )
-from .captured import choose_rows, key_mask, point_maps, query_weights, row_weights, self_attention_maps
+from .captured import choose_rows, dense_maps, key_mask, point_maps, query_weights, row_weights, self_attention_maps
 from .checks import check_non_negative, check_positive
 from .context import DistillationContext, Distiller
-from .maps import DIVERGENCES, Compared, LayerMaps, attn_kl, compare_layers
+from .maps import DIVERGENCES, Compared, LayerMaps, attn_kl, compare_layers, some_weight
 from .pairs import DIRECTIONS, Direction, check_span, pairs
 from .ramp import Ramp
 
 __all__ = ["AttentionDistillation", "attn_kl"]
 
-NAMES = {SELF_ATTENTION: "attn", CROSS_ATTENTION: "attn_cross"}
+NAMES = {SELF_ATTENTION: "attn", CROSS_ATTENTION: "attn_cross", DENSE_CROSS_ATTENTION: "attn_dense"}
 """How logs call a kind of attention."""
+OPTIONS = {
+    SELF_ATTENTION: "self_attention: True",
+    SELF_ATTENTION_MAPS: "maps: explicit",
+    CROSS_ATTENTION: "cross_mode",
+    DENSE_CROSS_ATTENTION: "dense_cross: True",
+}
+"""What asks for a kind of attention."""
 
 
 @register
@@ -104,23 +111,37 @@ class AttentionDistillation(Distiller):
         self.entropy_guard = entropy_guard
         self.by_level = cross_mode == "levels"
         self.explicit = maps == "explicit"
-        self.kinds = (SELF_ATTENTION,) * self_attention + (CROSS_ATTENTION,) * ((cross_mode or "off") != "off")
-        extra = {SELF_ATTENTION_MAPS: self.explicit, DENSE_CROSS_ATTENTION: dense_cross}
-        self.captures = frozenset(self.kinds) | {kind for kind, wanted in extra.items() if wanted}
-        if not self.captures:
+        wanted = {
+            SELF_ATTENTION: self_attention,
+            CROSS_ATTENTION: (cross_mode or "off") != "off",
+            DENSE_CROSS_ATTENTION: dense_cross,
+        }
+        self.kinds = tuple(kind for kind, asked in wanted.items() if asked)
+        self.captures = frozenset(self.kinds) | ({SELF_ATTENTION_MAPS} if self.explicit else frozenset())
+        if not self.kinds:
             raise ValueError(
-                f"{who} compares nothing: set self_attention: True or cross_mode: levels, or take it out of distillers"
+                f"{who} compares nothing: set self_attention: True, cross_mode: levels or dense_cross: True, or take "
+                "it out of distillers"
             )
 
     def check(self, model: nn.Module, criterion: DFINECriterion) -> None:
-        try:
-            layers = attention_of(model, self.captures).num_attention_layers
-        except ValueError as error:
-            raise ValueError(f"AttentionDistillation: {error}") from error
+        for kind in (*self.kinds, *sorted(self.captures)):  # what stands in no option of its own comes last
+            try:
+                attention_of(model, {kind})
+            except ValueError as error:
+                raise ValueError(f"AttentionDistillation.{OPTIONS[kind]}: {error}") from error
+        decoder = attention_of(model, self.captures)
+        layers = decoder.num_attention_layers
         if layers < 2:
             raise ValueError(
                 f"AttentionDistillation compares decoder layers, but {type(model).__name__} has {layers}: "
                 "set num_layers to 2 or more, or take it out of distillers"
+            )
+        if self.row_weight != "uniform" and decoder.num_answering_layers < layers:
+            raise ValueError(
+                f"AttentionDistillation.row_weight: {self.row_weight} reads the predictions of all {layers} decoder "
+                f"layers, but {type(decoder).__name__} predicts after the last alone: set its aux_loss: True, or "
+                "row_weight: uniform"
             )
 
     def attention_pairs(self, layers: int) -> list[tuple[int, int]]:
@@ -162,7 +183,7 @@ class AttentionDistillation(Distiller):
     def _losses(self, kind: str, couples: Sequence[tuple[int, int]], context: DistillationContext) -> list[Tensor]:
         """tau^2 times the weighted mean divergence of every pair."""
         compared, totals = self._compared(kind, couples, context)
-        scales = self.temperature**2 / totals.clamp_min(torch.finfo(totals.dtype).tiny)
+        scales = self.temperature**2 / some_weight(totals)
         if self.entropy_guard:
             scales = scales * _kept(compared)
         return [divergence * scale for divergence, scale in zip(compared.divergence, scales.unbind())]
@@ -185,12 +206,14 @@ class AttentionDistillation(Distiller):
         """The maps, and the weights of their rows per pair, (1 or B, 1, R)."""
         attention, everything = _attention(context), self.everything
         rows = choose_rows(attention, self.query_subsample, context.progress, everything=everything)
-        mask = key_mask(attention, rows, everything=everything) if kind == SELF_ATTENTION else None
-        base = row_weights(attention, rows, mask, everything=everything)
         if kind == SELF_ATTENTION:
+            mask = key_mask(attention, rows, everything=everything)
             maps = self_attention_maps(attention, rows, mask, explicit=self.explicit)
-        else:
+        elif kind == CROSS_ATTENTION:
             maps = point_maps(attention, rows, by_level=self.by_level)
+        else:
+            maps = dense_maps(attention, rows)
+        base = row_weights(attention, rows, maps.mask, everything=everything)
         if self.row_weight == "uniform":
             return maps, [base] * len(couples)
         layers = [teacher if self.row_weight == "conf" else student for student, teacher in couples]
@@ -208,7 +231,12 @@ def _attention(context: DistillationContext) -> CapturedAttention:
 
 
 def _layers(attention: CapturedAttention, kind: str) -> int:
-    captured = attention.queries if kind == SELF_ATTENTION else attention.point_logits
+    found = {
+        SELF_ATTENTION: attention.queries,
+        CROSS_ATTENTION: attention.point_logits,
+        DENSE_CROSS_ATTENTION: attention.dense_queries,
+    }
+    captured = found[kind]
     if not captured:
         raise ValueError(
             f"AttentionDistillation compares {kind}, which was not captured: "

@@ -56,12 +56,11 @@ def choose_rows(attention: CapturedAttention, count: int | None, progress: float
         return Rows(place, None)
     bits = int(np.float64(progress).view(np.uint64))
     index = np.sort(np.random.default_rng(bits).permutation(queries)[:count])
-    device = (attention.queries or attention.point_logits)[0].device
-    return Rows(place, to_device(index, device))
+    return Rows(place, to_device(index, attention.of_some_kind[0].device))
 
 
 def key_mask(attention: CapturedAttention, rows: Rows, *, everything: bool) -> Tensor | None:
-    """(1 or B, 1, 1 or R, J) bool, keys that a row may not read and padded slots; None where there are none."""
+    """(1 or B, 1, 1 or R, J) bool, queries that a row may not read and padded slots; None where there are none."""
     mask: Tensor | None = None
     blocked = attention.blocked if everything else attention.masks.get("")
     if blocked is not None:
@@ -75,7 +74,7 @@ def key_mask(attention: CapturedAttention, rows: Rows, *, everything: bool) -> T
 
 def row_weights(attention: CapturedAttention, rows: Rows, mask: Tensor | None, *, everything: bool) -> Tensor:
     """(1 or B, 1, R) float32: 0 for padded slots and for rows without any valid key, else 1."""
-    device = (attention.queries or attention.point_logits)[0].device
+    device = attention.of_some_kind[0].device
     queries = rows.place.stop - rows.place.start
     weights = rows.pick(torch.ones(1, 1, queries, device=device), 2)
     padding = _padding(attention, everything)
@@ -113,7 +112,7 @@ def query_weights(step: MatchedStep, attention: CapturedAttention, kind: str, la
     """
     groups = {group.name: group for group in step.groups}
     parts = []
-    layers = len(attention.queries or attention.point_logits)
+    layers = len(attention.of_some_kind)
     for name in attention.places:
         group = groups[name]
         if group.stack.teacher + 1 != layers:
@@ -152,6 +151,15 @@ def point_maps(attention: CapturedAttention, rows: Rows, *, by_level: bool) -> L
     keys = len(attention.num_points) if by_level else points
     scores_of = partial(_level_scores, num_points=attention.num_points) if by_level else _point_scores
     return LayerMaps(logits, scores_of, None, (images, heads, chosen, keys))
+
+
+def dense_maps(attention: CapturedAttention, rows: Rows) -> LayerMaps:
+    """Every layer's attention to the S cells of the memory, (B, heads, R, S)."""
+    projected = [(rows.of(query, 2), key) for query, key in zip(attention.dense_queries, attention.dense_keys)]
+    images, heads, chosen, _ = projected[0][0].shape
+    hidden = attention.hidden_cells
+    mask = None if hidden is None else hidden[:, None, None]
+    return LayerMaps(projected, _scaled_product, mask, (images, heads, chosen, projected[0][1].shape[2]))
 
 
 def _as_they_are(scores: Tensor) -> Tensor:

@@ -55,11 +55,17 @@ def edge_logits_of(group: MatchedGroup, who: str) -> Tensor:
     return group.stack.edge_logits
 
 
+def answering_layers(model: nn.Module) -> int:
+    """Decoder layers that predict in training: ``decoder.num_answering_layers``, or 2 where a decoder does not say."""
+    layers: int = getattr(getattr(model, "decoder", model), "num_answering_layers", 2)
+    return layers
+
+
 def check_layers(who: str, model: nn.Module) -> None:
-    """Refuse a decoder that trains a single layer, known by ``decoder.num_attention_layers`` (ValueError)."""
-    layers = getattr(getattr(model, "decoder", model), "num_attention_layers", 2)
+    """Refuse a decoder of which a single layer predicts in training (ValueError)."""
+    layers = answering_layers(model)
     if layers < 2:
         raise ValueError(
-            f"{who} needs two decoder layers or more, but {layers} is trained: raise DFINETransformer.num_layers, or "
-            f"take {who} out of distillers"
+            f"{who} needs two decoder layers or more, but {layers} predicts in training: raise "
+            f"DFINETransformer.num_layers and keep aux_loss: True, or take {who} out (distillers: [] for none)"
         )

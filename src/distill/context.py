@@ -35,6 +35,9 @@ class Distiller(nn.Module):
 
     slot: ClassVar[str] = "distillers"
     """Top-level list of a config in which it may stand."""
+    compares: ClassVar[str] = ""
+    """What of the decoder layers it compares, in the words of messages: a list may hold one distiller for each. Empty
+    for what goes beside all others."""
     captures: frozenset[str] = frozenset()
     """Kinds of attention that the model must hand out while it trains (see ``nn/capture.py``)."""
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..losses.functions import edge_kl
 from ..losses.step import MatchedGroup
-from ..nn.capture import CapturedAttention
+from ..nn.capture import SELF_ATTENTION, CapturedAttention, offers_attention
 from .context import DistillationContext, Distiller
 
 _EDGES = 4
@@ -44,9 +44,12 @@ class Diagnostics:
       the next deeper one, and those of the distillers.
     - ``entropy_layer_l``, ``entropy_matched_layer_l``: of the edge distributions P_l, in nats; ln(N + 1) if uniform.
     - ``km``, ``ku``: matched and unmatched distributions (4 edges a query) of a rank, padded denoising slots left out.
-    - ``attention_entropy_layer_l``, ``cross_attention_entropy_layer_l``: of what a matching query attends to among all
-      queries that it may read, and among the sampling points, in nats, mean over heads; where attention is captured.
+    - ``attention_entropy_layer_l``, ``cross_attention_entropy_layer_l``, ``dense_attention_entropy_layer_l``: of what a
+      matching query attends to among all queries that it may read, among the sampling points, and among the cells of
+      the memory, in nats, mean over heads; where that attention is captured.
     - what the distillers add themselves (:meth:`Distiller.diagnostics`).
+
+    ``docs/diagnostics.md`` explains them to users.
 
     Args:
         distillers: whose pairs and numbers are reported too.
@@ -83,6 +86,16 @@ class Diagnostics:
         return list(dict.fromkeys([*usual, *listed]))
 
 
+def kinds_to_capture(model: nn.Module, wanted: frozenset[str]) -> frozenset[str]:
+    """Kinds of attention to request from a model that is diagnosed: what distillers want, and self-attention.
+
+    Self-attention is asked for where the model offers it, and costs nothing then: its queries and keys are alive until
+    the backward pass in any case.
+    """
+    more = wanted | {SELF_ATTENTION}
+    return more if offers_attention(model, more) else wanted
+
+
 def _overlaps(group: MatchedGroup) -> Tallies:
     iou = group.boxes.iou[:, group.pairs.agreed]
     suffix, count = _suffix(group), iou.new_full((), iou.shape[1])
@@ -116,14 +129,25 @@ def attention_tallies(attention: CapturedAttention) -> Tallies:
     """Entropies of the matching queries' attention, per layer that was captured."""
     place = attention.places[""]
     tallies: Tallies = {}
-    for i, (query, key) in enumerate(zip(attention.queries, attention.keys)):
-        scores = query[:, :, place].float() @ key.float().mT * query.shape[-1] ** -0.5  # (B, heads, Qm, Q)
-        if attention.blocked is not None:
-            scores = scores.masked_fill(attention.blocked[place], -torch.inf)
-        tallies[f"attention_entropy_layer_{i}"] = _mean(_entropy(scores))
+    blocked = None if attention.blocked is None else attention.blocked[place]
+    for i, (queries, keys) in enumerate(zip(attention.queries, attention.keys)):
+        # image by image: this is the moment of the step at which most memory is taken, and a batch of maps is large
+        images = [_map_entropy(query[:, place], key, blocked) for query, key in zip(queries, keys)]
+        tallies[f"attention_entropy_layer_{i}"] = _mean(torch.stack(images))
     for i, logits in enumerate(attention.point_logits):
         tallies[f"cross_attention_entropy_layer_{i}"] = _mean(_entropy(logits[:, place].float()))
+    hidden = attention.hidden_cells
+    for i, (queries, keys) in enumerate(zip(attention.dense_queries, attention.dense_keys)):
+        unread = [None] * len(keys) if hidden is None else hidden.expand(len(keys), -1)
+        images = [_map_entropy(query[:, place], key, cells) for query, key, cells in zip(queries, keys, unread)]
+        tallies[f"dense_attention_entropy_layer_{i}"] = _mean(torch.stack(images))
     return tallies
+
+
+def _map_entropy(query: Tensor, key: Tensor, blocked: Tensor | None) -> Tensor:
+    """Mean entropy of one image's map, from (heads, Qm, d) and (heads, J, d); blocked (Qm or 1, J) or (J,)."""
+    scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().mT  # (heads, Qm, J)
+    return _entropy(scores if blocked is None else scores.masked_fill(blocked, -torch.inf)).mean()
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -6,13 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..core.registry import register
 from ..losses.criterion import DFINECriterion
 from ..losses.pairs import DnPadding
 from ..losses.step import MatchedGroup, MatchedStep
-from .checks import check_distributions, check_non_negative, check_positive, check_union, edge_logits_of
+from .checks import (
+    check_distributions,
+    check_layers,
+    check_non_negative,
+    check_positive,
+    check_union,
+    edge_logits_of,
+)
 from .context import DistillationContext, Distiller
 from .mixing import DnCounts, Mixing
 from .ramp import Ramp
@@ -34,6 +42,8 @@ class GOLSD(Distiller):
     Raises:
         ValueError: an option out of its range.
     """
+
+    compares = "edge distributions"
 
     def __init__(
         self,
@@ -72,6 +82,7 @@ class GOLSD(Distiller):
 
     def check(self, model: nn.Module, criterion: DFINECriterion) -> None:
         check_distributions("GOLSD", model)
+        check_layers("GOLSD", model)
         check_union("GOLSD", criterion)
 
     def layer_pairs(self, layers: int) -> list[tuple[int, int]]:
@@ -82,19 +93,17 @@ class GOLSD(Distiller):
         factor = self.weight * self.ramp(context.progress)
         named: dict[str, Tensor] = {}
         for group in self.mixing.groups(context.step):
-            edges = edge_logits_of(group, "GOLSD")
-            # extra groups score the deepest layer against itself as well: 0, an official name in the log
-            students = len(edges) if group.name else group.stack.teacher
-            if students:
-                losses = edges.new_zeros(students)
-                if factor:
-                    losses = self._losses(group, edges, students, context.step) * factor
-                named |= {f"loss_ddf{suffix}": loss for suffix, loss in zip(group.stack.suffixes, losses.unbind())}
+            edges, teacher = edge_logits_of(group, "GOLSD"), group.stack.teacher
+            losses = edges.new_zeros(teacher)
+            if factor and teacher:
+                losses = self._losses(group, edges, teacher, context.step) * factor
+            if group.name:  # in extra groups the deepest layer against itself has an official name in the log
+                losses = torch.cat((losses, losses.new_zeros(1)))
+            named |= {f"loss_ddf{suffix}": loss for suffix, loss in zip(group.stack.suffixes, losses.unbind())}
         return named
 
-    def _losses(self, group: MatchedGroup, edges: Tensor, students: int, step: MatchedStep) -> Tensor:
-        """DDF of the first ``students`` layers, (students,)."""
-        teacher = group.stack.teacher
+    def _losses(self, group: MatchedGroup, edges: Tensor, teacher: int, step: MatchedStep) -> Tensor:
+        """DDF of the layers before the teacher, (teacher,)."""
         confidence = group.confidence(teacher, teacher + 1)[0]
         share = self.mixing.share(group, step)
-        return share.ddf(edges[:students], edges[teacher], group.overlaps(0, students), confidence, self.temperature)
+        return share.ddf(edges[:teacher], edges[teacher], group.overlaps(0, teacher), confidence, self.temperature)

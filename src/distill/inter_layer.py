@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.registry import register
 from ..losses.checks import check_choice
 from ..losses.criterion import DFINECriterion
-from ..losses.functions import class_kl
+from ..losses.functions import class_kl, soften, softened_kl, zero_where_equal
 from ..losses.pairs import DnPadding
 from ..losses.step import MatchedGroup, MatchedStep
 from .checks import (
@@ -60,6 +60,8 @@ class InterLayerDistillation(Distiller):
     Raises:
         ValueError: an option out of its range.
     """
+
+    compares = "edge distributions"
 
     def __init__(
         self,
@@ -129,18 +131,22 @@ class InterLayerDistillation(Distiller):
         if not any(factors.values()):
             return losses
         share = self.mixing.share(group, step)
-        edges = edge_logits_of(group, _NAME)
+        edges, scores = edge_logits_of(group, _NAME), group.stack.logits[0]
         overlap = self._overlap(group.overlaps(0, len(edges)), students, teachers)
         confidence = pick(group.confidence(0, len(edges)), teachers)
         if factors["loss_isd"]:
-            student = pick(cut_chain(edges) if self.detach_chain else edges, students)
-            loss = share.ddf(student, pick(edges, teachers), overlap, confidence, self.temperature)
+            loss = share.mean(self._edge_divergence(edges, students, teachers), overlap, confidence)
+            loss = zero_where_equal(loss, pick(edges, students), pick(edges, teachers))
             losses["loss_isd"] = loss * factors["loss_isd"]
         if factors.get("loss_isd_cls"):
-            scores = group.stack.logits[0]
             divergence = class_kl(pick(scores, students), pick(scores, teachers))
             losses["loss_isd_cls"] = share.mean(divergence, overlap, confidence) * factors["loss_isd_cls"]
         return losses
+
+    def _edge_divergence(self, edges: Tensor, students: list[int], teachers: list[int]) -> Tensor:
+        """(pairs, R) from the logits (K, R, 4, N + 1) of all layers; most are student and teacher, softened once."""
+        softened = soften(cut_chain(edges) if self.detach_chain else edges, self.temperature)
+        return softened_kl(pick(softened, students), pick(softened, teachers), self.temperature)
 
     def _overlap(self, overlaps: Tensor, students: list[int], teachers: list[int]) -> Tensor:
         """(pairs, R) weight of queries with a box, from the overlaps (K, R) of all layers."""

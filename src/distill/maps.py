@@ -21,6 +21,8 @@ UNINFORMATIVE = 0.98
 _CHUNK, _CHUNK_CPU = 1 << 22, 1 << 20
 """Elements of a map that are worked on at once: larger maps are cut by images, so that memory does not grow with B.
 Chunks that stay in a CPU's cache take two thirds of the time; an accelerator would wait for the launches."""
+_NO_WEIGHT = 1e-20
+"""Rows that weigh less than this together do not count: its inverse, times any factor and loss scale, is finite."""
 
 
 def log_map(scores: Tensor, mask: Tensor | None, tau: float) -> Tensor:
@@ -81,8 +83,12 @@ def valid_rows(mask: Tensor) -> Tensor:
 
 def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
     """Mean of (..., R) with weights that broadcast to it; 0, still part of the graph, where they add up to 0."""
-    total = weights.expand_as(rows).sum()
-    return (rows * weights).sum() / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return (rows * weights).sum() / some_weight(weights.expand_as(rows).sum())
+
+
+def some_weight(totals: Tensor) -> Tensor:
+    """Sums of weights to divide by: 1 where there is no weight, for a tiny number there would turn 0 into NaN."""
+    return totals.masked_fill(totals < _NO_WEIGHT, 1)
 
 
 def attn_kl(
@@ -173,7 +179,8 @@ def compare_layers(
     chunk = _CHUNK_CPU if maps.tensors[0][0].device.type == "cpu" else _CHUNK
     step = max(1, chunk // max(1, math.prod(maps.shape[1:])))
     compare = _Comparison(maps, pairs, weights, DIVERGENCES[kind], tau, entropy)
-    parts = [compare.chunk(slice(start, start + step)) for start in range(0, images, step)]
+    with torch.autocast(maps.tensors[0][0].device.type, enabled=False):  # scores are products, which it would halve
+        parts = [compare.chunk(slice(start, start + step)) for start in range(0, images, step)]
     divergence = [torch.stack(sums).sum() for sums in zip(*(part.divergence for part in parts))]
     excess = [torch.stack(sums).sum() for sums in zip(*(part.excess for part in parts))]
     if torch.is_grad_enabled():

@@ -25,20 +25,17 @@ class Objective(nn.Module):
             and a weight ``loss_ddf``.
 
     Raises:
-        ValueError: a distiller that leaves open what the criterion does not say, or one that is listed twice.
+        ValueError: a distiller that leaves open what the criterion does not say, one that is listed twice, or two of
+            which one takes the other's place; all begin with ``distillers.N: ``.
     """
 
     def __init__(self, criterion: DFINECriterion, distillers: Sequence[Distiller] | None = None) -> None:
         super().__init__()
         given = default_distillers(criterion) if distillers is None else distillers
-        kinds = [type(one).__name__ for one in given]
-        for index, kind in enumerate(kinds):
-            if kind in kinds[:index]:
-                raise ValueError(
-                    f"distillers.{index}: {kind} stands there twice, and its losses would have the same names: keep one"
-                )
+        check_together(given)
         self.criterion = criterion
-        self.distillers: Sequence[Distiller] = nn.ModuleList(one.bound(criterion) for one in given)  # type: ignore[assignment]
+        bound = [_bound(index, one, criterion) for index, one in enumerate(given)]
+        self.distillers: Sequence[Distiller] = nn.ModuleList(bound)  # type: ignore[assignment]
 
     @property
     def captures(self) -> frozenset[str]:
@@ -77,6 +74,30 @@ class Objective(nn.Module):
                     )
                 named |= losses
         return in_order(named, context.step)
+
+
+def check_together(distillers: Sequence[Distiller]) -> None:
+    """Refuse a distiller that is listed twice, or beside one whose place it takes (ValueError)."""
+    for index, one in enumerate(distillers):
+        kind = type(one).__name__
+        for place, other in enumerate(distillers[:index]):
+            if type(other) is type(one):
+                raise ValueError(
+                    f"distillers.{index}: {kind} stands there twice, and its losses would have the same names: keep one"
+                )
+            if one.compares and one.compares == other.compares:
+                raise ValueError(
+                    f"distillers.{index}: {kind} compares the {one.compares} of the decoder layers, as "
+                    f"{type(other).__name__} (distillers.{place}) does, and takes its place: keep one of the two"
+                )
+
+
+def _bound(index: int, distiller: Distiller, criterion: DFINECriterion) -> Distiller:
+    """The distiller with what the criterion gives it; what it refuses with its place in the list."""
+    try:
+        return distiller.bound(criterion)
+    except ValueError as error:
+        raise ValueError(f"distillers.{index}: {error}") from error
 
 
 def default_distillers(criterion: DFINECriterion) -> list[Distiller]:

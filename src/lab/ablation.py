@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from ..core.errors import CheckpointError, ConfigError, DataError
+from ..core.log import PACKAGE
 from ..solver.training import Training
+from .lock import BUSY, is_locked, lock_of
 from .matrix import Run
 from .results import Configs
 from .runner import Runner
@@ -53,14 +56,25 @@ def pending(runs: Sequence[Run], configs: Configs, *, redo: bool = False) -> Pen
 
 
 def put_aside(left: Pending) -> None:
-    """Rename the folders of runs that are trained anew because their config changed; nothing is deleted."""
-    for run, found in left:
-        if found.state == "changed":
-            path = run.folder.path
-            number = next(one for one in range(1, 10**6) if not path.with_name(f"{path.name}.old{one}").exists())
-            aside = path.with_name(f"{path.name}.old{number}")
+    """Rename the folders of runs that are trained anew because their config changed; nothing is deleted.
+
+    Raises:
+        ConfigError: another process trains one of them at this moment; none is renamed then.
+    """
+    changed = [run for run, found in left if found.state == "changed"]
+    busy = [run.label for run in changed if is_locked(run)]
+    if busy:
+        raise ConfigError(f"{', '.join(busy)}: {BUSY}; nothing was renamed or started: --redo when it has ended")
+    for run in changed:
+        path = run.folder.path
+        number = next(one for one in range(1, 10**6) if not path.with_name(f"{path.name}.old{one}").exists())
+        aside = path.with_name(f"{path.name}.old{number}")
+        lock = lock_of(run)
+        if lock is None:
+            raise ConfigError(f"{run.label}: {BUSY}")
+        with lock:
             path.rename(aside)
-            logger.warning("%s: trained anew; what was there is now %s", run.label, aside)
+        logger.warning("%s: trained anew; what was there is now %s", run.label, aside)
 
 
 def check_buildable(left: Pending, configs: Configs) -> None:
@@ -73,20 +87,44 @@ def check_buildable(left: Pending, configs: Configs) -> None:
     first: dict[tuple[str, str], Run] = {}
     for run, _ in left:
         first.setdefault((run.data, run.variant), run)
-    for run in first.values():
-        logger.info("%s: is built once to see that it can be", _cell(run))
-        nowhere = run.folder.path.with_name(f"{run.folder.path.name}.check")
-        try:
-            config = configs[run].with_values({"output_dir": str(nowhere)})
-            config.require("model", "postprocessor", "evaluator", "val_dataloader", "criterion", "optimizer",
-                           "train_dataloader")  # fmt: skip
-            Training(config)
-        except (ConfigError, DataError, CheckpointError) as error:
-            problems.append(f"{_cell(run)}: {error}")
+    with _each_warning_once():
+        for run in first.values():
+            logger.info("%s: is built once to see that it can be", _cell(run))
+            nowhere = run.folder.path.with_name(f"{run.folder.path.name}.check")
+            try:
+                config = configs[run].with_values({"output_dir": str(nowhere)})
+                config.require("model", "postprocessor", "evaluator", "val_dataloader", "criterion", "optimizer",
+                               "train_dataloader")  # fmt: skip
+                Training(config)
+            except (ConfigError, DataError, CheckpointError) as error:
+                problems.append(f"{_cell(run)}: {error}")
     gc.collect()
     torch.cuda.empty_cache()  # the trainings need it; does nothing where no GPU was used
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """What building says for every variant alike is not worth a line for each: warnings once, the rest not at all."""
+    said: set[str] = set()
+
+    def worth_a_line(record: logging.LogRecord) -> bool:
+        if record.name == __name__:
+            return True
+        text = record.getMessage()
+        fresh = record.levelno >= logging.WARNING and text not in said
+        said.add(text)
+        return fresh
+
+    handlers = logging.getLogger(PACKAGE).handlers
+    for one in handlers:
+        one.addFilter(worth_a_line)
+    try:
+        yield
+    finally:
+        for one in handlers:
+            one.removeFilter(worth_a_line)
 
 
 def _cell(run: Run) -> str:

@@ -128,14 +128,10 @@ def cached_layers(config: Config, checkpoint: Path, cache: Path) -> LayerResults
     Raises:
         CheckpointError: there is neither the checkpoint nor a cache.
     """
-    mark = None
-    if checkpoint.is_file():
-        status = checkpoint.stat()
-        mark = {"format": FORMAT, "name": checkpoint.name, "bytes": status.st_size, "modified": status.st_mtime_ns}
-    if cache.is_file():
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        if mark in (None, known["of"]):  # a checkpoint that was deleted to save space has been measured
-            return LayerResults(known["answers"], known["parameters"], tuple(known["stats"]))
+    known = known_layers(checkpoint, cache)
+    if known is not None:
+        return known
+    mark = _mark(checkpoint)
     if mark is None:
         raise CheckpointError(f"{checkpoint} is gone: AP over layers is measured from it")
     logger.info("AP of each decoder layer of %s", checkpoint)
@@ -149,6 +145,30 @@ def cached_layers(config: Config, checkpoint: Path, cache: Path) -> LayerResults
     with whole_file(cache) as partial:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return found
+
+
+def known_layers(checkpoint: Path, cache: Path) -> LayerResults | None:
+    """What was measured before of the same checkpoint file, or of one that was deleted since; None where nothing was.
+
+    Raises:
+        ConfigError: the file of results cannot be read.
+    """
+    if not cache.is_file():
+        return None
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        found = LayerResults(known["answers"], known["parameters"], tuple(known["stats"]))
+        return found if _mark(checkpoint) in (None, known["of"]) else None
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{cache}: cannot be read ({error}): delete it, and it is measured again") from error
+
+
+def _mark(checkpoint: Path) -> dict[str, Any] | None:
+    """What tells one checkpoint file from another; None where there is none."""
+    if not checkpoint.is_file():
+        return None
+    status = checkpoint.stat()
+    return {"format": FORMAT, "name": checkpoint.name, "bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
 def values_by_layer(results: Sequence[LayerResults], metric: str) -> list[list[float]]:

@@ -17,8 +17,6 @@ from ..core.plan import suggest
 from ..solver.folder import RunFolder
 
 Judge = Literal["last", "best"]
-LOG = "train.log"
-"""What a run prints, in its folder; a resumed run goes on with it."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,12 @@ _METRIC = re.compile(r"AP|AP50|AP75|AP[sml]|AR[sml]|AR\d+")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 """Names that become folders."""
 _KEYS = ("name", "output_dir", "base", "seeds", "baseline", "metrics", "judge", "data", "variants")
+_OWN_KEYS = {
+    "seed": "list it under seeds",
+    "output_dir": "every run has a folder of its own in the ablation's output_dir",
+    "resume": "a run goes on from its own last checkpoint",
+}
+"""What the ablation sets in every run, and so no override can."""
 _CHANGE_KEYS = ("set", "include")
 
 
@@ -45,6 +51,10 @@ def read_matrix(path: str | Path, overrides: tuple[str, ...] = (), output_dir: s
     matrix = reader.matrix(root)
     if reader.problems or matrix is None:
         raise ConfigError("\n".join(reader.problems))
+    for one in overrides:
+        key = one.partition("=")[0].strip()
+        if key in _OWN_KEYS:
+            raise ConfigError(f"-u {one}: {key} is set by the ablation: {_OWN_KEYS[key]}")
     given = Path(output_dir) if output_dir else matrix.output_dir
     return replace(matrix, overrides=tuple(overrides), output_dir=given)
 
@@ -174,12 +184,20 @@ class _Reader:
 
     def overrides(self, node: Located) -> Iterator[str]:
         """``key.path=value`` texts, from a list of them or from a mapping of dotted keys."""
+        for one, text in self.written(node):
+            key = text.partition("=")[0].strip()
+            if key in _OWN_KEYS:
+                self.report(one, f"{key} is set by the ablation: {_OWN_KEYS[key]}")
+            yield text
+
+    def written(self, node: Located) -> Iterator[tuple[Located, str]]:
+        """Each override with its place."""
         if isinstance(node.value, dict):
-            yield from (f"{key}={json.dumps(child.plain())}" for key, child in node.value.items())
+            yield from ((child, f"{key}={json.dumps(child.plain())}") for key, child in node.value.items())
             return
         entries: list[Any] = node.value if isinstance(node.value, list) else [node]
         for one in entries:
             if not isinstance(one.value, str) or "=" not in one.value:
                 self.report(one, f"expected key.path=value, for example optimizer.lr=1e-4, found {one.plain()!r}")
             else:
-                yield one.value
+                yield one, one.value

@@ -14,7 +14,7 @@ from .results import ABSENT, Outcome, Results
 def draw_plots(results: Results, data: str) -> list[str]:
     """Draw what there is of a data set into the matrix's folder; returns the file names."""
     metric, prefix = results.matrix.metrics[0], f"{data}_" if data else ""
-    of_data = f" on {data}" if data else ""
+    of_data = f" on {data}" if data else f": {results.matrix.name}"
     drawn: list[str] = []
 
     def draw(name: str, curves_of: Callable[[list[Outcome]], Curve | None], title: str, x_label: str) -> None:

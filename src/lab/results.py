@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError, DataError
-from .layers import LayerResults, cached_layers
-from .matrix import LOG, Judge, Matrix, Run
-from .standing import config_hash, final_evaluation, read_records, standing
+from . import train_log
+from .layers import LayerResults, cached_layers, known_layers
+from .lock import is_locked
+from .matrix import Judge, Matrix, Run
+from .standing import config_hash, evaluations, final_evaluation, read_records, saved_step, standing
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +27,9 @@ ABSENT = -1.0
 """A metric without ground truth to be measured on."""
 _AGREE = 0.002
 """How far the answering layer's AP may lie from the AP of the training's own evaluation: rounding on another device."""
+
+Layers = Literal["measure", "known", "leave out"]
+"""AP over decoder layers: measured where it is not known yet, only where it is known, or not at all."""
 
 LoadConfig = Callable[[Path, Sequence[str]], Config]
 
@@ -80,20 +86,39 @@ class Configs:
                 raise ConfigError(f"{run.label}: {error}") from error
         return self._loaded[key].with_values({"seed": run.seed, "output_dir": str(run.folder.path)})
 
+    def check(self, runs: Sequence[Run]) -> None:
+        """Load every config once.
+
+        Raises:
+            ConfigError: all that is wrong in any of them, each mistake once.
+        """
+        problems: list[str] = []
+        for run in runs:
+            try:
+                self[run]
+            except ConfigError as error:
+                cell = run.label.rsplit("/", 1)[0]
+                text = str(error).replace(run.label, cell, 1)  # all seeds of a variant share its mistake
+                if text not in problems:
+                    problems.append(text)
+        if problems:
+            raise ConfigError("\n".join(problems))
+
     def plain(self, run: Run) -> dict[str, Any]:
         """The same as plain data."""
         return self[run].data
 
 
-def collect(matrix: Matrix, configs: Configs, *, layers: bool = True) -> Results:
+def collect(matrix: Matrix, configs: Configs, *, layers: Layers = "measure") -> Results:
     """Read what is there of every run.
 
     Args:
         matrix: what is compared.
         configs: the config that each run must have.
-        layers: also measure AP over decoder layers, where it is not known yet.
+        layers: where AP over decoder layers comes from.
     """
     results = Results(matrix)
+    results.notes += _same_configs(matrix, configs)
     for run in matrix.runs():
         expected = configs.plain(run)
         found = standing(run.folder, expected)
@@ -102,24 +127,51 @@ def collect(matrix: Matrix, configs: Configs, *, layers: bool = True) -> Results
         elif found.state != "done":
             results.missing[run.label] = _why(run, found.state)
         else:
-            results.outcomes.append(_outcome(run, expected, matrix, configs, results.notes, layers=layers))
+            outcome = _outcome(run, expected, matrix, configs, results.notes, layers=layers)
+            broken = [name for name in matrix.metrics if not math.isfinite(outcome.stats[name])]
+            if broken:
+                results.missing[run.label] = f"finished, but its {' and '.join(broken)} is no number"
+            else:
+                results.outcomes.append(outcome)
     return results
 
 
+def _same_configs(matrix: Matrix, configs: Configs) -> list[str]:
+    """A note for every two variants that are one: a forgotten or mistaken override compares a thing with itself."""
+    notes = []
+    for data in matrix.data:
+        known: dict[str, str] = {}
+        for variant in matrix.variants:
+            run = matrix.run(data, variant, matrix.seeds[0])
+            other = known.setdefault(config_hash(configs.plain(run)), variant.name)
+            if other != variant.name:
+                of_data = f"{data.name}: " if data.name else ""
+                notes.append(f"{of_data}{other} and {variant.name} have the same config: they differ by nothing")
+    return notes
+
+
 def _why(run: Run, state: str) -> str:
+    if is_locked(run):
+        return "in training at this moment"
+    log = run.folder.path / train_log.NAME
+    failure = train_log.failure(log)
+    if failure is not None:
+        return f"failed: {failure}; see {log}"
     if state == "interrupted":
         return "interrupted: start the ablation again to go on with it"
-    log = run.folder.path / LOG
     return f"ended before its first checkpoint: see {log}" if log.is_file() else "not run"
 
 
 def _outcome(
-    run: Run, expected: Mapping[str, Any], matrix: Matrix, configs: Configs, notes: list[str], *, layers: bool
+    run: Run, expected: Mapping[str, Any], matrix: Matrix, configs: Configs, notes: list[str], *, layers: Layers
 ) -> Outcome:
     records = read_records(run.folder.metrics)
-    curve = [(int(one["step"]), _stats(one)) for one in records if one["kind"] == "val"]
+    curve = [(int(one["step"]), _stats(one)) for one in evaluations(records)]
     judged = _judged(records, final_evaluation(run.folder, expected), matrix.judge)
     _check_metrics(run, judged, matrix.metrics)
+    skipped = sum(one["kind"] == "train" and not math.isfinite(one.get("loss", 0.0)) for one in records)
+    if skipped:
+        notes.append(f"{run.label}: the loss of {skipped} of its log lines is no number (nonfinite: skip)")
     seconds = [float(one["seconds_per_step"]) for one in records if "seconds_per_step" in one]
     return Outcome(
         run=run,
@@ -129,15 +181,18 @@ def _outcome(
         curve=curve,
         seconds_per_step=statistics.median(seconds) if seconds else None,
         config_hash=config_hash(expected),
-        layers=_layers(run, configs, matrix.judge, judged, notes) if layers else None,
+        layers=_layers(run, configs, matrix.judge, judged, notes, measure=layers == "measure")
+        if layers != "leave out"
+        else None,
     )
 
 
 def _judged(records: Sequence[dict[str, Any]], final: dict[str, Any] | None, judge: Judge) -> dict[str, Any]:
     """The evaluation that counts: the last, or the first with the highest AP (whose weights are ``best.pth``)."""
     assert final is not None  # the run is done
-    evaluations = [one for one in records if one["kind"] == "val"]
-    return final if judge == "last" else max(evaluations, key=lambda one: one["AP"])
+    if judge == "last":
+        return final
+    return max(evaluations(records), key=lambda one: -math.inf if math.isnan(one["AP"]) else one["AP"])
 
 
 def _check_metrics(run: Run, judged: Mapping[str, Any], metrics: Sequence[str]) -> None:
@@ -155,17 +210,22 @@ def _stats(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _layers(
-    run: Run, configs: Configs, judge: Judge, judged: Mapping[str, Any], notes: list[str]
+    run: Run, configs: Configs, judge: Judge, judged: Mapping[str, Any], notes: list[str], *, measure: bool
 ) -> LayerResults | None:
     """AP over layers; None with a note where it cannot be measured or is that of other weights than were judged."""
     checkpoint = run.folder.last if judge == "last" else run.folder.best
+    if not checkpoint.is_file() and saved_step(run.folder.best) == judged["step"]:
+        checkpoint = run.folder.best  # killed between its two savings: the same weights
+    cache = run.folder.path / LAYERS
     try:
-        found = cached_layers(configs[run], checkpoint, run.folder.path / LAYERS)
+        found = cached_layers(configs[run], checkpoint, cache) if measure else known_layers(checkpoint, cache)
     except (CheckpointError, ConfigError, DataError) as error:
         notes.append(f"{run.label}: no AP over layers: {error}")
         return None
+    if found is None:
+        return None
     answered = found.stats[found.answers]["AP"]
-    if abs(answered - judged["AP"]) > _AGREE:
+    if not abs(answered - judged["AP"]) <= _AGREE:
         notes.append(
             f"{run.label}: its layers are left out: {checkpoint.name} gives AP {100 * answered:.2f} but the evaluation "
             f"that counts {100 * judged['AP']:.2f}; it holds other weights (a second stage that went back, other data)"

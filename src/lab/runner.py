@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import time
@@ -16,13 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ..core.errors import ConfigError
 from ..solver.callbacks import StopSignal
-from .matrix import LOG, Run
-from .standing import Standing, standing
+from . import train_log
+from .lock import BUSY, lock_of
+from .matrix import Run
+from .standing import standing
 
 logger = logging.getLogger(__name__)
 
-_TAIL = 12
 _POLL_SECONDS = 0.2
 
 ConfigOf = Callable[[Run], Mapping[str, Any]]
@@ -35,7 +35,7 @@ class Failure:
 
     run: Run
     reason: str
-    """With the end of its log."""
+    """With the end of its log, where it has one."""
 
 
 @dataclass
@@ -62,12 +62,21 @@ class Runner:
         launcher: command in front of a run's arguments, ``[python, tools/train.py]``.
         config_of: config of a run, to see whether it has reached its end.
         jobs: trainings at a time, 1 or more.
+        on_end: called after trainings have ended, well or not, while others may go on.
     """
 
-    def __init__(self, launcher: Sequence[str], config_of: ConfigOf, jobs: int = 1) -> None:
+    def __init__(
+        self,
+        launcher: Sequence[str],
+        config_of: ConfigOf,
+        jobs: int = 1,
+        *,
+        on_end: Callable[[], object] | None = None,
+    ) -> None:
         if jobs < 1:
             raise ValueError(f"jobs is {jobs}: give 1 or more")
         self.launcher, self.config_of, self.jobs = list(launcher), config_of, jobs
+        self.on_end = on_end
         self.environment = environment(os.environ, jobs)
         self.failures: list[Failure] = []
         self._active: list[_Job] = []
@@ -76,11 +85,11 @@ class Runner:
         """The whole command line of a run."""
         return [*self.launcher, *run.arguments(resume)]
 
-    def train(self, runs: Sequence[tuple[Run, Standing]]) -> list[Failure]:
+    def train(self, runs: Sequence[Run]) -> list[Failure]:
         """Train all runs, in order; a failing one is logged and the others go on.
 
         Args:
-            runs: those that are not done, with their standing.
+            runs: those that are not done; where each stands is read when its turn comes.
 
         Returns:
             The runs that failed.
@@ -94,29 +103,49 @@ class Runner:
             try:
                 while waiting or self._active:
                     while waiting and len(self._active) < self.jobs and not stop.wanted_by_any():
-                        self._start(*waiting.pop(0), left=len(waiting))
+                        self._start(waiting.pop(0), left=len(waiting))
                     if stop.wanted_by_any():
                         self._stop()
                         raise Interrupted
                     time.sleep(_POLL_SECONDS)
-                    self._reap()
+                    if self._reap() and self.on_end is not None:
+                        self.on_end()
             finally:
                 for job in self._active:  # only where something unforeseen or a second Ctrl-C ends this process
                     job.process.kill()
         return self.failures
 
-    def _start(self, run: Run, found: Standing, *, left: int) -> None:
+    def _start(self, run: Run, *, left: int) -> None:
+        """Start a run, unless another process has it, or had it since the runs were listed."""
+        lock, launched = None, False
+        try:
+            lock = lock_of(run)
+            if lock is None:
+                self._fail(run, BUSY)
+            else:
+                launched = self._launched(run, lock, left)
+        except OSError as error:
+            self._fail(run, f"{run.folder.path} cannot be written ({error.strerror}): free space, then start again")
+        except ConfigError as error:
+            self._fail(run, str(error))
+        finally:
+            if lock is not None and not launched:
+                lock.close()
+
+    def _launched(self, run: Run, lock: IO[str], left: int) -> bool:
+        """Whether the run's training was started: not where there is nothing to do, or another config's run."""
+        found = standing(run.folder, self.config_of(run))
+        if found.differences and found.state != "absent":
+            self._fail(run, f"{run.folder.path} was made from another config meanwhile: {found.complaint}")
+            return False
+        if found.state == "done":
+            logger.info("%s: was done by another process meanwhile", run.label)
+            return False
         run.folder.path.mkdir(parents=True, exist_ok=True)
-        lock = _locked(run.folder.path.parent / f".{run.folder.path.name}.lock")
-        if lock is None:
-            self._fail(run, "another process is training it at this moment: left to that one")
-            return
-        log = run.folder.path / LOG
+        log = run.folder.path / train_log.NAME
         command = self.command(run, found.resume)
         with log.open("ab") as file:
-            file.write(f"$ {shlex.join(command)}\n".encode())
-            file.flush()
-            start = file.tell()
+            start = train_log.begin(file, command)
             # In a session of its own: Ctrl-C of the terminal reaches this process only, which passes it on once.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -124,26 +153,35 @@ class Runner:
             )  # fmt: skip
         self._active.append(_Job(run, process, log, start, lock))
         logger.info("%s: %s, %d waiting", run.label, "continues" if found.resume else "starts", left)
+        return True
 
-    def _reap(self) -> None:
-        """See which trainings have ended, and how."""
-        for job in [one for one in self._active if one.process.poll() is not None]:
+    def _reap(self) -> bool:
+        """See which trainings have ended, and how; whether there are any."""
+        ended = [one for one in self._active if one.process.poll() is not None]
+        for job in ended:
             self._active.remove(job)
-            job.lock.close()
-            code, minutes = job.process.returncode, (time.perf_counter() - job.started) / 60
-            if standing(job.run.folder, self.config_of(job.run)).state == "done":
-                logger.info("%s: done in %.1f min", job.run.label, minutes)
-                if code != 0:
-                    logger.warning(
-                        "%s: its training is complete, but it ended with code %d: %s", job.run.label, code, job.log
-                    )
-                continue
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            text = job.log.read_bytes()[job.log_start :].decode(errors="replace")
-            tail = "\n".join(f"    {line}" for line in text.splitlines()[-_TAIL:])
-            self._fail(
-                job.run, f"{how} after {minutes:.1f} min, before its final evaluation; end of {job.log}:\n{tail}"
-            )
+            try:
+                self._judge(job)
+            except (OSError, ConfigError) as error:  # of this run's files: the others go on
+                self._fail(job.run, str(error))
+            finally:
+                job.lock.close()
+        return bool(ended)
+
+    def _judge(self, job: _Job) -> None:
+        """Say how a training ended."""
+        code, minutes = job.process.returncode, (time.perf_counter() - job.started) / 60
+        if standing(job.run.folder, self.config_of(job.run)).state == "done":
+            logger.info("%s: done in %.1f min", job.run.label, minutes)
+            if code != 0:
+                logger.warning(
+                    "%s: its training is complete, but it ended with code %d: %s", job.run.label, code, job.log
+                )
+            return
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"{how} after {minutes:.1f} min, before its final evaluation"
+        self._fail(job.run, f"{how}; end of {job.log}:\n{train_log.tail(job.log, job.log_start)}")
+        train_log.end(job.log, how)
 
     def _fail(self, run: Run, reason: str) -> None:
         self.failures.append(Failure(run, reason))
@@ -164,14 +202,3 @@ def environment(given: Mapping[str, str], jobs: int) -> dict[str, str]:
     """Environment of a training: cores are shared out, and waiting threads sleep; what is set already stays."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **given}
-
-
-def _locked(path: Path) -> IO[str] | None:
-    """A lock on a run, None where another process has it; the file stays, the lock ends with its last holder."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from ..core.errors import ConfigError
+from ..core.checkpoint_files import read_checkpoint
+from ..core.errors import CheckpointError, ConfigError
 from ..core.located import dump_yaml, parse_yaml
 from ..core.settings import RunSettings
 from ..solver.folder import RunFolder
@@ -57,24 +58,43 @@ def standing(folder: RunFolder, expected: Mapping[str, Any]) -> Standing:
     """
     checkpoint = next((one for one in (folder.last, folder.best) if one.is_file()), None)
     if not folder.config.is_file():
-        if checkpoint is not None:
-            raise ConfigError(f"{folder.path}: holds {checkpoint.name} but no config.yml: move the folder away")
+        found = checkpoint or (folder.metrics if folder.metrics.is_file() else None)
+        if found is not None:
+            raise ConfigError(f"{folder.path}: holds {found.name} but no config.yml: move the folder away")
         return Standing("absent")
     saved = parse_yaml(folder.config.read_text(encoding="utf-8"), str(folder.config)).plain()
     differences = (*differences_of(saved, expected), *_other_start(folder, expected))
-    if final_evaluation(folder, expected) is not None:
+    final = final_evaluation(folder, expected)
+    if final is not None and not _lags_behind(folder.last, int(final["step"])):
         return Standing("done", differences)
     if checkpoint is None:  # killed before its first save: nothing to continue, nothing to lose
         return Standing("absent")
     return Standing("interrupted", differences, checkpoint)
 
 
+def _lags_behind(last: Path, step: int) -> bool:
+    """Whether a run was killed after its final evaluation and before it saved: it evaluates again when it goes on."""
+    saved = saved_step(last)
+    return saved is not None and saved < step
+
+
+def saved_step(checkpoint: Path) -> int | None:
+    """Steps a checkpoint has behind it; None where there is no readable one that says so. Weights are not read."""
+    try:
+        return int(read_checkpoint(checkpoint, lazy=True)["progress"]["step"])
+    except (CheckpointError, LookupError, TypeError):
+        return None  # who needs its weights says what is wrong with it
+
+
 def final_evaluation(folder: RunFolder, expected: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation after the last epoch, None where it has not taken place."""
     last = int(expected.get("epoches", RunSettings.epoches)) - 1
-    return next(
-        (one for one in read_records(folder.metrics) if one["kind"] == "val" and one.get("epoch") == last), None
-    )
+    return next((one for one in evaluations(read_records(folder.metrics)) if one.get("epoch") == last), None)
+
+
+def evaluations(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluations among a run's records, in order."""
+    return [one for one in records if one["kind"] == "val"]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -148,8 +148,7 @@ def ddf_loss(
     per_query = edge_kl(student, teacher, temperature)
     per_query = per_query * torch.where(matched_mask, iou.detach(), conf.detach())
     loss = decoupled_mean(per_query, matched_mask, counts, ignored=ignored, rows=rows)
-    first = per_query.dim() - matched_mask.dim()
-    return loss.masked_fill((student == teacher.detach()).flatten(first).all(-1), 0)
+    return zero_where_equal(loss, student, teacher)
 
 
 def edge_kl(student: Tensor, teacher: Tensor, temperature: float = 5.0) -> Tensor:
@@ -160,9 +159,24 @@ def edge_kl(student: Tensor, teacher: Tensor, temperature: float = 5.0) -> Tenso
 
     Returns: (...) at least 0.
     """
-    log_target = (teacher.detach().float() / temperature).log_softmax(-1)
-    log_ratio = log_target - (student.float() / temperature).log_softmax(-1)
-    return (log_target.exp() * log_ratio).sum((-2, -1)) * (temperature**2 / 4)
+    return softened_kl(soften(student, temperature), soften(teacher.detach(), temperature), temperature)
+
+
+def soften(edge_logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities (..., N + 1) at temperature T; computed once where a layer is both student and teacher."""
+    return (edge_logits.float() / temperature).log_softmax(-1)
+
+
+def softened_kl(log_student: Tensor, log_teacher: Tensor, temperature: float) -> Tensor:
+    """:func:`edge_kl` of what :func:`soften` returned."""
+    log_teacher = log_teacher.detach()
+    return (log_teacher.exp() * (log_teacher - log_student)).sum((-2, -1)) * (temperature**2 / 4)
+
+
+def zero_where_equal(loss: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
+    """The loss (...), exactly 0 and without gradient where logits (..., *) of student and teacher are equal bit for
+    bit: their probabilities add up to 1 but for rounding, and that alone would give a gradient."""
+    return loss.masked_fill((student == teacher.detach()).flatten(loss.dim()).all(-1), 0)
 
 
 def class_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

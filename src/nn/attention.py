@@ -60,7 +60,7 @@ class QuerySelfAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, record: AttentionRecorder
     ) -> Tensor:
         """As ``scaled_dot_product_attention``, by way of the map; all (B, heads, Q, D / heads)."""
-        scores = query @ key.mT * query.shape[-1] ** -0.5  # (B, heads, Q, Q)
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT  # (B, heads, Q, Q), scaled first: halves overflow
         record.add_self_attention(query, key, scores)
         if allowed is not None:
             scores = scores.masked_fill(~allowed, -torch.inf)

@@ -23,7 +23,7 @@ SELF_ATTENTION_MAPS = "self_attention_maps"
 CROSS_ATTENTION = "cross_attention"
 """Logits of the weights that deformable cross-attention gives to its sampling points."""
 DENSE_CROSS_ATTENTION = "dense_cross_attention"
-"""Attention of queries to every cell of the memory."""
+"""Projected queries and keys of the attention of queries to every cell of the memory."""
 DEFORMABLE_KINDS = frozenset({SELF_ATTENTION, SELF_ATTENTION_MAPS, CROSS_ATTENTION})
 """What layers of self-attention and deformable cross-attention offer."""
 
@@ -54,6 +54,17 @@ class CapturedAttention:
     """(Qg, Qg) bool by name, what is blocked inside a group; only of groups where something is."""
     padding: dict[str, Tensor]
     """(B, Qg) bool by name for groups with slots that only fill up the batch, True there."""
+    dense_queries: tuple[Tensor, ...] = ()
+    """(B, heads, Q, d') projected, before scaling, of the attention to the memory's S cells."""
+    dense_keys: tuple[Tensor, ...] = ()
+    """(B, heads, S, d') projected, before scaling."""
+    hidden_cells: Tensor | None = None
+    """(1 or B, S) bool, True for cells that no query may read, the same in all layers; None where all may be read."""
+
+    @property
+    def of_some_kind(self) -> tuple[Tensor, ...]:
+        """One tensor per layer, the batch first, of a kind that was asked for."""
+        return self.queries or self.point_logits or self.dense_queries
 
 
 class AttentionRecorder:
@@ -71,6 +82,9 @@ class AttentionRecorder:
         self._scores: list[Tensor] = []
         self._point_logits: list[Tensor] = []
         self._num_points: Sequence[int] = ()
+        self._dense_queries: list[Tensor] = []
+        self._dense_keys: list[Tensor] = []
+        self._hidden_cells: Tensor | None = None
 
     def add_self_attention(self, query: Tensor, key: Tensor, scores: Tensor | None = None) -> None:
         """Of the next layer: (B, heads, Q, d) twice and, if the layer materialises them, (B, heads, Q, Q) scores."""
@@ -85,6 +99,13 @@ class AttentionRecorder:
         if CROSS_ATTENTION in self.kinds:
             self._point_logits.append(logits)
             self._num_points = num_points
+
+    def add_dense_cross(self, query: Tensor, key: Tensor, hidden: Tensor | None = None) -> None:
+        """Of the next layer: (B, heads, Q, d'), (B, heads, S, d') and (1 or B, S) bool, cells that may not be read."""
+        if DENSE_CROSS_ATTENTION in self.kinds:
+            self._dense_queries.append(query)
+            self._dense_keys.append(key)
+            self._hidden_cells = hidden
 
     def finish(self, groups: Sequence[QueryGroup], blocked: Tensor | None) -> CapturedAttention:
         """What was collected, with the groups in the order in which they were joined and their mask."""
@@ -101,6 +122,9 @@ class AttentionRecorder:
             blocked=blocked,
             masks={group.name: group.mask for group in groups if group.mask is not None},
             padding={group.name: group.padding for group in groups if group.padding is not None},
+            dense_queries=tuple(self._dense_queries),
+            dense_keys=tuple(self._dense_keys),
+            hidden_cells=self._hidden_cells,
         )
 
 
@@ -116,6 +140,11 @@ class OffersAttention(Protocol):
     @property
     def num_attention_layers(self) -> int:
         """Layers that run in training."""
+        ...
+
+    @property
+    def num_answering_layers(self) -> int:
+        """Of these, layers whose predictions the training output has: all, or 1 for the last alone."""
         ...
 
 
@@ -142,6 +171,12 @@ def attention_of(model: nn.Module, kinds: Iterable[str]) -> OffersAttention:
     )
 
 
+def offers_attention(model: nn.Module, kinds: Iterable[str]) -> bool:
+    """Whether some part of a model can record these kinds of attention."""
+    wanted = frozenset(kinds)
+    return any(isinstance(one, OffersAttention) and wanted <= one.attention_kinds for one in model.modules())
+
+
 def request_attention(model: nn.Module, kinds: Iterable[str]) -> None:
     """From now on the model's training output carries ``attention`` of exactly these kinds; of none if there are none.
 
@@ -150,7 +185,8 @@ def request_attention(model: nn.Module, kinds: Iterable[str]) -> None:
 
     Args:
         model: a detector, wrapped for distributed training or not.
-        kinds: ``self_attention``, ``self_attention_maps``, ``cross_attention``; all that any distiller needs, at once.
+        kinds: ``self_attention``, ``self_attention_maps``, ``cross_attention``, ``dense_cross_attention``; all that any
+            distiller needs, at once.
 
     Raises:
         ValueError: the model has no attention of some kind; the message names what there is.

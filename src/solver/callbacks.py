@@ -8,7 +8,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -171,15 +171,17 @@ class StepLog:
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
         loss = sum(means.values())
         values = {"loss": loss, **means, "lr": report.lr, "seconds_per_step": seconds, "grad_norm": norm}
-        values = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON has no NaN
+        not_finite = [name for name, value in (means | diagnostics).items() if not math.isfinite(value)]
         logger.info(
             "epoch %d [%d/%d] step %d: loss %.4f, lr %.3g, gradient norm %.3g, %.3f s/step",
             epoch, batch, batches, step, loss, report.lr, norm, seconds,
         )  # fmt: skip
+        if not_finite:
+            logger.warning("step %d: not finite, and so not in the metrics: %s", step, ", ".join(not_finite))
         for writer in self._writers:
-            writer.write("train", step, values, epoch=epoch)
+            writer.write("train", step, _finite(values), epoch=epoch)
             if diagnostics:
-                writer.write("diagnostics", step, diagnostics, epoch=epoch)
+                writer.write("diagnostics", step, _finite(diagnostics), epoch=epoch)
         self.restart()
 
     def restart(self) -> None:
@@ -188,9 +190,13 @@ class StepLog:
 
 
 def _ratios(names: Sequence[str], read: Sequence[float]) -> dict[str, float]:
-    """Totals over counts, where there is something to count; JSON has no NaN."""
-    ratios = {name: total / count for name, total, count in zip(names, read[::2], read[1::2]) if count}
-    return {name: value for name, value in ratios.items() if math.isfinite(value)}
+    """Totals over counts, where there is something to count."""
+    return {name: total / count for name, total, count in zip(names, read[::2], read[1::2]) if count}
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """What can be written: JSON has no NaN."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 class EpochListener:

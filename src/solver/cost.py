@@ -3,17 +3,19 @@
 """What distillation costs: time and memory of one training step per method, side by side.
 
 All methods share one model, one batch and a learning rate of 0, so that they differ in nothing but their losses, and
-take turns step by step, so that other work on the machine meets all of them alike.
+take turns step by step in a new order each round, so that other work on the machine meets all of them alike.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from ..core.config import Config
 from ..core.errors import ConfigError
 from ..distill.context import DistillationContext
-from ..distill.diagnostics import Diagnostics
+from ..distill.diagnostics import Diagnostics, kinds_to_capture
 from ..distill.objective import Objective
 from ..nn.capture import request_attention
 from ..optim.ema import ModelEMA
@@ -37,21 +39,28 @@ from .train import train_one_epoch
 _GO_LSD = {"type": "GOLSD"}
 _DOWN = {"type": "InterLayerDistillation", "direction": "deep_to_shallow"}
 _UP = {"type": "InterLayerDistillation", "direction": "shallow_to_deep"}
+_CLASSES = {**_DOWN, "class_weight": 0.5}
 _ATTENTION = {"type": "AttentionDistillation", "ramp": [0.0, 0.0]}
+_ATTENTION_UP = {**_ATTENTION, "direction": "shallow_to_deep"}
 _LEVELS = {**_ATTENTION, "cross_mode": "levels"}
 BASELINE = "go-lsd"
+OWN_MATCHES = "fdr-only"
 METHODS: Mapping[str, list[dict[str, Any]]] = {
+    OWN_MATCHES: [],
     "none": [],
     BASELINE: [_GO_LSD],
     "inter-d2s": [_DOWN],
     "inter-s2d": [_UP],
+    "inter-d2s+class": [_CLASSES],
     "go-lsd+attn": [_GO_LSD, _ATTENTION],
     "inter-d2s+attn": [_DOWN, _ATTENTION],
-    "inter-d2s+class": [{**_DOWN, "class_weight": 0.5}],
+    "inter-s2d+attn": [_UP, _ATTENTION_UP],
+    "inter-d2s+class+attn": [_CLASSES, _ATTENTION],
     "go-lsd+attn+levels": [_GO_LSD, _LEVELS],
     "inter-d2s+attn+levels": [_DOWN, _LEVELS],
 }
-"""``distillers:`` by name; ramps act from the first step."""
+"""``distillers:`` by name; ramps act from the first step. ``fdr-only`` also scores every layer on its own matches:
+GO-LSD is its union of all layers' matches (which ``none`` keeps) and its loss together."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class Workload:
     image_size: tuple[int, int]
     """(height, width) in pixels."""
     batch: int
-    boxes: int = 12
-    """Ground-truth boxes per image, which BCCD has on average."""
+    boxes: int = 10
+    """Ground-truth boxes per image; BCCD has 12 on average, COCO 7."""
     steps: int = 10
     """Rounds that count; every method takes one step in each."""
     warmup: int = 2
@@ -95,11 +104,18 @@ class Cost:
     """Per round: on a GPU between events on its stream, on a CPU processor time of all threads of this process."""
     peak_bytes: int
     """Largest sum of live tensors in a step: weights, averaged weights, optimizer state, batch, activations."""
+    resident_bytes: int | None = None
+    """Largest resident memory of a process of its own, libraries included; None where it was not measured."""
 
     @property
     def median(self) -> float:
         """Seconds of a step."""
         return statistics.median(self.seconds)
+
+    @property
+    def fastest(self) -> float:
+        """Seconds of the round with the least disturbance: other work on the machine only adds time."""
+        return min(self.seconds)
 
     def time_ratio(self, other: Cost) -> tuple[float, float, float]:
         """Median and quartiles of the ratio to another method's step of the same round, as (median, low, high)."""
@@ -122,24 +138,48 @@ def measure(config: Config, methods: Sequence[str], work: Workload, device: torc
     Raises:
         ConfigError: an unknown method, or one that the config's model cannot serve.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise ConfigError(f"methods: {', '.join(unknown) or 'none given'}: choose from {', '.join(METHODS)}")
+    check_methods(methods)
     bench = _Bench(config, work, device)
-    steps = {name: _Step(bench, METHODS[name]) for name in methods}
+    steps = {name: _Step(bench, name) for name in methods}
     if work.diagnose:
-        steps["diagnostics"] = _Step(bench, METHODS[BASELINE], diagnose=True)
+        steps["diagnostics"] = _Step(bench, BASELINE, diagnose=True)
     for _ in range(work.warmup):
         for step in steps.values():
             step()
     peaks = {name: bench.peak_bytes(step) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for round_number in range(work.steps):
-        first = round_number % len(names)
-        for name in names[first:] + names[:first]:  # nobody always follows the same neighbour at the same place
+    order = random.Random(0)
+    for _ in range(work.steps):
+        for name in order.sample(
+            list(steps), len(steps)
+        ):  # nobody always finds the caches as the same neighbour left them
             seconds[name].append(bench.seconds(steps[name]))
     return [Cost(name, tuple(seconds[name]), peaks[name]) for name in steps]
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Refuse what is not in ``METHODS``, or nothing at all (ConfigError)."""
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise ConfigError(f"methods: {', '.join(unknown) or 'none given'}: choose from {', '.join(METHODS)}")
+
+
+def resident_peak(config: Config, method: str, work: Workload) -> int:
+    """Largest resident memory of this process in bytes after a few steps of one method on the CPU; Linux.
+
+    Call it in a process that has done nothing else, with ``MALLOC_MMAP_THRESHOLD_`` set in its environment: the C
+    library then returns freed blocks at once.
+
+    Raises:
+        ConfigError: an unknown method, or one that the config's model cannot serve.
+    """
+    check_methods([method])
+    step = _Step(_Bench(config, work, torch.device("cpu")), method)
+    for _ in range(work.warmup + 1):
+        step()
+    # not getrusage: its figure starts at what the parent held when it started this process
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 class _Bench:
@@ -150,7 +190,9 @@ class _Bench:
         size = list(work.image_size)
         self.config = config.with_values({"eval_spatial_size": size, "num_classes": config.get("num_classes") or 80})
         self.device = device
-        self.model: nn.Module = self.config.build("model").to(device).train()
+        self.model: nn.Module = self.config.build("model")
+        _let_layers_differ(self.model)
+        self.model.to(device).train()
         self.optim = self._optim(config)
         self.images, self.targets = _batch(work, int(self.config.get("num_classes")), device)
         self.max_norm = config.settings.clip_max_norm
@@ -199,15 +241,20 @@ class _Bench:
 class _Step:
     """One training step with a method's losses, through the loop that trains."""
 
-    def __init__(self, bench: _Bench, distillers: list[dict[str, Any]], *, diagnose: bool = False) -> None:
+    def __init__(self, bench: _Bench, method: str, *, diagnose: bool = False) -> None:
         self.bench = bench
-        config = bench.config.with_values({"distillers": distillers})
+        values: dict[str, Any] = {"distillers": METHODS[method]}
+        if method == OWN_MATCHES:
+            values[f"{bench.config.get('criterion')}.use_uni_set"] = False
+        config = bench.config.with_values(values)
         self.objective: Objective = build_objective(config, bench.model).to(bench.device)
         self.diagnose = Diagnostics(self.objective.distillers) if diagnose else None
+        captures = self.objective.captures
+        self.captures = kinds_to_capture(bench.model, captures) if diagnose else captures
 
     def __call__(self) -> None:
         bench = self.bench
-        request_attention(bench.model, self.objective.captures)
+        request_attention(bench.model, self.captures)
         train_one_epoch(
             partial(losses_of, bench.model, self.objective, bench.optim.schedule, watch=self._watch),
             [(bench.images, bench.targets)],
@@ -243,6 +290,15 @@ def _changes(recorded: profile) -> Iterator[int]:
     assert results is not None, "the profiler has stopped, so it has results"
     events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]  # torch types them partly
     yield from (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+
+
+def _let_layers_differ(model: nn.Module) -> None:
+    """Noise for weights that start at 0: with them all layers agree, and there would be nothing to distil."""
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for one in model.parameters():
+            if one.requires_grad and one.dim() > 1 and not one.any():
+                one.copy_(torch.randn(one.shape, generator=noise) * 0.02)
 
 
 def _state(module: nn.Module) -> list[Tensor]:

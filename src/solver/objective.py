@@ -4,24 +4,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
 
+from ..core import dist
 from ..core.config import Config
 from ..core.errors import ConfigError
-from ..distill.objective import Objective
+from ..distill.checks import answering_layers
+from ..distill.context import Distiller
+from ..distill.objective import Objective, default_distillers
 from ..losses.criterion import DFINECriterion
 
-DISTILLERS = "distillers"
+logger = logging.getLogger(__name__)
+
+DISTILLERS = Distiller.slot
 
 
 def build_objective(config: Config, model: nn.Module) -> Objective:
     """The training objective.
 
     Args:
-        config: with a section ``criterion``; ``distillers`` absent or null means the official default.
+        config: with a section ``criterion``; ``distillers`` absent or null means the official default, with the
+            arguments of its section ``GOLSD`` if there is one.
         model: as built, before it is wrapped or compiled.
 
     Raises:
@@ -34,13 +41,30 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
             f"{_place(config, 'criterion')}: {type(criterion).__name__} is no DFINECriterion: derive it from that "
             "class, whose match() and terms() the distillers share"
         )
-    given = config.build(DISTILLERS) if config.get(DISTILLERS) is not None else None
-    with _at(_place(config, "criterion" if given is None else DISTILLERS)):
+    listed = config.get(DISTILLERS) is not None
+    given: Sequence[Distiller] = config.build(DISTILLERS) if listed else _default(config, criterion, model)
+    with _at(config.origins[DISTILLERS] if listed else _place(config, "criterion")):
         objective = Objective(criterion, given)
     for index, one in enumerate(objective.distillers):
-        with _at(_place(config, "criterion" if given is None else f"{DISTILLERS}.{index}")):
+        with _at(_place(config, f"{DISTILLERS}.{index}" if listed else "criterion")):
             one.check(model, criterion)
+    _warn_of_idle_sections(config, given)
     return objective
+
+
+def _default(config: Config, criterion: DFINECriterion, model: nn.Module) -> list[Distiller]:
+    """What official files mean; a single layer has nobody to teach."""
+    names = [type(one).__name__ for one in default_distillers(criterion)]
+    return [config.build(name) for name in names] if answering_layers(model) > 1 else []
+
+
+def _warn_of_idle_sections(config: Config, used: Sequence[Distiller]) -> None:
+    """Point out arguments of distillers that are not used: they change nothing."""
+    names = {type(one).__name__ for one in used}
+    for name in config.registry:
+        idle = issubclass(config.registry[name], Distiller) and name not in names
+        if idle and config.get(name) and dist.is_main():
+            logger.warning("%s: has no effect, because %s does not list it", _place(config, name), DISTILLERS)
 
 
 @contextmanager

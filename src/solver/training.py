@@ -19,6 +19,7 @@ from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import LoadReport, load_weights
 from ..data.loader import DataLoader
+from ..distill.diagnostics import kinds_to_capture
 from ..distill.objective import Objective
 from ..nn.capture import request_attention
 from ..nn.sync_norm import convert_sync_batchnorm
@@ -60,8 +61,8 @@ class Training(Evaluation):
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
-        if self.criterion.captures:
-            request_attention(self.model, self.criterion.captures)
+        captures = self.criterion.captures
+        request_attention(self.model, kinds_to_capture(self.model, captures) if settings.diagnostics else captures)
         self.plan = StagePlan(self.train_loader.collate_fn.stop_epoch, self.train_loader.collate_fn.ema_restart_decay)
         self.optim = self._build_optim()
         self.base_decay = self.optim.ema.decay

@@ -1,20 +1,28 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of means with bands from the lowest to the highest value: one line per compared variant."""
+"""Lines of means with the range from the lowest to the highest value: one line per compared variant."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.atomic import whole_file
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#8c6d31")
-"""Apart for colour-blind readers too (Okabe and Ito)."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#8c6d31", "#7a3b9a", "#9b2226")
+"""Apart for colour-blind readers too (Okabe and Ito, and three more)."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 _STYLES = ("-", "--", ":")
 """The next style begins where the colours are used up."""
+_MOST_BANDS = 4
+"""Curves up to which ranges are drawn as bands; more of them would cover each other."""
+_APART = 0.01
+"""Distance of neighbouring curves' whiskers, as a share of the whole axis."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +59,11 @@ def save_curves(
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    banded = len(curves) <= _MOST_BANDS
+    places = [place for curve in curves for place in curve.x]
+    step = 0.0 if banded else _APART * (max(places) - min(places) or 1)
     for index, curve in enumerate(curves):
-        color = COLORS[index % len(COLORS)]
-        means = [sum(values) / len(values) for values in curve.y]
-        label = f"{curve.name} (n = {len(curve.y[0])})"
-        axes.fill_between(
-            curve.x, [min(values) for values in curve.y], [max(values) for values in curve.y],
-            color=color, alpha=0.1, linewidth=0,
-        )  # fmt: skip
-        axes.plot(
-            curve.x, means, _STYLES[index // len(COLORS) % len(_STYLES)], color=color, label=label,
-            marker=MARKERS[index % len(MARKERS)], markersize=4.5, linewidth=1.6,
-        )  # fmt: skip
+        _draw(axes, curve, index, banded=banded, shift=step * (index - (len(curves) - 1) / 2))
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -70,8 +71,23 @@ def save_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(linewidth=0.4, alpha=0.6)
     axes.set_axisbelow(True)
-    figure.legend(
-        loc="outside right upper", fontsize=8, title="mean over seeds,\nband: lowest to highest", title_fontsize=8
-    )
+    spread = "band: lowest to highest" if banded else "whisker: lowest to highest\n(set apart sideways)"
+    figure.legend(loc="outside right upper", fontsize=8, title=f"mean over seeds,\n{spread}", title_fontsize=8)
     with whole_file(path, durable=False) as partial:
         figure.savefig(partial, format="png", dpi=110)
+
+
+def _draw(axes: Axes, curve: Curve, index: int, *, banded: bool, shift: float) -> None:
+    """One line with its range; ``shift`` keeps whiskers of different curves apart."""
+    color = COLORS[index % len(COLORS)]
+    x = [place + shift for place in curve.x]
+    means = [sum(values) / len(values) for values in curve.y]
+    lowest, highest = [min(values) for values in curve.y], [max(values) for values in curve.y]
+    if banded:
+        axes.fill_between(x, lowest, highest, color=color, alpha=0.1, linewidth=0)
+    else:
+        axes.vlines(x, lowest, highest, color=color, alpha=0.6, linewidth=1.0)
+    axes.plot(
+        x, means, _STYLES[index // len(COLORS) % len(_STYLES)], color=color, marker=MARKERS[index % len(MARKERS)],
+        markersize=4.5, linewidth=1.6, label=f"{curve.name} (n = {len(curve.y[0])})",
+    )  # fmt: skip

@@ -24,6 +24,12 @@ def config_of(folder: Path, **changes: Any) -> isdfine.Config:
     return isdfine.load_config(path)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> ModelInfo:
+    """Of the micro model."""
+    return model_info(config_of(tmp_path_factory.mktemp("plain")))
+
+
 @pytest.mark.parametrize("size", ["n", *(pytest.param(one, marks=pytest.mark.slow) for one in "smlx")])
 def test_official_models(size: str) -> None:
     golden = load_json(f"dfine_{size}_keys.json")
@@ -41,45 +47,45 @@ def test_official_models(size: str) -> None:
     assert found.gflops == pytest.approx(gflops, rel=0.02)
 
 
-def test_a_config_without_data_or_weights_is_measured(tmp_path: Path) -> None:
+def test_a_config_without_data_or_weights_is_measured(tmp_path: Path, plain: ModelInfo) -> None:
     config = config_of(
         tmp_path,
-        HGNetv2={"name": "B0", "return_idx": [2, 3], "pretrained": True, "freeze_norm": False, "freeze_at": -1},
+        HGNetv2={**micro_sections(tmp_path, tmp_path)["HGNetv2"], "pretrained": True},
     )
     assert config.get("num_classes") is None
-    found = model_info(config)
-    assert found.size == (64, 96)
-    assert found.params < found.params_trained < 3_000_000
-    assert found.gflops < found.gflops_trained
     double = model_info(config, (128, 192))
     assert double.size == (128, 192)
-    assert double.params == found.params
-    assert 3 * found.gflops < double.gflops < 4.1 * found.gflops
+    assert (plain.size, plain.params) == ((64, 96), double.params)
+    assert double.params < double.params_trained < 3_000_000
+    assert double.gflops < double.gflops_trained
+    assert 3 * plain.gflops < double.gflops < 4.1 * plain.gflops
 
 
-def test_layers_that_only_training_runs_are_not_deployed(tmp_path: Path) -> None:
+def test_layers_that_only_training_runs_are_not_deployed(tmp_path: Path, plain: ModelInfo) -> None:
     decoder = micro_sections(tmp_path, tmp_path)["DFINETransformer"]
-    shallow = model_info(config_of(tmp_path))
     deep = model_info(config_of(tmp_path, DFINETransformer={**decoder, "num_layers": 4, "eval_idx": 1}))
-    assert (deep.params, deep.gflops) == (shallow.params, shallow.gflops)
-    assert deep.params_trained > shallow.params_trained
-    assert deep.gflops_trained == shallow.gflops_trained
+    assert (deep.params, deep.gflops) == (plain.params, plain.gflops)
+    assert deep.params_trained > plain.params_trained
+    assert deep.gflops_trained == plain.gflops_trained
 
 
-def test_linear_and_attention_are_counted_by_hand(tmp_path: Path) -> None:
+def test_linear_and_attention_are_counted_by_hand(tmp_path: Path, plain: ModelInfo) -> None:
     """One more query set changes what is proportional to the queries, and nothing else."""
     decoder = micro_sections(tmp_path, tmp_path)["DFINETransformer"]
-    few = model_info(config_of(tmp_path))
     many = model_info(config_of(tmp_path, DFINETransformer={**decoder, "num_queries": 16}))
     # two products of 2 * Q^2 * D FLOPs in each of 2 layers
-    assert (many.gflops_attention - few.gflops_attention) * 1e9 == pytest.approx(2 * 2 * 2 * (16**2 - 8**2) * 16)
+    assert (many.gflops_attention - plain.gflops_attention) * 1e9 == pytest.approx(2 * 2 * 2 * (16**2 - 8**2) * 16)
 
 
 def test_no_size(tmp_path: Path) -> None:
     config = config_of(tmp_path, eval_spatial_size=None)
     with pytest.raises(ConfigError, match=r"micro.yml: no eval_spatial_size: add it, or give the size \(--size"):
         model_info(config)
-    assert model_info(config, (64, 64)).size == (64, 64)
+    for wrong in ((0, 64), (64, -32), (64,)):
+        with pytest.raises(
+            ConfigError, match=r"micro.yml: an image of the size \[.*\]: give \[height, width\] in pixels"
+        ):
+            model_info(config, wrong)
 
 
 def test_table() -> None:
@@ -88,11 +94,11 @@ def test_table() -> None:
         gflops_trained=1.75,
     )  # fmt: skip
     assert table([row]).splitlines() == [
-        "model  size   params M  as trained  GFLOPs  attention  before fusing",
-        "one    64x96      1.23        2.00    1.50       0.25           1.75",
+        "model  size   params M  GFLOPs  trained params M  unfused GFLOPs  attention",
+        "one    64x96      1.23    1.50              2.00            1.75       0.25",
     ]
     assert table([row], markdown=True).splitlines() == [
-        "| model | size  | params M | as trained | GFLOPs | attention | before fusing |",
-        "|-------|-------|---------:|-----------:|-------:|----------:|--------------:|",
-        "| one   | 64x96 |     1.23 |       2.00 |   1.50 |      0.25 |          1.75 |",
+        "| model | size  | params M | GFLOPs | trained params M | unfused GFLOPs | attention |",
+        "|-------|-------|---------:|-------:|-----------------:|---------------:|----------:|",
+        "| one   | 64x96 |     1.23 |   1.50 |             2.00 |           1.75 |      0.25 |",
     ]

@@ -26,7 +26,9 @@ def test_the_rest_is_a_whole_shallow_model(tmp_path: Path) -> None:
     assert load_weights(shallow, weights).complete
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(shallow(images).logits, model(images).logits)
+        want, got = model(images), shallow(images)
+    assert torch.equal(got.logits, want.logits)
+    assert torch.equal(got.boxes, want.boxes)
 
 
 def test_a_decoder_that_is_given_inline(tmp_path: Path) -> None:

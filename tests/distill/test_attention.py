@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,26 @@ from losses.cases import official_criterion
 from nn.capture_cases import decoder, features, step, targets
 
 DEEP, SHALLOW = [(0, 1), (1, 2)], [(1, 0), (2, 1)]
+
+
+def test_defaults_of_the_specification() -> None:
+    given = {name: one.default for name, one in inspect.signature(AttentionDistillation).parameters.items()}
+    assert given == {
+        "weight": 1.0,
+        "direction": "deep_to_shallow",
+        "span": 1,
+        "temperature": 1.0,
+        "self_attention": True,
+        "cross_mode": "off",
+        "dense_cross": False,
+        "queries": "match",
+        "query_subsample": None,
+        "row_weight": "uniform",
+        "ramp": (0.1, 0.2),
+        "loss": "kl",
+        "entropy_guard": False,
+        "maps": "recompute",
+    }
 
 
 def prepared(distiller: AttentionDistillation, **setting: object) -> tuple[DFINETransformer, Objective]:
@@ -107,6 +129,19 @@ def test_batches_without_boxes(counts: tuple[int, int], queries: str, row_weight
         assert total == 0, "connected to the graph: backward ran"
     else:
         assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.parametrize("options", [{"temperature": 2.0}, {"temperature": 4.0}, {"weight": 1e3}], ids=str)
+def test_no_row_of_weight_gives_zeros_and_zero_gradients(options: dict) -> None:
+    """A tiny number as the sum of weights made infinity times 0 of it."""
+    distiller = AttentionDistillation(ramp=[0, 0], row_weight="matched_only", cross_mode="points", **options)
+    model, objective = prepared(distiller)
+    found = losses(objective, step(model, (0, 0)), counts=(0, 0))
+    assert all(value == 0 for value in found.values())
+    scaled = {name: value * 65536 for name, value in found.items()}  # as half precision does
+    got = [one for one in gradients(model, scaled).values() if one is not None]
+    assert len(got) > 4
+    assert not any(one.any() for one in got), "zero, and not NaN"
 
 
 @pytest.mark.parametrize("mode", ["levels", "points"])
@@ -270,6 +305,29 @@ def test_uninformative_teachers_are_skipped(guarded: bool) -> None:
     assert all(one is None or not one.any() for one in got.values())
 
 
+def permuted(output: DetectorOutput, order: Tensor) -> DetectorOutput:
+    """The matching queries in another order, in the captured attention."""
+    seen = output.attention
+    whole = torch.cat((torch.arange(12), 12 + order))
+    attention = dataclasses.replace(
+        seen,
+        queries=tuple(one[:, :, whole] for one in seen.queries),
+        keys=tuple(one[:, :, whole] for one in seen.keys),
+        point_logits=tuple(one[:, whole] for one in seen.point_logits),
+    )
+    return dataclasses.replace(output, attention=attention)
+
+
+@pytest.mark.parametrize("queries", ["match", "all"])
+def test_a_joint_permutation_of_queries_changes_nothing(queries: str) -> None:
+    distiller = AttentionDistillation(ramp=[0, 0], queries=queries, cross_mode="levels")
+    model, objective = prepared(distiller)
+    output = step(model)
+    moved = permuted(output, torch.randperm(8))
+    assert not torch.equal(moved.attention.queries[0], output.attention.queries[0])
+    torch.testing.assert_close(losses(objective, moved), losses(objective, output))
+
+
 def trajectory(distillers: list[AttentionDistillation], progress: float) -> list[Tensor]:
     """Parameters after three steps with dropout, and the next random numbers."""
     model, criterion = decoder(dropout=0.1), official_criterion(5, 8)
@@ -394,20 +452,41 @@ def test_options_out_of_range(options: dict, message: str) -> None:
 
 
 def test_nothing_to_compare() -> None:
-    with pytest.raises(ValueError, match="compares nothing: set self_attention: True or cross_mode: levels"):
+    message = "compares nothing: set self_attention: True, cross_mode: levels or dense_cross: True, or take it out"
+    with pytest.raises(ValueError, match=message):
         AttentionDistillation(self_attention=False)
 
 
 def test_models_that_cannot_serve_it() -> None:
     criterion = official_criterion(5, 8)
-    with pytest.raises(ValueError, match="AttentionDistillation: Linear has no layers whose attention can be captured"):
+    message = "AttentionDistillation.self_attention: True: Linear has no layers whose attention can be captured"
+    with pytest.raises(ValueError, match=message):
         AttentionDistillation().check(nn.Linear(2, 2), criterion)
-    message = "the layers of DFINETransformer have no dense_cross_attention: choose among cross_attention, self_att"
+    message = (
+        "AttentionDistillation.dense_cross: True: the layers of DFINETransformer have no dense_cross_attention: "
+        "choose among cross_attention, self_attention"
+    )
     with pytest.raises(ValueError, match=message):
         AttentionDistillation(dense_cross=True).check(decoder(), criterion)
+    dense = decoder()
+    dense.attention_kinds = frozenset({"self_attention", "dense_cross_attention"})
+    with pytest.raises(
+        ValueError, match=r"AttentionDistillation.cross_mode: the layers .* have no cross_attention: cho"
+    ):
+        AttentionDistillation(cross_mode="levels").check(dense, criterion)
+    with pytest.raises(ValueError, match=r"AttentionDistillation.maps: explicit: the layers .* no self_attention_maps"):
+        AttentionDistillation(maps="explicit").check(dense, criterion)
     with pytest.raises(ValueError, match="compares decoder layers, but DFINETransformer has 1: set num_layers to 2"):
         AttentionDistillation().check(decoder(num_layers=1), criterion)
     AttentionDistillation(cross_mode="points", maps="explicit").check(decoder(), criterion)
+    for row_weight in ("conf", "matched_only"):
+        message = (
+            rf"row_weight: {row_weight} reads the predictions of all 3 .* set its aux_loss: True, or row_weight: u"
+        )
+        with pytest.raises(ValueError, match=message):
+            AttentionDistillation(row_weight=row_weight).check(decoder(aux_loss=False), criterion)
+        AttentionDistillation(row_weight=row_weight).check(decoder(), criterion)
+    AttentionDistillation().check(decoder(aux_loss=False), criterion)
 
 
 def test_output_without_attention() -> None:
@@ -433,6 +512,9 @@ def test_from_a_file(tmp_path: Path, word: str) -> None:
     objective = configured(tmp_path, f"cross_mode: {word}")
     cross = {"cross_attention"} if word == "levels" else set()
     assert objective.captures == {"self_attention", *cross}
+    update = f"distillers=[{{type: AttentionDistillation, cross_mode: {word}}}]"
+    config = load_config(tmp_path / "micro.yml", [update])
+    assert build_objective(config, config.build("model")).captures == {"self_attention", *cross}
 
 
 @pytest.mark.parametrize(
@@ -441,7 +523,15 @@ def test_from_a_file(tmp_path: Path, word: str) -> None:
         ("cross_mode: dense", r"distillers.1.cross_mode: expected one of 'off', 'levels', 'points'.* found 'dense'"),
         ("direction: up", r"distillers.1.direction: expected one of 'deep_to_shallow', 'shallow_to_deep'"),
         ("span: 0", r"distillers.1: AttentionDistillation.span is 0"),
-        ("dense_cross: true", r"distillers.1: AttentionDistillation: the layers of DFINETransformer have no dense"),
+        ("dense_cross: true", r"distillers.1: AttentionDistillation.dense_cross: True: the layers of DFINETransformer"),
+        ("temperature: 0", r"distillers.1: AttentionDistillation.temperature is 0: give a number above 0"),
+        ("weight: -0.5", r"distillers.1: AttentionDistillation.weight is -0.5: give 0 or more"),
+        ("query_subsample: 0", r"distillers.1: AttentionDistillation.query_subsample is 0: give a number above 0"),
+        (
+            "row_weight: iou",
+            r"distillers.1.row_weight: expected one of 'uniform', 'conf', 'matched_only'.* found 'iou'",
+        ),
+        ("omega_q: conf", r"distillers.1.omega_q: no such argument of AttentionDistillation; known: .*row_weight"),
     ],
 )
 def test_mistakes_in_a_file_name_their_place(tmp_path: Path, argument: str, message: str) -> None:

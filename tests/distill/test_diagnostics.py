@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isdfine.distill.context import DistillationContext, Distiller
-from isdfine.distill.diagnostics import Diagnostics, Tallies, attention_tallies
+from isdfine.distill.diagnostics import Diagnostics, Tallies, attention_tallies, kinds_to_capture
 from isdfine.distill.objective import Objective
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou
 from isdfine.nn.capture import CapturedAttention
@@ -182,6 +182,31 @@ def test_blocked_keys_and_other_groups_are_not_attended_to() -> None:
     assert found["cross_attention_entropy_layer_0"] == pytest.approx(
         float(torch.distributions.Categorical(logits=logits[:, 2:]).entropy().mean()), rel=1e-5
     )
+
+
+def test_cells_of_an_images_padding_are_not_attended_to() -> None:
+    query, key = torch.randn(2, 2, 3, 4), torch.randn(2, 2, 6, 4)
+    hidden = torch.zeros(2, 6, dtype=torch.bool)
+    hidden[1, 2:] = True
+    given = attention([], [], dense_queries=(query,), dense_keys=(key,), hidden_cells=hidden)
+    logits = query @ key.mT / 2
+    of_image = [torch.distributions.Categorical(logits=one).entropy().mean() for one in (logits[0], logits[1, ..., :2])]
+    expected = {"dense_attention_entropy_layer_0": float(sum(of_image) / 2)}
+    assert means(attention_tallies(given)) == pytest.approx(expected, rel=1e-5)
+    free = attention([], [], dense_queries=(query,), dense_keys=(key * 0,))
+    assert means(attention_tallies(free)) == pytest.approx({"dense_attention_entropy_layer_0": math.log(6)})
+
+
+def test_self_attention_is_captured_where_there_is_any() -> None:
+    class Offers(torch.nn.Module):
+        attention_kinds = frozenset({"self_attention", "cross_attention"})
+        captured: frozenset[str] = frozenset()
+        num_attention_layers = num_answering_layers = 2
+
+    model = torch.nn.Sequential(Offers())
+    assert kinds_to_capture(model, frozenset()) == {"self_attention"}
+    assert kinds_to_capture(model, frozenset({"cross_attention"})) == {"self_attention", "cross_attention"}
+    assert kinds_to_capture(torch.nn.Linear(1, 1), frozenset()) == frozenset()
 
 
 def test_captured_attention_is_measured_with_the_step() -> None:

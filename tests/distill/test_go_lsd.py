@@ -63,8 +63,15 @@ def test_denoising_can_be_left_out() -> None:
 
 
 def test_one_layer_has_nobody_to_teach() -> None:
-    case = random_case(3, layers=1)
-    assert losses(case) == {}
+    assert losses(random_case(3, layers=1)) == {}
+    assert losses(random_case(3, layers=1, dn_groups=1)) == {"loss_ddf_dn_0": 0}
+
+
+def test_the_deepest_denoising_layer_is_a_zero_in_the_log() -> None:
+    case = random_case(5, counts=(3, 2), dn_groups=1)
+    value = losses(case)["loss_ddf_dn_2"]
+    assert value == 0
+    assert value.shape == ()
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,11 @@ def test_what_cannot_serve_it_is_refused() -> None:
         ValueError, match=r"GOLSD weighs queries by the union of all .*use_uni_set: True, or take GOLSD"
     ):
         GOLSD().check(model, official_criterion(4, 8, use_uni_set=False))
+    model.decoder.num_answering_layers = 1  # type: ignore[assignment]
+    with pytest.raises(
+        ValueError, match="GOLSD needs two decoder layers or more, but 1 predicts in training: raise DF"
+    ):
+        GOLSD().check(model, official_criterion(4, 8))
     model.decoder.box_head = "direct"  # type: ignore[assignment]
     with pytest.raises(
         ValueError, match="GOLSD compares edge distributions, but the decoder's box_head is 'direct': set"

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from isdfine.distill.objective import Objective
 from isdfine.nn.types import Predictions
 from losses.cases import Case, official_criterion, random_case
 from losses.reference import Objective as PlainObjective
-from losses.reference import distillation
+from losses.reference import distillation, overlap
 
 
 def losses(case: Case, progress: float = 0.0, **options: Any) -> dict[str, Tensor]:
@@ -91,6 +92,56 @@ def test_from_deep_to_shallow_over_two_layers_it_is_go_lsd(counts: Any, dn_paddi
             torch.testing.assert_close(found[key], one, rtol=1e-6, atol=1e-8)
 
 
+def divergence(student: Tensor, teacher: Tensor) -> float:
+    """Weightless loss of one query from its edge logits (4, N + 1), in plain words: T^2 KL, mean over edges."""
+    p, q = (teacher.detach().double() / 5).softmax(-1), (student.detach().double() / 5).softmax(-1)
+    return float(25 * (p * (p.log() - q.log())).sum(-1).mean())
+
+
+def denoising_reference(
+    case: Case, student: int, teacher: int, match_weight: str, shares: tuple[float, float]
+) -> float:
+    """One pair of layers in the denoising group, query by query: padded slots count on neither side."""
+    group = case.output.groups["dn"]
+    assert group.group.assigned is not None
+    assert group.group.padding is not None
+    one, other = group.layers[student], group.layers[teacher]
+    assert one.edge_logits is not None
+    assert other.edge_logits is not None
+    sides: tuple[list[float], list[float]] = ([], [])
+    for b, owners in enumerate(group.group.assigned.tolist()):
+        for q, owner in enumerate(owners):
+            if group.group.padding[b, q]:
+                continue
+            value = divergence(one.edge_logits[b, q].view(4, -1), other.edge_logits[b, q].view(4, -1))
+            weight = float(other.logits[b, q].detach().sigmoid().max())
+            if owner >= 0:
+                truth = case.targets[b]["boxes"][owner].double()
+                ours, theirs = (float(overlap(layer.boxes[b, q].detach().double(), truth)[0]) for layer in (one, other))
+                weight = {"student_iou": ours, "teacher_iou": theirs, "better": max(theirs - ours, 0.0)}[match_weight]
+            sides[0 if owner >= 0 else 1].append(weight * value)
+    means = [sum(side) / len(side) for side in sides]
+    return (means[0] * shares[0] + means[1] * shares[1]) / sum(shares)
+
+
+@pytest.mark.parametrize("dn_counts", ["shared", "own"])
+@pytest.mark.parametrize("match_weight", ["student_iou", "teacher_iou", "better", None])
+@pytest.mark.parametrize("direction", ["deep_to_shallow", "shallow_to_deep"])
+def test_denoising_queries_are_weighed_by_overlap_where_positive_and_confidence_where_negative(
+    direction: Any, match_weight: Any, dn_counts: Any
+) -> None:
+    case = random_case(15, counts=(1, 3), dn_groups=2)
+    found = losses(case, direction=direction, match_weight=match_weight, dn_counts=dn_counts)
+    default = "student_iou" if direction == "deep_to_shallow" else "teacher_iou"
+    union = sum(map(len, PlainObjective(case.output, case.targets, case.reg_max).union))
+    positive = 2 * (1 + 3)
+    counts = (union, 2 * 9 - union) if dn_counts == "shared" else (positive, positive)
+    for student, teacher in ((0, 1), (1, 2)) if direction == "deep_to_shallow" else ((1, 0), (2, 1)):
+        shares = math.sqrt(counts[0]), math.sqrt(counts[1])
+        expected = denoising_reference(case, student, teacher, match_weight or default, shares)
+        assert found[f"loss_isd_dn_{student}"].item() == pytest.approx(expected, rel=2e-5)
+
+
 def test_a_span_over_all_layers_is_go_lsd() -> None:
     case = random_case(2, counts=(3, 2), layers=4)
     official = Objective(official_criterion(4, 8), [GOLSD(1.0)])(case.output, case.targets)
@@ -111,7 +162,9 @@ def test_layers_that_agree_cost_nothing(direction: Any, options: dict[str, Any])
     assert not gradients(case, edges)
 
 
-def permuted(case: Case, order: Tensor) -> Case:
+def permuted(case: Case, order: Tensor, *, targets: bool = True) -> Case:
+    """The same queries in another order, and the boxes of every image backwards."""
+
     def move(one: Predictions) -> Predictions:
         edges, initial = one.edge_logits, one.initial_boxes
         return Predictions(
@@ -126,8 +179,20 @@ def permuted(case: Case, order: Tensor) -> Case:
     assert output.proposals is not None
     layers, heads = [move(one) for one in output.layers], {"initial": output.initial, "proposals": output.proposals}
     moved = replace(output, layers=layers, **{name: move(one) for name, one in heads.items()})
-    targets = [{key: value.flip(0) for key, value in one.items()} for one in case.targets]
-    return replace(case, output=moved, targets=targets)
+    backwards = [{key: value.flip(0) for key, value in one.items()} for one in case.targets]
+    return replace(case, output=moved, targets=backwards if targets else case.targets)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"direction": "shallow_to_deep"}, {"match_weight": "better"}, {"span": 2}], ids=str
+)
+def test_a_permutation_of_queries_changes_nothing(options: Any) -> None:
+    case = random_case(16, counts=(4, 2, 0), layers=4)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    before, after = (losses(one, class_weight=0.5, **options) for one in (case, permuted(case, order, targets=False)))
+    assert len(before) == 6
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value)
 
 
 @pytest.mark.parametrize("direction", ["deep_to_shallow", "shallow_to_deep"])
@@ -311,8 +376,8 @@ def test_what_cannot_serve_it_is_refused() -> None:
     InterLayerDistillation().check(model, official_criterion(4, 8))
     with pytest.raises(ValueError, match=f"{name} weighs queries by the union of all matches, but the criterion"):
         InterLayerDistillation().check(model, official_criterion(4, 8, use_uni_set=False))
-    model.decoder.num_attention_layers = 1  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=f"{name} needs two decoder layers or more, but 1 is trained: raise DFINETr"):
+    model.decoder.num_answering_layers = 1  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=f"{name} needs two decoder layers or more, but 1 predicts in training: raise"):
         InterLayerDistillation().check(model, official_criterion(4, 8))
     model.decoder.box_head = "direct"  # type: ignore[assignment]
     with pytest.raises(ValueError, match=f"{name} compares edge distributions, but the decoder's box_head is 'direct'"):

@@ -58,6 +58,15 @@ def test_a_divergence_is_positive_and_zero_for_equal_maps(kind: str, masked: boo
     assert near.abs().max() < 1e-6, "a constant per row changes nothing"
 
 
+@pytest.mark.parametrize("kind", sorted(DIVERGENCES))
+def test_what_stands_at_masked_entries_never_counts(kind: str) -> None:
+    """Not even minus infinity, whose difference from itself is no number."""
+    maps = [log_map(one, None, 1) for one in scores(3, 4)]
+    wider = [torch.nn.functional.pad(one, (0, 2), value=-torch.inf) for one in maps]
+    mask = torch.arange(6) >= 4
+    torch.testing.assert_close(DIVERGENCES[kind](*wider, mask), DIVERGENCES[kind](*maps, None))
+
+
 def test_other_divergences_by_hand() -> None:
     p, r = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.2, 0.4, 0.4]])
     middle = (p + r) / 2
@@ -99,9 +108,11 @@ def test_fully_masked_rows_are_finite_and_do_not_count(tau: float, dtype: torch.
 
 
 @pytest.mark.parametrize("nothing", [{"mask": torch.ones(3, 3, dtype=torch.bool)}, {"row_w": torch.zeros(3)}])
-def test_no_valid_row_gives_a_zero_in_the_graph(nothing: dict) -> None:
+@pytest.mark.parametrize(("tau", "factor"), [(1.0, 1.0), (2.0, 1.0), (4.0, 65536.0)])
+def test_no_valid_row_gives_a_zero_in_the_graph(nothing: dict, tau: float, factor: float) -> None:
+    """Whatever the temperature, and the factor that half precision multiplies losses by."""
     student = STUDENT.clone().requires_grad_()
-    value = attn_kl(student, TEACHER, **nothing)
+    value = attn_kl(student, TEACHER, **nothing, tau=tau) * factor
     value.backward()
     assert value.item() == 0
     assert torch.equal(student.grad, torch.zeros(3, 3))
@@ -164,6 +175,41 @@ def test_gradients_taken_at_once_are_the_gradients(
         else:
             torch.testing.assert_close(mine, expected)
     assert sum(one is not None for one in results[0][3:]) == 6, "three students learn"
+
+
+@pytest.mark.parametrize("kind", sorted(DIVERGENCES))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("chunk", [1, 1 << 22])
+def test_gradients_are_those_of_finite_differences(
+    kind: str, masked: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the student's queries and keys in float64, with rows that have no valid key and rows without weight."""
+    monkeypatch.setattr(maps_module, "_CHUNK_CPU", chunk)
+    layers = projected(2, 2)
+    mask = torch.rand(2, 1, 6, 6) > 0.5 if masked else None
+    weights = torch.rand(2, 1, 6, dtype=torch.float64)
+    weights[:, :, 4] = 0
+    if mask is not None:
+        mask[0, :, 2] = True
+        weights = weights * ~mask.all(-1)
+
+    def loss(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        maps = LayerMaps([(query, key), layers[1]], product, mask, (2, 2, 6, 6))
+        return compare_layers(maps, [(0, 1)], [weights], kind=kind, tau=1.5).divergence[0]
+
+    assert torch.autograd.gradcheck(loss, layers[0], eps=1e-6, atol=1e-7, rtol=1e-5)
+
+
+def test_maps_are_computed_in_float32_under_autocast() -> None:
+    layers = [tuple(one.detach().bfloat16().requires_grad_() for one in layer) for layer in projected(2)]
+    maps, found = LayerMaps(layers, product, None, (3, 2, 6, 6)), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            (value,) = compare_layers(maps, [(0, 1)], [torch.ones(1, 1, 6)], kind="kl", tau=1.0).divergence
+        gradients = torch.autograd.grad(value, layers[0])
+        assert (value.dtype, gradients[0].dtype) == (torch.float32, torch.bfloat16)
+        found.append([value, *gradients])
+    assert all(torch.equal(one, other) for one, other in zip(*found))
 
 
 def test_excess_entropy() -> None:

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -79,6 +81,31 @@ def test_distillers_see_the_matched_step_and_the_progress() -> None:
     assert terms["loss_watch_0"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("make", [GOLSD, lambda: InterLayerDistillation(class_weight=0.5)], ids=["go", "inter"])
+def test_all_losses_of_predictions_in_bfloat16_are_those_in_float32_to_one_percent(make: Any) -> None:
+    case = random_case(13, counts=(3, 0, 5), dn_groups=1, num_classes=8, reg_max=32)
+    exact = objective(case, make())(case.output, case.targets)
+
+    def narrow(one: Any) -> Any:
+        edges = None if one.edge_logits is None else one.edge_logits.bfloat16()
+        return replace(one, logits=one.logits.bfloat16(), edge_logits=edges)
+
+    output, dn = case.output, case.output.groups["dn"]
+    rounded = replace(
+        output,
+        layers=[narrow(one) for one in output.layers],
+        initial=narrow(output.initial),
+        proposals=narrow(output.proposals),
+        groups={"dn": replace(dn, layers=[narrow(one) for one in dn.layers], initial=narrow(dn.initial))},
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective(case, make())(rounded, case.targets)
+    assert list(found) == list(exact)
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(exact[name].item(), rel=1e-2), name
+
+
 def test_names_may_not_clash() -> None:
     case = random_case(3)
     with pytest.raises(ValueError, match=r"distillers.2: GOLSD stands there twice, .* the same names: keep one"):
@@ -87,6 +114,21 @@ def test_names_may_not_clash() -> None:
         ValueError, match=r"distillers.0 \(Watching\) returns loss_vfl, which is there already: give its"
     ):
         objective(case, Watching("loss_vfl"))(case.output, case.targets)
+
+
+def test_one_method_takes_the_others_place() -> None:
+    case = random_case(3)
+    text = "compares the edge distributions of the decoder layers, as"
+    with pytest.raises(
+        ValueError, match=rf"^distillers.1: InterLayerDistillation {text} GOLSD \(distillers.0\) does, and"
+    ):
+        objective(case, GOLSD(), InterLayerDistillation())
+    with pytest.raises(ValueError, match=rf"^distillers.2: GOLSD {text} InterLayerDistillation \(distillers.0\) does"):
+        objective(case, InterLayerDistillation(), Watching(), GOLSD())
+    objective(case, Watching(), GOLSD())
+    bare = {"losses": ["vfl"], "weight_dict": {"loss_vfl": 1.0}}
+    with pytest.raises(ValueError, match=r"^distillers.1: GOLSD.weight is null and the criterion's weight_dict has no"):
+        objective(case, Watching(), GOLSD(), **bare)
 
 
 def test_a_distiller_must_return_its_losses() -> None:
@@ -165,12 +207,17 @@ def test_the_mean_over_ranks_equals_one_process(monkeypatch: pytest.MonkeyPatch,
         )
 
 
+def both_ways(case: Case) -> dict[str, Tensor]:
+    """Terms with GO-LSD and with inter-layer distillation."""
+    methods = (GOLSD(), InterLayerDistillation(class_weight=0.5))
+    return {name: one for method in methods for name, one in objective(case, method)(case.output, case.targets).items()}
+
+
 def of_one_rank(rank: int, file: str, results: Any) -> None:
     """One process of two, each with its own image."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    case = images_of(random_case(8, counts=(3, 6), dn_groups=2), slice(rank, rank + 1))
-    terms = objective(case, GOLSD(), InterLayerDistillation(class_weight=0.5))(case.output, case.targets)
+    terms = both_ways(images_of(random_case(8, counts=(3, 6), dn_groups=2), slice(rank, rank + 1)))
     results[rank] = {name: value.item() for name, value in terms.items()}
     torch.distributed.destroy_process_group()
 
@@ -186,8 +233,7 @@ def test_two_processes_of_one_image_equal_one_of_two(tmp_path: Any) -> None:
         for one in ranks:
             one.join()
         parts = [results[0], results[1]]
-    case = random_case(8, counts=(3, 6), dn_groups=2)
-    whole = objective(case, GOLSD(), InterLayerDistillation(class_weight=0.5))(case.output, case.targets)
+    whole = both_ways(random_case(8, counts=(3, 6), dn_groups=2))
     for name, value in whole.items():
         assert (parts[0][name] + parts[1][name]) / 2 == pytest.approx(value.item(), rel=1e-5), name
 
@@ -220,8 +266,33 @@ def test_few_operators_and_none_that_waits_for_the_device(make: Any, most: int) 
     assert not {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero"} & set(seen.names)
 
 
+def without_values(data: Any) -> Any:
+    """The same with tensors that have shapes but no values: whatever reads one raises."""
+    if isinstance(data, Tensor):
+        return data.detach().to("meta").requires_grad_(data.requires_grad)
+    if is_dataclass(data) and not isinstance(data, type):
+        return replace(data, **{one.name: without_values(getattr(data, one.name)) for one in fields(data) if one.init})
+    if isinstance(data, dict):
+        return {key: without_values(value) for key, value in data.items()}
+    return type(data)(map(without_values, data)) if isinstance(data, (list, tuple)) else data
+
+
+@pytest.mark.parametrize("make", DISTILLERS.values(), ids=list(DISTILLERS))
+def test_after_matching_no_value_is_read(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(14, counts=(2, 3), dn_groups=1)
+    whole = objective(case, make())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no device without values
+    step = without_values(whole.context(case.output, case.targets).step)
+    terms = whole.terms(DistillationContext(step.output, step, 0.5))
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    assert total.is_meta
+    assert len(terms) > 20
+
+
 def test_it_has_no_weights_of_its_own() -> None:
     case = random_case(9)
-    whole = objective(case, GOLSD(), InterLayerDistillation())
-    assert isinstance(whole.distillers, nn.ModuleList)
-    assert whole.state_dict() == {}
+    for method in (GOLSD(), InterLayerDistillation()):
+        whole = objective(case, method, Watching())
+        assert isinstance(whole.distillers, nn.ModuleList)
+        assert whole.state_dict() == {}

@@ -25,7 +25,7 @@ data:
   small: {}
   large: {base: other.yml, set: ["epoches=3"]}
 variants:
-  a: {set: ["distillers=[]", seed=5]}
+  a: {set: ["distillers=[]", clip_max_norm=5]}
   b:
   c: {include: more.yml, set: {optimizer.lr: 1e-3, distillers: [{type: GOLSD}]}}
 """

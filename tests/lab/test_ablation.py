@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import logging
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ import pytest
 import isdfine
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
+from isdfine.core.log import setup_logging
+from isdfine.lab import ablation
 from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
+from isdfine.lab.lock import lock_of
 from isdfine.lab.matrix import Matrix
 from isdfine.lab.matrix_file import read_matrix
 from isdfine.lab.results import Configs
@@ -52,9 +56,48 @@ def test_a_changed_config_stops_everything_unless_it_is_to_be_redone(tmp_path: P
     assert len(left) == 6
     assert matrix.runs()[0].folder.path.exists()  # until the runs really begin
     put_aside(left)
-    assert sorted(one.name for one in (tmp_path / "out" / "plain").iterdir()) == ["seed0.old1"]
+    assert sorted(one.name for one in (tmp_path / "out" / "plain").iterdir()) == [".seed0.lock", "seed0.old1"]
     assert (tmp_path / "out" / "plain" / "seed0.old1" / "metrics.jsonl").is_file()
     assert [found.resume for _, found in left] == [None] * 6
+
+
+def test_a_run_that_is_in_training_is_not_renamed(tmp_path: Path) -> None:
+    matrix, configs = micro(tmp_path)
+    for run in matrix.runs()[:2]:
+        finish(run, {**configs.plain(run), "epoches": 3}, [0.1, 0.2, 0.3])
+    left = pending(matrix.runs(), configs, redo=True)
+    held = lock_of(matrix.runs()[1])
+    assert held is not None
+    with held, pytest.raises(ConfigError, match=r"slow/seed0: another process is training it .*nothing was renamed"):
+        put_aside(left)
+    assert all(run.folder.path.is_dir() for run in matrix.runs()[:2])
+
+
+def test_building_says_each_warning_once_and_what_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noisy(_config: object) -> None:
+        for level in (logging.INFO, logging.WARNING):
+            logging.getLogger("isdfine.solver.training").log(level, "said at %d", level)
+
+    monkeypatch.setattr(ablation, "Training", noisy)
+    matrix, configs = micro(tmp_path)
+    package = logging.getLogger("isdfine")
+    handlers = list(package.handlers)
+    setup_logging()
+    try:
+        check_buildable(pending(matrix.runs(), configs), configs)
+        lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+        assert lines == [
+            "INFO isdfine.lab.ablation: plain: is built once to see that it can be",
+            "WARNING isdfine.solver.training: said at 30",
+            "INFO isdfine.lab.ablation: slow: is built once to see that it can be",
+        ]
+        noisy(None)
+        assert "said at 20" in capsys.readouterr().err  # afterwards everything is said again
+    finally:
+        package.handlers[:] = handlers
+        package.setLevel(logging.NOTSET)
 
 
 def test_every_variant_is_built_before_anything_is_trained(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_what_a_run_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     matrix = read_matrix(write_trial(Path()), overrides=("device=cpu",))
     runs = {run.label: run for run in matrix.runs()}
     assert runs["small/a/seed1"].arguments() == [
-        "-c", "base.yml", "-u", "distillers=[]", "seed=5", "device=cpu", "--seed", "1",
+        "-c", "base.yml", "-u", "distillers=[]", "clip_max_norm=5", "device=cpu", "--seed", "1",
         "--output-dir", "out/small/a/seed1",
     ]  # fmt: skip
     assert runs["large/b/seed0"].arguments(Path("out/large/b/seed0/last.pth")) == [

@@ -6,7 +6,7 @@ import pytest
 
 from isdfine.core.errors import ConfigError
 from isdfine.lab.matrix_file import read_matrix
-from lab.folders import TRIAL, read_trial
+from lab.folders import TRIAL, read_trial, write_trial
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -33,8 +33,10 @@ def test_defaults(tmp_path: Path) -> None:
         ("judge: best", "judge: first", r"trial.yml:7: judge: expected last or best, found 'first'"),
         ("  a: {set", "  a/b: {set", r"trial.yml:12: variants.a/b: 'a/b' names a folder: use letters"),
         ("  a: {set", "  composed: {set", r"'composed' names a folder: .* not `composed`"),
-        ("{set: [\"distillers=[]\", seed=5]}", "7", r"trial.yml:12: variants.a: expected a mapping with set"),
-        ("seed=5]", "seed]", r"trial.yml:12: variants.a.set.1: expected key.path=value, .*, found 'seed'"),
+        ("{set: [\"distillers=[]\", clip_max_norm=5]}", "7", r"trial.yml:12: variants.a: expected a mapping with set"),
+        ("norm=5]", "norm]", r"trial.yml:12: variants.a.set.1: expected key.path=value, .*, found 'clip_max_norm'"),
+        ("clip_max_norm=5]", "seed=5]", r"trial.yml:12: variants.a.set.1: seed is set by the ablation: list it under"),
+        ("{optimizer.lr:", "{resume:", r"trial.yml:14: variants.c.set.resume: resume is set by the ablation: a run"),
         ("{include: more", "{base: more", r"trial.yml:14: variants.c.base: no such key; known: include, set"),
         ("name: trial", "name: []", r"trial.yml:1: name: expected a text, found \[\]"),
     ],
@@ -62,6 +64,11 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
 def test_files_of_another_kind(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_trial(tmp_path, text)
+
+
+def test_what_the_ablation_sets_itself_is_refused_on_the_command_line_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"-u output_dir=x: output_dir is set by the ablation: every run has"):
+        read_matrix(write_trial(tmp_path), ("epoches=1", "output_dir=x"))
 
 
 def test_a_missing_file_is_named() -> None:

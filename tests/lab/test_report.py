@@ -140,9 +140,15 @@ def test_curves_use_the_steps_that_all_runs_have(tmp_path: Path, monkeypatch: py
 
     found = results(tmp_path)
     found.outcomes[0].curve.insert(1, (15, {"AP": 0.3, "APl": -1.0}))
-    drawn = {}
-    monkeypatch.setattr(plots, "save_curves", lambda path, curves, **_: drawn.update({path.name: curves}))
+    drawn, titles = {}, []
+
+    def save(path: Path, curves: object, *, title: str, **_: object) -> None:
+        drawn[path.name] = curves
+        titles.append(title)
+
+    monkeypatch.setattr(plots, "save_curves", save)
     plots.draw_plots(found, "")
+    assert titles == ["AP over training steps: trial", "AP of each decoder layer's boxes: trial"]
     plain, _, _, few = drawn["AP_over_steps.png"]
     assert (plain.name, list(plain.x), list(few.x)) == ("plain", [10, 20], [10, 20])
     assert plain.y[1] == pytest.approx([40, 42, 41])

@@ -1,16 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import isdfine
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.lab import results as module
 from isdfine.lab.layers import LayerResults
+from isdfine.lab.lock import lock_of
 from isdfine.lab.matrix import Matrix
 from isdfine.lab.matrix_file import read_matrix
 from isdfine.lab.results import Configs, collect
@@ -28,20 +32,20 @@ def trained(folder: Path, **changes: Any) -> tuple[Matrix, Configs]:
 
 def test_the_last_evaluation_counts_unless_the_best_is_asked_for(tmp_path: Path) -> None:
     matrix, configs = trained(tmp_path)
-    found = collect(matrix, configs, layers=False)
+    found = collect(matrix, configs, layers="leave out")
     assert [one.stats["AP"] for one in found.of("", "slow").values()] == pytest.approx([0.05, 0.15, 0.25])
     one = found.outcomes[0]
     assert (one.epoch, one.step, one.seconds_per_step) == (1, 4, pytest.approx(0.15))
     assert [(step, stats["AP50"]) for step, stats in one.curve] == [(2, pytest.approx(0.3)), (4, pytest.approx(0.25))]
     assert set(one.stats) == {"AP", "AP50", "APl"}
     shutil.rmtree(tmp_path / "out")
-    best = collect(*trained(tmp_path, judge="best"), layers=False)
+    best = collect(*trained(tmp_path, judge="best"), layers="leave out")
     assert [(one.epoch, one.step) for one in best.outcomes] == [(0, 2)] * 6
     assert [one.stats["AP"] for one in best.of("", "slow").values()] == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_variants_share_a_hash_over_seeds_and_differ_from_each_other(tmp_path: Path) -> None:
-    hashes = [one.config_hash for one in collect(*trained(tmp_path), layers=False).outcomes]
+    hashes = [one.config_hash for one in collect(*trained(tmp_path), layers="leave out").outcomes]
     assert len(set(hashes)) == 2
     assert len({*hashes[::2]}) == 1
 
@@ -58,7 +62,7 @@ def test_runs_that_cannot_be_used_are_listed_with_the_reason(tmp_path: Path) -> 
     runs["plain/seed2"].last.write_bytes(b"")
     text = runs["slow/seed0"].config.read_text()
     runs["slow/seed0"].config.write_text(text.replace("lr: 0.0005", "lr: 0.0007"))
-    found = collect(matrix, configs, layers=False)
+    found = collect(matrix, configs, layers="leave out")
     assert found.missing == {
         "plain/seed0": "not run",
         "plain/seed1": f"ended before its first checkpoint: see {runs['plain/seed1'].path / 'train.log'}",
@@ -68,10 +72,64 @@ def test_runs_that_cannot_be_used_are_listed_with_the_reason(tmp_path: Path) -> 
     assert [one.run.label for one in found.outcomes] == ["slow/seed1", "slow/seed2"]
 
 
+def test_why_a_run_failed_and_that_one_is_in_training_is_said(tmp_path: Path) -> None:
+    matrix, configs = trained(tmp_path)
+    first, second, *_ = matrix.runs()
+    for run in (first, second):
+        shutil.rmtree(run.folder.path)
+    first.folder.path.mkdir()
+    log = first.folder.path / "train.log"
+    log.write_text("$ python\nerror: step 7: loss_vfl is nan\n# ended with exit code 2 after 0.1 min\n")
+    held = lock_of(second)
+    assert held is not None
+    with held:
+        missing = collect(matrix, configs, layers="leave out").missing
+    assert missing == {
+        "plain/seed0": f"failed: ended with exit code 2 after 0.1 min: error: step 7: loss_vfl is nan; see {log}",
+        "slow/seed0": "in training at this moment",
+    }
+
+
+def test_a_metric_that_is_no_number_is_never_averaged(tmp_path: Path) -> None:
+    matrix, configs = trained(tmp_path)
+    metrics = matrix.runs()[0].folder.metrics
+    metrics.write_text(metrics.read_text().replace('"AP": 0.05', '"AP": NaN'))
+    found = collect(matrix, configs, layers="leave out")
+    assert found.missing == {"plain/seed0": "finished, but its AP is no number"}
+    assert len(found.outcomes) == 5
+    best = collect(replace(matrix, judge="best"), configs, layers="leave out")  # its first evaluation is one
+    assert best.missing == {}
+    assert best.of("", "plain")[0].stats["AP"] == pytest.approx(0.1)
+
+
+def test_losses_that_were_skipped_and_variants_that_are_one_are_noted(tmp_path: Path) -> None:
+    # the twin's override changes no number
+    variants = {"plain": {}, "slow": {"set": ["optimizer.lr=0.0005"]}, "twin": {"set": ["print_freq=3"]}}
+    matrix, configs = trained(tmp_path, variants=variants)
+    metrics = matrix.runs()[1].folder.metrics
+    metrics.write_text(metrics.read_text().replace('"loss": 9.0', '"loss": NaN', 1))
+    assert collect(matrix, configs, layers="leave out").notes == [
+        "plain and twin have the same config: they differ by nothing",
+        "slow/seed0: the loss of 1 of its log lines is no number (nonfinite: skip)",
+    ]
+
+
+def test_all_configs_are_checked_at_once(tmp_path: Path) -> None:
+    write_micro_config(tmp_path)
+    wrong = {"plain": ["optimizer.lrr=1"], "fine": {}, "other": ["DFINETransformer.num_layer=1"]}
+    matrix = read_matrix(write_matrix(tmp_path, variants=wrong))
+    with pytest.raises(ConfigError) as caught:
+        Configs(isdfine.load_config).check(matrix.runs())
+    first, second = str(caught.value).splitlines()  # once per variant, not per seed
+    assert first.startswith("plain: override 'optimizer.lrr=1': ")
+    assert second.startswith("other: override 'DFINETransformer.num_layer=1': ")
+    assert "did you mean num_layers?" in second
+
+
 def test_an_unknown_metric_is_answered_with_those_there_are(tmp_path: Path) -> None:
     matrix, configs = trained(tmp_path, metrics=["AP", "AR7"])
     with pytest.raises(ConfigError, match=r"plain/seed0: its evaluations have no AR7: write one of AP, AP50, APl"):
-        collect(matrix, configs, layers=False)
+        collect(matrix, configs, layers="leave out")
 
 
 def test_a_mistake_in_an_override_names_the_run(tmp_path: Path) -> None:
@@ -104,6 +162,41 @@ def test_layers_come_from_the_weights_that_were_judged(tmp_path: Path, monkeypat
     asked.clear()
     collect(read_matrix(write_matrix(tmp_path, judge="best")), configs)
     assert {one.name for one in asked} == {"best.pth"}
+
+
+def test_known_layers_are_used_without_measuring(tmp_path: Path) -> None:
+    matrix, configs = trained(tmp_path)
+    run, other = matrix.runs()[:2]
+    stats = [{"AP": 0.01}, {"AP": 0.05}]
+    (run.folder.path / "layers.json").write_text(
+        json.dumps({"of": {"any": 1}, "answers": 1, "parameters": 7, "stats": stats})  # of a file that is deleted
+    )
+    (other.folder.path / "layers.json").write_text("{")
+    found = collect(matrix, configs, layers="known")
+    assert found.outcomes[0].layers == LayerResults(1, 7, tuple(stats))
+    assert all(one.layers is None for one in found.outcomes[1:])
+    (note,) = found.notes
+    assert note.startswith("slow/seed0: no AP over layers: ")
+    assert "layers.json: cannot be read" in note
+    assert note.endswith("delete it, and it is measured again")
+
+
+def test_a_run_killed_between_its_two_savings_is_measured_from_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix, configs = trained(tmp_path, seeds=[0])
+    whole, early = (run.folder for run in matrix.runs())
+    torch.save({"progress": {"step": 4}}, whole.best)
+    torch.save({"progress": {"step": 2}}, early.best)
+    asked: list[Path] = []
+
+    def measured(_config: Any, checkpoint: Path, _cache: Path) -> LayerResults:
+        asked.append(checkpoint)
+        return LayerResults(0, 7, ({"AP": 0.05},))
+
+    monkeypatch.setattr(module, "cached_layers", measured)
+    collect(matrix, configs)
+    assert asked == [whole.best, early.last]
 
 
 def test_a_missing_checkpoint_is_noted_and_the_run_still_counts(tmp_path: Path) -> None:

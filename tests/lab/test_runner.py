@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from isdfine.lab import lock, train_log
+from isdfine.lab.lock import is_locked, lock_of
 from isdfine.lab.matrix import Run
-from isdfine.lab.runner import Failure, Interrupted, Runner, _locked, environment
-from isdfine.lab.standing import Standing, standing
+from isdfine.lab.runner import Failure, Interrupted, Runner, environment
+from isdfine.lab.standing import standing
 from isdfine.solver.folder import RunFolder
 
 EPOCHS = 3
@@ -68,7 +70,7 @@ def launcher(tmp_path: Path) -> list[str]:
 
 
 def train(launcher: list[str], runs: list[Run], jobs: int = 1) -> list[Failure]:
-    return Runner(launcher, config_of, jobs).train([(run, standing(run.folder, config_of(run))) for run in runs])
+    return Runner(launcher, config_of, jobs).train(runs)
 
 
 def wait_for(path: Path) -> int:
@@ -142,20 +144,87 @@ def test_a_signal_lets_the_trainings_save_and_starts_no_further(launcher: list[s
     assert train(launcher, runs) == []
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(launcher: list[str], tmp_path: Path) -> None:
+def test_a_run_that_another_process_trains_is_left_to_it(
+    launcher: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_PATIENCE_SECONDS", 0.0)
     runs = make(tmp_path, "slowly=1", "well")
     first = Runner(launcher, config_of)
-    first._start(runs[0], Standing("absent"), left=0)
+    assert not is_locked(runs[0])
+    assert not list(tmp_path.glob(".*"))  # asking writes nothing
+    first._start(runs[0], left=0)
     pid = wait_for(runs[0].folder.path / "waits")
     first._active[0].lock.close()  # as if the first ablation had been killed: its training goes on and holds the lock
+    assert is_locked(runs[0])
     (failure,) = train(launcher, runs)
     assert failure.reason == "another process is training it at this moment: left to that one"
     assert standing(runs[1].folder, config_of(runs[1])).state == "done"
     os.kill(pid, signal.SIGTERM)
     first._active[0].process.wait()
-    lock = _locked(tmp_path / ".seed0.lock")
-    assert lock is not None
-    lock.close()
+    assert not is_locked(runs[0])
+    held = lock_of(runs[0])
+    assert held is not None
+    assert lock_of(runs[0]) is None  # another open file is another holder, in one process too
+    held.close()
+
+
+def test_a_run_that_another_process_has_finished_meanwhile_is_not_begun_anew(
+    launcher: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    runs = make(tmp_path, "well", "well")
+    assert train(launcher, [runs[1]]) == []
+    before = (runs[1].folder.path / "train.log").read_text()
+    assert train(launcher, runs) == []  # listed when neither was done
+    assert "well/seed1: was done by another process meanwhile" in caplog.text
+    assert (runs[1].folder.path / "train.log").read_text() == before
+    other = Run("", "other", 7, runs[1].folder, Path("x.yml"), ())
+    (failure,) = train(launcher, [other])
+    assert failure.reason.endswith("was made from another config meanwhile: seed: 1 there, 7 here")
+    assert not is_locked(other)
+
+
+def test_a_report_is_due_after_every_end(launcher: list[str], tmp_path: Path) -> None:
+    runs = make(tmp_path, "well", "badly=1", "well")
+    seen: list[list[str]] = []
+    Runner(
+        launcher, config_of, on_end=lambda: seen.append([standing(run.folder, config_of(run)).state for run in runs])
+    ).train(runs)
+    assert seen == [
+        ["done", "absent", "absent"], ["done", "interrupted", "absent"], ["done", "interrupted", "done"]
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_fails_its_run_only(launcher: list[str], tmp_path: Path) -> None:
+    runs = make(tmp_path, "well", "well")
+    runs[0].folder.path.write_text("a file where the folder should be")
+    (failure,) = train(launcher, runs)
+    assert failure.run is runs[0]
+    assert failure.reason.endswith("seed0 cannot be written (File exists): free space, then start again")
+    assert not is_locked(runs[0])
+    assert standing(runs[1].folder, config_of(runs[1])).state == "done"
+
+
+def test_broken_records_fail_their_run_only(launcher: list[str], tmp_path: Path) -> None:
+    runs = make(tmp_path, "well", "well")
+    assert train(launcher, [runs[0]]) == []
+    runs[0].folder.metrics.write_text("what is this\n" + runs[0].folder.metrics.read_text())
+    (failure,) = train(launcher, runs)
+    assert "metrics.jsonl:1: not a record of a run: 'what is this'" in failure.reason
+    assert standing(runs[1].folder, config_of(runs[1])).state == "done"
+
+
+def test_the_log_tells_later_why_a_run_failed(launcher: list[str], tmp_path: Path) -> None:
+    bad, good = make(tmp_path, "badly=1", "well")
+    train(launcher, [bad, good])
+    log = bad.folder.path / "train.log"
+    assert train_log.failure(log) == "ended with exit code 3 after 0.0 min, before its final evaluation: the reason"
+    assert train_log.failure(good.folder.path / "train.log") is None
+    assert train_log.failure(tmp_path / "nowhere.log") is None
+    log.write_text("$ a\nerror: an old one\n# ended\n$ b\nINFO loss is NaN\nerror: loss_vfl is not finite\n")
+    assert train_log.failure(log) == "error: loss_vfl is not finite"  # of the last attempt, without a note of its end
+    log.write_text(log.read_text() + "something after it\n# ended with exit code 2\n")
+    assert train_log.failure(log) == "ended with exit code 2: error: loss_vfl is not finite"
 
 
 def test_what_is_set_in_the_environment_stays() -> None:

@@ -5,10 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from isdfine.core.errors import ConfigError
-from isdfine.lab.standing import config_hash, differences_of, final_evaluation, read_records, same_value, standing
+from isdfine.lab.standing import (
+    config_hash,
+    differences_of,
+    final_evaluation,
+    read_records,
+    same_value,
+    saved_step,
+    standing,
+)
 from isdfine.solver.folder import RunFolder
 
 CONFIG: dict[str, Any] = {"epoches": 2, "seed": 1, "optimizer": {"lr": 0.1}, "num_classes": None, "tuning": None}
@@ -40,6 +49,19 @@ def test_states(tmp_path: Path) -> None:
     assert (only_best.state, only_best.resume) == ("interrupted", tmp_path / "c" / "best.pth")
     assert standing(make(tmp_path / "d", epochs=1, checkpoint=""), CONFIG).state == "absent"
     assert standing(make(tmp_path / "e", checkpoint=""), CONFIG).state == "done"  # deleted to save space
+
+
+def test_a_run_that_was_killed_between_its_evaluation_and_its_saving_is_not_done(tmp_path: Path) -> None:
+    folder = make(tmp_path / "a", checkpoint="")
+    torch.save({"progress": {"step": 10}, "model": {"w": torch.zeros(3)}}, folder.last)
+    found = standing(folder, CONFIG)  # the final evaluation is that of step 20
+    assert (found.state, found.resume) == ("interrupted", folder.last)
+    torch.save({"progress": {"step": 20}}, folder.last)
+    assert standing(folder, CONFIG).state == "done"
+    assert saved_step(folder.last) == 20
+    torch.save({"model": {}}, folder.last)  # weights alone, to save space
+    assert saved_step(folder.last) is None
+    assert standing(folder, CONFIG).state == "done"
 
 
 def test_a_training_line_of_the_last_epoch_is_no_final_evaluation(tmp_path: Path) -> None:
@@ -128,6 +150,9 @@ def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "a")
     folder.config.unlink()
     with pytest.raises(ConfigError, match=r"holds last.pth but no config.yml: move the folder away"):
+        standing(folder, CONFIG)
+    folder.last.unlink()
+    with pytest.raises(ConfigError, match=r"holds metrics.jsonl but no config.yml: move the folder away"):
         standing(folder, CONFIG)
 
 

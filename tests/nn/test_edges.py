@@ -34,6 +34,8 @@ def test_published_weights(bins, s, expected):
     weights = weighting(bins, 0.5, s)
     for index, value in expected.items():
         assert abs(weights[index].item() - value) < 2e-6
+    assert abs(weights[-2].item() - 0.5 * s) < 2e-6
+    assert torch.equal(weights, -weights.flip(0))
 
 
 @pytest.mark.parametrize("s", [4, 4.0, torch.tensor(4), torch.tensor([4.0])])
@@ -119,9 +121,25 @@ def test_targets_mix_to_the_offsets_worked_out_by_hand(truth, offsets):
         )
 
 
+def test_published_target_of_an_offset_between_two_bins():
+    left, *shares = encode_targets(B0, torch.tensor([0.27, 0.41, 0.74, 0.60]), weighting(32, 0.5, 4), 4)
+    assert left[0] == 19
+    torch.testing.assert_close(
+        torch.stack([one[0] for one in shares]), torch.tensor([0.426711, 0.573289]), atol=2e-6, rtol=0
+    )
+
+
+def test_an_edge_before_the_first_bin_is_clipped_to_it():
+    """The true box lies far to the right of the initial one: its left edge would need an offset of -10."""
+    left, left_weight, right_weight = encode_targets(B0, torch.tensor([1.3, 0.4, 1.5, 0.6]), weighting(32, 0.5, 4), 4)
+    assert (left[0], left_weight[0], right_weight[0]) == (0, 1, 0)
+    assert (left[2], left_weight[2], right_weight[2]) == (31, 0, 1)
+
+
 def test_zero_logits_return_the_initial_box():
     for s in (4, 8):
-        torch.testing.assert_close(decode_corners(B0, torch.zeros(4, 33), weighting(32, 0.5, s), s), B0)
+        box = decode_corners(B0, torch.zeros(4, 33), weighting(32, 0.5, s), s)
+        torch.testing.assert_close(box, B0, atol=1e-6, rtol=0)
 
 
 def test_targets_within_range_decode_to_the_box():

@@ -10,8 +10,9 @@ import torch
 import isdfine
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
+from isdfine.nn.capture import request_attention
 from isdfine.solver import cost
-from isdfine.solver.cost import METHODS, Cost, Workload, measure, peak_of_allocations
+from isdfine.solver.cost import METHODS, Cost, Workload, check_methods, measure, peak_of_allocations
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ def test_the_peak_holds_what_backward_needs() -> None:
 
 def test_ratios_are_taken_round_by_round() -> None:
     slow, fast = Cost("a", (2.0, 40.0, 3.0), 1), Cost("b", (1.0, 20.0, 3.0), 1)
-    assert slow.median == 3
+    assert (slow.median, slow.fastest) == (3, 2)
     assert slow.time_ratio(fast) == (2.0, 1.5, 2.0)
     assert Cost("a", (3.0,), 1).time_ratio(Cost("b", (2.0,), 1)) == (1.5, 1.5, 1.5)
 
@@ -53,7 +54,9 @@ def test_all_methods_share_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyP
     made: list[cost._Bench] = []
     monkeypatch.setattr(cost, "_Bench", lambda *given, make=cost._Bench: made.append(make(*given)) or made[-1])
     torch.manual_seed(0)
-    before = micro(tmp_path).with_values({"eval_spatial_size": [64, 64]}).build("model").state_dict()
+    model = micro(tmp_path).with_values({"eval_spatial_size": [64, 64]}).build("model")
+    cost._let_layers_differ(model)
+    before = model.state_dict()
     names = ["none", "go-lsd", "go-lsd+attn"]
     found = measure(micro(tmp_path), names, Workload((64, 64), 1, steps=2, warmup=1, diagnose=True), CPU)
     assert [one.method for one in found] == [*names, "diagnostics"]
@@ -69,14 +72,39 @@ def test_all_methods_share_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_methods_differ_in_their_losses(tmp_path: Path) -> None:
     bench = cost._Bench(micro(tmp_path), Workload((64, 96), 2), CPU)
-    kinds = {
-        name: [type(one).__name__ for one in cost._Step(bench, distillers).objective.distillers]
-        for name, distillers in METHODS.items()
-    }
-    assert kinds["none"] == []
+    objectives = {name: cost._Step(bench, name).objective for name in METHODS}
+    kinds = {name: [type(one).__name__ for one in objective.distillers] for name, objective in objectives.items()}
+    assert kinds["none"] == kinds["fdr-only"] == []
     assert kinds["go-lsd"] == ["GOLSD"]
     assert kinds["inter-s2d"] == ["InterLayerDistillation"]
     assert kinds["inter-d2s+attn+levels"] == ["InterLayerDistillation", "AttentionDistillation"]
+    assert [name for name, one in objectives.items() if not one.criterion.use_uni_set] == ["fdr-only"]
+
+
+def test_there_is_something_to_distil(tmp_path: Path) -> None:
+    bench = cost._Bench(micro(tmp_path), Workload((64, 96), 2), CPU)
+    seen: list[dict[str, float]] = []
+    for name in METHODS:
+        step = cost._Step(bench, name)
+        request_attention(bench.model, step.captures)
+        terms = step.objective(bench.model(bench.images, bench.targets), bench.targets, 0.0)
+        seen.append(
+            {
+                term: float(value.detach())
+                for term, value in terms.items()
+                if term.startswith(("loss_ddf_a", "loss_isd", "loss_attn"))
+            }
+        )
+    assert [bool(terms) for terms in seen] == [name not in ("none", "fdr-only") for name in METHODS]
+    assert all(value > 0 for terms in seen for value in terms.values())
+
+
+def test_resident_memory_is_that_of_this_process(tmp_path: Path) -> None:
+    held = cost.resident_peak(micro(tmp_path), "none", Workload((64, 64), 1, warmup=1))
+    more = torch.ones(64 << 20)  # 256 MB
+    grown = cost.resident_peak(micro(tmp_path), "none", Workload((64, 64), 1, warmup=1))
+    assert 100 << 20 < held < grown
+    assert grown - held > more.nbytes - (200 << 20)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +121,11 @@ def test_workloads_that_cannot_be_measured(values: dict[str, int], message: str)
         Workload(**{"image_size": (64, 64), "batch": 1, **values})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("names", "message"), [(["golsd"], "methods: golsd: choose from none, go-"), ([], "none giv")])
+@pytest.mark.parametrize(
+    ("names", "message"), [(["golsd"], "methods: golsd: choose from fdr-only, none"), ([], "none giv")]
+)
 def test_unknown_methods(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         measure(micro(tmp_path), names, Workload((64, 64), 1), CPU)
+    with pytest.raises(ConfigError, match=message):
+        check_methods(names)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Diagnostics in whole runs of the micro model: written with every line, and without any influence."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,24 @@ def test_a_restart_forgets_what_was_seen() -> None:
     assert [kind for kind, _, _ in records.found] == ["train"]
 
 
+def test_what_is_not_finite_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    records = Records()
+    tallies = {
+        "iou": Tally(torch.tensor(1.0), torch.tensor(1.0)),
+        "kl": Tally(torch.tensor(torch.nan), torch.tensor(1.0)),
+    }
+    log = StepLog([records], NonFiniteGuard(active=False), 1, lambda _: tallies)
+    report = StepReport({"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(torch.inf)}, torch.tensor(1.0), 0.1)
+    log.watch(None, 1)  # type: ignore[arg-type]
+    log.observe(report)
+    log.line(report, epoch=0, step=1, batch=1, batches=1)
+    assert "step 1: not finite, and so not in the metrics: loss_b, kl" in caplog.text
+    assert [sorted(values) for _, _, values in records.found] == [
+        ["grad_norm", "loss_a", "lr", "seconds_per_step"],
+        ["iou"],
+    ]
+
+
 @pytest.mark.parametrize("options", [[], [ALL_KINDS, "precision=bf16"]], ids=["plain", "attention, bf16"])
 def test_the_trajectory_is_the_same_without_them(tmp_path: Path, options: list[str]) -> None:
     config = write_micro_config(tmp_path)
@@ -73,9 +92,17 @@ def test_the_trajectory_is_the_same_without_them(tmp_path: Path, options: list[s
     on, off = (lines(tmp_path / name) for name in ("on", "off"))
     assert [one["loss"] for one in on] == [one["loss"] for one in off]
     entropies = [name for name in lines(tmp_path / "on", "diagnostics")[0] if "attention_entropy" in name]
-    assert entropies == (
-        [f"{kind}attention_entropy_layer_{i}" for kind in ("", "cross_") for i in (0, 1)] if options else []
-    )
+    kinds = ("", "cross_") if options else ("",)  # sampling points only where a distiller compares them
+    assert entropies == [f"{kind}attention_entropy_layer_{i}" for kind in kinds for i in (0, 1)]
+
+
+def test_pairs_that_the_entropy_guard_skips_are_told(tmp_path: Path) -> None:
+    guard = "distillers=[{type: AttentionDistillation, entropy_guard: true, ramp: [0, 0]}]"
+    run_micro(write_micro_config(tmp_path), SMALL, guard)
+    train, seen = lines(tmp_path / "run")[-1], lines(tmp_path / "run", "diagnostics")[-1]
+    uninformative = seen["attention_entropy_layer_1"] > 0.98 * math.log(8)
+    assert seen["attn_kept_0"] == float(not uninformative)
+    assert (train["loss_attn_0"] == 0) == uninformative
 
 
 def test_tensorboard_shows_them_under_their_own_heading(tmp_path: Path) -> None:

@@ -55,18 +55,47 @@ def test_official_files_mean_go_lsd(text: str, tmp_path: Path) -> None:
     assert distiller.weight == 1.5
 
 
+def test_the_default_takes_its_arguments_from_its_section(tmp_path: Path) -> None:
+    (distiller,) = build(tmp_path, "GOLSD: {temperature: 2.5}\n", "GOLSD.dn_padding=exclude").distillers
+    assert (distiller.weight, distiller.temperature, distiller.mixing.dn_padding) == (1.5, 2.5, "exclude")
+
+
+def test_sections_of_distillers_that_are_not_listed_are_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(tmp_path, "InterLayerDistillation: {weight: 0.5}\nGOLSD: {weight: 1.0}\n")
+    assert [one.getMessage() for one in caplog.records] == [
+        f"{tmp_path / 'run.yml'}:7: InterLayerDistillation: has no effect, because distillers does not list it"
+    ]
+    caplog.clear()
+    build(tmp_path, "InterLayerDistillation: {weight: 0.5}\ndistillers: [InterLayerDistillation]\n")
+    assert not caplog.records
+
+
+def test_a_single_answering_layer_has_nobody_to_teach(tmp_path: Path) -> None:
+    model = Model()
+    model.decoder.num_answering_layers = 1  # type: ignore[assignment]
+    assert not list(build(tmp_path, model=model).distillers)
+    for name in ("GOLSD", "InterLayerDistillation"):
+        message = (
+            rf"run.yml:7: distillers.0: {name} needs two decoder layers or more, but 1 predicts in training: raise"
+        )
+        with pytest.raises(ConfigError, match=message):
+            build(tmp_path, f"distillers: [{name}]\n", model=model)
+
+
 def test_a_given_list_replaces_the_default(tmp_path: Path) -> None:
     assert not list(build(tmp_path, "distillers: []\n").distillers)
     text = """
 distillers:
-  - GOLSD
   - {type: InterLayerDistillation, direction: shallow_to_deep, span: 2, ramp: [0.1, 0.2]}
 InterLayerDistillation: {weight: 0.5, span: 3}
 """
-    first, second = build(tmp_path, text).distillers
-    assert isinstance(first, GOLSD)
-    assert isinstance(second, InterLayerDistillation)
-    assert (second.direction, second.span, second.weight, second.ramp.end) == ("shallow_to_deep", 2, 0.5, 0.2)
+    (one,) = build(tmp_path, text).distillers
+    assert isinstance(one, InterLayerDistillation)
+    assert (one.direction, one.span, one.weight, one.ramp.end) == ("shallow_to_deep", 2, 0.5, 0.2)
+    (one,) = build(tmp_path, "distillers:\n  - GOLSD\n").distillers
+    assert isinstance(one, GOLSD)
 
 
 def test_the_command_line_sets_lists_and_arguments(tmp_path: Path) -> None:
@@ -96,7 +125,19 @@ def test_the_command_line_sets_lists_and_arguments(tmp_path: Path) -> None:
          r"run.yml:7: distillers.0: distillers knows no 'LinearWarmup'; known: .*GOLSD, InterLayerDistillation"),
         ("distillers: [InterLayerDistilation]",
          r"run.yml:7: distillers.0: distillers knows no .*; did you mean InterLayerDistillation\?"),
-        ("distillers: [GOLSD, GOLSD]", r"run.yml:7: distillers: distillers.1: GOLSD stands there twice"),
+        ("distillers: [GOLSD, GOLSD]", r"run.yml:7: distillers.1: GOLSD stands there twice"),
+        ("distillers:\n- GOLSD\n- InterLayerDistillation",
+         r"run.yml:\d: distillers.1: InterLayerDistillation compares the edge .*, as GOLSD \(distillers.0\) does, and"),
+        ("distillers: [InterLayerDistillation, GOLSD]", r"run.yml:7: distillers.1: GOLSD compares .*: keep one of the"),
+        ("distillers: [{type: InterLayerDistillation, weight: -1}]",
+         r"run.yml:7: distillers.0: InterLayerDistillation.weight is -1: give 0 or more"),
+        ("distillers: [{type: InterLayerDistillation, ramp: [0.5, 0.2]}]",
+         r"run.yml:7: distillers.0: InterLayerDistillation.ramp is \[0.5, 0.2\]: give \[start, end\] as shares of"),
+        ("distillers: [{type: InterLayerDistillation, ramp: 0.2}]",
+         r"run.yml:7: distillers.0.ramp: expected list of float, found 0.2 \(float\)"),
+        ("distillers: [3]", r"run.yml:7: distillers.0: expected component \(a class name, .*, found 3 \(int\)"),
+        ("distillers: off", r"run.yml:7: distillers: expected a list of components, found False .*; \[\] for none"),
+        ("GOLSD: {temperature: -1}", r"run.yml:7: GOLSD: GOLSD.temperature is -1: give a number above 0"),
         ("DFINECriterion.temperature: 5", r"no such top-level key"),
     ],
 )  # fmt: skip
@@ -129,7 +170,9 @@ def test_what_the_model_or_the_criterion_cannot_serve_is_refused(tmp_path: Path)
         build(tmp_path, "", own, "distillers=[InterLayerDistillation]")
     assert build(tmp_path, "distillers: []\n", own, model=direct).criterion.use_uni_set is False
     (tmp_path / "bare.yml").write_text(MICRO.replace(", loss_ddf: 1.5", "") + "distillers: [GOLSD]\n")
-    with pytest.raises(ConfigError, match=r"bare.yml:7: distillers: GOLSD.weight is null and the criterion's weight_d"):
+    with pytest.raises(
+        ConfigError, match=r"bare.yml:7: distillers.0: GOLSD.weight is null and the criterion's weight_d"
+    ):
         build_objective(isdfine.load_config(tmp_path / "bare.yml"), Model())
 
 

@@ -19,3 +19,8 @@ def test_training_layers_are_left_out_when_asked(tmp_path: Path, capsys: pytest.
     content = torch.load(tmp_path / "short.pth", weights_only=True)
     assert not [key for key in content["model"] if key.startswith("decoder.decoder.layers.1")]
     assert "num_layers: 1" in content["config"]
+    given = [str(tmp_path / "short.pth"), str(tmp_path / "again.pth"), "--to", "official"]
+    assert tool.main([*given, "--inference"]) == 0
+    assert "layers:   all are kept: every decoder layer runs in inference" in capsys.readouterr().out
+    assert tool.main([*given, "--force"]) == 0
+    assert "layers:" not in capsys.readouterr().out

@@ -15,7 +15,16 @@ from ...core.registry import register
 from ...core.weights import read_checkpoint
 from ..norm import freeze_batch_norms
 from .stages import leaf_stages, parts_up_to, stage_of
-from .timm_weights import check_licence, check_name, check_published, fill, published_weights, tensors_of
+from .timm_weights import (
+    check_licence,
+    check_name,
+    check_published,
+    fill,
+    published_weights,
+    tensors_of,
+    under_timms_names,
+    weights_named_in,
+)
 
 _USUAL_STRIDES = (8, 16, 32)
 _TRIAL_SIZE = (96, 160)
@@ -43,7 +52,8 @@ class TimmBackbone(nn.Module):
             its drop path rest too, and it costs no backward pass.
         freeze_norm: batch norms as constants (buffers) in all stages.
         accept_license: name of the weights' licence where it restricts their use, for example ``dinov3-license``;
-            asked for with ``pretrained``, and with ``weights`` where the name says which published ones they are.
+            asked for with ``pretrained``, and with ``weights`` where the name or the path of the file says which
+            published ones they are.
         img_size: (height, width) in pixels, the only size from then on, for models that cannot take any size.
         channels, strides, mean, std: what the caller expects timm to say; compared, never set.
 
@@ -132,7 +142,8 @@ class TimmBackbone(nn.Module):
     def _load(self, timm: Any, whole: nn.Module, pretrained: bool | None, weights: str | None) -> str | None:
         """Load what was asked for; returns what the backbone starts from."""
         if weights is not None:
-            fill(self.body.model, whole, tensors_of(read_checkpoint(weights), weights), self.name, weights)
+            state = under_timms_names(whole, tensors_of(read_checkpoint(weights), weights))
+            fill(self.body.model, whole, state, self.name, weights)
             return weights
         if pretrained:
             source = f"timm's published weights of {self.name}"
@@ -181,8 +192,11 @@ def _check_weights(timm: Any, name: str, pretrained: bool | None, weights: str |
     check_name(timm, name)
     if pretrained:
         check_published(timm, name)
-    if pretrained or (weights is not None and "." in name):  # without a tag nobody knows whose weights a file holds
+    if pretrained or (weights is not None and "." in name):
         check_licence(timm, name, accepted)
+    elif weights is not None:  # without a tag only the file's path can tell whose weights it holds
+        for published in weights_named_in(timm, name, weights):
+            check_licence(timm, published, accepted)
 
 
 def _chosen_maps(name: str, strides: Sequence[int], out_indices: Sequence[int] | None) -> tuple[int, ...]:

@@ -6,9 +6,16 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
+import re
+import socket
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+import torch
 from torch import Tensor, nn
 
 from ...core.errors import CheckpointError
@@ -19,9 +26,15 @@ logger = logging.getLogger(__name__)
 _SHOWN = 5
 # What timm raises where it cannot fetch weights: no network, no such file, cut-off file.
 _FETCH_ERRORS = (OSError, RuntimeError, ValueError)
+# What timm's conversions raise where a file is for another architecture: they look up what they expect in it.
+_CONVERT_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _FREE_LICENCES = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"})
 """Licences as timm spells them that let anyone use the weights for anything."""
 _UNSTATED = (None, "", "unknown")
+_HUB = "https://huggingface.co"
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_CONNECT_SECONDS = 5.0
+_REMEDY = "give the file that belongs to this name, or the name that belongs to the file"
 _TEXTS = {
     "dinov3-license": "https://ai.meta.com/resources/models-and-libraries/dinov3-license/",
     "cc-by-nc-4.0": "https://creativecommons.org/licenses/by-nc/4.0/",
@@ -87,6 +100,16 @@ def check_licence(timm: Any, name: str, accepted: str | None) -> None:
     )
 
 
+def weights_named_in(timm: Any, architecture: str, path: str) -> list[str]:
+    """Published weights of an architecture whose tag stands in a path, whatever separates its words.
+
+    People keep the name when they fetch a file by hand: ``convnext_tiny.dinov3_lvd1689m/model.safetensors`` as timm
+    writes it, ``dinov3_convnext_tiny_pretrain_lvd1689m.pth`` as its authors do.
+    """
+    words = set(_words(path))
+    return [one for one in timm.list_pretrained(f"{architecture}.*") if words.issuperset(_words(one.partition(".")[2]))]
+
+
 def published_weights(timm: Any, name: str, img_size: tuple[int, int] | None = None) -> dict[str, Tensor]:
     """State dict of timm's published weights, with the head: timm checks that it is complete only for whole models.
 
@@ -96,9 +119,16 @@ def published_weights(timm: Any, name: str, img_size: tuple[int, int] | None = N
     Raises:
         CheckpointError: no network, or a broken file.
     """
-    size = {} if img_size is None else {"img_size": img_size}
+    options: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
     try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True, **size).state_dict()
+        hub_id = timm.get_pretrained_cfg(name).hf_hub_id
+        cached = _cached_file(hub_id) if hub_id else None
+        if cached is not None:  # custom_load means formats that only the original files have
+            options["pretrained_cfg_overlay"] = {"file": cached, "custom_load": False}
+        elif hub_id:
+            _check_connection()
+        with torch.random.fork_rng(devices=()):  # so that what is built next starts the same with a file instead
+            state: dict[str, Tensor] = timm.create_model(name, pretrained=True, **options).state_dict()
     except _FETCH_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise CheckpointError(
@@ -109,6 +139,31 @@ def published_weights(timm: Any, name: str, img_size: tuple[int, int] | None = N
     return state
 
 
+def _cached_file(hub_id: str) -> str | None:
+    """The file where an earlier download left it; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = hub_id.partition("@")
+    found = (try_to_load_from_cache(repository, one, revision=revision or None) for one in _HUB_FILES)
+    return next((one for one in found if isinstance(one, str)), None)
+
+
+def _check_connection() -> None:
+    """Fail within seconds where there is no network; the hub's own client tries again for almost a minute.
+
+    Raises:
+        OSError: no connection, and no proxy that would make one.
+    """
+    if {"https", "all"} & set(getproxies()):
+        return
+    address = urlsplit(os.environ.get("HF_ENDPOINT") or _HUB)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise OSError(f"no connection to {address.hostname}: {error}") from error
+
+
 def tensors_of(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
     """Weights in a file as timm, torchvision or its training script write it."""
     for candidate in (content.get("state_dict_ema"), content.get("state_dict"), content.get("model"), content):
@@ -116,6 +171,27 @@ def tensors_of(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
             tensors = {key: value for key, value in candidate.items() if isinstance(value, Tensor)}
             return {key.removeprefix("module."): value for key, value in tensors.items()}
     raise CheckpointError(f"{path}: no weights in it: expected a state dict, bare or under state_dict or model")
+
+
+def under_timms_names(whole: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A state dict as timm itself reads it: its architectures convert the files of their authors and older ones.
+
+    Args:
+        whole: the model with its head; only names and shapes are read.
+        state: what a file holds.
+
+    Returns: ``state`` where timm has no conversion, or where more names fit without it.
+    """
+    convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    own = whole.state_dict()
+    if convert is None or own.keys() == state.keys():
+        return state
+    try:
+        converted: Mapping[str, Tensor] = convert(dict(state), whole)
+    except _CONVERT_ERRORS as error:
+        logger.debug("timm's conversion does not know this file: %r", error)
+        return state
+    return converted if len(own.keys() & converted.keys()) > len(own.keys() & state.keys()) else state
 
 
 def fill(body: nn.Module, whole: nn.Module, state: Mapping[str, Tensor], name: str, source: str) -> None:
@@ -129,7 +205,7 @@ def fill(body: nn.Module, whole: nn.Module, state: Mapping[str, Tensor], name: s
     try:
         report = load_weights(body, {key: value for key, value in state.items() if key not in unused}, strict=False)
     except CheckpointError as error:
-        raise CheckpointError(f"{source}: these are not weights of timm's {name} ({error})") from error
+        raise CheckpointError(f"{source}: these are not weights of timm's {name} ({error}); {_REMEDY}") from error
     if not report.complete:
         wrong = {
             "missing in the file": report.missing,
@@ -139,10 +215,14 @@ def fill(body: nn.Module, whole: nn.Module, state: Mapping[str, Tensor], name: s
         raise CheckpointError(
             f"{source}: these are not weights of timm's {name}: {len(report.loaded)} tensors fit; "
             + "; ".join(f"{len(keys)} {what}: {_listed(keys)}" for what, keys in wrong.items() if keys)
-            + ": give the file that belongs to this name, or the name that belongs to the file"
+            + f": {_REMEDY}"
         )
     left_out = len(unused & set(state))
     logger.info("%s: %d tensors loaded, %d of unused parts left out", source, len(report.loaded), left_out)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -234,6 +234,11 @@ class DFINETransformer(nn.Module):
         """Layers that run, and attend, in training."""
         return len(self.decoder.layers)
 
+    @property
+    def num_answering_layers(self) -> int:
+        """Layers that predict in training: all, or without ``aux_loss`` the last alone."""
+        return len(self.decoder.layers) if self.decoder.aux_loss else 1
+
     def deployed(self) -> nn.Module:
         """A copy that holds only what eval mode runs (spec dfine section 10c), in eval mode, with equal outputs."""
         twin = copy.deepcopy(self).eval()

@@ -16,7 +16,8 @@ def layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list
     """Channels of every layer: D up to ``eval_idx``, then round(scale * D)."""
     if not -num_layers <= eval_idx < num_layers:
         raise ValueError(
-            f"eval_idx {eval_idx} is not one of the {num_layers} decoder layers: change eval_idx or num_layers"
+            f"eval_idx {eval_idx} is not one of the {num_layers} decoder layers: choose one of 0..{num_layers - 1}, or "
+            f"of -{num_layers}..-1 counted from the last, or change num_layers"
         )
     if scale < 1:
         raise ValueError(f"layer_scale must be at least 1, got {scale}: layers after eval_idx can only be wider")

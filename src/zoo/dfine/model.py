@@ -87,7 +87,10 @@ def _check_chain(backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) ->
     for giver, source, gives, taker, target, takes in links:
         given, wanted = getattr(source, gives, None), getattr(target, takes, None)
         if given is not None and wanted is not None and list(given) != list(wanted):
+            strides = getattr(source, "strides", None)
+            where = f" at strides {list(strides)}" if gives == "channels" and strides is not None else ""
+            name = " ".join([type(source).__name__, *filter(None, [getattr(source, "name", None)])])
             raise ValueError(
-                f"the {giver} ({type(source).__name__}) has {gives} {list(given)} but the {taker} "
+                f"the {giver} ({name}) has {gives} {list(given)}{where} but the {taker} "
                 f"({type(target).__name__}) was built for {list(wanted)}: correct {takes} of the one or the other"
             )

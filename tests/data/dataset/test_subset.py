@@ -44,6 +44,12 @@ def test_images_by_name(tmp_path):
     assert Subset(str(tmp_path / "list.txt")).indices(names, ids, "d").tolist() == [0, 2]
 
 
+def test_only_line_ends_end_a_line(tmp_path):
+    names = ["a\x0cb.jpg", "c\u2028d.jpg", "e.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(names[:2]), encoding="utf-8")
+    assert Subset(str(tmp_path / "list.txt")).indices(names, None, "d").tolist() == [0, 1]
+
+
 def test_names_that_cannot_be_used(tmp_path):
     names, ids = ["a/x.jpg", "b/x.jpg"], [1, 2]
     with pytest.raises(

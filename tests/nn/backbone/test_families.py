@@ -28,35 +28,59 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "efficientnet": lambda: TimmBackbone("test_efficientnet"),
     "timm resnet": lambda: TimmBackbone("test_resnet"),
 }
+LARGE: dict[str, Callable[[], Any]] = {
+    "resnet50-vd": lambda: PResNet(50, return_idx=[1, 2, 3], freeze_norm=False),
+    "resnet50": lambda: PResNet(50, "b", return_idx=[1, 2, 3], freeze_norm=False),
+    "convnext_tiny": lambda: TimmBackbone("convnext_tiny.dinov3_lvd1689m", drop_path_rate=0.1),
+    "efficientnet_lite0": lambda: TimmBackbone("tf_efficientnet_lite0"),
+    "mobilenetv3": lambda: TimmBackbone("mobilenetv3_small_100"),
+    "swin_tiny": lambda: TimmBackbone("swin_tiny_patch4_window7_224", drop_path_rate=0.1),
+}
+EVERY = [(family, SIZE) for family in FAMILIES] + [
+    pytest.param(family, size, marks=pytest.mark.slow)
+    for family, size in [(one, (288, 416)) for one in LARGE] + [("hgnetv2", (352, 480)), ("convnext_tiny", (352, 480))]
+]
 
 
 def backbone_of(family: str) -> Any:
     torch.manual_seed(0)
-    return FAMILIES[family]()
+    return {**FAMILIES, **LARGE}[family]()
 
 
-def detector(family: str, in_channels: list[int] | None = None) -> DFINE:
+class AsTensors(nn.Module):
+    """A detector that answers in what an exported graph can return."""
+
+    def __init__(self, model: DFINE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.model(images)
+        return found.boxes, found.logits
+
+
+def detector(family: str, in_channels: list[int] | None = None, size: tuple[int, int] = SIZE) -> DFINE:
     backbone = backbone_of(family)
     encoder = HybridEncoder(
         in_channels=in_channels or backbone.channels, hidden_dim=16, nhead=2, dim_feedforward=32, expansion=0.34,
-        depth_mult=0.34, eval_spatial_size=SIZE,
+        depth_mult=0.34, eval_spatial_size=size,
     )  # fmt: skip
     decoder = DFINETransformer(
         3, hidden_dim=16, feat_channels=[16, 16, 16], nhead=2, num_points=[2, 2, 2], num_layers=2, num_queries=8,
-        num_denoising=4, dim_feedforward=32, reg_max=8, eval_spatial_size=SIZE,
+        num_denoising=4, dim_feedforward=32, reg_max=8, eval_spatial_size=size,
     )  # fmt: skip
     return DFINE(backbone, encoder, decoder)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_detector_learns_and_its_fused_form_says_the_same(family: str) -> None:
-    model = detector(family).train()
+@pytest.mark.parametrize(("family", "size"), EVERY)
+def test_a_detector_learns_and_its_fused_form_says_the_same(family: str, size: tuple[int, int]) -> None:
+    model = detector(family, size=size).train()
     target = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}
-    output = model(torch.rand(2, 3, *SIZE), [target, target])
+    output = model(torch.rand(2, 3, *size), [target, target])
     sum(one.boxes.sum() + one.logits.sum() for one in output.layers).backward()  # type: ignore[union-attr]
     assert all(one.grad is not None and one.grad.isfinite().all() for one in model.backbone.parameters())
     model.eval()
-    images = torch.rand(1, 3, *SIZE)
+    images = torch.rand(1, 3, *size)
     with torch.no_grad():
         features, fused = model.backbone(images), fuse(model.backbone)(images)
         assert model(images).boxes.shape == (1, 8, 4)
@@ -74,10 +98,24 @@ def test_the_exported_graph_computes_the_same(family: str) -> None:
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow  # tracing the decoder takes most of the time, and is the same for all
+@pytest.mark.parametrize(("family", "size"), EVERY)
+def test_the_exported_graph_of_the_detector_computes_the_same(family: str, size: tuple[int, int]) -> None:
+    model = AsTensors(detector(family, size=size)).eval()
+    images = torch.rand(1, 3, *size)
+    exported = torch.export.export(copy.deepcopy(model), (images,)).module()
+    with torch.no_grad():
+        for one, other in zip(model(images), exported(images)):
+            torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_wrong_channel_list_is_refused_with_both(family: str) -> None:
     channels = backbone_of(family).channels
-    expected = rf"channels \[{channels[0]}, .*\] but the encoder \(HybridEncoder\) was built for \[96, 192, 384\]"
+    expected = (
+        rf"channels \[{channels[0]}, .*\] at strides \[8, 16, 32\] but the encoder \(HybridEncoder\) was built for "
+        r"\[96, 192, 384\]"
+    )
     with pytest.raises(ValueError, match=expected):
         detector(family, [96, 192, 384])
 

@@ -107,7 +107,10 @@ def test_the_rest_of_a_detector_starts_the_same_with_and_without_weights(tmp_pat
 def test_a_detector_is_told_apart_from_one_for_other_maps() -> None:
     backbone = small("test_resnet", out_indices=[3, 4])
     encoder = HybridEncoder(in_channels=[512, 1024], feat_strides=[16, 32], hidden_dim=16, use_encoder_idx=[1], nhead=2)
-    expected = r"backbone \(TimmBackbone\) has channels \[192, 96\] but the encoder .* was built for \[512, 1024\]"
+    expected = (
+        r"backbone \(TimmBackbone test_resnet\) has channels \[192, 96\] at strides \[16, 32\] but the encoder "
+        r"\(HybridEncoder\) was built for \[512, 1024\]: correct in_channels"
+    )
     with pytest.raises(ValueError, match=expected):
         DFINE(backbone, encoder, nn.Identity())
 
@@ -202,6 +205,15 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         TimmBackbone("test_resnet", weights=str(path))
 
 
+def test_a_config_with_a_file_of_another_architecture_says_where(tmp_path: Path) -> None:
+    torch.save(whole_state("test_convnext"), tmp_path / "w.pth")
+    expected = (
+        r"timm\.yml:\d+: TimmBackbone: .*w\.pth: these are not weights of timm's test_resnet .*give the file that"
+    )
+    with pytest.raises(CheckpointError, match=expected):
+        config_with(tmp_path, weights=str(tmp_path / "w.pth")).build("model", num_classes=2)
+
+
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such checkpoint file"):
         TimmBackbone("test_resnet", weights=str(tmp_path / "absent.pth"))
@@ -219,6 +231,7 @@ def test_published_weights_that_cannot_be_fetched_name_the_way_with_a_file(monke
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("isdfine.nn.backbone.timm_weights._check_connection", lambda: None)
     with pytest.raises(CheckpointError, match=r"cannot be fetched \(Name or .*give its path as TimmBackbone\.weights"):
         TimmBackbone("test_resnet", pretrained=True)
 
@@ -233,6 +246,7 @@ def test_published_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         return model
 
     monkeypatch.setattr(timm, "create_model", cached)
+    monkeypatch.setattr("isdfine.nn.backbone.timm_weights._check_connection", lambda: None)
     own = TimmBackbone("test_convnext", pretrained=True).body.model.state_dict()
     assert own
     for key, value in own.items():

@@ -263,7 +263,7 @@ def test_initial_values() -> None:
         ({"num_queries": 0}, "num_queries must be at least 1, got 0"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"reg_max": 7}, "reg_max must be even and at least 4, got 7"),
-        ({"eval_idx": 3}, "eval_idx 3 is not one of the 3 decoder layers: change eval_idx or num_layers"),
+        ({"eval_idx": 3}, "eval_idx 3 is not one of the 3 decoder layers: choose one of 0"),
         ({"layer_scale": 0.5}, "layer_scale must be at least 1, got 0.5"),
         (
             {"query_select_method": "best"},

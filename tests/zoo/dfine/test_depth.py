@@ -158,7 +158,14 @@ def test_other_distillers_work_across_widths() -> None:
             {"num_layers": 3, "eval_idx": 1, "aux_loss": False},
             "aux_loss: False trains the answer of the last layer only",
         ),
-        ({"num_layers": 3, "eval_idx": 3}, "eval_idx 3 is not one of the 3 decoder layers"),
+        (
+            {"num_layers": 3, "eval_idx": 3},
+            r"eval_idx 3 is not one of the 3 decoder layers: choose one of 0\.\.2, or of",
+        ),
+        (
+            {"num_layers": 3, "eval_idx": -4},
+            r"eval_idx -4 is not .* or of -3\.\.-1 counted from the last, or change num_l",
+        ),
         ({"num_layers": 3, "eval_idx": 1, "layer_scale": 0.5}, "layer_scale must be at least 1, got 0.5"),
     ],
 )
