@@ -144,8 +144,9 @@ def test_heads_without_distributions_have_overlaps_only() -> None:
 
 
 def test_numbers_are_float32_without_a_graph_also_under_autocast() -> None:
-    case = random_case(8, dn_groups=1)
-    context = context_of(case)
+    context = context_of(random_case(8, dn_groups=1))
+    query = torch.randn(3, 2, 9, 4)
+    context = replace(context, student=replace(context.student, attention=attention([query], [query])))
     plain = Diagnostics()(context)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = Diagnostics()(context)
