@@ -24,7 +24,7 @@ def judged(truth: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]], name:
 
 
 def random_images(seed: int, count: int = 12, classes: int = 3, *, crowds: bool = True) -> list[JudgedImage]:
-    """Objects, detections near some of them, others at random, wrong classes, duplicates, crowds, all scores differing."""
+    """Objects and crowds; detections near some of them, others at random, wrong classes; no two scores are equal."""
     random = np.random.default_rng(seed)
     images = []
     for number in range(count):

@@ -104,7 +104,7 @@ def describe(report: ExportReport, folder: Path, size: tuple[int, int], options:
     if report.unstable:
         print(f"          {report.unstable} images left out: PyTorch's own answer jumps there at rounding noise")
     for case, found in report.differences.items():
-        excused = f", {found.allowed} of {found.compared} detections excused" if found.allowed else ""
+        excused = f", of {found.compared} detections up to {found.allowed} left out" if found.allowed else ""
         print(f"          {case}: scores {found.score:.2g}, boxes {found.box:.2g} px{excused}")
     print(f"half:     {report.share.describe()}")
     print(f"written:  {report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {report.nodes} nodes, "

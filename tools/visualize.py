@@ -11,16 +11,14 @@ python tools/visualize.py attention  -c configs/quickstart.yml -r output/quickst
 """
 
 import argparse
-import csv
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -35,31 +33,26 @@ from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.log import setup_logging
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
+from isdfine.deploy.decoder_pictures import draw_attention, draw_refinement, draw_self_attention
 from isdfine.deploy.inspection import Inspection, inspect_image
 from isdfine.deploy.load import recipe_of
 from isdfine.deploy.pictures import read_rgb
 from isdfine.deploy.preprocess import Prepared
+from isdfine.nn.padding import CONTENT_SIZE
 from isdfine.nn.types import Detections
 from isdfine.solver.evaluate import detect
 from isdfine.solver.solver import Evaluation
-from isdfine.viz.attention import LayerAttention, attention_figure, attention_maps_figure
 from isdfine.viz.canvas import save_figure
 from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
-from isdfine.viz.edge_distributions import LayerDistributions, RefinedObject, refinement_figure
-from isdfine.viz.errors import KINDS, Kind, Mistakes, find_mistakes
+from isdfine.viz.errors import Kind
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
-from isdfine.viz.matching import JudgedImage, match_all
-from isdfine.viz.operating_points import ScoreCurve, best_common_threshold, score_curves
+from isdfine.viz.judgement import SHEET, Judgement, judge
+from isdfine.viz.matching import JudgedImage
 from isdfine.viz.report import EvaluationReport, Picture, write_report
-from isdfine.viz.sheet import error_sheet
 
 NEEDED = ("model", "postprocessor", "evaluator", "val_dataloader")
-SHEET = 24
-"""Errors on one sheet."""
 FIRST = 8
 """Validation images that are looked at where none are named."""
-MAP_QUERIES = 100
-"""Queries in a picture of the whole self-attention: more could not be told apart."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -82,7 +75,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     look.add_argument("--threshold", type=float, default=THRESHOLD, help="smallest score (%(default)s)")
     layers = argparse.ArgumentParser(add_help=False)
     layers.add_argument("--objects", type=int, default=3, help="surest objects per image (%(default)s)")
-    layers.add_argument("--layers", type=int, nargs="+", metavar="N", help="decoder layers, the first is 1")
+    layers.add_argument("--layers", type=int, nargs="+", default=[], metavar="N", help="decoder layers, the first is 1")
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -123,16 +116,13 @@ def open_run(options: argparse.Namespace) -> Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class Evaluated:
     """An evaluated validation set; images in the order of their ids."""
 
     run: Evaluation
     result: EvalResult
     ids: list[int]
-    images: list[JudgedImage]
-    curves: list[ScoreCurve]
-    threshold: float
-    mistakes: Mistakes
+    judgement: Judgement
 
     def truth(self, index: int) -> GroundTruth:
         """Annotated boxes of an image, and the image."""
@@ -140,11 +130,15 @@ class Judged:
 
     def detections(self, index: int) -> Detections:
         """Of one image."""
-        one = self.images[index]
+        one = self.judgement.images[index]
         return Detections(*(torch.from_numpy(field) for field in (one.labels, one.boxes_xyxy_px, one.scores)))
 
+    def sheets(self, most: int) -> Iterator[tuple[Kind, int, list[Image.Image]]]:
+        """Per kind of error how many there are, and sheets with the first ``most``."""
+        return self.judgement.sheets(most, lambda index: self.truth(index).image())
 
-def judge(options: argparse.Namespace) -> Judged:
+
+def evaluate(options: argparse.Namespace) -> Evaluated:
     """Detect on the validation images, once, and compare."""
     run = open_run(options)
     run.evaluator.reset()
@@ -160,12 +154,11 @@ def judge(options: argparse.Namespace) -> Judged:
         if options.max_images is not None and len(found) >= options.max_images:
             break
     result, ids = run.evaluator.summarize(), sorted(found)
-    judged = [found[one] for one in ids]
-    matches = match_all(judged, max_detections=run.evaluator.max_dets[-1])
-    curves = score_curves(judged, matches, run.label_space.names)
-    threshold = best_common_threshold(curves, THRESHOLD) if options.threshold is None else options.threshold
-    mistakes = find_mistakes(judged, matches, len(run.label_space), threshold)
-    return Judged(run, result, ids, judged, curves, threshold, mistakes)
+    judgement = judge(
+        [found[one] for one in ids], run.label_space.names, options.threshold,
+        max_detections=run.evaluator.max_dets[-1],
+    )  # fmt: skip
+    return Evaluated(run, result, ids, judgement)
 
 
 def judged_image(run: Evaluation, image_id: int, batch: Detections, row: int) -> JudgedImage:
@@ -184,123 +177,77 @@ def judged_image(run: Evaluation, image_id: int, batch: Detections, row: int) ->
     )
 
 
-def sheets(judged: Judged, most: int) -> Iterator[tuple[Kind, int, list[Image.Image]]]:
-    """Per kind of error its name, how many there are, and sheets with the first ``most``."""
-    names = [one.name for one in judged.images]
-    for kind in KINDS:
-        errors = judged.mistakes.of(kind)
-        pages = [errors[start : min(start + SHEET, most)] for start in range(0, min(len(errors), most), SHEET)]
-        drawn = [
-            error_sheet(page, lambda index: judged.truth(index).image(), names, judged.run.label_space.names)
-            for page in pages
-        ]
-        yield kind, len(errors), drawn
-
-
 def errors(options: argparse.Namespace) -> None:
     """Sheets as PNG, and all errors as CSV."""
-    judged = judge(options)
-    print(f"{len(judged.images)} images, score >= {judged.threshold:.3f}")
-    for kind, count, pages in sheets(judged, options.most):
+    evaluated = evaluate(options)
+    judgement = evaluated.judgement
+    print(f"{len(judgement.images)} images, score >= {judgement.threshold:.3f}")
+    for kind, count, pages in evaluated.sheets(options.most):
         for number, page in enumerate(pages, 1):
             save_picture(page, options.output / f"{kind}_{number:02}.png")
         print(f"{kind + ':':<14}{count:>7}")
-    write_errors(options.output / "errors.csv", judged)
+    judgement.write_errors(options.output / "errors.csv")
     print(f"written:      {options.output}")
-
-
-def write_errors(path: Path, judged: Judged) -> None:
-    """One line per error: boxes in pixels; score of a miss: the best one below the threshold at its place."""
-    names = judged.run.label_space.names
-    with whole_file(path, durable=False) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow("kind image class score x1 y1 x2 y2 object object_x1 object_y1 object_x2 object_y2 iou".split())
-        for kind in KINDS:
-            for one in judged.mistakes.of(kind):
-                boxes = [
-                    [""] * 4 if box is None else [f"{value:.2f}" for value in box]
-                    for box in (one.box_xyxy_px, one.truth_xyxy_px)
-                ]
-                truth = "" if one.truth_label < 0 else names[one.truth_label]
-                name = judged.images[one.image].name
-                table.writerow([
-                    kind, name, names[one.label], f"{one.score:.5f}", *boxes[0], truth, *boxes[1], f"{one.overlap:.4f}"
-                ])  # fmt: skip
 
 
 def report(options: argparse.Namespace) -> None:
     """The HTML file, and its parts as files of their own."""
-    judged = judge(options)
-    names, out = judged.run.label_space.names, options.output
+    evaluated = evaluate(options)
+    judgement, out = evaluated.judgement, options.output
     plots = {
-        "Precision and recall": precision_recall_figure(judged.curves),
-        "F1 over the threshold": f1_figure(judged.curves, judged.threshold),
-        f"Confusion matrix at score {judged.threshold:.3f}": confusion_figure(judged.mistakes.confusion, names),
+        "Precision and recall": precision_recall_figure(judgement.curves),
+        "F1 over the threshold": f1_figure(judgement.curves, judgement.threshold),
+        f"Confusion matrix at score {judgement.threshold:.3f}": confusion_figure(
+            judgement.mistakes.confusion, judgement.names
+        ),
     }
     for name, figure in zip(("precision_recall", "f1", "confusion"), plots.values()):
         save_figure(figure, out / f"{name}.png")
     shown: dict[Kind, tuple[int, Image.Image | None]] = {}
-    for kind, count, pages in sheets(judged, min(options.most, SHEET)):
+    for kind, count, pages in evaluated.sheets(min(options.most, SHEET)):
         shown[kind] = (count, pages[0] if pages else None)
         if pages:
             save_picture(pages[0], out / f"errors_{kind}.png")
-    samples = list(sample_pictures(judged, options.samples, out))
     page = EvaluationReport(
-        title=f"Evaluation of {Path(options.resume).name} on {len(judged.images):,} images",
-        facts=facts(options, judged),
-        stats=judged.result.stats,
-        class_aps=[one.ap for one in judged.result.per_class],
-        curves=judged.curves,
-        threshold=judged.threshold,
-        confusion=judged.mistakes.confusion,
+        title=f"Evaluation of {Path(options.resume).name} on {len(judgement.images):,} images",
+        facts=facts(options, evaluated),
+        stats=evaluated.result.stats,
+        class_aps=[one.ap for one in evaluated.result.per_class],
+        curves=judgement.curves,
+        threshold=judgement.threshold,
+        confusion=judgement.mistakes.confusion,
         plots=plots,
-        samples=samples,
+        samples=list(sample_pictures(evaluated, options.samples, out)),
         errors=shown,
     )
+    with whole_file(out / "report.json", durable=False) as partial:
+        partial.write_text(json.dumps(evaluated.result.to_dict() | judgement.numbers(), indent=1))
     write_report(out / "report.html", page)
-    write_numbers(out / "report.json", judged)
-    print(judged.result.table())
+    print(evaluated.result.table())
     print(f"report: {out / 'report.html'} ({(out / 'report.html').stat().st_size / 1e6:.1f} MB)")
 
 
-def sample_pictures(judged: Judged, count: int, out: Path) -> Iterator[Picture]:
+def sample_pictures(evaluated: Evaluated, count: int, out: Path) -> Iterator[Picture]:
     """Images spread evenly over the set, ground truth beside detections."""
-    number = min(count, len(judged.images))
-    for index in np.linspace(0, len(judged.images) - 1, number).round().astype(int).tolist():
-        drawn = side_by_side(
-            judged.truth(index), judged.detections(index), judged.run.label_space, judged.threshold
-        )
-        name = judged.images[index].name
-        save_picture(drawn, out / f"sample_{judged.ids[index]}_{safe(Path(name).stem)}.png")
-        yield Picture(name, drawn)
+    images, threshold = evaluated.judgement.images, evaluated.judgement.threshold
+    for index in np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int).tolist():
+        drawn = side_by_side(evaluated.truth(index), evaluated.detections(index), evaluated.run.label_space, threshold)
+        save_picture(drawn, out / f"sample_{evaluated.ids[index]}_{safe(Path(images[index].name).stem)}.png")
+        yield Picture(images[index].name, drawn)
 
 
-def facts(options: argparse.Namespace, judged: Judged) -> dict[str, str]:
+def facts(options: argparse.Namespace, evaluated: Evaluated) -> dict[str, str]:
     """What was evaluated with what."""
-    data = judged.run.val_loader.dataset.annotations
+    run = evaluated.run
+    data = run.val_loader.dataset.annotations
     return {
         "checkpoint": str(Path(options.resume).resolve()),
         "config": str(Path(options.config).resolve()),
-        "annotations": f"{data.place} ({len(judged.images):,} of {len(data):,} images)",
-        "classes": f"{len(judged.run.label_space):,}",
+        "annotations": f"{data.place} ({len(evaluated.ids):,} of {len(data):,} images)",
+        "classes": f"{len(run.label_space):,}",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "versions": f"isdfine {isdfine.__version__}, torch {torch.__version__}, device {judged.run.device}",
+        "versions": f"isdfine {isdfine.__version__}, torch {torch.__version__}, device {run.device}",
     }
-
-
-def write_numbers(path: Path, judged: Judged) -> None:
-    """The numbers of the report as JSON."""
-    points = [curve.best() for curve in judged.curves]
-    content: dict[str, Any] = judged.result.to_dict() | {
-        "threshold": judged.threshold,
-        "best": {
-            curve.name: None if point is None else point._asdict() for curve, point in zip(judged.curves, points)
-        },
-        "confusion": judged.mistakes.confusion.tolist(),
-        "errors": {kind: len(judged.mistakes.of(kind)) for kind in KINDS},
-    }
-    with whole_file(path, durable=False) as partial:
-        partial.write_text(json.dumps(content, indent=1))
 
 
 # --- chosen images ----------------------------------------------------------------------------------------------------
@@ -366,7 +313,7 @@ def detections(options: argparse.Namespace) -> None:
         images, prepared = look(chosen.image)
         target = {"orig_size": torch.from_numpy(prepared.sizes[0])}
         if prepared.content is not None:
-            target["content_size"] = torch.from_numpy(prepared.content[0])
+            target[CONTENT_SIZE] = torch.from_numpy(prepared.content[0])
         with torch.inference_mode():
             batch = detect(run.model, run.postprocessor, images, [target])
         found = Detections(*(field[0].cpu() for field in batch))
@@ -384,30 +331,12 @@ def fdr(options: argparse.Namespace) -> None:
     look = looker(run)
     for chosen in chosen_images(run, options):
         seen = inspected(run, look, chosen.image)
-        if seen.initial_boxes_xyxy_px is None or seen.bin_weights is None or seen.inverse_curvature is None:
-            raise ConfigError("fdr: this model's boxes are no distributions (box_head is direct): use attention")
-        numbers = layer_numbers(options.layers or [1, len(seen.layers)], len(seen.layers))
         for rank, query in enumerate(objects_of(seen, chosen, options), 1):
-            layers = [
-                LayerDistributions(
-                    one, edge_probabilities(seen, one)[query], seen.layers[one - 1].boxes_xyxy_px[query]
-                )
-                for one in numbers
-            ]
-            found = RefinedObject(
-                caption(run, seen, query), seen.initial_boxes_xyxy_px[query], layers, seen.bin_weights,
-                seen.inverse_curvature,
-            )  # fmt: skip
-            path = options.output / f"{chosen.name}_{rank}.png"
-            save_figure(refinement_figure(chosen.image, found, f"{chosen.name}, object {rank}"), path)
-            print(f"{path}: {found.caption}")
-
-
-def edge_probabilities(seen: Inspection, number: int) -> Any:
-    """(Q, 4, N + 1) after a layer of an FDR decoder."""
-    found = seen.layers[number - 1].edge_probabilities
-    assert found is not None
-    return found
+            text = caption(run, seen, query)
+            title = f"{chosen.name}, object {rank}"
+            figure = draw_refinement(chosen.image, seen, query, text, options.layers, title)
+            save_figure(figure, options.output / f"{chosen.name}_{rank}.png")
+            print(f"{options.output / f'{chosen.name}_{rank}.png'}: {text}")
 
 
 def attention(options: argparse.Namespace) -> None:
@@ -416,32 +345,14 @@ def attention(options: argparse.Namespace) -> None:
     look = looker(run)
     for chosen in chosen_images(run, options):
         seen = inspected(run, look, chosen.image)
-        numbers = layer_numbers(options.layers or range(1, len(seen.layers) + 1), len(seen.layers))
         for rank, query in enumerate(objects_of(seen, chosen, options), 1):
-            layers = [layer_attention(seen, one, query) for one in numbers]
-            path = options.output / f"{chosen.name}_{rank}.png"
-            save_figure(attention_figure(chosen.image, caption(run, seen, query), query, layers), path)
-            print(f"{path}: {caption(run, seen, query)}")
-        maps = [seen.layers[one - 1].self_attention for one in numbers]
+            text = caption(run, seen, query)
+            figure = draw_attention(chosen.image, seen, query, text, options.layers)
+            save_figure(figure, options.output / f"{chosen.name}_{rank}.png")
+            print(f"{options.output / f'{chosen.name}_{rank}.png'}: {text}")
         path = options.output / f"{chosen.name}_self_attention.png"
-        save_figure(attention_maps_figure(maps, numbers, seen.surest(MAP_QUERIES)), path)
+        save_figure(draw_self_attention(seen, options.layers), path)
         print(path)
-
-
-def layer_attention(seen: Inspection, number: int, query: int) -> LayerAttention:
-    """What a query looks at in a layer."""
-    layer = seen.layers[number - 1]
-    return LayerAttention(
-        number, layer.references_xyxy_px[query], layer.points_px[query], layer.point_weights[query],
-        layer.point_levels, layer.self_attention[query], layer.references_xyxy_px,
-    )  # fmt: skip
-
-
-def layer_numbers(wanted: Sequence[int], count: int) -> list[int]:
-    """Decoder layers in ascending order, each once."""
-    if wrong := [one for one in wanted if not 1 <= one <= count]:
-        raise ConfigError(f"--layers {wrong[0]}: the decoder has the layers 1 to {count}")
-    return sorted(set(wanted))
 
 
 def objects_of(seen: Inspection, chosen: Chosen, options: argparse.Namespace) -> list[int]:

@@ -165,9 +165,7 @@ def _listen(layer: DecoderLayer, seen: _Seen) -> list[RemovableHandle]:
     ]
 
 
-def _inspection(
-    decoder: DFINETransformer, predictions: Predictions, seen: _Seen, size: tuple[int, int]
-) -> Inspection:
+def _inspection(decoder: DFINETransformer, predictions: Predictions, seen: _Seen, size: tuple[int, int]) -> Inspection:
     scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=predictions.boxes.device)  # x, y
 
     def pixels(boxes_cxcywh: Tensor) -> Array:

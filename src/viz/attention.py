@@ -18,7 +18,7 @@ _LEVELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 """Colours of feature maps, fine to coarse; apart for colour-blind readers too."""
 _OWN = "#000000"
 _LARGEST_SPOT = 150.0
-"""Area in square points of a point with weight 1 in its head."""
+"""Area in square points of a point with weight 1 in its head; less in flat panels."""
 _SMALLEST_SPOT = 2.5
 _SHOWN = 12
 """Queries that are marked as attended to, at most."""
@@ -119,13 +119,14 @@ def _shape(view: tuple[int, int, int, int]) -> float:
 
 def _sampling(panel: Any, image: Image.Image, layer: LayerAttention, view: tuple[int, int, int, int]) -> None:
     show_view(panel, image, view)
+    largest = _LARGEST_SPOT * min(1.0, _shape(view) / 0.6)  # or they would hide a flat object
     add_box(panel, layer.reference_xyxy_px, edgecolor=_OWN, linewidth=1.2)
     for level in np.unique(layer.levels).tolist():
         own = layer.levels == level
         points, weights = layer.points_px[:, own].reshape(-1, 2), layer.weights[:, own].ravel()
         spots = panel.scatter(
-            points[:, 0], points[:, 1], np.maximum(_LARGEST_SPOT * weights, _SMALLEST_SPOT), color=_LEVELS[level % len(_LEVELS)],
-            alpha=0.75, linewidths=0.4, edgecolors="white", clip_on=True,
+            points[:, 0], points[:, 1], np.maximum(largest * weights, _SMALLEST_SPOT),
+            color=_LEVELS[level % len(_LEVELS)], alpha=0.75, linewidths=0.4, edgecolors="white", clip_on=True,
         )  # fmt: skip
         spots.set_gid(f"points/{layer.layer}/{level}")
     panel.set_title(f"layer {layer.layer}", fontsize=9)

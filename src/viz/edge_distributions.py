@@ -114,7 +114,9 @@ def _draw_pictures(figure: Any, image: Image.Image, found: RefinedObject) -> Non
         near, found.initial_xyxy_px, rim=False, edgecolor=INITIAL, linestyle=(0, (4, 3)), gid="initial",
         label="initial",
     )  # fmt: skip
-    near.legend(handles=[initial, refined], loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=8, frameon=False)
+    near.legend(
+        handles=[initial, refined], loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=8, frameon=False
+    )
 
 
 def _plain(panel: Any, layer: LayerDistributions, column: int, bin_weights: NDArray[Any], tallest: float) -> None:

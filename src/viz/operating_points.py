@@ -75,20 +75,16 @@ class ScoreCurve:
 
         The threshold lies half-way to the next lower score, so that rounding it does not lose the last detection.
         """
-        ends = np.flatnonzero(np.append(self.scores[:-1] > self.scores[1:], True)) if len(self.scores) else []
-        if not len(ends) or not self.num_objects or not self.f1.any():
+        if not self.num_objects or not self.f1.any():
             return None
+        ends = np.flatnonzero(np.append(self.scores[:-1] > self.scores[1:], True))
         place = int(ends[int(np.argmax(self.f1[ends]))])
         below = float(self.scores[place + 1]) if place + 1 < len(self.scores) else 0.0
         threshold = (float(self.scores[place]) + below) / 2
-        return OperatingPoint(
-            threshold, float(self.precision[place]), float(self.recall[place]), float(self.f1[place])
-        )
+        return OperatingPoint(threshold, float(self.precision[place]), float(self.recall[place]), float(self.f1[place]))
 
 
-def score_curves(
-    images: Sequence[JudgedImage], matches: Sequence[Matches], names: Sequence[str]
-) -> list[ScoreCurve]:
+def score_curves(images: Sequence[JudgedImage], matches: Sequence[Matches], names: Sequence[str]) -> list[ScoreCurve]:
     """One curve per class.
 
     Args:

@@ -95,8 +95,8 @@ def page(report: EvaluationReport) -> str:
         "<h2>COCO metrics</h2>",
         _stats(report.stats),
         "<h2>Classes</h2>",
-        "<p>AP and AP50 in percent. The best threshold is the score at which the class's F1 is highest at IoU 0.5, with "
-        "precision and recall there.</p>",
+        "<p>AP and AP50 in percent. The best threshold is the score at which the class's F1 is highest at IoU 0.5, "
+        "with precision and recall there.</p>",
         _classes(report),
     ]
     for heading, figure in report.plots.items():
@@ -111,7 +111,7 @@ def page(report: EvaluationReport) -> str:
             body.append(_image(jpeg_uri(sheet), KINDS[kind]))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{escape(report.title)}</title><style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n"

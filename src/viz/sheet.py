@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .canvas import view_around
@@ -99,7 +101,7 @@ def _crop(image: Image.Image, error: Error) -> Image.Image:
     return crop
 
 
-def _placed(box: Sequence[float], start: tuple[int, int], scale: float, size: tuple[int, int]) -> list[int]:
+def _placed(box: NDArray[np.float64], start: tuple[int, int], scale: float, size: tuple[int, int]) -> list[int]:
     """A box of the image in pixels of the crop, kept inside."""
     corners = [round((float(value) - start[axis % 2]) * scale) for axis, value in enumerate(box)]
     kept = [min(max(value, 0), size[axis % 2] - 1) for axis, value in enumerate(corners)]

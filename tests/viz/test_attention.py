@@ -38,7 +38,9 @@ def test_points_are_where_they_are_read_and_as_large_as_their_weight(count: int,
             assert np.asarray(spots.get_offsets()) == pytest.approx(layer.points_px[:, own].reshape(-1, 2))
             weights = layer.weights[:, own].ravel()
             large = weights > 0.05
-            assert spots.get_sizes()[large] / weights[large] == pytest.approx(spots.get_sizes()[large][0] / weights[large][0])
+            assert spots.get_sizes()[large] / weights[large] == pytest.approx(
+                spots.get_sizes()[large][0] / weights[large][0]
+            )
     assert not clipped_texts(figure)
 
 

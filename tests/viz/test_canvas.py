@@ -11,7 +11,8 @@ from isdfine.viz.draw import class_color
 
 
 @pytest.mark.parametrize(
-    "box", [(40, 30, 60, 50), (-50, -50, -10, -10), (0, 0, 0, 0), (390, 290, 500, 400), (60, 50, 40, 30), (0, 0, 400, 9)]
+    "box",
+    [(40, 30, 60, 50), (-50, -50, -10, -10), (0, 0, 0, 0), (390, 290, 500, 400), (60, 50, 40, 30), (0, 0, 400, 9)],
 )
 def test_a_view_lies_inside_and_shows_the_box(box: tuple[int, ...]) -> None:
     left, top, right, bottom = view_around([box], (300, 400))
@@ -26,7 +27,7 @@ def test_a_view_lies_inside_and_shows_the_box(box: tuple[int, ...]) -> None:
 
 def test_small_images_are_shown_whole() -> None:
     assert view_around([(0, 0, 1, 1)], (1, 1)) == (0, 0, 1, 1)
-    assert view_around([(3, 1, 5, 2)], (4, 30)) == (0, 0, 28, 4) or view_around([(3, 1, 5, 2)], (4, 30))[3] == 4
+    assert view_around([(3, 1, 5, 2)], (4, 30)) == (0, 0, 30, 4)
 
 
 def test_axes_are_in_pixels_of_the_whole_image(tmp_path: Path) -> None:

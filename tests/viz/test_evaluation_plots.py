@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from figure_cases import clipped_texts
-from judged_cases import random_images
 from isdfine.viz.canvas import color_of
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.matching import match_all
 from isdfine.viz.operating_points import THRESHOLDS, ScoreCurve, score_curves
+from judged_cases import random_images
 
 
 def curves_of(classes: int, images: int = 40) -> list[ScoreCurve]:

@@ -5,8 +5,8 @@
 import numpy as np
 import pytest
 
-from judged_cases import judged
 from isdfine.viz.matching import match, pairwise_overlap
+from judged_cases import judged
 
 
 def test_overlap_by_hand() -> None:

@@ -9,9 +9,9 @@ import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from judged_cases import judged, random_images
 from isdfine.viz.matching import JudgedImage, match_all
 from isdfine.viz.operating_points import RECALLS, best_common_threshold, score_curves
+from judged_cases import judged, random_images
 
 
 def coco_precision(images: list[JudgedImage], classes: int, most: int) -> NDArray[np.float64]:
@@ -36,9 +36,7 @@ def coco_precision(images: list[JudgedImage], classes: int, most: int) -> NDArra
         ]
         found += [
             row | here[0]
-            for row in entries(
-                one.boxes_xyxy_px, category_id=(one.labels + 1).tolist(), score=one.scores.tolist()
-            )
+            for row in entries(one.boxes_xyxy_px, category_id=(one.labels + 1).tolist(), score=one.scores.tolist())
         ]
     base = {
         "images": [{"id": number, "height": 200, "width": 200} for number in range(1, len(images) + 1)],

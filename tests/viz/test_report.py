@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from judged_cases import random_images
 from isdfine.viz.errors import KINDS, find_mistakes
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.matching import match_all
 from isdfine.viz.operating_points import score_curves
 from isdfine.viz.report import LARGEST_PX, EvaluationReport, Picture, page, write_report
+from judged_cases import random_images
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NAMES = ["cat", "<script>alert(1)</script>", "dog & co"]
@@ -76,7 +76,14 @@ class Reader(HTMLParser):
 def test_everything_is_on_the_page() -> None:
     given = report()
     read = Reader(page(given))
-    for text in ("Evaluation <of> a run", "a & b", *NAMES, "one <image>.png", "43.2", "AR with 100 detections per image"):
+    for text in (
+        "Evaluation <of> a run",
+        "a & b",
+        *NAMES,
+        "one <image>.png",
+        "43.2",
+        "AR with 100 detections per image",
+    ):
         assert text in read.text
     for curve in given.curves:
         best = curve.best()

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from judged_cases import judged
 from isdfine.viz.draw import class_color
 from isdfine.viz.errors import KINDS, find_mistakes
 from isdfine.viz.matching import match_all
 from isdfine.viz.sheet import caption, error_sheet, shortened
+from judged_cases import judged
 
 NAMES = ("cat", "dog")
 

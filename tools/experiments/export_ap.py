@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 import isdfine
-from isdfine.data.evaluate import CocoEvaluator
 from isdfine.deploy.load import load_model
 from isdfine.deploy.onnx.verify import session_of
 from isdfine.nn.types import Detections
@@ -59,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = config.with_values(place)
     loader = config.build("val_dataloader")
     loaded = load_model(options.resume)
-    evaluator = CocoEvaluator(loader.dataset)
+    evaluator = config.build("evaluator", dataset=loader.dataset)
     base = evaluate(loaded.model, loaded.postprocessor, loader, evaluator).stats
     print(f"{'PyTorch':<40} AP {100 * base['AP']:.2f}  AP50 {100 * base['AP50']:.2f}")
     for path in options.graphs:

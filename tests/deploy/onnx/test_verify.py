@@ -207,7 +207,10 @@ def test_images_on_which_pytorch_is_unstable_are_left_out(exported: Exported, mo
     from isdfine.deploy.onnx import sample
 
     recipe, paths = Recipe.squash((64, 64)), images_in(IMAGES)
-    monkeypatch.setattr(sample, "_JITTER", 0.5)
+    monkeypatch.setattr(sample, "_JITTERS", (0.6, 0.5))
     with pytest.raises(DataError, match="jump at rounding noise on all 3 images: give other ones"):
         draw_sample(exported.deployed, paths[:3], recipe)
     assert exported.sample.unstable == 0
+    monkeypatch.setattr(sample, "_JITTERS", (0.5, 1e-7))
+    drawn = draw_sample(exported.deployed, paths[:3], recipe)  # the smaller noise where the larger leaves no image
+    assert (drawn.unstable, len(drawn.pixels)) == (0, 8)
