@@ -311,9 +311,9 @@ def detections(options: argparse.Namespace) -> None:
     look = looker(run)
     for chosen in chosen_images(run, options):
         images, prepared = look(chosen.image)
-        target = {"orig_size": torch.from_numpy(prepared.sizes[0])}
+        target = {"orig_size": torch.from_numpy(prepared.sizes[0]).to(run.device)}
         if prepared.content is not None:
-            target[CONTENT_SIZE] = torch.from_numpy(prepared.content[0])
+            target[CONTENT_SIZE] = torch.from_numpy(prepared.content[0]).to(run.device)
         with torch.inference_mode():
             batch = detect(run.model, run.postprocessor, images, [target])
         found = Detections(*(field[0].cpu() for field in batch))

@@ -16,6 +16,8 @@ from ..core.atomic import whole_file
 from .draw import class_color
 
 DPI = 110
+_FLATTEST = 0.35
+"""Shorter by longer side of a cut-out, at least: a line of text needs some surroundings."""
 _LARGEST = 1200
 """Pixels a side beyond which a cut-out gains nothing in a figure."""
 
@@ -54,8 +56,8 @@ def view_around(
     Args:
         boxes_xyxy_px: (n, 4), n >= 1; what lies outside the image is not looked for.
         size: (height, width) of the image.
-        margin: added on each side, as a share of the height or width that the boxes span, or of a quarter of the
-            longer of both: a line of text needs some surroundings, but not a page of them.
+        margin: added on each side, as a share of the height or width that the boxes span. Flat boxes get more, so
+            that the view is not flatter than ``_FLATTEST``, where the image has it.
         least: pixels a side, where the image has them.
 
     Returns: left, top, right, bottom in pixels, inside the image, at least 1 x 1.
@@ -64,8 +66,8 @@ def view_around(
     limits = np.array([size[1], size[0]], dtype=np.float64)
     corners = np.stack([boxes[:, :2], boxes[:, 2:]])
     low, high = corners.min(axis=(0, 1)).clip(0, limits), corners.max(axis=(0, 1)).clip(0, limits)
-    sides = high - low
-    span = np.maximum(sides + 2 * margin * np.maximum(sides, sides.max() / 4), least)
+    span = np.maximum((high - low) * (1 + 2 * margin), least)
+    span = np.maximum(span, _FLATTEST * np.minimum(span, limits).max())
     start = ((low + high - span) / 2).clip(0, np.maximum(limits - span, 0))
     left, top = (int(one) for one in np.minimum(start, limits - 1))
     right, bottom = (int(one) for one in np.minimum(np.ceil(start + span), limits))

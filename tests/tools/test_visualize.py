@@ -116,6 +116,20 @@ def test_attention(visualize: Visualize, tmp_path: Path) -> None:
     assert files(tmp_path / "out") == ["1_000_1.png", "1_000_self_attention.png"]
 
 
+@pytest.mark.parametrize("command", ["detections", "fdr", "attention"])
+def test_images_of_any_shape_and_kind(visualize: Visualize, tmp_path: Path, command: str) -> None:
+    made = {
+        "dot.png": Image.new("RGB", (1, 1)), "strip.png": Image.new("RGB", (20000, 100), "red"),
+        "deep.png": Image.fromarray(np.full((40, 60), 40000, dtype=np.uint16)), "cmyk.jpg": Image.new("CMYK", (50, 70)),
+    }  # fmt: skip
+    for name, image in made.items():
+        image.save(tmp_path / name)
+    objects = [] if command == "detections" else ["--objects", 1]
+    assert visualize(command, "--images", *(tmp_path / name for name in made), "--threshold", 0, *objects) == 0
+    written = {"detections": [""], "fdr": ["_1"], "attention": ["_1", "_self_attention"]}[command]
+    assert files(tmp_path / "out") == sorted(f"{Path(name).stem}{end}.png" for name in made for end in written)
+
+
 def test_padded_runs(tmp_path: Path) -> None:
     file = micro_checkpoint(tmp_path, "fit")
     for command in ("detections", "fdr"):

@@ -25,6 +25,13 @@ def test_a_view_lies_inside_and_shows_the_box(box: tuple[int, ...]) -> None:
     assert top <= min(inside[1], inside[3]) <= max(inside[1], inside[3]) <= bottom
 
 
+def test_flat_boxes_are_shown_with_their_surroundings() -> None:
+    left, top, right, bottom = view_around([(100, 500, 500, 510)], (1000, 1000))
+    assert (left, right) == (0, 640)
+    assert bottom - top == pytest.approx(0.35 * 640, abs=2)
+    assert (top + bottom) / 2 == pytest.approx(505, abs=2)
+
+
 def test_small_images_are_shown_whole() -> None:
     assert view_around([(0, 0, 1, 1)], (1, 1)) == (0, 0, 1, 1)
     assert view_around([(3, 1, 5, 2)], (4, 30)) == (0, 0, 30, 4)

@@ -31,6 +31,12 @@ def test_the_highest_overlap_wins_and_half_is_enough() -> None:
     assert match(image, iou=0.51).truth.tolist() == [1, -1]
 
 
+def test_of_equal_overlaps_the_last_object_is_taken() -> None:
+    """As in pycocotools, where a later object with the same overlap replaces the one before."""
+    image = judged([(0, 0, 10, 10, 0), (0, 0, 10, 10, 0)], [(0, 0, 10, 10, 0, 0.9), (0, 0, 10, 10, 0, 0.8)])
+    assert match(image).truth.tolist() == [1, 0]
+
+
 def test_crowds_take_any_number_and_make_nothing_wrong() -> None:
     image = judged(
         [(0, 0, 100, 100, 0, True), (0, 0, 10, 10, 0)],
