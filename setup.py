@@ -38,5 +38,5 @@ setup(
     packages=["isdfine", *(f"isdfine.{name}" for name in find_packages("src"))],
     package_data={"isdfine.data.classes": ["*.yml"]},
     install_requires=requirements("run"),
-    extras_require={"dev": requirements("dev")},
+    extras_require={"dev": requirements("dev"), "video": requirements("video")},
 )

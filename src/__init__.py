@@ -15,13 +15,16 @@ from .core.config import Config
 if TYPE_CHECKING:
     from .core.weights import LoadReport as LoadReport
     from .core.weights import load_weights as load_weights
+    from .deploy.detections import Detections as Detections
+    from .deploy.detector import Detector as Detector
     from .deploy.fuse import fuse as fuse
 
 __version__ = "0.1.0"
-__all__ = ["Config", "LoadReport", "fuse", "load_config", "load_weights"]
+__all__ = ["Config", "Detections", "Detector", "LoadReport", "fuse", "load_config", "load_weights"]
 
 # Imported on first use: `import isdfine` alone must not cost an import of torch.
 _LAZY = {"LoadReport": ".core.weights", "load_weights": ".core.weights", "fuse": ".deploy.fuse"}
+_LAZY |= {"Detections": ".deploy.detections", "Detector": ".deploy.detector"}
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "distill": ("core", "nn", "losses", "distill"),
     "optim": ("core", "optim"),
     "solver": ("core", "data", "nn", "zoo", "losses", "distill", "optim", "solver"),
-    "deploy": ("core", "data", "nn", "zoo", "deploy"),
+    "deploy": ("core", "data", "nn", "zoo", "deploy", "viz"),
     "viz": ("core", "viz"),
     "lab": ("core", "data", "nn", "solver", "viz", "lab"),
     "components": ALL,

@@ -134,6 +134,18 @@ class DeformableAttention(nn.Module):
         update = sum(reads[1:], start=reads[0])
         return update.unflatten(0, (-1, self.num_heads)).flatten(1, 2).transpose(1, 2)
 
+    def sampling_points(self, queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+        """Where ``forward`` reads and with what weight, for whoever wants to see it.
+
+        Args: as ``forward``; without ``extent``, since only maps need it.
+
+        Returns: locations (B, heads, Q, P, 2) x and y as fractions of the image (also where that is only a part of the
+        map), and weights (B, heads, Q, P), which sum to 1 over the points of all levels.
+        """
+        logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
+        locations, weights = self._plan(queries, logits, references, None)
+        return locations.unflatten(0, (-1, self.num_heads)), weights.unflatten(0, (-1, self.num_heads))[:, :, 0]
+
     def _plan(
         self, queries: Tensor, logits: Tensor, references: Tensor, extent: Tensor | None
     ) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,28 @@ def test_golden(case: str) -> None:
             torch.testing.assert_close(one.grad, got["grad/" + key], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_sampling_points_are_where_forward_reads(case: str) -> None:
+    """What is read there, weighted and summed, is the answer of ``forward``."""
+    attention, got, setting = build(case)
+    query, _, out = run(attention, got, setting)
+    points, weights = attention.sampling_points(query, got["ref"].squeeze(2))
+    batch, heads, queries, count = weights.shape
+    assert points.shape == (batch, heads, queries, count, 2)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(batch, heads, queries))
+    shapes = setting["spatial_shapes_hw"]
+    maps = [got[f"value_{i}"].flatten(1, 2).unflatten(2, size) for i, size in enumerate(shapes)]
+    sampler = sample_nearest if setting["method"] == "discrete" else sample_bilinear
+    total = torch.zeros_like(out)
+    for head in range(heads):
+        parts = zip(maps, *(one[:, head].split(attention.num_points, dim=2) for one in (points, weights)))
+        channels = slice(head * out.shape[-1] // heads, (head + 1) * out.shape[-1] // heads)
+        for values, places, shares in parts:
+            read = sampler(values[:, channels], places)  # (B, D / heads, Q, P)
+            total[..., channels] += (read * shares[:, None]).sum(-1).mT
+    torch.testing.assert_close(total, out, atol=2e-5, rtol=1e-4)
+
+
 def test_discrete_reads_the_whole_width() -> None:
     """Upstream keeps x below the height; we keep it below the width (spec dfine section 17)."""
     values = torch.arange(8.0).view(1, 1, 2, 4)

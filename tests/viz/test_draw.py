@@ -89,3 +89,47 @@ def test_comparison_has_both(tmp_path):
     save_comparison(tmp_path / "a.png", truth, found, NAMES)
     with Image.open(tmp_path / "a.png") as saved:
         assert saved.size == both.size
+
+
+def test_captions_avoid_each_other_and_other_boxes():
+    """Two boxes of one place and one above them: no caption hides another, or the content of the upper box."""
+    boxes = [[60, 60, 160, 120], [62, 62, 158, 118], [60, 20, 160, 58]]
+    names = SimpleNamespace(names=("text",))
+    drawn = draw_detections(picture(), detections(boxes, [0.9, 0.8, 0.7]), names)
+    alone = [draw_detections(picture(), detections([one], [0.9]), names) for one in boxes]
+    white = [(np.asarray(one) > 200).all(axis=-1).sum() for one in (drawn, *alone)]
+    assert white[0] >= 0.97 * sum(white[1:]), "all letters of all captions are visible"
+    assert not changed(picture(), drawn)[24:54, 64:156].any(), "the inside of the upper box is free"
+
+
+def test_many_captions_are_smaller_than_few():
+    def written(count):
+        boxes = [
+            [10 + 60 * (n % 15), 60 + 180 * (n // 15), 40 + 60 * (n % 15), 100 + 180 * (n // 15)] for n in range(count)
+        ]
+        drawn = draw_detections(picture(1000, 1000), detections(boxes, [0.9] * count), NAMES)
+        return (np.asarray(drawn) == class_color(0)).all(axis=-1).sum() / count
+
+    assert written(60) < 0.8 * written(10)
+
+
+@pytest.mark.parametrize("index", range(24))
+def test_captions_stand_out_from_their_colour(index):
+    """Contrast of at least 3, which WCAG asks of large letters."""
+    names = SimpleNamespace(names=[f"class {one}" for one in range(24)])
+    drawn = np.asarray(draw_detections(picture(), detections([[100, 100, 180, 160]], [0.9], [index]), names))
+    inside = drawn[88:99, 103:150].reshape(-1, 3)
+
+    def luminance(color):
+        part = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (one / 255 for one in color)]
+        return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2]
+
+    ink = (255, 255, 255) if (inside > 200).all(axis=-1).any() else (0, 0, 0)
+    low, high = sorted((luminance(ink), luminance(class_color(index))))
+    assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_arrays_are_drawn_like_tensors():
+    found = detections([[20, 60, 90, 120]], [0.9])
+    arrays = SimpleNamespace(boxes=found.boxes.numpy(), labels=found.labels.numpy(), scores=found.scores.numpy())
+    assert not changed(draw_detections(picture(), found, NAMES), draw_detections(picture(), arrays, NAMES)).any()

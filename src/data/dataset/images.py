@@ -69,6 +69,19 @@ def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry", *, upr
     return turned
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Any decoded image as viewers show it: RGB of 8 bits, turned by its EXIF orientation.
+
+    16 bits are divided by 256, grey is repeated, palettes and CMYK are converted, transparency is dropped. This is what
+    ``load_rgb`` does with ``upright``. A turned image forgets its orientation, so that doing it again changes nothing.
+    """
+    rgb = _rgb(image)
+    turned = _turned(rgb)
+    if turned is not rgb:
+        turned.info = {}  # Pillow copies EXIF and XMP to the turned image, where they are no longer true
+    return turned
+
+
 def list_images(folder: Path) -> list[str]:
     """Images in a folder and those below it, as relative paths in the order of their names.
 

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...core.errors import CheckpointError, ConfigError
+from .base import BackendInfo, Outputs
+from .metadata import INPUTS, OUTPUTS, UINT8, check_interface, info_from
+
+_CUDA = "CUDAExecutionProvider"
+
+
+class OnnxBackend:
+    """A graph from ``tools/export_onnx.py``.
+
+    Args:
+        path: the ``.onnx`` file.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None = CUDA where this build of ONNX Runtime has it.
+        threads: used for one image; None = ONNX Runtime's choice (all cores).
+        names: see ``metadata.info_from``.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is the model of another project.
+        ConfigError: the package is missing, or has no such device.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        device: str | None = None,
+        threads: int | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        runtime = _package(Path(path))
+        provider, options = _provider(runtime, device)
+        self._session = _open(runtime, Path(path), [(provider, options)], threads)
+        inputs = {one.name: one for one in self._session.get_inputs()}
+        check_interface(str(path), list(inputs), [one.name for one in self._session.get_outputs()])
+        batch, _, *size = inputs[INPUTS[0]].shape
+        self._fixed_batch = batch if isinstance(batch, int) else None
+        self._type: Any = np.uint8 if UINT8 in inputs[INPUTS[0]].type else np.float32
+        where = "GPU" if provider == _CUDA else "CPU"
+        self.info: BackendInfo = info_from(
+            self._session.get_modelmeta().custom_metadata_map,
+            str(path),
+            f"onnxruntime {runtime.__version__} ({where})",
+            uint8=self._type is np.uint8,
+            max_batch=self._fixed_batch,
+            size=(size[0], size[1]) if all(isinstance(one, int) for one in size) else None,
+            names=names,
+        )
+
+    def run(
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+    ) -> Outputs:
+        """See ``Backend``; ``content_sizes`` is None, for exported graphs do not know of padding."""
+        if images.dtype == np.uint8 and not self.info.uint8:
+            images = self.info.recipe.to_input(torch.from_numpy(images)).numpy()
+        count = len(images)
+        feed = {INPUTS[0]: images, INPUTS[1]: orig_sizes.astype(np.int64, copy=False)}
+        if self._fixed_batch is not None and count < self._fixed_batch:  # the rest repeats the last image
+            spare = [(0, self._fixed_batch - count)]
+            feed = {k: np.pad(one, spare + [(0, 0)] * (one.ndim - 1), mode="edge") for k, one in feed.items()}
+        labels, boxes, scores = self._session.run(list(OUTPUTS), feed)
+        return Outputs(
+            labels[:count].astype(np.int64, copy=False),
+            boxes[:count].astype(np.float32, copy=False),
+            scores[:count].astype(np.float32, copy=False),
+        )
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a graph carries.
+
+    Raises:
+        CheckpointError, ConfigError: as for ``OnnxBackend``.
+    """
+    session = _open(_package(path), path, [("CPUExecutionProvider", {})], 1)
+    found: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return found
+
+
+def _package(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ConfigError(f"{path}: running it needs a package: pip install onnxruntime (or onnxruntime-gpu)") from None
+    return onnxruntime
+
+
+def _provider(runtime: Any, device: str | None) -> tuple[str, dict[str, Any]]:
+    known = runtime.get_available_providers()
+    kind, _, number = (device or ("cuda" if _CUDA in known else "cpu")).partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ConfigError(f"device is {device!r}: give cpu, cuda or cuda:0")
+    if kind == "cpu":
+        return "CPUExecutionProvider", {}
+    if _CUDA not in known:
+        raise ConfigError(
+            f"device is {device}, but this onnxruntime ({runtime.__version__}) knows only {', '.join(known)}: "
+            "pip install onnxruntime-gpu in place of onnxruntime, or give cpu"
+        )
+    return _CUDA, {"device_id": int(number or 0), "use_tf32": 0}
+
+
+def _open(runtime: Any, path: Path, providers: Sequence[tuple[str, dict[str, Any]]], threads: int | None) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file: check the path")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors: what it could not optimise is nothing a user can change
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return runtime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
+        reason = str(error).strip().splitlines()[0][:200]
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes): ONNX Runtime cannot load it ({reason}): it is damaged, no ONNX "
+            "file, or needs a newer onnxruntime"
+        ) from None

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch, on CPU or GPU."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...core.config import Config
+from ...core.errors import ConfigError
+from ..fuse import fuse
+from ..load import LoadedModel, load_model
+from .base import BackendInfo, Outputs
+
+
+class TorchBackend:
+    """The deployed (fused) form of a model.
+
+    Args:
+        loaded: see ``load_model``.
+        device: ``cpu``, ``cuda``, ``cuda:1``; None = a GPU where there is one.
+        threads: of the CPU. PyTorch has one number for the whole process, which is set.
+
+    Raises:
+        ConfigError: no such device, or a number of threads below 1.
+    """
+
+    def __init__(self, loaded: LoadedModel, device: str | None = None, threads: int | None = None) -> None:
+        self.device = pick_device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.model = fuse(loaded.model).to(self.device)
+        self.postprocessor = loaded.postprocessor.to(self.device)
+        name = f"torch {torch.__version__} ({self.device})"
+        self.info = BackendInfo(loaded.labels, loaded.recipe, name, takes_content=loaded.recipe.padding is not None)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        config: str | PathLike[str] | Config | None = None,
+    ) -> TorchBackend:
+        """From a file or folder; see ``load_model``."""
+        return cls(load_model(path, config), device, threads)
+
+    @torch.inference_mode()
+    def run(
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+    ) -> Outputs:
+        """See ``Backend``."""
+        pixels = torch.from_numpy(images).to(self.device)
+        inputs = self.info.recipe.to_input(pixels) if pixels.dtype == torch.uint8 else pixels
+        sizes = torch.from_numpy(orig_sizes).to(self.device)
+        further = {} if content_sizes is None else {"content_sizes": torch.from_numpy(content_sizes).to(self.device)}
+        labels, boxes, scores = self.postprocessor(self.model(inputs, **further), sizes)
+        return Outputs(labels.cpu().numpy(), boxes.float().cpu().numpy(), scores.float().cpu().numpy())
+
+
+def pick_device(wanted: str | None) -> torch.device:
+    """A device by name; None = a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ConfigError(f"device is {wanted!r}: give cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        raise ConfigError(f"device is {wanted}, but torch sees {torch.cuda.device_count()} CUDA devices: give cpu")
+    return device

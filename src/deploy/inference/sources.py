@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where pictures come from: files, folders, patterns, videos, cameras."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path, PurePath
+from typing import Protocol
+
+from PIL import Image
+
+from ...core.errors import ConfigError, DataError
+from ...data.dataset.images import SUFFIXES, list_images
+from ..pictures import read_rgb
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+"""Files that are opened as videos."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video or camera that frames belong to."""
+
+    name: str
+    """Its own among all sources of a command, without suffix."""
+    rate: Fraction
+    """Frames per second."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture."""
+
+    name: str
+    """Relative path with suffix, its own among all pictures of a command: what outputs are called."""
+    image: Image.Image
+    """RGB, upright."""
+    clip: Clip | None = None
+    number: int = 0
+    """Of a clip's frame, from 0."""
+    seconds: float | None = None
+    """Time of a clip's frame, where the file says it."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture or the rest of a video that could not be used."""
+
+    name: str
+    reason: str
+    """One line that names the file."""
+
+
+class Source(Protocol):
+    """Pictures one after another."""
+
+    @property
+    def count(self) -> int | None:
+        """How many there are, where that is known before."""
+
+    @property
+    def clip(self) -> bool:
+        """Whether it is a video or a camera."""
+
+    def __iter__(self) -> Iterator[Frame | Skipped]: ...
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, decoded one at a time.
+
+    Args:
+        root: folder that all of them lie below.
+        names: their paths relative to it.
+    """
+
+    root: Path
+    names: Sequence[str]
+    clip = False
+
+    @property
+    def count(self) -> int:
+        """Number of files."""
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Frame | Skipped]:
+        for name in self.names:
+            try:
+                yield Frame(name, read_rgb(self.root / name))
+            except DataError as error:
+                yield Skipped(name, str(error))
+
+
+def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 1) -> list[Source]:
+    """Find out what each text means.
+
+    Args:
+        specs: image files, video files, folders of images, patterns with ``*``, ``?`` or ``[...]`` (``**`` for all
+            folders below), camera numbers, addresses of streams (``rtsp://...``).
+        recursive: of folders, take those below too.
+        every: of videos and cameras, use each n-th frame.
+
+    Returns: all image files as one source, then each video.
+
+    Raises:
+        ConfigError: a text that means nothing here: no such file, a pattern without matches, a folder without images.
+    """
+    from .video import Video  # it needs the types above
+
+    images: list[Path] = []
+    videos: list[str] = []
+    for spec in specs:
+        found = [spec] if _is_stream(spec) else [str(path) for path in _files_of(spec, recursive)]
+        for one in found:
+            if _is_stream(one) or one.lower().endswith(VIDEO_SUFFIXES):
+                videos.append(one)
+            else:
+                images.append(Path(os.path.abspath(one)))
+    sources: list[Source] = []
+    taken: set[str] = set()
+    if images:
+        root = Path(os.path.commonpath([path.parent for path in images]))
+        names = [os.path.relpath(path, root) for path in dict.fromkeys(images)]
+        taken = {PurePath(name).parts[0] for name in names}
+        sources.append(ImageFiles(root, names))
+    for one in videos:
+        name = _own_name("camera" + one if one.isdigit() else Path(one).stem or "stream", taken)
+        taken.add(name)
+        sources.append(Video(one, name, every=every))
+    return sources
+
+
+def _is_stream(spec: str) -> bool:
+    return spec.isdigit() or "://" in spec
+
+
+def _files_of(spec: str, recursive: bool) -> list[Path]:
+    path = Path(spec)
+    if path.is_dir():
+        names = list_images(path) if recursive else _directly_in(path)
+        if not names:
+            hint = "" if recursive else ", or --recursive for the folders below"
+            raise ConfigError(
+                f"{spec}: no image in this folder ({', '.join(SUFFIXES)}){hint}; videos are given by name or pattern"
+            )
+        return [path / name for name in names]
+    if path.is_file():
+        return [path]
+    if any(sign in spec for sign in "*?["):
+        found = sorted(Path(one) for one in glob.iglob(spec, recursive=True) if os.path.isfile(one))
+        if not found:
+            raise ConfigError(f"{spec}: no file matches this pattern")
+        return found
+    raise ConfigError(f"{spec}: no such file or folder: give images, folders, patterns, videos, or a camera's number")
+
+
+def _directly_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [one.name for one in entries if one.is_file() and not one.name.startswith(".")]
+    return sorted(name for name in names if name.lower().endswith(SUFFIXES))
+
+
+def _own_name(wanted: str, taken: set[str]) -> str:
+    name, number = wanted, 2
+    while name in taken:
+        name, number = f"{wanted}-{number}", number + 1
+    return name

@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""How far the detections of two runtimes are apart. Detections are matched: near-ties may change their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+Array = NDArray[np.floating]
+
+
+class Found(NamedTuple):
+    """Detections of B images, best first."""
+
+    labels: NDArray[np.int64]
+    """(B, K)."""
+    boxes: Array
+    """(B, K, 4) xyxy in pixels of the original images."""
+    scores: Array
+    """(B, K)."""
+
+    def take(self, which: int | slice) -> Found:
+        """Some of the images, or one of them without the first dimension."""
+        return Found(self.labels[which], self.boxes[which], self.scores[which])
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ."""
+
+    score: float
+    """Largest difference of scores, in 0..1."""
+    box: float
+    """Largest difference of a box coordinate in pixels of the network's input."""
+    floor: float = 0.0
+    """Detections below this score, relative to the best one of the image, are not compared."""
+    outliers: float = 0.0
+    """Share of the compared detections that may lie beyond or find no partner: queries that changed places."""
+
+
+FP32 = Tolerance(1e-4, 0.05)
+"""Rounding of another order of summation; ties at the last place of the top-k are excused."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a batch, all images together. NaN counts as beyond every tolerance."""
+
+    score: float
+    """Largest of matched detections; with outliers allowed, the largest that is not excused."""
+    box: float
+    """Likewise, in pixels of the network's input."""
+    unmatched: int
+    """Detections without a partner of their label."""
+    compared: int
+    allowed: int
+    """Outliers that are excused."""
+
+    def problems(self, tolerance: Tolerance) -> list[str]:
+        """What lies beyond, by the name of the output; empty where everything is fine."""
+        found = []
+        if self.unmatched > self.allowed:
+            found.append(f"labels: {self.unmatched} of {self.compared} detections have no partner of their class")
+        for name, value, limit, unit in (
+            ("boxes", self.box, tolerance.box, " px"),
+            ("scores", self.score, tolerance.score, ""),
+        ):
+            if not value <= limit:
+                found.append(f"{name}: off by {value:.3g}{unit}, {limit:g}{unit} is allowed")
+        return found
+
+
+def compare(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -> Difference:
+    """Match detections image by image and take the largest differences.
+
+    Args:
+        expected, found: of the same B images.
+        scale: (B, 4) what one pixel of the original image is in pixels of the network's input, for x, y, x, y.
+        tolerance: sets the price of a pair and what is excused.
+    """
+    pairs = [_pairs(expected.take(i), found.take(i), scale[i], tolerance) for i in range(len(expected.scores))]
+    rows = np.concatenate(pairs)  # (M, 3): score difference, box difference, has a partner
+    allowed = int(tolerance.outliers * len(rows))
+    partners = rows[rows[:, 2] > 0, :2]
+    lost = len(rows) - len(partners)
+    spare = max(0, allowed - lost)
+    beyond = np.maximum(partners[:, 0] / tolerance.score, partners[:, 1] / tolerance.box)
+    order = np.argsort(np.where(np.isnan(beyond), np.inf, beyond), kind="stable")
+    kept = partners[order[: max(0, len(order) - spare)]]
+    score, box = (float(one) for one in kept.max(axis=0)) if len(kept) else (0.0, 0.0)
+    return Difference(score, box, lost, len(rows), allowed)
+
+
+def _pairs(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -> Array:
+    """(M, 3) differences of score and box, and whether there is a partner, of every expected detection that counts."""
+    scores = np.abs(expected.scores[:, None] - found.scores[None])  # (K, K)
+    boxes = (np.abs(expected.boxes[:, None] - found.boxes[None]) * scale).max(axis=-1)
+    same = expected.labels[:, None] == found.labels[None]
+    price = np.minimum(scores / tolerance.score + boxes / tolerance.box, 1e6)
+    price = np.where(same, np.where(np.isnan(price), 1e6, price), 1e7)
+    mine, theirs = linear_sum_assignment(price)
+    partner = same[mine, theirs]
+    rows = np.stack([scores[mine, theirs], boxes[mine, theirs], partner], axis=1)
+    # The last places of the top-k may be taken by another of nearly the same score.
+    near = tolerance.score * expected.scores.max()
+    could_be_cut = expected.scores[mine] <= found.scores.min() + near
+    could_come_in = found.scores[theirs] <= expected.scores.min() + near
+    tied = (price[mine, theirs] > 1) & could_be_cut & could_come_in
+    counts = expected.scores[mine] >= tolerance.floor * expected.scores.max()
+    return rows[counts & ~tied]

@@ -1,0 +1,256 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Half precision written into a graph: weights and heavy operations in float16, fragile ones in float32, with casts.
+
+Nothing is left to the runtime, so that strongly typed TensorRT and ONNX Runtime compute the same. What stays in float32
+follows from the structure of the graph, not from names:
+
+- layer and other norms, sampling (``GridSample``), top-k, reductions, exponentials, trigonometry;
+- everything between the last weights and an output, a top-k or a sampling location: distributions and their
+  expectation, reference boxes, sigmoid and inverse sigmoid, box decoding, scores;
+- what meets a float32 operand and carries no weights, as in type promotion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...core.errors import ConfigError
+from .packages import require
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+FLOAT, HALF = 1, 10
+"""Element types of ONNX."""
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+NORMS = frozenset({"LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization"})
+FRAGILE = NORMS | {
+    *("GridSample", "TopK", "Softmax", "LogSoftmax", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Sin", "Cos", "Range"),
+    *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceProd", "CumSum", "GlobalAveragePool"),
+    *("AveragePool",),
+}
+_SLICED_FROM = {"GridSample": 1, "TopK": 0}
+"""Operations whose input of that number is computed in float32 back to the last weights."""
+_LARGEST, _SMALLEST = 65504.0, 6.2e-5
+"""Finite normal numbers of float16."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a graph is in half precision."""
+
+    nodes: int
+    """Nodes that compute with floating-point numbers; casts are not counted."""
+    half_nodes: int
+    weights: int
+    """Floating-point numbers among the initialisers."""
+    half_weights: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        nodes, weights = self.half_nodes / max(1, self.nodes), self.half_weights / max(1, self.weights)
+        return (
+            f"{self.half_nodes} of {self.nodes} floating-point nodes ({nodes:.0%}) and {weights:.1%} of "
+            f"{self.weights / 1e6:.2f} M weights in float16"
+        )
+
+
+def to_half(proto: ModelProto) -> ModelProto:
+    """A float32 graph as a mixed one; inputs and outputs keep their types.
+
+    Args:
+        proto: one flat graph of standard operations with all initialisers inside.
+
+    Raises:
+        ConfigError: weights that float16 cannot hold.
+    """
+    (onnx,) = require("onnx")
+    mixed: ModelProto = type(proto)()
+    mixed.CopyFrom(proto)
+    _Conversion(onnx.shape_inference.infer_shapes(mixed).graph, _opset(proto)).write(mixed)
+    return mixed
+
+
+def share(proto: ModelProto) -> Share:
+    """Count what is half; types come from shape inference."""
+    (onnx,) = require("onnx")
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    types = element_types(graph)
+    counted = [types.get(node.output[0]) for node in graph.node if node.op_type not in ("Cast", "Constant")]
+    sizes = [(int(np.prod(one.dims)), one.data_type) for one in graph.initializer if one.data_type in (FLOAT, HALF)]
+    return Share(
+        sum(one in (FLOAT, HALF) for one in counted),
+        sum(one == HALF for one in counted),
+        sum(size for size, _ in sizes),
+        sum(size for size, kind in sizes if kind == HALF),
+    )
+
+
+def element_types(graph: object) -> dict[str, int]:
+    """Element type of every value of an inferred graph whose type is known."""
+    found = {one.name: one.data_type for one in graph.initializer}  # type: ignore[attr-defined]
+    for values in (graph.value_info, graph.input, graph.output):  # type: ignore[attr-defined]
+        found |= {one.name: one.type.tensor_type.elem_type for one in values}
+    return found
+
+
+class _Conversion:
+    """The decision for every node, then the rewriting."""
+
+    def __init__(self, graph: object, opset: int) -> None:
+        self.graph, self.opset = graph, opset
+        self.nodes: list[NodeProto] = list(graph.node)  # type: ignore[attr-defined]
+        self.types = element_types(graph)
+        self.constants: dict[str, TensorProto] = {one.name: one for one in graph.initializer}  # type: ignore[attr-defined]
+        self.maker = {name: node for node in self.nodes for name in node.output}
+        self.outputs = {one.name for one in graph.output}  # type: ignore[attr-defined]
+        self.exact = self._sliced()
+        self.half: set[str] = set()
+        """Values that are float16 after the rewriting, initialisers apart."""
+        self.rounded: set[str] = set()
+        """Values that are computed in float32 and read in float16 wherever that is possible: those of norms."""
+        for node in self.nodes:
+            if node.op_type in NORMS:
+                self.rounded |= set(node.output)
+            elif self._is_half(node):
+                self.half |= {name for name in node.output if self.types.get(name) == FLOAT}
+
+    def _sliced(self) -> set[int]:
+        """Nodes (by id) between the last weights and what must be exact."""
+        pending = [name for name in self.outputs if self.types.get(name) == FLOAT]
+        pending += [node.input[_SLICED_FROM[node.op_type]] for node in self.nodes if node.op_type in _SLICED_FROM]
+        found: set[int] = set()
+        while pending:
+            node = self.maker.get(pending.pop())
+            if node is None or id(node) in found or node.op_type in HEAVY | NORMS or self._is_bias(node):
+                continue
+            found.add(id(node))
+            pending += [name for name in node.input if self.types.get(name) == FLOAT]
+        return found
+
+    def _is_bias(self, node: NodeProto) -> bool:
+        """Adds a bias to a product with weights: the two are one layer."""
+        if node.op_type != "Add":
+            return False
+        products = [name for name in node.input if name in self.maker and self.maker[name].op_type == "MatMul"]
+        biases = [name for name in node.input if name in self.constants and len(self.constants[name].dims) <= 1]
+        return len(products) == len(biases) == 1 and any(one in self.constants for one in self.maker[products[0]].input)
+
+    def _is_half(self, node: NodeProto) -> bool:
+        if id(node) in self.exact or not any(self.types.get(name) == FLOAT for name in node.output):
+            return False
+        if self.outputs.intersection(node.output):
+            return False
+        floats = self._float_inputs(node)
+        if not all(_fits(self.constants[name]) for name in floats if name in self.constants):
+            return self._refuse(node, floats)
+        if node.op_type in HEAVY or self._is_bias(node):
+            return True
+        if node.op_type == "Softmax":  # of attention: its operands are products in float16
+            return self.maker.get(node.input[0]) is not None and node.input[0] in self.half and self._feeds_matmul(node)
+        computed = [name for name in floats if name not in self.constants]
+        return (
+            node.op_type not in FRAGILE
+            and bool(computed)
+            and all(name in self.half | self.rounded for name in computed)
+        )
+
+    def _feeds_matmul(self, node: NodeProto) -> bool:
+        readers = [one for one in self.nodes if node.output[0] in one.input]
+        return bool(readers) and all(one.op_type == "MatMul" for one in readers)
+
+    def _refuse(self, node: NodeProto, floats: Iterable[str]) -> bool:
+        """Constants beyond float16 keep a light node in float32; heavy ones would make the half graph a fiction."""
+        wrong = [name for name in floats if name in self.constants and not _fits(self.constants[name])]
+        large = [name for name in wrong if np.abs(_finite(self.constants[name])).max(initial=0) > _LARGEST]
+        if large and node.op_type in HEAVY:
+            raise ConfigError(
+                f"{large[0]} holds values beyond {_LARGEST:.0f}, which float16 cannot: export with --precision fp32"
+            )
+        return node.op_type in HEAVY
+
+    def _float_inputs(self, node: NodeProto) -> list[str]:
+        """Inputs that have the type of the result; some operations take further floats that must stay float32."""
+        typed = _typed_inputs(node.op_type, self.opset, len(node.input))
+        return [name for name, takes in zip(node.input, typed) if takes and self.types.get(name) == FLOAT]
+
+    def write(self, mixed: ModelProto) -> None:
+        """Put casts between the precisions, halve initialisers that only half nodes read, retype values."""
+        from onnx import helper
+
+        casts: dict[tuple[str, int], str] = {}
+        nodes: list[NodeProto] = []
+        halved: dict[str, str] = {}
+        for node in self.nodes:
+            wants = HALF if any(name in self.half for name in node.output) else FLOAT
+            typed = _typed_inputs(node.op_type, self.opset, len(node.input))
+            for position, name in enumerate(node.input):
+                if self.types.get(name) != FLOAT:
+                    continue
+                needed = wants if typed[position] and node.op_type != "Cast" else FLOAT
+                if node.op_type == "Cast" or needed == (HALF if name in self.half else FLOAT):
+                    continue
+                if name in self.constants:
+                    halved[name] = f"{name}.half"
+                    node.input[position] = halved[name]
+                    continue
+                if (name, needed) not in casts:
+                    casts[name, needed] = f"{name}.{'half' if needed == HALF else 'float'}"
+                    nodes.append(
+                        helper.make_node("Cast", [name], [casts[name, needed]], f"cast_{len(casts)}", to=needed)
+                    )
+                node.input[position] = casts[name, needed]
+            nodes.append(node)
+        self._replace(mixed, nodes, halved)
+
+    def _replace(self, mixed: ModelProto, nodes: list[NodeProto], halved: dict[str, str]) -> None:
+        from onnx import numpy_helper
+
+        graph = mixed.graph
+        del graph.node[:], graph.value_info[:]
+        graph.node.extend(nodes)
+        read = {name for node in nodes for name in node.input}
+        kept = [one for one in graph.initializer if one.name in read]
+        for name, new in halved.items():
+            values = numpy_helper.to_array(self.constants[name])
+            kept.append(numpy_helper.from_array(values.astype(np.float16), new))
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+
+@cache
+def _typed_inputs(op_type: str, opset: int, count: int) -> tuple[bool, ...]:
+    """Which of ``count`` inputs have the type of the first output, by the standard's schema."""
+    from onnx import defs
+
+    schema = defs.get_schema(op_type, opset)
+    kind = schema.outputs[0].type_str
+    inputs = [one.type_str for one in schema.inputs]
+    inputs += inputs[-1:] * (count - len(inputs))  # the last one may be variadic
+    return tuple(one == kind for one in inputs[:count])
+
+
+def _finite(tensor: TensorProto) -> np.ndarray:
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    return values[np.isfinite(values)]
+
+
+def _fits(tensor: TensorProto) -> bool:
+    """Whether float16 holds every number; of tables only the range counts, of a few numbers also tiny ones (eps)."""
+    values = np.abs(_finite(tensor))
+    if values.max(initial=0) > _LARGEST:
+        return False
+    tiny = values[(values > 0) & (values < _SMALLEST)]
+    return values.size > 8 or bool((tiny.astype(np.float16) == tiny).all())
+
+
+def _opset(proto: ModelProto) -> int:
+    return next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))

@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Real images on which an exported graph is compared, and what PyTorch finds in them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ...core.errors import DataError
+from ...data.dataset.images import UNDECODABLE, list_images, upright_rgb
+from ..preprocess import Recipe
+from .compare import FP32, Found, compare
+from .graph import Deployed
+
+logger = logging.getLogger(__name__)
+
+WANTED = 8
+"""Images in the largest batch that is compared."""
+_CANDIDATES = 3 * WANTED
+_JITTERS, _DRAWS = (1e-6, 2e-7), 2
+"""Size of the noise, in 0..1, and number of the draws that find images on which PyTorch itself is unstable; the smaller
+noise is for models that are unstable on all images at the larger one, as a D-FINE-X with random weights."""
+_Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], Found]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Images of one size and what PyTorch finds in them."""
+
+    pixels: NDArray[np.uint8]
+    """(M, 3, H, W) RGB."""
+    inputs: NDArray[np.float32]
+    """(M, 3, H, W) what the network reads."""
+    sizes: NDArray[np.int64]
+    """(M, 2) original width and height."""
+    expected: Found
+    """Of the M images."""
+    unstable: int
+    """Images that were left out."""
+    layer_norms: int
+    """How often the model normalises layers in one pass."""
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """(M, 4) pixels of the network's input per pixel of the original."""
+        height, width = self.pixels.shape[-2:]
+        return np.array([width, height, width, height]) / np.tile(self.sizes, 2)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Up to 24 images of a folder, spread over it.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    names = list_images(folder) if folder.is_dir() else []
+    if not names:
+        raise DataError(f"{folder}: no images to compare with: give a folder of real ones with --images")
+    step = max(1, len(names) // _CANDIDATES)
+    return [folder / name for name in names[::step][:_CANDIDATES]]
+
+
+def draw_sample(deployed: Deployed, paths: Sequence[Path], recipe: Recipe) -> Sample:
+    """Prepare images as the run evaluates, and let PyTorch detect.
+
+    Near-ties in the selection of queries make a detector jump at rounding noise. Such images would say nothing about
+    the export, so those on which PyTorch's own answer moves beyond the fp32 tolerance when pixels change by 1e-6 are
+    left out (by 2e-7 where that leaves none). That does not depend on the exported file.
+
+    Args:
+        deployed: the model that is exported.
+        paths: images; the first 8 that can be used are taken.
+        recipe: resizes to one size.
+
+    Raises:
+        DataError: an image that cannot be decoded, or none on which PyTorch is stable.
+    """
+    for jitter in _JITTERS:
+        kept, unstable = _stable_images(deployed, paths, recipe, jitter)
+        if kept:
+            break
+    if not kept:
+        raise DataError(
+            f"PyTorch's own detections jump at rounding noise on all {unstable} images: give other ones with --images"
+        )
+    pixels, inputs, shapes, found = (list(part) for part in zip(*(kept[i % len(kept)] for i in range(WANTED))))
+    return Sample(
+        np.concatenate(pixels),
+        np.concatenate(inputs),
+        np.concatenate(shapes),
+        Found(*(np.concatenate(part) for part in zip(*found))),
+        unstable,
+        _layer_norms(deployed, torch.from_numpy(kept[0][1]), kept[0][2]),
+    )
+
+
+def _stable_images(
+    deployed: Deployed, paths: Sequence[Path], recipe: Recipe, jitter: float
+) -> tuple[list[_Prepared], int]:
+    """The first images that can be used, and how many others were met before."""
+    kept: list[_Prepared] = []
+    unstable = 0
+    for path in paths:
+        ((_, prepared),) = recipe.prepare([_decoded(path)])
+        sizes = np.ascontiguousarray(prepared.sizes[:, ::-1])
+        floats = recipe.to_input(torch.from_numpy(prepared.pixels.copy()))
+        expected = detect(deployed, floats, sizes)
+        if _is_stable(deployed, floats, sizes, expected, jitter):
+            kept.append((prepared.pixels, floats.numpy(), sizes, expected))
+        else:
+            unstable += 1
+        if len(kept) == WANTED:
+            break
+    return kept, unstable
+
+
+def detect(deployed: Deployed, floats: Tensor, sizes: NDArray[np.int64]) -> Found:
+    """PyTorch's answer to what the network reads, in float32."""
+    with torch.inference_mode():
+        found = deployed.postprocessor(deployed.model(floats), torch.from_numpy(sizes.copy()))
+    return Found(found.labels.numpy(), found.boxes.numpy(), found.scores.numpy())
+
+
+def _is_stable(deployed: Deployed, floats: Tensor, sizes: NDArray[np.int64], expected: Found, jitter: float) -> bool:
+    height, width = floats.shape[-2:]
+    scale = np.array([width, height, width, height]) / np.tile(sizes, 2)
+    for seed in range(_DRAWS):
+        noise = torch.rand(floats.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        moved = detect(deployed, floats + noise * jitter * floats.max().clamp(min=1), sizes)
+        if compare(expected, moved, scale, FP32).problems(FP32):
+            return False
+    return True
+
+
+def _layer_norms(deployed: Deployed, floats: Tensor, sizes: NDArray[np.int64]) -> int:
+    calls: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, module in deployed.named_modules()
+        if isinstance(module, torch.nn.LayerNorm)
+    ]
+    try:
+        detect(deployed, floats, sizes)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(calls)
+
+
+def _decoded(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            file.load()
+            return upright_rgb(file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image: check --images") from None
+    except UNDECODABLE as error:
+        raise DataError(
+            f"{path}: cannot be decoded ({error}): take it out of the folder, or give other --images"
+        ) from None

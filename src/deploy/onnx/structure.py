@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What must be true of a graph before it is run: faults that a comparison on one machine may not show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .graph import INPUTS, OUTPUTS
+from .half import FLOAT, HALF, HEAVY, share
+from .packages import require
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, ValueInfoProto
+
+_STANDARD = ("", "ai.onnx")
+_CONTROL_FLOW = ("If", "Loop", "Scan")
+_UINT8, _INT64 = 2, 7
+_TYPES = {
+    "images": (FLOAT, _UINT8),
+    "orig_target_sizes": (_INT64,),
+    "labels": (_INT64,),
+    "boxes": (FLOAT,),
+    "scores": (FLOAT,),
+}
+_RANKS = {"images": 4, "orig_target_sizes": 2, "labels": 2, "boxes": 3, "scores": 2}
+_NATIVE_LAYER_NORM = 17
+_HALF_AT_LEAST = 0.9
+"""Share of the weights that a graph called fp16 holds in float16; exports of ours reach 0.99."""
+
+
+class ExportError(ValueError):
+    """An ONNX file is not the model that it should be."""
+
+
+def read_graph(path: str | Path) -> ModelProto:
+    """An ONNX file that has our inputs and outputs.
+
+    Raises:
+        ExportError: it cannot be read, is no valid ONNX, or is of another project.
+    """
+    onnx, message = require("onnx", "google.protobuf.message")
+    try:
+        proto: ModelProto = onnx.load(str(path))
+        onnx.checker.check_model(proto)
+    except FileNotFoundError:
+        raise ExportError(f"{path}: no such file: check the path") from None
+    except (OSError, message.DecodeError, onnx.checker.ValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(f"{path}: no valid ONNX file ({reason}): export the model again") from error
+    check_names(proto, str(path))
+    return proto
+
+
+def check_names(proto: ModelProto, place: str) -> None:
+    """ExportError for a graph whose inputs or outputs are not those of a detector of ours."""
+    constants = {one.name for one in proto.graph.initializer}
+    inputs = tuple(one.name for one in proto.graph.input if one.name not in constants)
+    outputs = tuple(one.name for one in proto.graph.output)
+    if inputs != INPUTS or outputs != OUTPUTS:
+        raise ExportError(
+            f"{place}: its inputs are {', '.join(inputs) or 'none'} and its outputs {', '.join(outputs) or 'none'}, "
+            f"expected {', '.join(INPUTS)} and {', '.join(OUTPUTS)}: this is an ONNX file of another project"
+        )
+
+
+def structure_problems(
+    proto: ModelProto, *, precision: str | None = None, layer_norms: int | None = None, dynamic_size: bool = False
+) -> list[str]:
+    """Everything that is wrong with a graph, as sentences.
+
+    Args:
+        proto: from :func:`read_graph`.
+        precision: ``fp32`` or ``fp16``, what the file is called; None for what its metadata say.
+        layer_norms: how often the model normalises layers; None if unknown.
+        dynamic_size: height and width must be free.
+    """
+    stated = {one.key: one.value for one in proto.metadata_props}.get("precision", "fp32")
+    found = [*_interface_problems(proto, dynamic_size=dynamic_size), *_operator_problems(proto)]
+    found += _layer_norm_problems(proto, layer_norms)
+    if any(one.domain not in _STANDARD for one in proto.graph.node):
+        return found  # the types of such a graph cannot be worked out
+    return found + _precision_problems(proto, precision or stated)
+
+
+def _interface_problems(proto: ModelProto, *, dynamic_size: bool) -> list[str]:
+    found, batches = [], set()
+    for value in (*proto.graph.input, *proto.graph.output):
+        dims = _dims(value)
+        kind = value.type.tensor_type.elem_type
+        if kind not in _TYPES[value.name]:
+            found.append(f"{value.name} has element type {kind}, expected {' or '.join(map(str, _TYPES[value.name]))}")
+        if len(dims) != _RANKS[value.name]:
+            found.append(f"{value.name} has {len(dims)} dimensions, expected {_RANKS[value.name]}")
+            continue
+        batches.add(dims[0])
+        if isinstance(dims[0], int):
+            found.append(f"{value.name}: the batch is baked in as {dims[0]}")
+        if value.name == "images" and dynamic_size and any(isinstance(one, int) for one in dims[2:]):
+            found.append(f"images: height and width are {dims[2]} x {dims[3]}, asked for free ones")
+    names = {one for one in batches if isinstance(one, str) and one}
+    if len(names) > 1:
+        found.append(
+            f"the batch has several names ({', '.join(sorted(names))}): inputs and outputs do not belong together"
+        )
+    return found
+
+
+def _dims(value: ValueInfoProto) -> list[int | str]:
+    shape = value.type.tensor_type.shape.dim
+    return [one.dim_value if one.HasField("dim_value") else one.dim_param for one in shape]
+
+
+def _operator_problems(proto: ModelProto) -> list[str]:
+    found = []
+    foreign = {f"{one.domain}.{one.op_type}" for one in proto.graph.node if one.domain not in _STANDARD}
+    if foreign:
+        found.append(f"operations outside the ONNX standard: {', '.join(sorted(foreign))}")
+    if proto.functions:
+        found.append(f"{len(proto.functions)} functions of its own instead of one flat graph")
+    flow = sorted({one.op_type for one in proto.graph.node if one.op_type in _CONTROL_FLOW})
+    if flow:
+        found.append(f"control flow ({', '.join(flow)}), which runtimes cannot fuse")
+    opset = next((one.version for one in proto.opset_import if one.domain in _STANDARD), 0)
+    if opset < _NATIVE_LAYER_NORM:
+        found.append(f"opset {opset} has no LayerNormalization: export with opset {_NATIVE_LAYER_NORM} or newer")
+    return found
+
+
+def _layer_norm_problems(proto: ModelProto, layer_norms: int | None) -> list[str]:
+    native = Counter(one.op_type for one in proto.graph.node)["LayerNormalization"]
+    split = _split_norms(proto)
+    if split:
+        return [
+            f"layer norm is split into parts that overflow in fp16 ({split} times; {native} LayerNormalization): "
+            "export with opset 17 or newer"
+        ]
+    if layer_norms is not None and native < layer_norms:
+        return [f"{native} LayerNormalization for {layer_norms} layer norms of the model: the others were rewritten"]
+    return []
+
+
+def _split_norms(proto: ModelProto) -> int:
+    """Square roots of a mean of squared distances from a mean."""
+    maker = {name: node for node in proto.graph.node for name in node.output}
+
+    def made_by(name: str, *kinds: str) -> NodeProto | None:
+        node = maker.get(name)
+        return node if node is not None and node.op_type in kinds else None
+
+    def is_split(root: NodeProto) -> bool:
+        total = made_by(root.input[0], "Add")
+        means = [made_by(one, "ReduceMean") for one in (total.input if total else ())]
+        squares = [made_by(one.input[0], "Pow", "Mul") for one in means if one]
+        distances = [made_by(one.input[0], "Sub") for one in squares if one]
+        return any(made_by(name, "ReduceMean") for one in distances if one for name in one.input)
+
+    return sum(is_split(node) for node in proto.graph.node if node.op_type == "Sqrt")
+
+
+def _precision_problems(proto: ModelProto, precision: str) -> list[str]:
+    counted = share(proto)
+    if precision == "fp32":
+        return [f"called fp32, but {counted.describe()}"] if counted.half_weights or counted.half_nodes else []
+    heavy = _heavy_weights(proto)
+    part = heavy[HALF] / max(1, heavy[HALF] + heavy[FLOAT])
+    if part < _HALF_AT_LEAST:
+        return [
+            f"called fp16, but {part:.0%} of the weights of convolutions and linear layers are in float16, expected "
+            f"{_HALF_AT_LEAST:.0%}"
+        ]
+    return []
+
+
+def _heavy_weights(proto: ModelProto) -> dict[int, int]:
+    """Numbers by element type in initialisers that convolutions and products read."""
+    read = {name for node in proto.graph.node if node.op_type in HEAVY for name in node.input}
+    count: dict[int, Any] = {FLOAT: 0, HALF: 0}
+    for one in proto.graph.initializer:
+        if one.name in read and one.data_type in count:
+            count[one.data_type] += int(np.prod(one.dims))
+    return count

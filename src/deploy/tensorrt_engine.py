@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Build a TensorRT engine from an ONNX file, strongly typed: what is half in the graph is half in the engine.
+
+Written against the documented Python API of TensorRT 10 and 11 and tested with a stand-in; not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..core.atomic import whole_file
+from ..core.errors import CheckpointError, ConfigError
+from .onnx.structure import ExportError, read_graph, structure_problems
+
+VERSIONS = (10, 11)
+_HALF = re.compile(r"half|fp16|float16", re.IGNORECASE)
+_TYPE_KEYS = re.compile(r"data ?type|format", re.IGNORECASE)
+"""TensorRT 10 writes "Format/Datatype" for a layer's tensors, 11 "Format" and "DataType"."""
+_MULTIPLIES = re.compile(r"conv|gemm|matmul|matrixmultiply|fullyconnected|myelin|mha", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What was built."""
+
+    path: Path
+    precision: str
+    layers: int
+    half_layers: int
+    """Layers that read or write float16."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Numbers of images that an engine takes: the least, the one it is tuned for, the most."""
+
+    least: int = 1
+    best: int = 1
+    most: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.best <= self.most:
+            raise ConfigError(
+                f"batches are {self.least}, {self.best}, {self.most}: give them as least <= best <= most, from 1 on"
+            )
+
+
+def build_engine(
+    graph: Path,
+    engine: Path,
+    *,
+    batches: Batches = Batches(),
+    sizes: Sequence[tuple[int, int]] | None = None,
+    timing_cache: Path | None = None,
+    workspace_gb: float = 4.0,
+) -> EngineReport:
+    """Parse, build, inspect, and only then write the engine and its texts (``model.engine.json``).
+
+    Args:
+        graph: from ``tools/export_onnx.py``.
+        engine: file to write.
+        batches: of the optimisation profile.
+        sizes: least, best and most (height, width) of a graph of free size; None for graphs of one size.
+        timing_cache: read if it is there, and written: the next build on the same GPU takes seconds.
+        workspace_gb: memory that kernels may use, in 2^30 bytes.
+
+    Raises:
+        ConfigError: no TensorRT 10 or 11 here, or sizes that do not fit the graph.
+        ExportError: the graph is no detector of ours, or the engine is not what the graph says.
+        CheckpointError: TensorRT could not build it.
+    """
+    proto = read_graph(graph)
+    if problems := structure_problems(proto):
+        raise ExportError(f"{graph}: " + "; ".join(problems))
+    metadata = {one.key: one.value for one in proto.metadata_props}
+    profile = _profile(proto, batches, sizes, str(graph))
+    trt = _package()
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = _network(trt, builder, logger, graph)
+    config = _config(trt, builder, profile, workspace_gb)
+    cache = _use_cache(config, timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise CheckpointError(f"{graph}: TensorRT {trt.__version__} could not build it: its log above says which layer")
+    report = _inspect(trt, logger, bytes(plan), engine, metadata.get("precision", "fp32"))
+    _write(engine, bytes(plan))
+    _write(engine.with_name(f"{engine.name}.json"), json.dumps(_texts(metadata, trt, batches), indent=2).encode())
+    if timing_cache is not None:
+        _write(timing_cache, bytes(cache.serialize()))
+    return report
+
+
+def _package() -> Any:
+    try:
+        trt = import_module("tensorrt")
+    except ImportError as error:
+        raise ConfigError(
+            f"engines need the package tensorrt ({error}) and an NVIDIA GPU: pip install tensorrt, or use trtexec"
+        ) from None
+    if int(trt.__version__.split(".")[0]) not in VERSIONS:
+        raise ConfigError(
+            f"TensorRT {trt.__version__} is installed: engines are built with {' or '.join(map(str, VERSIONS))}"
+        )
+    return trt
+
+
+def _profile(
+    proto: Any, batches: Batches, sizes: Sequence[tuple[int, int]] | None, place: str
+) -> dict[str, list[tuple[int, ...]]]:
+    """Least, best and most shape of every input."""
+    rows, columns = proto.graph.input[0].type.tensor_type.shape.dim[2:]
+    fixed = rows.HasField("dim_value") and columns.HasField("dim_value")
+    if fixed and sizes is not None:
+        raise ConfigError(f"{place}: takes images of {rows.dim_value} x {columns.dim_value} only: leave --sizes out")
+    if not fixed and (sizes is None or len(sizes) != 3):
+        raise ConfigError(f"{place}: height and width are free: give the least, the best and the most with --sizes")
+    shapes = [(rows.dim_value, columns.dim_value)] * 3 if sizes is None else list(sizes)
+    counts = (batches.least, batches.best, batches.most)
+    return {
+        "images": [(count, 3, *size) for count, size in zip(counts, shapes)],
+        "orig_target_sizes": [(count, 2) for count in counts],
+    }
+
+
+def _network(trt: Any, builder: Any, logger: Any, graph: Path) -> Any:
+    """The parsed network. TensorRT 11 knows strongly typed networks only and ignores the flag, if it still has it."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise CheckpointError(f"{graph}: TensorRT {trt.__version__} cannot read it ({reasons})")
+    return network
+
+
+def _config(trt: Any, builder: Any, shapes: Mapping[str, Sequence[tuple[int, ...]]], workspace_gb: float) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(workspace_gb * (1 << 30)))
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows no types
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and rounds float32 products to ten bits
+    profile = builder.create_optimization_profile()
+    for name, (least, best, most) in shapes.items():
+        profile.set_shape(name, least, best, most)
+    config.add_optimization_profile(profile)
+    return config
+
+
+def _use_cache(config: Any, path: Path | None) -> Any:
+    if path is None:
+        return None
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _inspect(trt: Any, logger: Any, plan: bytes, path: Path, precision: str) -> EngineReport:
+    """Ask the engine what its layers compute in."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise CheckpointError(f"{path}: TensorRT {trt.__version__} cannot read the engine that it has just built")
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    layers = [one for one in json.loads(text).get("Layers", []) if isinstance(one, dict)]
+    half = [one for one in layers if _is_half(one)]
+    report = EngineReport(path, precision, len(layers), len(half))
+    if not layers:
+        raise ExportError(f"{path}: the engine tells nothing about its layers, so its precision is unknown")
+    heavy = [one for one in layers if _MULTIPLIES.search(f"{one.get('LayerType', '')} {one.get('Name', '')}")]
+    computing = [one for one in heavy if _is_half(one)]
+    if precision == "fp16" and len(computing) * 2 < max(1, len(heavy)):
+        raise ExportError(
+            f"{path}: not an FP16 engine: {len(computing)} of {len(heavy)} convolutions and products are in half "
+            "precision; the graph is, so this TensorRT changed it: try another version"
+        )
+    if precision == "fp32" and half:
+        raise ExportError(f"{path}: {len(half)} of {len(layers)} layers are in half precision, the graph has none")
+    return report
+
+
+def _is_half(layer: Mapping[str, Any]) -> bool:
+    tensors = [one for key in ("Inputs", "Outputs") for one in layer.get(key, ()) if isinstance(one, dict)]
+    return any(_HALF.search(str(value)) for one in tensors for key, value in one.items() if _TYPE_KEYS.search(key))
+
+
+def _texts(metadata: Mapping[str, str], trt: Any, batches: Batches) -> dict[str, str]:
+    """What the graph said, and what an engine depends on: it cannot carry texts itself."""
+    counts = json.dumps([batches.least, batches.best, batches.most])
+    return {**metadata, "tensorrt_version": str(trt.__version__), "batches": counts}
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with whole_file(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: could not be written ({error.strerror}): free space or choose another output"
+        ) from None

@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What pictures made with matplotlib share: figures without global state, cut-outs of images, boxes, files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from ..core.atomic import whole_file
+from .draw import class_color
+
+DPI = 110
+_FLATTEST = 0.35
+"""Shorter by longer side of a cut-out, at least: a line of text needs some surroundings."""
+_LARGEST = 1200
+"""Pixels a side beyond which a cut-out gains nothing in a figure."""
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure of that many inches, without a window and without global state.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with whole_file(path, durable=False) as partial:
+        figure.savefig(partial, format="png", dpi=DPI)
+
+
+def color_of(label: int) -> tuple[float, float, float]:
+    """The class's colour, the same as in drawn pictures, for matplotlib."""
+    red, green, blue = class_color(label)
+    return red / 255, green / 255, blue / 255
+
+
+def view_around(
+    boxes_xyxy_px: ArrayLike, size: tuple[int, int], *, margin: float = 0.3, least: int = 48
+) -> tuple[int, int, int, int]:
+    """The part of an image that shows boxes with some surroundings.
+
+    Args:
+        boxes_xyxy_px: (n, 4), n >= 1; what lies outside the image is not looked for.
+        size: (height, width) of the image.
+        margin: added on each side, as a share of the height or width that the boxes span. Flat boxes get more, so
+            that the view is not flatter than ``_FLATTEST``, where the image has it.
+        least: pixels a side, where the image has them.
+
+    Returns: left, top, right, bottom in pixels, inside the image, at least 1 x 1.
+    """
+    boxes = np.asarray(boxes_xyxy_px, dtype=np.float64).reshape(-1, 4)
+    limits = np.array([size[1], size[0]], dtype=np.float64)
+    corners = np.stack([boxes[:, :2], boxes[:, 2:]])
+    low, high = corners.min(axis=(0, 1)).clip(0, limits), corners.max(axis=(0, 1)).clip(0, limits)
+    span = np.maximum((high - low) * (1 + 2 * margin), least)
+    span = np.maximum(span, _FLATTEST * np.minimum(span, limits).max())
+    start = ((low + high - span) / 2).clip(0, np.maximum(limits - span, 0))
+    left, top = (int(one) for one in np.minimum(start, limits - 1))
+    right, bottom = (int(one) for one in np.minimum(np.ceil(start + span), limits))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def show_view(axes: Any, image: Image.Image, view: tuple[int, int, int, int]) -> None:
+    """A part of an image, in axes whose units are pixels of the whole image."""
+    part = image.crop(view)
+    if max(part.size) > _LARGEST:
+        part.thumbnail((_LARGEST, _LARGEST))
+    left, top, right, bottom = view
+    axes.imshow(np.asarray(part), extent=(left, right, bottom, top), interpolation="antialiased")
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def add_box(axes: Any, box_xyxy_px: Sequence[float] | NDArray[Any], *, rim: bool = True, **style: Any) -> Any:
+    """An unfilled rectangle in pixels of the image; a thin white rim keeps it visible on any ground."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    left, top, right, bottom = (float(one) for one in box_xyxy_px)
+    width = style.pop("linewidth", 1.8)
+    patch = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=width, **style)
+    if rim:
+        patch.set_path_effects([withStroke(linewidth=width + 1.4, foreground="white")])
+    axes.add_patch(patch)
+    return patch

@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""A sheet of errors: crops of the images with what was found, what is annotated, and what went wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from .canvas import view_around
+from .draw import class_color
+from .errors import Error
+
+COLUMNS = 6
+_TILE = (200, 230)
+"""(height, width) of a crop in pixels."""
+_GAP = 12
+_LINES = 3
+_FONT_PX = 13
+_DASH = 7
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+def error_sheet(
+    errors: Sequence[Error],
+    open_image: Callable[[int], Image.Image],
+    image_names: Sequence[str],
+    class_names: Sequence[str],
+) -> Image.Image:
+    """Crops in rows of ``COLUMNS``, in the given order: the detection with a solid line, the object with a dashed one.
+
+    Args:
+        errors: at least one; those of one image are best given few at a time, an image is opened once per run of them.
+        open_image: index of an image -> RGB.
+        image_names: by index, for captions.
+        class_names: by class index.
+    """
+    font = ImageFont.load_default(_FONT_PX)
+    line = math.ceil(font.getbbox("Ag|")[3]) + 3
+    height, width = _TILE[0] + _LINES * line + _GAP, _TILE[1] + _GAP
+    columns = min(COLUMNS, len(errors))
+    rows = -(-len(errors) // columns)
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
+    write = ImageDraw.Draw(sheet)
+    last: tuple[int, Image.Image] | None = None
+    for number, error in enumerate(errors):
+        if last is None or last[0] != error.image:
+            last = (error.image, open_image(error.image))
+        left, top = _GAP + number % columns * width, _GAP + number // columns * height
+        crop = _crop(last[1], error)
+        sheet.paste(crop, (left + (_TILE[1] - crop.width) // 2, top + (_TILE[0] - crop.height) // 2))
+        lines = [*caption(error, class_names), image_names[error.image]]
+        for row, text in enumerate(lines):
+            place = (left, top + _TILE[0] + row * line)
+            write.text(place, shortened(text, _TILE[1], font), fill="black" if row < 2 else "#666666", font=font)
+    return sheet
+
+
+def caption(error: Error, class_names: Sequence[str]) -> tuple[str, str]:
+    """What was found, and what is wrong with it."""
+    name = class_names[error.label]
+    if error.kind == "miss":
+        best = f"score {error.score:.2f} at best" if error.score else "no such box at any score"
+        return f"missed: {name}", f"{error.size_px:.0f} px, {best}"
+    found = f"{name} {error.score:.2f}"
+    if error.kind == "background":
+        return found, f"{error.size_px:.0f} px, nothing annotated"
+    truth = class_names[error.truth_label]
+    said = {"confusion": f"is {truth}", "duplicate": f"{truth} is found already", "localisation": f"of {truth}"}
+    return found, f"{said[error.kind]}, IoU {error.overlap:.2f}"
+
+
+def shortened(text: str, width: int, font: Font) -> str:
+    """The text, with its middle left out where it is wider than ``width`` pixels: file names differ at both ends."""
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+        if font.getlength(short) <= width:
+            return short
+    return "…"
+
+
+def _crop(image: Image.Image, error: Error) -> Image.Image:
+    """The boxes with their surroundings, enlarged or reduced to fit a tile."""
+    boxes = [one for one in (error.box_xyxy_px, error.truth_xyxy_px) if one is not None]
+    left, top, right, bottom = view_around(boxes, (image.height, image.width), margin=0.25)
+    scale = min(_TILE[1] / (right - left), _TILE[0] / (bottom - top))
+    size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+    crop = image.crop((left, top, right, bottom)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(crop)
+    places = [_placed(one, (left, top), scale, size) for one in boxes]
+    if error.truth_xyxy_px is not None:
+        _dashed(draw, places[-1], class_color(error.truth_label))
+    if error.box_xyxy_px is not None:
+        draw.rectangle(places[0], outline=class_color(error.label), width=2)
+    return crop
+
+
+def _placed(box: NDArray[np.float64], start: tuple[int, int], scale: float, size: tuple[int, int]) -> list[int]:
+    """A box of the image in pixels of the crop, kept inside."""
+    corners = [round((float(value) - start[axis % 2]) * scale) for axis, value in enumerate(box)]
+    kept = [min(max(value, 0), size[axis % 2] - 1) for axis, value in enumerate(corners)]
+    return [min(kept[0], kept[2]), min(kept[1], kept[3]), max(kept[0], kept[2]), max(kept[1], kept[3])]
+
+
+def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[int], color: tuple[int, int, int]) -> None:
+    """White below the colour, so that it is seen beside a solid line of the same colour."""
+    left, top, right, bottom = box
+    for y in (top, bottom):
+        for number, x in enumerate(range(left, right, _DASH)):
+            draw.line((x, y, min(x + _DASH, right), y), fill=color if number % 2 else "white", width=2)
+    for x in (left, right):
+        for number, y in enumerate(range(top, bottom, _DASH)):
+            draw.line((x, y, x, min(y + _DASH, bottom)), fill=color if number % 2 else "white", width=2)

@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime: our graphs, official ones, and files that are neither."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector_cases import LABELS
+from isdfine import Detector
+from isdfine.core.errors import CheckpointError, ConfigError
+
+onnx = pytest.importorskip("onnx", reason="pip install onnx")
+pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
+from onnx import TensorProto, helper  # noqa: E402  # after the check that it is there
+
+
+def constant_graph(
+    path: Path, *, batch: int | str = "N", kind: int = TensorProto.FLOAT, io: tuple[str, ...] = (), **metadata: str
+) -> Path:
+    """A graph that answers with the mean of the pixels as score, and the whole image as box."""
+    images, sizes, labels, boxes, scores = io or ("images", "orig_target_sizes", "labels", "boxes", "scores")
+    nodes = [
+        helper.make_node("Cast", [images], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "one"], [scores]),
+        helper.make_node("Cast", [sizes], ["wh"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["wh", "wh"], ["zero"]),
+        helper.make_node("Concat", ["zero", "wh"], ["flat"], axis=1),
+        helper.make_node("Unsqueeze", ["flat", "one"], [boxes]),
+        helper.make_node("Cast", [scores], ["none"], to=TensorProto.INT64),
+        helper.make_node("Sub", ["none", "none"], [labels]),
+    ]
+    values = [
+        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+    ]
+    graph = helper.make_graph(
+        nodes, "constant",
+        [
+            helper.make_tensor_value_info(images, kind, [batch, 3, 32, 64]),
+            helper.make_tensor_value_info(sizes, TensorProto.INT64, [batch, 2]),
+        ],
+        [
+            helper.make_tensor_value_info(labels, TensorProto.INT64, [batch, 1]),
+            helper.make_tensor_value_info(boxes, TensorProto.FLOAT, [batch, 1, 4]),
+            helper.make_tensor_value_info(scores, TensorProto.FLOAT, [batch, 1]),
+        ],
+        values,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+OURS = {"isdfine_version": "0", "names": '["dark", "light"]', "ids": "[3, 7]", "size": "[32, 64]", "resize": "squash"}
+GREY = np.full((10, 20, 3), 102, np.uint8)
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 3])
+def test_batches_of_any_and_of_one_size(tmp_path: Path, batch: int | str) -> None:
+    detector = Detector.load(constant_graph(tmp_path / "m.onnx", batch=batch, **OURS), device="cpu", batch_size=4)
+    assert detector.info.max_batch == (None if batch == "N" else batch)
+    images = [np.full((10, 20 + number, 3), 51 * number, np.uint8) for number in range(5)]
+    found = detector.detect(images, 0.0)
+    np.testing.assert_allclose([one.scores[0] for one in found], [0, 0.2, 0.4, 0.6, 0.8], atol=1e-5)
+    assert [one.boxes[0].tolist() for one in found] == [[0, 0, 20 + number, 10] for number in range(5)]
+    assert found[0].label_space == LABELS
+
+
+def test_uint8_graphs_get_the_pixels(tmp_path: Path) -> None:
+    detector = Detector.load(constant_graph(tmp_path / "m.onnx", kind=TensorProto.UINT8, **OURS), device="cpu")
+    assert detector.info.uint8
+    assert detector.detect(GREY, 0.0).scores[0] == 102
+
+
+def test_an_official_export_needs_names(tmp_path: Path) -> None:
+    path = constant_graph(tmp_path / "official.onnx")
+    with pytest.raises(CheckpointError, match=r"not written by isdfine \(no isdfine_version .*class names \(names=\)"):
+        Detector.load(path, device="cpu")
+    detector = Detector.load(path, device="cpu", names=["a", "b"])
+    assert detector.info.size == (32, 64)
+    assert detector.detect(GREY, 0.0).names == ["a"]
+    with pytest.raises(CheckpointError, match=r"official.onnx \(names\): category name 'a' occurs twice"):
+        Detector.load(path, device="cpu", names=["a", "a"])
+
+
+def test_models_that_cannot_be_used(tmp_path: Path) -> None:
+    other = constant_graph(tmp_path / "other.onnx", io=("pixel_values", "sizes", "logits", "pred_boxes", "s"))
+    with pytest.raises(
+        CheckpointError,
+        match=r"other.onnx: has the inputs pixel_values, sizes and the outputs logits, pred_boxes, s, expected "
+        r"images, orig_target_sizes and labels, boxes, scores: it is another project's model; export one",
+    ):
+        Detector.load(other, device="cpu")
+    for content in (b"", b"no onnx file"):
+        (tmp_path / "broken.onnx").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"broken.onnx \(\d+ bytes\): ONNX Runtime cannot load it \("):
+            Detector.load(tmp_path / "broken.onnx", device="cpu")
+    for key, value, reason in (
+        ("names", "[", "do not say its classes"),
+        ("ids", "[1]", "do not say its classes .*2 class names for 1 category ids"),
+        ("size", "[64, 64]", r"takes images of 32 x 64 \(height x width\), its metadata say \(64, 64\)"),
+    ):
+        with pytest.raises(CheckpointError, match=reason):
+            Detector.load(constant_graph(tmp_path / "m.onnx", **OURS | {key: value}), device="cpu")
+    with pytest.raises(CheckpointError, match="says its classes itself: leave names out"):
+        Detector.load(constant_graph(tmp_path / "m.onnx", **OURS), device="cpu", names=["a"])
+
+
+def test_packages_and_devices_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = constant_graph(tmp_path / "m.onnx", **OURS)
+    with pytest.raises(ConfigError, match="device is 'tpu': give cpu, cuda or cuda:0"):
+        Detector.load(path, device="tpu")
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(ConfigError, match=r"knows only .*CPUExecutionProvider.*: pip install onnxruntime-gpu"):
+            Detector.load(path, device="cuda")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"m.onnx: running it needs a package: pip install onnxruntime"):
+        Detector.load(path, device="cpu")

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""A model comes back from every form with its classes and its preprocessing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from detector_cases import LABELS, micro_checkpoint, micro_config
+from hf_cases import filled, micro, write_micro_folder
+from isdfine.core.card import Card, save_weights
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.core.registry import REGISTRY, Registry
+from isdfine.data.label_space import MSCOCO
+from isdfine.deploy.load import load_model, recipe_of
+
+
+def test_a_run_and_its_safetensors(tmp_path: Path) -> None:
+    path = micro_checkpoint(tmp_path, "fit")
+    config = micro_config(tmp_path, "fit")
+    card = Card(config=config.data, label_space=LABELS.to_dict())
+    save_weights(filled(config).state_dict(), tmp_path / "m.safetensors", card)
+    for one in (path, tmp_path / "m.safetensors"):
+        loaded = load_model(one)
+        assert loaded.labels == LABELS
+        assert loaded.recipe.rule == "fit"
+        assert not loaded.model.training
+        assert all(
+            torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), filled(config).state_dict().values())
+        )
+        assert loaded.postprocessor.num_top_queries == 10
+        assert "criterion" not in loaded.config.data
+
+
+def test_a_folder_of_transformers(tmp_path: Path) -> None:
+    write_micro_folder(tmp_path / "hf", micro(tmp_path))
+    assert load_model(tmp_path / "hf").recipe.size == (64, 96), "the card tells how the run evaluated"
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    (tmp_path / "hf" / "model.json").unlink()
+    save_file(weights, tmp_path / "hf" / "model.safetensors")
+    loaded = load_model(tmp_path / "hf")
+    assert loaded.labels.names == ("dark", "light")
+    assert (loaded.recipe.rule, loaded.recipe.size) == ("squash", (64, 64))
+
+
+def test_official_checkpoints_need_a_config(tmp_path: Path) -> None:
+    config = micro_config(tmp_path)
+    torch.save({"model": filled(config).state_dict()}, tmp_path / "official.pth")
+    with pytest.raises(CheckpointError, match=r"official D-FINE checkpoint.* holds no config: give the YAML file"):
+        load_model(tmp_path / "official.pth")
+    for given in (config, tmp_path / "micro.yml"):
+        assert load_model(tmp_path / "official.pth", given).labels.names == ("class 0", "class 1")
+    with pytest.raises(ConfigError, match=r"absent\.yml"):
+        load_model(tmp_path / "official.pth", tmp_path / "absent.yml")
+
+
+def test_coco_models_know_their_classes(tmp_path: Path) -> None:
+    config = micro_config(tmp_path).with_values({"num_classes": 80, "remap_mscoco_category": True})
+    torch.save({"model": config.build("model").state_dict()}, tmp_path / "official.pth")
+    assert load_model(tmp_path / "official.pth", config).labels == MSCOCO
+
+
+def test_sections_elsewhere_and_none(tmp_path: Path) -> None:
+    config = micro_config(tmp_path, "fit")
+    data = config.data
+    dataset = data["val_dataloader"]["dataset"]
+    data["CocoDetection"] = {"transforms": dataset.pop("transforms")}
+    from isdfine.core.config import Config
+    from isdfine.core.located import locate
+
+    assert recipe_of(Config(locate(data, "x"), "x")).rule == "fit"
+    del data["val_dataloader"]
+    assert recipe_of(Config(locate(data, "x"), "x")).size == (64, 96)
+
+
+def test_the_global_registry_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = micro_checkpoint(tmp_path)
+    closed: list[Registry] = []
+    monkeypatch.setattr(Registry, "freeze", lambda self: closed.append(self))
+    load_model(path)
+    assert closed
+    assert REGISTRY not in closed
+
+
+def test_code_that_a_file_names_is_not_imported(tmp_path: Path) -> None:
+    path = micro_checkpoint(tmp_path)
+    content = torch.load(path, weights_only=True)
+    content["config"] = "imports: [theirs_absent]\n" + content["config"]
+    torch.save(content, path)
+    with pytest.raises(
+        CheckpointError, match="needs the modules theirs_absent of its author, and code is not imported"
+    ):
+        load_model(path)
+
+
+def test_names_that_do_not_fit(tmp_path: Path) -> None:
+    path = micro_checkpoint(tmp_path)
+    content = torch.load(path, weights_only=True)
+    content["label_space"] = {"names": ["a"], "category_ids": [1]}
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="1 class names for weights with 2 classes: the file is damaged"):
+        load_model(path)
+
+
+def test_files_that_a_backbone_started_from_are_not_needed(tmp_path: Path) -> None:
+    """A run's config still names its ImageNet file, which is not where the checkpoint has come to."""
+    config = micro_config(tmp_path)
+    timm = {"name": "efficientnet_lite0", "out_indices": [3, 4], "weights": "absent.safetensors", "pretrained": True}
+    own = {"TimmBackbone": timm, "HybridEncoder.in_channels": [112, 320], "DFINE.backbone": "TimmBackbone"}
+    config = config.with_values(own)
+    model = config.with_values({"TimmBackbone.weights": None, "TimmBackbone.pretrained": False}).build("model")
+    torch.save(
+        {"model": model.state_dict(), "config": config.dump(), "label_space": LABELS.to_dict()}, tmp_path / "b.pth"
+    )
+    loaded = load_model(tmp_path / "b.pth")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), model.state_dict().values()))

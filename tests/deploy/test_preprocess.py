@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a network gets at inference is what it got when its run was evaluated, to the last bit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detector_cases import OPS, micro_config, pictures
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.data.transforms import Compose, RandomHorizontalFlip, Resize, ResizeToFit
+from isdfine.deploy.load import recipe_of
+from isdfine.deploy.preprocess import Recipe
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("rule", OPS)
+def test_pixels_are_those_of_the_evaluation(tmp_path: Path, rule: str, scale: bool) -> None:
+    config = micro_config(tmp_path, rule, scale=scale)
+    recipe = recipe_of(config)
+    again = Recipe.from_metadata(recipe.to_metadata(), "model.onnx")
+    loader = config.build("val_dataloader")
+    images, targets = next(iter(loader))
+    files = [loader.dataset.img_folder / name for name in loader.dataset.annotations.file_names[: len(images)]]
+    for one in (recipe, again):
+        assert one.rule == ("fit" if rule == "padded" else rule)
+        [(indices, prepared)] = one.prepare([Image.open(path).convert("RGB") for path in files])
+        assert indices == list(range(len(images)))
+        assert prepared.pixels.dtype == np.uint8
+        assert torch.equal(one.to_input(torch.from_numpy(prepared.pixels)), images)
+        assert prepared.sizes.tolist() == [target["orig_size"].tolist() for target in targets]
+        content = [target["content_size"].tolist() for target in targets if "content_size" in target]
+        assert ([] if prepared.content is None else prepared.content.tolist()) == content
+    assert (recipe.size is None) == (rule in ("fit", "shorter_side"))
+
+
+def test_images_of_one_canvas_go_together(tmp_path: Path) -> None:
+    images = [Image.open(path).convert("RGB") for path in pictures(tmp_path)]
+    groups = recipe_of(micro_config(tmp_path, "fit")).prepare(images)
+    assert [indices for indices, _ in groups] == [[0, 2, 3], [1]]
+    assert [prepared.pixels.shape[2:] for _, prepared in groups] == [(64, 96), (64, 64)]
+    [(indices, prepared)] = Recipe.squash((32, 64)).prepare(images)
+    assert indices == [0, 1, 2, 3]
+    assert prepared.pixels.shape == (4, 3, 32, 64)
+
+
+def test_mean_and_deviation_of_others_exports() -> None:
+    metadata = {"size": "[4, 6]", "resize": "squash", "mean": "[0.5, 0.25, 0]", "std": "[0.5, 0.25, 1]"}
+    recipe = Recipe.from_metadata(metadata, "x")
+    assert recipe.size == (4, 6)
+    pixels = torch.full((1, 3, 4, 6), 255, dtype=torch.uint8)
+    assert recipe.to_input(pixels)[0, :, 0, 0].tolist() == [1, 3, 1]
+    assert json.loads(Recipe.squash((4, 6)).to_metadata()["size"]) == [4, 6]
+
+
+def test_what_cannot_be_repeated_is_refused(tmp_path: Path) -> None:
+    for ops, reason in (
+        ([Resize((32, 32)), RandomHorizontalFlip()], "hold RandomHorizontalFlip: inference knows Resize"),
+        ([], "resize nothing, so no input size is known"),
+        ([ResizeToFit((32, 32))], "end with ResizeToFit, which gives every image its own size: set val_dataloader"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            Recipe.of_evaluation(Compose(list(ops)))
+    with pytest.raises(CheckpointError, match=r"m.onnx: its metadata do not say how images are prepared \(KeyError"):
+        Recipe.from_metadata({}, "m.onnx")
+    with pytest.raises(CheckpointError, match=r"ask for resize 'shorter_side' to \[4, 6\] without the details"):
+        Recipe.from_metadata({"size": "[4, 6]", "resize": "shorter_side"}, "m.onnx")
+    with pytest.raises(CheckpointError, match="do not say how images are prepared"):
+        Recipe.from_metadata({"preprocess": '{"ops": [{"type": "Blur"}]}'}, "m.onnx")

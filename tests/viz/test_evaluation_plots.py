@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from figure_cases import clipped_texts
+from isdfine.viz.canvas import color_of
+from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
+from isdfine.viz.matching import match_all
+from isdfine.viz.operating_points import THRESHOLDS, ScoreCurve, score_curves
+from judged_cases import random_images
+
+
+def curves_of(classes: int, images: int = 40) -> list[ScoreCurve]:
+    made = random_images(3, images, classes)
+    names = [f"class {one} with a name that is longer than most names are" for one in range(classes)]
+    return score_curves(made, match_all(made), names)
+
+
+def line(figure, gid):
+    (found,) = [one for axes in figure.axes for one in axes.get_lines() if one.get_gid() == gid]
+    return found
+
+
+@pytest.mark.parametrize("classes", [1, 3, 14])
+def test_lines_are_the_curves(classes: int) -> None:
+    curves = curves_of(classes)
+    precision, f1 = precision_recall_figure(curves), f1_figure(curves, 0.4)
+    shown = [(label, curve) for label, curve in enumerate(curves) if curve.num_objects]
+    for label, curve in shown:
+        drawn = line(precision, curve.name)
+        assert drawn.get_ydata() == pytest.approx(curve.interpolated())
+        assert drawn.get_color() == color_of(label)
+        assert line(f1, curve.name).get_ydata() == pytest.approx(curve.at(THRESHOLDS)[2])
+    mean = np.mean([curve.interpolated() for _, curve in shown], axis=0)
+    assert line(precision, "mean").get_ydata() == pytest.approx(mean)
+    assert not clipped_texts(precision)
+    assert not clipped_texts(f1)
+
+
+def test_numbers_in_the_legend() -> None:
+    curves = curves_of(2)
+    texts = [one.get_text() for one in precision_recall_figure(curves).legends[0].get_texts()]
+    for curve, text in zip(curves, texts):
+        assert text.endswith(f"{100 * curve.ap:.1f}")
+        assert "…" in text
+    best = curves[0].best()
+    assert best is not None
+    (first, *_) = [one.get_text() for one in f1_figure(curves).legends[0].get_texts()]
+    assert first.endswith(f"{best.f1:.2f} at {best.threshold:.2f}")
+
+
+def test_classes_without_objects_are_left_out() -> None:
+    empty = ScoreCurve("none", 0, *(np.zeros(0) for _ in range(3)))
+    assert not [one for axes in precision_recall_figure([empty]).axes for one in axes.get_lines()]
+    figure = f1_figure([*curves_of(1), empty])
+    assert {one.get_gid() for axes in figure.axes for one in axes.get_lines()} >= {"mean"}
+    assert not [one for axes in figure.axes for one in axes.get_lines() if one.get_gid() == "none"]
+
+
+@pytest.mark.parametrize("classes", [1, 8, 40])
+def test_a_confusion_matrix_has_all_its_names_and_numbers(classes: int) -> None:
+    random = np.random.default_rng(0)
+    counts = random.integers(0, 2000, (classes + 1, classes + 1))
+    figure = confusion_figure(counts, [f"class {one} with a long name" for one in range(classes)])
+    axes = figure.axes[0]
+    assert axes.get_xticklabels()[-1].get_text() == "missed"
+    assert axes.get_yticklabels()[-1].get_text() == "nothing"
+    numbers = {(int(one.get_position()[1]), int(one.get_position()[0])): one.get_text() for one in axes.texts}
+    if classes < 25:
+        assert numbers == {(row, column): f"{counts[row, column]:,}" for row, column in zip(*np.nonzero(counts))}
+    else:
+        assert not numbers
+    assert not clipped_texts(figure)

@@ -1,0 +1,139 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write a trained detector as ONNX, and compare it with PyTorch in ONNX Runtime before the file gets its name.
+
+python tools/export_onnx.py -r output/run/best.pth
+python tools/export_onnx.py -c configs/dfine/dfine_hgnetv2_s_coco.yml -r dfine_s_coco.pth -o s.onnx --precision fp16
+python tools/export_onnx.py -r my-detector --dynamic-size --uint8 --images my_photos
+
+Inputs: images [N,3,H,W], orig_target_sizes [N,2] (width, height); outputs: labels, boxes, scores. See docs/export.md.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import isdfine
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.deploy.convert import image_size_of
+from isdfine.deploy.load import LoadedModel, load_model
+from isdfine.deploy.onnx.export import ExportReport, export_onnx, trtexec_line
+from isdfine.deploy.onnx.graph import DEFAULT_OPSET, GraphForm
+from isdfine.deploy.onnx.sample import images_in
+from isdfine.deploy.onnx.structure import ExportError
+from isdfine.deploy.source import open_source
+from isdfine.zoo.dfine.huggingface_config import class_count
+
+BUNDLED = Path(__file__).resolve().parent.parent / "data" / "doclayout-tiny"
+ENGINE_BATCHES = (1, 1, 8)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", help="YAML file of the run; needed for files that carry none")
+    parser.add_argument("-r", "--resume", type=Path, required=True, metavar="CHECKPOINT",
+                        help=".pth, .safetensors, or a folder of transformers")  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, help="file to write; default: the checkpoint's name with .onnx")
+    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels, multiples of 32")
+    parser.add_argument("--dynamic-size", action="store_true", help="leave height and width free, in steps of 32")
+    parser.add_argument("--uint8", action="store_true", help="images are uint8; scaling is inside the graph")
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET)
+    parser.add_argument("--images", type=Path, help="folder of real images to compare on; default: the validation set")
+    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, help="averaged or plain weights of a .pth")
+    return parser.parse_args(arguments)
+
+
+def sized(options: argparse.Namespace) -> tuple[LoadedModel, tuple[int, int]]:
+    """The model for the size asked for, and that size: tables of another size are not carried along."""
+    config = isdfine.load_config(options.config, options.update) if options.config else None
+    if options.update and config is None:
+        raise ConfigError("-u changes a config: give it with -c")
+    if config is not None and config.get("num_classes") is None:  # left to data, which need not be here
+        config = config.with_values({"num_classes": class_count(open_source(options.resume).weights)})
+    loaded = load_model(options.resume, config, ema=options.ema)
+    own = loaded.recipe.size or image_size_of(loaded.config)
+    size = (options.size[0], options.size[1]) if options.size else own
+    form = GraphForm(size, options.dynamic_size, options.uint8, options.opset)  # refuses impossible sizes and opsets
+    if loaded.recipe.padding is not None and not options.size:
+        raise ConfigError(
+            f"{options.resume}: evaluated on padded batches, and the graph has no input for the size of the content: "
+            "give --size HEIGHT WIDTH, which squashes images to one size, and evaluate that"
+        )
+    wanted = None if form.dynamic_size else list(size)
+    if loaded.config.get("eval_spatial_size") != wanted:
+        loaded = load_model(options.resume, loaded.config.with_values({"eval_spatial_size": wanted}), ema=options.ema)
+    return loaded, size
+
+
+def comparison_images(options: argparse.Namespace, loaded: LoadedModel) -> Path:
+    """Folder of images: the one given, the run's validation set, or the pages that come with this repository."""
+    if options.images is not None:
+        return Path(options.images)
+    run = isdfine.load_config(options.config, options.update).data if options.config else loaded.source.config
+    folder = (((run or {}).get("val_dataloader") or {}).get("dataset") or {}).get("img_folder")
+    if isinstance(folder, str) and Path(folder).is_dir():
+        return Path(folder)
+    if not BUNDLED.is_dir():
+        raise DataError("no images to compare with: give a folder of real ones with --images")
+    return BUNDLED
+
+
+def metadata_of(loaded: LoadedModel) -> dict[str, str]:
+    """What the file says about its classes and its origin."""
+    return {
+        "isdfine_version": isdfine.__version__,
+        "names": json.dumps(list(loaded.labels.names), ensure_ascii=False),
+        "ids": json.dumps(list(loaded.labels.category_ids)),
+        "source": loaded.source.provenance,
+        "licence": loaded.source.licence or "unknown",
+    }
+
+
+def describe(report: ExportReport, folder: Path, size: tuple[int, int], options: argparse.Namespace) -> None:
+    """Say what was written and how it was checked."""
+    print(f"compared: ONNX Runtime with PyTorch on images of {folder}")
+    if report.unstable:
+        print(f"          {report.unstable} images left out: PyTorch's own answer jumps there at rounding noise")
+    for case, found in report.differences.items():
+        excused = f", of {found.compared} detections up to {found.allowed} left out" if found.allowed else ""
+        print(f"          {case}: scores {found.score:.2g}, boxes {found.box:.2g} px{excused}")
+    print(f"half:     {report.share.describe()}")
+    print(f"written:  {report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {report.nodes} nodes, "
+          f"{report.seconds:.0f} s)")  # fmt: skip
+    print("TensorRT: " + trtexec_line(report.path, size, dynamic_size=options.dynamic_size, batches=ENGINE_BATCHES))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command: 2 for a mistake of the user, 1 for a graph that is not the model; each is one line."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    output = options.output or Path(options.resume.name).with_suffix(".onnx")
+    try:
+        loaded, size = sized(options)
+        folder = comparison_images(options, loaded)
+        report = export_onnx(
+            loaded.model, loaded.postprocessor, output, size=size, images=images_in(folder),
+            precision=options.precision, dynamic_size=options.dynamic_size, uint8_input=options.uint8,
+            metadata=metadata_of(loaded), recipe=loaded.recipe, opset=options.opset,
+        )  # fmt: skip
+        describe(report, folder, size, options)
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ExportError as error:
+        print(f"error: export failed, nothing was written: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

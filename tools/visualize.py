@@ -1,0 +1,400 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Look at a trained detector: a report of its evaluation, its errors, its detections, its decoder at work.
+
+python tools/visualize.py report     -c configs/quickstart.yml -r output/quickstart/best.pth -o report
+python tools/visualize.py errors     -c configs/quickstart.yml -r output/quickstart/best.pth -o errors --threshold 0.4
+python tools/visualize.py detections -c configs/quickstart.yml -r output/quickstart/best.pth -o pictures --max-images 20
+python tools/visualize.py fdr        -c configs/quickstart.yml -r output/quickstart/best.pth -o fdr --images page.jpg
+python tools/visualize.py attention  -c configs/quickstart.yml -r output/quickstart/best.pth -o attention --objects 2
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import isdfine
+from isdfine.core.atomic import whole_file
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.log import setup_logging
+from isdfine.data.dataset.detection import GroundTruth
+from isdfine.data.evaluate import EvalResult
+from isdfine.deploy.decoder_pictures import draw_attention, draw_refinement, draw_self_attention
+from isdfine.deploy.inspection import Inspection, inspect_image
+from isdfine.deploy.load import recipe_of
+from isdfine.deploy.pictures import read_rgb
+from isdfine.deploy.preprocess import Prepared
+from isdfine.nn.padding import CONTENT_SIZE
+from isdfine.nn.types import Detections
+from isdfine.solver.evaluate import detect
+from isdfine.solver.solver import Evaluation
+from isdfine.viz.canvas import save_figure
+from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
+from isdfine.viz.errors import Kind
+from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
+from isdfine.viz.judgement import SHEET, Judgement, judge
+from isdfine.viz.matching import JudgedImage
+from isdfine.viz.report import EvaluationReport, Picture, write_report
+
+NEEDED = ("model", "postprocessor", "evaluator", "val_dataloader")
+FIRST = 8
+"""Validation images that are looked at where none are named."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    run = argparse.ArgumentParser(add_help=False)
+    run.add_argument("-c", "--config", required=True, help="YAML file of the run")
+    run.add_argument("-r", "--resume", required=True, help="checkpoint or run folder")
+    run.add_argument("-o", "--output", required=True, type=Path, help="folder to write")
+    run.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    run.add_argument("-d", "--device", help="cpu, cuda or cuda:0")
+    run.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    judge = argparse.ArgumentParser(add_help=False)
+    judge.add_argument("--max-images", type=int, help="only the first N validation images")
+    judge.add_argument("--threshold", type=float, help="smallest score (default: where the mean F1 is highest)")
+    judge.add_argument("--most", type=int, default=SHEET, help="errors shown per kind (%(default)s)")
+    look = argparse.ArgumentParser(add_help=False)
+    look.add_argument("--images", nargs="+", default=[], metavar="IMAGE",
+                      help="files, or names or ids of validation images (default: the first)")  # fmt: skip
+    look.add_argument("--max-images", type=int, help=f"images at most (those of --images, else {FIRST})")
+    look.add_argument("--threshold", type=float, default=THRESHOLD, help="smallest score (%(default)s)")
+    layers = argparse.ArgumentParser(add_help=False)
+    layers.add_argument("--objects", type=int, default=3, help="surest objects per image (%(default)s)")
+    layers.add_argument("--layers", type=int, nargs="+", default=[], metavar="N", help="decoder layers, the first is 1")
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("report", parents=[run, judge], help="evaluate, and write one HTML file with everything")
+    one.add_argument("--samples", type=int, default=8, help="sample pictures (%(default)s)")
+    commands.add_parser("errors", parents=[run, judge], help="evaluate, and write sheets of what went wrong")
+    commands.add_parser("detections", parents=[run, look], help="ground truth and detections side by side")
+    commands.add_parser("fdr", parents=[run, look, layers], help="edge distributions, as the paper's Figure 4")
+    commands.add_parser("attention", parents=[run, look, layers], help="sampling points and attention maps")
+    return parser.parse_args(arguments)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what would only be found out later."""
+    for name in ("max_images", "objects", "most", "samples"):
+        if (number := getattr(options, name, None)) is not None and number < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {number}: give 1 or more")
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise ConfigError(f"--threshold {options.threshold}: give a score from 0 to 1")
+    if options.output.is_file():
+        raise ConfigError(f"{options.output}: is a file: choose a folder")
+    if options.output.is_dir() and any(options.output.iterdir()) and not options.overwrite:
+        raise ConfigError(f"{options.output}: is not empty: choose another folder, or write into it with --overwrite")
+
+
+def open_run(options: argparse.Namespace) -> Evaluation:
+    """The model with its weights, and the validation data."""
+    overrides = [*options.update, f"resume={json.dumps(options.resume)}", "tuning=null"]
+    config = isdfine.load_config(options.config, overrides + ([f"device={options.device}"] if options.device else []))
+    config.require(*NEEDED)
+    run = Evaluation(config)
+    run.load(options.resume)
+    run.model.eval()
+    return run
+
+
+# --- the whole validation set -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """An evaluated validation set; images in the order of their ids."""
+
+    run: Evaluation
+    result: EvalResult
+    ids: list[int]
+    judgement: Judgement
+
+    def truth(self, index: int) -> GroundTruth:
+        """Annotated boxes of an image, and the image."""
+        return self.run.val_loader.dataset.ground_truth(self.ids[index])
+
+    def detections(self, index: int) -> Detections:
+        """Of one image."""
+        one = self.judgement.images[index]
+        return Detections(*(torch.from_numpy(field) for field in (one.labels, one.boxes_xyxy_px, one.scores)))
+
+    def sheets(self, most: int) -> Iterator[tuple[Kind, int, list[Image.Image]]]:
+        """Per kind of error how many there are, and sheets with the first ``most``."""
+        return self.judgement.sheets(most, lambda index: self.truth(index).image())
+
+
+def evaluate(options: argparse.Namespace) -> Evaluated:
+    """Detect on the validation images, once, and compare."""
+    run = open_run(options)
+    run.evaluator.reset()
+    found: dict[int, JudgedImage] = {}
+    for images, targets in tqdm(run.val_loader, desc="evaluating", unit="batch", disable=None, leave=False):
+        left = len(targets) if options.max_images is None else options.max_images - len(found)
+        with torch.inference_mode():
+            batch = detect(run.model, run.postprocessor, images, targets)
+        batch = Detections(*(field[:left].cpu() for field in batch))
+        run.evaluator.update(batch, targets[:left])
+        for row, target in enumerate(targets[:left]):
+            found[int(target["image_id"])] = judged_image(run, int(target["image_id"]), batch, row)
+        if options.max_images is not None and len(found) >= options.max_images:
+            break
+    result, ids = run.evaluator.summarize(), sorted(found)
+    judgement = judge(
+        [found[one] for one in ids], run.label_space.names, options.threshold,
+        max_detections=run.evaluator.max_dets[-1],
+    )  # fmt: skip
+    return Evaluated(run, result, ids, judgement)
+
+
+def judged_image(run: Evaluation, image_id: int, batch: Detections, row: int) -> JudgedImage:
+    """One image of a batch beside its annotations, as the evaluator sees both."""
+    data = run.val_loader.dataset.annotations
+    index = int(np.flatnonzero(data.image_ids == image_id)[0])
+    boxes_xywh = data.boxes_xywh_px[data.rows(index)]
+    return JudgedImage(
+        data.file_names[index],
+        np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1),
+        data.labels[data.rows(index)],
+        data.crowd[data.rows(index)],
+        batch.boxes[row].double().numpy(),
+        batch.labels[row].numpy(),
+        batch.scores[row].double().numpy(),
+    )
+
+
+def errors(options: argparse.Namespace) -> None:
+    """Sheets as PNG, and all errors as CSV."""
+    evaluated = evaluate(options)
+    judgement = evaluated.judgement
+    print(f"{len(judgement.images)} images, score >= {judgement.threshold:.3f}")
+    for kind, count, pages in evaluated.sheets(options.most):
+        for number, page in enumerate(pages, 1):
+            save_picture(page, options.output / f"{kind}_{number:02}.png")
+        print(f"{kind + ':':<14}{count:>7}")
+    judgement.write_errors(options.output / "errors.csv")
+    print(f"written:      {options.output}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """The HTML file, and its parts as files of their own."""
+    evaluated = evaluate(options)
+    judgement, out = evaluated.judgement, options.output
+    plots = {
+        "Precision and recall": precision_recall_figure(judgement.curves),
+        "F1 over the threshold": f1_figure(judgement.curves, judgement.threshold),
+        f"Confusion matrix at score {judgement.threshold:.3f}": confusion_figure(
+            judgement.mistakes.confusion, judgement.names
+        ),
+    }
+    for name, figure in zip(("precision_recall", "f1", "confusion"), plots.values()):
+        save_figure(figure, out / f"{name}.png")
+    shown: dict[Kind, tuple[int, Image.Image | None]] = {}
+    for kind, count, pages in evaluated.sheets(min(options.most, SHEET)):
+        shown[kind] = (count, pages[0] if pages else None)
+        if pages:
+            save_picture(pages[0], out / f"errors_{kind}.png")
+    page = EvaluationReport(
+        title=f"Evaluation of {Path(options.resume).name} on {len(judgement.images):,} images",
+        facts=facts(options, evaluated),
+        stats=evaluated.result.stats,
+        class_aps=[one.ap for one in evaluated.result.per_class],
+        curves=judgement.curves,
+        threshold=judgement.threshold,
+        confusion=judgement.mistakes.confusion,
+        plots=plots,
+        samples=list(sample_pictures(evaluated, options.samples, out)),
+        errors=shown,
+    )
+    with whole_file(out / "report.json", durable=False) as partial:
+        partial.write_text(json.dumps(evaluated.result.to_dict() | judgement.numbers(), indent=1))
+    write_report(out / "report.html", page)
+    print(evaluated.result.table())
+    print(f"report: {out / 'report.html'} ({(out / 'report.html').stat().st_size / 1e6:.1f} MB)")
+
+
+def sample_pictures(evaluated: Evaluated, count: int, out: Path) -> Iterator[Picture]:
+    """Images spread evenly over the set, ground truth beside detections."""
+    images, threshold = evaluated.judgement.images, evaluated.judgement.threshold
+    for index in np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int).tolist():
+        drawn = side_by_side(evaluated.truth(index), evaluated.detections(index), evaluated.run.label_space, threshold)
+        save_picture(drawn, out / f"sample_{evaluated.ids[index]}_{safe(Path(images[index].name).stem)}.png")
+        yield Picture(images[index].name, drawn)
+
+
+def facts(options: argparse.Namespace, evaluated: Evaluated) -> dict[str, str]:
+    """What was evaluated with what."""
+    run = evaluated.run
+    data = run.val_loader.dataset.annotations
+    return {
+        "checkpoint": str(Path(options.resume).resolve()),
+        "config": str(Path(options.config).resolve()),
+        "annotations": f"{data.place} ({len(evaluated.ids):,} of {len(data):,} images)",
+        "classes": f"{len(run.label_space):,}",
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": f"isdfine {isdfine.__version__}, torch {torch.__version__}, device {run.device}",
+    }
+
+
+# --- chosen images ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """An image to look at."""
+
+    name: str
+    image: Image.Image
+    truth: GroundTruth | None
+    """None for a file that is not in the validation set."""
+
+
+def chosen_images(run: Evaluation, options: argparse.Namespace) -> Iterator[Chosen]:
+    """Those named on the command line, or the first of the validation set, opened one after the other."""
+    data = run.val_loader.dataset.annotations
+    wanted = options.images or [str(one) for one in data.image_ids[: options.max_images or FIRST].tolist()]
+    by_name: dict[str, int] = {}
+    for name, image_id in zip(data.file_names, data.image_ids.tolist()):
+        by_name.setdefault(Path(name).name, image_id)
+    by_name |= dict(zip(data.file_names, data.image_ids.tolist()))
+    by_name |= {str(one): one for one in data.image_ids.tolist()}
+    for text in wanted[: options.max_images]:
+        image_id = by_name.get(text)
+        if image_id is not None:
+            truth = run.val_loader.dataset.ground_truth(image_id)
+            yield Chosen(f"{image_id}_{safe(truth.path.stem)}", truth.image(), truth)
+        elif Path(text).is_file():
+            yield Chosen(safe(Path(text).stem), read_rgb(Path(text)), None)
+        else:
+            raise DataError(f"--images {text}: neither a file nor a name or id of an image in {data.place}")
+
+
+Look = Callable[[Image.Image], tuple[torch.Tensor, Prepared]]
+
+
+def looker(run: Evaluation) -> Look:
+    """What makes a network's input of an image, as the evaluation does."""
+    recipe = recipe_of(run.config)
+
+    def look(image: Image.Image) -> tuple[torch.Tensor, Prepared]:
+        ((_, prepared),) = recipe.prepare([image])
+        return recipe.to_input(torch.from_numpy(prepared.pixels).to(run.device)), prepared
+
+    return look
+
+
+def inspected(run: Evaluation, look: Look, image: Image.Image) -> Inspection:
+    """The decoder's work on one image."""
+    images, prepared = look(image)
+    height, width = prepared.sizes[0].tolist()
+    content = None if prepared.content is None else torch.from_numpy(prepared.content)
+    return inspect_image(run.model, images, (height, width), content)
+
+
+def detections(options: argparse.Namespace) -> None:
+    """Ground truth and detections side by side; detections alone where there is no ground truth."""
+    run = open_run(options)
+    look = looker(run)
+    for chosen in chosen_images(run, options):
+        images, prepared = look(chosen.image)
+        target = {"orig_size": torch.from_numpy(prepared.sizes[0]).to(run.device)}
+        if prepared.content is not None:
+            target[CONTENT_SIZE] = torch.from_numpy(prepared.content[0]).to(run.device)
+        with torch.inference_mode():
+            batch = detect(run.model, run.postprocessor, images, [target])
+        found = Detections(*(field[0].cpu() for field in batch))
+        if chosen.truth is None:
+            drawn = draw_detections(chosen.image, found, run.label_space, options.threshold)
+        else:
+            drawn = side_by_side(chosen.truth, found, run.label_space, options.threshold)
+        save_picture(drawn, options.output / f"{chosen.name}.png")
+        print(options.output / f"{chosen.name}.png")
+
+
+def fdr(options: argparse.Namespace) -> None:
+    """One figure per object."""
+    run = open_run(options)
+    look = looker(run)
+    for chosen in chosen_images(run, options):
+        seen = inspected(run, look, chosen.image)
+        for rank, query in enumerate(objects_of(seen, chosen, options), 1):
+            text = caption(run, seen, query)
+            title = f"{chosen.name}, object {rank}"
+            figure = draw_refinement(chosen.image, seen, query, text, options.layers, title)
+            save_figure(figure, options.output / f"{chosen.name}_{rank}.png")
+            print(f"{options.output / f'{chosen.name}_{rank}.png'}: {text}")
+
+
+def attention(options: argparse.Namespace) -> None:
+    """Per object its sampling points and the queries it attends to, per image the whole self-attention."""
+    run = open_run(options)
+    look = looker(run)
+    for chosen in chosen_images(run, options):
+        seen = inspected(run, look, chosen.image)
+        for rank, query in enumerate(objects_of(seen, chosen, options), 1):
+            text = caption(run, seen, query)
+            figure = draw_attention(chosen.image, seen, query, text, options.layers)
+            save_figure(figure, options.output / f"{chosen.name}_{rank}.png")
+            print(f"{options.output / f'{chosen.name}_{rank}.png'}: {text}")
+        path = options.output / f"{chosen.name}_self_attention.png"
+        save_figure(draw_self_attention(seen, options.layers), path)
+        print(path)
+
+
+def objects_of(seen: Inspection, chosen: Chosen, options: argparse.Namespace) -> list[int]:
+    """Queries of the surest objects; says so where there are none."""
+    queries = seen.surest(options.objects, options.threshold)
+    if not queries:
+        print(f"{chosen.name}: nothing with a score of at least {options.threshold:g}: lower --threshold")
+    return queries
+
+
+def caption(run: Evaluation, seen: Inspection, query: int) -> str:
+    """Class and score of a query."""
+    label = int(seen.scores[query].argmax())
+    return f"{run.label_space.names[label]} {seen.scores[query, label]:.2f}"
+
+
+def safe(stem: str) -> str:
+    """A name without what file systems do not like."""
+    return re.sub(r"[^\w.-]+", "_", stem)[:80]
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with whole_file(path, durable=False) as partial:
+        image.save(partial, format="PNG")
+
+
+COMMANDS = {"report": report, "errors": errors, "detections": detections, "fdr": fdr, "attention": attention}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one message and exit code 2."""
+    options = parse_arguments(arguments)
+    setup_logging()
+    try:
+        check(options)
+        COMMANDS[options.command](options)
+    except (ConfigError, DataError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
