@@ -27,8 +27,6 @@ from isdfine.deploy.onnx.export import ExportReport, export_onnx, trtexec_line
 from isdfine.deploy.onnx.graph import DEFAULT_OPSET, GraphForm
 from isdfine.deploy.onnx.sample import images_in
 from isdfine.deploy.onnx.structure import ExportError
-from isdfine.deploy.source import open_source
-from isdfine.zoo.dfine.huggingface_config import class_count
 
 BUNDLED = Path(__file__).resolve().parent.parent / "data" / "doclayout-tiny"
 ENGINE_BATCHES = (1, 1, 8)
@@ -57,8 +55,6 @@ def sized(options: argparse.Namespace) -> tuple[LoadedModel, tuple[int, int]]:
     config = isdfine.load_config(options.config, options.update) if options.config else None
     if options.update and config is None:
         raise ConfigError("-u changes a config: give it with -c")
-    if config is not None and config.get("num_classes") is None:  # left to data, which need not be here
-        config = config.with_values({"num_classes": class_count(open_source(options.resume).weights)})
     loaded = load_model(options.resume, config, ema=options.ema)
     own = loaded.recipe.size or image_size_of(loaded.config)
     size = (options.size[0], options.size[1]) if options.size else own

@@ -77,7 +77,7 @@ def load_model(
     """
     source = open_source(path, ema=ema)
     count = class_count(source.weights)
-    found = _without_files(resolved(_config_of(source, config), count))
+    found = _without_files(resolved(_config_of(source, config, count), count))
     model: nn.Module = found.build("model")
     load_weights(model, source.weights, source=str(path))
     labels = source.label_space or _labels_without_names(found, count)
@@ -104,31 +104,34 @@ def recipe_of(config: Config) -> Recipe:
     return Recipe.of_evaluation(small.build("Compose"), None if collate is None else small.build(collate))
 
 
-def _config_of(source: Source, given: str | PathLike[str] | Config | None) -> Config:
+def _config_of(source: Source, given: str | PathLike[str] | Config | None, classes: int) -> Config:
     if isinstance(given, Config):
-        return _inference_config(given.data, given.path)
+        return _inference_config(given.data, given.path, classes)
     if given is not None:
-        return _inference_config(read_tree(Path(given)).plain(), str(given))
+        return _inference_config(read_tree(Path(given)).plain(), str(given), classes)
     if source.config is not None:
-        return _inference_config(source.config, f"{source.path} (config)")
+        return _inference_config(source.config, f"{source.path} (config)", classes)
     if source.model_sections is not None:
-        return _inference_config(source.model_sections, f"{source.path} (config.json)")
+        return _inference_config(source.model_sections, f"{source.path} (config.json)", classes)
     raise CheckpointError(
         f"{source.path} ({source.form}) holds no config: give the YAML file it was trained with (config=..., "
         "on the command line -c)"
     )
 
 
-def _inference_config(data: Mapping[str, Any], place: str) -> Config:
+def _inference_config(data: Mapping[str, Any], place: str, classes: int | None = None) -> Config:
     """The sections of model, post-processor and evaluation transforms; data, losses and schedules are left out.
 
     A registry of its own is used, because building closes it: whoever detects first may still train afterwards.
+    ``classes`` is their number in the weights, for files that leave it to data which need not be here.
     """
     _refuse_foreign_code(data.get("imports"), place)
     registry = Registry()
     for cls in {**{one.__name__: one for one in _PARTS}, **{name: REGISTRY[name] for name in REGISTRY}}.values():
         registry.register(cls)
     kept = {key: value for key, value in data.items() if key in registry or key in SHARED or key in _SLOTS}
+    if classes is not None and kept.get("num_classes") is None:
+        kept["num_classes"] = classes
     for dotted in (_TRANSFORMS, _COLLATE):
         section = _section(data, dotted)
         if isinstance(section, str):

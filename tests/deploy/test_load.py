@@ -52,6 +52,11 @@ def test_official_checkpoints_need_a_config(tmp_path: Path) -> None:
         load_model(tmp_path / "official.pth")
     for given in (config, tmp_path / "micro.yml"):
         assert load_model(tmp_path / "official.pth", given).labels.names == ("class 0", "class 1")
+    without = tmp_path / "data_says.yml"  # as configs/quickstart.yml: the number of classes is left to the data
+    text = (tmp_path / "micro.yml").read_text()
+    without.write_text("__include__: [micro.yml]\nnum_classes: ~\n")
+    assert "num_classes" in text
+    assert len(load_model(tmp_path / "official.pth", without).labels) == 2
     with pytest.raises(ConfigError, match=r"absent\.yml"):
         load_model(tmp_path / "official.pth", tmp_path / "absent.yml")
 
