@@ -73,6 +73,8 @@ class TensorRTBackend:
             size=(sides[0], sides[1]) if min(sides) > 0 else None,
             names=names,
         )
+        self.precision = _metadata(path).get("precision", "unknown")
+        """What the texts beside the engine say; TensorRT itself cannot be asked cheaply."""
 
     @torch.inference_mode()
     def run(
@@ -82,7 +84,12 @@ class TensorRTBackend:
         pixels = torch.from_numpy(images).to(self.device)
         if pixels.dtype == torch.uint8 and not self.info.uint8:
             pixels = self.info.recipe.to_input(pixels)
-        feed = {INPUTS[0]: pixels, INPUTS[1]: torch.from_numpy(orig_sizes).to(self.device)}
+        return self.run_placed(pixels, torch.from_numpy(orig_sizes).to(self.device))
+
+    @torch.inference_mode()
+    def run_placed(self, images: torch.Tensor, orig_sizes: torch.Tensor) -> Outputs:
+        """As ``run``, of tensors on the GPU, the images as the engine reads them."""
+        feed = {INPUTS[0]: images, INPUTS[1]: orig_sizes}
         with self._lock:
             labels, boxes, scores = self._execute(feed)
         return Outputs(labels.long().cpu().numpy(), boxes.float().cpu().numpy(), scores.float().cpu().numpy())

@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX files, ours and those of other projects, in ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...core.errors import CheckpointError, ConfigError
+from ..backends.base import Outputs
+from ..backends.metadata import VERSION, info_from
+from ..onnx.packages import require
+from ..preprocess import Recipe
+from .foreign import finish_for
+from .subject import Facts, Wanted
+
+_TYPES: Mapping[str, Any] = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}  # fmt: skip
+_IMAGES = ("images", "pixel_values")
+
+
+class OnnxSubject:
+    """A graph.
+
+    Inputs are recognised by name and shape: images are ``images`` or ``pixel_values``, sizes ``orig_target_sizes``
+    (width, height), ``pixel_mask`` is all ones. Files without metadata of ours get images squashed to their size, in
+    [0, 1].
+
+    Args:
+        path: the file.
+        wanted: device, threads, batch, size.
+
+    Raises:
+        CheckpointError: a file that ONNX Runtime cannot read.
+        ConfigError: inputs or outputs that are not known, another batch or size than the file's, a missing package or
+            device.
+    """
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        (runtime,) = require("onnxruntime")
+        self._runtime, self._device = runtime, wanted.device
+        self._session = _open(runtime, path, wanted)
+        self._inputs = {one.name: one for one in self._session.get_inputs()}
+        self._images = _image_input(self._inputs, path)
+        names = [one.name for one in self._session.get_outputs()]
+        self._finish, finished = finish_for(names, str(path))
+        self._outputs = names
+        texts = self._session.get_modelmeta().custom_metadata_map
+        size = _size(self._inputs[self._images].shape, texts, wanted, path)
+        where = "GPU" if wanted.device.type == "cuda" else "CPU"
+        info = None
+        if VERSION in texts:
+            info = info_from(texts, str(path), where, uint8=False, max_batch=None, size=None, names=None)
+        fits = info is not None and info.recipe.size == size
+        self.facts = Facts(
+            str(path),
+            f"onnxruntime {runtime.__version__} ({where})",
+            texts.get("precision") or _precision(path),
+            size,
+            "of the file",
+            finished,
+            info.recipe if info is not None and fits else Recipe.squash(size),
+            None if info is None else info.labels,
+        )
+
+    def place(self, images: NDArray[np.float32], sizes: NDArray[np.int64]) -> tuple[dict[str, Any], NDArray[np.int64]]:
+        """See ``Subject``; ONNX Runtime's own values, on its device."""
+        feed = {}
+        for name, one in self._inputs.items():
+            kind = _TYPES[one.type]
+            if name == self._images:
+                value = np.rint(images * 255) if kind is np.uint8 else images
+            elif name == "orig_target_sizes":
+                value = sizes
+            else:
+                value = np.ones((len(images), *images.shape[2:]))
+            array = np.ascontiguousarray(value.astype(kind, copy=False))
+            feed[name] = self._runtime.OrtValue.ortvalue_from_numpy(array, *_place(self._device))
+        return feed, sizes
+
+    def call(self, placed: tuple[dict[str, Any], NDArray[np.int64]]) -> Outputs:
+        """See ``Subject``."""
+        feed, sizes = placed
+        values = self._session.run_with_ort_values(self._outputs, feed)
+        found = {name: value.numpy() for name, value in zip(self._outputs, values)}
+        return self._finish(found, sizes, self.facts.size)
+
+
+def _place(device: Any) -> tuple[str, int]:
+    return device.type, device.index or 0
+
+
+def _open(runtime: Any, path: Path, wanted: Wanted) -> Any:
+    """A session whose threads rest as soon as it has answered: others have their turn then."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file: check the path")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if wanted.device.type == "cuda":
+        if "CUDAExecutionProvider" not in runtime.get_available_providers():
+            raise ConfigError(
+                f"{path}: this onnxruntime ({runtime.__version__}) has no CUDA: pip install onnxruntime-gpu in "
+                "place of onnxruntime, or give --device cpu"
+            )
+        providers = [("CUDAExecutionProvider", {"device_id": wanted.device.index or 0, "use_tf32": 0})]
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if wanted.threads is not None:
+        options.intra_op_num_threads = wanted.threads
+    try:
+        return runtime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
+        reason = str(error).strip().splitlines()[0][:200]
+        raise CheckpointError(
+            f"{path}: ONNX Runtime cannot load it ({reason}): it is damaged, or needs a newer onnxruntime"
+        ) from None
+
+
+def _image_input(inputs: Mapping[str, Any], path: Path) -> str:
+    images = [name for name in inputs if name in _IMAGES]
+    foreign = [name for name in inputs if name not in (*_IMAGES, "orig_target_sizes", "pixel_mask")]
+    types = [one.type for one in inputs.values() if one.type not in _TYPES]
+    if len(images) != 1 or foreign or types or len(inputs[images[0]].shape) != 4:
+        told = ", ".join(f"{name} {one.type} {one.shape}" for name, one in inputs.items())
+        raise ConfigError(
+            f"{path}: has the inputs {told}; known are images or pixel_values [N, 3, H, W], orig_target_sizes [N, 2] "
+            "and pixel_mask [N, H, W]: export the model with these"
+        )
+    return images[0]
+
+
+def _size(shape: list[Any], texts: Mapping[str, str], wanted: Wanted, path: Path) -> tuple[int, int]:
+    """(height, width); also checks the batch."""
+    batch, _, *own = shape
+    if isinstance(batch, int) and batch != wanted.batch:
+        raise ConfigError(
+            f"{path}: takes batches of {batch}, not {wanted.batch}: give --batch {batch}, or export it anew"
+        )
+    if all(isinstance(one, int) for one in own):
+        if wanted.size is not None and tuple(own) != wanted.size:
+            raise ConfigError(
+                f"{path}: takes images of {own[0]} x {own[1]} (height x width) pixels, not "
+                f"{wanted.size[0]} x {wanted.size[1]}: leave --size out, or export it for that size"
+            )
+        return own[0], own[1]
+    known = wanted.size or json.loads(texts.get("default_size", "null"))
+    if known is None:
+        raise ConfigError(f"{path}: takes images of any size: give one with --size HEIGHT WIDTH")
+    return known[0], known[1]
+
+
+def _precision(path: Path) -> str:
+    """Of most weights in a file that does not say."""
+    onnx, numpy_helper = require("onnx", "onnx.helper")
+    sizes: dict[str, int] = {}
+    for one in onnx.load(str(path), load_external_data=False).graph.initializer:
+        kind = str(numpy_helper.tensor_dtype_to_np_dtype(one.data_type))
+        if "float" in kind:
+            sizes[kind] = sizes.get(kind, 0) + int(np.prod(one.dims))
+    names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    largest = max(sizes, key=lambda kind: sizes[kind]) if sizes else "unknown"
+    return names.get(largest, largest)

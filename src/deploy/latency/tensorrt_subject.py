@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT engines. Not run: no machine of ours has TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...core.errors import ConfigError
+from ..backends.base import Outputs
+from ..backends.tensorrt import TensorRTBackend
+from ..preprocess import Recipe
+from .subject import IN_GRAPH, Facts, Wanted
+
+
+class TensorRTSubject:
+    """An engine.
+
+    Args:
+        path: the file.
+        wanted: device, batch, size.
+
+    Raises:
+        CheckpointError, ConfigError: see ``TensorRTBackend``; a batch that the engine was not built for.
+    """
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self._backend = TensorRTBackend(path, str(wanted.device))
+        info = self._backend.info
+        size = info.size or wanted.size
+        if size is None:
+            raise ConfigError(f"{path}: takes images of many sizes: give one with --size HEIGHT WIDTH")
+        if info.max_batch is not None and wanted.batch > info.max_batch:
+            raise ConfigError(f"{path}: was built for batches up to {info.max_batch}: give --batch {info.max_batch}")
+        recipe = info.recipe if info.recipe.size == size else Recipe.squash(size)
+        precision = self._backend.precision
+        self.facts = Facts(str(path), info.backend, precision, size, "of the engine", IN_GRAPH, recipe, info.labels)
+
+    def place(self, images: NDArray[np.float32], sizes: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """See ``Subject``."""
+        pixels = torch.from_numpy(images).to(self._backend.device)
+        if self._backend.info.uint8:
+            pixels = (pixels * 255).round().to(torch.uint8)
+        return pixels, torch.from_numpy(sizes).to(self._backend.device)
+
+    def call(self, placed: tuple[Tensor, Tensor]) -> Outputs:
+        """See ``Subject``."""
+        return self._backend.run_placed(*placed)

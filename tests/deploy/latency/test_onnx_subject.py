@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.deploy.latency.onnx_subject import OnnxSubject
+from isdfine.deploy.latency.subject import Wanted, from_memory
+from latency_cases import ours, write_graph
+
+CPU = Wanted(torch.device("cpu"), threads=1)
+SIZES = np.array([[200, 100]], dtype=np.int64)
+
+
+def test_our_own_file_says_what_it_is(tmp_path: Path) -> None:
+    subject = OnnxSubject(ours(tmp_path / "m.onnx"), CPU)
+    facts = subject.facts
+    assert (facts.size, facts.precision, facts.post_processing) == ((32, 64), "fp16", "part of the model")
+    assert facts.labels is not None
+    assert facts.labels.names == ("dark", "light")
+    images = np.full((1, 3, 32, 64), 0.25, dtype=np.float32)
+    found = subject.call(subject.place(images, SIZES))
+    assert found.scores.tolist() == [0.25]
+    assert found.boxes.tolist() == [[200, 100]]
+    assert 0.4 < float(from_memory(subject, 1)().scores[0]) < 0.6, "noise"
+
+
+def test_uint8_files_get_pixels(tmp_path: Path) -> None:
+    subject = OnnxSubject(ours(tmp_path / "m.onnx", kind="UINT8"), CPU)
+    images = np.full((1, 3, 32, 64), 100 / 255, dtype=np.float32)
+    assert subject.call(subject.place(images, SIZES)).scores.tolist() == [100]
+
+
+def test_a_mask_of_transformers_is_all_ones(tmp_path: Path) -> None:
+    inputs = {"pixel_values": ("FLOAT", [1, 3, 32, 32]), "pixel_mask": ("INT64", [1, 32, 32])}
+    subject = OnnxSubject(write_graph(tmp_path / "m.onnx", inputs, ("logits", "pred_boxes")), CPU)
+    feed, _ = subject.place(np.zeros((1, 3, 32, 32), dtype=np.float32), SIZES)
+    assert feed["pixel_mask"].numpy().shape == (1, 32, 32)
+    assert (feed["pixel_mask"].numpy() == 1).all()
+    assert subject.facts.labels is None
+    assert "after the graph" in subject.facts.post_processing
+
+
+def test_a_free_size_has_to_be_given(tmp_path: Path) -> None:
+    path = ours(tmp_path / "m.onnx", size=("H", "W"))
+    with pytest.raises(ConfigError, match="takes images of any size: give one with --size"):
+        OnnxSubject(path, CPU)
+    wanted = Wanted(torch.device("cpu"), size=(64, 32))
+    subject = OnnxSubject(path, wanted)
+    assert subject.facts.size == subject.facts.recipe.size == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Wanted(torch.device("cpu"), batch=2), "takes batches of 1, not 2: give --batch 1"),
+        (Wanted(torch.device("cpu"), size=(64, 64)), "takes images of 32 x 64 .* not 64 x 64: leave --size out"),
+    ],
+)
+def test_other_batches_and_sizes_are_refused(wanted: Wanted, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OnnxSubject(ours(tmp_path / "m.onnx", batch=1), wanted)
+
+
+def test_other_inputs_are_refused(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "m.onnx", {"audio": ("FLOAT", [1, 3, 8, 8])}, ("scores",))
+    with pytest.raises(ConfigError, match=r"has the inputs audio tensor\(float\) \[1, 3, 8, 8\]; known are images"):
+        OnnxSubject(path, CPU)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"no graph")
+    with pytest.raises(CheckpointError, match=r"m\.onnx: ONNX Runtime cannot load it"):
+        OnnxSubject(tmp_path / "m.onnx", CPU)

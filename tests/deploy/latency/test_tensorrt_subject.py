@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""With a backend that only looks like TensorRT's: the real one has not been run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detector_cases import LABELS
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.backends.base import BackendInfo
+from isdfine.deploy.latency import tensorrt_subject
+from isdfine.deploy.latency.subject import Wanted
+from isdfine.deploy.preprocess import Recipe
+
+
+class FakeBackend:
+    """Takes uint8 and gives back what it was given."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.device, self.precision = torch.device(device), "fp16"
+        self.info = BackendInfo(LABELS, Recipe.squash((32, 64)), "fake", uint8=True, max_batch=2)
+
+    def run_placed(self, images: torch.Tensor, orig_sizes: torch.Tensor) -> Any:
+        return images, orig_sizes
+
+
+def test_pixels_and_sizes_are_placed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_subject, "TensorRTBackend", FakeBackend)
+    subject = tensorrt_subject.TensorRTSubject(Path("m.engine"), Wanted(torch.device("cpu"), batch=2))
+    assert (subject.facts.precision, subject.facts.size) == ("fp16", (32, 64))
+    placed = subject.place(np.full((2, 3, 32, 64), 100 / 255, np.float32), np.array([[64, 32]] * 2))
+    found: Any = subject.call(placed)
+    assert found[0] is placed[0]
+    assert found[0].dtype == torch.uint8
+    assert found[0].unique().tolist() == [100]
+    with pytest.raises(ConfigError, match="was built for batches up to 2: give --batch 2"):
+        tensorrt_subject.TensorRTSubject(Path("m.engine"), Wanted(torch.device("cpu"), batch=3))

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+from pathlib import Path
+
+import pytest
+
+from builders import load_tool
+from detector_cases import micro_checkpoint
+from latency_cases import ours, write_graph
+
+SHORT = ["--rounds", "3", "--repeats", "2", "--warmup", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """best.pth, micro.yml and data."""
+    return micro_checkpoint(tmp_path_factory.mktemp("micro")).parent
+
+
+def test_a_comparison(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = ours(tmp_path / "m.onnx")
+    inputs = {"images": ("FLOAT", [1, 3, 32, 32]), "orig_target_sizes": ("INT64", [1, 2])}
+    theirs = write_graph(tmp_path / "t.onnx", inputs, ("labels", "boxes", "scores"))
+    file = tmp_path / "found.json"
+    models = [str(graph), str(theirs), str(folder / "micro.yml")]
+    assert load_tool("benchmark/latency").main(["--compare", *models, *SHORT, "--markdown", "-o", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[:5]] == ["model", "-----", "m", "t", "micro"]
+    assert "time / m" in lines[0]
+    content = json.loads(file.read_text())
+    assert content["models"]["micro"]["time_over_m"]["median"] > 1, "a network takes longer than a mean"
+    assert [len(one) for one in content["models"]["t"]["seconds_by_round"]] == [2, 2, 2]
+    assert (content["models"]["m"]["precision"], content["models"]["t"]["precision"]) == ("fp16", "unknown")
+    assert content["machine"]["versions"]["isdfine"]
+    assert content["plan"]["rounds"] == 3
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_preprocessing_and_ap(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = folder / "data"
+    picture = next((data / "images").iterdir())
+    assert load_tool("benchmark/latency").main(
+        ["-m", str(folder / "best.pth"), *SHORT, "--with-preprocessing", "--image", str(picture), "--batch", "2"]
+        + ["--coco", str(data / "annotations.json"), "--images", str(data / "images")]
+    ) == 0  # fmt: skip
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].endswith("AP")
+    assert f"batch 2; {picture.name}" in out
+    assert "decoded -> resized" in out
+
+
+def test_labels_are_short_and_differ() -> None:
+    tool = load_tool("benchmark/latency")
+    assert tool.labels_of(["onnx:a/b/n.yml+x/best.pth", "c/n.onnx", "d/n.onnx"]) == ["onnx:n+best", "n (2)", "n (3)"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "M", "--image", "x.jpg"], "--image is where --with-preprocessing begins"),
+        (["-m", "M", "--images", "x"], "--images is the folder of --coco"),
+        (["--compare", "M"], "--compare takes two or more models"),
+        (["-m", "M", "--precision", "fp16"], "--precision is for models that are built here"),
+        (["-m", "M", "-u", "a=1"], "-u is for models that are built here"),
+        (["-m", "M", "--threads", "0"], "threads is 0: give 1 or more"),
+        (["-m", "M", "--rounds", "0"], "rounds is 0: give 1 or more"),
+        (["-m", "M", "--batch", "0"], "batch is 0: give 1 or more"),
+        (["-m", "M", "--with-preprocessing", "--image", "absent.jpg"], "absent.jpg"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = str(ours(tmp_path / "m.onnx"))
+    given = [graph if one == "M" else one for one in arguments]
+    assert load_tool("benchmark/latency").main([*given, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error

@@ -1,0 +1,174 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Latency of detectors as users meet it: batch 1, post-processing included, models compared in turns.
+
+python tools/benchmark/latency.py -m model.onnx --threads 2
+python tools/benchmark/latency.py -m compile:output/run/best.pth --device cuda -o latency.json
+python tools/benchmark/latency.py --compare onnx:configs/dfine/dfine_hgnetv2_n_coco.yml theirs.onnx --threads 2
+python tools/benchmark/latency.py -m model.onnx --coco instances_val2017.json --with-preprocessing --image street.jpg
+
+MODEL is [BACKEND:]PATH[+CHECKPOINT]: a config (random weights), CONFIG.yml+CHECKPOINT, a checkpoint, a folder of
+transformers, an .onnx file (also of other projects) or an .engine. BACKEND: eager (the default), compile, graph (CUDA
+graph), onnx (exports first, ONNX Runtime); files with .onnx and .engine have their own.
+Times: median, p90, p99, spread (quartile 3 - quartile 1, of the median). Ratios: medians of the same round, in which
+the models have their turns in an order drawn anew; below 1 is faster than the first model. Exit codes: 0, 2 something
+that cannot be measured so. See docs/benchmarks.md.
+"""
+
+import argparse
+import io
+import logging
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of one model do not spin while another has its turn
+
+import numpy as np
+import torch
+from PIL import Image
+
+import isdfine
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.deploy.backends.torch import pick_device
+from isdfine.deploy.latency.accuracy import SubjectBackend, average_precision, dataset_for
+from isdfine.deploy.latency.machine import describe, load
+from isdfine.deploy.latency.open import open_subject, parse
+from isdfine.deploy.latency.report import NETWORK, Run
+from isdfine.deploy.latency.subject import Subject, Wanted, from_memory, from_pictures
+from isdfine.deploy.latency.timing import Plan, measure
+from isdfine.deploy.pictures import as_rgb, read_rgb
+
+ARRAY = (480, 640)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("-m", "--model", help="one model")
+    which.add_argument("--compare", nargs="+", metavar="MODEL", help="two or more; ratios are to the first")
+    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument("--backend", choices=("eager", "compile", "graph", "onnx"), help="for models that name none")
+    parser.add_argument("--device", help="cpu, cuda or cuda:0 (default: a GPU where there is one)")
+    parser.add_argument("--threads", type=int, help="of a CPU (default: the backends' own choice)")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"),
+                        help="of models built here (fp16 on a GPU, fp32 on a CPU); a file has its own")  # fmt: skip
+    parser.add_argument("--batch", type=int, default=1, help="images per call")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the network's input")
+    parser.add_argument("--rounds", type=int, default=Plan.rounds)
+    parser.add_argument("--repeats", type=int, default=Plan.repeats, help="calls of a model per round that count")
+    parser.add_argument("--warmup", type=int, default=Plan.warmup, help="calls before the first round")
+    parser.add_argument("--with-preprocessing", action="store_true",
+                        help="begin with --image as a file in memory, decoded, or a 480 x 640 array")  # fmt: skip
+    parser.add_argument("--image", type=Path, help="picture for --with-preprocessing")
+    parser.add_argument("--coco", type=Path, metavar="ANNOTATIONS", help="also measure AP on these COCO annotations")
+    parser.add_argument("--images", type=Path, help="folder of the images of --coco")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every call")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    return parser.parse_args(arguments)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse options that would be read by nobody."""
+    if options.image is not None and not options.with_preprocessing:
+        raise ConfigError("--image is where --with-preprocessing begins: give both, or leave --image out")
+    if options.images is not None and options.coco is None:
+        raise ConfigError("--images is the folder of --coco: give both, or leave --images out")
+    if options.compare is not None and len(options.compare) < 2:
+        raise ConfigError("--compare takes two or more models: use -m for one")
+
+
+def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
+    """Models by label, and how they are run."""
+    named = [parse(text, options.backend) for text in options.compare or [options.model]]
+    device = pick_device(options.device)
+    if any(one.backend == "tensorrt" for one in named) and device.type != "cuda":
+        raise ConfigError("TensorRT engines run on GPUs: give --device cuda")
+    built = [one for one in named if one.built_here]
+    for option, given in (("--precision", options.precision), ("-u", options.update), ("--backend", options.backend)):
+        if given and not built:
+            raise ConfigError(f"{option} is for models that are built here, and all of these are files: leave it out")
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ConfigError(f"threads is {options.threads}: give 1 or more")
+        torch.set_num_threads(options.threads)
+    precision = options.precision or ("fp16" if device.type == "cuda" else "fp32")
+    size = (options.size[0], options.size[1]) if options.size else None
+    wanted = Wanted(device, options.threads, options.batch, size, precision, tuple(options.update))
+    labels = labels_of([one.text for one in named])
+    return {label: open_subject(one, wanted, isdfine.load_config) for label, one in zip(labels, named)}, wanted
+
+
+def labels_of(texts: list[str]) -> list[str]:
+    """A name for each row: the text without folders; numbered where two are the same."""
+    names = ["+".join(part if place == 0 and ":" in part and "/" not in part else
+                      (part.partition(":")[0] + ":" if ":" in part else "") + Path(part.partition(":")[2] or part).stem
+                      for place, part in enumerate(text.split("+"))) for text in texts]  # fmt: skip
+    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def pictures(options: argparse.Namespace) -> tuple[object, str]:
+    """What gives the images of a batch, and that in words."""
+    if options.image is not None:
+        read_rgb(options.image)  # says what is wrong with it, if anything is
+        content = options.image.read_bytes()
+        words = f"{options.image.name} ({len(content)} bytes) in memory, decoded"
+        return lambda: [as_rgb(Image.open(io.BytesIO(content))) for _ in range(options.batch)], words
+    array = np.random.default_rng(0).integers(0, 256, (*ARRAY, 3), dtype=np.uint8)
+    image = Image.fromarray(array)
+    return lambda: [image] * options.batch, f"image of {ARRAY[0]} x {ARRAY[1]} in memory"
+
+
+def run(options: argparse.Namespace) -> Run:
+    """Open, time, and judge."""
+    check(options)
+    plan = Plan(options.rounds, options.repeats, options.warmup)
+    subjects, wanted = open_all(options)
+    facts = {label: one.facts for label, one in subjects.items()}
+    dataset = None
+    if options.coco is not None:
+        dataset = dataset_for(options.coco, options.images)
+        for one in subjects.values():
+            SubjectBackend(one, wanted.batch)  # refuses models without classes before minutes are spent
+    if options.with_preprocessing:
+        read, words = pictures(options)
+        calls = {label: from_pictures(one, read) for label, one in subjects.items()}
+        measured = f"{words} -> resized, network, detections in the CPU's memory"
+    else:
+        calls = {label: from_memory(one, wanted.batch) for label, one in subjects.items()}
+        measured = NETWORK
+    machine = describe(wanted.device, wanted.threads)
+    machine["versions"]["isdfine"] = isdfine.__version__
+    timings = measure(calls, plan)
+    machine["load_after"] = load()
+    accuracy = None
+    if dataset is not None:
+        accuracy = {label: average_precision(one, dataset, wanted.batch) for label, one in subjects.items()}
+    return Run(timings, facts, plan, wanted.batch, measured, machine, accuracy)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one message and exit code 2."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        found = run(options)
+        if options.output is not None:
+            found.write(options.output)
+    except (ConfigError, CheckpointError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(found.table(markdown=options.markdown))
+    print(f"\nbatch {found.batch}; {found.measured}; {found.plan.rounds} rounds of {found.plan.repeats} calls")
+    for label, facts in found.facts.items():
+        print(f"{label}: weights {facts.weights}; post-processing: {facts.post_processing}")
+    machine = found.machine
+    print(f"{machine['cpu']}, {machine['cpus']} CPUs, threads {machine['threads']}, device {machine['device']}, "
+          f"load {machine['load']} before, {machine['load_after']} after")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

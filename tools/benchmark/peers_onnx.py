@@ -1,0 +1,125 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write ONNX files of other projects' detectors, to compare their latency with tools/benchmark/latency.py.
+
+python tools/benchmark/peers_onnx.py transformers -c configs/dfine/dfine_hgnetv2_n_coco.yml -o theirs_n.onnx
+python tools/benchmark/peers_onnx.py ultralytics yolo11n yolo11s -o /tmp/yolo
+
+transformers: its D-FINE of the same size, with the random weights our config starts from, in the form of optimum's
+export: pixel_values in, logits and pred_boxes out; post-processing stays outside. Needs transformers.
+ultralytics: models from their YAML with random weights (nothing is downloaded), 640 x 640. The package is AGPL and no
+dependency of this project: run this command in an environment of its own (pip install ultralytics onnx), where isdfine
+need not be installed. With random weights NMS has next to nothing to do.
+Exit codes: 0, 2 something that is missing.
+"""
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"  # its run-time checks have no form in ONNX
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    peers = parser.add_subparsers(dest="peer", required=True)
+    one = peers.add_parser("transformers", help="D-FINE of transformers")
+    one.add_argument("-c", "--config", required=True, help="YAML file of our model of that size")
+    one.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    two = peers.add_parser("ultralytics", help="YOLO models")
+    two.add_argument("models", nargs="+", metavar="NAME", help="yolo11n, yolo11s, ...")
+    two.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+    two.add_argument("--size", type=int, default=640, help="side of the square input in pixels")
+    return parser.parse_args(arguments)
+
+
+def package(name: str) -> Any:
+    """A package, or a line that says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SystemExit(f"error: {name} is missing here ({error}): pip install {name}") from None
+
+
+def write_transformers(config_file: str, output: Path) -> None:
+    """D-FINE of transformers, float32, batch 1."""
+    transformers, isdfine = package("transformers"), package("isdfine")
+    torch = package("torch")
+    from isdfine.core.card import Card
+    from isdfine.deploy.initial_weights import without_initial_weights
+    from isdfine.zoo.dfine.huggingface import to_huggingface
+    from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
+    from isdfine.zoo.dfine.huggingface_folder import write_folder
+
+    config = without_initial_weights(isdfine.load_config(config_file))
+    count = config.get("num_classes") or 80
+    config = config.with_values({"num_classes": count})
+    torch.manual_seed(0)
+    ours = config.build("model").eval()
+    content = config_to_huggingface(config.data, num_classes=count, names=[f"class {one}" for one in range(count)])
+    height, width = config.get("eval_spatial_size") or (640, 640)
+    with tempfile.TemporaryDirectory() as folder:  # from_pretrained knows the names that transformers 5 changed
+        card = Card(config=config.data)
+        write_folder(Path(folder), content, to_huggingface(ours.state_dict()), card, image_size=(height, width))
+        theirs, said = transformers.DFineForObjectDetection.from_pretrained(folder, output_loading_info=True)
+    theirs.eval()
+    if said["missing_keys"]:
+        raise SystemExit(
+            f"error: transformers {transformers.__version__} did not get {sorted(said['missing_keys'])[:3]}"
+        )
+
+    class Raw(torch.nn.Module):  # type: ignore[misc]  # torch came without its types
+        """Only what an export has as outputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = theirs
+
+        def forward(self, pixel_values: Any) -> tuple[Any, Any]:
+            """(B, 3, H, W) -> logits (B, Q, C), boxes cxcywh (B, Q, 4)."""
+            found = self.model(pixel_values=pixel_values)
+            return found.logits, found.pred_boxes
+
+    program = torch.onnx.export(
+        Raw().eval(), (torch.rand(1, 3, height, width),), dynamo=True, opset_version=18, verbose=False,
+        input_names=["pixel_values"], output_names=["logits", "pred_boxes"], external_data=False,
+    )  # fmt: skip
+    output.parent.mkdir(parents=True, exist_ok=True)
+    program.save(str(output))
+    print(f"written: {output} (transformers {transformers.__version__}, {height} x {width}, random weights)")
+
+
+def write_ultralytics(names: list[str], folder: Path, size: int) -> None:
+    """YOLO models from their YAML, float32, batch 1."""
+    ultralytics = package("ultralytics")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        written = Path(ultralytics.YOLO(f"{name}.yaml").export(format="onnx", imgsz=size, simplify=False))
+        target = folder / f"{name}.onnx"
+        shutil.move(written, target)
+        print(f"written: {target} (ultralytics {ultralytics.__version__}, {size} x {size}, random weights)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    options = parse_arguments(arguments)
+    try:
+        if options.peer == "transformers":
+            write_transformers(options.config, options.output)
+        else:
+            write_ultralytics(options.models, options.output, options.size)
+    except SystemExit as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
