@@ -18,6 +18,7 @@ from ...core.registry import register
 from ...core.weights import load_weights
 from ..norm import FrozenBatchNorm2d
 from ..padding import Padding, cleared
+from .stages import listed_stage_of
 
 logger = logging.getLogger(__name__)
 
@@ -330,8 +331,7 @@ class HGNetv2(nn.Module):
 
     def stage_of(self, name: str) -> int:
         """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "stages" and rest else 0
+        return listed_stage_of(name, "stages")
 
 
 def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:

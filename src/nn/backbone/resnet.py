@@ -20,6 +20,7 @@ from ..activation import activation
 from ..conv import ConvNormAct
 from ..norm import freeze_batch_norms
 from ..padding import Padding, cleared
+from .stages import listed_stage_of
 
 logger = logging.getLogger(__name__)
 
@@ -200,8 +201,7 @@ class PResNet(nn.Module):
 
     def stage_of(self, name: str) -> int:
         """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
-        part, _, rest = name.partition(".")
-        return int(rest.partition(".")[0]) + 1 if part == "res_layers" and rest else 0
+        return listed_stage_of(name, "res_layers")
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, variant: Variant) -> nn.Module:

@@ -59,6 +59,12 @@ def stage_of(name: str, stages: Mapping[str, int]) -> int:
     return min(stages.values(), default=0)
 
 
+def listed_stage_of(name: str, stages: str) -> int:
+    """The same where stage k is item k - 1 of the module list called ``stages``, and everything else is the stem."""
+    part, _, rest = name.partition(".")
+    return int(rest.partition(".")[0]) + 1 if part == stages and rest else 0
+
+
 def parts_up_to(network: nn.Module, stages: Mapping[str, int], last: int) -> list[str]:
     """Names of the largest modules that lie wholly in the stem and the stages 1..``last``."""
     return list(_parts(network, "", stages, last))
