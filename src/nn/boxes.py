@@ -46,25 +46,19 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def _area(boxes_xyxy: Tensor) -> Tensor:
-    """(..., 4) -> (...) width times height."""
-    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
-    return size[..., 0] * size[..., 1]
+def _product(size: Tensor) -> Tensor:
+    """(..., 2) width and height -> (...) area."""
+    width, height = size.unbind(-1)
+    return width * height
 
 
-def _shared_and_joint_area(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas of intersection and union of boxes that broadcast to (..., 4); both (...)."""
-    left_top = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
-    right_bottom = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    size = (right_bottom - left_top).clamp(min=0)
-    shared = size[..., 0] * size[..., 1]
-    return shared, _area(a_xyxy) + _area(b_xyxy) - shared
-
-
-def _enclosing_area(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Area of the smallest box around both; (..., 4) twice -> (...)."""
-    size = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
-    return size[..., 0] * size[..., 1]
+def _areas(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Areas of the intersection, of the union and of the smallest box around both; boxes broadcast to (..., 4)."""
+    (a_low, a_high), (b_low, b_high) = a_xyxy.split(2, -1), b_xyxy.split(2, -1)
+    shared = _product((torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0))
+    joint = _product(a_high - a_low) + _product(b_high - b_low) - shared
+    enclosing = _product(torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low))
+    return shared, joint, enclosing
 
 
 def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
@@ -76,7 +70,7 @@ def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
     Returns: (..., Q, T) in [0, 1]; NaN where both boxes have no area (0 / 0), which a matcher must settle.
     """
-    shared, joint = _shared_and_joint_area(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
+    shared, joint, _ = _areas(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
     return shared / joint
 
 
@@ -89,9 +83,7 @@ def pairwise_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
     Returns: (..., Q, T) in [-1, 1]; NaN where both boxes have no area.
     """
-    a_xyxy, b_xyxy = a_xyxy[..., :, None, :], b_xyxy[..., None, :, :]
-    shared, joint = _shared_and_joint_area(a_xyxy, b_xyxy)
-    enclosing = _enclosing_area(a_xyxy, b_xyxy)
+    shared, joint, enclosing = _areas(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
     return shared / joint - (enclosing - joint) / enclosing
 
 
@@ -109,7 +101,8 @@ def paired_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
     Returns: (...) in [0, 1]; 0 where neither box has an area, so that a loss stays finite.
     """
-    return _ratio(*_shared_and_joint_area(a_xyxy, b_xyxy))
+    shared, joint, _ = _areas(a_xyxy, b_xyxy)
+    return _ratio(shared, joint)
 
 
 def paired_iou_and_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,8 +113,7 @@ def paired_iou_and_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]
 
     Returns: two tensors (...), in [0, 1] and [-1, 1]; an empty union or enclosing box counts as 0 / 0 = 0.
     """
-    shared, joint = _shared_and_joint_area(a_xyxy, b_xyxy)
-    enclosing = _enclosing_area(a_xyxy, b_xyxy)
+    shared, joint, enclosing = _areas(a_xyxy, b_xyxy)
     iou = _ratio(shared, joint)
     return iou, iou - _ratio(enclosing - joint, enclosing)
 
