@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,13 +18,12 @@ from ..core import dist
 from ..core.errors import ConfigError, DataError
 from ..core.registry import register
 from ..nn.types import Detections
+from .coco_metrics import ABSENT, Detected, Truth, coco_metrics
 from .dataset.annotations import Annotations
 from .dataset.detection import DetectionDataset
 
 logger = logging.getLogger(__name__)
 
-ABSENT = -1.0
-"""COCO's value of a metric that has no ground truth to be measured on."""
 _AREAS = ("", "s", "m", "l")
 """All, small (< 32 x 32 pixels), medium, large (>= 96 x 96): the order of the evaluator's arrays."""
 
@@ -72,7 +70,7 @@ class EvalResult:
         return "\n".join(lines) + f"\n({self.num_images} images, IoU 0.50:0.95)"
 
 
-class _ImageDetections(NamedTuple):
+class ImageDetections(NamedTuple):
     """Detections of one image as arrays: K boxes xyxy in pixels, K scores, K contiguous labels."""
 
     image_id: int
@@ -107,7 +105,7 @@ class CocoEvaluator:
             )
         self.max_dets = counts
         self.dataset = dataset
-        self._seen: list[_ImageDetections] = []
+        self._seen: list[ImageDetections] = []
 
     def reset(self) -> None:
         """Forget all detections.
@@ -141,7 +139,7 @@ class CocoEvaluator:
                     f"detections of image {image_id} are not finite: the weights have diverged; "
                     "evaluate an earlier checkpoint, or train with a lower learning rate"
                 )
-            self._seen.append(_ImageDetections(image_id, boxes[row], scores[row], labels[row]))
+            self._seen.append(ImageDetections(image_id, boxes[row], scores[row], labels[row]))
 
     def summarize(self) -> EvalResult:
         """Metrics over what all ranks have seen, the same object on each; an image seen twice counts once.
@@ -168,98 +166,75 @@ class CocoEvaluator:
 
 
 def evaluate_detections(
-    annotations: Annotations, detections: Sequence[_ImageDetections], max_dets: Sequence[int]
+    annotations: Annotations, detections: Sequence[ImageDetections], max_dets: Sequence[int]
 ) -> EvalResult:
     """COCO metrics of the images in ``detections``, on one process."""
-    seen = sorted(one.image_id for one in detections)
+    seen = np.sort(np.array([one.image_id for one in detections], np.int64))
     foreign = np.setdiff1d(seen, annotations.image_ids)
     if foreign.size:
         raise DataError(f"{annotations.place}: no image has the id {foreign[0]}, but there are detections for it")
     if len(seen) < len(annotations):
         logger.warning("metrics over %d of the %d images of %s", len(seen), len(annotations), annotations.place)
-    evaluator = COCOeval_faster(
-        COCO(_ground_truth(annotations)),
-        COCO(_results(annotations, detections)),
-        iouType="bbox",
-        print_function=logger.debug,
+    classes = len(annotations.label_space)
+    precision, recall = coco_metrics(
+        _truth(annotations, seen), _detected(annotations, detections, seen), classes, max_dets
     )
-    evaluator.params.imgIds = seen
-    evaluator.params.maxDets = list(max_dets)
-    evaluator.evaluate()
-    evaluator.accumulate()
-    counts = evaluator.eval["counts"]  # T thresholds, R recall points, K classes, A areas, M max_dets
-    precision = np.asarray(evaluator.eval["precision"]).reshape(counts)
-    recall = np.asarray(evaluator.eval["recall"]).reshape([counts[0], *counts[2:]])
     return _result(annotations, seen, precision, recall, max_dets)
 
 
-def _ground_truth(annotations: Annotations) -> dict[str, Any]:
-    """The data set as COCO describes it: unclipped boxes, areas of the file, crowd regions."""
-    owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets)).tolist()
-    categories = (annotations.labels + 1).tolist()
-    rows = zip(
-        owners, categories, annotations.boxes_xywh_px.tolist(), annotations.area_px.tolist(), annotations.crowd.tolist()
-    )
-    entries = [
-        {"id": number, "image_id": owner, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
-        for number, (owner, category, box, area, crowd) in enumerate(rows, 1)  # an id of 0 would mean "unmatched"
-    ]
-    return {"images": _images(annotations), "annotations": entries, "categories": _categories(annotations)}
+def _truth(annotations: Annotations, seen: NDArray[np.int64]) -> Truth:
+    """The boxes of the images that were seen as the file has them: unclipped, with its areas and crowd regions."""
+    owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets))
+    images = np.searchsorted(seen, owners)
+    rows = np.flatnonzero(np.isin(owners, seen))
+    return Truth(
+        images[rows], annotations.labels[rows], annotations.boxes_xywh_px[rows], annotations.area_px[rows],
+        annotations.crowd[rows],
+    )  # fmt: skip
 
 
-def _results(annotations: Annotations, detections: Sequence[_ImageDetections]) -> dict[str, Any]:
+def _detected(annotations: Annotations, detections: Sequence[ImageDetections], seen: NDArray[np.int64]) -> Detected:
     count = len(annotations.label_space)
-    entries: list[dict[str, Any]] = []
     for one in detections:
         if one.labels.size and not 0 <= one.labels.min() <= one.labels.max() < count:
             raise DataError(
                 f"detections of image {one.image_id} have labels {one.labels.min()}..{one.labels.max()}, "
                 f"but {annotations.place} has {count} classes: {annotations.label_space.describe()}"
             )
-        boxes = one.boxes_xyxy_px.astype(np.float64)
-        boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        areas = boxes_xywh[:, 2] * boxes_xywh[:, 3]
-        rows = zip((one.labels + 1).tolist(), boxes_xywh.tolist(), areas.tolist(), one.scores.tolist())
-        entries += [
-            {"id": number, "image_id": one.image_id, "category_id": category, "bbox": box, "area": area, "score": score}
-            | {"iscrowd": 0}
-            for number, (category, box, area, score) in enumerate(rows, len(entries) + 1)
-        ]
-    return {"images": _images(annotations), "annotations": entries, "categories": _categories(annotations)}
-
-
-def _images(annotations: Annotations) -> list[dict[str, int]]:
-    rows = zip(annotations.image_ids.tolist(), annotations.sizes.tolist())
-    return [{"id": number, "height": height, "width": width} for number, (height, width) in rows]
-
-
-def _categories(annotations: Annotations) -> list[dict[str, Any]]:
-    """Classes numbered by label, so that the evaluator's order is ours whatever the ids of the file are."""
-    return [{"id": number, "name": name} for number, name in enumerate(annotations.label_space.names, 1)]
+    owners = np.array([one.image_id for one in detections], np.int64)
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(one.boxes_xyxy_px for one in detections)])
+    boxes_xywh = boxes.astype(np.float64)
+    boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
+    return Detected(
+        np.repeat(np.searchsorted(seen, owners), [len(one.scores) for one in detections]),
+        np.concatenate([np.zeros(0, np.int64), *(one.labels for one in detections)]),
+        boxes_xywh,
+        np.concatenate([np.zeros(0, np.float32), *(one.scores for one in detections)]),
+    )
 
 
 def _result(
     annotations: Annotations,
-    seen: Sequence[int],
+    seen: NDArray[np.int64],
     precision: NDArray[np.float64],
     recall: NDArray[np.float64],
     max_dets: Sequence[int],
 ) -> EvalResult:
-    """From the evaluator's arrays, T R K A M and T K A M, where -1 means no ground truth."""
+    """From the arrays of ``Metrics``."""
     half, three_quarters = 0, 5  # IoU thresholds 0.50, 0.55, ..., 0.95
     stats = {
-        "AP": _mean(precision[:, :, :, 0, -1]),
-        "AP50": _mean(precision[half, :, :, 0, -1]),
-        "AP75": _mean(precision[three_quarters, :, :, 0, -1]),
+        "AP": _mean(precision[:, :, :, 0]),
+        "AP50": _mean(precision[half, :, :, 0]),
+        "AP75": _mean(precision[three_quarters, :, :, 0]),
     }
-    stats |= {f"AP{_AREAS[area]}": _mean(precision[:, :, :, area, -1]) for area in (1, 2, 3)}
+    stats |= {f"AP{_AREAS[area]}": _mean(precision[:, :, :, area]) for area in (1, 2, 3)}
     stats |= {f"AR{count}": _mean(recall[:, :, 0, index]) for index, count in enumerate(max_dets)}
     stats |= {f"AR{_AREAS[area]}": _mean(recall[:, :, area, -1]) for area in (1, 2, 3)}
     owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets))
     counted = np.isin(owners, seen) & ~annotations.crowd
     boxes = np.bincount(annotations.labels[counted], minlength=len(annotations.label_space))
     per_class = [
-        ClassResult(name, _mean(precision[:, :, k, 0, -1]), _mean(precision[half, :, k, 0, -1]), int(boxes[k]))
+        ClassResult(name, _mean(precision[:, :, k, 0]), _mean(precision[half, :, k, 0]), int(boxes[k]))
         for k, name in enumerate(annotations.label_space.names)
     ]
     return EvalResult(stats, per_class, len(seen))

@@ -15,7 +15,7 @@ from judged_cases import judged, random_images
 
 
 def coco_precision(images: list[JudgedImage], classes: int, most: int) -> NDArray[np.float64]:
-    """(R, K) precision at IoU 0.5 of all sizes, as the evaluator of this project computes it."""
+    """(R, K) precision at IoU 0.5 of all sizes, as faster-coco-eval computes it."""
 
     def entries(boxes: NDArray[np.float64], **columns: Any) -> list[dict[str, Any]]:
         sizes = boxes[:, 2:] - boxes[:, :2]

@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import load_tool
+
+SMALL = ["--images", "30", "--detections", "40", "--classes", "5"]
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark with every side in this process."""
+    found = load_tool("benchmark/evaluation")
+
+    class Answer:
+        def send(self, content: dict[str, Any]) -> None:
+            self.content = content
+
+    def here(side: str, options: argparse.Namespace) -> dict[str, Any]:
+        answer = Answer()
+        found.measured(side, options, answer)
+        return answer.content
+
+    monkeypatch.setattr(found, "in_process", here)
+    return found
+
+
+def test_all_sides_agree(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main([*SMALL, "--rounds", "2", "-o", str(tmp_path / "found.json")]) == 0
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert content["settings"]["images"] == 30
+    assert set(content["sides"]) == {"isdfine", "faster-coco-eval", "pycocotools"}
+    for side in content["sides"].values():
+        assert len(side["cpu_s_all"]) == 2
+        assert side["stats"] == pytest.approx(content["sides"]["isdfine"]["stats"], abs=1e-12)
+        assert 0.05 < side["stats"][0] < 0.9
+        assert side["stats"][1] > side["stats"][0]
+    assert content["sides"]["isdfine"]["ratio"] == 1
+    assert "pycocotools" in capsys.readouterr().out
+
+
+def test_other_numbers_are_an_error(
+    tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tool, "peer", lambda *_: [0.5] * 12)
+    assert tool.main([*SMALL, "--peers", "pycocotools"]) == 1
+    assert "the numbers of pycocotools are others than ours" in capsys.readouterr().err
+
+
+def test_a_missing_peer_is_named(
+    tool: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None)
+    assert tool.main([*SMALL, "--peers", "faster-coco-eval"]) == 2
+    assert "faster-coco-eval is missing here: pip install faster-coco-eval" in capsys.readouterr().err
+
+
+def test_counts_are_positive(tool: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(["--images", "0"])
+    assert "0 is below 1" in capsys.readouterr().err
