@@ -80,7 +80,7 @@ def test_every_value_is_that_of_pycocotools(seed: int, max_dets: list[int]) -> N
     ours = check(*scene(seed, images=6, objects=60, detections=250, classes=3), 6, 3, max_dets)
     assert all(ours.recall[:, :, area].max() > 0 for area in range(4))
     assert len(np.unique(ours.recall)) > 5
-    assert len(np.unique(ours.precision)) > 10
+    assert len(np.unique(ours.precision)) > 5
 
 
 @pytest.mark.parametrize(("objects", "detections"), [(0, 0), (0, 20), (20, 0), (1, 1), (3, 50)])
