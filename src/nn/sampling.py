@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .capture import AttentionRecorder
+from .table_sampling import FeatureTable, sample_table
 
 CELL_ROUNDING = 1e-3
 """Of a cell: an image that reaches less than this into a cell is not read there."""
@@ -92,6 +93,7 @@ class DeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.num_points = points_per_level(num_points, num_levels)
         self._sample = SAMPLERS[method]
+        self._reads_between_cells = method == "default"
         scale = [1 / n for n in self.num_points for _ in range(n)]
         self.register_buffer("num_points_scale", torch.tensor(scale, dtype=torch.float32))
         self.sampling_offsets = nn.Linear(dim, num_heads * len(scale) * 2)
@@ -123,7 +125,21 @@ class DeformableAttention(nn.Module):
         logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
         if record is not None:
             record.add_points(logits, self.num_points)
-        locations, weights = self._plan(queries, logits, references, extent)
+        points = self._points(queries, logits, references, extent)
+        if self._by_table(values[0]):
+            table = values if isinstance(values, FeatureTable) else FeatureTable(values)
+            sizes = [(one.shape[2], one.shape[3]) for one in table]
+            return sample_table(table.rows, sizes, self.num_points, *points)
+        return self._by_maps(values, *_head_by_head(*points), extent)
+
+    def _by_table(self, value: Tensor) -> bool:
+        """Whether sums over a table of cells are the faster form: training on a CPU, and no graph is being recorded."""
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+        learns = self.training and torch.is_grad_enabled()
+        return self._reads_between_cells and learns and value.device.type == "cpu" and not recorded
+
+    def _by_maps(self, values: Sequence[Tensor], locations: Tensor, weights: Tensor, extent: Tensor | None) -> Tensor:
+        """Read level by level: locations (B*heads, Q, P, 2), weights (B*heads, 1, Q, P) -> (B, Q, D)."""
         reads = []
         spans = [None] * len(values) if extent is None else extent.repeat_interleave(self.num_heads, dim=0).unbind(1)
         for value, location, weight, span in zip(
@@ -143,18 +159,22 @@ class DeformableAttention(nn.Module):
         map), and weights (B, heads, Q, P), which sum to 1 over the points of all levels.
         """
         logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
-        locations, weights = self._plan(queries, logits, references, None)
-        return locations.unflatten(0, (-1, self.num_heads)), weights.unflatten(0, (-1, self.num_heads))[:, :, 0]
+        locations, weights = self._points(queries, logits, references, None)
+        return locations.transpose(1, 2), weights.transpose(1, 2)
 
-    def _plan(
+    def _points(
         self, queries: Tensor, logits: Tensor, references: Tensor, extent: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Where to read, (B*heads, Q, P, 2) fractions of the map, and with what weight, (B*heads, 1, Q, P)."""
-        weights = logits.softmax(dim=-1)
+        """Where to read, (B, Q, heads, P, 2) fractions of the map, and with what weight, (B, Q, heads, P)."""
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))  # (B, Q, heads, P, 2)
         centre, size = references[:, :, None, None].split(2, dim=-1)
         locations = centre + offsets * self.num_points_scale[:, None] * size * 0.5
         if extent is not None:
             per_point = [extent[:, k : k + 1].expand(-1, count, -1) for k, count in enumerate(self.num_points)]
             locations = locations * torch.cat(per_point, dim=1)[:, None, None]  # (B, 1, 1, P, 2)
-        return locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)[:, None]
+        return locations, logits.softmax(dim=-1)
+
+
+def _head_by_head(locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, Q, heads, P, 2) and (B, Q, heads, P) -> (B*heads, Q, P, 2) and (B*heads, 1, Q, P)."""
+    return locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)[:, None]

@@ -23,6 +23,7 @@ from ...nn.mlp import MLP
 from ...nn.padding import Padding
 from ...nn.queries import join_groups, split_predictions
 from ...nn.selection import anchor_logits, gather_rows, selector
+from ...nn.table_sampling import FeatureTable
 from ...nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup, Target
 from .decoder_layer import DecoderLayer
 from .denoising import MATCHING, DenoisingSetting, denoising_group, draw_noise, layout
@@ -220,7 +221,7 @@ class DFINETransformer(nn.Module):
         if self.training and self.denoising.num_denoising > 0:
             groups.insert(0, self._denoising_group(targets, maps[0].device))
         queries = join_groups(groups)
-        values = [one.float().contiguous() for one in maps]  # sampled in fp32: cast once, not in every layer
+        values = FeatureTable([one.float().contiguous() for one in maps])  # sampled in fp32: cast once for all layers
         extent = None if padding is None else padding.extent(_sizes(maps))
         record = AttentionRecorder(self.captured) if self.training and self.captured else None
         layers, initial = self.decoder(queries, values, self._heads(), extent=extent, record=record)

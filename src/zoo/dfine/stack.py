@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...nn.capture import AttentionRecorder
 from ...nn.queries import JoinedQueries
+from ...nn.table_sampling import FeatureTable
 from ...nn.types import Predictions
 from .decoder_layer import DecoderLayer
 
@@ -47,7 +48,7 @@ class Surroundings:
         """The same with maps of ``dim`` channels, for wider layers."""
         if self.values[0].shape[1] == dim:
             return self
-        return replace(self, values=[enlarge_channels(value, dim, axis=1) for value in self.values])
+        return replace(self, values=FeatureTable([enlarge_channels(value, dim, axis=1) for value in self.values]))
 
 
 def enlarge_channels(x: Tensor, dim: int, axis: int = -1) -> Tensor:
