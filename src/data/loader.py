@@ -108,6 +108,8 @@ class DataLoader:
             buckets=aspect_buckets(dataset.annotations.sizes) if bucket_by_aspect else None,
         )
         self._workers: TorchDataLoader[Any] | None = None
+        if way := dataset.transforms.describe():
+            logger.info("%s: augmentation runs %s", dataset.annotations.place, way)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank."""

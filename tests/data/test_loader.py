@@ -348,3 +348,22 @@ def test_keeping_the_aspect_needs_padding(resize):
         loader(pages(ops))
     loader(pages([resize, PadToSize((160, 160)), ConvertPILImage(), ConvertBoxes()]))
     padded([Resize((65, 97)), ConvertPILImage(), ConvertBoxes()])
+
+
+def test_the_way_of_augmentation_is_logged(caplog):
+    caplog.set_level(logging.INFO)
+    loader(pages(policy={"name": "stop_epoch", "epoch": 1, "ops": ["RandomZoomOut"]}))
+    assert "train.json: augmentation runs fused" in caplog.text
+    loader(pages([Failing(), ConvertBoxes(), RandomHorizontalFlip()]), shuffle=False)
+    assert "train.json: augmentation runs one by one (Failing must see the image)" in caplog.text
+    caplog.clear()
+    loader(pages([Resize((64, 96)), ConvertPILImage()]), shuffle=False)
+    assert not caplog.text
+
+
+def test_evaluation_pixels_are_those_of_pillow():
+    dataset = pages([Resize((64, 96)), ConvertPILImage()])
+    for index in range(3):
+        image, _ = dataset[index]
+        expected = dataset.ground_truth(int(dataset.annotations.image_ids[index])).image().resize((96, 64), 2)
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))

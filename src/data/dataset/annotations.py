@@ -18,6 +18,20 @@ from .problems import Problems
 
 
 @dataclass(frozen=True)
+class TrainingRows:
+    """The boxes that are training targets, in flat arrays: those of image i are rows ``offsets[i]:offsets[i + 1]``."""
+
+    offsets: NDArray[np.int64]
+    """(n + 1,)"""
+    boxes_xyxy_px: NDArray[np.float32]
+    """(K, 4) cut to their image."""
+    labels: NDArray[np.int64]
+    """(K,)"""
+    area_px: NDArray[np.float32]
+    """(K,)"""
+
+
+@dataclass(frozen=True)
 class Annotations:
     """n images and A boxes. The boxes of image i are rows ``offsets[i]:offsets[i + 1]``, in file order."""
 
@@ -59,6 +73,15 @@ class Annotations:
         rows = self.rows(index)
         boxes_xyxy_px = clipped_corners(self.boxes_xywh_px[rows], self.sizes[index])
         return boxes_xyxy_px, ~self.crowd[rows] & has_area(boxes_xyxy_px)
+
+    def training_rows(self) -> TrainingRows:
+        """The training targets of all images: what ``training_boxes`` says of each."""
+        counts = np.diff(self.offsets)
+        boxes_xyxy_px = clipped_corners(self.boxes_xywh_px, np.repeat(self.sizes, counts, axis=0))
+        kept = ~self.crowd & has_area(boxes_xyxy_px)
+        offsets = np.concatenate([[0], np.cumsum(kept)])[self.offsets].astype(np.int64)
+        boxes, areas = boxes_xyxy_px[kept].astype(np.float32), self.area_px[kept].astype(np.float32)
+        return TrainingRows(offsets, boxes, self.labels[kept], areas)
 
     def take(self, indices: ArrayLike) -> Annotations:
         """Those images, in the given order, with their boxes."""

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,8 +24,9 @@ from torchvision import tv_tensors
 from ...core.errors import DataError
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
+from ..transforms.fused.rendering import Pixels, reduction
 from ..transforms.ops import PixelConversion
-from .annotations import Annotations
+from .annotations import Annotations, TrainingRows
 from .images import load_rgb
 
 Sample = tuple[Any, dict[str, Tensor]]
@@ -110,9 +112,16 @@ class DetectionDataset(Dataset[Sample]):
 
     def __getitem__(self, key: int | tuple[int, ...]) -> Sample:
         epoch, index, seed = SampleKey(*key) if isinstance(key, tuple) else SampleKey(0, int(key))
-        image, target = self._load(index)
-        with _seeded(seed, epoch, index):
-            return self.transforms(image, target, epoch=epoch)
+        fused = self.transforms.fused_at(epoch)
+        size, target = self._target(index)
+        with _seeded(seed, epoch, index, torch_only=fused is not None):
+            if fused is not None:
+                return fused(size, target, lambda scale: self._pixels(index, scale))
+            boxes = tv_tensors.BoundingBoxes(torch.from_numpy(target["boxes"]), format="XYXY", canvas_size=size)
+            plain = {
+                name: value if isinstance(value, Tensor) else torch.from_numpy(value) for name, value in target.items()
+            }
+            return self.transforms(self._image(index), {**plain, "boxes": boxes}, epoch=epoch)
 
     def ground_truth(self, image_id: int) -> GroundTruth:
         """Annotated boxes of an image.
@@ -135,39 +144,56 @@ class DetectionDataset(Dataset[Sample]):
             self.annotations.upright,
         )
 
-    def _load(self, index: int) -> tuple[Image.Image, dict[str, Tensor]]:
+    def _image(self, index: int, divisor: int = 1) -> Image.Image:
         data = self.annotations
         height, width = data.sizes[index].tolist()
-        path = self.img_folder / data.file_names[index]
         owner = f"image {data.image_ids[index]} of {data.place}"
-        image = load_rgb(path, (height, width), owner, upright=data.upright)
-        rows = data.rows(index)
-        boxes, kept = data.training_boxes(index)
-        target = {
-            "boxes": tv_tensors.BoundingBoxes(
-                torch.from_numpy(boxes[kept].astype(np.float32)), format="XYXY", canvas_size=(height, width)
-            ),
-            "labels": torch.from_numpy(data.labels[rows][kept]),
+        path = self.img_folder / data.file_names[index]
+        return load_rgb(path, (height, width), owner, upright=data.upright, divisor=divisor)
+
+    def _pixels(self, index: int, scale: float) -> Pixels:
+        """The image, decoded at no less than a scale in 0..1."""
+        divisor = reduction(scale)
+        return Pixels(self._image(index, divisor), (1 / divisor, 1 / divisor))
+
+    def _target(self, index: int) -> tuple[tuple[int, int], dict[str, Any]]:
+        """Size (height, width), and the entries of the target as arrays, or tensors where no op changes them."""
+        data, rows = self.annotations, self._training_rows
+        height, width = data.sizes[index].tolist()
+        mine = slice(int(rows.offsets[index]), int(rows.offsets[index + 1]))
+        return (height, width), {
+            "boxes": rows.boxes_xyxy_px[mine].copy(),
+            "labels": rows.labels[mine].copy(),
             "image_id": torch.tensor([int(data.image_ids[index])]),
-            "area": torch.from_numpy(data.area_px[rows][kept].astype(np.float32)),
-            "iscrowd": torch.zeros(int(kept.sum()), dtype=torch.int64),
+            "area": rows.area_px[mine].copy(),
+            "iscrowd": np.zeros(mine.stop - mine.start, np.int64),
             "orig_size": torch.tensor([height, width]),
         }
-        return image, target
+
+    @cached_property
+    def _training_rows(self) -> TrainingRows:
+        return self.annotations.training_rows()
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
-    """Run with random states that depend on the arguments alone, and put the process's states back afterwards."""
+def _seeded(seed: int, epoch: int, index: int, *, torch_only: bool = False) -> Iterator[None]:
+    """Run with random states that depend on the arguments alone, and put the process's states back afterwards.
+
+    Args:
+        torch_only: nothing draws from Python's and numpy's generators, which are left alone then: that saves time.
+    """
     digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, index), digest_size=8).digest()
     number = int.from_bytes(digest, "little")
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(number)
-    np.random.seed(number % 2**32)
+    others = None if torch_only else (random.getstate(), np.random.get_state())
+    state = torch.get_rng_state()
+    if others is not None:
+        random.seed(number)
+        np.random.seed(number % 2**32)
     torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would also reseed every GPU
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        if others is not None:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
+        torch.set_rng_state(state)

@@ -35,7 +35,9 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.D
 """What Pillow raises for broken files: it has no one error for that."""
 
 
-def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry", *, upright: bool = False) -> Image.Image:
+def load_rgb(
+    path: Path, size: tuple[int, int], owner: str = "its entry", *, upright: bool = False, divisor: int = 1
+) -> Image.Image:
     """Decode an image and check it against its annotated size.
 
     COCO boxes belong to the pixels as stored, so an EXIF orientation is applied only where the annotated size
@@ -46,24 +48,33 @@ def load_rgb(path: Path, size: tuple[int, int], owner: str = "its entry", *, upr
         size: annotated (height, width).
         owner: who says so, for messages: ``image 17 of train.json``.
         upright: apply the EXIF orientation in any case.
+        divisor: of both sides of the result, rounded up: 1, 2, 4 or 8. A JPEG is not even decoded in full then.
 
     Raises:
         DataError: missing, not decodable, or of another size; boxes of a wrong size would be scaled wrongly in silence.
     """
     try:
         with Image.open(path) as file:
+            stored = (file.height, file.width)
+            turn = upright or stored != size
+            if divisor > 1 and not (turn and any(side % divisor for side in stored)):  # else its blocks begin elsewhere
+                file.draft(
+                    None, (max(1, file.width // divisor), max(1, file.height // divisor))
+                )  # JPEG; others ignore it
             file.load()
             image = _rgb(file)
-            turned = _turned(image) if upright or (file.height, file.width) != size else image
+            turned = _turned(image) if turn else image
+            if divisor > 1 and (file.height, file.width) == stored:
+                turned = turned.reduce(divisor)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image, but {owner} names it: check img_folder") from error
     except UNDECODABLE as error:
         raise DataError(
             f"{path}: cannot be decoded ({error}), wanted for {owner}: replace the file or remove its entry"
         ) from error
-    if (turned.height, turned.width) != size:
+    if (turned.height, turned.width) != (-(-size[0] // divisor), -(-size[1] // divisor)):
         raise DataError(
-            f"{path} has height, width {(image.height, image.width)}, but {owner} says {size}: "
+            f"{path} has height, width {stored}, but {owner} says {size}: "
             "the boxes would not fit; correct the annotation or the file"
         )
     return turned

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.registry import register
+from .fused import Fused, is_random, obstacle
 from .ops import ConvertBoxes, ConvertPILImage, PixelConversion
 
 
@@ -20,15 +21,23 @@ class Compose(nn.Module):
         ops: modules that take and return (image, target).
         policy: None, ``{name: default}``, or ``{name: stop_epoch, epoch: E, ops: [class names]}``: from epoch E on the
             named ops are skipped (the official two-stage schedule).
+        fused: where a data set makes samples and every active op is a known augmentation, decide them on the boxes
+            first and touch every pixel once: the same crops, flips, colours and boxes for a fraction of the time.
+            Pixels differ by rounding, and where a large file is decoded at reduced scale. Otherwise, and with False,
+            one by one. Evaluation, where nothing is random, always runs one by one.
 
     Raises:
         ValueError: an unknown policy, one without its entries, or one that names an op which is not in ``ops``.
     """
 
-    def __init__(self, ops: list[nn.Module] | None = None, policy: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, ops: list[nn.Module] | None = None, policy: dict[str, Any] | None = None, *, fused: bool = True
+    ) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops or [])
         self.stop_epoch, self.stopped = _read_policy(policy, [type(op).__name__ for op in self.ops])
+        self.fused = fused
+        self._early, self._late = (self._fusion(self.active(stopping)) for stopping in (False, True))
 
     @property
     def pixels(self) -> PixelConversion:
@@ -41,12 +50,35 @@ class Compose(nn.Module):
         return any(isinstance(op, ConvertBoxes) and op.normalize and op.fmt == "cxcywh" for op in self.ops)
 
     def forward(self, image: Any, target: dict[str, Tensor], epoch: int = 0) -> tuple[Any, dict[str, Tensor]]:
-        """A PIL image and its target -> both after all ops that are active in ``epoch``."""
-        stopping = self.stop_epoch is not None and epoch >= self.stop_epoch
-        for op in self.ops:
-            if not (stopping and type(op).__name__ in self.stopped):
-                image, target = op(image, target)
+        """A PIL image and its target -> both after all ops that are active in ``epoch``, one by one."""
+        for op in self.active(self._stopping(epoch)):
+            image, target = op(image, target)
         return image, target
+
+    def active(self, stopping: bool) -> list[nn.Module]:
+        """The ops before and after the epoch at which some stop."""
+        return [op for op in self.ops if not (stopping and type(op).__name__ in self.stopped)]
+
+    def fused_at(self, epoch: int) -> Fused | None:
+        """The ops that are active in ``epoch`` as one step, where they can be."""
+        return self._late if self._stopping(epoch) else self._early
+
+    def describe(self) -> str:
+        """How the augmentations run, in words; empty where there are none."""
+        if not is_random(list(self.ops)):
+            return ""
+        early, late = (self._way(self.active(stopping)) for stopping in (False, True))
+        return early if self.stop_epoch is None or early == late else f"{early}; from epoch {self.stop_epoch} on {late}"
+
+    def _stopping(self, epoch: int) -> bool:
+        return self.stop_epoch is not None and epoch >= self.stop_epoch
+
+    def _fusion(self, ops: list[nn.Module]) -> Fused | None:
+        return Fused(ops) if self.fused and obstacle(ops) is None else None
+
+    def _way(self, ops: list[nn.Module]) -> str:
+        reason = obstacle(ops) if self.fused else "fused: False"
+        return "fused" if reason is None else f"one by one ({reason})"
 
 
 def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int | None, frozenset[str]]:

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as F
 from ...core.errors import DataError
 from ...core.registry import register
 
-_PER_BOX = ("labels", "area", "iscrowd")
+PER_BOX = ("labels", "area", "iscrowd")
 """Target entries with one row per box."""
 
 
@@ -129,9 +129,9 @@ class RandomIoUCrop(v2.RandomIoUCrop):
         too_small = min(height, width) * self.min_scale < 1  # torchvision would divide by a crop height of 0
         if torch.rand(1) >= self.p or not len(target["boxes"]) or too_small:
             return image, target
-        return super(RandomIoUCrop, self._for_aspect(width / height)).forward(image, target)
+        return super(RandomIoUCrop, self.for_aspect(width / height)).forward(image, target)
 
-    def _for_aspect(self, aspect: float) -> RandomIoUCrop:
+    def for_aspect(self, aspect: float) -> RandomIoUCrop:
         """This transform for an image of one aspect ratio."""
         if self.aspect_change is None:
             return self
@@ -156,7 +156,7 @@ class SanitizeBoundingBoxes(v2.SanitizeBoundingBoxes):
 
 def _per_box_entries(inputs: Any) -> tuple[Tensor, ...]:
     target = inputs[1]
-    return tuple(target[name] for name in _PER_BOX if name in target)
+    return tuple(target[name] for name in PER_BOX if name in target)
 
 
 @register

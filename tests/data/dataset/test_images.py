@@ -146,3 +146,21 @@ def test_images_of_a_folder(tmp_path):
     assert list_images(tmp_path) == ["a.webp", "b/c.PNG"]
     (tmp_path / "a").symlink_to(tmp_path / "b")
     assert list_images(tmp_path) == ["a.webp", "a/c.PNG"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("divisor", [2, 4, 8])
+def test_decoding_at_reduced_scale(tmp_path, suffix, divisor):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.add.outer(np.arange(50), 2 * np.arange(70)).astype(np.uint8)
+    Image.fromarray(np.stack([values] * 3, axis=-1)).save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
+    for size in ((50, 70), (70, 50)):  # the second is that of the turned image
+        whole = load_rgb(tmp_path / f"a.{suffix}", size)
+        found = load_rgb(tmp_path / f"a.{suffix}", size, divisor=divisor)
+        assert (found.height, found.width) == (-(-size[0] // divisor), -(-size[1] // divisor))
+        box = (divisor, divisor, 4 * divisor, 4 * divisor)
+        expected = np.asarray(whole.crop(box)).reshape(3, divisor, 3, divisor, 3).mean(axis=(1, 3))
+        assert np.abs(np.asarray(found)[1:4, 1:4] - expected).max() < 2
+    with pytest.raises(DataError, match=r"has height, width \(50, 70\), but its entry says \(51, 70\)"):
+        load_rgb(tmp_path / f"a.{suffix}", (51, 70), divisor=divisor)

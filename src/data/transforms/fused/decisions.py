@@ -1,0 +1,270 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What each augmentation does to a sample, decided on its boxes alone, before its image is even decoded.
+
+The random numbers are drawn as the transforms themselves draw them: same numbers, same order, same comparisons in
+float32. So a sample has the same crop, canvas, flip, colours and boxes as when its transforms run one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .. import ops as T
+from .colour import Distortion
+from .frame import Frame
+
+Boxes = NDArray[np.float32]
+"""(n, 4) xyxy pixels of the canvas, or what ConvertBoxes makes of them."""
+
+
+@dataclass
+class Decision:
+    """All that is decided about a sample; ops change it in turn."""
+
+    frame: Frame
+    boxes: Boxes
+    kept: NDArray[np.int64]
+    """(n,) rows of the target that the boxes belong to."""
+    size: tuple[int, int] | None = None
+    """(height, width) of the final image, once it is known."""
+    distortion: Distortion | None = None
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour of the border."""
+
+    @classmethod
+    def start(cls, size: tuple[int, int], boxes: Boxes) -> Decision:
+        """An image of ``size`` (height, width) with its boxes (n, 4), xyxy pixels."""
+        return cls(Frame.whole(size), boxes, np.arange(len(boxes)))
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) that the boxes refer to now."""
+        return self.size or self.frame.size
+
+    def keep(self, mask: NDArray[np.bool_]) -> None:
+        """Go on with some boxes."""
+        if not mask.all():
+            self.boxes, self.kept = self.boxes[mask], self.kept[mask]
+
+
+def decide(ops: Sequence[nn.Module], size: tuple[int, int], boxes: Boxes) -> Decision:
+    """Run ops without an image.
+
+    Args:
+        ops: each of a type in ``DECISIONS``.
+        size: (height, width) of the image.
+        boxes: (n, 4) xyxy pixels.
+    """
+    decision = Decision.start(size, boxes)
+    for op in ops:
+        DECISIONS[type(op)](op, decision)
+    return decision
+
+
+class Crop(NamedTuple):
+    """Where RandomIoUCrop cuts, and which boxes have their centre inside."""
+
+    left: int
+    top: int
+    height: int
+    width: int
+    inside: NDArray[np.bool_]
+
+
+def find_crop(op: T.RandomIoUCrop, size: tuple[int, int], boxes: Boxes) -> Crop | None:
+    """What ``RandomIoUCrop.make_params`` of torchvision draws; None: no crop.
+
+    Args:
+        op: its limits.
+        size: (height, width) of the canvas.
+        boxes: (n, 4) xyxy pixels, n > 0.
+    """
+    while True:
+        overlap = op.options[int(torch.randint(low=0, high=len(op.options), size=(1,)))]
+        if overlap >= 1:
+            return None
+        state = torch.get_rng_state()
+        crops, drawn = _crops(op, size, torch.rand(4 * op.trials).numpy().reshape(-1, 2))
+        inside, overlaps = _overlaps(crops, boxes)
+        good = np.flatnonzero(inside.any(axis=1) & (overlaps >= np.float32(overlap)))
+        torch.set_rng_state(state)  # only the numbers up to the crop that is taken count as drawn
+        torch.rand(2 * int(drawn[good[0]] if good.size else drawn[-1]))
+        if good.size:
+            left, top, right, bottom = crops[good[0]].tolist()
+            return Crop(left, top, bottom - top, right - left, inside[good[0]])
+
+
+def _crops(
+    op: T.RandomIoUCrop, size: tuple[int, int], pairs: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All crops that are tried with one overlap.
+
+    Args:
+        op: its limits.
+        size: (height, width) of the canvas.
+        pairs: (2 * trials, 2) random numbers; a trial takes one for the sides, and if they are good one for the place.
+
+    Returns:
+        Corners (k, 4) of k <= trials crops, an empty one for the last trial if its sides are not good; and (k,) pairs
+        that were taken up to and with each.
+    """
+    height, width = (np.float32(side) for side in size)
+    sides = np.float32(op.min_scale) + np.float32(op.max_scale - op.min_scale) * pairs
+    w, h = (width * sides[:, 0]).astype(np.int64), (height * sides[:, 1]).astype(np.int64)
+    aspect = w / h
+    good = ((op.min_aspect_ratio <= aspect) & (aspect <= op.max_aspect_ratio)).tolist()
+    place, chosen = 0, []
+    for _ in range(op.trials):
+        if good[place]:
+            chosen.append(place)
+            place += 1
+        place += 1
+    rows = np.array(chosen, dtype=np.int64)
+    left = ((size[1] - w[rows]).astype(np.float32) * pairs[rows + 1, 0]).astype(np.int64)
+    top = ((size[0] - h[rows]).astype(np.float32) * pairs[rows + 1, 1]).astype(np.int64)
+    crops = np.stack([left, top, left + w[rows], top + h[rows]], axis=1)
+    return np.concatenate([crops, np.zeros((1, 4), np.int64)]), np.append(rows + 2, place)
+
+
+def _overlaps(crops: NDArray[np.int64], boxes: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Which boxes have their centre inside each crop (k, n), and the largest IoU (k,) of such a box with it."""
+    left, top, right, bottom = crops.T[:, :, None].astype(np.float32)  # (k, 1) each
+    x1, y1, x2, y2 = boxes.T
+    cx, cy = np.float32(0.5) * (x1 + x2), np.float32(0.5) * (y1 + y2)
+    inside = (left < cx) & (cx < right) & (top < cy) & (cy < bottom)
+    shared = np.maximum(np.minimum(x2, right) - np.maximum(x1, left), 0)
+    shared *= np.maximum(np.minimum(y2, bottom) - np.maximum(y1, top), 0)
+    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=inside)
+    return inside, iou.max(axis=1)
+
+
+def _happens(p: float) -> bool:
+    """Draw whether something of probability ``p`` happens."""
+    return bool(torch.rand(1).item() < np.float32(p))
+
+
+def _distort(op: T.RandomPhotometricDistort, decision: Decision) -> None:
+    drawn = {}
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        low, high = getattr(op, name)
+        drawn[name] = torch.empty(1).uniform_(low, high).item() if _happens(op.p) else None
+    contrast_first = torch.rand(()).item() < 0.5
+    permutation = tuple(torch.randperm(3).tolist()) if _happens(op.p) else None
+    distortion = Distortion(**drawn, contrast_first=contrast_first, permutation=permutation)
+    decision.distortion = distortion if distortion.names or permutation else None
+
+
+def _zoom_out(op: T.RandomZoomOut, decision: Decision) -> None:
+    if not _happens(op.p):
+        return
+    height, width = decision.frame.size
+    low, high = op.side_range
+    factor = np.float32(low) + np.float32(torch.rand(1).item()) * np.float32(high - low)
+    right, bottom = int(np.float32(width) * factor) - width, int(np.float32(height) * factor) - height
+    place = torch.rand(2).numpy()
+    left, top = int(np.float32(right) * place[0]), int(np.float32(bottom) * place[1])
+    decision.frame = decision.frame.pad(left, top, right - left, bottom - top)
+    decision.boxes = _inside(decision.boxes + np.array([left, top, left, top], np.float32), decision.frame.size)
+    decision.fill = fill_of(op)
+
+
+def fill_of(op: T.RandomZoomOut) -> tuple[int, int, int]:
+    """Colour of its border."""
+    red, green, blue = [op.fill] * 3 if isinstance(op.fill, int) else op.fill
+    return red, green, blue
+
+
+def _crop(op: T.RandomIoUCrop, decision: Decision) -> None:
+    height, width = decision.frame.size
+    too_small = min(height, width) * op.min_scale < 1
+    if not _happens(op.p) or not len(decision.boxes) or too_small:
+        return
+    crop = find_crop(op.for_aspect(width / height), (height, width), decision.boxes)
+    if crop is None:
+        return
+    decision.frame = decision.frame.crop(crop.left, crop.top, crop.height, crop.width)
+    offset = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
+    decision.boxes = _inside(decision.boxes - offset, (crop.height, crop.width))
+    decision.boxes[~crop.inside] = 0
+
+
+def _sanitize(op: T.SanitizeBoundingBoxes, decision: Decision) -> None:
+    height, width = decision.canvas
+    boxes = decision.boxes
+    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    inside = (boxes >= 0).all(axis=1) & (boxes <= np.array([width, height, width, height])).all(axis=1)
+    decision.keep((w >= op.min_size) & (h >= op.min_size) & (w * h >= op.min_area) & inside)
+
+
+def _flip(op: T.RandomHorizontalFlip, decision: Decision) -> None:
+    if not _happens(op.p):
+        return
+    width = np.float32(decision.canvas[1])
+    decision.frame = decision.frame.mirror()
+    decision.boxes = decision.boxes[:, [2, 1, 0, 3]]
+    decision.boxes[:, ::2] = -(decision.boxes[:, ::2] - width)
+
+
+def _resize(op: T.Resize | T.KeepAspect, decision: Decision) -> None:
+    height, width = decision.frame.size
+    new_height, new_width = op.size_of(height, width) if isinstance(op, T.KeepAspect) else op.size
+    decision.size = new_height, new_width
+    ratio = (new_width / width, new_height / height)
+    decision.boxes = decision.boxes * np.array([*ratio, *ratio], np.float32)
+
+
+def _convert_boxes(op: T.ConvertBoxes, decision: Decision) -> None:
+    height, width = decision.canvas
+    boxes = decision.boxes.copy()
+    if op.fmt != "xyxy":
+        boxes[:, 2:] -= boxes[:, :2]
+    if op.fmt == "cxcywh":
+        boxes[:, :2] = (boxes[:, :2] * 2 + boxes[:, 2:]) / 2
+    decision.boxes = boxes / np.array([width, height, width, height], np.float32)
+
+
+def _nothing(op: nn.Module, decision: Decision) -> None:
+    pass
+
+
+def _inside(boxes: Boxes, size: tuple[int, int]) -> Boxes:
+    clamped: Boxes = np.minimum(np.maximum(boxes, 0), np.array([size[1], size[0]] * 2, np.float32))
+    return clamped
+
+
+DECISIONS: dict[type, Callable[[Any, Decision], None]] = {
+    T.RandomPhotometricDistort: _distort,
+    T.RandomZoomOut: _zoom_out,
+    T.RandomIoUCrop: _crop,
+    T.SanitizeBoundingBoxes: _sanitize,
+    T.RandomHorizontalFlip: _flip,
+    T.Resize: _resize,
+    T.ResizeShortestEdge: _resize,
+    T.ResizeToFit: _resize,
+    T.ConvertPILImage: _nothing,
+    T.ConvertBoxes: _convert_boxes,
+    T.EmptyTransform: _nothing,
+}
+"""By the exact type of the op: a subclass may do anything."""
+RANDOM = (T.RandomPhotometricDistort, T.RandomZoomOut, T.RandomIoUCrop, T.RandomHorizontalFlip)
+
+
+def tensors(decision: Decision, target: dict[str, Any]) -> dict[str, Tensor]:
+    """The target with the boxes that are left, in the order of its entries.
+
+    Args:
+        decision: what became of the boxes.
+        target: tensors and arrays; those with one row per box are cut down.
+    """
+    rows = {"boxes": decision.boxes, **{name: target[name][decision.kept] for name in T.PER_BOX if name in target}}
+    merged = {name: rows.get(name, value) for name, value in target.items()}
+    return {name: value if isinstance(value, Tensor) else torch.from_numpy(value) for name, value in merged.items()}

@@ -1,0 +1,403 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training images per CPU second: ours, fused and one by one, against torchvision's transforms on PIL images.
+
+python tools/benchmark/data_pipeline.py                                     # synthetic JPEG, 480 x 640 and 3000 x 4000
+python tools/benchmark/data_pipeline.py --sizes 480x640 --workers 2 -o data.json
+python tools/benchmark/data_pipeline.py --images data/coco/val2017 --coco data/coco/annotations/instances_val2017.json
+
+All make batches of images of 640 x 640 with the augmentation of the D-FINE recipe, one thread each, in turns: in each
+round every one has its turn, in an order drawn anew. The published way ends with floats in [0, 1]; ours ends with
+bytes, which become floats on the device: "floats on the CPU" includes that too. Times are CPU time of the process, so
+other work on the machine counts less. Ratios: medians of the same round. Stages (where the time goes) are CPU time too.
+Exit codes: 0, 2 something that cannot be measured so.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch and numpy start their threads
+
+import argparse
+import importlib.util
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from isdfine.core.atomic import whole_file
+from isdfine.core.errors import ConfigError, DataError
+from isdfine.data.collate import BatchImageCollateFunction
+from isdfine.data.dataset import detection
+from isdfine.data.dataset.coco import CocoDetection
+from isdfine.data.dataset.detection import SampleKey
+from isdfine.data.loader import DataLoader
+from isdfine.data.transforms import (
+    Compose,
+    ConvertBoxes,
+    ConvertPILImage,
+    RandomHorizontalFlip,
+    RandomIoUCrop,
+    RandomPhotometricDistort,
+    RandomZoomOut,
+    Resize,
+    SanitizeBoundingBoxes,
+    fused,
+)
+from isdfine.data.transforms.fused import rendering
+from isdfine.data.transforms.fused.colour import Distortion
+from isdfine.deploy.latency.machine import describe, load
+from isdfine.deploy.latency.timing import Plan, Timing, measure, ratio, table
+
+SIDE = 640
+ROOT = Path(__file__).parents[2]
+OFFICIAL = "official"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["480x640", "3000x4000"], help="HEIGHTxWIDTH of synthetic images")
+    parser.add_argument("--count", type=int, default=64, help="synthetic images of up to a megapixel; 6 above")
+    parser.add_argument("--quality", type=int, default=85, help="of synthetic JPEG files")
+    parser.add_argument("--images", type=Path, help="folder of real images, in place of synthetic ones")
+    parser.add_argument("--coco", type=Path, help="COCO annotations of --images")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=2, help="batches of a turn that count")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="also measure our loader with 1 .. N workers (wall clock)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every batch")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    return parser.parse_args(arguments)
+
+
+def reference() -> Any:
+    """The published way, from the tests."""
+    spec = importlib.util.spec_from_file_location(
+        "official_transforms", ROOT / "tests" / "data" / "official_transforms.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def photo(random: np.random.Generator, height: int, width: int) -> Image.Image:
+    """A picture with the spectrum of a photo (1 / f), shapes with edges on it, and a little noise of a sensor."""
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    falloff = 1 / np.maximum(np.hypot(rows, columns), 1 / max(height, width)) ** 1.2
+    grey = np.fft.irfft2(falloff * np.exp(2j * np.pi * random.random(falloff.shape)), (height, width))
+    tint = np.fft.irfft2(falloff**1.3 * np.exp(2j * np.pi * random.random(falloff.shape)), (height, width))
+    layers = [random.uniform(80, 150) + 45 * grey / grey.std() + sign * 18 * tint / tint.std() for sign in (1, 0.2, -1)]
+    pixels = np.stack(layers, axis=-1) + random.normal(0, 1, (height, width, 1))
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        x, y = random.uniform(0, width), random.uniform(0, height)
+        w, h = random.uniform(0.02, 0.25, 2) * (width, height)
+        colour = tuple(random.integers(0, 256, 3).tolist())
+        (draw.ellipse if random.random() < 0.5 else draw.rectangle)((x, y, x + w, y + h), fill=colour)
+    return image
+
+
+def write_photos(folder: Path, size: tuple[int, int], count: int, options: argparse.Namespace) -> tuple[Path, Path]:
+    """Image folder and COCO file of synthetic photos with 7 boxes each."""
+    random = np.random.default_rng(options.seed)
+    height, width = size
+    images, annotations = [], []
+    for number in range(1, count + 1):
+        photo(random, height, width).save(folder / f"{number}.jpg", quality=options.quality)
+        images.append({"id": number, "file_name": f"{number}.jpg", "height": height, "width": width})
+        for _ in range(7):
+            w, h = random.uniform(0.03, 0.6, 2) * (width, height)
+            x, y = random.uniform(0, width - w), random.uniform(0, height - h)
+            box = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0, "category_id": 1, "image_id": number}
+            annotations.append({"id": len(annotations) + 1, **box})
+    path = folder / "annotations.json"
+    categories = [{"id": 1, "name": "thing"}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return folder, path
+
+
+def dataset(folder: Path, path: Path, *, fuse: bool) -> CocoDetection:
+    """Ours, with the augmentation of configs/dfine/include."""
+    ops = [
+        RandomPhotometricDistort(p=0.5),
+        RandomZoomOut(fill=0),
+        RandomIoUCrop(p=0.8),
+        SanitizeBoundingBoxes(min_size=1),
+        RandomHorizontalFlip(),
+        Resize((SIDE, SIDE)),
+        SanitizeBoundingBoxes(min_size=1),
+        ConvertPILImage(),
+        ConvertBoxes(),
+    ]
+    return CocoDetection(str(folder), str(path), Compose(ops, fused=fuse), invalid_boxes="drop")
+
+
+class Keys:
+    """Which images the next batch has; every way has its own, so all see the same images."""
+
+    def __init__(self, size: int, batch: int) -> None:
+        self.size, self.batch, self.next = size, batch, 0
+
+    def __call__(self) -> list[SampleKey]:
+        first, self.next = self.next, self.next + self.batch
+        return [SampleKey(one // self.size, one % self.size) for one in range(first, first + self.batch)]
+
+
+def official_way(data: CocoDetection, batch: int) -> Callable[[], object]:
+    """Batches as published: transforms one by one, float images stacked by the worker."""
+    official, keys = reference(), Keys(len(data), batch)
+    ops, truths = (
+        official.official_transforms(SIDE),
+        [data.ground_truth(int(one)) for one in data.annotations.image_ids],
+    )
+
+    def make() -> object:
+        samples = []
+        for key in keys():
+            truth = truths[key.sample]
+            target = official.official_target(truth.boxes.clone(), truth.labels, truth.size)
+            samples.append(official.official_sample(truth.path, target, ops))
+        return torch.stack([image for image, _ in samples]), [target for _, target in samples]
+
+    return make
+
+
+def our_way(data: CocoDetection, batch: int, *, floats: bool) -> Callable[[], object]:
+    """Batches as a worker of our loader makes them; ``floats``: also what the loader leaves to the device."""
+    collate, keys = BatchImageCollateFunction(SIDE), Keys(len(data), batch)
+
+    def make() -> object:
+        images, targets = collate([data[key] for key in keys()])
+        return data.pixels(images) if floats else images, targets
+
+    return make
+
+
+@contextmanager
+def clocked(places: list[tuple[Any, str, str]], seconds: Counter[str]) -> Iterator[None]:
+    """Add up the CPU time of functions, each by a label; of nested ones the inner time counts for the inner only."""
+    running: list[float] = []
+
+    def timed(function: Callable[..., Any], label: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            running.append(0.0)
+            begin = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                total = time.process_time() - begin
+                seconds[label] += total - running.pop()
+                if running:
+                    running[-1] += total
+
+        return call
+
+    patches = [mock.patch.object(place, name, timed(getattr(place, name), label)) for place, name, label in places]
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def our_stages() -> list[tuple[Any, str, str]]:
+    """Where our time goes: functions and what they do."""
+    return [
+        (detection, "load_rgb", "decode"),
+        (fused, "decide", "decisions"),
+        (Distortion, "apply", "colour"),
+        (fused, "render", "geometry"),
+        (rendering, "render", "geometry"),
+        (BatchImageCollateFunction, "__call__", "collate"),
+        (detection.PixelConversion, "__call__", "float conversion"),
+        (RandomPhotometricDistort, "forward", "colour"),
+        *((op, "forward", "geometry") for op in (RandomZoomOut, RandomIoUCrop, RandomHorizontalFlip, Resize)),
+    ]
+
+
+def official_stages() -> list[tuple[Any, str, str]]:
+    """Where the published way's time goes."""
+    from torchvision.transforms import v2
+
+    return [
+        (Image.Image, "convert", "decode"),
+        (v2.RandomPhotometricDistort, "forward", "colour"),
+        *(
+            (op, "forward", "geometry")
+            for op in (v2.RandomZoomOut, v2.RandomIoUCrop, v2.RandomHorizontalFlip, v2.Resize)
+        ),
+        (torch, "stack", "collate"),
+    ]
+
+
+def stages(
+    make: Callable[[], object], places: list[tuple[Any, str, str]], batches: int, images: int
+) -> dict[str, float]:
+    """Milliseconds of an image by stage."""
+    seconds: Counter[str] = Counter()
+    with clocked(places, seconds):
+        begin = time.process_time()
+        for _ in range(batches):
+            make()
+        total = time.process_time() - begin
+    seconds["other"] = total - sum(seconds.values())
+    return {label: 1000 * one / (batches * images) for label, one in seconds.items()}
+
+
+def with_workers(data: CocoDetection, workers: int, batch: int, batches: int) -> dict[str, float]:
+    """Images per second of our loader (wall clock, after the first batch), and the main process's part of it."""
+    loader = DataLoader(
+        data, batch_size=batch, shuffle=True, num_workers=workers, drop_last=True,
+        collate_fn=BatchImageCollateFunction(SIDE),
+    )  # fmt: skip
+    epoch, seen = 0, -2 * workers - 1  # what workers prepared ahead does not count
+    begin = cpu = 0.0
+    while seen < batches:
+        loader.set_epoch(epoch)
+        for _ in loader:
+            seen += 1
+            if seen == 0:
+                begin, cpu = time.perf_counter(), time.process_time()
+            if seen == batches:
+                break
+        epoch += 1
+    wall, main = time.perf_counter() - begin, time.process_time() - cpu
+    loader.close()
+    images = batch * batches
+    return {"images_per_second": images / wall, "main_process_ms_per_image": 1000 * main / images}
+
+
+def run_one(folder: Path, path: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """Measure all ways on one data set."""
+    data, plain_data = dataset(folder, path, fuse=True), dataset(folder, path, fuse=False)
+    calls = {
+        OFFICIAL: official_way(data, options.batch),
+        "ours, one by one": our_way(plain_data, options.batch, floats=False),
+        "ours, fused": our_way(data, options.batch, floats=False),
+        "ours, fused, floats on the CPU": our_way(data, options.batch, floats=True),
+    }
+    torch.manual_seed(options.seed)
+    timings = measure(calls, plan, clock=time.process_time)
+    batches = max(2, plan.rounds // 2)
+    found = {
+        label: stages(make, official_stages() if label == OFFICIAL else our_stages(), batches, options.batch)
+        for label, make in calls.items()
+    }
+    workers = {str(one): with_workers(data, one, options.batch, 4 * batches) for one in range(1, options.workers + 1)}
+    return {"images": len(data), "timings": timings, "stages": found, "workers": workers}
+
+
+def rows_of(timings: dict[str, Timing], batch: int) -> list[list[str]]:
+    """Images per CPU second and how many times the published way's."""
+    rows = [["way", "ms per image", "spread %", "images per CPU s", "times official", "quartiles"]]
+    for label, timing in timings.items():
+        summary, over = timing.summary(batch), ratio(timings[OFFICIAL], timing)
+        rows.append([
+            label, f"{summary['median_ms'] / batch:.2f}", f"{summary['spread_percent']:.1f}",
+            f"{batch / timing.median:.1f}", f"{over.median:.2f}", f"{over.quartile1:.2f} .. {over.quartile3:.2f}",
+        ])  # fmt: skip
+    return rows
+
+
+def report(name: str, found: dict[str, Any], options: argparse.Namespace) -> None:
+    """Print one data set's tables."""
+    print(f"\n{name}: {found['images']} images, {found['kilobytes']:.0f} kB each; batches of {options.batch}\n")
+    print(table(rows_of(found["timings"], options.batch), markdown=options.markdown))
+    labels = sorted({label for one in found["stages"].values() for label in one})
+    rows = [["ms per image", *labels]]
+    rows += [[way, *(f"{one.get(label, 0):.2f}" for label in labels)] for way, one in found["stages"].items()]
+    print()
+    print(table(rows, markdown=options.markdown))
+    for workers, one in found["workers"].items():
+        print(f"{workers} workers: {one['images_per_second']:.1f} images/s (wall clock), "
+              f"{one['main_process_ms_per_image']:.2f} ms per image in the main process")  # fmt: skip
+
+
+def plain(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """For JSON, every batch included."""
+    timings: dict[str, Timing] = found["timings"]
+    ways = {
+        label: timing.summary(options.batch)
+        | {"times_official": ratio(timings[OFFICIAL], timing).median, "seconds_by_round": timing.rounds}
+        for label, timing in timings.items()
+    }
+    return {**found, "timings": ways}
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) >= 8 and int(width) >= 8):
+        raise ConfigError(f"--sizes {text}: give HEIGHTxWIDTH in pixels, each 8 or more, such as 480x640")
+    return int(height), int(width)
+
+
+def measure_all(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Results by the name of the data."""
+    if (options.images is None) != (options.coco is None):
+        raise ConfigError("--images and --coco belong together: give both, or neither for synthetic images")
+    plan = Plan(options.rounds, options.repeats, warmup=2, seed=options.seed)
+    if options.images is not None:
+        found = {str(options.images): run_one(options.images, options.coco, options, plan)}
+        found[str(options.images)]["kilobytes"] = kilobytes(options.images)
+        return found
+    found = {}
+    for text in options.sizes:
+        size = parse_size(text)
+        with tempfile.TemporaryDirectory() as name:
+            count = options.count if size[0] * size[1] <= 1_000_000 else 6
+            folder, path = write_photos(Path(name), size, count, options)
+            found[text] = run_one(folder, path, options, plan) | {"kilobytes": kilobytes(folder)}
+    return found
+
+
+def kilobytes(folder: Path) -> float:
+    """Mean size of the JPEG files of a folder."""
+    return float(np.mean([one.stat().st_size for one in folder.glob("*.jpg")])) / 1000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one message and exit code 2."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    torch.set_num_threads(1)
+    machine = describe(torch.device("cpu"), 1)
+    try:
+        found = measure_all(options)
+        machine["load_after"] = load()
+        if options.output is not None:
+            content = {"machine": machine, "data": {name: plain(one, options) for name, one in found.items()}}
+            with whole_file(options.output) as partial:
+                partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except (ConfigError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, one in found.items():
+        report(name, one, options)
+    print(f"\n{machine['cpu']}, one thread, load {machine['load']} before, {machine['load_after']} after; "
+          f"versions {machine['versions']}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
