@@ -109,14 +109,14 @@ class ModelEMA:
 
 
 def _average(averaged: list[Tensor], current: list[Tensor], factor: float) -> None:
-    """v = d v + (1 - d) m for tensors of one device and type."""
+    """v = d v + (1 - d) m for tensors of one device and type, in one to three calls."""
     if averaged[0].device.type != "cpu":
         get_ema_multi_avg_fn(factor)(averaged, current, None)
         return
-    # The fused form v + (1 - d)(m - v) rounds differently. A CPU gains nothing from it, so there the official
-    # trajectories are met to the bit.
-    for value, source in zip(averaged, current):
-        value.mul_(factor).add_(source * (1 - factor))
+    # The form v + (1 - d)(m - v) above, and a fused product and sum, round differently; so the official trajectories are
+    # met to the bit.
+    torch._foreach_mul_(averaged, factor)
+    torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - factor))
 
 
 def _floating_slots(averaged: nn.Module, model: nn.Module) -> list[list[_Slot]]:

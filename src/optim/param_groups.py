@@ -74,6 +74,7 @@ def param_groups(
 class AdamW(torch.optim.AdamW):
     """``torch.optim.AdamW`` over the groups of :func:`param_groups`; the other arguments are torch's.
 
+    Unless ``foreach`` or ``fused`` says otherwise, all parameters of a group are updated in one call, on CPUs too.
     ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
     """
 
@@ -99,7 +100,7 @@ class AdamW(torch.optim.AdamW):
             weight_decay=weight_decay,
             amsgrad=amsgrad,
             foreach=foreach,
-            fused=fused,
+            fused=_fused(fused, foreach),
         )
 
 
@@ -132,7 +133,7 @@ class Adam(torch.optim.Adam):
             weight_decay=weight_decay,
             amsgrad=amsgrad,
             foreach=foreach,
-            fused=fused,
+            fused=_fused(fused, foreach),
         )
 
 
@@ -165,7 +166,7 @@ class SGD(torch.optim.SGD):
             weight_decay=weight_decay,
             nesterov=nesterov,
             foreach=foreach,
-            fused=fused,
+            fused=_fused(fused, foreach),
         )
 
 
@@ -185,6 +186,11 @@ def _groups(
 def _options_of(optimizer: type) -> list[str]:
     """Constructor arguments that a single group may override."""
     return [name for name in inspect.signature(optimizer).parameters if name not in _NOT_PER_GROUP]
+
+
+def _fused(fused: bool | None, foreach: bool | None) -> bool | None:
+    """One call per group where nobody chose: on a CPU torch would update one parameter after the other."""
+    return True if fused is None and foreach is None else fused
 
 
 def _pair(betas: Sequence[float]) -> tuple[float, float]:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from isdfine.core.errors import ConfigError
 from isdfine.optim.ema import ModelEMA, NoEma
+from isdfine.optim.param_groups import AdamW
 from isdfine.optim.precision import GradScaler, Precision
 from isdfine.optim.schedule import LinearWarmup, MultiStepLR, Schedule
 from isdfine.optim.step import Optim
+from losses.test_criterion import Operators
 
 
 def model_of() -> nn.Module:
@@ -162,3 +164,36 @@ def test_sync_context_without_ranks_does_nothing() -> None:
     with optim.sync_context(model):
         loss_of(model, 0).backward()
     assert model[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_few_calls_for_clipping_optimizer_and_average_together(rounds: int) -> None:
+    """At most 30, whatever the number of parameters, and none that waits for the device."""
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(20 * rounds)))
+    entries = [{"params": r"\.0\.weight", "lr": 1e-3}, {"params": r"\.1\.weight", "weight_decay": 0.0}]
+    optimizer = AdamW(model, entries, lr=1e-2)
+    schedule = Schedule(optimizer, None, None, steps_per_epoch=10, total_epochs=10)
+    optim = Optim(optimizer, schedule, ModelEMA(model), Precision("fp32", "cpu"))
+    for _ in range(2):  # the first makes the moments
+        for one in model.parameters():
+            one.grad = torch.ones_like(one)
+        with Operators() as seen:
+            optim.step(torch.ones((), requires_grad=True), max_norm=0.1)
+        calls = seen.names.total() - seen.names["detach"]
+    assert calls <= 30
+    assert seen.names["_fused_adamw_"] == 3
+    assert not {"_local_scalar_dense", "item", "nonzero", "equal"} & set(seen.names)
+
+
+def test_the_fused_update_is_that_of_each_parameter_by_itself() -> None:
+    models = [nn.Linear(5, 3), nn.Linear(5, 3)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [AdamW(models[0]), AdamW(models[1], foreach=False)]
+    assert optimizers[0].param_groups[0]["fused"]
+    assert not optimizers[1].param_groups[0]["fused"]
+    for step in range(3):
+        for model, optimizer in zip(models, optimizers):
+            model.weight.grad, model.bias.grad = torch.full((3, 5), 0.1 * step - 0.1), torch.linspace(-1, 1, 3)
+            optimizer.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters()):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
