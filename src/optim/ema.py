@@ -113,8 +113,8 @@ def _average(averaged: list[Tensor], current: list[Tensor], factor: float) -> No
     if averaged[0].device.type != "cpu":
         get_ema_multi_avg_fn(factor)(averaged, current, None)
         return
-    # The form v + (1 - d)(m - v) above, and a fused product and sum, round differently; so the official trajectories are
-    # met to the bit.
+    # The form v + (1 - d)(m - v) above, and a fused product and sum, round differently. So the official trajectories
+    # are met to the bit.
     torch._foreach_mul_(averaged, factor)
     torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - factor))
 
