@@ -24,7 +24,7 @@ from torchvision import tv_tensors
 from ...core.errors import DataError
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
-from ..transforms.fused.rendering import Pixels, reduction
+from ..transforms.fused.rendering import GAP, Pixels, reduction
 from ..transforms.ops import PixelConversion
 from .annotations import Annotations, TrainingRows
 from .images import load_rgb
@@ -153,6 +153,16 @@ class DetectionDataset(Dataset[Sample]):
 
     def _pixels(self, index: int, scale: float) -> Pixels:
         """The image, decoded at no less than a scale in 0..1."""
+        cache, size = (
+            self.transforms.cache,
+            (int(self.annotations.sizes[index, 0]), int(self.annotations.sizes[index, 1])),
+        )
+        wanted = None if cache is None else cache.size_of(size, scale)
+        if cache is not None and wanted is not None:
+            path = self.img_folder / self.annotations.file_names[index]
+            divisor = reduction(min(1.0, GAP * wanted[0] / size[0]))
+            if (kept := cache.load(path, size, wanted, lambda: self._image(index, divisor))) is not None:
+                return Pixels(kept, (wanted[0] / size[0], wanted[1] / size[1]))
         divisor = reduction(scale)
         return Pixels(self._image(index, divisor), (1 / divisor, 1 / divisor))
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...core.registry import register
+from ..image_cache import ImageCache
 from .fused import Fused, is_random, obstacle
 from .ops import ConvertBoxes, ConvertPILImage, PixelConversion
 
@@ -25,18 +26,25 @@ class Compose(nn.Module):
             first and touch every pixel once: the same crops, flips, colours and boxes for a fraction of the time.
             Pixels differ by rounding, and where a large file is decoded at reduced scale. Otherwise, and with False,
             one by one. Evaluation, where nothing is random, always runs one by one.
+        cache: where large images are kept at reduced size; read where the ops run fused only.
 
     Raises:
         ValueError: an unknown policy, one without its entries, or one that names an op which is not in ``ops``.
     """
 
     def __init__(
-        self, ops: list[nn.Module] | None = None, policy: dict[str, Any] | None = None, *, fused: bool = True
+        self,
+        ops: list[nn.Module] | None = None,
+        policy: dict[str, Any] | None = None,
+        *,
+        fused: bool = True,
+        cache: ImageCache | None = None,
     ) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops or [])
         self.stop_epoch, self.stopped = _read_policy(policy, [type(op).__name__ for op in self.ops])
         self.fused = fused
+        self.cache = cache
         self._early, self._late = (self._fusion(self.active(stopping)) for stopping in (False, True))
 
     @property
@@ -78,7 +86,10 @@ class Compose(nn.Module):
 
     def _way(self, ops: list[nn.Module]) -> str:
         reason = obstacle(ops) if self.fused else "fused: False"
-        return "fused" if reason is None else f"one by one ({reason})"
+        if reason is None:
+            return "fused" if self.cache is None else f"fused, large images from {self.cache.folder}"
+        unused = "" if self.cache is None else f", without the cache {self.cache.folder}"
+        return f"one by one ({reason}){unused}"
 
 
 def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int | None, frozenset[str]]:
