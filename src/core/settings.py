@@ -40,6 +40,18 @@ class RunSettings:
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     """Arithmetic of the forward pass. None: fp16 where ``use_amp`` is set and a GPU is used, else fp32 (official)."""
 
+    eval_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network in evaluations, ``--test-only`` included; boxes and scores are float32 in any case.
+    fp32 as official; half precision changes the metrics in their third digit."""
+
+    channels_last: bool = False
+    """Keep the channels of a pixel together in memory: the same numbers up to rounding, and faster convolutions on CPUs
+    (a step of D-FINE-N took a fifth less) and on GPUs in mixed precision."""
+
+    compile: bool = False
+    """Compile backbone and encoder with ``torch.compile``, once for each size of images (multi-scale: up to 13, a
+    minute or more each). What depends on the number of boxes stays eager. Where it fails, the run goes on without."""
+
     use_ema: bool = False
     """Evaluate and keep the moving average of the weights (section ``ema``)."""
 
@@ -99,6 +111,10 @@ class RunSettings:
 
     nonfinite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is not finite stops the run (naming the term) or skips that step."""
+
+    memory_forecast: bool | None = None
+    """Measure before training whether the batch fits at the largest size, and stop if it does not. None: on GPUs, where
+    it takes about a second; on a CPU it takes as long as two small steps."""
 
     ema_restart_effective: bool = True
     """Whether stage two's EMA decay takes effect. The official code sets it in vain; False reproduces that."""

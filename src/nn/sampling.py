@@ -126,17 +126,17 @@ class DeformableAttention(nn.Module):
         if record is not None:
             record.add_points(logits, self.num_points)
         points = self._points(queries, logits, references, extent)
-        if self._by_table(values[0]):
+        if self._by_table(queries):
             table = values if isinstance(values, FeatureTable) else FeatureTable(values)
-            sizes = [(one.shape[2], one.shape[3]) for one in table]
+            sizes = [(one.shape[2], one.shape[3]) for one in table.maps]
             return sample_table(table.rows, sizes, self.num_points, *points)
         return self._by_maps(values, *_head_by_head(*points), extent)
 
-    def _by_table(self, value: Tensor) -> bool:
+    def _by_table(self, queries: Tensor) -> bool:
         """Whether sums over a table of cells are the faster form: training on a CPU, and no graph is being recorded."""
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
         learns = self.training and torch.is_grad_enabled()
-        return self._reads_between_cells and learns and value.device.type == "cpu" and not recorded
+        return self._reads_between_cells and learns and queries.device.type == "cpu" and not recorded
 
     def _by_maps(self, values: Sequence[Tensor], locations: Tensor, weights: Tensor, extent: Tensor | None) -> Tensor:
         """Read level by level: locations (B*heads, Q, P, 2), weights (B*heads, 1, Q, P) -> (B, Q, D)."""

@@ -25,25 +25,30 @@ from torch.autograd.function import once_differentiable
 class FeatureTable(Sequence[Tensor]):
     """The feature maps of one forward pass, with a table of their cells that all layers share.
 
+    As a sequence: the maps (B, D, H, W), contiguous for ``grid_sample``. What nobody asks for is not made.
+
     Args:
-        maps: (B, D, H, W) per level, in one type.
+        maps: (B, D, H, W) per level, in one type and any memory format.
     """
 
     def __init__(self, maps: Sequence[Tensor]) -> None:
-        self._maps = list(maps)
+        self.maps = list(maps)
+        self._contiguous: list[Tensor] | None = None
         self._rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self._maps)
+        return len(self.maps)
 
     def __getitem__(self, level: Any) -> Any:
-        return self._maps[level]
+        if self._contiguous is None:
+            self._contiguous = [one.contiguous() for one in self.maps]
+        return self._contiguous[level]
 
     @property
     def rows(self) -> Tensor:
         """(B, S, D) contiguous, S cells of all levels; made when it is first asked for."""
         if self._rows is None:
-            self._rows = torch.cat([one.flatten(2).mT for one in self._maps], 1).contiguous()
+            self._rows = torch.cat([one.flatten(2).mT for one in self.maps], 1).contiguous()
         return self._rows
 
 

@@ -33,6 +33,7 @@ from .freeze import Freeze
 from .objective import build_objective
 from .progress import Progress
 from .solver import Evaluation
+from .speed import compile_parts, use_channels_last
 from .stages import StagePlan
 from .tuning import ClassTables, check_label_space, tune
 
@@ -54,18 +55,24 @@ class Training(Evaluation):
             self.folder.check_free()  # before the data is read, which may take minutes
         self.class_tables = ClassTables.of(config.settings)
         self.resumed_from: Path | None = None
+        self.batch_shape: tuple[int, ...] | None = None
+        """(B, 3, H, W) of the training step under way; None before the first one and in evaluations."""
         super().__init__(config)
         config, settings = self.config, self.settings
         self.train_loader: DataLoader = config.build("train_dataloader").to(self.device)
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
+        if settings.channels_last:
+            use_channels_last(self.model)
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
         captures = self.criterion.captures
         request_attention(self.model, kinds_to_capture(self.model, captures) if settings.diagnostics else captures)
         self.plan = StagePlan(self.train_loader.collate_fn.stop_epoch, self.train_loader.collate_fn.ema_restart_decay)
         self.optim = self._build_optim()
         self.base_decay = self.optim.ema.decay
+        if settings.compile:  # after the average has its copy: that is judged eagerly
+            compile_parts(self.model)
         self.progress = Progress()
         self._introduce()
         # Each rank draws its own noise from here on; the weights above came from one seed.

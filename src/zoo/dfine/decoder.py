@@ -221,7 +221,7 @@ class DFINETransformer(nn.Module):
         if self.training and self.denoising.num_denoising > 0:
             groups.insert(0, self._denoising_group(targets, maps[0].device))
         queries = join_groups(groups)
-        values = FeatureTable([one.float().contiguous() for one in maps])  # sampled in fp32: cast once for all layers
+        values = FeatureTable([one.float() for one in maps])  # sampled in fp32: cast once for all layers
         extent = None if padding is None else padding.extent(_sizes(maps))
         record = AttentionRecorder(self.captured) if self.training and self.captured else None
         layers, initial = self.decoder(queries, values, self._heads(), extent=extent, record=record)

@@ -46,9 +46,10 @@ class Surroundings:
 
     def of_width(self, dim: int) -> Surroundings:
         """The same with maps of ``dim`` channels, for wider layers."""
-        if self.values[0].shape[1] == dim:
+        maps = self.values.maps if isinstance(self.values, FeatureTable) else self.values
+        if maps[0].shape[1] == dim:
             return self
-        return replace(self, values=FeatureTable([enlarge_channels(value, dim, axis=1) for value in self.values]))
+        return replace(self, values=FeatureTable([enlarge_channels(one, dim, axis=1) for one in maps]))
 
 
 def enlarge_channels(x: Tensor, dim: int, axis: int = -1) -> Tensor:
