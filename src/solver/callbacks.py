@@ -24,6 +24,10 @@ from .writers import Writer
 
 logger = logging.getLogger(__name__)
 
+Names = tuple[str, ...]
+NEVER = torch.iinfo(torch.int64).max
+"""Step of a term that was always finite."""
+
 
 class NonFiniteGuard:
     """Remember on the device the first step at which each term was not finite; read only when a line is due.
@@ -35,42 +39,35 @@ class NonFiniteGuard:
     def __init__(self, *, active: bool = True, watch_gradient: bool = True) -> None:
         self._active = active  # off where the run's policy is to skip such steps
         self._watch_gradient = watch_gradient  # under fp16 the scaler handles overflowing gradients
-        self._names: list[str] = []
-        self._first_bad: Tensor | None = None
+        self._first_bad: dict[Names, Tensor] = {}
 
     def observe(self, report: StepReport, step: int) -> None:
-        """Note which terms of this step are not finite, without reading them."""
+        """Note which terms of this step are not finite, without reading them: a handful of operators."""
         if not self._active:
             return
-        terms = dict(report.terms)
+        self._note(tuple(report.terms), report.values, step)
         if self._watch_gradient and report.grad_norm is not None:
-            terms["gradient norm"] = report.grad_norm
-        for name in terms:
-            if name not in self._names:
-                self._names.append(name)
-        zero = next(iter(terms.values())).new_zeros(())
-        finite = torch.stack([terms.get(name, zero).float() for name in self._names]).isfinite()
-        first = self._padded(finite)
-        self._first_bad = torch.where((first < 0) & ~finite, step, first)
+            self._note(("gradient norm",), report.grad_norm.detach(), step)
 
-    def _padded(self, finite: Tensor) -> Tensor:
-        fresh = torch.full(finite.shape, -1, dtype=torch.int64, device=finite.device)
-        if self._first_bad is not None:
-            fresh[: len(self._first_bad)] = self._first_bad
-        return fresh
+    def _note(self, names: Names, values: Tensor, step: int) -> None:
+        bad = values.isfinite().logical_not()
+        first = self._first_bad.get(names)
+        if first is None:
+            first = torch.full_like(bad, NEVER, dtype=torch.int64)
+        self._first_bad[names] = torch.where(bad, first.clamp(max=step), first)
 
     def check(self) -> None:
         """Read the flags (one transfer) and raise :class:`NonFiniteError` naming the earliest bad terms."""
-        if self._first_bad is None:
+        if not self._first_bad:
             return
-        first = self._first_bad.tolist()
-        bad = {name: step for name, step in zip(self._names, first) if step >= 0}
-        if bad:
-            step = min(bad.values())
-            first_bad = [name for name, when in bad.items() if when == step]
-            names = ", ".join(first_bad[:5]) + (f" and {len(first_bad) - 5} more" if len(first_bad) > 5 else "")
+        names = [name for some in self._first_bad for name in some]
+        read = torch.cat([one.reshape(-1) for one in self._first_bad.values()]).tolist()
+        step = min(read)
+        if step < NEVER:
+            first_bad = list(dict.fromkeys(name for name, when in zip(names, read) if when == step))
+            listed = ", ".join(first_bad[:5]) + (f" and {len(first_bad) - 5} more" if len(first_bad) > 5 else "")
             raise NonFiniteError(
-                f"step {step}: {names} is not finite. The last checkpoint is from before it. Lower the learning rate, "
+                f"step {step}: {listed} is not finite. The last checkpoint is from before it. Lower the learning rate, "
                 "check the boxes of the batch, or train with precision: bf16 or fp32"
             )
 
@@ -136,14 +133,15 @@ class StepLog:
         self._every = every
         self._diagnose = diagnose
         self._tallies: Tallies = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[Names, Tensor] = {}
         self._count = 0
         self._since = time.perf_counter()
 
     def observe(self, report: StepReport) -> None:
-        """Add this step's terms on the device."""
-        for name, term in report.terms.items():
-            self._sums[name] = self._sums[name] + term if name in self._sums else term
+        """Add this step's terms on the device, in one operator."""
+        names = tuple(report.terms)
+        before = self._sums.get(names)
+        self._sums[names] = report.values if before is None else before + report.values
         self._count += 1
 
     def due(self, step: int) -> bool:
@@ -160,13 +158,16 @@ class StepLog:
 
         Raises :class:`NonFiniteError` where a term is not finite. All ranks call this after the same step.
         """
-        seen = [part for tally in self._tallies.values() for part in tally]
-        numbers = dist.mean(torch.stack([*self._sums.values(), *seen]))
+        seen = [part.reshape(1) for tally in self._tallies.values() for part in tally]
+        names = [name for some in self._sums for name in some]
+        numbers = dist.mean(torch.cat([*self._sums.values(), *seen]))
         self._guard.check()
-        losses, tallies = numbers.split([len(self._sums), len(seen)])
+        losses, tallies = numbers.split([len(names), len(seen)])
         read = torch.cat((losses / self._count, tallies)).tolist()
-        means = dict(zip(self._sums, read))
-        diagnostics = _ratios(list(self._tallies), read[len(means) :])
+        means: dict[str, float] = {}
+        for name, mean in zip(names, read):
+            means[name] = means.get(name, 0.0) + mean
+        diagnostics = _ratios(list(self._tallies), read[len(names) :])
         seconds = (time.perf_counter() - self._since) / self._count
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
         loss = sum(means.values())

@@ -21,7 +21,7 @@ SIZES = 32
 
 def use_channels_last(model: nn.Module) -> None:
     """Store convolution weights with their channels innermost; feature maps follow from the first convolution on."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
 
 
 def compile_parts(model: nn.Module) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from ..optim.step import Optim
@@ -31,6 +33,11 @@ class StepReport:
     """Global gradient norm before clipping; None inside an accumulation window."""
     lr: float
     """Learning rate of the last parameter group, as used by this step."""
+
+    @cached_property
+    def values(self) -> Tensor:
+        """(number of terms,) the terms in their order, put together once for all who look at every step."""
+        return torch.stack([term.detach() for term in self.terms.values()])
 
 
 def train_one_epoch(
@@ -58,7 +65,7 @@ def train_one_epoch(
             with optim.precision.autocast():
                 terms = losses_of(images, targets)
             grad_norm = optim.step(sum_terms(terms), max_norm)
-        on_step(StepReport({name: term.detach() for name, term in terms.items()}, grad_norm, lr))
+        on_step(StepReport(terms, grad_norm, lr))
 
 
 def sum_terms(terms: Terms) -> Tensor:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from isdfine.core.errors import NonFiniteError
-from isdfine.solver.callbacks import NonFiniteGuard, StopSignal
+from isdfine.solver.callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
 from isdfine.solver.train import StepReport, sum_terms
+from losses.test_criterion import Operators
 
 
 def report(**terms: float) -> StepReport:
@@ -52,3 +53,49 @@ def test_no_loss_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"returned no loss.*criterion\.losses"):
         sum_terms({})
     assert float(sum_terms({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})) == 3.0
+
+
+class Counting(Operators):
+    """Operators by name, without those that make no kernel."""
+
+    @property
+    def total(self) -> int:
+        return self.names.total() - self.names["detach"]
+
+
+def test_off_a_log_step_a_handful_of_operators_and_nothing_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = NonFiniteGuard()
+    log = StepLog([], guard, every=100)
+    listener = EpochListener(
+        epoch=0, batches=10, first_batch=0, first_step=0, guard=guard, log=log, stop=StopSignal(),
+        on_batch=lambda: None, save=lambda *_: None, save_every=None,
+    )  # fmt: skip
+    steps = [report(**{f"loss_{index}": 1.0 for index in range(60)}) for _ in range(3)]
+    reads: list[str] = []
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, _name=name: reads.append(_name))
+    for one in steps:
+        with Counting() as seen:
+            listener(one)
+        assert seen.total <= 25  # published: one read for each of 69 terms
+    assert reads == []
+    assert not {"_local_scalar_dense", "nonzero", "equal"} & set(seen.names)
+
+
+def test_a_line_holds_the_means_of_all_steps(caplog: pytest.LogCaptureFixture) -> None:
+    written: list[dict[str, float]] = []
+
+    class Keep:
+        def write(self, kind: str, step: int, values: dict[str, float], *, epoch: int) -> None:
+            written.append(values)
+
+        def close(self) -> None: ...
+
+    log = StepLog([Keep()], NonFiniteGuard(), every=2)  # type: ignore[list-item]
+    for value in (1.0, 3.0):
+        log.observe(report(loss_a=value, loss_b=10 * value))
+    log.observe(report(loss_a=5.0))  # a step with fewer terms
+    log.line(report(loss_a=5.0), epoch=0, step=3, batch=3, batches=9)
+    assert written[0]["loss_a"] == pytest.approx(3.0)
+    assert written[0]["loss_b"] == pytest.approx(40 / 3)
+    assert written[0]["loss"] == pytest.approx(3 + 40 / 3)

@@ -83,6 +83,7 @@ def test_without_a_compiler_the_run_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch itself looks at it
 def test_compiled_losses_are_the_eager_ones_and_a_size_is_compiled_once(config: isdfine.Config) -> None:
     import torch._dynamo as dynamo
     from torch._dynamo.utils import counters
