@@ -20,7 +20,7 @@ from PIL import Image
 Planes = NDArray[np.float32]
 """(3, n) red, green, blue, whole numbers 0..255; changed in place."""
 Bands = tuple[NDArray[np.uint8], ...]
-_BLOCK = 16384
+_BLOCK = 32768
 """Pixels worked on at once."""
 _SAMPLE = 10_000
 """Pixels that the mean of an image is taken from (where it has as many)."""

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+import torch
+
+from builders import load_tool
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    yield load_tool("benchmark/data_pipeline")
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_every_way_is_measured_and_written(tool, tmp_path, capsys):
+    path = tmp_path / "found.json"
+    few = ["--count", "4", "--batch", "2", "--rounds", "2", "--repeats", "1"]
+    assert tool.main(["--sizes", "48x64", *few, "-o", str(path)]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads(path.read_text())["data"]["48x64"]
+    ways = ["official", "ours, one by one", "ours, fused", "ours, fused, floats on the CPU"]
+    assert list(found["timings"]) == ways == list(found["stages"])
+    assert all(way in shown for way in ways)
+    assert found["timings"]["official"]["times_official"] == 1
+    assert all(len(one["seconds_by_round"]) == 2 for one in found["timings"].values())
+    for one in found["stages"].values():
+        assert one["decode"] > 0
+        assert one["geometry"] > 0
+    assert found["stages"]["ours, fused"]["decisions"] > 0
+
+
+def test_synthetic_photos_are_the_same_for_a_seed(tool):
+    import numpy as np
+
+    first, again, other = (np.asarray(tool.photo(np.random.default_rng(seed), 30, 40)) for seed in (1, 1, 2))
+    assert first.shape == (30, 40, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--sizes", "640"], "--sizes 640: give HEIGHTxWIDTH in pixels"),
+        (["--images", "here"], "--images and --coco belong together"),
+        (["--rounds", "0"], "rounds is 0: give 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(tool, capsys, arguments, match):
+    assert tool.main(arguments) == 2
+    assert match in capsys.readouterr().err
