@@ -16,6 +16,8 @@ from typing import Any
 
 # Waiting threads sleep instead of spinning: with several processes on few cores a run starts several times sooner.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The profiler that counts memory on a CPU (--auto) would report its own start and end.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import isdfine
 from isdfine.core import dist
@@ -45,6 +47,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--use-amp", action="store_true", help="mixed precision")
     parser.add_argument("--output-dir")
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="choose batch, loader workers and prefetch for this machine; what -u says of them stays",
+    )
     return parser.parse_args(arguments)
 
 
@@ -82,18 +89,30 @@ def test(config: isdfine.Config) -> None:
         print(result.table())
 
 
-def train(config: isdfine.Config) -> None:
+def tuned(config: isdfine.Config) -> isdfine.Config:
+    """The config with what ``--auto`` chooses; prints why."""
+    from isdfine.solver.auto import auto_tune
+
+    config, lines = auto_tune(config, keep_batch=config.settings.resume is not None)
+    if dist.is_main():
+        print("\n".join(lines), flush=True)
+    return config
+
+
+def train(config: isdfine.Config, *, auto: bool = False) -> None:
     """Train, then print the table of the best weights and draw them on validation images."""
-    from isdfine.solver.fit import fit
+    from isdfine.solver.memory import check_memory
     from isdfine.solver.training import Training
 
     config.require(*NEEDED_TO_TEST, "criterion", "optimizer", "train_dataloader")
-    run = Training(config)
+    run = Training(tuned(config) if auto else config)
     if config.settings.resume:
         run.resume(config.settings.resume)
     elif config.settings.tuning:
         run.tune_from(config.settings.tuning)
-    result = fit(run)
+    if not auto:  # which has measured it
+        check_memory(run)
+    result = fitted(run)
     if result is None or not dist.is_main():
         return
     print(result.table())
@@ -104,6 +123,19 @@ def train(config: isdfine.Config) -> None:
     if run.settings.tensorboard:
         print(f"curves:           tensorboard --logdir {run.folder.tensorboard}")
     print(f"judge it again:   python tools/train.py -c {run.folder.config} --test-only -r {run.folder.best}")
+
+
+def fitted(run: Any) -> Any:
+    """Train to the end; memory that runs out becomes one line with the batch that should fit."""
+    from isdfine.solver.fit import fit
+    from isdfine.solver.memory import is_out_of_memory, out_of_memory
+
+    try:
+        return fit(run)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    raise out_of_memory(run)  # outside the handler, whose traceback keeps what the step held
 
 
 def draw(run: Any) -> None:
@@ -131,7 +163,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
         setup_logging(dist.rank())
-        (test if options.test_only else train)(config)
+        if options.test_only:
+            test(config)
+        else:
+            train(config, auto=options.auto)
         dist.shutdown()  # not after an error: leaving the group could wait for ranks that wait for this one
     except (ConfigError, DataError, CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
@@ -19,6 +21,7 @@ T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "ISDFINE_DIST_TIMEOUT"
 DEFAULT_TIMEOUT_S = 600.0
+_alone = False
 _LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -57,12 +60,23 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
 
 def rank() -> int:
     """This process's number in 0..world_size()-1; 0 when alone."""
-    return torch_dist.get_rank() if torch_dist.is_initialized() else 0
+    return torch_dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
     """Number of processes of the run; 1 when alone."""
-    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+    return torch_dist.get_world_size() if _joined() else 1
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """In this context the process is a group of one: ranks may measure different numbers of steps."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def is_main() -> bool:
@@ -119,6 +133,10 @@ def shutdown() -> None:
     """
     if torch_dist.is_initialized():
         torch_dist.destroy_process_group()
+
+
+def _joined() -> bool:
+    return torch_dist.is_initialized() and not _alone
 
 
 def _launched() -> bool:

@@ -31,7 +31,7 @@ from .transforms.ops import KeepAspect, PadToSize, RandomCrop, Resize
 logger = logging.getLogger(__name__)
 
 PREFETCH = 2
-"""Batches that each worker prepares ahead."""
+"""Batches that each worker prepares ahead, where nothing else is said."""
 MUCH_PADDING = 0.15
 """Share of padded pixels above which an epoch's log line says what helps (spec doc_layout R-7)."""
 
@@ -56,6 +56,7 @@ class DataLoader:
         seed: of order, augmentation and sizes.
         bucket_by_aspect: make batches of images of similar aspect ratio, so that padded batches hold little padding.
             Without shuffle images then come in the order of their aspect ratios.
+        prefetch_factor: batches that each worker prepares ahead, 1 or more.
         shard: (rank, world size); None = this process's.
 
     Raises:
@@ -76,12 +77,15 @@ class DataLoader:
         seed: int = 0,
         *,
         bucket_by_aspect: bool = False,
+        prefetch_factor: int = PREFETCH,
         shard: tuple[int, int] | None = None,
     ) -> None:
         shard = shard or (dist.rank(), dist.world_size())
         per_rank = _batch_size_per_rank(batch_size, total_batch_size, shard[1])
         if num_workers < 0:
             raise ConfigError(f"DataLoader: num_workers is {num_workers}: give 0 or more")
+        if prefetch_factor < 1:
+            raise ConfigError(f"DataLoader: prefetch_factor is {prefetch_factor}: give 1 or more batches a worker")
         if drop_last and len(dataset) < per_rank * shard[1]:
             raise ConfigError(
                 f"DataLoader: {len(dataset)} samples do not fill one batch of {per_rank * shard[1]} and drop_last "
@@ -96,6 +100,7 @@ class DataLoader:
         self.collate_fn = collate_fn or BatchImageCollateFunction()
         _check_image_size(dataset, self.collate_fn)
         self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
         self.seed = seed
         self.device = torch.device("cpu")
         self.sampler = BatchSampler(
@@ -187,7 +192,7 @@ class DataLoader:
             options = {
                 "multiprocessing_context": _context(),
                 "persistent_workers": True,
-                "prefetch_factor": PREFETCH,
+                "prefetch_factor": self.prefetch_factor,
                 "worker_init_fn": _WorkerStart(os.getpid()),
             }
         return TorchDataLoader(

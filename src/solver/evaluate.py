@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from ..data.evaluate import CocoEvaluator, EvalResult
 from ..nn.padding import content_sizes_of
 from ..nn.types import Detections, Predictions
+from ..optim.precision import Precision
 
 
 class PostProcessor(Protocol):
@@ -22,16 +25,25 @@ class PostProcessor(Protocol):
 
 
 def detect(
-    model: nn.Module, postprocessor: PostProcessor, images: Tensor, targets: Sequence[Mapping[str, Tensor]]
+    model: nn.Module,
+    postprocessor: PostProcessor,
+    images: Tensor,
+    targets: Sequence[Mapping[str, Tensor]],
+    precision: Precision | None = None,
 ) -> Detections:
     """Detections of one batch in pixels of the original images.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         targets: B dicts with ``orig_size`` (height, width) in pixels; ``content_size`` too in a padded batch.
+        precision: of the network; None for float32. Scores and boxes are worked out in float32 from what it says.
     """
     sizes_hw = torch.stack([target["orig_size"] for target in targets])
-    return postprocessor(model(images, **content_sizes_of(targets)), sizes_hw.flip(-1))
+    with contextlib.nullcontext() if precision is None else precision.autocast():
+        found = model(images, **content_sizes_of(targets))
+    if precision is not None:
+        found = replace(found, logits=found.logits.float(), boxes=found.boxes.float())
+    return postprocessor(found, sizes_hw.flip(-1))
 
 
 @torch.inference_mode()
@@ -41,6 +53,7 @@ def evaluate(
     loader: Iterable[tuple[Tensor, list[dict[str, Tensor]]]],
     evaluator: CocoEvaluator,
     *,
+    precision: Precision | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> EvalResult:
     """COCO metrics of ``model`` in eval mode over the whole loader, gathered from all ranks.
@@ -53,7 +66,7 @@ def evaluate(
     evaluator.reset()
     try:
         for images, targets in loader:
-            evaluator.update(detect(model, postprocessor, images, targets), targets)
+            evaluator.update(detect(model, postprocessor, images, targets, precision), targets)
             if on_batch is not None:
                 on_batch()
         return evaluator.summarize()

@@ -126,6 +126,7 @@ class _Fit:
     ) -> Mapping[str, Tensor]:
         """Named losses of a batch, by the model as it is wrapped now."""
         run = self.run
+        run.batch_shape = tuple(images.shape)
         return losses_of(self.model, run.criterion, run.optim.schedule, images, targets, watch=listener.watch)
 
     def _after_step(self, listener: EpochListener, report: StepReport) -> None:
@@ -160,6 +161,7 @@ class _Fit:
     def evaluate(self, epoch: int) -> EvalResult:
         """Judge the weights after an epoch, keep the best, go back where stage two asks for it."""
         run, progress = self.run, self.run.progress
+        run.batch_shape = None
         result = run.evaluate(run.judged_model, on_batch=self._between_batches)
         progress.epoch, progress.batch = epoch + 1, 0  # what is saved from here on has this evaluation behind it
         for writer in self.writers:

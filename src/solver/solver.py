@@ -20,6 +20,7 @@ from ..data.evaluate import CocoEvaluator, EvalResult
 from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
 from ..nn.types import Detections
+from ..optim.precision import Precision
 from .checkpoint import load_checkpoint
 from .evaluate import PostProcessor, detect, evaluate
 from .folder import checkpoint_file
@@ -45,6 +46,12 @@ def pick_device(wanted: str | None) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device is {name!r}: give cpu, cuda or cuda:0") from error
+
+
+def without_backbone_files(config: Config) -> Config:
+    """The config with a backbone that reads no ImageNet file."""
+    asked = {f"{place}.{name}": none for place in _BACKBONES for name, none in _NO_FILE.items()}
+    return config.with_values({key: none for key, none in asked.items() if config.get(key)})
 
 
 def _check_class_counts(config: Config) -> None:
@@ -86,12 +93,13 @@ class Evaluation:
         self.model: nn.Module = self._build_model(config).to(self.device)
         self.postprocessor: PostProcessor = config.build("postprocessor")
         self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)
+        self.precision = Precision(self.settings.eval_precision, self.device)
+        """Of evaluations."""
 
     def _build_model(self, config: Config) -> nn.Module:
         """The model; without its ImageNet file where a checkpoint brings all weights anyway."""
         if self.settings.resume is not None or self.settings.tuning is not None:
-            asked = {f"{place}.{name}": none for place in _BACKBONES for name, none in _NO_FILE.items()}
-            config = config.with_values({key: none for key, none in asked.items() if config.get(key)})
+            config = without_backbone_files(config)
         model: nn.Module = config.build("model")
         return model
 
@@ -110,7 +118,10 @@ class Evaluation:
 
     def evaluate(self, model: nn.Module | None = None, on_batch: Callable[[], None] | None = None) -> EvalResult:
         """COCO metrics on the validation data; ``on_batch`` is called after every batch."""
-        return evaluate(model or self.model, self.postprocessor, self.val_loader, self.evaluator, on_batch=on_batch)
+        judged = model or self.model
+        return evaluate(
+            judged, self.postprocessor, self.val_loader, self.evaluator, precision=self.precision, on_batch=on_batch
+        )
 
     def sample_detections(self, count: int, model: nn.Module | None = None) -> Iterator[tuple[int, Detections]]:
         """The first ``count`` validation images of this rank: image id and its detections (K rows, on the CPU)."""
@@ -118,7 +129,7 @@ class Evaluation:
         left = count
         for images, targets in self.val_loader if count > 0 else ():
             with torch.inference_mode():
-                batch = detect(model, self.postprocessor, images, targets)
+                batch = detect(model, self.postprocessor, images, targets, self.precision)
             for index, target in enumerate(targets[:left]):
                 yield int(target["image_id"]), Detections(*(field[index].cpu() for field in batch))
             left -= len(targets)

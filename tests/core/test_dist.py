@@ -120,3 +120,14 @@ def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"LOCAL_RANK=9 but this machine has 1 GPU\(s\): lower torchrun's"):
         dist.init(device="cuda")
+
+
+def test_alone_a_process_is_a_group_of_one_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist.torch_dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist.torch_dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist.torch_dist, "get_world_size", lambda: 2)
+    with pytest.raises(RuntimeError, match="stop"), dist.alone():
+        assert (dist.rank(), dist.world_size()) == (0, 1)
+        assert torch.equal(dist.mean(torch.ones(2)), torch.ones(2))  # would wait for the other rank
+        raise RuntimeError("stop")
+    assert (dist.rank(), dist.world_size()) == (1, 2)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import isdfine
-from builders import loader_section, write_coco
+from builders import loader_section, write_coco, write_micro_config
 from isdfine.data.evaluate import CocoEvaluator
 from isdfine.nn.types import Predictions
 from isdfine.solver.evaluate import evaluate
+from isdfine.solver.solver import Evaluation
 from isdfine.zoo.dfine.postprocess import DFINEPostProcessor
 
 
@@ -49,3 +50,16 @@ def test_a_perfect_model_scores_one_whatever_the_input_size(tmp_path: Path, size
     assert result.num_images == 5
     assert result.stats["AP"] == pytest.approx(1.0)
     assert model.training
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_moves_detections_a_little_and_keeps_their_type(tmp_path: Path, precision: str) -> None:
+    config = write_micro_config(tmp_path, images=4)
+    full, half = (Evaluation(isdfine.load_config(config, [f"eval_precision={one}"])) for one in ("fp32", precision))
+    half.model.load_state_dict(full.model.state_dict())
+    exact, near = (dict(one.sample_detections(4)) for one in (full, half))
+    for image_id, found in near.items():
+        assert found.scores.dtype == found.boxes.dtype == torch.float32
+        assert not torch.equal(found.scores, exact[image_id].scores)
+        torch.testing.assert_close(found.scores, exact[image_id].scores, rtol=0.02, atol=1e-3)
+    assert half.evaluate().num_images == 4

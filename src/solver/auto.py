@@ -1,0 +1,293 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Batch, loader workers and prefetch for this machine, from what it does: ``tools/train.py --auto``."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..core import dist
+from ..core.config import Config
+from ..core.errors import ConfigError
+from ..data.dataset.detection import SampleKey
+from ..data.extent import Size, batch_sizes, largest_size
+from ..data.loader import DataLoader
+from .memory import Forecast, measure, refuse, tidy
+from .probe import Probe, aside
+from .resources import usable_bytes, usable_cores
+from .solver import pick_device
+
+SECTION = "train_dataloader"
+GAIN = 1.1
+"""Images a second by which another batch must be better than the one the config gives: the learning rate belongs to
+that one."""
+BUDGET_S = 15.0
+"""For measured steps of one image size; loading samples takes a third of it at most."""
+FEWEST_STEPS = 10
+"""Batches that an epoch keeps, where the config's own batch leaves as many."""
+AHEAD = 4
+"""Batches that workers together have ready: what one slow image holds up, others bridge."""
+SPARE = 1.25
+"""Workers in proportion to what the mean image needs."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What this machine gets, for each process, and what it was chosen by."""
+
+    batch: int
+    workers: int
+    prefetch: int
+    step_s: float
+    """One step of ``batch`` images at the usual size."""
+    load_s: float
+    """One image from disk to tensor, on one core."""
+    cores: int
+    reasons: tuple[str, ...]
+    """Why batch, workers and prefetch are what they are; a line each."""
+
+    def epoch_s(self, batches: int, cores_shared: bool) -> float:
+        """Seconds of an epoch without its evaluation.
+
+        Workers run beside the device. On a CPU they take cores from the step.
+        """
+        loading = self.batch * self.load_s
+        if cores_shared:
+            return batches * (self.step_s + loading / self.cores)
+        return batches * max(self.step_s, loading / max(1, self.workers))
+
+
+def auto_tune(config: Config, *, keep_batch: bool = False) -> tuple[Config, list[str]]:
+    """The config with the choice in it, and the lines that explain it.
+
+    What an override (``-u``) says stays as it is. A value from a file does not: files are shared between machines.
+
+    Args:
+        config: with all sections of a training run.
+        keep_batch: choose workers and prefetch only (a resumed run's place in the data depends on its batch).
+
+    Raises:
+        ConfigError: not even one image fits, or the batch that was asked for does not.
+    """
+    device = pick_device(config.settings.device)
+    loader: DataLoader = config.build(SECTION)
+    if not config.get("num_classes"):
+        config = config.with_values({"num_classes": len(loader.dataset.label_space)})
+    fixed = _overridden(config)
+    old = loader.sampler.batch_size
+    with aside():
+        usable = usable_bytes(device)
+        probe = Probe(config, device, loader)
+        memory = measure(probe, largest_size(loader), usable, old)
+        steps = _Steps(probe, _usual_size(loader))
+        load_s = seconds_per_sample(loader)
+        wanted = old if keep_batch or "batch" in fixed else _best_batch(old, memory, steps, loader)
+        choice = _completed(wanted, steps, load_s, loader, fixed)
+    del probe
+    tidy(device)
+    choice = _common(choice)
+    refuse(memory, choice.batch)
+    loader.close()
+    values = _values(config, choice)
+    tuned = config.with_values(values)
+    lines = [f"auto: {line}" for line in _lines(config, choice, memory, loader, device, fixed, keep_batch)]
+    return tuned, lines
+
+
+class _Steps:
+    """Seconds of a step by batch, measured when first asked for, as long as there is time."""
+
+    def __init__(self, probe: Probe, size: Size) -> None:
+        self.size = size
+        self._probe = probe
+        self._begin = time.perf_counter()
+        self.known: dict[int, float] = {}
+        self._measure(1)
+
+    def __call__(self, batch: int) -> float:
+        """Measured where it was, else in proportion to the nearest batch that was."""
+        nearest = min(self.known, key=lambda one: abs(one - batch))
+        return self.known[nearest] * batch / nearest
+
+    def try_batch(self, batch: int) -> bool:
+        """Measure a batch, unless it would take too long."""
+        left = BUDGET_S - (time.perf_counter() - self._begin)
+        if batch not in self.known and 3 * self(batch) < left:
+            self._measure(batch)
+        return batch in self.known
+
+    def _measure(self, batch: int) -> None:
+        self._probe.seconds(batch, self.size)
+        again = 1 if 2 * self._probe.seconds(batch, self.size) > BUDGET_S / 3 else 2
+        self.known[batch] = min(self._probe.seconds(batch, self.size) for _ in range(again))
+
+
+def _best_batch(old: int, memory: Forecast, steps: _Steps, loader: DataLoader) -> int:
+    """The config's batch if it fits; a larger one while doubling pays, on a CPU also a smaller one."""
+    samples, world = len(loader.dataset), loader.sampler.shard[1]
+    limit = min(memory.fits, max(old, samples // (FEWEST_STEPS * world)))
+    if limit < 1:
+        return 1  # refused with the figures
+    best = min(old, limit)
+    for factor in (2.0, 0.5) if memory.device.type == "cpu" else (2.0,):
+        while 1 <= (other := int(best * factor)) <= limit and steps.try_batch(best) and steps.try_batch(other):
+            if other / steps(other) < GAIN * best / steps(best):
+                break
+            best = other
+    return best
+
+
+def seconds_per_sample(loader: DataLoader, at_most: int = 32) -> float:
+    """Mean wall time to make one sample in one thread, from images all over the data set; 0 samples take no time."""
+    count = len(loader.dataset)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        begin, done = time.perf_counter(), 0
+        for index in range(0, count, max(1, count // at_most)):
+            loader.dataset[SampleKey(0, index, loader.seed)]
+            done += 1
+            if time.perf_counter() - begin > BUDGET_S / 3:
+                break
+        return (time.perf_counter() - begin) / max(1, done)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _completed(batch: int, steps: _Steps, load_s: float, loader: DataLoader, fixed: Mapping[str, int]) -> Choice:
+    """Workers and prefetch for a batch."""
+    steps.try_batch(batch)
+    cores, step_s = usable_cores(), steps(batch)
+    needed = max(1, math.ceil(SPARE * batch * load_s / step_s))
+    most = max(1, cores - 1)
+    workers = fixed.get("workers", min(needed, most))
+    image = 3 * math.prod(max(batch_sizes(loader)))
+    # Batches on their way lie in shared memory: at most a tenth of what is free.
+    room = _shared_memory() // 10 // max(1, 4 * batch * image * max(1, workers))
+    ahead = min(AHEAD, max(2, math.ceil(AHEAD / max(1, workers))))
+    prefetch = fixed.get("prefetch", max(1, min(ahead, room)))
+    tried = ", ".join(f"{one}: {one / seconds:.3g}" for one, seconds in sorted(steps.known.items()))
+    reasons = (
+        f"images a second at {steps.size[0]}x{steps.size[1]} by batch: {tried}",
+        f"a step of {batch} takes {_time(step_s)}, loading its images {_time(batch * load_s)} on one core, so {needed} "
+        f"would do; {cores} cores for this process",
+        f"{AHEAD} batches ahead in all; {batch * image * 4 / 1e6:.0f} MB each at most",
+    )
+    return Choice(batch, workers, prefetch, step_s, load_s, cores, reasons)
+
+
+def _common(mine: Choice) -> Choice:
+    """The same choice on all ranks: the smallest of everything, and the slowest's times."""
+    all_ranks = dist.gather_objects((mine.batch, mine.workers, mine.prefetch, mine.step_s / mine.batch, mine.load_s))
+    batch, workers, prefetch = (min(one[index] for one in all_ranks) for index in range(3))
+    per_image, load_s = (max(one[index] for one in all_ranks) for index in (3, 4))
+    return Choice(int(batch), int(workers), int(prefetch), per_image * batch, load_s, mine.cores, mine.reasons)
+
+
+_KEYS = {"batch": ("batch_size", "total_batch_size"), "workers": ("num_workers",), "prefetch": ("prefetch_factor",)}
+
+
+def _overridden(config: Config) -> dict[str, int]:
+    """What the command line fixes, by what is chosen; its batch is read from the loader."""
+    origins, section = config.origins, _section(config)
+    found: dict[str, int] = {}
+    for name, keys in _KEYS.items():
+        for key in keys:
+            value = config.get(f"{section}.{key}")
+            if value is not None and origins.get(f"{section}.{key}", "").startswith("override "):
+                found[name] = int(value)
+    return found
+
+
+def _values(config: Config, choice: Choice) -> dict[str, Any]:
+    section = _section(config)
+    batch: dict[str, Any] = {"total_batch_size": choice.batch * dist.world_size()}
+    if config.get(f"{section}.batch_size") is not None:
+        batch = {"batch_size": choice.batch}
+    chosen = {**batch, "num_workers": choice.workers, "prefetch_factor": choice.prefetch}
+    return {f"{section}.{key}": value for key, value in chosen.items()}
+
+
+def _section(config: Config) -> str:
+    """Where the loader's arguments stand: inline, or in a section that is named."""
+    found = config.get(SECTION)
+    if not isinstance(found, (dict, str)):
+        raise ConfigError(f"{config.origins.get(SECTION, config.path)}: {SECTION}: expected a data loader")
+    return found if isinstance(found, str) else SECTION
+
+
+def _lines(
+    config: Config,
+    choice: Choice,
+    memory: Forecast,
+    loader: DataLoader,
+    device: torch.device,
+    fixed: Mapping[str, int],
+    keep_batch: bool,
+) -> list[str]:
+    """What was chosen and why, one line each."""
+    old, world = loader.sampler.batch_size, dist.world_size()
+    why = dict.fromkeys(fixed, "given with -u") | ({"batch": "kept, because the run is resumed"} if keep_batch else {})
+    ranks = f" for each of {world} processes" if world > 1 else ""
+    steps = len(loader.dataset) // (choice.batch * world) or 1
+    verdict = _verdict(choice.batch, old, memory.fits)
+    return [
+        f"batch {choice.batch}{ranks} (config: {old}): {why.get('batch', f'{verdict}; {choice.reasons[0]}')}",
+        f"memory: {memory.describe()}",
+        f"num_workers {choice.workers} (config: {loader.num_workers}): {why.get('workers', choice.reasons[1])}",
+        f"prefetch_factor {choice.prefetch} (config: {loader.prefetch_factor}): "
+        f"{why.get('prefetch', choice.reasons[2])}",
+        _about_the_rate(config, choice.batch / old, old * world, choice.batch * world),
+        f"expected: {_time(choice.epoch_s(steps, device.type == 'cpu'))} for an epoch of {steps} steps, evaluation not "
+        "included",
+    ]
+
+
+def _verdict(batch: int, old: int, fits: int) -> str:
+    """The rule that decided."""
+    if batch == old:
+        return "it fits, and no other that was measured makes 10 % more images a second"
+    return "the config's does not fit" if fits < old else "it makes at least 10 % more images a second"
+
+
+def _about_the_rate(config: Config, factor: float, old: int, new: int) -> str:
+    """What a changed batch means for the learning rate, which stays."""
+    rate = config.get("optimizer.lr")
+    if factor == 1:
+        return f"learning rate {rate}: fits, the batch is the config's"
+    scaled = (
+        "" if rate is None else f" -u optimizer.lr={float(rate) * factor:.3g} and every optimizer.params.N.lr alike"
+    )
+    return (
+        f"learning rate {rate}: unchanged, though it was chosen for {old} images a step and there are {new} now; the "
+        f"published recipes go in proportion (8e-4 at 128, 2e-4 at 32), which would be x{factor:.3g}:{scaled}; or keep "
+        f"the batch with -u train_dataloader.total_batch_size={old}"
+    )
+
+
+def _usual_size(loader: DataLoader) -> Size:
+    """The drawn size whose area is nearest to the mean."""
+    sizes = batch_sizes(loader)[:-1] or batch_sizes(loader)
+    mean = sum(height * width for height, width in sizes) / len(sizes)
+    return min(sizes, key=lambda size: abs(size[0] * size[1] - mean))
+
+
+def _shared_memory() -> int:
+    """Bytes that are free where workers put their batches."""
+    if not os.path.isdir("/dev/shm"):
+        return 2**40
+    room = os.statvfs("/dev/shm")
+    return room.f_bavail * room.f_frsize
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"

@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory training will need, measured at small batches before it starts; and what to do when it ran out."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..core import dist
+from ..core.config import Config
+from ..core.errors import ConfigError
+from ..data.extent import Size, largest_size
+from ..data.loader import DataLoader
+from .probe import Probe, aside
+from .resources import usable_bytes
+from .training import Training
+
+logger = logging.getLogger(__name__)
+
+AGREE = 0.8
+"""Lowest ratio of the two slopes (see :class:`Forecast`) at which larger batches need not be measured."""
+SLOW_S = 10.0
+"""Time after which no larger batch is measured."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Memory of training steps at one image size, from measured batches.
+
+    A peak is the highest of several moments of a step, and the memory at each grows in proportion to the batch from
+    something that is at least ``held``. So it bends upwards: between measured batches a straight line is never too low;
+    beyond them the line through the last two is never too high, and the line from ``held`` never too low.
+    """
+
+    device: torch.device
+    size: Size
+    """(height, width) of the images."""
+    points: tuple[tuple[int, int], ...]
+    """(batch, peak in bytes) as measured; none where not even the smallest step fitted."""
+    held: int
+    """Bytes of weights, average and moments: what a step of no image would hold."""
+    usable: int
+    """Bytes that the run may fill."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the two lines that hold larger batches between them nearly agree."""
+        return len(self.points) > 1 and self._slope >= AGREE * self._steepest
+
+    @property
+    def per_image(self) -> float:
+        """Bytes that one image more than the largest measured batch takes; the careful figure where it is open."""
+        return self._slope if self.settled else self._steepest
+
+    def peak(self, batch: int) -> int:
+        """Bytes at the peak of a step."""
+        if not self.points:
+            return self.usable + 1
+        batches, peaks = zip((0, self.held), *self.points)
+        return int(np.interp(batch, batches, peaks) + max(0, batch - batches[-1]) * self.per_image)
+
+    @property
+    def fits(self) -> int:
+        """The largest batch; 0 where not even one image fits."""
+        if not self.points:
+            return 0
+        last, peak = self.points[-1]
+        if peak <= self.usable:
+            return last + int((self.usable - peak) // self.per_image)
+        return sum(self.peak(batch) <= self.usable for batch in range(1, last))
+
+    @property
+    def _slope(self) -> float:
+        (before, low), (batch, peak) = self.points[-2:]
+        return max(1.0, (peak - low) / (batch - before))
+
+    @property
+    def _steepest(self) -> float:
+        batch, peak = self.points[-1]
+        return max(1.0, (peak - self.held) / batch)
+
+    def describe(self) -> str:
+        """The line in words."""
+        if not self.points:
+            return f"not even {_images(1, self.size)} fits into {_gb(self.usable)} of {self.device}"
+        measured = ", ".join(f"batch {batch}: {_gb(peak)}" for batch, peak in self.points)
+        return (
+            f"at {_text(self.size)}, the largest size, {measured}; {_gb(self.per_image)} per further image, "
+            f"{_gb(self.usable)} of {self.device} usable: up to {self.fits} images fit"
+        )
+
+
+def forecast(
+    config: Config, loader: DataLoader, device: torch.device, size: Size | None = None, batch: int | None = None
+) -> Forecast:
+    """Measure steps of a model of its own at the largest size that batches get; the run's state is not touched.
+
+    Args:
+        config: of the run, with ``num_classes``.
+        loader: of the training data.
+        device: of the run.
+        size: (height, width) of the images; None for the largest.
+        batch: images that are asked about; None for the loader's.
+    """
+    with aside():
+        usable = usable_bytes(device)
+        probe = Probe(config, device, loader)
+        found = measure(probe, size or largest_size(loader), usable, batch or loader.sampler.batch_size)
+    del probe
+    tidy(device)
+    return found
+
+
+def measure(probe: Probe, size: Size, usable: int, wanted: int) -> Forecast:
+    """The same with a probe that is there already: batches of 1, 2, 4, ... until the line is known."""
+    begin = time.perf_counter()
+    # Buckets of distributed training hold every gradient once more, whatever the batch.
+    shared = probe.gradient_bytes() if torch.distributed.is_initialized() else 0
+    found = Forecast(probe.device, size, (), probe.held_bytes() + shared, usable)
+    if probe.device.type == "cuda":
+        _peak(probe, 1, size)  # libraries take what they keep
+    batch = 1
+    while (peak := _peak(probe, batch, size)) is not None:
+        found = replace(found, points=(*found.points, (batch, peak + shared)))
+        batch *= 2
+        known = found.settled or batch >= 2 * wanted
+        if known or found.peak(batch) > usable or time.perf_counter() - begin > SLOW_S:
+            break
+    return found
+
+
+def check_memory(run: Training) -> Forecast | None:
+    """Refuse a batch that will not fit, before training starts.
+
+    It happens where ``memory_forecast`` says so; where it says nothing, on GPUs, which take a second for it.
+
+    Raises:
+        ConfigError: with the batch that fits; on all ranks, where it fits not on one of them.
+    """
+    wanted = run.settings.memory_forecast
+    if not (run.device.type == "cuda" if wanted is None else wanted):
+        return None
+    found = forecast(run.config, run.train_loader, run.device)
+    refuse(found, run.train_loader.sampler.batch_size)
+    logger.info("memory: %s", found.describe())
+    return found
+
+
+def refuse(found: Forecast, batch: int) -> None:
+    """Raise :class:`ConfigError` where a batch will not fit on this or on any other rank."""
+    fits = min(dist.gather_objects(found.fits))
+    if batch > fits:
+        raise ConfigError(
+            f"train_dataloader: a batch of {_images(batch, found.size)} (the largest size) needs about "
+            f"{_gb(found.peak(batch))} and {_gb(found.usable)} of {found.device} are usable: {_remedy(fits)}"
+            if found.points
+            else f"train_dataloader: {found.describe()}: {_remedy(fits)}"
+        )
+
+
+def out_of_memory(run: Training) -> ConfigError:
+    """One line about a step that ran out of memory: its size, its batch, and the batch that should fit.
+
+    Call it when the error is handled, so that what the step held can be given back.
+    """
+    shape = run.batch_shape
+    if shape is None:
+        return ConfigError(
+            f"{run.device} ran out of memory outside training steps: lower val_dataloader.total_batch_size "
+            f"({run.val_loader.sampler.batch_size} images for each process), or set eval_precision: bf16"
+        )
+    batch, size = shape[0], (shape[2], shape[3])
+    run.optim.optimizer.zero_grad(set_to_none=True)
+    tidy(run.device)
+    found = forecast(
+        run.config, run.train_loader, run.device, max(size, largest_size(run.train_loader), key=_area), batch
+    )
+    fits = min(found.fits, batch - 1)  # the failure knows better
+    return ConfigError(
+        f"{run.device} ran out of memory in a step of {_images(batch, size)}: {_remedy(fits)}; continue with "
+        f"-r {run.folder.path} where a checkpoint was written"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed. A CPU's allocator has no error class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def tidy(device: torch.device) -> None:
+    """Give back what nobody holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _peak(probe: Probe, batch: int, size: Size) -> int | None:
+    """None where it does not fit."""
+    try:
+        return probe.peak_bytes(batch, size)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    probe.optim.optimizer.zero_grad(set_to_none=True)
+    tidy(probe.device)
+    return None
+
+
+def _remedy(fits: int) -> str:
+    ways = "smaller images (eval_spatial_size, Resize, collate_fn.base_size), precision: bf16, or a smaller model"
+    if fits < 1:
+        return f"not even one image fits; use {ways}"
+    ranks = dist.world_size()
+    total = f"train_dataloader.total_batch_size={fits * ranks}" + (
+        f" ({fits} for each of {ranks})" if ranks > 1 else ""
+    )
+    return f"a batch of {fits} fits: set {total}, with accumulate_steps to keep the effective batch; or use {ways}"
+
+
+def _images(batch: int, size: Size) -> str:
+    return f"{batch} image{'s' if batch != 1 else ''} of {_text(size)}"
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _area(size: Size) -> int:
+    return size[0] * size[1]
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

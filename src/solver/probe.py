@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Real training steps on made-up images, beside the run: how long they take and how much memory they need.
+
+A probe builds a model, an optimiser and an average of its own and gives back every random state, so that the run that
+follows is, to the bit, the run without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..core import dist
+from ..core.config import Config
+from ..data.loader import DataLoader
+from ..distill.diagnostics import Diagnostics, kinds_to_capture
+from ..nn.capture import request_attention
+from ..nn.padding import CONTENT_SIZE
+from ..optim.ema import ModelEMA, NoEma
+from ..optim.precision import GradScaler, Precision
+from ..optim.schedule import Schedule
+from ..optim.step import Optim
+from .checkpoint import rng_state, set_rng_state
+from .cost import peak_of_allocations
+from .fit import losses_of
+from .objective import build_objective
+from .solver import without_backbone_files
+from .speed import use_channels_last
+from .train import train_one_epoch
+
+Size = tuple[int, int]
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """What happens inside leaves no trace: random states come back, no rank is waited for, nothing is logged twice."""
+    state, ours = rng_state(), logging.getLogger("isdfine")
+    before = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        with dist.alone():
+            yield
+    finally:
+        ours.setLevel(before)
+        set_rng_state(state)
+
+
+class Probe:
+    """One training step of a config, on demand. Use it inside :func:`aside`.
+
+    Args:
+        config: with model, criterion, optimizer and ``num_classes``.
+        device: of the run.
+        loader: of the training data, on any device: it says how many boxes images have, and whether they are padded.
+    """
+
+    def __init__(self, config: Config, device: torch.device, loader: DataLoader) -> None:
+        self.device = device
+        self.boxes = boxes_of(loader)
+        self.padded = loader.collate_fn.takes_any_size
+        self._others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        config = without_backbone_files(config)
+        settings = config.settings
+        self.num_classes = int(config.get("num_classes"))
+        self.model: nn.Module = config.build("model").to(device).train()
+        if settings.channels_last:
+            use_channels_last(self.model)
+        self.objective = build_objective(config, self.model).to(device)
+        captures = self.objective.captures
+        self._watch = Diagnostics(self.objective.distillers) if settings.diagnostics else None
+        request_attention(self.model, kinds_to_capture(self.model, captures) if self._watch else captures)
+        optimizer = config.build("optimizer", model=self.model)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0  # noise is nothing to learn from
+        name = settings.precision or ("fp16" if settings.use_amp and device.type == "cuda" else "fp32")
+        # At torch's own first scale fp16 overflows and leaves steps out, and the optimiser would make no moments.
+        scaler = GradScaler(init_scale=1.0, device=device.type) if name == "fp16" else None
+        self.optim = Optim(
+            optimizer,
+            Schedule(optimizer, None, None, steps_per_epoch=1000, total_epochs=1000),
+            ModelEMA(self.model) if settings.use_ema else NoEma(self.model),
+            Precision(name, device, scaler),
+        )
+        self.max_norm = settings.clip_max_norm
+        self._make_moments()
+
+    def _make_moments(self) -> None:
+        """Optimisers get theirs in the first step, which would else differ from the steps after it."""
+        for group in self.optim.optimizer.param_groups:
+            for one in group["params"]:
+                one.grad = torch.zeros_like(one)
+        self.optim.optimizer.step()
+        self.optim.optimizer.zero_grad(set_to_none=True)
+
+    def step(self, images: Tensor, targets: list[dict[str, Tensor]]) -> None:
+        """Forward, backward, optimiser, average: the loop that trains."""
+        train_one_epoch(
+            partial(losses_of, self.model, self.objective, self.optim.schedule, watch=self._watch),
+            [(images, targets)],
+            self.optim,
+            max_norm=self.max_norm,
+            window=contextlib.nullcontext,
+            on_step=lambda report: None,
+        )
+
+    def seconds(self, batch: int, size: Size) -> float:
+        """Wall time of one step."""
+        images, targets = self.batch(batch, size)
+        self._wait()
+        begin = time.perf_counter()
+        self.step(images, targets)
+        self._wait()
+        return time.perf_counter() - begin
+
+    def peak_bytes(self, batch: int, size: Size) -> int:
+        """Most bytes that the run holds in a step: weights, average, moments, batch, activations.
+
+        A GPU's allocator tells. On a CPU every allocation of the step is recorded as it comes and goes, on top of what
+        outlives it.
+
+        Raises:
+            torch.OutOfMemoryError: more than there is.
+        """
+        images, targets = self.batch(batch, size)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.step(images, targets)
+            return torch.cuda.max_memory_allocated(self.device) - self._others
+        risen = peak_of_allocations(partial(self.step, images, targets))
+        return risen + _bytes([images, *(one for target in targets for one in target.values())]) + self.held_bytes()
+
+    def held_bytes(self) -> int:
+        """Weights, average and moments; with several ranks also the buckets that gradients travel in."""
+        tensors = [*_state(self.model), *_state(self.optim.ema.module)]
+        for state in self.optim.optimizer.state.values():
+            tensors += [one for one in state.values() if isinstance(one, Tensor)]
+        return _bytes(tensors)
+
+    def gradient_bytes(self) -> int:
+        """Of all parameters that are trained."""
+        return sum(one.nbytes for one in self.model.parameters() if one.requires_grad)
+
+    def batch(self, count: int, size: Size) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Images (B, 3, H, W) of noise and random boxes; the first image is the fullest one."""
+        random = torch.Generator().manual_seed(0)
+        images = torch.rand(count, 3, *size, generator=random)
+        targets = []
+        for index in range(count):
+            boxes = self.boxes[0] if index == 0 else self.boxes[1]
+            side = torch.rand(boxes, 2, generator=random) * 0.25 + 0.05
+            centre = side / 2 + torch.rand(boxes, 2, generator=random) * (1 - side)
+            labels = torch.randint(self.num_classes, (boxes,), generator=random)
+            target = {"boxes": torch.cat((centre, side), 1), "labels": labels}
+            if self.padded:
+                target[CONTENT_SIZE] = torch.tensor(size, dtype=torch.float32)
+            targets.append({name: value.to(self.device) for name, value in target.items()})
+        return images.to(self.device), targets
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def boxes_of(loader: DataLoader) -> tuple[int, int]:
+    """Boxes of the fullest image of a data set, and of its average image, rounded up."""
+    counts = loader.dataset.annotations.training_rows().offsets
+    per_image = counts[1:] - counts[:-1]
+    return (int(per_image.max()), -(-int(per_image.sum()) // len(per_image))) if len(per_image) else (1, 1)
+
+
+def _state(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    """Each storage once."""
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+    return sum(storages.values())

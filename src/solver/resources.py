@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What this process may use of the machine: memory and processor cores, limits of containers included."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from ..core import dist
+
+SHARE = {"cuda": 0.9, "cpu": 0.8}
+"""Of the memory that is free, what a plan counts on: an allocator leaves gaps, and on a CPU the kernels' own buffers
+are not counted and other processes grow."""
+
+
+def usable_bytes(device: torch.device) -> int:
+    """Bytes that a run on this device may fill, what this process has there already included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(SHARE["cuda"] * (free + torch.cuda.memory_reserved(device)))
+    # Ranks of one machine share its memory.
+    return int(SHARE["cpu"] * free_memory() / local_ranks())
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes of main memory that are free or can be freed, and that the control group still allows.
+
+    Args:
+        root: of the file system; Linux keeps both figures in files.
+    """
+    found = [_available(root), *(_left_in_group(root, *files) for files in _GROUP_FILES)]
+    known = [one for one in found if one is not None]
+    return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Processor cores for each process of the run, at least 1: affinity and quota of the control group count."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _words(root / "sys/fs/cgroup/cpu.max")
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
+    return max(1, cores // local_ranks())
+
+
+def local_ranks() -> int:
+    """Processes of the run on this machine, as torchrun tells."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.world_size() > 1 else 1
+
+
+_GROUP_FILES = (
+    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Limit and use: version 2 of control groups, and version 1."""
+
+
+def _available(root: Path) -> int | None:
+    words = _words(root / "proc/meminfo")
+    return 1024 * int(words[words.index("MemAvailable:") + 1]) if "MemAvailable:" in words else None
+
+
+def _left_in_group(root: Path, limit: str, used: str) -> int | None:
+    """None where there is no limit. Pages of files count as used here, so this errs on the safe side."""
+    most, now = _words(root / limit), _words(root / used)
+    if not most or not now or most[0] == "max":
+        return None
+    return max(0, int(most[0]) - int(now[0]))
+
+
+def _words(file: Path) -> list[str]:
+    return file.read_text(encoding="ascii").split() if file.is_file() else []

@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""--auto: what it chooses, what it leaves alone, and that measuring changes nothing."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import isdfine
+from builders import load_tool, write_micro_config
+from isdfine.core.errors import ConfigError
+from isdfine.solver import auto
+from isdfine.solver.auto import auto_tune
+from isdfine.solver.memory import Forecast
+from isdfine.solver.probe import Probe
+from solver.test_training import assert_same_weights
+
+MB = 10**6
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """tools/train.py as a module."""
+    return load_tool("train")
+
+
+def remembered(probe: Probe, size: tuple[int, int], usable: int, wanted: int) -> Forecast:
+    """What measuring would say."""
+    points = ((1, 30 * MB), (2, 40 * MB))
+    return Forecast(probe.device, size, points if usable > points[0][1] else (), 20 * MB, usable)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A machine that is always the same: 20 MB of weights, 10 MB for each image."""
+    values: dict[str, Any] = {"step": 0.01, "image": 0.01, "load": 0.001, "cores": 4, "usable": 10**10}
+
+    class Steps:
+        """Stands in for the probe, which other tests measure with."""
+
+        def __init__(self, config: Any, device: torch.device, loader: Any) -> None:
+            self.device = device
+
+        def seconds(self, batch: int, size: tuple[int, int]) -> float:
+            return float(values["step"] + batch * values["image"])
+
+    monkeypatch.setattr(auto, "Probe", Steps)
+    monkeypatch.setattr(auto, "seconds_per_sample", lambda loader: values["load"])
+    monkeypatch.setattr(auto, "usable_cores", lambda: values["cores"])
+    monkeypatch.setattr(auto, "usable_bytes", lambda device: values["usable"])
+    monkeypatch.setattr(auto, "measure", remembered)
+    return values
+
+
+def tune(folder: Path, *overrides: str, images: int = 8, **options: Any) -> tuple[dict[str, Any], str]:
+    """The loader's section as it was chosen, and the lines."""
+    config = isdfine.load_config(write_micro_config(folder, images=images), overrides)
+    tuned, lines = auto_tune(config, **options)
+    section: dict[str, Any] = tuned.get("train_dataloader")
+    return section, "\n".join(lines)
+
+
+def test_the_batch_of_the_config_stays_where_nothing_is_gained(tmp_path: Path, machine: dict[str, Any]) -> None:
+    section, text = tune(tmp_path, "train_dataloader.drop_last=False", images=160)
+    # 8 images take 90 ms and 4 take 50 ms: 11 % faster. 16: 94 images/s against 89.
+    assert section["total_batch_size"] == 8
+    assert (section["num_workers"], section["prefetch_factor"]) == (1, 4)
+    machine["step"] = 0.0
+    section, text = tune(tmp_path, "train_dataloader.drop_last=False", images=160)
+    assert section["total_batch_size"] == 4
+    assert "batch 4 (config: 4): it fits, and no other" in text
+    assert "by batch: 1: 100, 2: 100, 4: 100, 8: 100" in text
+    assert "learning rate 0.001: fits" in text
+    assert "expected: 1.64 s for an epoch of 40 steps" in text  # 40 * (40 ms + 4 * 1 ms / 4 cores)
+
+
+def test_an_epoch_keeps_ten_steps(tmp_path: Path, machine: dict[str, Any]) -> None:
+    machine.update(step=0.1, image=0.0)  # further images cost nothing
+    assert tune(tmp_path, images=80)[0]["total_batch_size"] == 8
+    assert tune(tmp_path, images=8)[0]["total_batch_size"] == 4
+
+
+def test_steps_that_take_too_long_are_not_measured(tmp_path: Path, machine: dict[str, Any]) -> None:
+    machine.update(step=0.0, image=3.0)
+    section, text = tune(tmp_path, images=80)
+    assert section["total_batch_size"] == 4
+    assert "by batch: 1: 0.333" in text
+
+
+def test_memory_limits_the_batch_and_the_rate_is_explained(tmp_path: Path, machine: dict[str, Any]) -> None:
+    machine["usable"] = 52 * MB
+    section, text = tune(tmp_path)
+    assert section["total_batch_size"] == 3
+    assert "the config's does not fit" in text
+    assert "learning rate 0.001: unchanged, though it was chosen for 4 images a step" in text
+    machine["usable"] = 1000
+    with pytest.raises(ConfigError, match="not even one image fits"):
+        tune(tmp_path)
+
+
+def test_what_an_override_says_stays_and_what_a_file_says_does_not(tmp_path: Path, machine: dict[str, Any]) -> None:
+    section, text = tune(tmp_path, "train_dataloader.total_batch_size=2", "train_dataloader.num_workers=3")
+    assert (section["total_batch_size"], section["num_workers"]) == (2, 3)
+    assert "batch 2 (config: 2): given with -u" in text
+    assert "num_workers 3 (config: 3): given with -u" in text
+    machine["usable"] = 1000
+    with pytest.raises(ConfigError, match=r"not even one image fits"):
+        tune(tmp_path, "train_dataloader.total_batch_size=2")
+
+
+def test_a_batch_for_each_process_stays_one(tmp_path: Path, machine: dict[str, Any]) -> None:
+    path = write_micro_config(tmp_path)
+    tree = yaml.safe_load(path.read_text())
+    tree["train_dataloader"]["batch_size"] = tree["train_dataloader"].pop("total_batch_size")
+    path.write_text(yaml.safe_dump(tree))
+    tuned, _ = auto_tune(isdfine.load_config(path))
+    assert tuned.get("train_dataloader.batch_size") == 4
+    assert tuned.get("train_dataloader.total_batch_size") is None
+
+
+def test_slow_loading_gets_workers_up_to_the_cores(tmp_path: Path, machine: dict[str, Any]) -> None:
+    machine["load"] = 0.02
+    section, _ = tune(tmp_path, "train_dataloader.total_batch_size=4")
+    assert section["num_workers"] == 2  # 1.25 * 4 * 20 ms / 50 ms
+    machine["load"] = 1.0
+    section, _ = tune(tmp_path, "train_dataloader.total_batch_size=4")
+    assert section["num_workers"] == 3
+
+
+def test_a_resumed_run_keeps_its_batch(tmp_path: Path, machine: dict[str, Any]) -> None:
+    section, text = tune(tmp_path, images=160, keep_batch=True)
+    assert section["total_batch_size"] == 4
+    assert "kept, because the run is resumed" in text
+
+
+def test_ranks_take_the_smallest_choice(
+    tmp_path: Path, machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = auto.Choice(3, 5, 1, 0.3, 0.5, 4, ("", "", ""))
+    mine = auto.Choice(4, 2, 2, 0.2, 0.1, 4, ("", "", ""))
+    packed = [(one.batch, one.workers, one.prefetch, one.step_s / one.batch, one.load_s) for one in (mine, other)]
+    monkeypatch.setattr("isdfine.core.dist.gather_objects", lambda own: packed if own == packed[0] else [own])
+    common = auto._common(mine)
+    assert (common.batch, common.workers, common.prefetch) == (3, 2, 1)
+    assert common.step_s == pytest.approx(0.3)
+    assert common.load_s == 0.5
+
+
+def test_weights_are_those_of_a_run_without(tool: ModuleType, tmp_path: Path) -> None:
+    """Real measurements; only the choice is held to what the config says."""
+    torch.set_num_threads(1)
+    config = write_micro_config(tmp_path)
+    plain, tuned = tmp_path / "plain", tmp_path / "tuned"
+    fixed = ["epoches=1", "num_visualized=0", "train_dataloader.total_batch_size=4", "train_dataloader.num_workers=0"]
+    assert tool.main(["-c", str(config), "-u", *fixed, f"output_dir={plain}"]) == 0
+    assert tool.main(["-c", str(config), "--auto", "-u", *fixed, f"output_dir={tuned}"]) == 0
+    assert_same_weights(plain / "last.pth", tuned / "last.pth")
+    saved = isdfine.load_config(tuned / "config.yml")
+    assert saved.get("train_dataloader.prefetch_factor") == 4

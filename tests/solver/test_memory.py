@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""The memory forecast, the refusal of what does not fit, and running out in a step."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import isdfine
+from builders import load_tool, write_micro_config
+from isdfine.core.errors import ConfigError
+from isdfine.solver import memory
+from isdfine.solver.memory import Forecast, forecast, is_out_of_memory, refuse
+from isdfine.solver.probe import Probe, aside, boxes_of
+from isdfine.solver.resources import free_memory, usable_cores
+from isdfine.solver.training import Training
+
+CPU = torch.device("cpu")
+MB = 10**6
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """tools/train.py as a module."""
+    return load_tool("train")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return Training(isdfine.load_config(write_micro_config(tmp_path_factory.mktemp("run"))))
+
+
+def line(*points: tuple[int, int], usable: int = 1000, held: int = 100) -> Forecast:
+    return Forecast(CPU, (64, 96), points, held, usable)
+
+
+def test_the_line_through_measured_batches() -> None:
+    straight = line((1, 200), (2, 300))
+    assert straight.settled
+    assert straight.per_image == 100
+    assert [straight.peak(batch) for batch in (1, 2, 5)] == [200, 300, 600]
+    assert straight.fits == 9  # 1000 = 100 + 9 * 100
+    assert straight.peak(9) <= straight.usable < straight.peak(10)
+
+
+def test_an_open_line_takes_the_careful_slope() -> None:
+    open_line = line((1, 300), (2, 310))
+    assert not open_line.settled
+    assert open_line.per_image == (310 - 100) / 2
+    assert open_line.peak(4) == 310 + 2 * 105
+    one = line((1, 200))
+    assert (one.settled, one.per_image, one.fits) == (False, 100, 9)
+
+
+def test_what_was_measured_above_the_limit_is_read_between_the_points() -> None:
+    found = line((1, 200), (2, 300), (4, 500), usable=410)
+    assert found.fits == 3
+    assert line((1, 200), (2, 300), usable=150).fits == 0
+    assert line(usable=50).fits == 0
+
+
+def test_the_forecast_meets_a_measured_larger_batch(run: Training) -> None:
+    size = (192, 192)  # large enough that images and not weights decide
+    found = forecast(run.config, run.train_loader, CPU, size)
+    assert found.settled
+    assert found.points[-1][0] <= 4
+    with aside():
+        measured = Probe(run.config, CPU, run.train_loader).peak_bytes(8, size)
+    assert measured == pytest.approx(found.peak(8), rel=0.1)
+    assert measured > 1.5 * found.points[-1][1]
+
+
+def test_more_pixels_and_more_moments_need_more(run: Training) -> None:
+    config = run.config
+    with aside():
+        small = Probe(config, CPU, run.train_loader)
+        frugal = Probe(config.with_values({"optimizer": {"type": "SGD"}, "use_ema": False}), CPU, run.train_loader)
+        assert small.peak_bytes(1, (192, 192)) > small.peak_bytes(1, (96, 96)) > small.held_bytes()
+        weights = sum(one.nbytes for one in run.model.parameters())
+        assert 2.9 * weights < small.held_bytes() - frugal.held_bytes() < 3.2 * weights  # two moments and the average
+
+
+def test_a_probe_leaves_no_trace(run: Training) -> None:
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    state = torch.get_rng_state()
+    forecast(run.config, run.train_loader, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert not run.optim.optimizer.state
+    assert all(one.grad is None for one in run.model.parameters())
+
+
+def test_boxes_of_the_fullest_and_of_the_mean_image(run: Training) -> None:
+    assert boxes_of(run.train_loader) == (3, 2)
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does() -> None:
+    tight = line((1, 200 * MB), (2, 300 * MB), usable=450 * MB, held=100 * MB)
+    refuse(tight, 3)
+    with pytest.raises(
+        ConfigError,
+        match=r"a batch of 4 images of 64x96 \(the largest size\) needs about 0.50 GB and 0.45 GB of cpu are usable: a "
+        r"batch of 3 fits: set train_dataloader.total_batch_size=3, with accumulate_steps",
+    ):
+        refuse(tight, 4)
+    with pytest.raises(ConfigError, match=r"not even 1 image of 64x96 fits into 0.05 GB of cpu: not even one image"):
+        refuse(line(usable=50 * MB), 1)
+
+
+def test_the_forecast_stops_a_run_before_its_folder_is_made(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "usable_bytes", lambda device: 45 * MB)
+    config = write_micro_config(tmp_path)
+    assert tool.main(["-c", str(config), "-u", "memory_forecast=True", "train_dataloader.total_batch_size=8"]) == 2
+    assert "a batch of 8 images of 64x96" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_running_out_in_a_step_names_size_batch_and_what_fits(
+    tool: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+) -> None:
+    from isdfine.optim.step import Optim
+
+    step, calls = Optim.step, iter(range(100))
+
+    def fails_in_the_second(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            raise error
+        return step(*arguments)
+
+    monkeypatch.setattr(Optim, "step", fails_in_the_second)
+    assert tool.main(["-c", str(write_micro_config(tmp_path))]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: cpu ran out of memory in a step of 4 images of 64x96: a batch of 3 fits: set ")
+
+
+def test_running_out_in_an_evaluation_points_there(run: Training) -> None:
+    assert run.batch_shape is None
+    with pytest.raises(ConfigError, match=r"outside training steps: lower val_dataloader.total_batch_size \(4 images"):
+        raise memory.out_of_memory(run)
+
+
+def test_other_errors_are_no_lack_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
+
+
+def test_limits_of_a_control_group_count(tmp_path: Path) -> None:
+    for name, text in {
+        "proc/meminfo": "MemTotal: 900 kB\nMemAvailable:  500 kB\n",
+        "sys/fs/cgroup/memory.max": "400000\n",
+        "sys/fs/cgroup/memory.current": "150000\n",
+        "sys/fs/cgroup/cpu.max": "100000 100000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_memory(tmp_path) == 250_000
+    assert usable_cores(tmp_path) == 1
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text("max\n")
+    assert free_memory(tmp_path) == 512_000
