@@ -10,6 +10,7 @@ Models have random weights, images are noise, and everything comes from a seed. 
 a batch: bytes to numbers (data), forward pass, matching, losses (criterion), backward pass, optimizer with clipping,
 averaged weights. Variants: eager, channels_last, compile (backbone and encoder by torch.compile, eager rest),
 transformers (its D-FINE with the same weights and our optimizer; its own forward pass and losses, no average).
+Waits: operators that wait for the device; the copy of the matching costs to the host is one, but on a CPU it is none.
 Time: processor time of this process on a CPU, wall time up to a finished device on a GPU. --data CONFIG adds the wait
 for real batches of that config's train_dataloader. Exit codes: 0, 2 something that cannot be measured so.
 """
@@ -90,8 +91,10 @@ class Seen(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.operators += 1
-        self.waits += str(func).split(".")[1] in WAITS
-        return func(*args, **(kwargs or {}))
+        name, given = str(func).split(".")[1], kwargs or {}
+        to_host = name == "_to_copy" and args[0].is_cuda and str(given.get("device", "cuda")) == "cpu"
+        self.waits += to_host or name in WAITS
+        return func(*args, **given)
 
 
 class Clock:

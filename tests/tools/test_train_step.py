@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""tools/benchmark/train_step.py with the micro model."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from builders import load_tool, write_micro_config
+
+SMALL = ["--image", "64", "96", "--batch", "2", "--boxes", "2", "--rounds", "1", "--warmup", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """The tool as a module."""
+    return load_tool("benchmark/train_step")
+
+
+def test_variants_take_turns_and_phases_add_up(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, file = write_micro_config(tmp_path), tmp_path / "found.json"
+    given = ["-c", str(config), "-u", "num_classes=2", *SMALL, "--variants", "eager", "channels_last", "-o", str(file)]
+    assert tool.main([*given, "--data", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "wait for data: first batch" in said
+    assert "micro, 2 x 64 x 96, 2 boxes an image, 1 rounds" in said
+    found = json.loads(file.read_text())
+    assert found["data_wait"]["median_seconds"] > 0
+    for name in ("eager", "channels_last"):
+        one = found["variants"][name]
+        assert set(one["median_seconds_of_phases"]) == set(tool.PHASES)
+        assert all(one["median_seconds_of_phases"][phase] > 0 for phase in ("forward", "matching", "backward", "ema"))
+        assert one["operators"] > 1000
+        assert one["waits"] == 0
+        assert one["peak_bytes"] > 0
+        assert len(one["phases_by_round"]) == 1
+    assert found["variants"]["eager"]["time_over_eager"]["median"] == 1
+
+
+def test_wrong_options_are_one_message(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["-c", str(write_micro_config(tmp_path)), "-u", "num_classes=2", *SMALL]
+    assert tool.main([*given, "--variants", "fast"]) == 2
+    assert "error: variants: fast: choose from eager, channels_last, compile" in capsys.readouterr().err
+    assert tool.main([*given, "--rounds", "0"]) == 2
+    assert "rounds is 0: give 1 or more" in capsys.readouterr().err

@@ -1,0 +1,150 @@
+#!/usr/bin/env python
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two parts of a training step against their usual forms, in turns: deformable attention's reads, and the update.
+
+python tools/benchmark/step_parts.py --batch 4 -o parts.json
+
+attention: what the 6 layers of D-FINE-L's decoder read from one set of maps of a 640 x 640 image (300 queries and 200
+for denoising, 3, 6, 3 points), forward and backward: sums over a table of cells against grid_sample. update: clipping,
+AdamW and averaged weights for --tensors tensors: ours against one tensor after the other. Processor time of this
+process, one thread. Exit codes: 0, 2 wrong options.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor, nn
+
+from isdfine.core.atomic import whole_file
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.latency.machine import describe, load
+from isdfine.deploy.latency.timing import Plan, measure, ratio, table
+from isdfine.nn.sampling import DeformableAttention
+from isdfine.nn.table_sampling import FeatureTable
+from isdfine.optim.ema import ModelEMA
+from isdfine.optim.param_groups import AdamW
+
+SIZES, POINTS, LAYERS, QUERIES, DIM, HEADS = [(80, 80), (40, 40), (20, 20)], [3, 6, 3], 6, 500, 256, 8
+
+
+class GridForm(DeformableAttention):
+    """The form of exported graphs, in training too."""
+
+    def _by_table(self, queries: Tensor) -> bool:
+        return False
+
+
+class Attention:
+    """Six layers over one set of maps."""
+
+    def __init__(self, kind: type[DeformableAttention], batch: int) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.layer = kind(DIM, HEADS, len(SIZES), POINTS)
+        self.queries = torch.randn(batch, QUERIES, DIM, generator=random).requires_grad_()
+        self.boxes = torch.rand(batch, QUERIES, 4, generator=random) * 0.5 + 0.2
+        self.maps = [torch.randn(batch, DIM, *size, generator=random).requires_grad_() for size in SIZES]
+        for one in (self.layer.sampling_offsets.weight, self.layer.attention_weights.weight):
+            nn.init.normal_(one, std=0.05, generator=random)
+
+    def __call__(self) -> list[Tensor]:
+        values = FeatureTable(self.maps)
+        total = torch.stack([self.layer(self.queries, self.boxes, values).square().mean() for _ in range(LAYERS)]).sum()
+        return [total.detach(), *torch.autograd.grad(total, [self.queries, *self.maps])]
+
+
+class Update:
+    """Clipping, optimizer, averaged weights."""
+
+    def __init__(self, tensors: int, *, one_by_one: bool) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.model = nn.ParameterList(torch.randn(72, 72, generator=random) for _ in range(tensors))
+        for one in self.model.parameters():
+            one.grad = torch.randn(one.shape, generator=random)
+        self.one_by_one = one_by_one
+        self.optimizer = AdamW(self.model, foreach=False if one_by_one else None)
+        self.ema = ModelEMA(self.model)
+
+    def __call__(self) -> None:
+        parameters = list(self.model.parameters())
+        nn.utils.clip_grad_norm_(parameters, 0.1, foreach=False if self.one_by_one else None)
+        self.optimizer.step()
+        if not self.one_by_one:
+            self.ema.update()
+            return
+        with torch.no_grad():  # as published: through the state dicts
+            current = self.model.state_dict()
+            for name, value in self.ema.module.state_dict().items():
+                value.mul_(0.9999).add_(current[name] * (1 - 0.9999))
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4, help="images of the attention")
+    parser.add_argument("--tensors", type=int, default=700, help="of the update, 72 x 72 numbers each")
+    parser.add_argument("--rounds", type=int, default=7, help="calls of each side that count")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every call")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Both parts."""
+    if options.batch < 1 or options.tensors < 1:
+        raise ConfigError(f"batch is {options.batch} and tensors is {options.tensors}: give 1 or more for both")
+    torch.set_num_threads(1)
+    machine = describe(torch.device("cpu"), 1)
+    reads = {"ours": Attention(DeformableAttention, options.batch), "usual": Attention(GridForm, options.batch)}
+    pairs = list(zip(reads["ours"](), reads["usual"]()))
+    difference = max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
+    updates = {name: Update(options.tensors, one_by_one=name == "usual") for name in ("ours", "usual")}
+    found: dict[str, Any] = {"machine": machine, "batch": options.batch, "tensors": options.tensors, "parts": {}}
+    for part, sides in (("attention", reads), ("update", updates)):
+        timings = measure(sides, Plan(options.rounds, 1, 1), clock=time.process_time)
+        found["parts"][part] = {
+            "ratio": asdict(ratio(timings["usual"], timings["ours"])),
+            "sides": {name: {"summary": one.summary(1), "rounds": one.rounds} for name, one in timings.items()},
+        }
+    found["parts"]["attention"]["largest_relative_difference"] = difference
+    machine["load_after"] = load()
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one message and exit code 2."""
+    options = parse_arguments(arguments)
+    try:
+        found = run(options)
+        if options.output is not None:
+            with whole_file(options.output) as partial:
+                partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = [["part", "ours ms", "usual ms", "ratio", "quartiles"]]
+    for part, one in found["parts"].items():
+        times = [f"{one['sides'][name]['summary']['median_ms']:.1f}" for name in ("ours", "usual")]
+        found_ratio = one["ratio"]
+        quartiles = f"{found_ratio['quartile1']:.2f} .. {found_ratio['quartile3']:.2f}"
+        rows.append([part, *times, f"{found_ratio['median']:.2f}", quartiles])
+    print(table(rows, markdown=options.markdown))
+    machine = found["machine"]
+    print(f"\nlargest relative difference of the attention's values and gradients: "
+          f"{found['parts']['attention']['largest_relative_difference']:.0e}; batch {options.batch}, {options.tensors} "
+          f"tensors, {options.rounds} rounds, 1 thread; {machine['cpu']}, load {machine['load']} before, "
+          f"{machine['load_after']} after; torch {torch.__version__}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
