@@ -4,6 +4,7 @@
 """Train, resume, fine-tune or evaluate a detector described by a YAML file.
 
 python tools/train.py -c configs/quickstart.yml
+python tools/train.py -c configs/quickstart.yml --auto    # batch, workers and prefetch for this machine
 torchrun --nproc_per_node=4 tools/train.py -c configs/dfine/dfine_hgnetv2_l_coco.yml -u output_dir=runs/l
 """
 
@@ -158,6 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(
                 "--tuning-classes says whose classes a checkpoint given with -t knows: add -t, or drop it"
             )
+        if options.auto and (options.test_only or options.print_config):
+            raise ConfigError("--auto chooses for a training run: leave it out with --test-only and --print-config")
         if options.print_config:
             print(config.dump(), end="")
             return 0

@@ -42,8 +42,8 @@ class RunSettings:
 
     eval_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the network in evaluations, ``--test-only`` included; boxes and scores are float32 in any case.
-    fp32 as official. On GPUs the others are faster; fp16 moved the AP of the quickstart's checkpoint by 0.03 points, bf16
-    by 0.2 (on its 24 training pages) to 0.5 (on 8 others)."""
+    fp32 as official. fp16 moved the AP of the quickstart's checkpoint by 0.03 points, bf16 by 0.2 (on its 24 training
+    pages) to 0.5 (on 8 others)."""
 
     channels_last: bool = False
     """Keep the channels of a pixel together in memory: the same numbers up to rounding, and faster convolutions on CPUs

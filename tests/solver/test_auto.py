@@ -17,7 +17,7 @@ from isdfine.solver import auto
 from isdfine.solver.auto import auto_tune
 from isdfine.solver.memory import Forecast
 from isdfine.solver.probe import Probe
-from solver.test_training import assert_same_weights
+from solver.test_training import Launch, assert_same_weights
 
 MB = 10**6
 
@@ -161,3 +161,12 @@ def test_weights_are_those_of_a_run_without(tool: ModuleType, tmp_path: Path) ->
     assert_same_weights(plain / "last.pth", tuned / "last.pth")
     saved = isdfine.load_config(tuned / "config.yml")
     assert saved.get("train_dataloader.prefetch_factor") == 4
+
+
+@pytest.mark.slow
+def test_two_ranks_choose_together(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    output = Launch(config, "--auto", "-u", "epoches=1", processes=2).succeed()
+    assert output.count("auto: batch ") == 1
+    assert "for each of 2 processes (config: 2)" in output
+    assert isdfine.load_config(tmp_path / "run" / "config.yml").get("train_dataloader.total_batch_size") in (2, 4)

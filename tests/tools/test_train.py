@@ -68,6 +68,8 @@ def test_what_a_config_has_to_say_is_a_warning_line(
         (["-u", "epoches=many"], r"epoches: expected"),
         (["-u", "criterion=null", "evaluator=null"], r"evaluator: missing.*criterion: missing"),
         (["--test-only"], r"--test-only needs the checkpoint"),
+        (["--auto", "--test-only"], r"--auto chooses for a training run: leave it out with --test-only and"),
+        (["-u", "train_dataloader.prefetch_factor=0"], r"prefetch_factor is 0: give 1 or more"),
         (["-r", "nowhere"], r"nowhere: no such checkpoint"),
         (["-t", "nowhere.pth"], r"nowhere\.pth: no such checkpoint"),
         (["--tuning-classes", "coco"], r"--tuning-classes says whose classes a checkpoint given with -t knows: add -t"),
