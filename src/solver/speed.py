@@ -24,8 +24,11 @@ def use_channels_last(model: nn.Module) -> None:
     model.to(memory_format=torch.channels_last)
 
 
-def compile_parts(model: nn.Module) -> bool:
+def compile_parts(model: nn.Module, backend: str = "inductor") -> bool:
     """Compile backbone and encoder in place; names in checkpoints stay as they are.
+
+    Args:
+        backend: of ``torch.compile``.
 
     Returns: whether there was something to compile and it works here; otherwise a warning says why not, and the model
         is as it was.
@@ -34,13 +37,13 @@ def compile_parts(model: nn.Module) -> bool:
     if not parts:
         logger.warning("compile: the model has no part named %s, so nothing is compiled", " or ".join(COMPILED))
         return False
-    problem = _problem(next(model.parameters()).device)
+    problem = _problem(next(model.parameters()).device, backend)
     if problem is not None:
         logger.warning("compile: torch.compile does not work here (%s): the run goes on without", problem)
         return False
     _allow(SIZES)
     for part in parts:
-        part.compile(dynamic=False)
+        part.compile(dynamic=False, backend=backend)
     return True
 
 
@@ -51,10 +54,10 @@ def _allow(sizes: int) -> None:
     setattr(settings, name, max(sizes, getattr(settings, name)))
 
 
-def _problem(device: torch.device) -> str | None:
+def _problem(device: torch.device, backend: str) -> str | None:
     """Why a small function cannot be compiled for a device; None if it can. A missing C++ compiler shows here."""
     try:
-        torch.compile(_probe, dynamic=False)(torch.ones(3, device=device))
+        torch.compile(_probe, dynamic=False, backend=backend)(torch.ones(3, device=device))
     except (RuntimeError, ImportError, OSError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return lines[0] if lines else type(error).__name__

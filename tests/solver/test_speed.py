@@ -84,13 +84,15 @@ def test_without_a_compiler_the_run_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch itself looks at it
-def test_compiled_losses_are_the_eager_ones_and_a_size_is_compiled_once(config: isdfine.Config) -> None:
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_losses_are_the_eager_ones_and_a_size_is_compiled_once(config: isdfine.Config, backend: str) -> None:
     import torch._dynamo as dynamo
     from torch._dynamo.utils import counters
 
     model = config.build("model")
     twin = copy.deepcopy(model)
-    assert compile_parts(twin)
+    assert compile_parts(twin, backend)
     assert twin.state_dict().keys() == model.state_dict().keys()
     dynamo.reset()
     counters.clear()
