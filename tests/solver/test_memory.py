@@ -17,6 +17,7 @@ from isdfine.solver.memory import Forecast, forecast, is_out_of_memory, refuse
 from isdfine.solver.probe import Probe, aside, boxes_of
 from isdfine.solver.resources import free_memory, usable_cores
 from isdfine.solver.training import Training
+from solver.test_padded_training import write_padded_config
 
 CPU = torch.device("cpu")
 MB = 10**6
@@ -91,6 +92,17 @@ def test_a_probe_leaves_no_trace(run: Training) -> None:
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert not run.optim.optimizer.state
     assert all(one.grad is None for one in run.model.parameters())
+
+
+def test_padded_batches_are_measured_as_padded_ones(tmp_path: Path) -> None:
+    config = isdfine.load_config(write_padded_config(tmp_path), ["num_classes=2"])
+    loader = config.build("train_dataloader")
+    found = forecast(config, loader, CPU, batch=1)
+    assert found.size == (96, 128)
+    assert found.points[0][1] > found.held
+    with aside():
+        _, targets = Probe(config, CPU, loader).batch(2, found.size)
+    assert [target["content_size"].tolist() for target in targets] == [[96, 128]] * 2
 
 
 def test_boxes_of_the_fullest_and_of_the_mean_image(run: Training) -> None:
