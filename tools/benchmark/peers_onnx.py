@@ -53,18 +53,15 @@ def write_transformers(config_file: str, output: Path) -> None:
     transformers, isdfine = package("transformers"), package("isdfine")
     torch = package("torch")
     from isdfine.core.card import Card
-    from isdfine.deploy.initial_weights import without_initial_weights
+    from isdfine.deploy.latency.random_weights import random_detector
     from isdfine.zoo.dfine.huggingface import to_huggingface
     from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
     from isdfine.zoo.dfine.huggingface_folder import write_folder
 
-    config = without_initial_weights(isdfine.load_config(config_file))
-    count = config.get("num_classes") or 80
-    config = config.with_values({"num_classes": count})
-    torch.manual_seed(0)
-    ours = config.build("model").eval()
-    content = config_to_huggingface(config.data, num_classes=count, names=[f"class {one}" for one in range(count)])
-    height, width = config.get("eval_spatial_size") or (640, 640)
+    ours, config = random_detector(isdfine.load_config(config_file))
+    names = [f"class {one}" for one in range(config.get("num_classes"))]
+    content = config_to_huggingface(config.data, num_classes=len(names), names=names)
+    height, width = config.get("eval_spatial_size")
     with tempfile.TemporaryDirectory() as folder:  # from_pretrained knows the names that transformers 5 changed
         card = Card(config=config.data)
         write_folder(Path(folder), content, to_huggingface(ours.state_dict()), card, image_size=(height, width))

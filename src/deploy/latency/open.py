@@ -10,21 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from torch import nn
 
 from ...core.config import Config
 from ...core.errors import CheckpointError, ConfigError
 from ...data.label_space import LabelSpace
 from ..convert import image_size_of
-from ..initial_weights import without_initial_weights
 from ..load import load_model, recipe_of
-from ..model_info import DEFAULT_CLASSES
 from ..onnx.graph import Deployed, GraphForm, to_onnx
 from ..onnx.half import to_half
 from ..onnx.pooling import guard_pools
 from ..preprocess import Recipe
 from .onnx_subject import OnnxSubject
+from .random_weights import random_detector
 from .subject import Subject, Wanted
 from .tensorrt_subject import TensorRTSubject
 from .torch_subject import TorchSubject, check_mode, facts_of
@@ -118,14 +116,8 @@ def _built(named: Named, wanted: Wanted, read: Read) -> tuple[Deployed, tuple[in
 
 
 def _random(config: Config, wanted: Wanted) -> tuple[Deployed, tuple[int, int], str, None]:
-    config.require("model")
-    config = without_initial_weights(config)
-    size = wanted.size or image_size_of(config)
-    config = config.with_values(
-        {"num_classes": config.get("num_classes") or DEFAULT_CLASSES, "eval_spatial_size": list(size)}
-    )
-    torch.manual_seed(0)
-    model = config.build("model").eval()
+    model, config = random_detector(config, wanted.size)
+    size = image_size_of(config)
     return _deployed(model, config.build("postprocessor"), recipe_of(config), size), size, "random", None
 
 
