@@ -65,7 +65,9 @@ def test_half_precision_is_compared_as_well(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "to_onnx", lambda *_: exported.graph())
-    report = again(exported, tmp_path / "half.onnx", precision="fp16")
+    first, tied, *others = images_in(IMAGES)  # random weights: two queries of one page swap within half's rounding,
+    images = [first, *others, tied]  # which batch 8 excuses and batch 3 does not
+    report = again(exported, tmp_path / "half.onnx", precision="fp16", images=images)
     assert report.share.half_weights > 0.95 * report.share.weights
     assert "in float16" in report.share.describe()
     assert 0 < report.differences["batch 8 of 64 x 64"].score <= 0.02
