@@ -50,9 +50,21 @@ def test_preprocessing_and_ap(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "decoded -> resized" in out
 
 
-def test_labels_are_short_and_differ() -> None:
-    tool = load_tool("benchmark/latency")
-    assert tool.labels_of(["onnx:a/b/n.yml+x/best.pth", "c/n.onnx", "d/n.onnx"]) == ["onnx:n+best", "n (2)", "n (3)"]
+def test_labels_are_short_and_differ(folder: Path, tmp_path: Path) -> None:
+    labels_of = load_tool("benchmark/latency").labels_of
+    config, checkpoint = folder / "micro.yml", folder / "best.pth"
+    for name in ("n.onnx", "other/n.onnx", "n (2).onnx", "a+b.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    graphs = [str(tmp_path / name) for name in ("n.onnx", "other/n.onnx", "n (2).onnx")]
+    assert labels_of([f"onnx:{config}+{checkpoint}", str(config), str(checkpoint)]) == [
+        "onnx:micro+best",
+        "micro",
+        "best",
+    ]
+    assert labels_of([str(tmp_path / "a+b.onnx"), graphs[0]]) == ["a+b", "n"]
+    assert labels_of(graphs) == ["n (1)", "n (2)", "n (2) (3)"]
+    assert labels_of([f"eager:{checkpoint}", f"compile:{checkpoint}"]) == ["eager:best", "compile:best"]
 
 
 @pytest.mark.parametrize(
