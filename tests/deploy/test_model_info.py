@@ -99,6 +99,12 @@ def test_no_size(tmp_path: Path) -> None:
             model_info(config, wrong)
 
 
+MARKDOWN = """\
+| model | size  | params M | GFLOPs | trained params M | unfused GFLOPs | attention | weights MB | forward MB |
+|-------|-------|---------:|-------:|-----------------:|---------------:|----------:|-----------:|-----------:|
+| one   | 64x96 |     1.23 |   1.50 |             2.00 |           1.75 |      0.25 |        4.9 |       23.0 |"""
+
+
 def test_table() -> None:
     row = ModelInfo(
         name="one", size=(64, 96), params=1_234_567, params_trained=2_000_000, gflops=1.5, gflops_attention=0.25,
@@ -108,8 +114,4 @@ def test_table() -> None:
         "model  size   params M  GFLOPs  trained params M  unfused GFLOPs  attention  weights MB  forward MB",
         "one    64x96      1.23    1.50              2.00            1.75       0.25         4.9        23.0",
     ]
-    assert table([row], markdown=True).splitlines() == [
-        "| model | size  | params M | GFLOPs | trained params M | unfused GFLOPs | attention | weights MB | forward MB |",
-        "|-------|-------|---------:|-------:|-----------------:|---------------:|----------:|-----------:|-----------:|",
-        "| one   | 64x96 |     1.23 |   1.50 |             2.00 |           1.75 |      0.25 |        4.9 |       23.0 |",
-    ]
+    assert table([row], markdown=True) == MARKDOWN

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def describe(device: torch.device, threads: int | None) -> dict[str, Any]:
         threads: asked for; None = each backend's own choice.
     """
     found: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": platform.platform(),
         "cpu": cpu_name(Path("/proc/cpuinfo")),
         "cpus": os.cpu_count(),
