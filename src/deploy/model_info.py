@@ -116,19 +116,9 @@ def _measured(config: Config, size: tuple[int, int], device: torch.device) -> in
 
 def table(rows: Sequence[ModelInfo], *, markdown: bool = False) -> str:
     """Rows as an aligned text table, or as a Markdown one."""
-    head = [
-        "model",
-        "size",
-        "params M",
-        "GFLOPs",
-        "trained params M",
-        "unfused GFLOPs",
-        "attention",
-        "weights MB",
-        "forward MB",
-    ]
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    head = ["model", "size", "params M", "GFLOPs", "trained params M", "unfused GFLOPs", "attention"]
+    cells = [[*head, "weights MB", "forward MB"], *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(_aligned(row, widths)) for row in cells]
     if markdown:
         lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in cells]

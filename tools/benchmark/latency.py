@@ -88,6 +88,8 @@ def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
     """Models by label, and how they are run."""
     named = [parse(text, options.backend) for text in options.compare or [options.model]]
     device = pick_device(options.device)
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {device}: latency is measured on cpu or cuda")
     if any(one.backend == "tensorrt" for one in named) and device.type != "cuda":
         raise ConfigError("TensorRT engines run on GPUs: give --device cuda")
     built = [one for one in named if one.built_here]
