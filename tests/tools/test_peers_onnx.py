@@ -74,9 +74,10 @@ def test_a_config_that_transformers_cannot_have(tmp_path: Path, capsys: pytest.C
     assert "absent.yml" in capsys.readouterr().err
 
 
-@pytest.mark.slow  # exports two graphs
+@pytest.mark.slow  # exports a graph
+@pytest.mark.timeout(900)
 def test_their_file_answers_as_ours_does(tmp_path: Path) -> None:
-    """The same weights in both files: what is compared is what the two exports made of them."""
+    """The same weights on both sides, after their export and their post-processing."""
     load_transformers()
     config = write_micro_config(tmp_path)
     text = config.read_text()
@@ -85,9 +86,10 @@ def test_their_file_answers_as_ours_does(tmp_path: Path) -> None:
     assert load_tool("benchmark/peers_onnx").main(["transformers", "-c", str(config), "-o", str(theirs)]) == 0
     wanted = Wanted(torch.device("cpu"), threads=1)
     answers = []
-    for text in (f"onnx:{config}", str(theirs)):
+    for text in (str(config), str(theirs)):
         subject = open_subject(parse(text), wanted, isdfine.load_config)
         pixels = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
         answers.append(subject.call(subject.place(pixels, np.array([[64, 64]]))))
-    count = answers[0].scores.shape[1]
-    np.testing.assert_allclose(answers[1].scores[:, :count], answers[0].scores, atol=1e-5)
+    ours, other = answers
+    count = min(ours.scores.shape[1], other.scores.shape[1])
+    np.testing.assert_allclose(other.scores[:, :count], ours.scores[:, :count], atol=1e-5)

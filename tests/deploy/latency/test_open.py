@@ -12,7 +12,7 @@ from detector_cases import micro_checkpoint
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.deploy.backends.torch import TorchBackend
 from isdfine.deploy.latency.open import open_subject, parse
-from isdfine.deploy.latency.subject import Wanted, prepared
+from isdfine.deploy.latency.subject import Precision, Wanted, prepared
 from isdfine.deploy.latency.torch_subject import TorchSubject
 
 CPU = Wanted(torch.device("cpu"))
@@ -106,3 +106,17 @@ def test_other_backends_answer_as_eager_does(backend: str, folder: Path) -> None
     want, got = (one.call(one.place(pixels, np.array([[96, 64]]))) for one in (eager, other))
     np.testing.assert_allclose(got.scores, want.scores, atol=1e-4)
     np.testing.assert_allclose(got.boxes, want.boxes, atol=0.01)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_cuda_graph_answers_as_eager_does(precision: Precision, folder: Path) -> None:
+    """Twice, with other images: a graph that replays what it was captured with would say the same."""
+    wanted = Wanted(torch.device("cuda"), precision=precision)
+    eager, graph = (
+        open_subject(parse(f"{name}:{folder / 'best.pth'}"), wanted, isdfine.load_config) for name in ("eager", "graph")
+    )
+    for seed in (0, 1):
+        pixels = np.random.default_rng(seed).random((1, 3, *eager.facts.size), dtype=np.float32)
+        want, got = (one.call(one.place(pixels, np.array([[96, 64]]))) for one in (eager, graph))
+        np.testing.assert_allclose(got.scores, want.scores, atol=1e-5 if precision == "fp32" else 1e-3)
