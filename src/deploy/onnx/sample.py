@@ -26,7 +26,7 @@ WANTED = 8
 _CANDIDATES = 3 * WANTED
 JITTERS, _DRAWS = (1e-6, 2e-7), 6
 """Size of the noise, in 0..1, and number of the draws that find images on which PyTorch itself is unstable. The larger
-noise moves feature maps 15 times as far as rounding does, so a tie that rounding decides turns in every second to fourth
+noise moves feature maps 15 times as far as rounding does, so a tie that rounding decides turns in every second or third
 draw; two draws missed one of a D-FINE-M with random weights. The smaller noise, three units in the last place of a
 bright pixel, is for models that are unstable on all images at the larger one, as a D-FINE-X with random weights."""
 _Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], Found]
