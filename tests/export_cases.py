@@ -10,7 +10,6 @@ from torch import nn
 
 import isdfine
 from isdfine.deploy.onnx.export import ExportReport
-from isdfine.deploy.onnx.graph import Deployed
 from isdfine.deploy.onnx.sample import Sample
 
 IMAGES = Path(__file__).parents[1] / "data" / "doclayout-tiny" / "val"
@@ -24,7 +23,6 @@ class Exported:
     config: isdfine.Config
     model: nn.Module
     postprocessor: nn.Module
-    deployed: Deployed
     sample: Sample
     report: ExportReport
 

@@ -25,8 +25,8 @@ from isdfine.deploy.convert import image_size_of
 from isdfine.deploy.load import LoadedModel, load_model
 from isdfine.deploy.onnx.export import ExportReport, export_onnx, trtexec_line
 from isdfine.deploy.onnx.graph import DEFAULT_OPSET, GraphForm
-from isdfine.deploy.onnx.sample import images_in
-from isdfine.deploy.onnx.structure import ExportError
+from isdfine.deploy.onnx.sample import JITTERS, images_in
+from isdfine.deploy.onnx.structure import TENSORRT_OPSETS, ExportError
 
 BUNDLED = Path(__file__).resolve().parent.parent / "data" / "doclayout-tiny"
 ENGINE_BATCHES = (1, 1, 8)
@@ -38,7 +38,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-c", "--config", help="YAML file of the run; needed for files that carry none")
     parser.add_argument("-r", "--resume", type=Path, required=True, metavar="CHECKPOINT",
                         help=".pth, .safetensors, or a folder of transformers")  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, help="file to write; default: the checkpoint's name with .onnx")
+    parser.add_argument("-o", "--output", type=Path,
+                        help="file to write; default: the checkpoint's name with .onnx, in this folder")  # fmt: skip
     parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels, multiples of 32")
@@ -97,22 +98,35 @@ def metadata_of(loaded: LoadedModel) -> dict[str, str]:
 def describe(report: ExportReport, folder: Path, size: tuple[int, int], options: argparse.Namespace) -> None:
     """Say what was written and how it was checked."""
     print(f"compared: ONNX Runtime with PyTorch on images of {folder}")
-    if report.unstable:
-        print(f"          {report.unstable} images left out: PyTorch's own answer jumps there at rounding noise")
+    if report.unstable or report.jitter < JITTERS[0]:
+        print(f"          {report.unstable} images left out: PyTorch's own answer jumps there when pixels change by "
+              f"{report.jitter:g}")  # fmt: skip
+    if report.jitter < JITTERS[0]:
+        print(f"          (by {JITTERS[0]:g} it jumps on all: this model is unusually sensitive)")
     for case, found in report.differences.items():
         excused = f", of {found.compared} detections up to {found.allowed} left out" if found.allowed else ""
         print(f"          {case}: scores {found.score:.2g}, boxes {found.box:.2g} px{excused}")
     print(f"half:     {report.share.describe()}")
     print(f"written:  {report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {report.nodes} nodes, "
           f"{report.seconds:.0f} s)")  # fmt: skip
-    print("TensorRT: " + trtexec_line(report.path, size, dynamic_size=options.dynamic_size, batches=ENGINE_BATCHES))
+    if options.opset in TENSORRT_OPSETS:
+        line = trtexec_line(report.path, size, dynamic_size=options.dynamic_size, batches=ENGINE_BATCHES)
+    else:
+        line = f"misreads GridSample of opset {options.opset} (docs/export.md): export with --opset {DEFAULT_OPSET}"
+    print(f"TensorRT: {line}")
+
+
+def default_output(checkpoint: Path) -> Path:
+    """``best.onnx`` here for ``output/run/best.pth``, ``my.model.onnx`` for a folder ``my.model``."""
+    name = checkpoint.resolve().name
+    return Path(f"{name if checkpoint.is_dir() else Path(name).stem}.onnx")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command: 2 for a mistake of the user, 1 for a graph that is not the model; each is one line."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    output = options.output or Path(options.resume.name).with_suffix(".onnx")
+    output = options.output or default_output(options.resume)
     try:
         loaded, size = sized(options)
         folder = comparison_images(options, loaded)

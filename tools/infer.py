@@ -33,6 +33,7 @@ from isdfine.deploy.inference.run import Summary, run
 from isdfine.deploy.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
 from isdfine.deploy.inference.sources import ImageFiles, Source, open_sources
 from isdfine.deploy.inference.tiling import Tiling
+from isdfine.deploy.inference.video import Video
 
 KINDS = ("images", "video", "coco", "yolo", "csv")
 LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -79,9 +80,10 @@ def kinds_of(options: argparse.Namespace, sources: Sequence[Source]) -> list[str
     """What is to be written; without --save COCO JSON, pictures of images, and videos of videos."""
     videos = any(source.clip for source in sources)
     images = any(not source.clip for source in sources)
-    if options.save is None:
-        return ["coco", *(["images"] if images else []), *(["video"] if videos else [])]
-    kinds = [kind.strip() for kind in options.save.split(",") if kind.strip()]
+    if options.every > 1 and not videos:
+        raise ConfigError(f"--every {options.every}: none of the sources is a video: leave it out")
+    usual = ["coco", *(["images"] if images else []), *(["video"] if videos else [])]
+    kinds = usual if options.save is None else [kind.strip() for kind in options.save.split(",") if kind.strip()]
     if not kinds or (unknown := [kind for kind in kinds if kind not in KINDS]):
         raise ConfigError(
             f"--save {options.save}: give some of {','.join(KINDS)}{f', not {unknown[0]}' if kinds else ''}"
@@ -103,10 +105,23 @@ def sinks_of(
         "coco": CocoJson(folder / "detections.json", labels),
         "csv": Table(folder / "detections.csv"),
         "yolo": Yolo(folder / "labels", labels, scores=options.yolo_scores, names=names),
-        "images": Pictures(folder / "images"),
+        "images": Pictures(folder / "images", names),
         "video": Videos(folder / "videos"),
     }
     return [sink for kind, sink in made.items() if kind in kinds]
+
+
+def keep_apart(sources: Sequence[Source], output: Path) -> None:
+    """Refuse to write pictures, videos and labels where the sources themselves lie."""
+    for source in sources:
+        if isinstance(source, ImageFiles):
+            folders = {os.path.dirname(source.root / name) for name in source.names}
+        else:
+            folders = {os.path.dirname(source.place)} if isinstance(source, Video) else set()
+        for folder in map(Path, map(os.path.realpath, folders)):
+            for written in (output / "images", output / "videos"):
+                if written.resolve() in (folder, *folder.parents):
+                    raise ConfigError(f"{folder}: holds sources, and -o {output} writes there: choose another folder")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -139,6 +154,7 @@ def infer(options: argparse.Namespace) -> Summary:
     tiling = tiling_of(options)
     sources = open_sources(options.sources, recursive=options.recursive, every=options.every)
     kinds = kinds_of(options, sources)
+    keep_apart(sources, options.output)
     detector = isdfine.Detector.load(
         options.model, device=options.device, threads=options.threads, batch_size=options.batch,
         config=options.config, names=class_names(options.names),
@@ -174,9 +190,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit above says what is too large
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # odd EXIF data of readable images
             summary = infer(options)
-    except (ConfigError, DataError, CheckpointError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = error.filename or options.output
+        print(f"error: {place}: {error.strerror or error}: check permissions and free space", file=sys.stderr)
         return 2
     finally:
         Image.MAX_IMAGE_PIXELS = largest

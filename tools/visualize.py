@@ -13,12 +13,12 @@ python tools/visualize.py attention  -c configs/quickstart.yml -r output/quickst
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -33,11 +33,10 @@ from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.log import setup_logging
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
+from isdfine.deploy.chosen_images import ChosenImage, chosen_images, file_stem
 from isdfine.deploy.decoder_pictures import draw_attention, draw_refinement, draw_self_attention
 from isdfine.deploy.inspection import Inspection, inspect_image
 from isdfine.deploy.load import recipe_of
-from isdfine.deploy.pictures import read_rgb
-from isdfine.deploy.preprocess import Prepared
 from isdfine.nn.padding import CONTENT_SIZE
 from isdfine.nn.types import Detections
 from isdfine.solver.evaluate import detect
@@ -47,6 +46,7 @@ from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
 from isdfine.viz.errors import Kind
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.judgement import SHEET, Judgement, judge
+from isdfine.viz.lettering import legible_name
 from isdfine.viz.matching import JudgedImage
 from isdfine.viz.report import EvaluationReport, Picture, write_report
 
@@ -103,6 +103,11 @@ def check(options: argparse.Namespace) -> None:
 
 def open_run(options: argparse.Namespace) -> Evaluation:
     """The model with its weights, and the validation data."""
+    if Path(options.resume).suffix in (".onnx", ".engine"):
+        raise ConfigError(
+            f"--resume {options.resume}: pictures need the checkpoint it was exported from; "
+            "tools/infer.py draws the detections of exported models"
+        )
     overrides = [*options.update, f"resume={json.dumps(options.resume)}", "tuning=null"]
     config = isdfine.load_config(options.config, overrides + ([f"device={options.device}"] if options.device else []))
     config.require(*NEEDED)
@@ -182,10 +187,10 @@ def errors(options: argparse.Namespace) -> None:
     evaluated = evaluate(options)
     judgement = evaluated.judgement
     print(f"{len(judgement.images)} images, score >= {judgement.threshold:.3f}")
-    for kind, count, pages in evaluated.sheets(options.most):
+    for kind, total, pages in evaluated.sheets(options.most):
         for number, page in enumerate(pages, 1):
             save_picture(page, options.output / f"{kind}_{number:02}.png")
-        print(f"{kind + ':':<14}{count:>7}")
+        print(f"{kind + ':':<14}{total:>7}")
     judgement.write_errors(options.output / "errors.csv")
     print(f"written:      {options.output}")
 
@@ -204,8 +209,8 @@ def report(options: argparse.Namespace) -> None:
     for name, figure in zip(("precision_recall", "f1", "confusion"), plots.values()):
         save_figure(figure, out / f"{name}.png")
     shown: dict[Kind, tuple[int, Image.Image | None]] = {}
-    for kind, count, pages in evaluated.sheets(min(options.most, SHEET)):
-        shown[kind] = (count, pages[0] if pages else None)
+    for kind, total, pages in evaluated.sheets(min(options.most, SHEET)):
+        shown[kind] = (total, pages[0] if pages else None)
         if pages:
             save_picture(pages[0], out / f"errors_{kind}.png")
     page = EvaluationReport(
@@ -227,12 +232,12 @@ def report(options: argparse.Namespace) -> None:
     print(f"report: {out / 'report.html'} ({(out / 'report.html').stat().st_size / 1e6:.1f} MB)")
 
 
-def sample_pictures(evaluated: Evaluated, count: int, out: Path) -> Iterator[Picture]:
+def sample_pictures(evaluated: Evaluated, most: int, out: Path) -> Iterator[Picture]:
     """Images spread evenly over the set, ground truth beside detections."""
     images, threshold = evaluated.judgement.images, evaluated.judgement.threshold
-    for index in np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int).tolist():
+    for index in np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int).tolist():
         drawn = side_by_side(evaluated.truth(index), evaluated.detections(index), evaluated.run.label_space, threshold)
-        save_picture(drawn, out / f"sample_{evaluated.ids[index]}_{safe(Path(images[index].name).stem)}.png")
+        save_picture(drawn, out / f"sample_{evaluated.ids[index]}_{file_stem(images[index].name)}.png")
         yield Picture(images[index].name, drawn)
 
 
@@ -253,125 +258,77 @@ def facts(options: argparse.Namespace, evaluated: Evaluated) -> dict[str, str]:
 # --- chosen images ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """An image to look at."""
-
-    name: str
-    image: Image.Image
-    truth: GroundTruth | None
-    """None for a file that is not in the validation set."""
-
-
-def chosen_images(run: Evaluation, options: argparse.Namespace) -> Iterator[Chosen]:
-    """Those named on the command line, or the first of the validation set, opened one after the other."""
-    data = run.val_loader.dataset.annotations
-    wanted = options.images or [str(one) for one in data.image_ids[: options.max_images or FIRST].tolist()]
-    by_name: dict[str, int] = {}
-    for name, image_id in zip(data.file_names, data.image_ids.tolist()):
-        by_name.setdefault(Path(name).name, image_id)
-    by_name |= dict(zip(data.file_names, data.image_ids.tolist()))
-    by_name |= {str(one): one for one in data.image_ids.tolist()}
-    for text in wanted[: options.max_images]:
-        image_id = by_name.get(text)
-        if image_id is not None:
-            truth = run.val_loader.dataset.ground_truth(image_id)
-            yield Chosen(f"{image_id}_{safe(truth.path.stem)}", truth.image(), truth)
-        elif Path(text).is_file():
-            yield Chosen(safe(Path(text).stem), read_rgb(Path(text)), None)
-        else:
-            raise DataError(f"--images {text}: neither a file nor a name or id of an image in {data.place}")
-
-
-Look = Callable[[Image.Image], tuple[torch.Tensor, Prepared]]
-
-
-def looker(run: Evaluation) -> Look:
-    """What makes a network's input of an image, as the evaluation does."""
-    recipe = recipe_of(run.config)
-
-    def look(image: Image.Image) -> tuple[torch.Tensor, Prepared]:
-        ((_, prepared),) = recipe.prepare([image])
-        return recipe.to_input(torch.from_numpy(prepared.pixels).to(run.device)), prepared
-
-    return look
-
-
-def inspected(run: Evaluation, look: Look, image: Image.Image) -> Inspection:
-    """The decoder's work on one image."""
-    images, prepared = look(image)
-    height, width = prepared.sizes[0].tolist()
-    content = None if prepared.content is None else torch.from_numpy(prepared.content)
-    return inspect_image(run.model, images, (height, width), content)
+def chosen_by(options: argparse.Namespace, run: Evaluation) -> Iterator[ChosenImage]:
+    """Those named on the command line, or the first of the validation set."""
+    dataset = run.val_loader.dataset
+    first = dataset.annotations.image_ids[: options.max_images or FIRST]
+    wanted = options.images[: options.max_images] or [str(one) for one in first.tolist()]
+    return chosen_images(wanted, dataset, recipe_of(run.config), run.device)
 
 
 def detections(options: argparse.Namespace) -> None:
     """Ground truth and detections side by side; detections alone where there is no ground truth."""
     run = open_run(options)
-    look = looker(run)
-    for chosen in chosen_images(run, options):
-        images, prepared = look(chosen.image)
-        target = {"orig_size": torch.from_numpy(prepared.sizes[0]).to(run.device)}
-        if prepared.content is not None:
-            target[CONTENT_SIZE] = torch.from_numpy(prepared.content[0]).to(run.device)
+    for chosen in chosen_by(options, run):
+        target = {"orig_size": torch.tensor(chosen.size, device=run.device)}
+        if chosen.content is not None:
+            target[CONTENT_SIZE] = chosen.content[0].to(run.device)
         with torch.inference_mode():
-            batch = detect(run.model, run.postprocessor, images, [target])
+            batch = detect(run.model, run.postprocessor, chosen.images, [target])
         found = Detections(*(field[0].cpu() for field in batch))
         if chosen.truth is None:
             drawn = draw_detections(chosen.image, found, run.label_space, options.threshold)
         else:
             drawn = side_by_side(chosen.truth, found, run.label_space, options.threshold)
-        save_picture(drawn, options.output / f"{chosen.name}.png")
-        print(options.output / f"{chosen.name}.png")
+        path = options.output / f"{chosen.name}.png"
+        save_picture(drawn, path)
+        print(path)
 
 
 def fdr(options: argparse.Namespace) -> None:
     """One figure per object."""
-    run = open_run(options)
-    look = looker(run)
-    for chosen in chosen_images(run, options):
-        seen = inspected(run, look, chosen.image)
-        for rank, query in enumerate(objects_of(seen, chosen, options), 1):
-            text = caption(run, seen, query)
-            title = f"{chosen.name}, object {rank}"
-            figure = draw_refinement(chosen.image, seen, query, text, options.layers, title)
-            save_figure(figure, options.output / f"{chosen.name}_{rank}.png")
-            print(f"{options.output / f'{chosen.name}_{rank}.png'}: {text}")
+
+    def figure(chosen: ChosenImage, seen: Inspection, query: int, caption: str, title: str) -> Any:
+        return draw_refinement(chosen.image, seen, query, caption, options.layers, title)
+
+    for _ in inspected_objects(options, figure):
+        pass
 
 
 def attention(options: argparse.Namespace) -> None:
     """Per object its sampling points and the queries it attends to, per image the whole self-attention."""
-    run = open_run(options)
-    look = looker(run)
-    for chosen in chosen_images(run, options):
-        seen = inspected(run, look, chosen.image)
-        for rank, query in enumerate(objects_of(seen, chosen, options), 1):
-            text = caption(run, seen, query)
-            figure = draw_attention(chosen.image, seen, query, text, options.layers)
-            save_figure(figure, options.output / f"{chosen.name}_{rank}.png")
-            print(f"{options.output / f'{chosen.name}_{rank}.png'}: {text}")
+
+    def figure(chosen: ChosenImage, seen: Inspection, query: int, caption: str, title: str) -> Any:
+        return draw_attention(chosen.image, seen, query, caption, options.layers)
+
+    for chosen, seen in inspected_objects(options, figure):
         path = options.output / f"{chosen.name}_self_attention.png"
         save_figure(draw_self_attention(seen, options.layers), path)
         print(path)
 
 
-def objects_of(seen: Inspection, chosen: Chosen, options: argparse.Namespace) -> list[int]:
-    """Queries of the surest objects; says so where there are none."""
-    queries = seen.surest(options.objects, options.threshold)
-    if not queries:
-        print(f"{chosen.name}: nothing with a score of at least {options.threshold:g}: lower --threshold")
-    return queries
+def inspected_objects(
+    options: argparse.Namespace, figure: Callable[[ChosenImage, Inspection, int, str, str], Any]
+) -> Iterator[tuple[ChosenImage, Inspection]]:
+    """Images and what the decoder did with them, once there is a figure of each of their surest objects.
 
-
-def caption(run: Evaluation, seen: Inspection, query: int) -> str:
-    """Class and score of a query."""
-    label = int(seen.scores[query].argmax())
-    return f"{run.label_space.names[label]} {seen.scores[query, label]:.2f}"
-
-
-def safe(stem: str) -> str:
-    """A name without what file systems do not like."""
-    return re.sub(r"[^\w.-]+", "_", stem)[:80]
+    Args:
+        figure: image, its inspection, a query, its class and score, a title -> figure.
+    """
+    run = open_run(options)
+    for chosen in chosen_by(options, run):
+        seen = inspect_image(run.model, chosen.images, chosen.size, chosen.content)
+        queries = seen.surest(options.objects, options.threshold)
+        if not queries:
+            print(f"{chosen.name}: nothing with a score of at least {options.threshold:g}: lower --threshold")
+        for rank, query in enumerate(queries, 1):
+            label = int(seen.scores[query].argmax())
+            name, score = run.label_space.names[label], f"{seen.scores[query, label]:.2f}"
+            path = options.output / f"{chosen.name}_{rank}.png"
+            caption, title = f"{legible_name(name, label)} {score}", f"{chosen.name}, object {rank}"
+            save_figure(figure(chosen, seen, query, caption, title), path)
+            print(f"{path}: {name} {score}")
+        yield chosen, seen
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
@@ -390,6 +347,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(options)
         COMMANDS[options.command](options)
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        print("error: pictures need a package: pip install matplotlib", file=sys.stderr)
+        return 2
     except (ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

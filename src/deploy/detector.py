@@ -76,7 +76,7 @@ class Detector:
         path = Path(path)
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}: give 1 or more")
-        if path.suffix in (".onnx", ".engine", ".trt"):
+        if path.suffix.lower() in (".onnx", ".engine", ".trt"):
             if config is not None:
                 raise ConfigError(f"{path}: says all by itself: leave config out")
             return cls(_exported(path, device, threads, names), batch_size=batch_size)
@@ -171,7 +171,7 @@ class Detector:
 
 
 def _exported(path: Path, device: str | None, threads: int | None, names: Sequence[str] | None) -> Backend:
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         from .backends.onnx import OnnxBackend
 
         return OnnxBackend(path, device, threads, names)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def _rewritten(module: nn.Module) -> nn.Module:
     if isinstance(module, RepVGG):
         return _single_branch(module)
     if isinstance(module, ConvNormAct):
-        return nn.Sequential(OrderedDict(conv_bn_fused=_biased(module.conv, *_folded(module)), act=module.act))
+        return nn.Sequential(OrderedDict(conv_bn_fused=biased(module.conv, *_folded(module)), act=module.act))
     for name, child in module.named_children():
         setattr(module, name, _rewritten(child))
     return module
@@ -63,19 +63,34 @@ def _single_branch(block: RepVGG) -> nn.Sequential:
     kernel, bias = _folded(block.conv1)
     point_kernel, point_bias = _folded(block.conv2)
     kernel = kernel + F.pad(point_kernel, (1, 1, 1, 1))  # (D, D, 3, 3): a 1x1 kernel is a 3x3 one with a zero rim
-    return nn.Sequential(OrderedDict(conv=_biased(block.conv1.conv, kernel, bias + point_bias), act=block.act))
+    return nn.Sequential(OrderedDict(conv=biased(block.conv1.conv, kernel, bias + point_bias), act=block.act))
 
 
 def _folded(block: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of the convolution that does what convolution and normalisation do with running statistics."""
-    norm = block.norm
-    if norm.running_mean is None or norm.running_var is None:
+    return fold_norm(block.conv, block.norm)
+
+
+def fold_norm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of the convolution that does what convolution and normalisation do with running statistics.
+
+    Args:
+        conv: a convolution without bias.
+        norm: batch normalisation over out_channels, also a frozen one.
+
+    Returns:
+        The kernel in the convolution's shape, and the bias, (out_channels,).
+
+    Raises:
+        ValueError: the normalisation keeps no running statistics.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
         raise ValueError("fuse: a batch norm without running statistics cannot be folded: keep track_running_stats on")
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (out_channels,)
-    return block.conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)  # (out_channels,)
+    return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
 
-def _biased(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
+def biased(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution of the same geometry with other numbers and a bias."""
     fused = copy.deepcopy(conv)
     fused.weight = nn.Parameter(kernel)

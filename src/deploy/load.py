@@ -77,7 +77,7 @@ def load_model(
     """
     source = open_source(path, ema=ema)
     count = class_count(source.weights)
-    found = _without_files(resolved(_config_of(source, config, count), count))
+    found = resolved(_config_of(source, config, count), count)  # no weights to start from: the file brings all
     model: nn.Module = found.build("model")
     load_weights(model, source.weights, source=str(path))
     labels = source.label_space or _labels_without_names(found, count)
@@ -141,12 +141,6 @@ def _inference_config(data: Mapping[str, Any], place: str, classes: int | None =
             own = {key: value for key, value in section.items() if key != "type"}
             kept[name] = {**(kept.get(name) or {}), **own}
     return Config(locate(kept, place), place, registry)
-
-
-def _without_files(config: Config) -> Config:
-    """Nothing to start a backbone from: the checkpoint brings all weights."""
-    asked = [key for key in config.origins if key.endswith(".weights") and isinstance(config.get(key), str)]
-    return config.with_values(dict.fromkeys(asked))
 
 
 def _section(data: Mapping[str, Any], dotted: str) -> Any:

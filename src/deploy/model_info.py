@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""How large a detector is and how much it computes: parameters and FLOPs of its deployed and of its training form."""
+"""How large a detector is and how much it computes: parameters, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..core.config import Config
 from ..core.errors import ConfigError
 from .fuse import fuse
 from .initial_weights import without_initial_weights
+from .memory import counted_peak, measured_peak, weight_bytes
 
 DEFAULT_CLASSES = 80
 """Of COCO: for configs that leave the number of classes to data which need not be there."""
@@ -28,7 +29,14 @@ both forms) and adds operations of norms and activations, which are not counted 
 the post-processor count nothing in either.
 "trained params M" is the network that is trained, with layers that only training runs; "unfused GFLOPs" is what it
 computes in an eval pass. RT-DETR publishes numbers of this form (docs/roadmap.md).
-Parameters are counted once each; buffers (anchors, statistics and constants of norms) are none."""
+Parameters are counted once each; buffers (anchors, statistics and constants of norms) are none.
+"weights MB" (10^6 bytes) is the deployed form in fp32, buffers included. "forward MB" is the peak of a pass of it over
+one image in fp32, weights included: {memory}."""
+COUNTED = """\
+counted, not measured, as the tensors that are alive at a time. What a library takes
+beside them (workspaces, weights in another layout, the Python process) comes on top and depends on the machine;
+--device cuda measures what PyTorch has given out there"""
+MEASURED = "measured on {device} as what PyTorch's allocator has given out, workspaces included"
 _WEIGHTLESS = ("bmm", "baddbmm", "attention")
 """Parts of the names of operators that multiply activations with activations: the products inside attention."""
 
@@ -51,15 +59,20 @@ class ModelInfo:
     """The two products inside attention, 10^9; the same in both forms."""
     gflops_trained: float
     """As ``gflops``, of an eval pass of the network before fusing."""
+    weight_bytes: int
+    """Parameters and buffers of the deployed form."""
+    forward_bytes: int
+    """Peak of a pass of the deployed form, weights included."""
 
 
-def model_info(config: Config, size: Sequence[int] | None = None) -> ModelInfo:
-    """Measure the model of a config. No data, no weights and no memory for them are needed.
+def model_info(config: Config, size: Sequence[int] | None = None, device: torch.device | None = None) -> ModelInfo:
+    """Measure the model of a config. No data and no weights are needed, and no memory for them but with ``device``.
 
     Args:
         config: with a section ``model``. Where it says no ``num_classes``, COCO's 80 are taken; pretrained weights are
             not read.
         size: (height, width) in pixels; None for the config's ``eval_spatial_size``.
+        device: GPU to measure memory on; None: it is counted.
 
     Raises:
         ConfigError: a model that cannot be built, or no size given anywhere.
@@ -82,14 +95,30 @@ def model_info(config: Config, size: Sequence[int] | None = None) -> ModelInfo:
         gflops=weights / 1e9,
         gflops_attention=attention / 1e9,
         gflops_trained=_flops(model, images)[0] / 1e9,
+        weight_bytes=weight_bytes(deployed),
+        forward_bytes=counted_peak(deployed, images) if device is None else _measured(config, (height, width), device),
     )
+
+
+def convention(device: torch.device | None = None) -> str:
+    """What the numbers are, in words.
+
+    Args:
+        device: that memory was measured on; None: it was counted.
+    """
+    return CONVENTION.format(memory=COUNTED if device is None else MEASURED.format(device=device))
+
+
+def _measured(config: Config, size: tuple[int, int], device: torch.device) -> int:
+    model: nn.Module = config.build("model").eval()
+    return measured_peak(fuse(model).to(device), torch.zeros(1, 3, *size, device=device))
 
 
 def table(rows: Sequence[ModelInfo], *, markdown: bool = False) -> str:
     """Rows as an aligned text table, or as a Markdown one."""
     head = ["model", "size", "params M", "GFLOPs", "trained params M", "unfused GFLOPs", "attention"]
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    cells = [[*head, "weights MB", "forward MB"], *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(_aligned(row, widths)) for row in cells]
     if markdown:
         lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in cells]
@@ -101,7 +130,8 @@ def table(rows: Sequence[ModelInfo], *, markdown: bool = False) -> str:
 def _cells(row: ModelInfo) -> list[str]:
     height, width = row.size
     numbers = (row.params / 1e6, row.gflops, row.params_trained / 1e6, row.gflops_trained, row.gflops_attention)
-    return [row.name, f"{height}x{width}", *(f"{number:.2f}" for number in numbers)]
+    memory = (row.weight_bytes / 1e6, row.forward_bytes / 1e6)
+    return [row.name, f"{height}x{width}", *(f"{one:.2f}" for one in numbers), *(f"{one:.1f}" for one in memory)]
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import DataError
-from ..data.dataset.images import UNDECODABLE, upright_rgb
+from ..data.dataset.images import UNDECODABLE, opened, upright_rgb
+
+logger = logging.getLogger(__name__)
 
 Picture = str | PathLike[str] | Image.Image | NDArray[Any] | Tensor
 """What counts as one image."""
 Channels = Literal["rgb", "bgr"]
+_PAGED = ("GIF", "PNG", "TIFF", "WEBP")
+"""Formats whose further pictures are a user's. Those of phones' JPEG files (MPO) are previews and depth maps."""
 
 
 def as_rgb(picture: Picture, channels: Channels = "rgb", name: str = "the image") -> Image.Image:
@@ -53,15 +58,19 @@ def read_rgb(path: Path) -> Image.Image:
     """Decode a file.
 
     Raises:
-        DataError: no such file, a folder, empty, or not decodable.
+        DataError: no such file, a folder, empty, not to be read, or not decodable.
     """
     try:
         if path.is_dir():
             raise DataError(f"{path}: is a folder: give its files, or use tools/infer.py")
-        with Image.open(path) as file:
+        with opened(path) as file:
+            if file.format in _PAGED and getattr(file, "is_animated", False):
+                logger.warning("%s: holds several pictures; only the first is used", path)
             return _decoded(file, str(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such image: check the path") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read: check its permissions") from None
     except UNDECODABLE as error:
         if isinstance(error, DataError):
             raise

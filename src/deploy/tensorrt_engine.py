@@ -17,7 +17,9 @@ from typing import Any
 
 from ..core.atomic import whole_file
 from ..core.errors import CheckpointError, ConfigError
-from .onnx.structure import ExportError, read_graph, structure_problems
+from .onnx.export import check_writable
+from .onnx.graph import STRIDE
+from .onnx.structure import TENSORRT_OPSETS, ExportError, read_graph, structure_problems
 
 VERSIONS = (10, 11)
 _HALF = re.compile(r"half|fp16|float16", re.IGNORECASE)
@@ -72,13 +74,15 @@ def build_engine(
         workspace_gb: memory that kernels may use, in 2^30 bytes.
 
     Raises:
-        ConfigError: no TensorRT 10 or 11 here, or sizes that do not fit the graph.
+        ConfigError: no TensorRT 10 or 11 here, sizes that do not fit the graph, or a file that cannot be written.
         ExportError: the graph is no detector of ours, or the engine is not what the graph says.
-        CheckpointError: TensorRT could not build it.
+        CheckpointError: TensorRT could not build it, or a timing cache that is not of this TensorRT and GPU.
     """
-    proto = read_graph(graph)
-    if problems := structure_problems(proto):
-        raise ExportError(f"{graph}: " + "; ".join(problems))
+    if workspace_gb <= 0:
+        raise ConfigError(f"the workspace is {workspace_gb} GB: give a positive number")
+    for file in (engine, *([timing_cache] if timing_cache else [])):
+        check_writable(file)
+    proto = _checked(graph)
     metadata = {one.key: one.value for one in proto.metadata_props}
     profile = _profile(proto, batches, sizes, str(graph))
     trt = _package()
@@ -90,12 +94,29 @@ def build_engine(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise CheckpointError(f"{graph}: TensorRT {trt.__version__} could not build it: its log above says which layer")
-    report = _inspect(trt, logger, bytes(plan), engine, metadata.get("precision", "fp32"))
-    _write(engine, bytes(plan))
-    _write(engine.with_name(f"{engine.name}.json"), json.dumps(_texts(metadata, trt, batches), indent=2).encode())
     if timing_cache is not None:
         _write(timing_cache, bytes(cache.serialize()))
+    content = bytes(plan)
+    report = _inspect(trt, logger, content, engine, metadata.get("precision", "fp32"), profile)
+    texts = engine.with_name(f"{engine.name}.json")
+    texts.unlink(missing_ok=True)  # those of an earlier engine must not stand beside the new one
+    _write(engine, content)
+    _write(texts, json.dumps(_texts(metadata, trt, batches), indent=2).encode())
     return report
+
+
+def _checked(graph: Path) -> Any:
+    """A graph that TensorRT reads as it is meant."""
+    proto = read_graph(graph)
+    if problems := structure_problems(proto):
+        raise ExportError(f"{graph}: " + "; ".join(problems))
+    opset = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
+    if opset not in TENSORRT_OPSETS and any(node.op_type == "GridSample" for node in proto.graph.node):
+        raise ConfigError(
+            f"{graph}: TensorRT misreads GridSample of opset {opset} (NVIDIA/TensorRT issue 4646): export with --opset "
+            f"{TENSORRT_OPSETS[-1]} or less"
+        )
+    return proto
 
 
 def _package() -> Any:
@@ -123,6 +144,12 @@ def _profile(
     if not fixed and (sizes is None or len(sizes) != 3):
         raise ConfigError(f"{place}: height and width are free: give the least, the best and the most with --sizes")
     shapes = [(rows.dim_value, columns.dim_value)] * 3 if sizes is None else list(sizes)
+    ordered = all(least <= best <= most for least, best, most in zip(*shapes))
+    if not ordered or any(side < STRIDE or side % STRIDE for size in shapes for side in size):
+        raise ConfigError(
+            f"{place}: sizes are {', '.join(f'{height} x {width}' for height, width in shapes)}: give them as least <= "
+            f"best <= most, in steps of {STRIDE} pixels"
+        )
     counts = (batches.least, batches.best, batches.most)
     return {
         "images": [(count, 3, *size) for count, size in zip(counts, shapes)],
@@ -149,7 +176,8 @@ def _config(trt: Any, builder: Any, shapes: Mapping[str, Sequence[tuple[int, ...
     profile = builder.create_optimization_profile()
     for name, (least, best, most) in shapes.items():
         profile.set_shape(name, least, best, most)
-    config.add_optimization_profile(profile)
+    if config.add_optimization_profile(profile) < 0:
+        raise CheckpointError(f"TensorRT {trt.__version__} refuses the shapes {dict(shapes)}: its log above says why")
     return config
 
 
@@ -157,26 +185,26 @@ def _use_cache(config: Any, path: Path | None) -> Any:
     if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise CheckpointError(f"{path}: no timing cache of this GPU and TensorRT: give another file to --timing-cache")
     return cache
 
 
-def _inspect(trt: Any, logger: Any, plan: bytes, path: Path, precision: str) -> EngineReport:
+def _inspect(
+    trt: Any, logger: Any, plan: bytes, path: Path, precision: str, shapes: Mapping[str, Sequence[tuple[int, ...]]]
+) -> EngineReport:
     """Ask the engine what its layers compute in."""
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise CheckpointError(f"{path}: TensorRT {trt.__version__} cannot read the engine that it has just built")
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    layers = [one for one in json.loads(text).get("Layers", []) if isinstance(one, dict)]
+    layers = _layers(trt, logger, plan, path, shapes)
     half = [one for one in layers if _is_half(one)]
     report = EngineReport(path, precision, len(layers), len(half))
-    if not layers:
-        raise ExportError(f"{path}: the engine tells nothing about its layers, so its precision is unknown")
     heavy = [one for one in layers if _MULTIPLIES.search(f"{one.get('LayerType', '')} {one.get('Name', '')}")]
-    computing = [one for one in heavy if _is_half(one)]
-    if precision == "fp16" and len(computing) * 2 < max(1, len(heavy)):
+    known = [one for one in heavy if _types(one)]
+    if precision == "fp16" and not known:
+        raise ExportError(f"{path}: the engine tells no types of its {len(layers)} layers, so its precision is unknown")
+    computing = [one for one in known if _is_half(one)]
+    if precision == "fp16" and len(computing) * 2 < len(known):
         raise ExportError(
-            f"{path}: not an FP16 engine: {len(computing)} of {len(heavy)} convolutions and products are in half "
+            f"{path}: not an FP16 engine: {len(computing)} of {len(known)} convolutions and products are in half "
             "precision; the graph is, so this TensorRT changed it: try another version"
         )
     if precision == "fp32" and half:
@@ -184,9 +212,36 @@ def _inspect(trt: Any, logger: Any, plan: bytes, path: Path, precision: str) -> 
     return report
 
 
+def _layers(
+    trt: Any, logger: Any, plan: bytes, path: Path, shapes: Mapping[str, Sequence[tuple[int, ...]]]
+) -> list[dict[str, Any]]:
+    """What the inspector says of every layer at the best shapes: of free shapes it tells no formats otherwise."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    context = None if engine is None else engine.create_execution_context()
+    if context is None:
+        raise CheckpointError(f"{path}: TensorRT {trt.__version__} cannot run the engine that it has just built")
+    for name, (_, best, _) in shapes.items():
+        if not context.set_input_shape(name, best):
+            raise CheckpointError(
+                f"{path}: TensorRT {trt.__version__} refuses {name} of {best}, which it was built for"
+            )
+    inspector = engine.create_engine_inspector()
+    inspector.execution_context = context
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    return [one for one in json.loads(text).get("Layers", []) if isinstance(one, dict)]
+
+
 def _is_half(layer: Mapping[str, Any]) -> bool:
+    return any(_HALF.search(one) for one in _types(layer))
+
+
+def _types(layer: Mapping[str, Any]) -> list[str]:
+    """What a layer says of the types of its weights and tensors; ``N/A due to dynamic shapes`` says nothing."""
+    weights = layer.get("Weights")
+    found = [str(weights.get("Type", ""))] if isinstance(weights, dict) else []
     tensors = [one for key in ("Inputs", "Outputs") for one in layer.get(key, ()) if isinstance(one, dict)]
-    return any(_HALF.search(str(value)) for one in tensors for key, value in one.items() if _TYPE_KEYS.search(key))
+    found += [str(value) for one in tensors for key, value in one.items() if _TYPE_KEYS.search(key)]
+    return [one for one in found if one and not one.startswith("N/A")]
 
 
 def _texts(metadata: Mapping[str, str], trt: Any, batches: Batches) -> dict[str, str]:

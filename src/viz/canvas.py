@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ..core.atomic import whole_file
 from .draw import class_color
+from .lettering import face_of, family_for, legible
 
 DPI = 110
 _FLATTEST = 0.35
@@ -22,8 +24,11 @@ _LARGEST = 1200
 """Pixels a side beyond which a cut-out gains nothing in a figure."""
 
 
-def new_figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Any:
     """A figure of that many inches, without a window and without global state.
+
+    Args:
+        layout: of matplotlib, which keeps texts apart; None for many panels, whose places are then set by hand.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -31,15 +36,30 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def png(figure: Any) -> bytes:
+    """A figure as a PNG file. Names in it are shown as they are: any script, and no formulas between dollar signs."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        if not (words := text.get_text()).isascii():
+            if face_of(words) is None:
+                text.set_text(legible(words))
+            text.set_fontfamily(family_for(text.get_text()))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
 
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     with whole_file(path, durable=False) as partial:
-        figure.savefig(partial, format="png", dpi=DPI)
+        partial.write_bytes(png(figure))
 
 
 def color_of(label: int) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import color_of, new_figure
+from .lettering import cut, legible_name
 from .operating_points import RECALLS, THRESHOLDS, ScoreCurve
 
 TOGETHER = 10
@@ -30,7 +31,7 @@ def precision_recall_figure(curves: Sequence[ScoreCurve]) -> Any:
     """
     shown = _with_objects(curves)
     lines = [(RECALLS, curve.interpolated()) for _, curve in shown]
-    labels = [f"{curve.name}  {100 * curve.ap:.1f}" for _, curve in shown]
+    labels = [f"{legible_name(curve.name, label)}  {100 * curve.ap:.1f}" for label, curve in shown]
     mean = float(np.mean([curve.ap for _, curve in shown])) if shown else 0.0
     return _panels(shown, lines, labels, f"mean  {100 * mean:.1f}", "recall", "precision", "AP50 (%)")
 
@@ -45,9 +46,10 @@ def f1_figure(curves: Sequence[ScoreCurve], threshold: float | None = None) -> A
     shown = _with_objects(curves)
     lines = [(THRESHOLDS, curve.at(THRESHOLDS)[2]) for _, curve in shown]
     labels = []
-    for _, curve in shown:
+    for label, curve in shown:
         best = curve.best()
-        labels.append(f"{curve.name}  {best.f1:.2f} at {best.threshold:.2f}" if best else f"{curve.name}  0")
+        numbers = f"{best.f1:.2f} at {best.threshold:.2f}" if best else "0"
+        labels.append(f"{legible_name(curve.name, label)}  {numbers}")
     mean = np.mean([line for _, line in lines], axis=0) if lines else np.zeros_like(THRESHOLDS)
     place = int(np.argmax(mean))
     text = f"mean  {mean[place]:.2f} at {THRESHOLDS[place]:.2f}"
@@ -74,7 +76,7 @@ def confusion_figure(confusion: NDArray[np.int64], names: Sequence[str]) -> Any:
     shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     size = 9 if count <= _NUMBERED else max(3.0, min(9.0, 0.75 * 72 * (side - 3) / count))
-    short = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+    short = [cut(legible_name(name, label), 24) for label, name in enumerate(names)]
     axes.set_xticks(range(count), [*short, "missed"], rotation=90, fontsize=size)
     axes.set_yticks(range(count), [*short, "nothing"], fontsize=size)
     axes.set_xlabel("detected")
@@ -107,16 +109,18 @@ def _panels(
         figure = new_figure(9.0, 4.8)
         axes = figure.subplots()
         for (label, curve), (x, y), text in zip(shown, lines, labels):
-            axes.plot(x, y, color=color_of(label), linewidth=1.6, label=_fitting(text, 40), gid=curve.name)
+            axes.plot(x, y, color=color_of(label), linewidth=1.6, label=_listed(_fitting(text, 40)), gid=curve.name)
         if lines:
             axes.plot(lines[0][0], mean, color="black", linewidth=2.2, label=mean_label, gid="mean")
             figure.legend(loc="outside right upper", fontsize=9, title=legend, title_fontsize=9)
         _finish(axes, x_label, y_label)
         return figure
     rows = -(-(len(shown) + 1) // _COLUMNS)
-    figure = new_figure(14.0, 0.5 + 2.05 * rows)
-    grid = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True).ravel()
-    figure.suptitle(f"{y_label} over {x_label}; numbers: {legend}", fontsize=11)
+    height = 0.8 + 2.05 * rows
+    figure = new_figure(14.0, height, layout=None)  # with one, and with shared axes, 80 panels take a minute
+    figure.subplots_adjust(0.03, 0.3 / height, 0.99, 1 - 0.7 / height, wspace=0.14, hspace=0.22)
+    grid = figure.subplots(rows, _COLUMNS).ravel()
+    figure.suptitle(f"{y_label} over {x_label}; numbers: {legend}", fontsize=11, y=1 - 0.1 / height)
     grid[0].plot(lines[0][0], mean, color="black", linewidth=2.0, gid="mean")
     grid[0].set_title(mean_label, fontsize=8)
     for axes, (label, curve), (x, y), text in zip(grid[1:], shown, lines, labels):
@@ -124,6 +128,7 @@ def _panels(
         axes.set_title(_fitting(text, 34), fontsize=8)
     for axes in grid:
         _finish(axes, "", "", 7)
+        axes.label_outer()
     for axes in grid[len(shown) + 1 :]:
         axes.axis("off")
     return figure
@@ -142,5 +147,9 @@ def _finish(axes: Any, x_label: str, y_label: str, size: int = 9) -> None:
 def _fitting(text: str, most: int) -> str:
     """A long class name is cut, the numbers after it are kept."""
     name, gap, numbers = text.rpartition("  ")
-    room = most - len(gap + numbers)
-    return text if len(name) <= room else name[: room - 1] + "…" + gap + numbers
+    return cut(name, most - len(gap + numbers)) + gap + numbers
+
+
+def _listed(label: str) -> str:
+    """Matplotlib leaves labels that begin with an underscore out of legends."""
+    return f" {label}" if label.startswith("_") else label

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.atomic import whole_file
-from .canvas import DPI
+from .canvas import png
 from .draw import class_color
 from .errors import KINDS, Kind
 from .operating_points import ABSENT, ScoreCurve
@@ -41,7 +41,7 @@ h3 { font-size: 15px; margin: 26px 0 6px; } p { max-width: 90ch; color: #444; }
 table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 12px 3px 0; text-align: right; border-bottom: 1px solid #e4e4e4; }
 th { border-bottom: 1px solid #888; font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; min-width: 7em; }
 .facts td { text-align: left; overflow-wrap: anywhere; } .scroll { overflow-x: auto; }
 .swatch { display: inline-block; width: 12px; height: 12px; margin-right: 7px; border-radius: 2px; }
 img { max-width: 100%; height: auto; display: block; } figure { margin: 0 0 22px; }
@@ -121,9 +121,7 @@ def page(report: EvaluationReport) -> str:
 
 def png_uri(figure: Any) -> str:
     """A matplotlib figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return _uri("image/png", buffer)
+    return _uri("image/png", png(figure))
 
 
 def jpeg_uri(image: Image.Image) -> str:
@@ -132,11 +130,11 @@ def jpeg_uri(image: Image.Image) -> str:
     small.thumbnail((LARGEST_PX, LARGEST_PX))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
-    return _uri("image/jpeg", buffer)
+    return _uri("image/jpeg", buffer.getvalue())
 
 
-def _uri(kind: str, buffer: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _image(uri: str, description: str) -> str:

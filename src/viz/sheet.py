@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .canvas import view_around
 from .draw import class_color
 from .errors import Error
+from .lettering import font_for, legible, legible_name, shortened
 
 COLUMNS = 6
 _TILE = (200, 230)
@@ -22,7 +23,6 @@ _GAP = 12
 _LINES = 3
 _FONT_PX = 13
 _DASH = 7
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def error_sheet(
@@ -39,8 +39,7 @@ def error_sheet(
         image_names: by index, for captions.
         class_names: by class index.
     """
-    font = ImageFont.load_default(_FONT_PX)
-    line = math.ceil(font.getbbox("Ag|")[3]) + 3
+    line = math.ceil(font_for("", _FONT_PX).getbbox("Ag|")[3]) + 3
     height, width = _TILE[0] + _LINES * line + _GAP, _TILE[1] + _GAP
     columns = min(COLUMNS, len(errors))
     rows = -(-len(errors) // columns)
@@ -53,36 +52,25 @@ def error_sheet(
         left, top = _GAP + number % columns * width, _GAP + number // columns * height
         crop = _crop(last[1], error)
         sheet.paste(crop, (left + (_TILE[1] - crop.width) // 2, top + (_TILE[0] - crop.height) // 2))
-        lines = [*caption(error, class_names), image_names[error.image]]
+        lines = [*caption(error, class_names), legible(image_names[error.image])]
         for row, text in enumerate(lines):
-            place = (left, top + _TILE[0] + row * line)
+            place, font = (left, top + _TILE[0] + row * line), font_for(text, _FONT_PX)
             write.text(place, shortened(text, _TILE[1], font), fill="black" if row < 2 else "#666666", font=font)
     return sheet
 
 
 def caption(error: Error, class_names: Sequence[str]) -> tuple[str, str]:
     """What was found, and what is wrong with it."""
-    name = class_names[error.label]
+    name = legible_name(class_names[error.label], error.label)
     if error.kind == "miss":
         best = f"score {error.score:.2f} at best" if error.score else "no such box at any score"
         return f"missed: {name}", f"{error.size_px:.0f} px, {best}"
     found = f"{name} {error.score:.2f}"
     if error.kind == "background":
         return found, f"{error.size_px:.0f} px, nothing annotated"
-    truth = class_names[error.truth_label]
+    truth = legible_name(class_names[error.truth_label], error.truth_label)
     said = {"confusion": f"is {truth}", "duplicate": f"{truth} is found already", "localisation": f"of {truth}"}
     return found, f"{said[error.kind]}, IoU {error.overlap:.2f}"
-
-
-def shortened(text: str, width: int, font: Font) -> str:
-    """The text, with its middle left out where it is wider than ``width`` pixels: file names differ at both ends."""
-    if font.getlength(text) <= width:
-        return text
-    for kept in range(len(text) - 1, 1, -1):
-        short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
-        if font.getlength(short) <= width:
-            return short
-    return "…"
 
 
 def _crop(image: Image.Image, error: Error) -> Image.Image:

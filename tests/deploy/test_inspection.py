@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import isdfine
 from builders import SIZE, write_micro_config
@@ -90,6 +91,35 @@ def test_self_attention_is_that_of_torch(model: nn.Module, images: Tensor, seen:
         content, position = inputs[0][:2]
         _, expected = theirs(content + position, content + position, content, need_weights=True)
     assert seen.layers[0].self_attention == pytest.approx(expected[0].numpy(), abs=1e-6)
+
+
+def test_points_are_those_that_grid_sample_is_given(
+    model: nn.Module, images: Tensor, seen: Inspection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with the weights that are told, what is read there gives the layer's own answer."""
+    reads: list[tuple[Tensor, Tensor]] = []
+    grid_sample = functional.grid_sample
+
+    def note(values: Tensor, grid: Tensor, **settings: object) -> Tensor:
+        reads.append((grid, grid_sample(values, grid, **settings)))
+        return reads[-1][1]
+
+    monkeypatch.setattr(functional, "grid_sample", note)
+    answers: list[Tensor] = []
+    attentions = [layer.cross_attn for layer in model.decoder.decoder.layers]
+    handles = [one.register_forward_hook(lambda _, __, answer: answers.append(answer)) for one in attentions]
+    with torch.inference_mode():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    levels = len(reads) // len(answers)
+    for number, (layer, answer) in enumerate(zip(seen.layers, answers)):
+        own = reads[number * levels : (number + 1) * levels]
+        places = (torch.cat([grid for grid, _ in own], dim=2).transpose(0, 1) + 1) / 2  # (Q, heads, P, 2)
+        assert layer.points_px == pytest.approx(places.numpy() * [ORIGINAL[1], ORIGINAL[0]], abs=1e-3)
+        weights = torch.from_numpy(layer.point_weights).transpose(0, 1)[:, None]  # (heads, 1, Q, P)
+        update = (torch.cat([read for _, read in own], dim=3) * weights).sum(dim=-1)  # (heads, D / heads, Q)
+        assert torch.allclose(update.flatten(0, 1).T, answer[0], atol=1e-6)
 
 
 def test_the_figure_of_a_model_shows_its_boxes(seen: Inspection) -> None:

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import isdfine
 from builders import micro_sections
 from golden_cases import load_json
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.model_info import ModelInfo, model_info, table
+from isdfine.deploy.model_info import ModelInfo, convention, model_info, table
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {"n": (4, 7), "s": (10, 25), "m": (19, 57), "l": (31, 91), "x": (62, 202)}
@@ -77,6 +78,16 @@ def test_linear_and_attention_are_counted_by_hand(tmp_path: Path, plain: ModelIn
     assert (many.gflops_attention - plain.gflops_attention) * 1e9 == pytest.approx(2 * 2 * 2 * (16**2 - 8**2) * 16)
 
 
+def test_memory(tmp_path: Path, plain: ModelInfo) -> None:
+    assert plain.weight_bytes >= 4 * plain.params, "fp32, and buffers"
+    assert plain.forward_bytes > plain.weight_bytes + 4 * 3 * 64 * 96, "image and intermediate results"
+    double = model_info(config_of(tmp_path), (128, 192))
+    growth = (double.forward_bytes - double.weight_bytes) / (plain.forward_bytes - plain.weight_bytes)
+    assert 3.5 < growth < 4.1, "of what is not weights, four times as many pixels take four times as much"
+    assert "counted, not measured" in convention()
+    assert "measured on cuda:1" in convention(torch.device("cuda:1"))
+
+
 def test_no_size(tmp_path: Path) -> None:
     config = config_of(tmp_path, eval_spatial_size=None)
     with pytest.raises(ConfigError, match=r"micro.yml: no eval_spatial_size: add it, or give the size \(--size"):
@@ -88,17 +99,19 @@ def test_no_size(tmp_path: Path) -> None:
             model_info(config, wrong)
 
 
+MARKDOWN = """\
+| model | size  | params M | GFLOPs | trained params M | unfused GFLOPs | attention | weights MB | forward MB |
+|-------|-------|---------:|-------:|-----------------:|---------------:|----------:|-----------:|-----------:|
+| one   | 64x96 |     1.23 |   1.50 |             2.00 |           1.75 |      0.25 |        4.9 |       23.0 |"""
+
+
 def test_table() -> None:
     row = ModelInfo(
         name="one", size=(64, 96), params=1_234_567, params_trained=2_000_000, gflops=1.5, gflops_attention=0.25,
-        gflops_trained=1.75,
+        gflops_trained=1.75, weight_bytes=4_938_268, forward_bytes=23_000_000,
     )  # fmt: skip
     assert table([row]).splitlines() == [
-        "model  size   params M  GFLOPs  trained params M  unfused GFLOPs  attention",
-        "one    64x96      1.23    1.50              2.00            1.75       0.25",
+        "model  size   params M  GFLOPs  trained params M  unfused GFLOPs  attention  weights MB  forward MB",
+        "one    64x96      1.23    1.50              2.00            1.75       0.25         4.9        23.0",
     ]
-    assert table([row], markdown=True).splitlines() == [
-        "| model | size  | params M | GFLOPs | trained params M | unfused GFLOPs | attention |",
-        "|-------|-------|---------:|-------:|-----------------:|---------------:|----------:|",
-        "| one   | 64x96 |     1.23 |   1.50 |             2.00 |           1.75 |      0.25 |",
-    ]
+    assert table([row], markdown=True) == MARKDOWN

@@ -108,3 +108,24 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(DataError, match=r"a.png: .*raise PIL.Image.MAX_IMAGE_PIXELS \(tools/infer.py: --max-pixels\)"):
         as_rgb(tmp_path / "a.png")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.setattr(Path, "is_dir", refuse)  # what a folder without the right to enter it answers
+    with pytest.raises(DataError, match=r"a\.png: may not be read: check its permissions"):
+        as_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp"])
+def test_further_pictures_of_a_file_are_named(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    first = Image.new("RGB", (9, 6), "red")
+    first.save(tmp_path / name)
+    as_rgb(tmp_path / name)
+    assert not caplog.records
+    first.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", (9, 6), "blue")])
+    assert as_rgb(tmp_path / name).getpixel((4, 3))[0] > 200  # type: ignore[index]
+    assert f"{name}: holds several pictures; only the first is used" in caplog.text

@@ -32,10 +32,12 @@ class FakeTensorRT:
         self.plan: bytes | None = b"plan"
         note = self.note
         flags = {"STRONGLY_TYPED": 1} if version.startswith("10") else {}
+        self.cache_fits, self.profile_index = True, 0
         config = SimpleNamespace(
             set_memory_pool_limit=note("limit"), clear_flag=note("clear_flag"), profiling_verbosity=None,
-            add_optimization_profile=note("add_profile"), set_timing_cache=note("set_cache"),
-            create_timing_cache=lambda old: note("create_cache")(old) or SimpleNamespace(serialize=lambda: b"timings"),
+            add_optimization_profile=lambda one: note("add_profile")(one) or self.profile_index,
+            set_timing_cache=lambda *given, **named: note("set_cache")(*given, **named) or self.cache_fits,
+            create_timing_cache=lambda old: note("create_cache")(old) or self._cache(old),
         )  # fmt: skip
         self.config = config
         parser = SimpleNamespace(
@@ -48,8 +50,14 @@ class FakeTensorRT:
             create_optimization_profile=lambda: SimpleNamespace(set_shape=note("shape")),
             build_serialized_network=lambda *given: note("build")(*given) or self.plan,
         )
-        inspector = SimpleNamespace(get_engine_information=lambda _: json.dumps({"Layers": self.layers}))
-        engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+        self.shapes_fit = True
+        context = SimpleNamespace(set_input_shape=lambda *given: note("input")(*given) or self.shapes_fit)
+        inspector = SimpleNamespace(execution_context=None)
+        inspector.get_engine_information = lambda _: json.dumps({"Layers": self._told(inspector.execution_context)})
+        engine = SimpleNamespace(
+            create_engine_inspector=lambda: inspector,
+            create_execution_context=lambda: context,
+        )
         self.module = SimpleNamespace(
             __version__=version,
             Logger=type("Logger", (), {"WARNING": 2, "__init__": lambda self, level: None}),
@@ -65,6 +73,21 @@ class FakeTensorRT:
 
     def note(self, name: str) -> Any:
         return lambda *given, **named: self.calls.append((name, *given, *named.items()))
+
+    @staticmethod
+    def _cache(old: bytes) -> Any:
+        """As TensorRT: none for bytes that are no cache."""
+        return None if old == b"broken" else SimpleNamespace(serialize=lambda: b"timings")
+
+    def _told(self, context: Any) -> list[Any]:
+        """As TensorRT: tensors of free shapes have no types as long as no context gives the shapes."""
+        if context is not None and [one[1] for one in self.calls if one[0] == "input"][-2:] == [
+            "images",
+            "orig_target_sizes",
+        ]:
+            return self.layers
+        unknown = [{"Format/Datatype": "N/A due to dynamic shapes"}]
+        return [{**one, "Inputs": unknown, "Outputs": unknown} for one in self.layers if isinstance(one, dict)]
 
     def _with_count(self, parser: Any) -> Any:
         parser.num_errors = len(self.errors)
@@ -128,6 +151,8 @@ def test_the_sequence_of_calls(
         ("create_cache", b""),
         ("set_cache", fake.calls[8][1], ("ignore_mismatch", False)),
         ("build", "network", fake.config),
+        ("input", "images", (4, 3, 64, 96)),
+        ("input", "orig_target_sizes", (4, 2)),
     ]
     assert fake.config.profiling_verbosity == "detailed"
     assert (report.layers, report.half_layers, report.precision) == (1, 1, "fp16")
@@ -146,12 +171,22 @@ def test_an_engine_that_is_not_half_is_not_called_so(tmp_path: Path, fake: FakeT
     with pytest.raises(ExportError, match="not an FP16 engine: 0 of 1 convolutions and products are in half precision"):
         build_engine(path, engine)
     fake.layers = []
-    with pytest.raises(ExportError, match="tells nothing about its layers, so its precision is unknown"):
+    with pytest.raises(ExportError, match="tells no types of its 0 layers, so its precision is unknown"):
         build_engine(path, engine)
+    hidden = {"Format/Datatype": "N/A due to dynamic shapes"}
+    fake.layers = [{"Name": "conv1", "Inputs": [hidden], "Outputs": [hidden]}]
+    with pytest.raises(ExportError, match="tells no types of its 1 layers, so its precision is unknown"):
+        build_engine(path, engine)
+    fake.layers[0]["Weights"] = {"Type": "Float", "Count": 9}
+    with pytest.raises(ExportError, match="not an FP16 engine: 0 of 1"):
+        build_engine(path, engine)
+    assert not list(tmp_path.glob("*.engine*"))
+    fake.layers[0]["Weights"]["Type"] = "Half"
+    assert build_engine(path, tmp_path / "told.engine").half_layers == 1
     fake.layers = [{"Name": "conv1", "Inputs": [TENSOR_10]}]
     with pytest.raises(ExportError, match="1 of 1 layers are in half precision, the graph has none"):
         build_engine(graph(tmp_path, precision="fp32"), engine)
-    assert not list(tmp_path.glob("*.engine*"))
+    assert not list(tmp_path.glob("a.engine*"))
 
 
 def test_free_sizes(tmp_path: Path, fake: FakeTensorRT) -> None:
@@ -162,6 +197,9 @@ def test_free_sizes(tmp_path: Path, fake: FakeTensorRT) -> None:
     assert ("shape", "images", (1, 3, 64, 64), (1, 3, 64, 96), (8, 3, 96, 96)) in fake.calls
     with pytest.raises(ConfigError, match="takes images of 64 x 96 only: leave --sizes out"):
         build_engine(graph(tmp_path), tmp_path / "b.engine", sizes=[(64, 64)] * 3)
+    for sizes in ([(96, 64), (64, 96), (96, 96)], [(64, 64), (64, 90), (96, 96)]):
+        with pytest.raises(ConfigError, match=r"sizes are .*: give them as least <= best <= most, in steps of 32"):
+            build_engine(graph(tmp_path, free=True), tmp_path / "b.engine", sizes=sizes)
 
 
 def test_what_tensorrt_refuses(tmp_path: Path, fake: FakeTensorRT) -> None:
@@ -170,8 +208,15 @@ def test_what_tensorrt_refuses(tmp_path: Path, fake: FakeTensorRT) -> None:
     with pytest.raises(CheckpointError, match=r"TensorRT 10\.8\.0 could not build it: its log above says which layer"):
         build_engine(path, engine)
     fake.plan = b""
-    with pytest.raises(CheckpointError, match="cannot read the engine that it has just built"):
+    with pytest.raises(CheckpointError, match="cannot run the engine that it has just built"):
         build_engine(path, engine)
+    fake.plan, fake.shapes_fit = b"plan", False
+    with pytest.raises(CheckpointError, match=r"refuses images of \(1, 3, 64, 96\), which it was built for"):
+        build_engine(path, engine)
+    fake.profile_index = -1
+    with pytest.raises(CheckpointError, match=r"refuses the shapes .*: its log above says why"):
+        build_engine(path, engine)
+    fake.profile_index = 0
     fake.errors = ["no GridSample"]
     with pytest.raises(CheckpointError, match=r"cannot read it \(no GridSample\)"):
         build_engine(path, engine)
@@ -180,9 +225,55 @@ def test_what_tensorrt_refuses(tmp_path: Path, fake: FakeTensorRT) -> None:
         build_engine(path, engine)
 
 
+def test_a_timing_cache_of_another_machine_is_not_overwritten(tmp_path: Path, fake: FakeTensorRT) -> None:
+    path, cache = graph(tmp_path), tmp_path / "trt.cache"
+    for content in (b"broken", b"of another GPU"):
+        cache.write_bytes(content)
+        fake.cache_fits = False
+        with pytest.raises(
+            CheckpointError, match=r"trt\.cache: no timing cache of this GPU and TensorRT: give another"
+        ):
+            build_engine(path, tmp_path / "a.engine", timing_cache=cache)
+        assert cache.read_bytes() == content
+
+
+def test_grid_sample_of_opset_20_is_refused(tmp_path: Path, fake: FakeTensorRT) -> None:
+    """TensorRT takes its mode ``linear`` for nearest neighbour, in silence."""
+    path = graph(tmp_path, precision="fp32")
+    proto = onnx.load(str(path))
+    proto.graph.node.insert(2, onnx.helper.make_node("GridSample", ["map", "grid"], ["sampled"], mode="linear"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, 1, 1, 2), np.float32), "grid"))
+    proto.opset_import[0].version = 20
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(
+        ConfigError, match=r"TensorRT misreads GridSample of opset 20 .*: export with --opset 19 or less"
+    ):
+        build_engine(path, tmp_path / "a.engine")
+
+
+def test_texts_of_an_earlier_engine_do_not_stay(
+    tmp_path: Path, fake: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, texts = graph(tmp_path), tmp_path / "a.engine.json"
+    texts.write_text('{"names": "[\\"of another model\\"]"}')
+    write = Path.write_bytes
+
+    def full_for_texts(self: Path, content: bytes) -> int:
+        if ".json" in self.name:
+            raise OSError(28, "No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full_for_texts)
+    with pytest.raises(ConfigError, match=r"a\.engine\.json: could not be written \(No space left on device\)"):
+        build_engine(path, tmp_path / "a.engine")
+    assert not texts.exists()
+
+
 def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="batches are 4, 2, 8: give them as least <= best <= most"):
         Batches(4, 2, 8)
+    with pytest.raises(ConfigError, match="the workspace is 0 GB: give a positive number"):
+        build_engine(graph(tmp_path), tmp_path / "a.engine", workspace_gb=0)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     tool = load_tool("export_trt")
     assert tool.main([str(graph(tmp_path))]) == 2
@@ -203,5 +294,8 @@ def test_the_tool(tmp_path: Path, fake: FakeTensorRT, capsys: pytest.CaptureFixt
 
 def test_an_unwritable_place(tmp_path: Path, fake: FakeTensorRT) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="could not be written"):
+    with pytest.raises(ConfigError, match="its folder cannot be made"):
         build_engine(graph(tmp_path), tmp_path / "file" / "a.engine")
+    with pytest.raises(ConfigError, match="is a folder"):
+        build_engine(graph(tmp_path), tmp_path / "a.engine", timing_cache=tmp_path)
+    assert fake.calls == []  # known before the minutes of a build

@@ -14,6 +14,8 @@ from builders import load_tool
 from export_cases import IMAGES
 from hf_cases import filled, micro
 from isdfine.deploy.onnx import export
+from isdfine.deploy.onnx.export import ExportReport
+from isdfine.deploy.onnx.half import Share
 from isdfine.deploy.onnx.structure import ExportError
 
 onnx = pytest.importorskip("onnx", reason="pip install onnx")
@@ -117,6 +119,24 @@ def test_a_file_is_written(checkpoint: Path, tmp_path: Path, run: Run) -> None:
     texts = {one.key: one.value for one in onnx.load(str(path)).metadata_props}
     assert (json.loads(texts["names"]), json.loads(texts["ids"])) == (["dark", "light"], [3, 7])
     assert (texts["precision"], texts["input"], json.loads(texts["size"])) == ("fp16", "uint8 RGB", [64, 96])
+
+
+def test_the_default_name(tmp_path: Path) -> None:
+    assert TOOL.default_output(tmp_path / "run" / "best.pth") == Path("best.onnx")
+    (tmp_path / "my.model").mkdir()
+    assert TOOL.default_output(tmp_path / "my.model") == Path("my.model.onnx")
+    assert TOOL.default_output(tmp_path / "my.model" / ".") == Path("my.model.onnx")
+
+
+def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That TensorRT misreads newer opsets, and at what noise images were left out."""
+    (tmp_path / "a.onnx").write_bytes(b"")
+    report = ExportReport(tmp_path / "a.onnx", {}, Share(1, 0, 1, 0), 1, 1.0, 0, 2e-7)
+    TOOL.describe(report, tmp_path, (64, 64), TOOL.parse_arguments(["-r", "x", "--opset", "20"]))
+    out = capsys.readouterr().out
+    assert "0 images left out: PyTorch's own answer jumps there when pixels change by 2e-07" in out
+    assert "(by 1e-06 it jumps on all: this model is unusually sensitive)" in out
+    assert "TensorRT: misreads GridSample of opset 20 (docs/export.md): export with --opset 18" in out
 
 
 def test_images_of_the_validation_set(checkpoint: Path, tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def test_a_video_and_pictures_together(model: Path, tmp_path: Path, capsys: pyte
         ([".", "--save", ","], "--save ,: give some of images,video,coco,yolo,csv"),
         ([".", "--save", "video"], "--save video: none of the sources is a video: leave it out"),
         ([".", "--save", "coco", "--yolo-scores"], "--yolo-scores: no YOLO files are written: add --save yolo"),
+        ([".", "--yolo-scores"], "--yolo-scores: no YOLO files are written: add --save yolo"),
+        ([".", "--every", "2"], "--every 2: none of the sources is a video: leave it out"),
         ([".", "--threshold", "2"], "--threshold 2.0: give a score from 0 to 1"),
         ([".", "--every", "0"], "--every 0: give 1 or more"),
         ([".", "--max-pixels", "0"], "--max-pixels 0: give 1 or more"),
@@ -132,6 +134,34 @@ def test_models_and_folders_that_cannot_be_used(
     assert infer(model, tmp_path / "out", photo) == 2
     assert "is not empty: choose another folder, or write into it with --overwrite" in capsys.readouterr().err
     assert infer(model, tmp_path / "out", photo, "--overwrite", "--save", "csv") == 0
+
+
+def test_sources_are_not_overwritten(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A data set with images/ and labels/ is where results of these names would go."""
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    photo = pictures(tmp_path / "images" / "train")[0]
+    before = photo.read_bytes()
+    for source in (photo, tmp_path / "images" / "train"):
+        assert infer(model, tmp_path, source, "--overwrite", "--save", "yolo") == 2
+        assert "train: holds sources, and -o " in capsys.readouterr().err
+    assert photo.read_bytes() == before
+    assert not (tmp_path / "labels").exists()
+
+
+def test_an_output_that_cannot_be_written(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert infer(model, tmp_path / "file" / "out", pictures(tmp_path)[0]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {tmp_path / 'file' / 'out'}: Not a directory: check permissions and free space\n"
+
+
+def test_files_of_one_name_from_two_folders(model: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        pictures(tmp_path / folder)
+    out = tmp_path / "out"
+    assert infer(model, out, tmp_path / "a" / "0.png", tmp_path / "b" / "0.png", "--save", "images,yolo") == 0
+    assert files(out) == ["images/a/0.png", "images/b/0.png", "labels/a/0.txt", "labels/b/0.txt", "labels/classes.txt"]
 
 
 def test_large_images_on_request(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,9 +50,21 @@ def test_preprocessing_and_ap(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "decoded -> resized" in out
 
 
-def test_labels_are_short_and_differ() -> None:
-    tool = load_tool("benchmark/latency")
-    assert tool.labels_of(["onnx:a/b/n.yml+x/best.pth", "c/n.onnx", "d/n.onnx"]) == ["onnx:n+best", "n (2)", "n (3)"]
+def test_labels_are_short_and_differ(folder: Path, tmp_path: Path) -> None:
+    labels_of = load_tool("benchmark/latency").labels_of
+    config, checkpoint = folder / "micro.yml", folder / "best.pth"
+    for name in ("n.onnx", "other/n.onnx", "n (2).onnx", "a+b.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    graphs = [str(tmp_path / name) for name in ("n.onnx", "other/n.onnx", "n (2).onnx")]
+    assert labels_of([f"onnx:{config}+{checkpoint}", str(config), str(checkpoint)]) == [
+        "onnx:micro+best",
+        "micro",
+        "best",
+    ]
+    assert labels_of([str(tmp_path / "a+b.onnx"), graphs[0]]) == ["a+b", "n"]
+    assert labels_of(graphs) == ["n (1)", "n (2)", "n (2) (3)"]
+    assert labels_of([f"eager:{checkpoint}", f"compile:{checkpoint}"]) == ["eager:best", "compile:best"]
 
 
 @pytest.mark.parametrize(
@@ -66,13 +78,17 @@ def test_labels_are_short_and_differ() -> None:
         (["-m", "M", "--threads", "0"], "threads is 0: give 1 or more"),
         (["-m", "M", "--rounds", "0"], "rounds is 0: give 1 or more"),
         (["-m", "M", "--batch", "0"], "batch is 0: give 1 or more"),
+        (["-m", "M", "--device", "mps"], "device is mps: latency is measured on cpu or cuda"),
+        (["-m", "M", "--device", "cuda:99"], "device is cuda:99, but torch sees"),
+        (["-m", "M", "-o", "."], "--output . is a folder: give the name of a JSON file"),
+        (["--compare", "M", "FREE", "--size", "40", "40"], "takes images of 32 x 64"),
         (["-m", "M", "--with-preprocessing", "--image", "absent.jpg"], "absent.jpg"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    graph = str(ours(tmp_path / "m.onnx"))
-    given = [graph if one == "M" else one for one in arguments]
-    assert load_tool("benchmark/latency").main([*given, "--device", "cpu"]) == 2
+    graphs = {"M": str(ours(tmp_path / "m.onnx")), "FREE": str(ours(tmp_path / "free.onnx", size=("H", "W")))}
+    given = [graphs.get(one, one) for one in arguments]
+    assert load_tool("benchmark/latency").main(["--device", "cpu", *given]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from builders import load_tool, write_micro_config
-from isdfine.deploy.model_info import CONVENTION
+from isdfine.deploy.model_info import convention
 
 
 def test_a_table_of_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,7 +14,7 @@ def test_a_table_of_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert tool.main(["-c", path, path, "--size", "96", "64", "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1:3] for line in lines[2:4]] == [[" micro ", " 96x64 "]] * 2
-    assert "\n".join(lines).endswith(CONVENTION)
+    assert "\n".join(lines).endswith(convention())
 
 
 def test_overrides_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +36,11 @@ def test_mistakes(override: str, message: str, tmp_path: Path, capsys: pytest.Ca
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_memory_is_measured_on_gpus_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool, path = load_tool("benchmark/model_info"), str(write_micro_config(tmp_path))
+    assert tool.main(["-c", path, "--device", "cpu"]) == 2
+    assert "error: --device is for measuring memory on a GPU: leave it out" in capsys.readouterr().err
+    assert tool.main(["-c", path, "--device", "cuda:99"]) == 2
+    assert "error: device is cuda:99, but torch sees" in capsys.readouterr().err

@@ -133,3 +133,39 @@ def test_arrays_are_drawn_like_tensors():
     found = detections([[20, 60, 90, 120]], [0.9])
     arrays = SimpleNamespace(boxes=found.boxes.numpy(), labels=found.labels.numpy(), scores=found.scores.numpy())
     assert not changed(draw_detections(picture(), found, NAMES), draw_detections(picture(), arrays, NAMES)).any()
+
+
+def test_captions_of_a_crowd_leave_the_picture_visible():
+    """300 boxes with names of 40 letters: before captions were cut and left out, they hid all of it."""
+    random = np.random.default_rng(0)
+    corners = random.uniform(0, [620, 400], (300, 2))
+    boxes = np.concatenate([corners, corners + 16], axis=1)
+    names = SimpleNamespace(names=tuple(f"class {one:02}, a name of forty characters.." for one in range(80)))
+    found = detections(boxes, random.uniform(0.4, 1, 300).tolist(), random.integers(0, 80, 300).tolist())
+    image = picture(640, 425)
+    assert 0.2 < changed(image, draw_detections(image, found, names)).mean() < 0.5
+    truth = SimpleNamespace(boxes=found.boxes, labels=found.labels, image=lambda: image)
+    assert side_by_side(truth, found, names).width == 2 * 640 + 8
+
+
+def test_long_names_are_cut_and_scores_are_not():
+    names = SimpleNamespace(names=("a name of forty characters, as they come",))
+    image, box = picture(90, 120), [[10, 40, 80, 90]]
+    one, other = (draw_detections(image, detections(box, [score]), names) for score in (0.44, 0.88))
+    assert changed(one, other).any()
+
+
+def test_titles_of_narrow_pictures_are_not_cut():
+    truth = SimpleNamespace(boxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), image=lambda: picture(60, 50))
+    both = np.asarray(side_by_side(truth, detections(np.zeros((0, 4)), []), NAMES))
+    header = both[: both.shape[0] - 50]
+    assert (header[:, -2:] == 255).all()
+    assert (header[:, -40:-2] < 128).any()
+
+
+def test_names_in_other_scripts_can_be_told_apart():
+    drawn = []
+    for name in ("кошка", "собак"):
+        names = SimpleNamespace(names=(name,))
+        drawn.append(draw_detections(picture(), detections([[50, 50, 200, 150]], [0.9]), names))
+    assert changed(*drawn).any()

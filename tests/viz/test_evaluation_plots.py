@@ -1,11 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import itertools
+
 import numpy as np
 import pytest
 
 from figure_cases import clipped_texts
-from isdfine.viz.canvas import color_of
+from isdfine.viz.canvas import color_of, png
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
+from isdfine.viz.lettering import legible_name
 from isdfine.viz.matching import match_all
 from isdfine.viz.operating_points import THRESHOLDS, ScoreCurve, score_curves
 from judged_cases import random_images
@@ -48,6 +51,34 @@ def test_numbers_in_the_legend() -> None:
     assert best is not None
     (first, *_) = [one.get_text() for one in f1_figure(curves).legends[0].get_texts()]
     assert first.endswith(f"{best.f1:.2f} at {best.threshold:.2f}")
+
+
+NAMES = ["$\\frac$ to $5", "_hidden_", "кошка\nи собака", "汽车"]
+"""What matplotlib would read as a formula, leave out of legends, break into lines, and cannot write."""
+
+
+def test_names_are_shown_as_they_are() -> None:
+    images = random_images(3, 40, 4)
+    curves = score_curves(images, match_all(images), NAMES)
+    shown = [legible_name(name, label) for label, name in enumerate(NAMES)]
+    assert shown[:3] == ["$\\frac$ to $5", "_hidden_", "кошка и собака"]
+    for figure in (precision_recall_figure(curves), f1_figure(curves), confusion_figure(np.ones((5, 5), int), NAMES)):
+        assert png(figure).startswith(b"\x89PNG")
+        if figure.legends:
+            listed = [one.get_text() for one in figure.legends[0].get_texts()]
+            assert [one.rpartition("  ")[0].strip() for one in listed[:4]] == shown
+        else:
+            assert [one.get_text() for one in figure.axes[0].get_xticklabels()] == [*shown, "missed"]
+
+
+def test_panels_of_many_classes_keep_their_distance() -> None:
+    figure = f1_figure(curves_of(14), 0.4)
+    figure.canvas.draw()
+    extents = [axes.get_tightbbox() for axes in figure.axes if axes.axison]
+    (title,) = figure.texts
+    assert title.get_text() == "F1 over score threshold; numbers: best F1 and its threshold"
+    extents.append(title.get_window_extent())
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(extents, 2))
 
 
 def test_classes_without_objects_are_left_out() -> None:

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 from isdfine.viz.draw import class_color
 from isdfine.viz.errors import KINDS, find_mistakes
 from isdfine.viz.matching import match_all
-from isdfine.viz.sheet import caption, error_sheet, shortened
+from isdfine.viz.sheet import caption, error_sheet
 from judged_cases import judged
 
 NAMES = ("cat", "dog")
@@ -64,16 +64,6 @@ def test_rows(count: int, columns: int, rows: int) -> None:
     one = error_sheet([error], lambda _: Image.new("L", (230, 230)), ["a.png"], NAMES)
     assert sheet.width == columns * (one.width - 12) + 12
     assert sheet.height == rows * (one.height - 12) + 12
-
-
-def test_long_texts_keep_both_ends_and_fit() -> None:
-    font = ImageFont.load_default(13)
-    assert shortened("short.png", 200, font) == "short.png"
-    cut = shortened("a_very_long_name_of_a_file_in_a_folder_number_000123.png", 200, font)
-    assert cut.startswith("a_very")
-    assert cut.endswith("123.png")
-    assert "…" in cut
-    assert 150 < font.getlength(cut) <= 200
 
 
 def test_boxes_outside_their_image_do_not_stop_the_sheet() -> None:

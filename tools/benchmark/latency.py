@@ -21,6 +21,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of one model do not spin while another has its turn
@@ -28,15 +29,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of one model do n
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import isdfine
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.deploy.backends.torch import pick_device
 from isdfine.deploy.latency.accuracy import SubjectBackend, average_precision, dataset_for
-from isdfine.deploy.latency.machine import describe, load
+from isdfine.deploy.latency.machine import describe, describe_after
 from isdfine.deploy.latency.open import open_subject, parse
 from isdfine.deploy.latency.report import NETWORK, Run
-from isdfine.deploy.latency.subject import Subject, Wanted, from_memory, from_pictures
+from isdfine.deploy.latency.subject import Subject, Wanted, from_memory, from_pictures, tried
 from isdfine.deploy.latency.timing import Plan, measure
 from isdfine.deploy.pictures import as_rgb, read_rgb
 
@@ -78,12 +80,16 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("--images is the folder of --coco: give both, or leave --images out")
     if options.compare is not None and len(options.compare) < 2:
         raise ConfigError("--compare takes two or more models: use -m for one")
+    if options.output is not None and options.output.is_dir():
+        raise ConfigError(f"--output {options.output} is a folder: give the name of a JSON file")
 
 
 def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
     """Models by label, and how they are run."""
     named = [parse(text, options.backend) for text in options.compare or [options.model]]
     device = pick_device(options.device)
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {device}: latency is measured on cpu or cuda")
     if any(one.backend == "tensorrt" for one in named) and device.type != "cuda":
         raise ConfigError("TensorRT engines run on GPUs: give --device cuda")
     built = [one for one in named if one.built_here]
@@ -102,14 +108,20 @@ def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
 
 
 def labels_of(texts: list[str]) -> list[str]:
-    """A name for each row: the text without folders; numbered where two are the same."""
-    names = ["+".join(part if place == 0 and ":" in part and "/" not in part else
-                      (part.partition(":")[0] + ":" if ":" in part else "") + Path(part.partition(":")[2] or part).stem
-                      for place, part in enumerate(text.split("+"))) for text in texts]  # fmt: skip
-    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    """A name for each row: the text without folders and suffixes; all are numbered where two are the same."""
+    names = [_short(text) for text in texts]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
 
 
-def pictures(options: argparse.Namespace) -> tuple[object, str]:
+def _short(text: str) -> str:
+    named = parse(text)
+    backend = text.partition(":")[0] + ":" if text.startswith(f"{named.backend}:") else ""
+    return backend + "+".join(one.stem for one in (named.path, named.checkpoint) if one is not None)
+
+
+def pictures(options: argparse.Namespace) -> tuple[Callable[[], list[Image.Image]], str]:
     """What gives the images of a batch, and that in words."""
     if options.image is not None:
         read_rgb(options.image)  # says what is wrong with it, if anything is
@@ -139,14 +151,27 @@ def run(options: argparse.Namespace) -> Run:
     else:
         calls = {label: from_memory(one, wanted.batch) for label, one in subjects.items()}
         measured = NETWORK
+    calls = {label: tried(label, one) for label, one in calls.items()}
     machine = describe(wanted.device, wanted.threads)
     machine["versions"]["isdfine"] = isdfine.__version__
-    timings = measure(calls, plan)
-    machine["load_after"] = load()
+    with tqdm(total=plan.rounds, unit="round", leave=False, disable=not sys.stderr.isatty()) as bar:
+        timings = measure(calls, plan, on_round=lambda number: bar.update(1))
+    machine |= describe_after(wanted.device)
     accuracy = None
     if dataset is not None:
         accuracy = {label: average_precision(one, dataset, wanted.batch) for label, one in subjects.items()}
     return Run(timings, facts, plan, wanted.batch, measured, machine, accuracy)
+
+
+def show(found: Run, *, markdown: bool) -> None:
+    """Print the table, and under it what has to be known to read it."""
+    print(found.table(markdown=markdown))
+    print(f"\nbatch {found.batch}; {found.measured}; {found.plan.rounds} rounds of {found.plan.repeats} calls")
+    for label, facts in found.facts.items():
+        print(f"{label}: weights {facts.weights}; post-processing: {facts.post_processing}")
+    machine = found.machine
+    print(f"{machine['cpu']}, {machine['cpus']} CPUs, threads {machine['threads']}, device {machine['device']}, "
+          f"load {machine['load']} before, {machine['load_after']} after")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,18 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         found = run(options)
+        show(found, markdown=options.markdown)
         if options.output is not None:
             found.write(options.output)
     except (ConfigError, CheckpointError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(found.table(markdown=options.markdown))
-    print(f"\nbatch {found.batch}; {found.measured}; {found.plan.rounds} rounds of {found.plan.repeats} calls")
-    for label, facts in found.facts.items():
-        print(f"{label}: weights {facts.weights}; post-processing: {facts.post_processing}")
-    machine = found.machine
-    print(f"{machine['cpu']}, {machine['cpus']} CPUs, threads {machine['threads']}, device {machine['device']}, "
-          f"load {machine['load']} before, {machine['load_after']} after")  # fmt: skip
     return 0
 
 

@@ -15,7 +15,9 @@ Exit codes: 0, 2 something that is missing.
 """
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import shutil
 import sys
@@ -52,19 +54,18 @@ def write_transformers(config_file: str, output: Path) -> None:
     """D-FINE of transformers, float32, batch 1."""
     transformers, isdfine = package("transformers"), package("isdfine")
     torch = package("torch")
+    from isdfine.core.atomic import whole_file
     from isdfine.core.card import Card
-    from isdfine.deploy.initial_weights import without_initial_weights
+    from isdfine.deploy.latency.random_weights import random_detector
     from isdfine.zoo.dfine.huggingface import to_huggingface
     from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
     from isdfine.zoo.dfine.huggingface_folder import write_folder
 
-    config = without_initial_weights(isdfine.load_config(config_file))
-    count = config.get("num_classes") or 80
-    config = config.with_values({"num_classes": count})
-    torch.manual_seed(0)
-    ours = config.build("model").eval()
-    content = config_to_huggingface(config.data, num_classes=count, names=[f"class {one}" for one in range(count)])
-    height, width = config.get("eval_spatial_size") or (640, 640)
+    ours, config = random_detector(isdfine.load_config(config_file))
+    names = [f"class {one}" for one in range(config.get("num_classes"))]
+    content = config_to_huggingface(config.data, num_classes=len(names), names=names)
+    height, width = config.get("eval_spatial_size")
+    transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:  # from_pretrained knows the names that transformers 5 changed
         card = Card(config=config.data)
         write_folder(Path(folder), content, to_huggingface(ours.state_dict()), card, image_size=(height, width))
@@ -91,20 +92,30 @@ def write_transformers(config_file: str, output: Path) -> None:
         Raw().eval(), (torch.rand(1, 3, height, width),), dynamo=True, opset_version=18, verbose=False,
         input_names=["pixel_values"], output_names=["logits", "pred_boxes"], external_data=False,
     )  # fmt: skip
-    output.parent.mkdir(parents=True, exist_ok=True)
-    program.save(str(output))
+    with whole_file(output) as partial:
+        program.save(str(partial))
     print(f"written: {output} (transformers {transformers.__version__}, {height} x {width}, random weights)")
 
 
 def write_ultralytics(names: list[str], folder: Path, size: int) -> None:
     """YOLO models from their YAML, float32, batch 1."""
-    ultralytics = package("ultralytics")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        written = Path(ultralytics.YOLO(f"{name}.yaml").export(format="onnx", imgsz=size, simplify=False))
-        target = folder / f"{name}.onnx"
-        shutil.move(written, target)
-        print(f"written: {target} (ultralytics {ultralytics.__version__}, {size} x {size}, random weights)")
+    before, folder = Path.cwd(), folder.resolve()
+    with tempfile.TemporaryDirectory() as scratch:  # it writes its settings, and the file where it is started
+        os.environ["YOLO_CONFIG_DIR"], os.environ["YOLO_VERBOSE"] = scratch, "False"
+        ultralytics = package("ultralytics")
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(scratch)
+        try:
+            for name in names:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    written = ultralytics.YOLO(f"{name}.yaml").export(format="onnx", imgsz=size, simplify=False)
+                target = folder / f"{name}.onnx"
+                shutil.move(Path(scratch) / written, target)
+                print(f"written: {target} (ultralytics {ultralytics.__version__}, {size} x {size}, random weights)")
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"error: {name}: {error}") from None
+        finally:
+            os.chdir(before)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,6 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
             write_ultralytics(options.models, options.output, options.size)
     except SystemExit as error:
         print(error, file=sys.stderr)
+        return 2
+    except ValueError as error:  # isdfine's errors are of this kind
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

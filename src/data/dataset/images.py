@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ...core.errors import DataError
 from .problems import Problems
@@ -54,13 +55,12 @@ def load_rgb(
         DataError: missing, not decodable, or of another size; boxes of a wrong size would be scaled wrongly in silence.
     """
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             stored = (file.height, file.width)
             turn = upright or stored != size
             if divisor > 1 and not (turn and any(side % divisor for side in stored)):  # else its blocks begin elsewhere
-                file.draft(
-                    None, (max(1, file.width // divisor), max(1, file.height // divisor))
-                )  # JPEG; others ignore it
+                smaller = (max(1, file.width // divisor), max(1, file.height // divisor))
+                file.draft(None, smaller)  # JPEG; others ignore it
             file.load()
             image = _rgb(file)
             turned = _turned(image) if turn else image
@@ -78,6 +78,25 @@ def load_rgb(
             "the boxes would not fit; correct the annotation or the file"
         )
     return turned
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, not decoded yet.
+
+    Given a file's name, Pillow maps plain TIFF files into memory, and then mixes up the pixels of those whose
+    orientation lays them on their side (seen with Pillow 13.0); from an open file it does not.
+
+    Raises:
+        OSError and what else stands in ``UNDECODABLE``.
+    """
+    with open(path, "rb") as file:
+        try:
+            image = Image.open(file)
+        except UnidentifiedImageError:  # its text names the open file
+            raise UnidentifiedImageError(f"cannot identify image file {str(path)!r}") from None
+        with image:
+            yield image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -162,8 +181,8 @@ def _turned(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip everything above 255 to white
         values = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        exif, image = image.getexif(), Image.fromarray(values.astype(np.uint8))
-        image.getexif().update(exif)
+        exif, image = image.getexif(), Image.fromarray(values.astype(np.uint8)).convert("RGB")
+        image.getexif().update(exif)  # after the conversion, which would drop it
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns
     return image if image.mode == "RGB" else image.convert("RGB")

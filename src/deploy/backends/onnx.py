@@ -44,6 +44,12 @@ class OnnxBackend:
         runtime = _package(Path(path))
         provider, options = _provider(runtime, device)
         self._session = _open(runtime, Path(path), [(provider, options)], threads)
+        if self._session.get_providers()[0] != provider:  # ONNX Runtime goes on with the CPU, and says so in a log only
+            raise ConfigError(
+                f"{path}: this onnxruntime ({runtime.__version__}) cannot start CUDA here, its libraries are missing "
+                "or of another version: install those that onnxruntime.ai names for it, or give cpu"
+            )
+        self._path = path
         inputs = {one.name: one for one in self._session.get_inputs()}
         check_interface(str(path), list(inputs), [one.name for one in self._session.get_outputs()])
         batch, _, *size = inputs[INPUTS[0]].shape
@@ -71,7 +77,14 @@ class OnnxBackend:
         if self._fixed_batch is not None and count < self._fixed_batch:  # the rest repeats the last image
             spare = [(0, self._fixed_batch - count)]
             feed = {k: np.pad(one, spare + [(0, 0)] * (one.ndim - 1), mode="edge") for k, one in feed.items()}
-        labels, boxes, scores = self._session.run(list(OUTPUTS), feed)
+        try:
+            labels, boxes, scores = self._session.run(list(OUTPUTS), feed)
+        except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
+            raise CheckpointError(
+                f"{self._path}: ONNX Runtime stopped at {count} images of {' x '.join(map(str, images.shape[2:]))} "
+                f"({_reason(error)}): the graph does not take every batch or size that its inputs promise, or memory "
+                "ran out; try a batch of 1, or export it again with tools/export_onnx.py"
+            ) from None
         return Outputs(
             labels[:count].astype(np.int64, copy=False),
             boxes[:count].astype(np.float32, copy=False),
@@ -123,8 +136,11 @@ def _open(runtime: Any, path: Path, providers: Sequence[tuple[str, dict[str, Any
     try:
         return runtime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
-        reason = str(error).strip().splitlines()[0][:200]
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes): ONNX Runtime cannot load it ({reason}): it is damaged, no ONNX "
-            "file, or needs a newer onnxruntime"
+            f"{path} ({path.stat().st_size} bytes): ONNX Runtime cannot load it ({_reason(error)}): it is damaged, no "
+            "ONNX file, or needs a newer onnxruntime"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePath
@@ -44,16 +45,25 @@ class Sink(Protocol):
 
 
 class Pictures:
-    """Every picture with its boxes, under its own name in ``folder``."""
+    """Every picture with its boxes, under its own name in ``folder``.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: to write.
+        names: of all pictures, so that what ``a.tif`` becomes does not take the place of another's ``a.tif.png``.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str] = ()) -> None:
         self.folder = folder
+        self._names = frozenset(names)
 
     def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
-        path = self.folder / frame.name
-        if path.suffix.lower() not in _KEPT:
-            path = path.with_name(path.name + ".png")
+        name = frame.name
+        if PurePath(name).suffix.lower() not in _KEPT:
+            name += ".png"
+            while name in self._names:
+                name += ".png"
+        path = self.folder / name
         form = Image.registered_extensions()[path.suffix.lower()]
         with whole_file(path, durable=False) as partial:
             drawn().save(partial, format=form, quality=_QUALITY, subsampling=0)  # sharp coloured lines
@@ -84,7 +94,7 @@ class Videos:
             self._name = frame.clip.name
             path, size = self.folder / f"{self._name}.mp4", (picture.height, picture.width)
             self._writer = self._open.enter_context(VideoWriter(path, frame.clip.rate, size))
-        self._writer.write(picture)
+        self._writer.write(picture, frame.seconds)
 
     def __enter__(self) -> Videos:
         return self
@@ -156,15 +166,14 @@ class Yolo:
         folder: gets ``classes.txt`` with the names in label order too.
         labels: the classes.
         scores: add the score as a sixth column, which tools for annotated data refuse.
-        names: of all pictures, to tell ``a.jpg`` from ``a.png``: where two share a stem, both get their ending into the
-            name of the text file.
+        names: of all pictures, to tell ``a.jpg`` from ``a.png``: where two share a stem, or it is that of
+            ``classes.txt``, the text file has the whole name of the picture before its ``.txt``.
     """
 
     def __init__(self, folder: Path, labels: LabelSpace, *, scores: bool = False, names: Sequence[str] = ()) -> None:
         self.folder, self.labels, self.scores = folder, labels, scores
-        seen: set[str] = set()
-        stems = (str(PurePath(name).with_suffix("")) for name in names)
-        self._shared = {stem for stem in stems if stem in seen or seen.add(stem)}  # type: ignore[func-returns-value]
+        stems = Counter(str(PurePath(name).with_suffix("")) for name in names)
+        self._shared = {stem for stem, count in stems.items() if count > 1} | {"classes"} | set(names)
 
     def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""

@@ -18,7 +18,7 @@ from ...data.evaluate import CocoEvaluator
 from ...nn.types import Detections
 from ..backends.base import BackendInfo, Outputs
 from ..detector import Detector
-from .subject import Subject
+from .subject import Subject, network_input
 
 
 class SubjectBackend:
@@ -31,14 +31,15 @@ class SubjectBackend:
                 f"{facts.source}: --coco needs to know its classes and trained weights: give a checkpoint, or an ONNX "
                 "file of tools/export_onnx.py"
             )
-        self.info = BackendInfo(facts.labels, facts.recipe, facts.backend, max_batch=batch)
+        recipe = facts.require_recipe()
+        self.info = BackendInfo(facts.labels, recipe, facts.backend, facts.uint8, max_batch=batch)
         self._subject, self._batch = subject, batch
 
     def run(
         self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
         """See ``Backend``; no content sizes, as ``info`` says."""
-        pixels = self.info.recipe.to_input(torch.from_numpy(images)).numpy()
+        pixels = network_input(self._subject.facts, images)
         spare = self._batch - len(images)
         pixels = np.pad(pixels, [(0, spare), (0, 0), (0, 0), (0, 0)], mode="edge")
         sizes = np.pad(orig_sizes, [(0, spare), (0, 0)], mode="edge")

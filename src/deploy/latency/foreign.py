@@ -19,28 +19,35 @@ from .subject import IN_GRAPH
 
 TOP, YOLO_SCORE, YOLO_IOU = 300, 0.25, 0.7
 """Detections kept, and ultralytics' own thresholds for prediction."""
+_FINISHED_ROW = 6
 Finish = Callable[[Mapping[str, NDArray[Any]], NDArray[np.int64], tuple[int, int]], Outputs]
 
 
-def finish_for(names: Sequence[str], place: str) -> tuple[Finish, str]:
+def finish_for(outputs: Mapping[str, Sequence[Any]], place: str) -> tuple[Finish, str]:
     """How outputs become detections, and that in words.
 
     Args:
-        names: outputs of a graph.
+        outputs: shapes of a graph's outputs by name.
         place: the file, for messages.
 
     Raises:
         ConfigError: outputs of a kind that is not known.
     """
-    if set(OUTPUTS) <= set(names):
+    if set(OUTPUTS) <= set(outputs):
         return _as_they_are, IN_GRAPH
-    if {"logits", "pred_boxes"} <= set(names):
+    if {"logits", "pred_boxes"} <= set(outputs):
         return _transformers, f"sigmoid and top {TOP} in numpy, after the graph"
-    if list(names) == ["output0"]:
+    if list(outputs) == ["output0"]:
+        shape = outputs["output0"]
+        if len(shape) == 3 and shape[2] == _FINISHED_ROW:  # (B, K, 6): boxes, score and class of finished detections
+            raise ConfigError(
+                f"{place}: its output0 {list(shape)} holds finished detections (nms=True, or a model without NMS), "
+                "known is [N, 4 + classes, candidates]: export it without nms, or another model"
+            )
         return _yolo, f"scores above {YOLO_SCORE}, NMS at IoU {YOLO_IOU} in torchvision, after the graph"
     raise ConfigError(
-        f"{place}: has the outputs {', '.join(names)}; known are {', '.join(OUTPUTS)} (D-FINE), logits and pred_boxes "
-        "(transformers), output0 (ultralytics without nms=True): export it in one of these forms"
+        f"{place}: has the outputs {', '.join(outputs)}; known are {', '.join(OUTPUTS)} (D-FINE), logits and "
+        "pred_boxes (transformers), output0 (ultralytics without nms=True): export it in one of these forms"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def describe(device: torch.device, threads: int | None) -> dict[str, Any]:
         threads: asked for; None = each backend's own choice.
     """
     found: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": platform.platform(),
         "cpu": cpu_name(Path("/proc/cpuinfo")),
         "cpus": os.cpu_count(),
@@ -43,7 +45,15 @@ def describe(device: torch.device, threads: int | None) -> dict[str, Any]:
         "versions": versions(),
     }
     if device.type == "cuda":
-        found["gpu"] = gpu(device) | {"cuda": torch.version.cuda or UNKNOWN}
+        found["gpu"] = gpu(device) | {"cuda": torch.version.cuda or UNKNOWN, "cudnn": torch.backends.cudnn.version()}
+    return found
+
+
+def describe_after(device: torch.device) -> dict[str, Any]:
+    """What changes while it is measured: load, and the clocks and temperature of a GPU that has just worked."""
+    found: dict[str, Any] = {"load_after": load(), "cpu_clocks_mhz_after": cpu_clocks(Path("/proc/cpuinfo"))}
+    if device.type == "cuda":
+        found["gpu_after"] = gpu(device)
     return found
 
 
@@ -75,13 +85,17 @@ def versions() -> dict[str, str]:
 
 
 def gpu(device: torch.device) -> dict[str, str]:
-    """What ``nvidia-smi`` says of a GPU: clocks now and at most, power limit, temperature."""
+    """What ``nvidia-smi`` says of a GPU: clocks now and at most, power limit, temperature.
+
+    It is asked for by its UUID: ``nvidia-smi`` numbers all GPUs, torch those of CUDA_VISIBLE_DEVICES.
+    """
+    properties = torch.cuda.get_device_properties(device)
     wanted = f"--query-gpu={','.join(_GPU_FIELDS)}"
-    command = ["nvidia-smi", f"--id={device.index or 0}", wanted, "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--id=GPU-{properties.uuid}", wanted, "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        return {"name": torch.cuda.get_device_name(device), "clocks": f"{UNKNOWN}: {error}"}
+        return {"name": properties.name, "clocks": f"{UNKNOWN}: {error}"}
     return dict(zip(_GPU_FIELDS, (one.strip() for one in answer.strip().split(","))))
 
 

@@ -18,7 +18,7 @@ from ..backends.metadata import VERSION, info_from
 from ..onnx.packages import require
 from ..preprocess import Recipe
 from .foreign import finish_for
-from .subject import Facts, Wanted
+from .subject import Facts, Wanted, recipe_for
 
 _TYPES: Mapping[str, Any] = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64,
@@ -50,39 +50,34 @@ class OnnxSubject:
         self._session = _open(runtime, path, wanted)
         self._inputs = {one.name: one for one in self._session.get_inputs()}
         self._images = _image_input(self._inputs, path)
-        names = [one.name for one in self._session.get_outputs()]
-        self._finish, finished = finish_for(names, str(path))
-        self._outputs = names
+        outputs = {one.name: one.shape for one in self._session.get_outputs()}
+        self._finish, finished = finish_for(outputs, str(path))
+        self._outputs = list(outputs)
         texts = self._session.get_modelmeta().custom_metadata_map
         size = _size(self._inputs[self._images].shape, texts, wanted, path)
         where = "GPU" if wanted.device.type == "cuda" else "CPU"
-        info = None
+        uint8 = _TYPES[self._inputs[self._images].type] is np.uint8
+        recipe: Recipe | None = Recipe.squash(size)
+        labels = None
         if VERSION in texts:
-            info = info_from(texts, str(path), where, uint8=False, max_batch=None, size=None, names=None)
-        fits = info is not None and info.recipe.size == size
+            info = info_from(texts, str(path), where, uint8=uint8, max_batch=None, size=None, names=None)
+            recipe, labels = recipe_for(info.recipe, size), info.labels
         self.facts = Facts(
-            str(path),
-            f"onnxruntime {runtime.__version__} ({where})",
-            texts.get("precision") or _precision(path),
-            size,
-            "of the file",
-            finished,
-            info.recipe if info is not None and fits else Recipe.squash(size),
-            None if info is None else info.labels,
-        )
+            str(path), f"onnxruntime {runtime.__version__} ({where})", texts.get("precision") or _precision(path), size,
+            "of the file", finished, recipe, labels, uint8,
+        )  # fmt: skip
 
-    def place(self, images: NDArray[np.float32], sizes: NDArray[np.int64]) -> tuple[dict[str, Any], NDArray[np.int64]]:
+    def place(self, images: NDArray[Any], sizes: NDArray[np.int64]) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """See ``Subject``; ONNX Runtime's own values, on its device."""
         feed = {}
         for name, one in self._inputs.items():
-            kind = _TYPES[one.type]
             if name == self._images:
-                value = np.rint(images * 255) if kind is np.uint8 else images
+                value = images
             elif name == "orig_target_sizes":
                 value = sizes
             else:
                 value = np.ones((len(images), *images.shape[2:]))
-            array = np.ascontiguousarray(value.astype(kind, copy=False))
+            array = np.ascontiguousarray(value.astype(_TYPES[one.type], copy=False))
             feed[name] = self._runtime.OrtValue.ortvalue_from_numpy(array, *_place(self._device))
         return feed, sizes
 
@@ -116,12 +111,18 @@ def _open(runtime: Any, path: Path, wanted: Wanted) -> Any:
     if wanted.threads is not None:
         options.intra_op_num_threads = wanted.threads
     try:
-        return runtime.InferenceSession(str(path), options, providers=providers)
+        session = runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
         reason = str(error).strip().splitlines()[0][:200]
         raise CheckpointError(
             f"{path}: ONNX Runtime cannot load it ({reason}): it is damaged, or needs a newer onnxruntime"
         ) from None
+    if wanted.device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():  # a silent fallback
+        raise ConfigError(
+            f"{path}: onnxruntime {runtime.__version__} could not start CUDA and would run on the CPU: install the "
+            "CUDA and cuDNN versions it was built for, or give --device cpu"
+        )
+    return session
 
 
 def _image_input(inputs: Mapping[str, Any], path: Path) -> str:

@@ -10,22 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-from torch import nn
-
 from ...core.config import Config
 from ...core.errors import CheckpointError, ConfigError
 from ...data.label_space import LabelSpace
 from ..convert import image_size_of
-from ..initial_weights import without_initial_weights
 from ..load import load_model, recipe_of
-from ..model_info import DEFAULT_CLASSES
 from ..onnx.graph import Deployed, GraphForm, to_onnx
 from ..onnx.half import to_half
 from ..onnx.pooling import guard_pools
-from ..preprocess import Recipe
 from .onnx_subject import OnnxSubject
-from .subject import Subject, Wanted
+from .random_weights import random_detector
+from .subject import Subject, Wanted, recipe_for
 from .tensorrt_subject import TensorRTSubject
 from .torch_subject import TorchSubject, check_mode, facts_of
 
@@ -63,7 +58,9 @@ def parse(text: str, default: BackendName | None = None) -> Named:
     """
     head, colon, rest = text.partition(":")
     given = head if colon and head in BACKENDS else None
-    place, _, checkpoint = (rest if given else text).partition("+")
+    place, checkpoint = rest if given else text, ""
+    if not Path(place).exists():  # a plus sign may be part of a name
+        place, _, checkpoint = place.partition("+")
     path = Path(place)
     own: BackendName | None = "onnx" if path.suffix == ".onnx" else "tensorrt" if path.suffix in _ENGINES else None
     backend = given or own or default or "eager"
@@ -95,6 +92,8 @@ def open_subject(named: Named, wanted: Wanted, read: Read) -> Subject:
         return OnnxSubject(named.path, wanted)
     if named.backend != "onnx":
         check_mode(named.backend, wanted.device)  # before the seconds that building takes
+    elif wanted.precision == "bf16":
+        raise ConfigError(f"{named.text}: ONNX files are written in fp32 or fp16: give --precision fp16")
     deployed, size, weights, labels = _built(named, wanted, read)
     if named.backend == "onnx":
         return _as_onnx(deployed, named, size, weights, labels, wanted)
@@ -114,31 +113,19 @@ def _built(named: Named, wanted: Wanted, read: Read) -> tuple[Deployed, tuple[in
     size = wanted.size or loaded.recipe.size or image_size_of(loaded.config)
     if loaded.config.get("eval_spatial_size") not in (None, list(size)):
         loaded = load_model(file, loaded.config.with_values({"eval_spatial_size": list(size)}))
-    return _deployed(loaded.model, loaded.postprocessor, loaded.recipe, size), size, f"of {file}", loaded.labels
+    return Deployed(loaded.model, loaded.postprocessor, loaded.recipe), size, f"of {file}", loaded.labels
 
 
 def _random(config: Config, wanted: Wanted) -> tuple[Deployed, tuple[int, int], str, None]:
-    config.require("model")
-    config = without_initial_weights(config)
-    size = wanted.size or image_size_of(config)
-    config = config.with_values(
-        {"num_classes": config.get("num_classes") or DEFAULT_CLASSES, "eval_spatial_size": list(size)}
-    )
-    torch.manual_seed(0)
-    model = config.build("model").eval()
-    return _deployed(model, config.build("postprocessor"), recipe_of(config), size), size, "random", None
-
-
-def _deployed(model: nn.Module, postprocessor: nn.Module, recipe: Recipe, size: tuple[int, int]) -> Deployed:
-    return Deployed(model, postprocessor, recipe if recipe.size == size else Recipe.squash(size))
+    model, config = random_detector(config, wanted.size)
+    size = image_size_of(config)
+    return Deployed(model, config.build("postprocessor"), recipe_of(config)), size, "random", None
 
 
 def _as_onnx(
     deployed: Deployed, named: Named, size: tuple[int, int], weights: str, labels: LabelSpace | None, wanted: Wanted
 ) -> OnnxSubject:
     """Exported as tools/export_onnx.py does, without its comparison, and gone when it is loaded."""
-    if wanted.precision == "bf16":
-        raise ConfigError(f"{named.text}: ONNX files are written in fp32 or fp16: give --precision fp16")
     proto = to_onnx(deployed, GraphForm(size))
     if wanted.precision == "fp16":
         proto = to_half(proto)
@@ -148,7 +135,7 @@ def _as_onnx(
         path.write_bytes(proto.SerializeToString())
         subject = OnnxSubject(path, replace(wanted, size=size))
     subject.facts = replace(
-        subject.facts, source=named.text, precision=wanted.precision, weights=weights, recipe=deployed.recipe,
-        labels=labels,
+        subject.facts, source=named.text, precision=wanted.precision, weights=weights, labels=labels,
+        recipe=recipe_for(deployed.recipe, size),
     )  # fmt: skip
     return subject

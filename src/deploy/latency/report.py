@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Run:
     """COCO metrics by label."""
 
     def plain(self) -> dict[str, Any]:
-        """All of it, every call included."""
+        """All of it, every call included; a metric without objects to judge by is None, for JSON knows no NaN."""
         first = next(iter(self.timings))
         models = {}
         for label, timing in self.timings.items():
@@ -42,7 +43,8 @@ class Run:
             if label != first:
                 models[label][f"time_over_{first}"] = asdict(ratio(timing, self.timings[first]))
             if self.accuracy is not None:
-                models[label]["coco"] = dict(self.accuracy[label])
+                found = self.accuracy[label]
+                models[label]["coco"] = {name: value if math.isfinite(value) else None for name, value in found.items()}
             models[label]["seconds_by_round"] = timing.rounds
         return {"measured": self.measured, "batch": self.batch, "plan": asdict(self.plan),
                 "machine": dict(self.machine), "models": models}  # fmt: skip
@@ -76,6 +78,6 @@ class Run:
         """
         try:
             with whole_file(path) as partial:
-                partial.write_text(json.dumps(self.plain(), indent=1) + "\n", encoding="utf-8")
+                partial.write_text(json.dumps(self.plain(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{path}: could not be written ({error.strerror}): choose another --output") from None

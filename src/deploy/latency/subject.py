@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...core.errors import ConfigError
+from ...core.errors import CheckpointError, ConfigError, DataError
 from ...data.label_space import LabelSpace
+from ...data.transforms import Resize
 from ..backends.base import Outputs
-from ..preprocess import Recipe
+from ..preprocess import SQUASH, Recipe
 
 Precision = Literal["fp32", "fp16", "bf16"]
 IN_GRAPH = "part of the model"
@@ -56,14 +57,31 @@ class Facts:
     weights: str
     post_processing: str
     """Where detections are made of what the network says; always inside the measured time."""
-    recipe: Recipe
+    recipe: Recipe | None
+    """How images become its input; None where its own rule makes inputs of another size than ``size``."""
     labels: LabelSpace | None = None
     """None where the classes are not known: its AP cannot be measured."""
+    uint8: bool = False
+    """It reads pixels 0..255 and normalises them itself."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        names = ("source", "backend", "precision", "size", "weights", "post_processing")
-        return {name: getattr(self, name) for name in names} | {"resize": self.recipe.rule}
+        names = ("source", "backend", "precision", "size", "weights", "post_processing", "uint8")
+        return {name: getattr(self, name) for name in names} | {"resize": self.recipe and self.recipe.rule}
+
+    def require_recipe(self) -> Recipe:
+        """How images become its input.
+
+        Raises:
+            ConfigError: that is not known for this size.
+        """
+        if self.recipe is None:
+            raise ConfigError(
+                f"{self.source}: its own preprocessing does not make every image {self.size[0]} x {self.size[1]} "
+                "(height x width), so only the network can be timed: leave --coco and --with-preprocessing out, or "
+                "--size where it was given"
+            )
+        return self.recipe
 
 
 class Subject(Protocol):
@@ -72,11 +90,11 @@ class Subject(Protocol):
     @property
     def facts(self) -> Facts: ...
 
-    def place(self, images: NDArray[np.float32], sizes: NDArray[np.int64]) -> Any:
+    def place(self, images: NDArray[Any], sizes: NDArray[np.int64]) -> Any:
         """Put a batch where the network reads it: into the memory of its device, in its type.
 
         Args:
-            images: (B, 3, H, W) as the recipe's ``to_input`` makes them.
+            images: (B, 3, H, W) as ``network_input`` makes them: float32, or uint8 where the model reads that.
             sizes: (B, 2) width and height in pixels that boxes shall have.
         """
         ...
@@ -86,22 +104,48 @@ class Subject(Protocol):
         ...
 
 
-def prepared(facts: Facts, images: Sequence[Image.Image]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def recipe_for(own: Recipe, size: tuple[int, int]) -> Recipe | None:
+    """A model's recipe for inputs of one size; None where it is more than a resize and makes another size.
+
+    Args:
+        own: of the model.
+        size: (height, width) in pixels.
+    """
+    if own.size == size:
+        return own
+    if own.padding is None and own.rule == SQUASH and len(own.ops) == 1:
+        return replace(own, ops=(Resize(size),))
+    return None
+
+
+def network_input(facts: Facts, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    """uint8 (B, 3, H, W) RGB -> what ``Subject.place`` takes."""
+    if facts.uint8:
+        return pixels
+    floats: NDArray[Any] = facts.require_recipe().to_input(torch.from_numpy(pixels)).numpy()
+    return floats
+
+
+def prepared(facts: Facts, images: Sequence[Image.Image]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Images and sizes for ``Subject.place``, by the model's own recipe.
 
     Args:
-        facts: of the model, whose recipe gives all images one size.
+        facts: of the model.
         images: RGB.
+
+    Raises:
+        ConfigError: see ``Facts.require_recipe``.
     """
-    ((_, ready),) = facts.recipe.prepare(images)
-    pixels: NDArray[np.float32] = facts.recipe.to_input(torch.from_numpy(ready.pixels)).numpy()
-    return pixels, np.ascontiguousarray(ready.sizes[:, ::-1])
+    ((_, ready),) = facts.require_recipe().prepare(images)
+    return network_input(facts, ready.pixels), np.ascontiguousarray(ready.sizes[:, ::-1])
 
 
 def from_memory(subject: Subject, batch: int) -> Callable[[], Outputs]:
     """The call that is timed without preprocessing: noise already lies in the memory of the device."""
-    height, width = subject.facts.size
-    noise = np.random.default_rng(0).random((batch, 3, height, width), dtype=np.float32)
+    facts, draw = subject.facts, np.random.default_rng(0)
+    height, width = facts.size
+    shape = (batch, 3, height, width)
+    noise = draw.integers(0, 256, shape, np.uint8) if facts.uint8 else draw.random(shape, np.float32)
     placed = subject.place(noise, np.tile(np.array([[width, height]], dtype=np.int64), (batch, 1)))
     return lambda: subject.call(placed)
 
@@ -112,5 +156,27 @@ def from_pictures(subject: Subject, read: Callable[[], list[Image.Image]]) -> Ca
     Args:
         subject: the model.
         read: gives the images of a batch.
+
+    Raises:
+        ConfigError: see ``Facts.require_recipe``.
     """
+    subject.facts.require_recipe()
     return lambda: subject.call(subject.place(*prepared(subject.facts, read())))
+
+
+def tried(label: str, call: Callable[[], Outputs]) -> Callable[[], Outputs]:
+    """The call, after it has answered once.
+
+    Raises:
+        ConfigError: it does not: an input size or batch that the model cannot take, or too little memory.
+    """
+    try:
+        call()
+    except (ConfigError, CheckpointError, DataError):
+        raise
+    except Exception as error:  # each runtime has exceptions of its own, without a common base
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"{label}: cannot be run so ({reason}): try another --size (multiples of 32 pixels) or a smaller --batch"
+        ) from error
+    return call

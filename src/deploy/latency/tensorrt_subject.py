@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,7 @@ from torch import Tensor
 from ...core.errors import ConfigError
 from ..backends.base import Outputs
 from ..backends.tensorrt import TensorRTBackend
-from ..preprocess import Recipe
-from .subject import IN_GRAPH, Facts, Wanted
+from .subject import IN_GRAPH, Facts, Wanted, recipe_for
 
 
 class TensorRTSubject:
@@ -37,16 +37,15 @@ class TensorRTSubject:
             raise ConfigError(f"{path}: takes images of many sizes: give one with --size HEIGHT WIDTH")
         if info.max_batch is not None and wanted.batch > info.max_batch:
             raise ConfigError(f"{path}: was built for batches up to {info.max_batch}: give --batch {info.max_batch}")
-        recipe = info.recipe if info.recipe.size == size else Recipe.squash(size)
-        precision = self._backend.precision
-        self.facts = Facts(str(path), info.backend, precision, size, "of the engine", IN_GRAPH, recipe, info.labels)
+        self.facts = Facts(
+            str(path), info.backend, self._backend.precision, size, "of the engine", IN_GRAPH,
+            recipe_for(info.recipe, size), info.labels, info.uint8,
+        )  # fmt: skip
 
-    def place(self, images: NDArray[np.float32], sizes: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def place(self, images: NDArray[Any], sizes: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """See ``Subject``."""
-        pixels = torch.from_numpy(images).to(self._backend.device)
-        if self._backend.info.uint8:
-            pixels = (pixels * 255).round().to(torch.uint8)
-        return pixels, torch.from_numpy(sizes).to(self._backend.device)
+        device = self._backend.device
+        return torch.from_numpy(images).to(device), torch.from_numpy(sizes).to(device)
 
     def call(self, placed: tuple[Tensor, Tensor]) -> Outputs:
         """See ``Subject``."""

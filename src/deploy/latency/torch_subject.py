@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...core.errors import ConfigError
+from ...nn.attention import QuerySelfAttention
 from ..backends.base import Outputs
 from ..onnx.graph import Deployed
-from .subject import IN_GRAPH, Facts, Precision, Wanted
+from .subject import IN_GRAPH, Facts, Precision, Wanted, recipe_for
 
 Mode = Literal["eager", "compile", "graph"]
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_HALVED = (nn.Conv2d, nn.Linear)
+_HALVED = (nn.Conv2d, nn.Linear, QuerySelfAttention)
 Found = tuple[Tensor, Tensor, Tensor]
 
 
 class TorchSubject:
     """A detector in PyTorch.
 
-    In fp16 and bf16 the weights of convolutions and linear layers are stored in that type, and autocast keeps in fp32
-    what needs it, as the run's own evaluation does.
+    In fp16 and bf16 the weights of convolutions, linear layers and attention are stored so, and autocast keeps in fp32
+    what needs it, as the run's own evaluation does. In fp32 convolutions do without TF32, which PyTorch would
+    use on a GPU: the same fp32 as the other backends'.
 
     Args:
         deployed: fused model and post-processing, on the CPU; it is moved and, in half precision, changed.
@@ -46,6 +48,7 @@ class TorchSubject:
         self.facts = facts
         self._device = wanted.device
         self._type = _TYPES.get(wanted.precision)
+        torch.backends.cudnn.allow_tf32 = False
         if self._type is not None:
             for layer in deployed.modules():
                 if isinstance(layer, _HALVED):
@@ -113,4 +116,4 @@ def facts_of(
 ) -> Facts:
     """Facts about a model in PyTorch, its classes left open."""
     backend = f"torch {torch.__version__} {'CUDA graph' if mode == 'graph' else mode}"
-    return Facts(source, backend, precision, size, weights, IN_GRAPH, deployed.recipe)
+    return Facts(source, backend, precision, size, weights, IN_GRAPH, recipe_for(deployed.recipe, size))

@@ -41,6 +41,9 @@ class Tolerance:
     """Detections below this score, relative to the best one of the image, are not compared."""
     outliers: float = 0.0
     """Share of the compared detections that may lie beyond or find no partner: queries that changed places."""
+    middle: float = 1.0
+    """Half of the compared detections must lie within this share of ``score`` and ``box``: rounding leaves most of them
+    where they were, a fault in the decoding moves them all."""
 
 
 FP32 = Tolerance(1e-4, 0.05)
@@ -49,7 +52,8 @@ FP32 = Tolerance(1e-4, 0.05)
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a batch, all images together. NaN counts as beyond every tolerance."""
+    """Of a batch, all images together. One NaN or infinite number found anywhere makes the largest difference NaN,
+    which is beyond every tolerance and never excused."""
 
     score: float
     """Largest of matched detections; with outliers allowed, the largest that is not excused."""
@@ -60,18 +64,26 @@ class Difference:
     compared: int
     allowed: int
     """Outliers that are excused."""
+    middle_score: float
+    """Median of matched detections."""
+    middle_box: float
+    """Likewise, in pixels of the network's input."""
 
     def problems(self, tolerance: Tolerance) -> list[str]:
         """What lies beyond, by the name of the output; empty where everything is fine."""
+        if not self.compared:
+            return ["nothing could be compared: the scores are no numbers, or all detections tie"]
         found = []
         if self.unmatched > self.allowed:
             found.append(f"labels: {self.unmatched} of {self.compared} detections have no partner of their class")
-        for name, value, limit, unit in (
-            ("boxes", self.box, tolerance.box, " px"),
-            ("scores", self.score, tolerance.score, ""),
+        for name, largest, middle, limit, unit in (
+            ("boxes", self.box, self.middle_box, tolerance.box, " px"),
+            ("scores", self.score, self.middle_score, tolerance.score, ""),
         ):
-            if not value <= limit:
-                found.append(f"{name}: off by {value:.3g}{unit}, {limit:g}{unit} is allowed")
+            if not largest <= limit:
+                found.append(f"{name}: off by {largest:.3g}{unit}, {limit:g}{unit} is allowed")
+            elif not middle <= (most := limit * tolerance.middle):
+                found.append(f"{name}: half are off by more than {middle:.3g}{unit}, {most:g}{unit} is allowed")
         return found
 
 
@@ -93,7 +105,12 @@ def compare(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -
     order = np.argsort(np.where(np.isnan(beyond), np.inf, beyond), kind="stable")
     kept = partners[order[: max(0, len(order) - spare)]]
     score, box = (float(one) for one in kept.max(axis=0)) if len(kept) else (0.0, 0.0)
-    return Difference(score, box, lost, len(rows), allowed)
+    middle_score, middle_box = (float(one) for one in np.median(partners, axis=0)) if len(partners) else (0.0, 0.0)
+    score, box = (
+        value if np.isfinite(numbers).all() else np.nan
+        for value, numbers in ((score, found.scores), (box, found.boxes))
+    )
+    return Difference(score, box, lost, len(rows), allowed, middle_score, middle_box)
 
 
 def _pairs(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -> Array:

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,18 +18,21 @@ from torch import nn
 
 from ...core.atomic import whole_file
 from ...core.errors import ConfigError
-from ..preprocess import Recipe
+from ..preprocess import SQUASH, Recipe
 from .compare import Difference
 from .graph import DEFAULT_OPSET, STRIDE, Deployed, GraphForm, to_onnx
 from .half import Share, share, to_half
 from .packages import require
 from .pooling import guard_pools
 from .sample import Sample, draw_sample
+from .structure import ExportError
 from .verify import verify
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+logger = logging.getLogger(__name__)
+SUFFIX = ".onnx"
 Precision = Literal["fp32", "fp16"]
 
 
@@ -44,6 +49,8 @@ class ExportReport:
     """Of tracing and translating, without the comparison."""
     unstable: int
     """Images that were left out because PyTorch's own answer jumps at rounding noise."""
+    jitter: float
+    """Size of that noise, in 0..1: 1e-6, or 2e-7 where no image was stable at that."""
 
 
 def export_onnx(
@@ -73,7 +80,8 @@ def export_onnx(
         dynamic_size: leave height and width free, in steps of 32 pixels; a rectangle is then compared as well.
         uint8_input: put the preprocessing behind the resize into the graph.
         metadata: further texts for the file, ``names`` and ``ids`` above all.
-        recipe: how images are prepared; None squashes them to ``size``.
+        recipe: how the run prepares images; where it gives them another size than ``size``, or there is none, they are
+            squashed to ``size``.
         opset: of the ONNX standard.
 
     Raises:
@@ -85,11 +93,15 @@ def export_onnx(
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision is {precision!r}: choose fp32 or fp16")
     check_writable(path)
-    recipe = recipe if recipe is not None and recipe.size == size else Recipe.squash(size)
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"{path}: give it the ending {SUFFIX}, by which isdfine.Detector and trtexec know such files")
+    if recipe is not None and recipe.size != size and recipe.rule != SQUASH:
+        logger.warning("images of this file are squashed to %d x %d; the run evaluated with %r", *size, recipe.rule)
+    recipe = _at_size(recipe, size)
     deployed = Deployed(model, postprocessor, recipe, uint8=uint8_input)
-    samples = [draw_sample(deployed, images, recipe)]
+    samples = [draw_sample(model, postprocessor, images, recipe)]
     if dynamic_size:
-        samples.append(draw_sample(deployed, images, Recipe.squash(_rectangle(size))))
+        samples.append(draw_sample(model, postprocessor, images, _at_size(recipe, _rectangle(size))))
     started = time.perf_counter()
     proto = to_onnx(deployed, form)
     if precision == "fp16":
@@ -99,7 +111,8 @@ def export_onnx(
     _describe(proto, recipe, form, precision, metadata or {})
     differences = _publish(proto, path, samples, form, precision)
     unstable = sum(one.unstable for one in samples)
-    return ExportReport(path, differences, share(proto), len(proto.graph.node), seconds, unstable)
+    jitter = min(one.jitter for one in samples)
+    return ExportReport(path, differences, share(proto), len(proto.graph.node), seconds, unstable, jitter)
 
 
 def check_writable(path: Path) -> None:
@@ -120,7 +133,15 @@ def trtexec_line(path: Path, size: tuple[int, int], *, dynamic_size: bool = Fals
     shapes = [f"images:{batch}x3x{height}x{width},orig_target_sizes:{batch}x2" for batch in batches]
     flags = " ".join(f"--{name}Shapes={text}" for name, text in zip(("min", "opt", "max"), shapes))
     note = "  # widen the shapes to the sizes you use" if dynamic_size else ""
-    return f"trtexec --onnx={path} --saveEngine={path.with_suffix('.engine')} --stronglyTyped --noTF32 {flags}{note}"
+    files = f"--onnx={shlex.quote(str(path))} --saveEngine={shlex.quote(str(path.with_suffix('.engine')))}"
+    return f"trtexec {files} --stronglyTyped --noTF32 {flags}{note}"
+
+
+def _at_size(recipe: Recipe | None, size: tuple[int, int]) -> Recipe:
+    """The recipe for another size: what pixels become stays, all that resizes is one squash."""
+    if recipe is None or recipe.size == size:
+        return recipe or Recipe.squash(size)
+    return replace(recipe, ops=Recipe.squash(size).ops, padding=None)
 
 
 def _rectangle(size: tuple[int, int]) -> tuple[int, int]:
@@ -152,7 +173,10 @@ def _publish(
     try:
         with whole_file(path) as partial:
             partial.write_bytes(proto.SerializeToString())
-            return verify(partial, samples, precision=precision, dynamic_size=form.dynamic_size)
+            try:
+                return verify(partial, samples, precision=precision, dynamic_size=form.dynamic_size)
+            except ExportError as error:  # a name that will be gone helps nobody
+                raise ExportError(str(error).replace(str(partial), str(path))) from error
     except OSError as error:
         raise ConfigError(
             f"{path}: could not be written ({error.strerror}): free space or choose another output"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ConfigError
-from ..fuse import fuse
+from ..fold import inference_form
 from ..preprocess import Recipe
 from .packages import require
 
@@ -69,7 +69,7 @@ class Deployed(nn.Module):
     """What is exported: preprocessing (with uint8 input), detector, post-processing.
 
     Args:
-        model: detector; it is fused into a copy.
+        model: detector; its inference form is a copy.
         postprocessor: predictions and sizes -> detections.
         recipe: what uint8 pixels become.
         uint8: whether images arrive as uint8.
@@ -77,7 +77,7 @@ class Deployed(nn.Module):
 
     def __init__(self, model: nn.Module, postprocessor: nn.Module, recipe: Recipe, *, uint8: bool = False) -> None:
         super().__init__()
-        self.model = fuse(model)
+        self.model = inference_form(model)
         self.postprocessor = postprocessor
         self.recipe = recipe
         self.uint8 = uint8

@@ -13,6 +13,7 @@ follows from the structure of the graph, not from names:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -92,6 +93,20 @@ def share(proto: ModelProto) -> Share:
     )
 
 
+def misplaced(proto: ModelProto) -> list[str]:
+    """Kinds of operations that compute in float16 and must not, by the rule of this module; ``TopK (2)``."""
+    (onnx,) = require("onnx")
+    graph = _Graph(onnx.shape_inference.infer_shapes(proto).graph)
+    wrong = [
+        node.op_type
+        for node in graph.nodes
+        if node.op_type != "Cast" and any(graph.types.get(name) == HALF for name in node.output)
+        if id(node) in graph.exact
+        or (node.op_type in FRAGILE and not (node.op_type == "Softmax" and graph.feeds_matmul(node)))
+    ]
+    return [f"{kind} ({count})" for kind, count in sorted(Counter(wrong).items())]
+
+
 def element_types(graph: object) -> dict[str, int]:
     """Element type of every value of an inferred graph whose type is known."""
     found = {one.name: one.data_type for one in graph.initializer}  # type: ignore[attr-defined]
@@ -100,17 +115,54 @@ def element_types(graph: object) -> dict[str, int]:
     return found
 
 
-class _Conversion:
-    """The decision for every node, then the rewriting."""
+class _Graph:
+    """A graph with the types of its values, and what of it must be exact."""
 
-    def __init__(self, graph: object, opset: int) -> None:
-        self.graph, self.opset = graph, opset
+    def __init__(self, graph: object) -> None:
         self.nodes: list[NodeProto] = list(graph.node)  # type: ignore[attr-defined]
         self.types = element_types(graph)
         self.constants: dict[str, TensorProto] = {one.name: one for one in graph.initializer}  # type: ignore[attr-defined]
         self.maker = {name: node for node in self.nodes for name in node.output}
         self.outputs = {one.name for one in graph.output}  # type: ignore[attr-defined]
         self.exact = self._sliced()
+
+    def is_float(self, name: str) -> bool:
+        """Whether a value is of either precision."""
+        return self.types.get(name) in (FLOAT, HALF)
+
+    def _sliced(self) -> set[int]:
+        """Nodes (by id) between the last weights and what must be exact."""
+        pending = [name for name in self.outputs if self.is_float(name)]
+        pending += [node.input[_SLICED_FROM[node.op_type]] for node in self.nodes if node.op_type in _SLICED_FROM]
+        found: set[int] = set()
+        while pending:
+            node = self.maker.get(pending.pop())
+            if node is None or id(node) in found or node.op_type in HEAVY | NORMS or self.is_bias(node):
+                continue
+            found.add(id(node))
+            pending += [name for name in node.input if self.is_float(name)]
+        return found
+
+    def is_bias(self, node: NodeProto) -> bool:
+        """Adds a bias to a product with weights: the two are one layer."""
+        if node.op_type != "Add":
+            return False
+        products = [name for name in node.input if name in self.maker and self.maker[name].op_type == "MatMul"]
+        biases = [name for name in node.input if name in self.constants and len(self.constants[name].dims) <= 1]
+        return len(products) == len(biases) == 1 and any(one in self.constants for one in self.maker[products[0]].input)
+
+    def feeds_matmul(self, node: NodeProto) -> bool:
+        """Whether nothing but products reads the result."""
+        readers = [one for one in self.nodes if node.output[0] in one.input]
+        return bool(readers) and all(one.op_type == "MatMul" for one in readers)
+
+
+class _Conversion(_Graph):
+    """The decision for every node, then the rewriting."""
+
+    def __init__(self, graph: object, opset: int) -> None:
+        super().__init__(graph)
+        self.opset = opset
         self.half: set[str] = set()
         """Values that are float16 after the rewriting, initialisers apart."""
         self.rounded: set[str] = set()
@@ -121,27 +173,6 @@ class _Conversion:
             elif self._is_half(node):
                 self.half |= {name for name in node.output if self.types.get(name) == FLOAT}
 
-    def _sliced(self) -> set[int]:
-        """Nodes (by id) between the last weights and what must be exact."""
-        pending = [name for name in self.outputs if self.types.get(name) == FLOAT]
-        pending += [node.input[_SLICED_FROM[node.op_type]] for node in self.nodes if node.op_type in _SLICED_FROM]
-        found: set[int] = set()
-        while pending:
-            node = self.maker.get(pending.pop())
-            if node is None or id(node) in found or node.op_type in HEAVY | NORMS or self._is_bias(node):
-                continue
-            found.add(id(node))
-            pending += [name for name in node.input if self.types.get(name) == FLOAT]
-        return found
-
-    def _is_bias(self, node: NodeProto) -> bool:
-        """Adds a bias to a product with weights: the two are one layer."""
-        if node.op_type != "Add":
-            return False
-        products = [name for name in node.input if name in self.maker and self.maker[name].op_type == "MatMul"]
-        biases = [name for name in node.input if name in self.constants and len(self.constants[name].dims) <= 1]
-        return len(products) == len(biases) == 1 and any(one in self.constants for one in self.maker[products[0]].input)
-
     def _is_half(self, node: NodeProto) -> bool:
         if id(node) in self.exact or not any(self.types.get(name) == FLOAT for name in node.output):
             return False
@@ -150,20 +181,16 @@ class _Conversion:
         floats = self._float_inputs(node)
         if not all(_fits(self.constants[name]) for name in floats if name in self.constants):
             return self._refuse(node, floats)
-        if node.op_type in HEAVY or self._is_bias(node):
+        if node.op_type in HEAVY or self.is_bias(node):
             return True
         if node.op_type == "Softmax":  # of attention: its operands are products in float16
-            return self.maker.get(node.input[0]) is not None and node.input[0] in self.half and self._feeds_matmul(node)
+            return self.maker.get(node.input[0]) is not None and node.input[0] in self.half and self.feeds_matmul(node)
         computed = [name for name in floats if name not in self.constants]
         return (
             node.op_type not in FRAGILE
             and bool(computed)
             and all(name in self.half | self.rounded for name in computed)
         )
-
-    def _feeds_matmul(self, node: NodeProto) -> bool:
-        readers = [one for one in self.nodes if node.output[0] in one.input]
-        return bool(readers) and all(one.op_type == "MatMul" for one in readers)
 
     def _refuse(self, node: NodeProto, floats: Iterable[str]) -> bool:
         """Constants beyond float16 keep a light node in float32; heavy ones would make the half graph a fiction."""

@@ -5,81 +5,88 @@
 HGNetv2's stem pads with zeros after a learned affine, whose results may be negative, and pools then. A pooling's own
 border counts as minus infinity. ONNX Runtime up to 1.31 (Pad_Fusion, microsoft/onnxruntime PR 18136) and onnxsim
 (onnxsim issue 290) merge the two all the same: with the quickstart weights scores move by 1.5e-3 and boxes by half a
-pixel at 320 pixels. A border that is not exactly zero is left alone.
+pixel at 320 pixels.
+
+So a depthwise 1x1 convolution with kernel 1 makes the border: its zeros are its own, and ONNX Runtime keeps its blocked
+layout, which a Pad leaves and enters again. Where nothing is negative the merge is harmless, and the border stays.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
-
-ALMOST_ZERO = 2.0**-24
-"""The smallest positive number of float16; far below the rounding of what lies beside it."""
+    from numpy.typing import NDArray
+    from onnx import GraphProto, ModelProto, NodeProto
 
 
 def guard_pools(proto: ModelProto) -> int:
-    """Give every max pooling behind a zero border a border of its own that is not exactly zero, in place.
+    """Make the zero border of maps that may be negative by a convolution, wherever a max pooling reads it; in place.
 
-    Returns: how many there were.
+    Returns: how many borders were replaced.
     """
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper, shape_inference
 
     graph = proto.graph
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     maker = {name: node for node in graph.node for name in node.output}
-    constants = {one.name: one for one in graph.initializer}
-    guarded = 0
+    known = shape_inference.infer_shapes(proto).graph
+    replaced = 0
     for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
         pad = maker.get(pool.input[0])
-        if pad is None or pad.op_type != "Pad" or not _is_zero(pad, constants):
+        border = None if pad is None else _zero_border(pad, constants)
+        if pad is None or border is None or _never_negative(maker.get(pad.input[0]), constants):
             continue
-        name = f"{pad.output[0]}.pooled_{guarded}"
-        kind = np.float16 if _is_half(proto, pad.input[0]) else np.float32
-        graph.initializer.append(numpy_helper.from_array(np.array(ALMOST_ZERO, kind), f"{name}.value"))
-        position = next(i for i, node in enumerate(graph.node) if node is pad or node.name == pad.name)
-        twin = _twin(pad, name)
-        graph.node.insert(position + 1, twin)
+        channels, kind = _channels(known, pad.input[0])
+        name = f"{pad.output[0]}.pooled_{replaced}"
+        graph.initializer.append(numpy_helper.from_array(np.ones((channels, 1, 1, 1), kind), f"{name}.kernel"))
+        twin = helper.make_node(
+            "Conv", [pad.input[0], f"{name}.kernel"], [name], f"{name}.node",
+            group=channels, kernel_shape=[1, 1], pads=border,
+        )  # fmt: skip
+        graph.node.insert(next(i for i, node in enumerate(graph.node) if node == pad) + 1, twin)
         pool.input[0] = name
-        guarded += 1
-    _drop_unread(proto)
-    return guarded
+        replaced += 1
+    _drop_unread(graph)
+    return replaced
 
 
-def _twin(pad: NodeProto, name: str) -> NodeProto:
-    twin = type(pad)()
-    twin.CopyFrom(pad)
-    twin.name, twin.output[0] = f"{name}.node", name
-    del twin.input[2:3]
-    twin.input.insert(2, f"{name}.value")
-    return twin
+def _zero_border(pad: NodeProto, constants: dict[str, NDArray[Any]]) -> list[int] | None:
+    """Top, left, bottom and right of a Pad that puts zeros around maps; None for any other node."""
+    if pad.op_type != "Pad" or next((one.s for one in pad.attribute if one.name == "mode"), b"constant") != b"constant":
+        return None
+    if len(pad.input) > 3 and pad.input[3]:  # axes of their own; torch writes none
+        return None
+    if len(pad.input) > 2 and pad.input[2] and (pad.input[2] not in constants or constants[pad.input[2]].any()):
+        return None
+    sides = [int(side) for side in constants[pad.input[1]]] if pad.input[1] in constants else []
+    if len(sides) != 8 or min(sides) < 0 or any(sides[:2] + sides[4:6]):
+        return None
+    return [*sides[2:4], *sides[6:8]]
 
 
-def _is_zero(pad: NodeProto, constants: dict[str, object]) -> bool:
-    from onnx import numpy_helper
-
-    mode = next((one.s for one in pad.attribute if one.name == "mode"), b"constant")
-    if mode != b"constant":
-        return False
-    if len(pad.input) < 3 or not pad.input[2]:
-        return True
-    value = constants.get(pad.input[2])
-    return value is not None and not numpy_helper.to_array(value).any()  # type: ignore[arg-type]
+def _never_negative(node: NodeProto | None, constants: dict[str, NDArray[Any]]) -> bool:
+    if node is None or node.op_type != "Clip":
+        return node is not None and node.op_type == "Relu"
+    low = constants.get(node.input[1]) if len(node.input) > 1 else None
+    return low is not None and bool(low >= 0)
 
 
-def _is_half(proto: ModelProto, name: str) -> bool:
-    from onnx import shape_inference
+def _channels(graph: GraphProto, name: str) -> tuple[int, type[np.floating[Any]]]:
+    """How many a (N, C, H, W) value has, and numpy's name of its type."""
+    from .half import HALF
 
-    from .half import HALF, element_types
+    for value in (*graph.input, *graph.value_info):
+        tensor = value.type.tensor_type
+        if value.name == name and len(tensor.shape.dim) == 4 and tensor.shape.dim[1].dim_value:
+            return tensor.shape.dim[1].dim_value, np.float16 if tensor.elem_type == HALF else np.float32
+    raise ValueError(f"how many channels {name} has is unknown: shapes could not be inferred")
 
-    return element_types(shape_inference.infer_shapes(proto).graph).get(name) == HALF
 
-
-def _drop_unread(proto: ModelProto) -> None:
-    """Remove borders that only the pooling read."""
-    graph = proto.graph
+def _drop_unread(graph: GraphProto) -> None:
+    """Remove borders that only a pooling read."""
     read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
     for node in [one for one in graph.node if one.op_type == "Pad" and one.output[0] not in read]:
         graph.node.remove(node)

@@ -4,31 +4,31 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...core.errors import DataError
+from ...core.errors import CheckpointError, DataError
 from ...data.dataset.images import UNDECODABLE, list_images, upright_rgb
 from ..preprocess import Recipe
 from .compare import FP32, Found, compare
-from .graph import Deployed
-
-logger = logging.getLogger(__name__)
 
 WANTED = 8
 """Images in the largest batch that is compared."""
 _CANDIDATES = 3 * WANTED
-_JITTERS, _DRAWS = (1e-6, 2e-7), 2
-"""Size of the noise, in 0..1, and number of the draws that find images on which PyTorch itself is unstable; the smaller
-noise is for models that are unstable on all images at the larger one, as a D-FINE-X with random weights."""
+JITTERS, _DRAWS = (1e-6, 2e-7), 6
+"""Size of the noise, in 0..1, and number of the draws that find images on which PyTorch itself is unstable. The larger
+noise moves feature maps 15 times as far as rounding does, so a tie that rounding decides turns in every second or third
+draw; two draws missed one of a D-FINE-M with random weights. The smaller noise, three units in the last place of a
+bright pixel, is for models that are unstable on all images at the larger one, as a D-FINE-X with random weights."""
 _Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], Found]
 
 
@@ -46,6 +46,8 @@ class Sample:
     """Of the M images."""
     unstable: int
     """Images that were left out."""
+    jitter: float
+    """Noise, in 0..1, at which the images of the sample are stable."""
     layer_norms: int
     """How often the model normalises layers in one pass."""
 
@@ -54,6 +56,20 @@ class Sample:
         """(M, 4) pixels of the network's input per pixel of the original."""
         height, width = self.pixels.shape[-2:]
         return np.array([width, height, width, height]) / np.tile(self.sizes, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """A detector in PyTorch, in float32."""
+
+    model: nn.Module
+    postprocessor: nn.Module
+
+    def detect(self, floats: Tensor, sizes: NDArray[np.int64]) -> Found:
+        """Its answer to what the network reads."""
+        with torch.inference_mode():
+            found = self.postprocessor(self.model(floats), torch.from_numpy(sizes.copy()))
+        return Found(found.labels.numpy(), found.boxes.numpy(), found.scores.numpy())
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -69,7 +85,7 @@ def images_in(folder: Path) -> list[Path]:
     return [folder / name for name in names[::step][:_CANDIDATES]]
 
 
-def draw_sample(deployed: Deployed, paths: Sequence[Path], recipe: Recipe) -> Sample:
+def draw_sample(model: nn.Module, postprocessor: nn.Module, paths: Sequence[Path], recipe: Recipe) -> Sample:
     """Prepare images as the run evaluates, and let PyTorch detect.
 
     Near-ties in the selection of queries make a detector jump at rounding noise. Such images would say nothing about
@@ -77,15 +93,19 @@ def draw_sample(deployed: Deployed, paths: Sequence[Path], recipe: Recipe) -> Sa
     left out (by 2e-7 where that leaves none). That does not depend on the exported file.
 
     Args:
-        deployed: the model that is exported.
-        paths: images; the first 8 that can be used are taken.
+        model: the detector as it was trained, on the CPU; not its inference form, whose faults would go unseen.
+        postprocessor: predictions and sizes -> detections.
+        paths: images; the first 8 that can be used are taken. Where these are fewer, they are turned and mirrored as
+            well: a batch that holds one image 8 times would not show that results are mixed up.
         recipe: resizes to one size.
 
     Raises:
         DataError: an image that cannot be decoded, or none on which PyTorch is stable.
+        CheckpointError: the model itself finds numbers that are none.
     """
-    for jitter in _JITTERS:
-        kept, unstable = _stable_images(deployed, paths, recipe, jitter)
+    trained = _Trained(copy.deepcopy(model).eval(), postprocessor)
+    for jitter in JITTERS:
+        kept, unstable = _stable_images(trained, paths, recipe, jitter)
         if kept:
             break
     if not kept:
@@ -99,22 +119,28 @@ def draw_sample(deployed: Deployed, paths: Sequence[Path], recipe: Recipe) -> Sa
         np.concatenate(shapes),
         Found(*(np.concatenate(part) for part in zip(*found))),
         unstable,
-        _layer_norms(deployed, torch.from_numpy(kept[0][1]), kept[0][2]),
+        jitter,
+        _layer_norms(trained, torch.from_numpy(kept[0][1]), kept[0][2]),
     )
 
 
 def _stable_images(
-    deployed: Deployed, paths: Sequence[Path], recipe: Recipe, jitter: float
+    trained: _Trained, paths: Sequence[Path], recipe: Recipe, jitter: float
 ) -> tuple[list[_Prepared], int]:
     """The first images that can be used, and how many others were met before."""
     kept: list[_Prepared] = []
     unstable = 0
-    for path in paths:
-        ((_, prepared),) = recipe.prepare([_decoded(path)])
+    for image in islice(_views(paths), _CANDIDATES):
+        ((_, prepared),) = recipe.prepare([image])
         sizes = np.ascontiguousarray(prepared.sizes[:, ::-1])
         floats = recipe.to_input(torch.from_numpy(prepared.pixels.copy()))
-        expected = detect(deployed, floats, sizes)
-        if _is_stable(deployed, floats, sizes, expected, jitter):
+        expected = trained.detect(floats, sizes)
+        if not (np.isfinite(expected.boxes).all() and np.isfinite(expected.scores).all()):
+            raise CheckpointError(
+                "PyTorch itself finds boxes or scores that are not finite on a real image: the weights are damaged; "
+                "look for NaN in the run's log and export an earlier checkpoint"
+            )
+        if _is_stable(trained, floats, sizes, expected, jitter):
             kept.append((prepared.pixels, floats.numpy(), sizes, expected))
         else:
             unstable += 1
@@ -123,33 +149,34 @@ def _stable_images(
     return kept, unstable
 
 
-def detect(deployed: Deployed, floats: Tensor, sizes: NDArray[np.int64]) -> Found:
-    """PyTorch's answer to what the network reads, in float32."""
-    with torch.inference_mode():
-        found = deployed.postprocessor(deployed.model(floats), torch.from_numpy(sizes.copy()))
-    return Found(found.labels.numpy(), found.boxes.numpy(), found.scores.numpy())
+def _views(paths: Sequence[Path]) -> Iterator[Image.Image]:
+    """The images; then, as long as more are asked for, all of them turned and mirrored in the seven ways there are."""
+    for turn in (None, *Image.Transpose):
+        for path in paths:
+            image = _decoded(path)
+            yield image if turn is None else image.transpose(turn)
 
 
-def _is_stable(deployed: Deployed, floats: Tensor, sizes: NDArray[np.int64], expected: Found, jitter: float) -> bool:
+def _is_stable(trained: _Trained, floats: Tensor, sizes: NDArray[np.int64], expected: Found, jitter: float) -> bool:
     height, width = floats.shape[-2:]
     scale = np.array([width, height, width, height]) / np.tile(sizes, 2)
     for seed in range(_DRAWS):
         noise = torch.rand(floats.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-        moved = detect(deployed, floats + noise * jitter * floats.max().clamp(min=1), sizes)
+        moved = trained.detect(floats + noise * jitter * floats.max().clamp(min=1), sizes)
         if compare(expected, moved, scale, FP32).problems(FP32):
             return False
     return True
 
 
-def _layer_norms(deployed: Deployed, floats: Tensor, sizes: NDArray[np.int64]) -> int:
+def _layer_norms(trained: _Trained, floats: Tensor, sizes: NDArray[np.int64]) -> int:
     calls: list[str] = []
     hooks = [
         module.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, module in deployed.named_modules()
-        if isinstance(module, torch.nn.LayerNorm)
+        for name, module in trained.model.named_modules()
+        if isinstance(module, nn.LayerNorm)
     ]
     try:
-        detect(deployed, floats, sizes)
+        trained.detect(floats, sizes)
     finally:
         for hook in hooks:
             hook.remove()

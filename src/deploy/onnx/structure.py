@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .graph import INPUTS, OUTPUTS
-from .half import FLOAT, HALF, HEAVY, share
+from .half import FLOAT, HALF, HEAVY, misplaced, share
 from .packages import require
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ _TYPES = {
 }
 _RANKS = {"images": 4, "orig_target_sizes": 2, "labels": 2, "boxes": 3, "scores": 2}
 _NATIVE_LAYER_NORM = 17
+TENSORRT_OPSETS = range(_NATIVE_LAYER_NORM, 20)
+"""Opset 20 renamed GridSample's mode ``bilinear`` to ``linear``; TensorRT 10.13 to 11.1 do not know that name and
+sample the nearest pixel in silence (NVIDIA/TensorRT issue 4646, onnx/onnx-tensorrt pull request 1060)."""
 _HALF_AT_LEAST = 0.9
 """Share of the weights that a graph called fp16 holds in float16; exports of ours reach 0.99."""
 
@@ -168,12 +171,18 @@ def _precision_problems(proto: ModelProto, precision: str) -> list[str]:
         return [f"called fp32, but {counted.describe()}"] if counted.half_weights or counted.half_nodes else []
     heavy = _heavy_weights(proto)
     part = heavy[HALF] / max(1, heavy[HALF] + heavy[FLOAT])
+    found = []
     if part < _HALF_AT_LEAST:
-        return [
+        found.append(
             f"called fp16, but {part:.0%} of the weights of convolutions and linear layers are in float16, expected "
             f"{_HALF_AT_LEAST:.0%}"
-        ]
-    return []
+        )
+    if wrong := misplaced(proto):
+        found.append(
+            f"called fp16, but these compute in float16 and must not: {', '.join(wrong)}; export with "
+            "--precision fp16, which keeps them in float32"
+        )
+    return found
 
 
 def _heavy_weights(proto: ModelProto) -> dict[int, int]:

@@ -103,6 +103,24 @@ def test_every_orientation(tmp_path, orientation):
     assert np.array_equal(np.asarray(found), expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["RGB png", "L png", "I;16 png", "RGB tif", "L tif", "CMYK tif", "I;16 tif"])
+def test_every_orientation_of_every_kind(tmp_path, kind, orientation):
+    """Pillow mixes up the pixels of plain TIFF files on their side, and drops the EXIF data of what is converted."""
+    mode, suffix = kind.split()
+    values = np.random.default_rng(0).integers(0, 256, (4, 6), dtype=np.uint8)
+    image = Image.fromarray(values.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(values).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
+    marked = Image.fromarray(values)
+    marked.getexif()[0x0112] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(marked))
+    found = np.asarray(load_rgb(tmp_path / f"a.{suffix}", expected.shape, upright=True))
+    assert found.shape == (*expected.shape, 3)
+    assert np.array_equal(found[:, :, 0], expected)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"a.png: no such image, but image 7 names it"):
         load_rgb(tmp_path / "a.png", (6, 9), "image 7")

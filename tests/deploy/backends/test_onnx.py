@@ -123,3 +123,38 @@ def test_packages_and_devices_that_are_missing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"m.onnx: running it needs a package: pip install onnxruntime"):
         Detector.load(path, device="cpu")
+
+
+def test_a_graph_that_stops(tmp_path: Path) -> None:
+    """One with a batch baked in behind inputs that promise any."""
+    path = constant_graph(tmp_path / "m.onnx", **OURS)
+    graph = onnx.load(path)
+    graph.graph.node[-1].input[1] = "two"  # a subtraction whose shapes fit for two images, not for three
+    graph.graph.initializer.append(helper.make_tensor("two", TensorProto.INT64, [2, 1], [0, 0]))
+    graph.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(graph, path)
+    detector = Detector.load(path, device="cpu")
+    assert len(detector.detect([GREY] * 2, 0.0)) == 2
+    with pytest.raises(
+        CheckpointError, match=r"m.onnx: ONNX Runtime stopped at 3 images of 32 x 64 \(.*batch of 1, or"
+    ):
+        detector.detect([GREY] * 3, 0.0)
+
+
+def test_a_gpu_that_does_not_start_is_no_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime takes the CPU where CUDA's libraries are missing, and only logs it."""
+    import onnxruntime
+
+    path = constant_graph(tmp_path / "m.onnx", **OURS)
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *a, providers: real(*a, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(ConfigError, match=r"m.onnx: this onnxruntime .* cannot start CUDA here.*, or give cpu"):
+        Detector.load(path)
+
+
+def test_endings_in_capitals(tmp_path: Path) -> None:
+    path = constant_graph(tmp_path / "M.ONNX", **OURS)
+    assert Detector.load(path, device="cpu").info.backend.startswith("onnxruntime")

@@ -149,3 +149,13 @@ def test_videos_one_file_each(tmp_path: Path) -> None:
     frame = read_video(tmp_path / "clip.mp4")[0].astype(int)
     drawn, plain = (np.abs(frame - np.asarray(one)).mean() for one in (TWO.draw(), IMAGE))
     assert drawn < plain / 2, "boxes are in it; colours have half the resolution"
+
+
+def test_no_picture_takes_the_place_of_another(tmp_path: Path) -> None:
+    names = ["d.tif", "d.tif.png", "e.png", "e.png.jpg", "e.jpg", "classes.jpg"]
+    items = [(Frame(name, IMAGE), TWO[0]) for name in names]
+    write(Pictures(tmp_path / "p", names), *items)
+    assert len(list((tmp_path / "p").iterdir())) == len(names)
+    write(Yolo(tmp_path / "y", LABELS, names=names), *items)
+    assert len(list((tmp_path / "y").iterdir())) == len(names) + 1
+    assert (tmp_path / "y" / "classes.txt").read_text() == "dark\nlight\n"

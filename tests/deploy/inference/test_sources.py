@@ -75,3 +75,21 @@ def test_videos_get_names_of_their_own(tree: Path) -> None:
     assert images.names == ["a/1.jpg", "a/2.PNG", "b/1.jpg"]
     assert [one.name for one in videos] == ["clip", "clip-2", "a-2", "camera0", "live"]  # type: ignore[attr-defined]
     assert all(one.clip for one in videos)
+
+
+def test_a_folder_called_as_a_camera_is_a_folder(tree: Path) -> None:
+    (tree / "b").rename(tree / "0")
+    assert names("0") == ["1.jpg", "1.png"]
+    [camera] = open_sources(["1"])
+    assert camera.clip
+
+
+def test_what_a_folder_does_not_stand_for_is_named(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names("a", recursive=True)
+    assert not caplog.records
+    for name in ("a/clip.MP4", "a/deep/x.gif", "a/deep/y.gif"):
+        (tree / name).write_bytes(b"")
+    names("a")
+    assert "a: files of other kinds in it are left out (1 .mp4): name them, or give a pattern" in caplog.text
+    names("a", recursive=True)
+    assert "(2 .gif, 1 .mp4)" in caplog.text

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos in and out."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def test_videos_that_cannot_be_used(tmp_path: Path) -> None:
         assert "\n" not in skipped.reason
     [gone] = Video(str(tmp_path / "absent.mp4"), "clip")
     assert isinstance(gone, Skipped)
-    assert gone.reason.endswith("absent.mp4: cannot be decoded (No such file or directory)")
+    assert gone.reason.endswith("absent.mp4: cannot be read (No such file or directory)")
 
 
 def test_a_video_without_frames_and_one_without_pictures(tmp_path: Path) -> None:
@@ -122,7 +123,68 @@ def test_the_package_and_cameras_are_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "platform", "linux")
     [skipped] = open_sources(["93"])[0]
     assert isinstance(skipped, Skipped)
-    assert skipped.reason == "93: cannot be decoded (No such file or directory)"
+    assert skipped.reason == "camera 93: cannot be read (No such file or directory)"
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ConfigError, match="videos and cameras need a package: pip install av"):
         package()
+
+
+def written(path: Path) -> list[float]:
+    """Seconds of the frames of a video."""
+    with load_av().open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+def test_times_of_frames_are_kept(tmp_path: Path) -> None:
+    """A rate that changes, times that run backwards in a damaged file, and times rounded to milliseconds."""
+    load_av()
+    for name, rate, given, expected in (
+        ("slow.mp4", Fraction(5), [3.0, 3.1, 3.2, 4.0, 5.5], [0, 0.1, 0.2, 1.0, 2.5]),
+        ("back.mp4", Fraction(10), [0, 0.1, 0.05, 0.15, None], [0, 0.1, 0.2, 0.3, 0.4]),
+        ("ntsc.mp4", Fraction(30000, 1001), [0, 0.033, 0.067, 0.1], [n * 1001 / 30000 for n in range(4)]),
+    ):
+        with VideoWriter(tmp_path / name, rate, (48, 64)) as writer:
+            for seconds in given:
+                writer.write(Image.new("RGB", (64, 48)), seconds)
+        assert written(tmp_path / name) == pytest.approx(expected, abs=1e-4)
+    with load_av().open(str(tmp_path / "ntsc.mp4")) as container:
+        assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+
+
+def read(path: Path) -> tuple[int, list[str]]:
+    """How many frames, and what else was said."""
+    items = list(Video(str(path), "clip"))
+    reasons = [one.reason for one in items if isinstance(one, Skipped)]
+    return len(items) - len(reasons), reasons
+
+
+def places(path: Path) -> list[tuple[int, int]]:
+    """Where the packets of a video lie in its file, and how long they are."""
+    with load_av().open(str(path)) as container:
+        return [(one.pos, one.size) for one in container.demux(video=0) if one.size]
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mkv"])
+def test_a_video_that_is_cut_off(tmp_path: Path, suffix: str) -> None:
+    path = write_video(tmp_path / f"clip.{suffix}", 60)
+    assert read(path) == (60, [])
+    path.write_bytes(path.read_bytes()[: places(path)[30][0]])
+    count, [reason] = read(path)
+    assert 25 < count < 31
+    assert re.fullmatch(rf"{re.escape(str(path))}: ends after [\d.]+ of [\d.]+ (frames|seconds): it is cut off", reason)
+
+
+def test_damaged_frames_cost_only_themselves(tmp_path: Path) -> None:
+    if "libx264" not in load_av().codecs_available:
+        pytest.skip("this build of FFmpeg writes no H.264")
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, Fraction(10), (48, 64)) as writer:
+        for number in range(40):
+            writer.write(Image.new("RGB", (64, 48), (6 * number, 0, 0)))
+    content = bytearray(path.read_bytes())
+    for place, size in places(path)[10:12]:
+        content[place : place + size] = b"\xff" * size
+    path.write_bytes(bytes(content))
+    count, reasons = read(path)
+    assert count >= 36
+    assert reasons == [f"{path}: 2 damaged parts of it were passed over, {count} frames were used"]

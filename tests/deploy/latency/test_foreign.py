@@ -15,7 +15,7 @@ SIZES = np.array([[200, 100], [64, 640]], dtype=np.int64)
 def test_outputs_of_transformers_become_what_our_own_post_processor_makes() -> None:
     draw = torch.Generator().manual_seed(0)
     logits, boxes = torch.randn(2, 300, 7, generator=draw), torch.rand(2, 300, 4, generator=draw)
-    finish, words = finish_for(["logits", "pred_boxes", "last_hidden_state"], "x.onnx")
+    finish, words = finish_for(dict.fromkeys(("logits", "pred_boxes", "last_hidden_state"), ()), "x.onnx")
     found = finish({"logits": logits.numpy(), "pred_boxes": boxes.numpy()}, SIZES, (640, 640))
     want = DFINEPostProcessor(num_classes=7, num_top_queries=TOP)(
         Predictions(logits=logits, boxes=boxes), torch.from_numpy(SIZES)
@@ -32,7 +32,7 @@ def test_yolo_boxes_are_suppressed_per_class_and_scaled() -> None:
     answer[0, :, 1] = [51, 50, 20, 20, 0.8, 0.1]  # the same object once more
     answer[0, :, 2] = [50, 50, 20, 20, 0.1, 0.7]  # another class in the same place
     answer[0, :, 3] = [90, 90, 10, 10, 0.2, 0.1]  # below the threshold
-    finish, _ = finish_for(["output0"], "x.onnx")
+    finish, _ = finish_for({"output0": (2, 6, 5)}, "x.onnx")
     found = finish({"output0": answer}, SIZES, (100, 100))
     np.testing.assert_allclose(found.scores[0, :3], [0.9, 0.7, 0])
     assert found.labels[0, :2].tolist() == [0, 1]
@@ -42,4 +42,10 @@ def test_yolo_boxes_are_suppressed_per_class_and_scaled() -> None:
 
 def test_other_outputs_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"x\.onnx: has the outputs heatmap; known are labels"):
-        finish_for(["heatmap"], "x.onnx")
+        finish_for({"heatmap": (1, 2, 8, 8)}, "x.onnx")
+
+
+def test_finished_detections_are_not_read_as_candidates() -> None:
+    """A file with NMS inside has the same name of its output: its 300 rows are no 300 scores."""
+    with pytest.raises(ConfigError, match=r"output0 \[1, 300, 6\] holds finished detections .*: export it without nms"):
+        finish_for({"output0": (1, 300, 6)}, "x.onnx")

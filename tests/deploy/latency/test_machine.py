@@ -27,6 +27,13 @@ def test_clocks_and_names_are_read_or_said_to_be_unknown(tmp_path: Path) -> None
     assert machine.cpu_clocks(tmp_path / "absent") == machine.UNKNOWN
 
 
+@pytest.fixture
+def some_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="Some GPU", uuid="0a1b-22")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+
+@pytest.mark.usefixtures("some_gpu")
 def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
@@ -36,14 +43,17 @@ def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(machine.subprocess, "run", answer)
     found = machine.gpu(torch.device("cuda:1"))
-    assert asked[0][1] == "--id=1"
+    assert asked[0][1] == "--id=GPU-0a1b-22", "the number would be another GPU's under CUDA_VISIBLE_DEVICES"
     assert (found["name"], found["clocks.sm"], found["power.limit"]) == ("H200", "1980 MHz", "700.00 W")
+    after = machine.describe_after(torch.device("cuda:1"))
+    assert after["gpu_after"]["temperature.gpu"] == "31"
+    assert set(machine.describe_after(torch.device("cpu"))) == {"load_after", "cpu_clocks_mhz_after"}
 
 
+@pytest.mark.usefixtures("some_gpu")
 def test_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> None:
         raise FileNotFoundError("nvidia-smi")
 
     monkeypatch.setattr(machine.subprocess, "run", missing)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some GPU")
     assert machine.gpu(torch.device("cuda")) == {"name": "Some GPU", "clocks": "not readable: nvidia-smi"}

@@ -1,14 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.deploy.latency import onnx_subject
 from isdfine.deploy.latency.onnx_subject import OnnxSubject
-from isdfine.deploy.latency.subject import Wanted, from_memory
+from isdfine.deploy.latency.subject import Wanted, from_memory, prepared
 from latency_cases import ours, write_graph
 
 CPU = Wanted(torch.device("cpu"), threads=1)
@@ -30,8 +34,11 @@ def test_our_own_file_says_what_it_is(tmp_path: Path) -> None:
 
 def test_uint8_files_get_pixels(tmp_path: Path) -> None:
     subject = OnnxSubject(ours(tmp_path / "m.onnx", kind="UINT8"), CPU)
-    images = np.full((1, 3, 32, 64), 100 / 255, dtype=np.float32)
-    assert subject.call(subject.place(images, SIZES)).scores.tolist() == [100]
+    images = [Image.new("RGB", (50, 20), (100, 100, 100))]
+    pixels, sizes = prepared(subject.facts, images)
+    assert (pixels.dtype, sizes.tolist()) == (np.uint8, [[50, 20]])
+    assert subject.call(subject.place(pixels, sizes)).scores.tolist() == [100]
+    assert 120 < float(from_memory(subject, 1)().scores[0]) < 135, "noise"
 
 
 def test_a_mask_of_transformers_is_all_ones(tmp_path: Path) -> None:
@@ -63,6 +70,30 @@ def test_a_free_size_has_to_be_given(tmp_path: Path) -> None:
 def test_other_batches_and_sizes_are_refused(wanted: Wanted, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         OnnxSubject(ours(tmp_path / "m.onnx", batch=1), wanted)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [([], "has no CUDA"), (["CUDAExecutionProvider"], "could not start CUDA and would run on the CPU")],
+)
+def test_a_gpu_is_used_or_refused(
+    known: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime falls back to the CPU without a word: its time would stand in the table as the GPU's."""
+
+    class Session:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    options = SimpleNamespace(add_session_config_entry=lambda *_: None)
+    fake = SimpleNamespace(
+        __version__="1", SessionOptions=lambda: options, InferenceSession=Session, get_available_providers=lambda: known
+    )
+    monkeypatch.setattr(onnx_subject, "require", lambda *_: (fake,))
+    with pytest.raises(ConfigError, match=message):
+        OnnxSubject(ours(tmp_path / "m.onnx"), Wanted(torch.device("cuda")))
 
 
 def test_other_inputs_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from detector_cases import micro_checkpoint
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.deploy.backends.torch import TorchBackend
 from isdfine.deploy.latency.open import open_subject, parse
-from isdfine.deploy.latency.subject import Wanted, prepared
+from isdfine.deploy.latency.subject import Precision, Wanted, prepared
 from isdfine.deploy.latency.torch_subject import TorchSubject
 
 CPU = Wanted(torch.device("cpu"))
@@ -33,6 +33,9 @@ def test_words_of_the_command_line(folder: Path) -> None:
     assert parse(str(folder / "m.onnx"), "compile").backend == "onnx"
     both = parse(f"graph:{config}+{checkpoint}")
     assert (both.backend, both.path, both.checkpoint) == ("graph", config, checkpoint)
+    (folder / "c++").mkdir(exist_ok=True)
+    (folder / "c++" / "m.onnx").touch()
+    assert parse(f"onnx:{folder}/c++/m.onnx").path == folder / "c++" / "m.onnx"
 
 
 def test_words_that_do_not_fit(folder: Path) -> None:
@@ -93,6 +96,7 @@ def test_bf16_onnx_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # torch.compile took 270 s on one busy core
 @pytest.mark.parametrize("backend", ["compile", "onnx"])
 def test_other_backends_answer_as_eager_does(backend: str, folder: Path) -> None:
     eager, other = (
@@ -101,3 +105,18 @@ def test_other_backends_answer_as_eager_does(backend: str, folder: Path) -> None
     pixels = np.random.default_rng(0).random((1, 3, *eager.facts.size), dtype=np.float32)
     want, got = (one.call(one.place(pixels, np.array([[96, 64]]))) for one in (eager, other))
     np.testing.assert_allclose(got.scores, want.scores, atol=1e-4)
+    np.testing.assert_allclose(got.boxes, want.boxes, atol=0.01)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_cuda_graph_answers_as_eager_does(precision: Precision, folder: Path) -> None:
+    """Twice, with other images: a graph that replays what it was captured with would say the same."""
+    wanted = Wanted(torch.device("cuda"), precision=precision)
+    eager, graph = (
+        open_subject(parse(f"{name}:{folder / 'best.pth'}"), wanted, isdfine.load_config) for name in ("eager", "graph")
+    )
+    for seed in (0, 1):
+        pixels = np.random.default_rng(seed).random((1, 3, *eager.facts.size), dtype=np.float32)
+        want, got = (one.call(one.place(pixels, np.array([[96, 64]]))) for one in (eager, graph))
+        np.testing.assert_allclose(got.scores, want.scores, atol=1e-5 if precision == "fp32" else 1e-3)

@@ -32,7 +32,8 @@ def test_pixels_and_sizes_are_placed_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(tensorrt_subject, "TensorRTBackend", FakeBackend)
     subject = tensorrt_subject.TensorRTSubject(Path("m.engine"), Wanted(torch.device("cpu"), batch=2))
     assert (subject.facts.precision, subject.facts.size) == ("fp16", (32, 64))
-    placed = subject.place(np.full((2, 3, 32, 64), 100 / 255, np.float32), np.array([[64, 32]] * 2))
+    placed = subject.place(np.full((2, 3, 32, 64), 100, np.uint8), np.array([[64, 32]] * 2))
+    assert subject.facts.uint8
     found: Any = subject.call(placed)
     assert found[0] is placed[0]
     assert found[0].dtype == torch.uint8

@@ -11,7 +11,6 @@ import pytest
 from export_cases import IMAGES, SIZE, Exported
 from hf_cases import filled, micro
 from isdfine.deploy.onnx.export import export_onnx
-from isdfine.deploy.onnx.graph import Deployed
 from isdfine.deploy.onnx.sample import draw_sample, images_in
 from isdfine.deploy.preprocess import Recipe
 
@@ -24,13 +23,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("export")
     config = micro(folder)
     model, postprocessor = filled(config), config.build("postprocessor")
-    deployed = Deployed(model, postprocessor, Recipe.squash(SIZE))
     paths = images_in(IMAGES)
     report = export_onnx(
         model, postprocessor, folder / "micro.onnx", size=SIZE, images=paths, metadata={"names": '["dark", "light"]'}
     )
-    sample = draw_sample(deployed, paths, Recipe.squash(SIZE))
-    return Exported(config, model, postprocessor, deployed, sample, report)
+    sample = draw_sample(model, postprocessor, paths, Recipe.squash(SIZE))
+    return Exported(config, model, postprocessor, sample, report)
 
 
 @pytest.fixture

@@ -67,3 +67,32 @@ def test_outliers_are_excused_up_to_their_share() -> None:
     assert two_moved.problems(loose) == ["boxes: off by 22.5 px, 2 px is allowed"]
     faint = [*ROWS[:3], (2, 40.0, 0.05)]
     assert compare(found(faint), found(faint), SCALE, loose).compared == 3  # below a tenth of the best score
+
+
+def test_nan_is_no_outlier() -> None:
+    loose = Tolerance(0.02, 2.0, floor=0.5, outliers=0.5)
+    for place in ((0, 1), (0, 3)):  # one that is compared and could be excused, one below the floor
+        broken = found(ROWS)
+        broken.scores[place] = np.inf
+        assert compare(found(ROWS), broken, SCALE, loose).problems(loose) == ["scores: off by nan, 0.02 is allowed"]
+        broken = found(ROWS)
+        broken.boxes[place] = np.nan
+        assert compare(found(ROWS), broken, SCALE, loose).problems(loose) == ["boxes: off by nan px, 2 px is allowed"]
+
+
+def test_nothing_compared_is_no_agreement() -> None:
+    nothing = found(ROWS)
+    nothing.scores[:] = np.nan
+    (problem,) = compare(nothing, nothing, SCALE, FP32).problems(FP32)
+    assert problem == "nothing could be compared: the scores are no numbers, or all detections tie"
+
+
+def test_half_of_the_detections_must_be_much_nearer() -> None:
+    """A box scaled by 1.01 moves few pixels where images are small, but it moves all of them."""
+    loose = Tolerance(0.02, 2.0, middle=0.125)
+    moved = [(label, left + 1.0, score) for label, left, score in ROWS]  # half a pixel of the input
+    assert compare(found(ROWS), found(moved), SCALE, loose).problems(loose) == [
+        "boxes: half are off by more than 0.5 px, 0.25 px is allowed"
+    ]
+    one = [moved[0], *ROWS[1:]]
+    assert compare(found(ROWS), found(one), SCALE, loose).problems(loose) == []

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is written is what PyTorch computes, and what cannot be written is said before the work begins."""
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 
 from export_cases import IMAGES, Exported
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.onnx import export
+from isdfine.data.transforms import PadToSize, ResizeToFit
+from isdfine.data.transforms.ops import PixelConversion
+from isdfine.deploy.onnx import export, graph
 from isdfine.deploy.onnx.export import export_onnx, trtexec_line
 from isdfine.deploy.onnx.graph import Deployed, GraphForm
 from isdfine.deploy.onnx.sample import images_in
@@ -27,6 +30,13 @@ onnx = pytest.importorskip("onnx", reason="pip install onnx")
 def again(exported: Exported, path: Path, **wanted: Any) -> export.ExportReport:
     given = {"size": (64, 64), "images": images_in(IMAGES), **wanted}
     return export_onnx(exported.model, exported.postprocessor, path, **given)
+
+
+def steady_images() -> list[Path]:
+    """For half precision: with these random weights two queries of one page swap within its rounding; that page stands
+    last, for batch 8 excuses what batch 3 does not."""
+    first, tied, *others = images_in(IMAGES)
+    return [first, *others, tied]
 
 
 def test_the_graph_says_what_it_is(exported: Exported) -> None:
@@ -55,7 +65,7 @@ def test_a_graph_that_differs_leaves_no_file(
     earlier.write_text("kept")
     with pytest.raises(ExportError, match=r"batch 3 of 64 x 64: boxes: off by .* px, 0\.05 px is allowed"):
         again(exported, earlier)
-    with pytest.raises(ExportError, match="boxes: off by"):
+    with pytest.raises(ExportError, match=r"new/a\.onnx: ONNX Runtime and PyTorch disagree: .*boxes: off by"):
         again(exported, tmp_path / "new" / "a.onnx")
     assert earlier.read_text() == "kept"
     assert sorted(one.name for one in tmp_path.rglob("*.onnx*")) == ["earlier.onnx"]
@@ -65,7 +75,7 @@ def test_half_precision_is_compared_as_well(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "to_onnx", lambda *_: exported.graph())
-    report = again(exported, tmp_path / "half.onnx", precision="fp16")
+    report = again(exported, tmp_path / "half.onnx", precision="fp16", images=steady_images())
     assert report.share.half_weights > 0.95 * report.share.weights
     assert "in float16" in report.share.describe()
     assert 0 < report.differences["batch 8 of 64 x 64"].score <= 0.02
@@ -86,6 +96,8 @@ def test_what_cannot_be_written_is_said_at_once(
             again(exported, path, **wanted)
     with pytest.raises(ConfigError, match=r"is a folder: give the name of a file"):
         again(exported, tmp_path)
+    with pytest.raises(ConfigError, match=r"a\.engine: give it the ending \.onnx, by which isdfine"):
+        again(exported, tmp_path / "a.engine")
     path.write_text("")
     with pytest.raises(ConfigError, match=r"its folder cannot be made"):
         again(exported, path / "b.onnx")
@@ -128,6 +140,44 @@ def test_trtexec_line() -> None:
     )
 
 
+def test_trtexec_line_of_a_path_with_a_space() -> None:
+    line = trtexec_line(Path("my files/s.onnx"), (64, 64), batches=(1, 1, 1))
+    assert line.startswith("trtexec --onnx='my files/s.onnx' --saveEngine='my files/s.engine' --stronglyTyped")
+
+
+def test_a_fault_of_the_inference_form_is_refused(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is compared with the model as it was trained, not with what was made of it for inference."""
+    trained = copy.deepcopy(exported.model)
+    trained.decoder.dec_score_head[-1].bias.data += 0.01  # as if the inference form had lost it
+    monkeypatch.setattr(export, "to_onnx", lambda *_: exported.graph())
+    monkeypatch.setattr(graph, "inference_form", lambda _: copy.deepcopy(exported.model))
+    with pytest.raises(ExportError, match="batch 1 of 64 x 64: scores: off by"):
+        export_onnx(trained, exported.postprocessor, tmp_path / "a.onnx", size=(64, 64), images=images_in(IMAGES))
+
+
+def test_another_size_keeps_what_pixels_become(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run whose pixels are 0..255 or normalised is exported so, whatever size is asked for."""
+    seen: list[Recipe] = []
+    monkeypatch.setattr(export, "to_onnx", lambda *_: exported.graph())
+    monkeypatch.setattr(export, "verify", lambda *_, **__: {})
+    monkeypatch.setattr(export, "draw_sample", lambda _, __, ___, recipe: seen.append(recipe) or exported.sample)
+    fitted = Recipe(
+        (ResizeToFit((96, 96)), PadToSize((96, 96))), pixels=PixelConversion(scale=False), mean=(1, 2, 3), std=(4, 5, 6)
+    )
+    report = again(exported, tmp_path / "a.onnx", recipe=fitted, dynamic_size=True)
+    assert [one.size for one in seen] == [(64, 64), (64, 96)]
+    assert {(one.rule, one.pixels.scale, one.mean, one.std) for one in seen} == {
+        ("squash", False, (1, 2, 3), (4, 5, 6))
+    }
+    texts = {one.key: one.value for one in onnx.load(str(report.path)).metadata_props}
+    assert texts["input"] == "float32 0..255 RGB"
+    assert caplog.messages == ["images of this file are squashed to 64 x 64; the run evaluated with 'fit'"]
+
+
 def test_uint8_input_means_the_same(exported: Exported) -> None:
     deployed = Deployed(exported.model, exported.postprocessor, Recipe.squash((64, 64)), uint8=True)
     pixels, sizes = (torch.from_numpy(one[:2].copy()) for one in (exported.sample.pixels, exported.sample.sizes))
@@ -142,7 +192,9 @@ def test_uint8_input_means_the_same(exported: Exported) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [19, 20, 21])
 def test_other_opsets(exported: Exported, tmp_path: Path, opset: int) -> None:
-    report = again(exported, tmp_path / "a.onnx", opset=opset, precision="fp16", uint8_input=True)
+    report = again(
+        exported, tmp_path / "a.onnx", opset=opset, precision="fp16", uint8_input=True, images=steady_images()
+    )
     graph = onnx.load(str(report.path))
     assert graph.opset_import[0].version == opset
     assert session_of(report.path).get_inputs()[0].type == "tensor(uint8)"

@@ -59,6 +59,7 @@ def test_the_clamp_before_the_norm_survives(half: Any) -> None:
         for node in half.graph.node
         if node.op_type == "Clip" and node.output[0] in element_types(half.graph)
         if element_types(half.graph)[node.output[0]] == HALF
+        if len(node.input) == 3  # the backbone's have a lower bound only
     ]
     wide = [pair for pair in limits if float(pair[1]) > 100]
     assert len(wide) == 2  # one per decoder layer

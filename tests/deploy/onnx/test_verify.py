@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Planted faults: each is refused, by its name."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export_cases import Exported
-from isdfine.core.errors import DataError
+from export_cases import IMAGES, Exported
+from isdfine.core.errors import CheckpointError, DataError
 from isdfine.deploy.onnx.half import to_half
 from isdfine.deploy.onnx.sample import draw_sample, images_in
 from isdfine.deploy.onnx.structure import ExportError, read_graph, structure_problems
@@ -125,6 +126,98 @@ def test_a_score_moved_and_a_label_changed(exported: Exported, save: Save) -> No
         verify(save(proto), [exported.sample])
 
 
+def test_classes_in_another_order(exported: Exported, save: Save) -> None:
+    """A head whose rows are swapped: every label of two classes is the other one."""
+    proto = exported.graph()
+    rename_output(proto.graph, "labels", "true_labels")
+    proto.graph.node.append(node("Gather", [constant(proto.graph, "order", [1, 0], np.int64), "true_labels"], "labels"))
+    with pytest.raises(ExportError, match=r"batch 8 of 64 x 64: labels: .* have no partner of their class"):
+        verify(save(proto), [exported.sample])
+
+
+def test_labels_off_by_one(exported: Exported, save: Save) -> None:
+    proto = exported.graph()
+    rename_output(proto.graph, "labels", "true_labels")
+    proto.graph.node.append(node("Add", [constant(proto.graph, "one", 1, np.int64), "true_labels"], "labels"))
+    with pytest.raises(ExportError, match=r"batch 1 of 64 x 64: labels: .* have no partner of their class"):
+        verify(save(proto), [exported.sample])
+
+
+def test_scores_without_sigmoid(exported: Exported, save: Save) -> None:
+    proto = exported.graph()
+    rename_output(proto.graph, "scores", "p")
+    ones = constant(proto.graph, "one", 1.0)
+    proto.graph.node.extend(
+        [node("Sub", [ones, "p"], "q"), node("Div", ["p", "q"], "odds"), node("Log", ["odds"], "scores")]
+    )
+    with pytest.raises(ExportError, match=r"batch 1 of 64 x 64: scores: off by .*, 0\.0001 is allowed"):
+        verify(save(proto), [exported.sample])
+
+
+def test_every_image_gets_the_results_of_the_first(exported: Exported, save: Save) -> None:
+    """Right at batch 1; found because no image comes twice."""
+    proto = exported.graph()
+    none = constant(proto.graph, "first", [0], np.int64)
+    for name in ("labels", "boxes", "scores"):
+        rename_output(proto.graph, name, f"true_{name}")
+        proto.graph.node.append(node("Gather", [f"true_{name}", none], f"first_{name}", axis=0))
+        proto.graph.node.append(node("Shape", [f"true_{name}"], f"shape_{name}"))
+        proto.graph.node.append(node("Expand", [f"first_{name}", f"shape_{name}"], name))
+    with pytest.raises(ExportError, match=r"disagree: batch 3 of 64 x 64: .* is allowed"):
+        verify(save(proto), [exported.sample])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_one_weight_that_is_no_number(exported: Exported, save: Save, precision: str) -> None:
+    proto = exported.graph() if precision == "fp32" else to_half(exported.graph())
+    next(one for one in proto.metadata_props if one.key == "precision").value = precision
+    conv = next(one for one in proto.graph.node if one.op_type == "Conv")
+    weight = next(one for one in proto.graph.initializer if one.name == conv.input[1])
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    with pytest.raises(ExportError, match=r"ONNX Runtime and PyTorch disagree: batch 1 of 64 x 64: .*nan"):
+        verify(save(proto), [exported.sample])
+
+
+def test_a_model_with_a_weight_that_is_no_number(exported: Exported) -> None:
+    """The graph would agree with it: NaN equals NaN nowhere, so nothing could be compared."""
+    model = copy.deepcopy(exported.model)
+    next(model.parameters()).data.view(-1)[0] = float("nan")
+    with pytest.raises(CheckpointError, match="PyTorch itself finds boxes or scores that are not finite"):
+        draw_sample(model, exported.postprocessor, images_in(IMAGES)[:2], Recipe.squash((64, 64)))
+
+
+def half_top_k(proto: Any) -> None:
+    """Select the best queries in float16."""
+    graph = proto.graph
+    top = next(one for one in graph.node if one.op_type == "TopK")
+    values = top.output[0]
+    graph.node.insert(list(graph.node).index(top), node("Cast", [top.input[0]], "half_scores", to=10))
+    top.input[0], top.output[0] = "half_scores", "half_values"
+    graph.node.insert(list(graph.node).index(top) + 1, node("Cast", ["half_values"], values, to=1))
+    del graph.value_info[:]
+
+
+def half_boxes(proto: Any) -> None:
+    """Multiply boxes with the size of the image in float16: steps of half a pixel beyond 512."""
+    rename_output(proto.graph, "boxes", "true_boxes")
+    proto.graph.node.append(node("Cast", ["true_boxes"], "half_boxes", to=10))
+    proto.graph.node.append(node("Add", ["half_boxes", constant(proto.graph, "nothing", 0, np.float16)], "sum"))
+    proto.graph.node.append(node("Cast", ["sum"], "boxes", to=1))
+
+
+@pytest.mark.parametrize(("plant", "kind"), [(half_top_k, r"TopK \(1\)"), (half_boxes, r"Add \(1\)")])
+def test_fragile_operations_in_half(exported: Exported, save: Save, plant: Callable[[Any], None], kind: str) -> None:
+    """What no comparison on a CPU need show."""
+    proto = to_half(exported.graph())
+    next(one for one in proto.metadata_props if one.key == "precision").value = "fp16"
+    assert verify(save(proto)) == {}
+    plant(proto)
+    with pytest.raises(ExportError, match=f"called fp16, but these compute in float16 and must not: {kind}; export"):
+        verify(save(proto))
+
+
 def test_results_of_another_shape(exported: Exported, save: Save) -> None:
     proto = exported.graph()
     rename_output(proto.graph, "labels", "true_labels")
@@ -197,20 +290,28 @@ def test_images_to_compare_on(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"nothing")
     recipe = Recipe.squash((64, 64))
     with pytest.raises(DataError, match=r"a\.png: cannot be decoded .*take it out of the folder"):
-        draw_sample(exported.deployed, images_in(tmp_path), recipe)
+        draw_sample(exported.model, exported.postprocessor, images_in(tmp_path), recipe)
     with pytest.raises(DataError, match=r"b\.png: no such image"):
-        draw_sample(exported.deployed, [tmp_path / "b.png"], recipe)
+        draw_sample(exported.model, exported.postprocessor, [tmp_path / "b.png"], recipe)
 
 
 def test_images_on_which_pytorch_is_unstable_are_left_out(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    from export_cases import IMAGES
     from isdfine.deploy.onnx import sample
 
     recipe, paths = Recipe.squash((64, 64)), images_in(IMAGES)
-    monkeypatch.setattr(sample, "_JITTERS", (0.6, 0.5))
-    with pytest.raises(DataError, match="jump at rounding noise on all 3 images: give other ones"):
-        draw_sample(exported.deployed, paths[:3], recipe)
+    monkeypatch.setattr(sample, "JITTERS", (0.6, 0.5))
+    with pytest.raises(DataError, match="jump at rounding noise on all 8 images: give other ones"):
+        draw_sample(exported.model, exported.postprocessor, paths[:1], recipe)
     assert exported.sample.unstable == 0
-    monkeypatch.setattr(sample, "_JITTERS", (0.5, 1e-7))
-    drawn = draw_sample(exported.deployed, paths[:3], recipe)  # the smaller noise where the larger leaves no image
-    assert (drawn.unstable, len(drawn.pixels)) == (0, 8)
+    monkeypatch.setattr(sample, "JITTERS", (0.5, 1e-7))
+    drawn = draw_sample(
+        exported.model, exported.postprocessor, paths[:3], recipe
+    )  # the smaller noise where the larger leaves no image
+    assert (drawn.unstable, drawn.jitter, len(drawn.pixels)) == (0, 1e-7, 8)
+
+
+def test_one_image_is_shown_in_eight_ways(exported: Exported) -> None:
+    """A batch of one image eight times would not show that its results are mixed up."""
+    drawn = draw_sample(exported.model, exported.postprocessor, images_in(IMAGES)[:1], Recipe.squash((64, 64)))
+    assert len({one.tobytes() for one in drawn.pixels}) == 8
+    assert np.array_equal(drawn.pixels[1], drawn.pixels[0][:, :, ::-1])  # mirrored
