@@ -54,7 +54,6 @@ UNUSED_ARGUMENTS: dict[str, dict[str, str]] = {
     "DataLoader": {
         "pin_memory": "memory is pinned where the run uses a GPU",
         "persistent_workers": "workers always live as long as the run",
-        "prefetch_factor": "every worker prepares two batches ahead",
     },
     "DFINECriterion": {
         "end_epoch": "no released criterion reads it: policy.epoch and collate_fn.stop_epoch end stage one",
