@@ -130,7 +130,8 @@ class DeformableAttention(nn.Module):
             table = values if isinstance(values, FeatureTable) else FeatureTable(values)
             sizes = [(one.shape[2], one.shape[3]) for one in table.maps]
             return sample_table(table.rows, sizes, self.num_points, *points)
-        return self._by_maps(values, *_head_by_head(*points), extent)
+        maps = values.contiguous() if isinstance(values, FeatureTable) else values
+        return self._by_maps(maps, *_head_by_head(*points), extent)
 
     def _by_table(self, queries: Tensor) -> bool:
         """Whether sums over a table of cells are the faster form: training on a CPU, and no graph is being recorded."""

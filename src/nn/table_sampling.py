@@ -40,9 +40,13 @@ class FeatureTable(Sequence[Tensor]):
         return len(self.maps)
 
     def __getitem__(self, level: Any) -> Any:
+        return self.contiguous()[level]
+
+    def contiguous(self) -> list[Tensor]:
+        """The maps (B, D, H, W) as a list, which torch.compile of torch 2.6 can iterate over; made once."""
         if self._contiguous is None:
             self._contiguous = [one.contiguous() for one in self.maps]
-        return self._contiguous[level]
+        return self._contiguous
 
     @property
     def rows(self) -> Tensor:
