@@ -127,6 +127,10 @@ class RunSettings:
         if problems:
             raise ConfigError("\n".join(f"{name}: {text}" for name, text in problems.items()))
 
+    def training_precision(self, device_type: str) -> str:
+        """Name of what training computes in on a kind of device (``cpu``, ``cuda``)."""
+        return self.precision or ("fp16" if self.use_amp and device_type == "cuda" else "fp32")
+
 
 _AT_LEAST = {
     "seed": 0,

@@ -113,10 +113,10 @@ def coco_metrics(truth: Truth, detected: Detected, num_classes: int, max_dets: S
         rows = slice(first[label], last[label])
         objects = counted[truth.labels == label].sum(axis=0)  # (A,)
         order = np.argsort(-detected.scores[rows], kind="stable")
-        hit, ignored = outcome.hit[rows][order], outcome.ignored[rows][order]
+        hit, ignored, place = outcome.hit[rows][order], outcome.ignored[rows][order], rank[rows][order]
         for area in np.flatnonzero(objects):
             for index, most in enumerate(max_dets):
-                recall[:, label, area, index] = hit[rank[rows][order] < most, area].sum(axis=0) / objects[area]
+                recall[:, label, area, index] = hit[place < most, area].sum(axis=0) / objects[area]
             precision[:, :, label, area] = _precision(hit[:, area], ignored[:, area], int(objects[area]))
     return Metrics(precision, recall)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..core.card import UNKNOWN_LICENCE, Card, card_path, save_weights, write_text
 from ..core.config import Config
 from ..core.errors import CheckpointError
+from ..core.initial_weights import without_initial_weights
 from ..core.located import locate
 from ..core.weights import load_weights
 from ..data.label_space import LabelSpace
@@ -28,7 +29,6 @@ from ..nn.types import Predictions
 from ..zoo.dfine.huggingface import to_huggingface
 from ..zoo.dfine.huggingface_config import class_count, config_to_huggingface
 from ..zoo.dfine.huggingface_folder import write_folder
-from .initial_weights import without_initial_weights
 from .source import Source, open_source
 from .training_layers import without_training_layers
 

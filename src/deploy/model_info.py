@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.config import Config
 from ..core.errors import ConfigError
+from ..core.initial_weights import without_initial_weights
 from .fuse import fuse
-from .initial_weights import without_initial_weights
 from .memory import counted_peak, measured_peak, weight_bytes
 
 DEFAULT_CLASSES = 80

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.errors import ConfigError
 from ..nn.queries import split_predictions
 from ..nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup
+from ..solver.made_up import made_up_boxes
 
 AGREEMENT = 0.02
 """How far a layer moves a box, in parts of the image: matches differ a little from layer to layer, as in training."""
@@ -136,6 +137,4 @@ class _Maker:
 
     def boxes(self, *shape: int) -> Tensor:
         """(..., 4) cxcywh inside the image."""
-        size = torch.rand(*shape, 2, generator=self.generator) * 0.25 + 0.05
-        centre = size / 2 + torch.rand(*shape, 2, generator=self.generator) * (1 - size)
-        return torch.cat((centre, size), -1).to(self.device)
+        return made_up_boxes(*shape, generator=self.generator).to(self.device)

@@ -33,6 +33,7 @@ from ..optim.precision import Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .fit import losses_of
+from .made_up import made_up_target
 from .objective import build_objective
 from .train import train_one_epoch
 
@@ -230,12 +231,8 @@ class _Bench:
 
     def _resident_bytes(self) -> int:
         """Tensors that outlive a step, each storage once."""
-        tensors = [*_state(self.model), *_state(self.optim.ema.module), self.images]
-        tensors += [one for target in self.targets for one in target.values()]
-        for state in self.optim.optimizer.state.values():
-            tensors += [one for one in state.values() if isinstance(one, Tensor)]
-        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
-        return sum(storages.values())
+        batch = [self.images, *(one for target in self.targets for one in target.values())]
+        return storage_bytes([*lasting_tensors(self.model, self.optim), *batch])
 
 
 class _Step:
@@ -301,18 +298,23 @@ def _let_layers_differ(model: nn.Module) -> None:
                 one.copy_(torch.randn(one.shape, generator=noise) * 0.02)
 
 
-def _state(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+def lasting_tensors(model: nn.Module, optim: Optim) -> list[Tensor]:
+    """Weights, average and moments: what outlives a step."""
+    found = [one for module in (model, optim.ema.module) for one in (*module.parameters(), *module.buffers())]
+    for state in optim.optimizer.state.values():
+        found += [one for one in state.values() if isinstance(one, Tensor)]
+    return found
+
+
+def storage_bytes(tensors: Sequence[Tensor]) -> int:
+    """What tensors hold in memory, each storage once."""
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+    return sum(storages.values())
 
 
 def _batch(work: Workload, num_classes: int, device: torch.device) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Images (B, 3, H, W) in [0, 1] and their targets."""
     random = torch.Generator().manual_seed(0)
     images = torch.rand(work.batch, 3, *work.image_size, generator=random)
-    targets = []
-    for _ in range(work.batch):
-        size = torch.rand(work.boxes, 2, generator=random) * 0.25 + 0.05
-        centre = size / 2 + torch.rand(work.boxes, 2, generator=random) * (1 - size)
-        labels = torch.randint(num_classes, (work.boxes,), generator=random)
-        targets.append({"boxes": torch.cat((centre, size), 1).to(device), "labels": labels.to(device)})
+    targets = [made_up_target(work.boxes, num_classes, random, device) for _ in range(work.batch)]
     return images.to(device), targets

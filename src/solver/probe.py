@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core import dist
 from ..core.config import Config
+from ..core.initial_weights import without_initial_weights
 from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics, kinds_to_capture
 from ..nn.capture import request_attention
@@ -28,10 +29,10 @@ from ..optim.precision import GradScaler, Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .checkpoint import rng_state, set_rng_state
-from .cost import peak_of_allocations
+from .cost import lasting_tensors, peak_of_allocations, storage_bytes
 from .fit import losses_of
+from .made_up import made_up_target
 from .objective import build_objective
-from .solver import without_backbone_files
 from .speed import use_channels_last
 from .train import train_one_epoch
 
@@ -66,7 +67,7 @@ class Probe:
         self.boxes = boxes_of(loader)
         self.padded = loader.collate_fn.takes_any_size
         self._others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        config = without_backbone_files(config)
+        config = without_initial_weights(config)
         settings = config.settings
         self.num_classes = int(config.get("num_classes"))
         self.model: nn.Module = config.build("model").to(device).train()
@@ -79,7 +80,7 @@ class Probe:
         optimizer = config.build("optimizer", model=self.model)
         for group in optimizer.param_groups:
             group["lr"] = 0.0  # noise is nothing to learn from
-        name = settings.precision or ("fp16" if settings.use_amp and device.type == "cuda" else "fp32")
+        name = settings.training_precision(device.type)
         # At torch's own first scale fp16 overflows and leaves steps out, and the optimiser would make no moments.
         scaler = GradScaler(init_scale=1.0, device=device.type) if name == "fp16" else None
         self.optim = Optim(
@@ -134,14 +135,12 @@ class Probe:
             self.step(images, targets)
             return torch.cuda.max_memory_allocated(self.device) - self._others
         risen = peak_of_allocations(partial(self.step, images, targets))
-        return risen + _bytes([images, *(one for target in targets for one in target.values())]) + self.held_bytes()
+        batch_bytes = storage_bytes([images, *(one for target in targets for one in target.values())])
+        return risen + batch_bytes + self.held_bytes()
 
     def held_bytes(self) -> int:
         """Weights, average and moments; with several ranks also the buckets that gradients travel in."""
-        tensors = [*_state(self.model), *_state(self.optim.ema.module)]
-        for state in self.optim.optimizer.state.values():
-            tensors += [one for one in state.values() if isinstance(one, Tensor)]
-        return _bytes(tensors)
+        return storage_bytes(lasting_tensors(self.model, self.optim))
 
     def gradient_bytes(self) -> int:
         """Of all parameters that are trained."""
@@ -154,13 +153,10 @@ class Probe:
         targets = []
         for index in range(count):
             boxes = self.boxes[0] if index == 0 else self.boxes[1]
-            side = torch.rand(boxes, 2, generator=random) * 0.25 + 0.05
-            centre = side / 2 + torch.rand(boxes, 2, generator=random) * (1 - side)
-            labels = torch.randint(self.num_classes, (boxes,), generator=random)
-            target = {"boxes": torch.cat((centre, side), 1), "labels": labels}
+            target = made_up_target(boxes, self.num_classes, random, self.device)
             if self.padded:
-                target[CONTENT_SIZE] = torch.tensor(size, dtype=torch.float32)
-            targets.append({name: value.to(self.device) for name, value in target.items()})
+                target[CONTENT_SIZE] = torch.tensor(size, dtype=torch.float32, device=self.device)
+            targets.append(target)
         return images.to(self.device), targets
 
     def _wait(self) -> None:
@@ -173,13 +169,3 @@ def boxes_of(loader: DataLoader) -> tuple[int, int]:
     counts = loader.dataset.annotations.training_rows().offsets
     per_image = counts[1:] - counts[:-1]
     return (int(per_image.max()), -(-int(per_image.sum()) // len(per_image))) if len(per_image) else (1, 1)
-
-
-def _state(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
-def _bytes(tensors: list[Tensor]) -> int:
-    """Each storage once."""
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
-    return sum(storages.values())

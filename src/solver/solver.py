@@ -14,6 +14,7 @@ from torch import nn
 
 from ..core.config import Config
 from ..core.errors import ConfigError, DataError
+from ..core.initial_weights import without_initial_weights
 from ..core.settings import RunSettings
 from ..core.weights import LoadReport, load_weights
 from ..data.evaluate import CocoEvaluator, EvalResult
@@ -29,12 +30,6 @@ from .tuning import check_label_space
 logger = logging.getLogger(__name__)
 
 
-_BACKBONES = ("HGNetv2", "PResNet", "TimmBackbone", "DFINE.backbone", "model.backbone")
-"""Where a config describes a backbone: in a section of its own, or inline in the detector's."""
-_NO_FILE = {"pretrained": False, "weights": None}
-"""Arguments that ask for a backbone's ImageNet file, and what says that none is wanted."""
-
-
 def pick_device(wanted: str | None) -> torch.device:
     """The run's device: the one asked for, else this rank's GPU, else the CPU."""
     name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,12 +41,6 @@ def pick_device(wanted: str | None) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device is {name!r}: give cpu, cuda or cuda:0") from error
-
-
-def without_backbone_files(config: Config) -> Config:
-    """The config with a backbone that reads no ImageNet file."""
-    asked = {f"{place}.{name}": none for place in _BACKBONES for name, none in _NO_FILE.items()}
-    return config.with_values({key: none for key, none in asked.items() if config.get(key)})
 
 
 def _check_class_counts(config: Config) -> None:
@@ -99,7 +88,7 @@ class Evaluation:
     def _build_model(self, config: Config) -> nn.Module:
         """The model; without its ImageNet file where a checkpoint brings all weights anyway."""
         if self.settings.resume is not None or self.settings.tuning is not None:
-            config = without_backbone_files(config)
+            config = without_initial_weights(config)
         model: nn.Module = config.build("model")
         return model
 

@@ -91,7 +91,7 @@ class Training(Evaluation):
 
     def _build_optim(self) -> Optim:
         settings, config = self.settings, self.config
-        name = settings.precision or ("fp16" if settings.use_amp and self.device.type == "cuda" else "fp32")
+        name = settings.training_precision(self.device.type)
         if settings.use_amp and name == "fp32" and dist.is_main():
             logger.warning("use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
         scaler = config.build("scaler", device=self.device.type) if name == "fp16" and config.get("scaler") else None

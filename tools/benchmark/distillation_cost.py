@@ -31,6 +31,7 @@ import torch
 
 import isdfine
 from isdfine.core.errors import ConfigError
+from isdfine.deploy.latency.timing import table as text_table
 from isdfine.solver.cost import BASELINE, METHODS, Cost, Workload, measure, resident_peak
 from isdfine.solver.solver import pick_device
 
@@ -78,12 +79,7 @@ def table(costs: list[Cost], *, markdown: bool) -> str:
     if any(one.resident_bytes is not None for one in costs):
         resident = ["" if one.resident_bytes is None else f"{one.resident_bytes / MB:.1f}" for one in costs]
         rows = [(*row, cell) for row, cell in zip(rows, ["resident MB", *resident])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [[cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(row)] for row in rows]
-    if not markdown:
-        return "\n".join("  ".join(line) for line in lines)
-    rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+    return text_table(rows, markdown=markdown)
 
 
 def machine(device: torch.device) -> str:

@@ -28,13 +28,13 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memor
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from isdfine.core.atomic import whole_file
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Plan, Timing, measure, ratio, table
 from isdfine.distill.objective import Objective
+from isdfine.lab.operators import Operators
 from isdfine.lab.synthetic import DecoderShapes, MadeUpStep, made_up_step
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
@@ -99,18 +99,6 @@ class Side:
         """What a call holds at most."""
         self.forget()
         return peak_of_allocations(self)
-
-
-class Operators(TorchDispatchMode):
-    """Counts what reaches the dispatcher, views included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 def operators(side: Side) -> int:

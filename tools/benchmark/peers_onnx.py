@@ -55,26 +55,12 @@ def write_transformers(config_file: str, output: Path) -> None:
     transformers, isdfine = package("transformers"), package("isdfine")
     torch = package("torch")
     from isdfine.core.atomic import whole_file
-    from isdfine.core.card import Card
     from isdfine.deploy.latency.random_weights import random_detector
-    from isdfine.zoo.dfine.huggingface import to_huggingface
-    from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
-    from isdfine.zoo.dfine.huggingface_folder import write_folder
+    from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 
     ours, config = random_detector(isdfine.load_config(config_file))
-    names = [f"class {one}" for one in range(config.get("num_classes"))]
-    content = config_to_huggingface(config.data, num_classes=len(names), names=names)
+    theirs = transformers_twin(config, ours).eval()
     height, width = config.get("eval_spatial_size")
-    transformers.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:  # from_pretrained knows the names that transformers 5 changed
-        card = Card(config=config.data)
-        write_folder(Path(folder), content, to_huggingface(ours.state_dict()), card, image_size=(height, width))
-        theirs, said = transformers.DFineForObjectDetection.from_pretrained(folder, output_loading_info=True)
-    theirs.eval()
-    if said["missing_keys"]:
-        raise SystemExit(
-            f"error: transformers {transformers.__version__} did not get {sorted(said['missing_keys'])[:3]}"
-        )
 
     class Raw(torch.nn.Module):  # type: ignore[misc]  # torch came without its types
         """Only what an export has as outputs."""

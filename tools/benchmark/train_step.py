@@ -23,7 +23,6 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -34,30 +33,27 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import isdfine
 from isdfine.core.atomic import whole_file
-from isdfine.core.card import Card
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
-from isdfine.deploy.initial_weights import without_initial_weights
+from isdfine.core.initial_weights import without_initial_weights
 from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Plan, Timing, ratio, table
+from isdfine.lab.operators import Operators
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
 from isdfine.solver.cost import peak_of_allocations
+from isdfine.solver.made_up import made_up_target
 from isdfine.solver.objective import build_objective
 from isdfine.solver.solver import pick_device
 from isdfine.solver.speed import compile_parts, use_channels_last
-from isdfine.zoo.dfine.huggingface import to_huggingface
-from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
-from isdfine.zoo.dfine.huggingface_folder import write_folder
+from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dfine"
 VARIANTS = ("eager", "channels_last", "compile", "bf16", "channels_last+bf16", "transformers")
 PHASES = ("data", "forward", "matching", "criterion", "backward", "optimizer", "ema")
-WAITS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"})
 MB = 1 << 20
 
 
@@ -80,21 +76,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every step")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     return parser.parse_args(arguments)
-
-
-class Seen(TorchDispatchMode):
-    """Operators, and those among them that wait for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operators = self.waits = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operators += 1
-        name, given = str(func).split(".")[1], kwargs or {}
-        to_host = name == "_to_copy" and args[0].is_cuda and str(given.get("device", "cuda")) == "cpu"
-        self.waits += to_host or name in WAITS
-        return func(*args, **given)
 
 
 class Clock:
@@ -181,9 +162,9 @@ class Step:
 
     def counts(self) -> dict[str, int]:
         """Operators of a step and waits among them, backward pass included."""
-        with Seen() as seen:
+        with Operators() as seen:
             self()
-        return {"operators": seen.operators, "waits": seen.waits}
+        return {"operators": seen.count, "waits": seen.waits}
 
     def peak_bytes(self) -> int:
         """What a step holds at most beyond weights and optimizer state."""
@@ -195,42 +176,13 @@ class Step:
         return peak_of_allocations(self)
 
 
-def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
-    """The D-FINE of transformers with the same weights.
-
-    Raises:
-        ConfigError: transformers is not installed, or did not get all weights.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(f"the variant transformers needs that package ({error}): pip install transformers") from None
-    count = int(config.get("num_classes"))
-    content = config_to_huggingface(config.data, num_classes=count, names=[f"class {one}" for one in range(count)])
-    height, width = config.get("eval_spatial_size")
-    transformers.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(Path(folder), content, to_huggingface(ours.state_dict()), Card(config=config.data),
-                     image_size=(height, width))  # fmt: skip
-        theirs, said = transformers.DFineForObjectDetection.from_pretrained(folder, output_loading_info=True)
-    if said["missing_keys"]:
-        raise ConfigError(f"transformers {transformers.__version__} did not get {sorted(said['missing_keys'])[:3]}")
-    twin: nn.Module = theirs
-    return twin
-
-
 def made_up_batch(
     options: argparse.Namespace, num_classes: int, device: torch.device
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Images (B, 3, H, W) of bytes and their targets."""
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (options.batch, 3, *options.image), dtype=torch.uint8, generator=random)
-    targets = []
-    for _ in range(options.batch):
-        size = torch.rand(options.boxes, 2, generator=random) * 0.25 + 0.05
-        centre = size / 2 + torch.rand(options.boxes, 2, generator=random) * (1 - size)
-        labels = torch.randint(num_classes, (options.boxes,), generator=random)
-        targets.append({"boxes": torch.cat((centre, size), 1).to(device), "labels": labels.to(device)})
+    targets = [made_up_target(options.boxes, num_classes, random, device) for _ in range(options.batch)]
     return images.to(device), targets
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...core.config import Config
+from ...core.initial_weights import without_initial_weights
 from ..convert import image_size_of
-from ..initial_weights import without_initial_weights
 from ..model_info import DEFAULT_CLASSES
 
 _AROUND_ONE, _AROUND_ZERO = 0.1, 0.05

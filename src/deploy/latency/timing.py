@@ -143,6 +143,6 @@ def table(rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
     lines = [[cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths))]
              for row in rows]  # fmt: skip
     if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in lines)
+        return "\n".join("  ".join(line) for line in lines)
     rule = ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])

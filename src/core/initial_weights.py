@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.config import Config
+from .config import Config
 
 
 def without_initial_weights(config: Config) -> Config:
