@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import isdfine
 from isdfine.core.atomic import whole_file
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.core.log import setup_logging
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
@@ -352,7 +352,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print("error: pictures need a package: pip install matplotlib", file=sys.stderr)
         return 2
-    except (ConfigError, DataError, CheckpointError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError, NonFiniteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import dist
-from ..core.errors import ConfigError, DataError
+from ..core.errors import ConfigError, DataError, NonFiniteError
 from ..core.registry import register
 from ..nn.types import Detections
 from .coco_metrics import ABSENT, Detected, Truth, coco_metrics
@@ -79,9 +80,45 @@ class ImageDetections(NamedTuple):
     labels: NDArray[np.int64]
 
 
+class _Arriving:
+    """Detections of one batch on their way to the host.
+
+    From a GPU they are copied into pinned memory behind the work that makes them. Nothing waits before they are read,
+    so that the GPU can be given its next batch first.
+    """
+
+    def __init__(self, detections: Detections, targets: Iterable[Mapping[str, Tensor]]) -> None:
+        ids = torch.cat([target["image_id"].reshape(1) for target in targets])
+        boxes, scores = (one.detach().float() for one in (detections.boxes, detections.scores))
+        self._tensors = [one.to("cpu", non_blocking=True) for one in (ids, boxes, scores, detections.labels)]
+        self._copied = torch.cuda.current_stream(scores.device).record_event() if scores.is_cuda else None
+
+    def images(self) -> Iterator[ImageDetections]:
+        """One by one, in the order of the batch; waits until they are here.
+
+        Raises:
+            NonFiniteError: scores or boxes that are not finite.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()
+        # Pinned memory is scarce and goes back at once; a CPU's own tensors are kept as they are.
+        ids, boxes, scores, labels = (
+            one.numpy() if self._copied is None else one.numpy().copy() for one in self._tensors
+        )
+        finite = np.isfinite(boxes).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
+        if not finite.all():
+            raise NonFiniteError(
+                f"detections of image {ids[finite.argmin()]} are not finite: the weights have diverged; "
+                "evaluate an earlier checkpoint, or train with a lower learning rate"
+            )
+        yield from map(ImageDetections, ids.tolist(), boxes, scores, labels)
+
+
 @register
 class CocoEvaluator:
     """Collects detections batch by batch, then computes COCO's bounding-box metrics.
+
+    A batch is read on the host when the next one has been queued on the device, so at most two are under way.
 
     Args:
         iou_types: must be ``[bbox]``.
@@ -106,6 +143,7 @@ class CocoEvaluator:
         self.max_dets = counts
         self.dataset = dataset
         self._seen: list[ImageDetections] = []
+        self._arriving: _Arriving | None = None
 
     def reset(self) -> None:
         """Forget all detections.
@@ -118,7 +156,7 @@ class CocoEvaluator:
                 f"{self.dataset.annotations.place}: images without annotations ({type(self.dataset).__name__}) cannot "
                 "be evaluated, only predicted: give val_dataloader a data set with annotations"
             )
-        self._seen = []
+        self._seen, self._arriving = [], None
 
     def update(self, detections: Detections, targets: Iterable[Mapping[str, Tensor]]) -> None:
         """Add one batch.
@@ -128,28 +166,29 @@ class CocoEvaluator:
             targets: B dicts with ``image_id``.
 
         Raises:
-            ValueError: scores or boxes that are not finite: the model has diverged.
+            NonFiniteError: scores or boxes of the batch before are not finite: the model has diverged.
         """
-        labels = detections.labels.cpu().numpy()
-        boxes, scores = (one.detach().float().cpu().numpy() for one in (detections.boxes, detections.scores))
-        for row, target in enumerate(targets):
-            image_id = int(target["image_id"])
-            if not (np.isfinite(boxes[row]).all() and np.isfinite(scores[row]).all()):
-                raise ValueError(
-                    f"detections of image {image_id} are not finite: the weights have diverged; "
-                    "evaluate an earlier checkpoint, or train with a lower learning rate"
-                )
-            self._seen.append(ImageDetections(image_id, boxes[row], scores[row], labels[row]))
+        coming = _Arriving(detections, targets)
+        self._read()
+        self._arriving = coming
+
+    def _read(self) -> None:
+        """Take in the batch that is under way."""
+        arriving, self._arriving = self._arriving, None
+        if arriving is not None:
+            self._seen.extend(arriving.images())
 
     def summarize(self) -> EvalResult:
         """Metrics over what all ranks have seen, the same object on each; an image seen twice counts once.
 
         Raises:
             DataError: an image id that the data set does not have, or a label outside its classes.
+            NonFiniteError: scores or boxes of the last batch are not finite.
             ValueError: there is no data set.
         """
         if self.dataset is None:
             raise ValueError("CocoEvaluator has no ground truth: pass dataset=..., or set evaluator.dataset")
+        self._read()
         parts = dist.gather_objects(self._seen)
         outcome: EvalResult | DataError | None = None
         if dist.is_main():

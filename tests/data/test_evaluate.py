@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from data import coco_files
 from isdfine.core import dist
-from isdfine.core.errors import ConfigError, DataError
+from isdfine.core.errors import ConfigError, DataError, NonFiniteError
+from isdfine.data import evaluate as module
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.evaluate import CocoEvaluator
 from isdfine.nn.types import Detections
@@ -204,6 +206,62 @@ def test_part_of_the_images_is_said(tmp_path, caplog):
     assert evaluator.summarize().num_images == 1
 
 
+def test_a_batch_is_read_when_the_next_one_is_queued(tmp_path, monkeypatch):
+    dataset = open_file(tmp_path, crowded_file())
+    ids = dataset.annotations.image_ids.tolist()
+    detections = random_detections(dataset, ids)
+    batches, events, most = [], [], 0
+
+    class Watched(module._Arriving):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            events.append(f"queued {len(batches)}")
+            self.number = len(batches)
+            batches.append(weakref.ref(self))
+
+        def images(self):
+            nonlocal most
+            most = max(most, sum(one() is not None for one in batches))
+            events.append(f"read {self.number}")
+            return super().images()
+
+    monkeypatch.setattr(module, "_Arriving", Watched)
+    evaluator = CocoEvaluator(dataset=dataset)
+    for begin in range(0, 12, 4):
+        part = slice(begin, begin + 4)
+        evaluator.update(Detections(*(one[part] for one in detections)), targets_of(ids[part]))
+    in_parts = evaluator.summarize()
+    assert events == ["queued 0", "queued 1", "read 0", "queued 2", "read 1", "read 2"]
+    assert most == 2
+    evaluator.reset()
+    evaluator.update(detections, targets_of(ids))
+    assert evaluator.summarize() == in_parts
+    evaluator.update(detections, targets_of(ids))
+    evaluator.reset()
+    assert evaluator.summarize().num_images == 0
+
+
+@pytest.mark.gpu
+def test_from_a_gpu_they_come_without_waiting(tmp_path):
+    dataset = open_file(tmp_path, crowded_file())
+    ids = dataset.annotations.image_ids.tolist()
+    detections = random_detections(dataset, ids)
+    results = []
+    for device in ("cpu", "cuda"):
+        evaluator = CocoEvaluator(dataset=dataset)
+        for begin in range(0, 12, 3):
+            part = slice(begin, begin + 3)
+            batch = Detections(*(one[part].to(device) for one in detections))
+            targets = [{"image_id": one["image_id"].to(device)} for one in targets_of(ids[part])]
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                evaluator.update(batch, targets)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        results.append(evaluator.summarize())
+    assert results[0] == results[1]
+
+
 def one_detection(label=0, score=0.5, box=(0.0, 0.0, 9.0, 9.0)):
     return Detections(torch.tensor([[label]]), torch.tensor([[box]]), torch.tensor([[score]]))
 
@@ -222,8 +280,10 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(DataError, match=r"image 10 have labels 4..4, but .* has 4 classes: 1=c1, 5=c5, 20=c20, 90=c90"):
         evaluator.summarize()
     for broken in (one_detection(score=float("nan")), one_detection(box=(0.0, 0.0, float("inf"), 9.0))):
-        with pytest.raises(ValueError, match="detections of image 10 are not finite: the weights have diverged"):
-            evaluator.update(broken, targets_of([10]))
+        evaluator.reset()
+        evaluator.update(broken, targets_of([10]))
+        with pytest.raises(NonFiniteError, match="detections of image 10 are not finite: the weights have diverged"):
+            evaluator.summarize()
 
 
 @pytest.mark.parametrize("types", [["segm"], [], ["bbox", "segm"]])
