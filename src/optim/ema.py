@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +16,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..core.errors import CheckpointError, ConfigError
 from ..core.registry import register
 
-
-class _Slot(NamedTuple):
-    """One entry of the state: the modules that hold it in both models, and its name there."""
-
-    averaged_owner: nn.Module
-    current_owner: nn.Module
-    leaf: str
-
-    @property
-    def averaged(self) -> Tensor:
-        return getattr(self.averaged_owner, self.leaf)
-
-    @property
-    def current(self) -> Tensor:
-        return getattr(self.current_owner, self.leaf)
+_Place = tuple[nn.Module, str]
+"""The module that holds an entry of the state, and the entry's name there."""
 
 
 @register
@@ -55,7 +43,7 @@ class ModelEMA:
         self._warmups = warmups
         self._start = start
         self._skipped = 0
-        self._slots = _floating_slots(self.module, model)
+        self._entries = _floating_entries(self.module, model)
         self.set_decay(decay)
 
     @property
@@ -87,8 +75,8 @@ class ModelEMA:
             return
         self.updates += 1
         factor = self.factor(self.updates)
-        for slots in self._slots:
-            _average([slot.averaged for slot in slots], [slot.current for slot in slots], factor)
+        for entries in self._entries:
+            entries.average(factor)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -108,35 +96,77 @@ class ModelEMA:
         self.set_decay(state.get("decay", self._decay))
 
 
-def _average(averaged: list[Tensor], current: list[Tensor], factor: float) -> None:
-    """v = d v + (1 - d) m for tensors of one device and type, in one to three calls."""
-    if averaged[0].device.type != "cpu":
-        get_ema_multi_avg_fn(factor)(averaged, current, None)
-        return
-    # The form v + (1 - d)(m - v) above, and a fused product and sum, round differently. So the official trajectories
-    # are met to the bit.
-    torch._foreach_mul_(averaged, factor)
-    torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - factor))
+class _Together:
+    """Entries of one device and type, averaged in a few calls however many they are.
+
+    On a CPU the averages stand in one row, of which the entries of the averaged model are views; a second row of that
+    size takes in the present weights. An entry whose tensor was exchanged since (``Module.to``,
+    ``load_state_dict(assign=True)``) is found by its address, and the rows are made anew.
+    """
+
+    def __init__(self, places: Sequence[tuple[_Place, _Place]]) -> None:
+        self._of_average, self._of_current = zip(*places)
+        self._addresses: list[int] = []
+
+    def average(self, factor: float) -> None:
+        """v = d v + (1 - d) m."""
+        averaged = [getattr(owner, leaf) for owner, leaf in self._of_average]
+        current = [getattr(owner, leaf) for owner, leaf in self._of_current]
+        if not _in_a_row(averaged[0].device):
+            get_ema_multi_avg_fn(factor)(averaged, current, None)
+            return
+        if self._addresses != [one.data_ptr() for one in (*averaged, *current)]:
+            self._line_up(averaged, current)
+        # The form v + (1 - d)(m - v) above, and a fused product and sum, round differently. So the official
+        # trajectories are met to the bit.
+        torch.cat(self._sources, out=self._taken)
+        self._row.mul_(factor).add_(self._taken.mul_(1 - factor))
+        for one, other in self._scattered:
+            one.mul_(factor).add_(other * (1 - factor))
+
+    def _line_up(self, averaged: Sequence[Tensor], current: Sequence[Tensor]) -> None:
+        """Make the row, every entry in the memory format of the one it follows."""
+        pairs = list(zip(averaged, current))
+        dense = [pair for pair in pairs if _is_dense(pair[1])]
+        self._scattered = [pair for pair in pairs if not _is_dense(pair[1])]
+        self._sources = [one.detach().as_strided((one.numel(),), (1,)) for _, one in dense]
+        self._row = averaged[0].new_empty(sum(map(len, self._sources)))
+        self._taken = torch.empty_like(self._row)
+        for (mine, one), part in zip(dense, self._row.split([len(source) for source in self._sources])):
+            mine.data = part.as_strided(one.size(), one.stride()).copy_(mine)
+        self._addresses = [one.data_ptr() for pair in zip(*pairs) for one in pair]
 
 
-def _floating_slots(averaged: nn.Module, model: nn.Module) -> list[list[_Slot]]:
+def _in_a_row(device: torch.device) -> bool:
+    """Whether the averages of a device are kept in one row; a GPU takes lists of tensors as fast."""
+    return device.type == "cpu"
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements lie in memory side by side, in whatever order: then a copy keeps the strides."""
+    return torch.empty_like(tensor).stride() == tensor.stride()
+
+
+def _floating_entries(averaged: nn.Module, model: nn.Module) -> list[_Together]:
     """Where the floating-point state lives, by device and type; an entry stored under two names stands once.
 
     Places and not tensors, because ``Module.to`` replaces buffers; places and not ``state_dict``, because
-    collecting a thousand entries at every step takes several milliseconds.
+    collecting a thousand entries at every step takes several milliseconds. Parameters and buffers apart: ``deepcopy``
+    copies what lies behind a buffer whole, but a parameter by itself.
     """
-    groups: dict[tuple[torch.device, torch.dtype], list[_Slot]] = {}
+    groups: dict[tuple[torch.device, torch.dtype, bool], list[tuple[_Place, _Place]]] = {}
     seen: set[int] = set()
     for name in averaged.state_dict():
-        owner, _, leaf = name.rpartition(".")
-        if leaf in getattr(averaged.get_submodule(owner), "rebuilt_buffers", ()):
+        path, _, leaf = name.rpartition(".")
+        owner = averaged.get_submodule(path)
+        if leaf in getattr(owner, "rebuilt_buffers", ()):
             continue  # a table the model computes, equal on both sides; it may hold inf, and inf - inf is NaN
-        slot = _Slot(averaged.get_submodule(owner), model.get_submodule(owner), leaf)
-        tensor = slot.averaged
+        tensor = getattr(owner, leaf, None)
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and id(tensor) not in seen:
             seen.add(id(tensor))
-            groups.setdefault((tensor.device, tensor.dtype), []).append(slot)
-    return list(groups.values())
+            kind = (tensor.device, tensor.dtype, isinstance(tensor, nn.Parameter))
+            groups.setdefault(kind, []).append(((owner, leaf), (model.get_submodule(path), leaf)))
+    return [_Together(places) for places in groups.values()]
 
 
 class NoEma:

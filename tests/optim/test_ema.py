@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """EMA against recorded official trajectories, and what upstream does not have."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from golden_cases import fill, load_golden
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.optim import ema as ema_module
 from isdfine.optim.ema import ModelEMA, NoEma
+from losses.test_criterion import Operators
 
 
 def two_layers() -> nn.Module:
@@ -165,11 +167,7 @@ class WithTable(nn.Module):
 @pytest.mark.parametrize("fused", [False, True])
 def test_computed_tables_are_not_averaged(monkeypatch: pytest.MonkeyPatch, decay: float, fused: bool) -> None:
     if fused:  # what runs on a GPU
-
-        def lerp(averaged: list[torch.Tensor], current: list[torch.Tensor], factor: float) -> None:
-            get_ema_multi_avg_fn(factor)(averaged, current, None)
-
-        monkeypatch.setattr(ema_module, "_average", lerp)
+        monkeypatch.setattr(ema_module, "_in_a_row", lambda _: False)
     model = WithTable()
     ema = ModelEMA(model, decay=decay, warmups=0)
     with torch.no_grad():
@@ -178,3 +176,102 @@ def test_computed_tables_are_not_averaged(monkeypatch: pytest.MonkeyPatch, decay
     assert ema.module.anchors.tolist() == [0.5, float("inf")]
     if decay == 0:
         assert torch.allclose(ema.module.linear.weight, model.linear.weight)
+
+
+class Mixed(nn.Module):
+    """Entries of many kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.wide = nn.Linear(2, 3).double()
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.nothing = nn.Parameter(torch.zeros(0, 3))
+        self.turned = nn.Parameter(torch.randn(3, 5, generator=random).T)
+        self.gaps = nn.Parameter(torch.randn(4, 6, generator=random)[:, ::2])
+        self.register_buffer("alias", self.norm.running_mean)
+
+    def shake(self, step: int) -> None:
+        random = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            for one in self.state_dict().values():
+                if one.is_floating_point():
+                    one.add_(torch.randn(one.shape, generator=random, dtype=one.dtype))
+
+
+def one_by_one(average: dict[str, torch.Tensor], model: nn.Module, factor: float) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and name != "alias":
+            average[name] = average[name] * factor + value * (1 - factor)
+
+
+def exchange_buffers(model: nn.Module) -> None:
+    model.norm.running_var = model.norm.running_var.clone()
+
+
+def assign(model: nn.Module) -> None:
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    model.alias = model.norm.running_mean
+
+
+CHANGES = {
+    "nothing": lambda ema, model: None,
+    "layout of the model": lambda ema, model: model.to(memory_format=torch.channels_last),
+    "layout of the average": lambda ema, model: ema.module.to(memory_format=torch.channels_last),
+    "buffers of the model": lambda ema, model: exchange_buffers(model),
+    "buffers of the average": lambda ema, model: exchange_buffers(ema.module),
+    "assigned": lambda ema, model: assign(ema.module),
+    "loaded": lambda ema, model: ema.load_state_dict(copy.deepcopy(ema.state_dict())),
+    "thawed": lambda ema, model: model.convolution.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_every_entry_is_averaged_to_the_bit_whatever_was_exchanged_between(change: str) -> None:
+    model = Mixed()
+    ema = ModelEMA(model, decay=0.9, warmups=3)
+    expected = copy.deepcopy(dict(ema.module.state_dict()))
+    for step in range(6):
+        model.shake(step)
+        if step == 3:
+            CHANGES[change](ema, model)
+        ema.update()
+        one_by_one(expected, model, ema.factor(step + 1))
+        for name, value in ema.module.state_dict().items():
+            if name != "alias":
+                assert torch.equal(value, expected[name]), name
+    assert ema.module.turned.stride() == model.turned.stride()
+    assert ema.module.convolution.weight.stride() == model.convolution.weight.stride()
+    if change != "layout of the average":
+        assert ema.module.alias is ema.module.norm.running_mean
+
+
+def test_copies_of_the_average_are_their_own_and_no_larger() -> None:
+    model = Mixed()
+    ema = ModelEMA(model, decay=0.5, warmups=0)
+    ema.update()
+    twin, saved = copy.deepcopy(ema.module), copy.deepcopy(ema.state_dict()["module"])
+    before = {name: value.clone() for name, value in twin.state_dict().items()}
+    model.shake(0)
+    ema.update()
+    for name, value in before.items():
+        assert torch.equal(twin.state_dict()[name], value)
+        assert torch.equal(saved[name], value)
+    buffers = [one for one in twin.buffers() if one.is_floating_point()]
+    assert buffers[0].untyped_storage().nbytes() == sum(one.numel() * one.element_size() for one in buffers)
+    assert all(
+        one.untyped_storage().nbytes() <= one.numel() * one.element_size() for one in twin.convolution.parameters()
+    )
+
+
+def test_few_calls_for_any_number_of_entries() -> None:
+    counts = []
+    for layers in (2, 50):
+        ema = ModelEMA(nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(layers))))
+        ema.update()
+        with Operators() as seen:
+            ema.update()
+        counts.append(seen.names.total() - seen.names["detach"])
+    assert counts == [8, 8]  # parameters and buffers
