@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Waiting threads sleep instead of spinning: with several processes on few cores a run starts several times sooner.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,6 +24,9 @@ import isdfine
 from isdfine.core import dist
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.core.log import setup_logging
+
+if TYPE_CHECKING:
+    from isdfine.solver.training import Training
 
 NEEDED_TO_TEST = ("model", "postprocessor", "evaluator", "val_dataloader")
 """Sections of the config without which nothing can be judged."""
@@ -90,14 +93,15 @@ def test(config: isdfine.Config) -> None:
         print(result.table())
 
 
-def tuned(config: isdfine.Config) -> isdfine.Config:
-    """The config with what ``--auto`` chooses; prints why."""
+def tuned(config: isdfine.Config) -> "Training":
+    """The run with what ``--auto`` chooses; prints why."""
     from isdfine.solver.auto import auto_tune
+    from isdfine.solver.training import Training
 
-    config, lines = auto_tune(config, keep_batch=config.settings.resume is not None)
+    found = auto_tune(config, keep_batch=config.settings.resume is not None)
     if dist.is_main():
-        print("\n".join(lines), flush=True)
-    return config
+        print("\n".join(found.lines), flush=True)
+    return Training(found.config, train_data=found.train_data)
 
 
 def train(config: isdfine.Config, *, auto: bool = False) -> None:
@@ -106,7 +110,7 @@ def train(config: isdfine.Config, *, auto: bool = False) -> None:
     from isdfine.solver.training import Training
 
     config.require(*NEEDED_TO_TEST, "criterion", "optimizer", "train_dataloader")
-    run = Training(tuned(config) if auto else config)
+    run = tuned(config) if auto else Training(config)
     if config.settings.resume:
         run.resume(config.settings.resume)
     elif config.settings.tuning:

@@ -9,20 +9,21 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..core import dist
 from ..core.config import Config
 from ..core.errors import ConfigError
-from ..data.dataset.detection import SampleKey
+from ..data.dataset.detection import DetectionDataset, SampleKey
 from ..data.extent import Size, batch_sizes, largest_size
 from ..data.loader import DataLoader
 from .memory import Forecast, measure, refuse, tidy
 from .probe import Probe, aside
 from .resources import usable_bytes, usable_cores
 from .solver import pick_device
+from .training import folder_of
 
 SECTION = "train_dataloader"
 GAIN = 1.1
@@ -64,8 +65,19 @@ class Choice:
         return batches * max(self.step_s, loading / max(1, self.workers))
 
 
-def auto_tune(config: Config, *, keep_batch: bool = False) -> tuple[Config, list[str]]:
-    """The config with the choice in it, and the lines that explain it.
+class Tuned(NamedTuple):
+    """What ``auto_tune`` found."""
+
+    config: Config
+    """With the choice in it."""
+    lines: list[str]
+    """What was chosen and why."""
+    train_data: DetectionDataset
+    """As it was read, so that the run need not read it again."""
+
+
+def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
+    """Measure steps and loading beside the run, and choose.
 
     What an override (``-u``) says stays as it is. A value from a file does not: files are shared between machines.
 
@@ -74,8 +86,9 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> tuple[Config, list
         keep_batch: choose workers and prefetch only (a resumed run's place in the data depends on its batch).
 
     Raises:
-        ConfigError: not even one image fits, or the batch that was asked for does not.
+        ConfigError: not even one image fits, or the batch that was asked for does not; or the run could not start.
     """
+    folder_of(config)
     device = pick_device(config.settings.device)
     loader: DataLoader = config.build(SECTION)
     if not config.get("num_classes"):
@@ -85,8 +98,9 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> tuple[Config, list
     with aside():
         usable = usable_bytes(device)
         probe = Probe(config, device, loader)
+        begin = time.perf_counter()
         memory = measure(probe, largest_size(loader), usable, old)
-        steps = _Steps(probe, _usual_size(loader))
+        steps = _Steps(probe, _usual_size(loader), _slow_step(memory, time.perf_counter() - begin))
         load_s = seconds_per_sample(loader)
         wanted = old if keep_batch or "batch" in fixed else _best_batch(old, memory, steps, loader)
         choice = _completed(wanted, steps, load_s, loader, fixed)
@@ -98,18 +112,37 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> tuple[Config, list
     values = _values(config, choice)
     tuned = config.with_values(values)
     lines = [f"auto: {line}" for line in _lines(config, choice, memory, loader, device, fixed, keep_batch)]
-    return tuned, lines
+    return Tuned(tuned, lines, loader.dataset)
+
+
+def _slow_step(memory: Forecast, seconds: float) -> float | None:
+    """Seconds for each pixel of a model so slow that the one step which measured its memory must do for its time too.
+
+    Recording memory takes a part of them: such a time is up to a third too long.
+    """
+    if len(memory.points) != 1 or seconds < BUDGET_S:
+        return None
+    return seconds / math.prod(memory.size)
 
 
 class _Steps:
-    """Seconds of a step by batch, measured when first asked for, as long as there is time."""
+    """Seconds of a step by batch, measured when first asked for, as long as there is time.
 
-    def __init__(self, probe: Probe, size: Size) -> None:
+    Args:
+        probe: takes the steps.
+        size: of their images.
+        per_pixel: seconds of a step of one image, where they are known; None measures.
+    """
+
+    def __init__(self, probe: Probe, size: Size, per_pixel: float | None = None) -> None:
         self.size = size
         self._probe = probe
         self._begin = time.perf_counter()
         self.known: dict[int, float] = {}
-        self._measure(1)
+        if per_pixel is None:
+            self._measure(1)
+        else:
+            self.known[1] = per_pixel * math.prod(size)
 
     def __call__(self, batch: int) -> float:
         """Measured where it was, else in proportion to the nearest batch that was."""
@@ -124,9 +157,9 @@ class _Steps:
         return batch in self.known
 
     def _measure(self, batch: int) -> None:
-        self._probe.seconds(batch, self.size)
-        again = 1 if 2 * self._probe.seconds(batch, self.size) > BUDGET_S / 3 else 2
-        self.known[batch] = min(self._probe.seconds(batch, self.size) for _ in range(again))
+        first = self._probe.seconds(batch, self.size)  # the first step at a size is slower, by little where it is long
+        long = first > BUDGET_S / 3
+        self.known[batch] = first if long else min(self._probe.seconds(batch, self.size) for _ in range(2))
 
 
 def _best_batch(old: int, memory: Forecast, steps: _Steps, loader: DataLoader) -> int:
@@ -236,8 +269,10 @@ def _lines(
     old, world = loader.sampler.batch_size, dist.world_size()
     why = dict.fromkeys(fixed, "given with -u") | ({"batch": "kept, because the run is resumed"} if keep_batch else {})
     ranks = f" for each of {world} processes" if world > 1 else ""
-    steps = len(loader.dataset) // (choice.batch * world) or 1
+    share = len(loader.dataset) / (choice.batch * world)
+    steps = max(1, math.floor(share) if loader.sampler.drop_last else math.ceil(share))
     verdict = _verdict(choice.batch, old, memory.fits)
+    eager = "; of the eager model, which compile: True makes faster" if config.settings.compile else ""
     return [
         f"batch {choice.batch}{ranks} (config: {old}): {why.get('batch', f'{verdict}; {choice.reasons[0]}')}",
         f"memory: {memory.describe()}",
@@ -246,7 +281,7 @@ def _lines(
         f"{why.get('prefetch', choice.reasons[2])}",
         _about_the_rate(config, choice.batch / old, old * world, choice.batch * world),
         f"expected: {_time(choice.epoch_s(steps, device.type == 'cpu'))} for an epoch of {steps} steps, evaluation not "
-        "included",
+        f"included{eager}",
     ]
 
 
@@ -290,4 +325,7 @@ def _shared_memory() -> int:
 def _time(seconds: float) -> str:
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds / 86_400:,.0f} days"

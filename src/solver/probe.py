@@ -93,12 +93,13 @@ class Probe:
         self._make_moments()
 
     def _make_moments(self) -> None:
-        """Optimisers get theirs in the first step, which would else differ from the steps after it."""
+        """Optimiser and average get theirs in the first step, which would else differ from the steps after it."""
         for group in self.optim.optimizer.param_groups:
             for one in group["params"]:
                 one.grad = torch.zeros_like(one)
         self.optim.optimizer.step()
         self.optim.optimizer.zero_grad(set_to_none=True)
+        self.optim.ema.update()
 
     def step(self, images: Tensor, targets: list[dict[str, Tensor]]) -> None:
         """Forward, backward, optimiser, average: the loop that trains."""

@@ -18,6 +18,7 @@ from ..core import dist
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import LoadReport, load_weights
+from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
 from ..distill.diagnostics import kinds_to_capture
 from ..distill.objective import Objective
@@ -47,19 +48,19 @@ class Training(Evaluation):
 
     Args:
         config: a loaded config with all sections.
+        train_data: the data set of ``train_dataloader``, where it was read already; None reads it.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.folder = RunFolder(Path(config.settings.output_dir))
-        if not _continues_in(self.folder, config.settings.resume):
-            self.folder.check_free()  # before the data is read, which may take minutes
+    def __init__(self, config: Config, *, train_data: DetectionDataset | None = None) -> None:
+        self.folder = folder_of(config)  # before the data is read, which may take minutes
         self.class_tables = ClassTables.of(config.settings)
         self.resumed_from: Path | None = None
         self.batch_shape: tuple[int, ...] | None = None
         """(B, 3, H, W) of the training step under way; None before the first one and in evaluations."""
         super().__init__(config)
         config, settings = self.config, self.settings
-        self.train_loader: DataLoader = config.build("train_dataloader").to(self.device)
+        given = {} if train_data is None else {"dataset": train_data}
+        self.train_loader: DataLoader = config.build("train_dataloader", **given).to(self.device)
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
@@ -276,6 +277,20 @@ def _say_what_it_starts_from(backbone: nn.Module | None) -> None:
         "(pretrained, or weights), start the model from a checkpoint (-t), or write pretrained: False if this is meant",
         name,
     )
+
+
+def folder_of(config: Config) -> RunFolder:
+    """Where a run writes.
+
+    Raises:
+        ConfigError, CheckpointError: another run is there, or what this one shall start from is not.
+    """
+    folder = RunFolder(Path(config.settings.output_dir))
+    if config.settings.tuning is not None:
+        checkpoint_file(config.settings.tuning)
+    if not _continues_in(folder, config.settings.resume):
+        folder.check_free()
+    return folder
 
 
 def _continues_in(folder: RunFolder, resume: str | None) -> bool:

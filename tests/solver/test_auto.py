@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """--auto: what it chooses, what it leaves alone, and that measuring changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,9 @@ import yaml
 
 import isdfine
 from builders import load_tool, write_micro_config
-from isdfine.core.errors import ConfigError
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.data.dataset import coco
+from isdfine.data.dataset.coco_json import parse_coco
 from isdfine.solver import auto
 from isdfine.solver.auto import auto_tune
 from isdfine.solver.memory import Forecast
@@ -38,6 +41,7 @@ def remembered(probe: Probe, size: tuple[int, int], usable: int, wanted: int) ->
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A machine that is always the same: 20 MB of weights, 10 MB for each image."""
     values: dict[str, Any] = {"step": 0.01, "image": 0.01, "load": 0.001, "cores": 4, "usable": 10**10}
+    values |= {"steps": [], "disturbed": ()}
 
     class Steps:
         """Stands in for the probe, which other tests measure with."""
@@ -46,7 +50,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             self.device = device
 
         def seconds(self, batch: int, size: tuple[int, int]) -> float:
-            return float(values["step"] + batch * values["image"])
+            values["steps"].append(batch)
+            disturbed = 10 if len(values["steps"]) in values["disturbed"] else 1
+            return float(disturbed * (values["step"] + batch * values["image"]))
 
     monkeypatch.setattr(auto, "Probe", Steps)
     monkeypatch.setattr(auto, "seconds_per_sample", lambda loader: values["load"])
@@ -59,9 +65,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def tune(folder: Path, *overrides: str, images: int = 8, **options: Any) -> tuple[dict[str, Any], str]:
     """The loader's section as it was chosen, and the lines."""
     config = isdfine.load_config(write_micro_config(folder, images=images), overrides)
-    tuned, lines = auto_tune(config, **options)
-    section: dict[str, Any] = tuned.get("train_dataloader")
-    return section, "\n".join(lines)
+    found = auto_tune(config, **options)
+    section: dict[str, Any] = found.config.get("train_dataloader")
+    return section, "\n".join(found.lines)
 
 
 def test_the_batch_of_the_config_stays_where_nothing_is_gained(tmp_path: Path, machine: dict[str, Any]) -> None:
@@ -91,6 +97,51 @@ def test_steps_that_take_too_long_are_not_measured(tmp_path: Path, machine: dict
     assert "by batch: 1: 0.333" in text
 
 
+def test_a_long_step_is_taken_once_and_a_disturbed_one_does_not_count(tmp_path: Path, machine: dict[str, Any]) -> None:
+    machine.update(step=0.0, image=6.0)
+    tune(tmp_path)
+    assert machine["steps"] == [1]
+    machine.update(image=0.01, disturbed=(3,), steps=[])
+    _, text = tune(tmp_path, "train_dataloader.total_batch_size=1")
+    assert machine["steps"] == [1, 1, 1]
+    assert "a step of 1 takes 10 ms" in text
+
+
+def test_one_step_does_for_memory_and_time_of_a_very_slow_model(
+    tmp_path: Path, machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "measure", lambda *of: replace(remembered(*of), points=((1, 30 * MB),), size=(128, 192)))
+    clock = iter(range(0, 10**6, 20))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))  # measuring took 20 s
+    _, text = tune(tmp_path)
+    assert machine["steps"] == []
+    assert "images a second at 64x96 by batch: 1: 0.2" in text  # a quarter of the pixels in 5 s
+
+
+def test_compiled_steps_are_announced_as_faster(tmp_path: Path, machine: dict[str, Any]) -> None:
+    assert tune(tmp_path, "compile=True")[1].endswith(
+        "not included; of the eager model, which compile: True makes faster"
+    )
+    assert tune(tmp_path)[1].endswith("evaluation not included")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.5, "500 ms"), (100, "100 s"), (600, "10 min"), (9000, "2.5 h"), (1.2e8, "1,389 days")]
+)
+def test_times_are_in_units_of_their_size(seconds: float, text: str) -> None:
+    assert auto._time(seconds) == text
+
+
+def test_what_a_start_refuses_is_refused_before_anything_is_measured(tmp_path: Path, machine: dict[str, Any]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pth").touch()
+    with pytest.raises(ConfigError, match=r"holds another run \(last\.pth\): continue it with -r"):
+        tune(tmp_path)
+    with pytest.raises(CheckpointError, match=r"gone\.pth"):
+        tune(tmp_path, f"output_dir={tmp_path / 'other'}", f"tuning={tmp_path / 'gone.pth'}")
+    assert machine["steps"] == []
+
+
 def test_memory_limits_the_batch_and_the_rate_is_explained(tmp_path: Path, machine: dict[str, Any]) -> None:
     machine["usable"] = 52 * MB
     section, text = tune(tmp_path)
@@ -117,7 +168,7 @@ def test_a_batch_for_each_process_stays_one(tmp_path: Path, machine: dict[str, A
     tree = yaml.safe_load(path.read_text())
     tree["train_dataloader"]["batch_size"] = tree["train_dataloader"].pop("total_batch_size")
     path.write_text(yaml.safe_dump(tree))
-    tuned, _ = auto_tune(isdfine.load_config(path))
+    tuned = auto_tune(isdfine.load_config(path)).config
     assert tuned.get("train_dataloader.batch_size") == 4
     assert tuned.get("train_dataloader.total_batch_size") is None
 
@@ -150,14 +201,18 @@ def test_ranks_take_the_smallest_choice(
     assert common.load_s == 0.5
 
 
-def test_weights_are_those_of_a_run_without(tool: ModuleType, tmp_path: Path) -> None:
+def test_weights_are_those_of_a_run_without(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real measurements; only the choice is held to what the config says."""
     torch.set_num_threads(1)
     config = write_micro_config(tmp_path)
     plain, tuned = tmp_path / "plain", tmp_path / "tuned"
+    opened: list[str] = []
+    monkeypatch.setattr(coco, "parse_coco", lambda path, **more: opened.append(path) or parse_coco(path, **more))
     fixed = ["epoches=1", "num_visualized=0", "train_dataloader.total_batch_size=4", "train_dataloader.num_workers=0"]
     assert tool.main(["-c", str(config), "-u", *fixed, f"output_dir={plain}"]) == 0
+    in_a_plain_run = len(opened)
     assert tool.main(["-c", str(config), "--auto", "-u", *fixed, f"output_dir={tuned}"]) == 0
+    assert len(opened) == 2 * in_a_plain_run == 4  # the annotations of both loaders, once
     assert_same_weights(plain / "last.pth", tuned / "last.pth")
     saved = isdfine.load_config(tuned / "config.yml")
     assert saved.get("train_dataloader.prefetch_factor") == 4
