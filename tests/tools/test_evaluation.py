@@ -35,13 +35,26 @@ def test_all_sides_agree(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     content = json.loads((tmp_path / "found.json").read_text())
     assert content["settings"]["images"] == 30
     assert set(content["sides"]) == {"isdfine", "faster-coco-eval", "pycocotools"}
+    assert set(content["machine"]["versions"]) >= {"torch", "numpy", "faster-coco-eval", "pycocotools"}
+    assert content["machine"]["cpu"]
+    assert len(content["machine"]["load_after"]) == 3
     for side in content["sides"].values():
-        assert len(side["cpu_s_all"]) == 2
+        assert len(side["cpu_s_by_round"]) == side["summary"]["calls"] == 2
         assert side["stats"] == pytest.approx(content["sides"]["isdfine"]["stats"], abs=1e-12)
         assert 0.05 < side["stats"][0] < 0.9
         assert side["stats"][1] > side["stats"][0]
-    assert content["sides"]["isdfine"]["ratio"] == 1
-    assert "pycocotools" in capsys.readouterr().out
+    assert content["sides"]["isdfine"]["ratio"]["median"] == 1
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[1:4]] == ["isdfine", "faster-coco-eval", "pycocotools"]
+    assert "30 images, 40 detections each, 5 classes, 2 rounds" in printed
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert tool.main([*SMALL, "--peers", "--rounds", "1", "-o", str(tmp_path / "file" / "found.json")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_other_numbers_are_an_error(

@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time and memory of COCO's box metrics: ours, faster-coco-eval and pycocotools, from the same arrays.
 
-    python tools/benchmark/evaluation.py                       # 5,000 images, 300 detections each, 80 classes: minutes
-    python tools/benchmark/evaluation.py --images 500 --peers faster-coco-eval --rounds 3
+    python tools/benchmark/evaluation.py -o evaluation.json   # 5,000 images, 300 detections each, 80 classes: minutes
+    python tools/benchmark/evaluation.py --images 500 --peers faster-coco-eval --rounds 5 --markdown
 
 Data are made by seed. Every side is a fresh process in every round, in an order drawn anew; what counts is from the
 arrays of detections in memory to the twelve numbers, which must agree to 1e-6. Peers are given dictionaries, the only
-thing they take, and making them is part of their time. Exit codes: 0, 1 numbers differ, 2 a peer is missing.
+thing they take, and making them is part of their time. Ratios are those of a round, side over ours.
+Exit codes: 0, 1 numbers differ, 2 a peer is missing or the options are wrong.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ import json
 import multiprocessing
 import random
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from isdfine.core.atomic import whole_file
+from isdfine.deploy.latency.machine import describe, load
+from isdfine.deploy.latency.timing import Timing, ratio, table
 
 OURS = "isdfine"
 PEERS = ("faster-coco-eval", "pycocotools")
@@ -152,13 +159,14 @@ def compare(options: argparse.Namespace, run: Callable[[str, argparse.Namespace]
         for side in order.sample(sides, len(sides)):
             found[side].append(run(side, options))
     expected = found[OURS][0]["stats"]
+    timings = {side: Timing(tuple((one["cpu_s"],) for one in runs)) for side, runs in found.items()}
     return {
         side: {
-            "cpu_s": statistics.median(one["cpu_s"] for one in runs),
-            "cpu_s_all": [one["cpu_s"] for one in runs],
+            "summary": timings[side].summary(options.images),
+            "ratio": asdict(ratio(timings[side], timings[OURS])),
+            "cpu_s_by_round": [one["cpu_s"] for one in runs],
             "peak_mib": max(one["peak_mib"] for one in runs),
             "before_mib": max(one["before_mib"] for one in runs),
-            "ratio": statistics.median(one["cpu_s"] / own["cpu_s"] for one, own in zip(runs, found[OURS], strict=True)),
             "largest_difference": max(
                 abs(a - b) for one in runs for a, b in zip(one["stats"], expected, strict=True)
             ),
@@ -168,14 +176,22 @@ def compare(options: argparse.Namespace, run: Callable[[str, argparse.Namespace]
     }  # fmt: skip
 
 
+def machine_of(peers: Sequence[str]) -> dict[str, Any]:
+    """What it was measured on, with the versions of the peers."""
+    found = describe(torch.device("cpu"), None)
+    found["versions"] |= {name: metadata.version(name) for name in peers}
+    return found
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("images", 5000), ("detections", 300), ("classes", 80), ("rounds", 1)):
+    for name, value in (("images", 5000), ("detections", 300), ("classes", 80), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default: {value}")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: both")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every round")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     return parser.parse_args(arguments)
 
 
@@ -186,29 +202,44 @@ def _positive(text: str) -> int:
     return value
 
 
+def comparison_table(sides: dict[str, Any], *, markdown: bool) -> str:
+    """One row per side."""
+    rows = [["", "CPU s", "spread %", "ratio", "quartiles", "peak MiB", "before", "largest difference"]]
+    for side, one in sides.items():
+        over = one["ratio"]
+        rows.append([
+            side, f"{one['summary']['median_ms'] / 1000:.2f}", f"{one['summary']['spread_percent']:.1f}",
+            f"{over['median']:.2f}", f"{over['quartile1']:.2f} .. {over['quartile3']:.2f}", f"{one['peak_mib']:.0f}",
+            f"{one['before_mib']:.0f}", f"{one['largest_difference']:.0e}",
+        ])  # fmt: skip
+    return table(rows, markdown=markdown)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
-    from isdfine.core.atomic import whole_file
-
     options = parse_arguments(arguments)
     for name in options.peers:
         module = name.replace("-", "_")
         if importlib.util.find_spec(module) is None:
             print(f"error: {name} is missing here: pip install {name}, or leave it out of --peers", file=sys.stderr)
             return 2
-    found = compare(options, in_process)
-    print(f"{options.images} images, {options.detections} detections each, {options.classes} classes")
-    print(f"{'':18} {'CPU s':>8} {'ratio':>7} {'peak MiB':>9} {'before':>7} {'largest difference':>19}")
-    for side, one in found.items():
-        print(
-            f"{side:18} {one['cpu_s']:8.2f} {one['ratio']:7.2f} {one['peak_mib']:9.0f} {one['before_mib']:7.0f}"
-            f" {one['largest_difference']:19.1e}"
-        )
+    machine = machine_of(options.peers)
+    sides = compare(options, in_process)
+    machine["load_after"] = load()
+    print(comparison_table(sides, markdown=options.markdown))
+    print(f"\n{options.images} images, {options.detections} detections each, {options.classes} classes, "
+          f"{options.rounds} rounds, processor time of all threads; {machine['cpu']}, load {machine['load']} before, "
+          f"{machine['load_after']} after; {', '.join(map(' '.join, machine['versions'].items()))}")  # fmt: skip
     if options.output is not None:
-        settings = {name: value for name, value in vars(options).items() if name != "output"}
-        with whole_file(options.output) as path:
-            path.write_text(json.dumps({"settings": settings, "sides": found}, indent=2) + "\n", encoding="utf-8")
-    differs = [side for side, one in found.items() if one["largest_difference"] > TOLERANCE]
+        settings = {name: value for name, value in vars(options).items() if name not in ("output", "markdown")}
+        found = {"machine": machine, "clock": "processor time", "settings": settings, "sides": sides}
+        try:
+            with whole_file(options.output) as path:
+                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    differs = [side for side, one in sides.items() if one["largest_difference"] > TOLERANCE]
     if differs:
         print(f"error: the numbers of {', '.join(differs)} are others than ours", file=sys.stderr)
     return 1 if differs else 0
