@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .capture import AttentionRecorder
+from .cpu_training import trains_on_cpu
 from .table_sampling import FeatureTable, sample_table
 
 CELL_ROUNDING = 1e-3
@@ -129,15 +130,13 @@ class DeformableAttention(nn.Module):
         if self._by_table(queries):
             table = values if isinstance(values, FeatureTable) else FeatureTable(values)
             sizes = [(one.shape[2], one.shape[3]) for one in table.maps]
-            return sample_table(table.rows, sizes, self.num_points, *points)
+            return sample_table(table.rows(self.num_heads), sizes, self.num_points, *points)
         maps = values.contiguous() if isinstance(values, FeatureTable) else values
         return self._by_maps(maps, *_head_by_head(*points), extent)
 
     def _by_table(self, queries: Tensor) -> bool:
-        """Whether sums over a table of cells are the faster form: training on a CPU, and no graph is being recorded."""
-        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-        learns = self.training and torch.is_grad_enabled()
-        return self._reads_between_cells and learns and queries.device.type == "cpu" and not recorded
+        """Whether sums over a table of cells are the faster form."""
+        return self._reads_between_cells and trains_on_cpu(self, queries)
 
     def _by_maps(self, values: Sequence[Tensor], locations: Tensor, weights: Tensor, extent: Tensor | None) -> Tensor:
         """Read level by level: locations (B*heads, Q, P, 2), weights (B*heads, 1, Q, P) -> (B, Q, D)."""

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bilinear reads of deformable attention as weighted sums of table rows: the faster form on a CPU in training.
 
-All levels lie in one table with a row per (image, cell, head). A query's answer is a sum over the four cells around
+All levels lie in one table with a row per (image, head, cell). A query's answer is a sum over the four cells around
 each of its points; torch sums rows fast (``embedding_bag``), and the gradient of the table is such a sum once more,
 over the queries that read each row. On a GPU, in exported graphs and without gradients, ``grid_sample`` stays.
 """
@@ -34,7 +34,7 @@ class FeatureTable(Sequence[Tensor]):
     def __init__(self, maps: Sequence[Tensor]) -> None:
         self.maps = list(maps)
         self._contiguous: list[Tensor] | None = None
-        self._rows: Tensor | None = None
+        self._rows: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -48,12 +48,12 @@ class FeatureTable(Sequence[Tensor]):
             self._contiguous = [one.contiguous() for one in self.maps]
         return self._contiguous
 
-    @property
-    def rows(self) -> Tensor:
-        """(B, S, D) contiguous, S cells of all levels; made when it is first asked for."""
-        if self._rows is None:
-            self._rows = torch.cat([one.flatten(2).mT for one in self.maps], 1).contiguous()
-        return self._rows
+    def rows(self, heads: int) -> Tensor:
+        """(B, heads, S, d) contiguous, S cells of all levels: what one head reads lies together. Made once."""
+        if heads not in self._rows:
+            per_head = [one.flatten(2).unflatten(1, (heads, -1)).mT for one in self.maps]
+            self._rows[heads] = torch.cat(per_head, 2).contiguous()
+        return self._rows[heads]
 
 
 def sample_table(
@@ -62,67 +62,71 @@ def sample_table(
     """Weighted sums of bilinear reads, zeros outside the maps.
 
     Args:
-        rows: (B, S, D) cells of all levels, contiguous float32.
+        rows: (B, heads, S, d) cells of all levels, contiguous float32.
         sizes: (height, width) of every level.
         points: per level; they add up to P.
         locations: (B, Q, heads, P, 2) x and y as fractions of the point's map.
         weights: (B, Q, heads, P).
 
-    Returns: (B, Q, D).
+    Returns: (B, Q, heads * d).
     """
     per_point = [(width, height) for (height, width), count in zip(sizes, points) for _ in range(count)]
     cells = [height * width for height, width in sizes]
     starts = [sum(cells[:level]) for level, count in enumerate(points) for _ in range(count)]
-    places = torch.tensor(per_point, dtype=torch.float32), torch.tensor(starts, dtype=torch.int32)
+    places = torch.tensor(per_point).T, torch.tensor(starts, dtype=torch.int32)
     found: Tensor = _TableSum.apply(rows, locations.float(), weights.float(), *places)
     return found
 
 
 class _TableSum(torch.autograd.Function):
-    """Reads and their gradients."""
+    """Reads and their gradients. N = B * heads * Q reads of 4 P rows; planes of (B, heads, Q, P) for x and for y."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, locations: Tensor, weights: Tensor, sizes: Tensor, starts: Tensor) -> Tensor:
-        batch, queries, heads, _ = weights.shape
-        table = rows.view(-1, rows.shape[-1] // heads)  # (B*S*heads, d)
-        place = locations * sizes - 0.5
+        """Args: sizes (2, P) widths and heights, starts (P,) first cell of each point's map; else as above."""
+        batch, heads, cells, _ = rows.shape
+        table = rows.flatten(0, 2)  # (B*heads*S, d)
+        weights = weights.transpose(1, 2).contiguous()
+        sides = sizes.float()[:, None, None, None]
+        place = locations.permute(4, 0, 2, 1, 3).contiguous().mul_(sides).sub_(0.5)  # (2, B, heads, Q, P)
         low = place.floor()
-        far = place.sub_(low)  # (B, Q, heads, P, 2) distance to the low cell
-        inside = (low >= 0) & (low < sizes), (low >= -1) & (low < sizes - 1)
-        shares = (1 - far).mul_(inside[0]), far.mul_(inside[1])
+        far = place.sub_(low)  # distance to the low cell
+        inside = torch.stack(((low >= 0) & (low < sides), (low >= -1) & (low < sides - 1)), 1)  # (2, 2, B, heads, Q, P)
+        shares = torch.stack((1 - far, far), 1).mul_(inside.float())
         # not clamped: a location that is not a number reads cell 0, with a share that is not a number
-        cells = [torch.where(one, low + step, 0).int().unbind(-1) for step, one in enumerate(inside)]
-        first = torch.arange(heads, dtype=torch.int32)[:, None] + starts * heads  # (heads, P)
-        first = first + (torch.arange(batch, dtype=torch.int32) * (rows.shape[1] * heads))[:, None, None, None]
-        columns = [x * heads + first for x, _ in cells]
-        lines = [y * (sizes[:, 0].int() * heads) for _, y in cells]
-        index = torch.stack([column + line for line in lines for column in columns], -2).view(-1, 4 * len(starts))
-        sides = [side.unbind(-1) for side in shares]
-        corners = torch.stack([x * y for y in (sides[0][1], sides[1][1]) for x in (sides[0][0], sides[1][0])], -2)
-        scale = (corners * weights[..., None, :]).view(index.shape)
-        ctx.save_for_backward(table, index, scale, corners, weights, *shares, *inside, sizes)
+        cell = torch.stack((low, low + 1), 1).int()
+        cell = torch.where(inside, cell, 0)
+        first = starts + torch.arange(batch * heads, dtype=torch.int32).view(batch, heads, 1, 1) * cells
+        lines = cell[1].mul_(sizes[0].int()).add_(first)
+        index = torch.stack([line + column for line in lines for column in cell[0]], -2).view(-1, 4 * len(starts))
+        weighted = shares[1] * weights
+        scale = torch.stack([y * x for y in weighted for x in shares[0]], -2).view(index.shape)
+        ctx.save_for_backward(table, index, scale, weights, shares, inside, sides)
         ctx.shape = rows.shape
-        return F.embedding_bag(index, table, mode="sum", per_sample_weights=scale).view(batch, queries, -1)
+        found = F.embedding_bag(index, table, mode="sum", per_sample_weights=scale)
+        return found.view(batch, heads, -1, found.shape[1]).transpose(1, 2).flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        table, index, scale, corners, weights, share_0, share_1, inside_0, inside_1, sizes = ctx.saved_tensors
-        upstream = upstream.reshape(-1, table.shape[1])  # (B*Q*heads, d)
+        table, index, scale, weights, shares, inside, sides = ctx.saved_tensors
+        upstream = upstream.unflatten(2, (ctx.shape[1], -1)).transpose(1, 2).reshape(-1, table.shape[1])  # (N, d)
         of_rows = of_locations = of_weights = None
         if ctx.needs_input_grad[0]:
             of_rows = _sum_by_row(upstream, index, scale, len(table)).view(ctx.shape)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            read = _products(upstream, table, index).view(corners.shape)  # (B, Q, heads, 4, P)
-            of_weights = (read * corners).sum(-2)
-            upper_left, upper_right, lower_left, lower_right = (read * weights[..., None, :]).unbind(-2)
-            (left, top), (right, bottom) = share_0.unbind(-1), share_1.unbind(-1)
-            (on_left, on_top), (on_right, on_bottom) = inside_0.unbind(-1), inside_1.unbind(-1)
-            along_x = on_right * (upper_right * top + lower_right * bottom)
-            along_x -= on_left * (upper_left * top + lower_left * bottom)
-            along_y = on_bottom * (lower_left * left + lower_right * right)
-            along_y -= on_top * (upper_left * left + upper_right * right)
-            of_locations = torch.stack((along_x, along_y), -1).mul_(sizes)
+            read = _products(upstream, table, index).view(-1, 4, weights.shape[-1])  # (N, 4, P)
+            upper_left, upper_right, lower_left, lower_right = read.transpose(0, 1).contiguous().view(4, *weights.shape)
+            (left, right), (top, bottom) = shares
+            upper = left * upper_left + right * upper_right
+            lower = left * lower_left + right * lower_right
+            of_weights = (top * upper + bottom * lower).transpose(1, 2)
+            (on_left, on_right), (on_top, on_bottom) = inside.float()
+            along_x = on_right * (top * upper_right + bottom * lower_right)
+            along_x -= on_left * (top * upper_left + bottom * lower_left)
+            along_y = on_bottom * lower - on_top * upper
+            along = torch.stack((along_x, along_y)).mul_(weights).mul_(sides)
+            of_locations = along.permute(1, 3, 2, 4, 0)
         return of_rows, of_locations, of_weights, None, None
 
 
