@@ -237,6 +237,27 @@ def test_a_canvas_that_shows_nothing_of_the_image():
     assert found.flatten(1).unique(dim=1).flatten().tolist() == [1, 2, 3]
 
 
+def test_a_part_of_a_canvas_is_resized_as_in_the_whole_canvas():
+    random, cut = np.random.default_rng(4), 0
+    for seed in range(60):
+        size, border = random.integers(20, 90, 2).tolist(), random.integers(0, 200, 4).tolist()
+        image, fill = photo(size, seed), tuple(random.integers(0, 256, 3).tolist())
+        final = tuple(random.choice([32, 64, 96, 100], 2).tolist())
+        decision = decide([T.RandomHorizontalFlip(p=seed % 2), T.Resize(final)], size, np.zeros((0, 4), np.float32))
+        decision.frame, decision.fill = Frame.whole(size).pad(*border), fill
+        decision.frame = decision.frame.mirror() if seed % 2 else decision.frame
+        canvas = Image.new("RGB", decision.frame.size[::-1], fill)
+        canvas.paste(image, tuple(border[:2]))
+        whole = torch.from_numpy(np.array(canvas)).permute(2, 0, 1)[None]
+        whole = whole.flip(-1) if seed % 2 else whole
+        expected = nn.functional.interpolate(whole, size=final, mode="bilinear", antialias=True)[0]
+        found = rendering.render(decision, lambda scale, image=image: Pixels(image))
+        assert found.shape == expected.shape
+        assert (found.int() - expected.int()).abs().max() <= 1
+        cut += bool((expected[:, 0] == torch.tensor(fill)[:, None]).all())
+    assert cut > 20  # of which the first rows are border alone
+
+
 def test_frames_are_mirrored_in_any_order():
     frame = Frame.whole((40, 60)).pad(10, 5, 30, 15)
     assert frame.size == (60, 100)

@@ -19,7 +19,7 @@ from PIL import Image
 
 Planes = NDArray[np.float32]
 """(3, n) red, green, blue, whole numbers 0..255; changed in place."""
-Bands = tuple[NDArray[np.uint8], ...]
+Bands = Sequence[NDArray[np.uint8]]
 _BLOCK = 32768
 """Pixels worked on at once."""
 _SAMPLE = 10_000
@@ -30,7 +30,6 @@ _BLACK = np.zeros((3, _BLOCK), np.float32)
 _WHITE = np.full((3, _BLOCK), 255, np.float32)
 _EXACT = np.float32(1e-4)
 """Lifts sums that should be whole over what rounding has taken from them."""
-_SIGN = np.uint32(1 << 31)
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,27 @@ class Distortion:
         order.insert(1 if self.contrast_first else 3, "contrast")
         return tuple(name for name in order if getattr(self, name) is not None)
 
-    def apply(self, bands: Bands, whole: Image.Image) -> Bands:
+    def apply(self, bands: Bands, whole: Image.Image, *, channels_last: bool = False) -> NDArray[np.uint8]:
         """Change the colours of a part of an image.
 
         Args:
-            bands: its red, green and blue as bytes, of any shape, the same for the three.
+            bands: its red, green and blue as bytes, (h, w) each.
             whole: the image that contrast takes its mean from, RGB, at any scale.
+            channels_last: let the three values of a pixel lie side by side in memory.
+
+        Returns:
+            (3, h, w)
         """
-        changes = [self._change(name, whole) for name in self.names]
+        shape = bands[0].shape
+        after = np.empty((*shape, 3) if channels_last else (3, *shape), np.uint8)
+        after = after.transpose(2, 0, 1) if channels_last else after
+        changes, order = [self._change(name, whole) for name in self.names], self.permutation or (0, 1, 2)
         if changes:
-            bands = _changed(bands, changes)
-        return tuple(bands[one] for one in self.permutation or (0, 1, 2))
+            _changed(bands, changes, [after[order.index(one)] for one in range(3)])
+        else:
+            for channel, source in enumerate(order):
+                after[channel] = bands[source]
+        return after
 
     def _change(self, name: str, whole: Image.Image) -> Callable[[Planes], None]:
         """One change as a function on planes."""
@@ -82,38 +91,44 @@ class Distortion:
         step = max(1.0, (whole.width * whole.height / _SAMPLE) ** 0.5)
         size = (max(1, round(whole.width / step)), max(1, round(whole.height / step)))
         pixels = np.asarray(whole.resize(size, Image.Resampling.NEAREST)).reshape(-1, 3).T
-        sums, names = 0.0, self.names
+        changes = [self._change(name, whole) for name in self.names[: self.names.index("contrast")]]
+        sums = 0.0
         for first in range(0, pixels.shape[1], _BLOCK):
             planes = np.ascontiguousarray(pixels[:, first : first + _BLOCK], dtype=np.float32)
-            for name in names[: names.index("contrast")]:
-                self._change(name, whole)(planes)
-            sums += float(grey(planes).sum(dtype=np.float64))
+            _run(changes, planes)
+            sums += float(grey(np.floor(planes)).sum(dtype=np.float64))
         return np.float32(int(sums / pixels.shape[1] + 0.5))
 
 
-def _changed(bands: Bands, changes: Sequence[Callable[[Planes], None]]) -> Bands:
-    flat = [band.reshape(-1) for band in bands]
-    after = np.empty((3, len(flat[0])), np.uint8)
+def _run(changes: Sequence[Callable[[Planes], None]], planes: Planes) -> None:
+    """One change after the other; the fractions that the last one leaves are still to be cut off."""
+    for number, change in enumerate(changes):
+        if number:
+            np.floor(planes, out=planes)
+        change(planes)
+
+
+def _changed(bands: Bands, changes: Sequence[Callable[[Planes], None]], after: Bands) -> None:
+    """Write what becomes of red, green and blue, (h, w) each, a block at a time."""
+    flat, results = ([band.reshape(-1) for band in each] for each in (bands, after))
     room = np.empty((3, _BLOCK), np.float32)
     for first in range(0, len(flat[0]), _BLOCK):
         last = min(first + _BLOCK, len(flat[0]))
         planes = room if last - first == _BLOCK else np.empty((3, last - first), np.float32)
         for plane, band in zip(planes, flat):
             np.copyto(plane, band[first:last])
-        for change in changes:
-            change(planes)
-        np.copyto(after[:, first:last], planes, casting="unsafe")
-    return tuple(band.reshape(bands[0].shape) for band in after)
+        _run(changes, planes)
+        for result, plane in zip(results, planes):
+            np.copyto(result[first:last], plane, casting="unsafe")
 
 
 def blend(planes: Planes, other: np.float32 | Planes, factor: np.float32) -> None:
-    """Pillow's blend: from ``other`` (factor 0) to the pixels (factor 1) and beyond, cut to whole numbers 0..255."""
+    """Pillow's blend from ``other`` (factor 0) to the pixels (factor 1) and beyond, within 0..255, not cut to whole."""
     planes *= factor
     planes += other * (1 - factor) + _EXACT
     if factor > 1:
         np.maximum(planes, _BLACK[:, : planes.shape[1]], out=planes)
         np.minimum(planes, _WHITE[:, : planes.shape[1]], out=planes)
-    np.floor(planes, out=planes)
 
 
 def grey(planes: Planes) -> Planes:
@@ -138,26 +153,28 @@ def turn_hue(planes: Planes, steps: int) -> None:
     """
     sextants = (steps - 0.5) * 6 / 255  # Pillow drops the fractions of steps: half a step on average
     parts = max(1, int(np.ceil(abs(sextants))))
+    whole = planes.astype(np.int16)  # twice as many in a register as floats
     for _ in range(parts):
-        _turn(planes, np.float32(sextants / parts))
-    planes += np.float32(0.5)
-    np.floor(planes, out=planes)
+        _turn(whole, np.float32(sextants / parts))
+    np.copyto(planes, whole)
 
 
-def _turn(planes: Planes, sextants: np.float32) -> None:
+def _turn(planes: NDArray[np.int16], sextants: np.float32) -> None:
     red, green, blue = planes
     smallest, middle = np.minimum(red, green), np.maximum(red, green)
     largest = np.maximum(middle, blue)
     np.minimum(middle, blue, out=middle)
     np.maximum(middle, smallest, out=middle)
     np.minimum(smallest, blue, out=smallest)
-    change = (largest - smallest) * sextants
-    signs = [(one - other).view(np.uint32) for one, other in ((green, blue), (blue, red), (red, green))]
+    chroma = np.subtract(largest, smallest).astype(np.float32)
+    chroma *= sextants
+    change = np.rint(chroma, out=chroma).astype(np.int16)
+    signs = [(one - other) >> 15 for one, other in ((green, blue), (blue, red), (red, green))]  # -1 below, else 0
     for plane, sign in zip(planes, signs):
-        sign &= _SIGN
-        sign ^= change.view(np.uint32)
         plane += plane
         plane -= middle
-        plane -= sign.view(np.float32)
+        plane += sign
+        sign ^= change  # -change - 1 where -1
+        plane -= sign
         np.maximum(plane, smallest, out=plane)
         np.minimum(plane, largest, out=plane)

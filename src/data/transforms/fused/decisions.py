@@ -116,10 +116,10 @@ def _crops(
         Corners (k, 4) of k <= trials crops, an empty one for the last trial if its sides are not good; and (k,) pairs
         that were taken up to and with each.
     """
-    height, width = (np.float32(side) for side in size)
     sides = np.float32(op.min_scale) + np.float32(op.max_scale - op.min_scale) * pairs
-    w, h = (width * sides[:, 0]).astype(np.int64), (height * sides[:, 1]).astype(np.int64)
-    aspect = w / h
+    room = np.array(size[::-1])
+    extent = (room.astype(np.float32) * sides).astype(np.int64)  # (2 * trials, 2) width, height
+    aspect = extent[:, 0] / extent[:, 1]
     good = ((op.min_aspect_ratio <= aspect) & (aspect <= op.max_aspect_ratio)).tolist()
     place, chosen = 0, []
     for _ in range(op.trials):
@@ -128,21 +128,23 @@ def _crops(
             place += 1
         place += 1
     rows = np.array(chosen, dtype=np.int64)
-    left = ((size[1] - w[rows]).astype(np.float32) * pairs[rows + 1, 0]).astype(np.int64)
-    top = ((size[0] - h[rows]).astype(np.float32) * pairs[rows + 1, 1]).astype(np.int64)
-    crops = np.stack([left, top, left + w[rows], top + h[rows]], axis=1)
-    return np.concatenate([crops, np.zeros((1, 4), np.int64)]), np.append(rows + 2, place)
+    crops = np.zeros((len(chosen) + 1, 4), np.int64)
+    crops[:-1, :2] = (room - extent[rows]).astype(np.float32) * pairs[rows + 1]
+    crops[:-1, 2:] = crops[:-1, :2] + extent[rows]
+    return crops, np.append(rows + 2, place)
 
 
 def _overlaps(crops: NDArray[np.int64], boxes: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Which boxes have their centre inside each crop (k, n), and the largest IoU (k,) of such a box with it."""
-    left, top, right, bottom = crops.T[:, :, None].astype(np.float32)  # (k, 1) each
-    x1, y1, x2, y2 = boxes.T
-    cx, cy = np.float32(0.5) * (x1 + x2), np.float32(0.5) * (y1 + y2)
-    inside = (left < cx) & (cx < right) & (top < cy) & (cy < bottom)
-    shared = np.maximum(np.minimum(x2, right) - np.maximum(x1, left), 0)
-    shared *= np.maximum(np.minimum(y2, bottom) - np.maximum(y1, top), 0)
-    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared
+    low, high = crops.T.astype(np.float32).reshape(2, 2, -1, 1)  # (2, k, 1) each: left and top, right and bottom
+    begin, end = boxes.T.reshape(2, 2, 1, -1)  # (2, 1, n)
+    centre = np.float32(0.5) * (begin + end)
+    between = (low < centre) & (centre < high)
+    inside = between[0] & between[1]
+    both = np.maximum(np.minimum(end, high) - np.maximum(begin, low), 0)
+    shared = both[0] * both[1]
+    box, crop = end - begin, high - low
+    union = box[0] * box[1] + crop[0] * crop[1] - shared
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=inside)
     return inside, iou.max(axis=1)
 
@@ -199,9 +201,9 @@ def _crop(op: T.RandomIoUCrop, decision: Decision) -> None:
 
 def _sanitize(op: T.SanitizeBoundingBoxes, decision: Decision) -> None:
     height, width = decision.canvas
-    boxes = decision.boxes
-    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    inside = (boxes >= 0).all(axis=1) & (boxes <= np.array([width, height, width, height])).all(axis=1)
+    x1, y1, x2, y2 = decision.boxes.T
+    w, h = x2 - x1, y2 - y1
+    inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)  # for a size above 0 the other corner follows
     decision.keep((w >= op.min_size) & (h >= op.min_size) & (w * h >= op.min_area) & inside)
 
 
