@@ -45,13 +45,15 @@ class RunSettings:
     fp32 as official. fp16 moved the AP of the quickstart's checkpoint by 0.03 points, bf16 by 0.2 (on its 24 training
     pages) to 0.5 (on 8 others)."""
 
-    channels_last: bool = False
-    """Keep the channels of a pixel together in memory: the same numbers up to rounding, and faster convolutions on CPUs
-    (a step of D-FINE-N took a fifth less) and on GPUs in mixed precision."""
+    channels_last: bool | None = None
+    """Keep the channels of a pixel together in memory: the same numbers up to rounding. None: on a CPU, where a step of
+    D-FINE-N took a fifth less and one of S no longer; not on a GPU, where it can pay in mixed precision."""
 
-    compile: bool = False
-    """Compile backbone and encoder with ``torch.compile``, once for each size of images (multi-scale: up to 13, a
-    minute or more each). What depends on the number of boxes stays eager. Where it fails, the run goes on without."""
+    compile: bool | Literal["reduce-overhead"] = False
+    """Compile backbone and encoder with ``torch.compile`` for training, once for each size of images (multi-scale: up
+    to 13, a minute or more each). What depends on the number of boxes stays eager. Where it fails, the run goes on
+    without. ``reduce-overhead`` records CUDA graphs of them as well, where torch can (images of one size, no
+    accumulation; not tried on a GPU yet)."""
 
     use_ema: bool = False
     """Evaluate and keep the moving average of the weights (section ``ema``)."""
@@ -126,6 +128,10 @@ class RunSettings:
         problems = range_problems(**asdict(self))
         if problems:
             raise ConfigError("\n".join(f"{name}: {text}" for name, text in problems.items()))
+
+    def training_layout_is_channels_last(self, device_type: str) -> bool:
+        """Whether training keeps channels innermost on a kind of device (``cpu``, ``cuda``)."""
+        return device_type == "cpu" if self.channels_last is None else self.channels_last
 
     def training_precision(self, device_type: str) -> str:
         """Name of what training computes in on a kind of device (``cpu``, ``cuda``)."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..core import dist
 from ..core.config import Config
@@ -34,7 +35,7 @@ from .freeze import Freeze
 from .objective import build_objective
 from .progress import Progress
 from .solver import Evaluation
-from .speed import compile_parts, use_channels_last
+from .speed import compile_for, use_channels_last
 from .stages import StagePlan
 from .tuning import ClassTables, check_label_space, tune
 
@@ -64,7 +65,7 @@ class Training(Evaluation):
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
-        if settings.channels_last:
+        if settings.training_layout_is_channels_last(self.device.type):
             use_channels_last(self.model)
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
         captures = self.criterion.captures
@@ -72,8 +73,7 @@ class Training(Evaluation):
         self.plan = StagePlan(self.train_loader.collate_fn.stop_epoch, self.train_loader.collate_fn.ema_restart_decay)
         self.optim = self._build_optim()
         self.base_decay = self.optim.ema.decay
-        if settings.compile:  # after the average has its copy: that is judged eagerly
-            compile_parts(self.model)
+        compile_for(config, self.model, self.device, self.train_loader.collate_fn)
         self.progress = Progress()
         self._introduce()
         # Each rank draws its own noise from here on; the weights above came from one seed.
@@ -176,6 +176,7 @@ class Training(Evaluation):
                 f"{file} does not fit this run's optimiser or EMA ({error}): resume with the config.yml beside it"
             ) from error
 
+        _lay_out_as_weights(self.optim.optimizer)
         for group, options in zip(self.optim.optimizer.param_groups, wanted):
             changed = {key: (group[key], value) for key, value in options.items() if group[key] != value}
             for key, (old, new) in changed.items():
@@ -257,6 +258,17 @@ class Training(Evaluation):
             decay = (self.plan.restart_decay or decay) - self.progress.best.resets * self.plan.decay_step
         self.optim.ema.set_decay(decay)
         logger.info("back to the best weights of stage one, EMA decay %.5f", decay)
+
+
+def _lay_out_as_weights(optimizer: Optimizer) -> None:
+    """Give moments the memory layout of their weights: fused optimisers go through both as if they had one layout.
+
+    A checkpoint may come from a run with another ``channels_last``.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 _GROUP_OPTIONS = ("weight_decay", "betas", "eps", "momentum", "amsgrad", "nesterov", "dampening")

@@ -75,9 +75,10 @@ class Launch:
 
 
 def lines(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
-    """Records of one kind in a run's metrics."""
+    """Records of one kind in a run's metrics; of a run that goes on the last line may be half there."""
     file = folder / "metrics.jsonl"
-    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    text = file.read_text() if file.exists() else ""
+    records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     return [record for record in records if record["kind"] == kind]
 
 
