@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ...core.errors import CheckpointError
 from ...core.registry import register
 from ...core.weights import load_weights
+from ..cpu_training import affine, trains_on_cpu
 from ..norm import FrozenBatchNorm2d
 from ..padding import Padding, cleared
 from .stages import listed_stage_of
@@ -94,6 +95,8 @@ class LearnableAffine(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Any shape -> the same."""
+        if trains_on_cpu(self, maps):
+            return affine(maps, self.scale, self.bias)
         return torch.addcmul(self.bias, self.scale, maps)  # one pass: B0 trains 12 % faster on a CPU than with * and +
 
 
