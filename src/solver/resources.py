@@ -27,12 +27,13 @@ def usable_bytes(device: torch.device) -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of main memory that are free or can be freed, and that the control group still allows.
+    """Bytes of main memory that are free or can be freed, and that control groups and ``ulimit -v`` still allow.
 
     Args:
-        root: of the file system; Linux keeps both figures in files.
+        root: of the file system; Linux keeps all these figures in files.
     """
-    found = [_available(root), *(_left_in_group(root, *files) for files in _GROUP_FILES)]
+    groups = [_left_in_group(group) for controller in ("", "memory") for group in _groups(root, controller)]
+    found = [_available(root), _left_of_address_space(root), *groups]
     known = [one for one in found if one is not None]
     return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
@@ -40,9 +41,10 @@ def free_memory(root: Path = Path("/")) -> int:
 def usable_cores(root: Path = Path("/")) -> int:
     """Processor cores for each process of the run, at least 1: affinity and quota of the control group count."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _words(root / "sys/fs/cgroup/cpu.max")
-    if len(quota) == 2 and quota[0] != "max":
-        cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
+    for group in _groups(root, ""):
+        quota = _words(group / "cpu.max")
+        if len(quota) == 2 and quota[0] != "max":
+            cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
     return max(1, cores // local_ranks())
 
 
@@ -51,25 +53,45 @@ def local_ranks() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.world_size() > 1 else 1
 
 
-_GROUP_FILES = (
-    ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
-    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
-"""Limit and use: version 2 of control groups, and version 1."""
-
-
 def _available(root: Path) -> int | None:
     words = _words(root / "proc/meminfo")
     return 1024 * int(words[words.index("MemAvailable:") + 1]) if "MemAvailable:" in words else None
 
 
-def _left_in_group(root: Path, limit: str, used: str) -> int | None:
-    """None where there is no limit. Pages of files count as used here, so this errs on the safe side."""
-    most, now = _words(root / limit), _words(root / used)
-    if not most or not now or most[0] == "max":
+def _left_of_address_space(root: Path) -> int | None:
+    """None where there is no limit."""
+    limits = [line.split() for line in _text(root / "proc/self/limits").splitlines()]
+    limit = next((line[3] for line in limits if line[:3] == ["Max", "address", "space"]), "unlimited")
+    pages = _words(root / "proc/self/statm")
+    if limit == "unlimited" or not pages:
         return None
-    return max(0, int(most[0]) - int(now[0]))
+    return max(0, int(limit) - int(pages[0]) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _groups(root: Path, controller: str) -> list[Path]:
+    """Folders of this process's control group and of those it lies in, whose limits hold as well.
+
+    Args:
+        controller: of version 1, which has a tree for each; empty for version 2.
+    """
+    lines = (line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines())
+    own = next((path.strip("/") for _, names, path in lines if controller in names.split(",")), "")
+    tree = root / "sys/fs/cgroup" / controller
+    return [tree, *(tree / part for part in (Path(own), *Path(own).parents) if part != Path())]
+
+
+def _left_in_group(group: Path) -> int | None:
+    """None where there is no limit. Pages of files count as used here, so this errs on the safe side."""
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        most, now = _words(group / limit), _words(group / used)
+        if most and now and most[0] != "max":
+            return max(0, int(most[0]) - int(now[0]))
+    return None
 
 
 def _words(file: Path) -> list[str]:
-    return file.read_text(encoding="ascii").split() if file.is_file() else []
+    return _text(file).split()
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="ascii", errors="replace") if file.is_file() else ""

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory forecast, the refusal of what does not fit, and running out in a step."""
 
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -168,16 +169,48 @@ def test_other_errors_are_no_lack_of_memory() -> None:
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
 
 
-def test_limits_of_a_control_group_count(tmp_path: Path) -> None:
-    for name, text in {
-        "proc/meminfo": "MemTotal: 900 kB\nMemAvailable:  500 kB\n",
-        "sys/fs/cgroup/memory.max": "400000\n",
-        "sys/fs/cgroup/memory.current": "150000\n",
-        "sys/fs/cgroup/cpu.max": "100000 100000\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+def machine(folder: Path, files: dict[str, str]) -> Path:
+    """A file system with those files."""
+    for name, text in {"proc/meminfo": "MemTotal: 900 kB\nMemAvailable:  500 kB\n", **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+LIMITED = {"memory.max": "400000\n", "memory.current": "150000\n", "cpu.max": "100000 100000\n"}
+GROUP = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("own", "where"),
+    [
+        (None, GROUP),
+        ("0::/\n", GROUP),
+        ("0::/slurm/job_1/step\n", f"{GROUP}/slurm/job_1/step"),
+        ("0::/slurm/job_1/step\n", f"{GROUP}/slurm/job_1"),  # what holds for the job holds for its steps
+    ],
+)
+def test_limits_of_a_control_group_count(tmp_path: Path, own: str | None, where: str) -> None:
+    files = {f"{where}/{name}": text for name, text in LIMITED.items()}
+    machine(tmp_path, files if own is None else files | {"proc/self/cgroup": own})
     assert free_memory(tmp_path) == 250_000
     assert usable_cores(tmp_path) == 1
-    (tmp_path / "sys/fs/cgroup/memory.max").write_text("max\n")
+    (tmp_path / where / "memory.max").write_text("max\n")
     assert free_memory(tmp_path) == 512_000
+
+
+def test_limits_of_version_1_count(tmp_path: Path) -> None:
+    files = {"memory.limit_in_bytes": "300000\n", "memory.usage_in_bytes": "100000\n"}
+    own = {"proc/self/cgroup": "5:cpu,cpuacct:/other\n4:memory:/job\n0::/\n"}
+    machine(tmp_path, own | {f"{GROUP}/memory/job/{name}": text for name, text in files.items()})
+    assert free_memory(tmp_path) == 200_000
+
+
+def test_a_limit_of_address_space_counts(tmp_path: Path) -> None:
+    title = "Limit                     Soft Limit           Hard Limit           Units     \n"
+    pages = 10
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + 5000
+    machine(tmp_path, {"proc/self/statm": f"{pages} 5 1 1 0 1 0\n"})
+    for text, free in (("unlimited", 512_000), (str(limit), 5000), ("1000", 0)):
+        (tmp_path / "proc/self/limits").write_text(f"{title}Max address space         {text}  unlimited  bytes\n")
+        assert free_memory(tmp_path) == free
