@@ -163,7 +163,7 @@ class DFINECriterion(nn.Module):
         assert stack.edge_logits is not None
         assert stack.initial_boxes is not None
         layers = len(stack.edge_logits)
-        iou = scored.boxes.iou[:layers, agreed].detach()
+        iou = scored.boxes.iou[:layers, agreed]
         if self.use_uni_set or scored.name:  # the same pairs in every layer
             rows, numbers = scored.pairs.rows[0, agreed], scored.pairs.numbers[0, agreed]
             bins = encode_targets(stack.initial_boxes[rows], scored.table.corners[numbers], weights, s)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -107,33 +108,40 @@ class HungarianMatcher(nn.Module):
         if not len(table):
             nothing = np.zeros((len(stack), 0), dtype=np.int64)
             return nothing, nothing
-        cost = self.cost(stack, table)
-        extremes = torch.stack(table.labels.aminmax())
-        host = torch.cat((cost.flatten(), extremes.to(cost.dtype))).cpu().numpy()
+        shape = (len(stack), len(table), stack.queries)
+        carried = stack.boxes.new_empty(math.prod(shape) + 2)  # the costs, and two labels that travel with them
+        self.cost(stack, table, out=carried[:-2].view(shape))
+        carried[-2:] = torch.stack(table.labels.aminmax())
+        host = carried.cpu().numpy()
         _check_labels(host[-2:], stack, num_classes)
-        return _solve(host[:-2].reshape(cost.shape), table.starts, stack.queries)
+        return _solve(host[:-2].reshape(shape), table.starts, stack.queries)
 
-    def cost(self, stack: SetStack, table: TargetTable) -> Tensor:
+    @torch.no_grad()
+    def cost(self, stack: SetStack, table: TargetTable, out: Tensor | None = None) -> Tensor:
         """Cost of every query for every target of its own image, float32 (spec dfine section 8.1).
 
-        Returns: (S, T, Q), finite: an undefined cost (two boxes without area, NaN predictions) counts as 1.
+        Returns: (S, T, Q), finite: an undefined cost (two boxes without area, NaN predictions) counts as 1. ``out``
+            where that is given.
         """
-        classes = [self._class_cost(logits, stack, table) for logits in stack.logits]
-        total = torch.cat(classes).mul_(self.weights["cost_class"])
+        total = stack.boxes.new_empty(len(stack), len(table), stack.queries) if out is None else out
+        for logits, part in zip(stack.logits, total.split([len(block) for block in stack.logits])):
+            self._class_cost(logits, stack, table, part)
         add_box_costs(total, stack, table, l1=self.weights["cost_bbox"], giou=self.weights["cost_giou"])
         return total.nan_to_num_(nan=1.0, posinf=_UNBOUNDED, neginf=-_UNBOUNDED)
 
-    def _class_cost(self, logits: Tensor, stack: SetStack, table: TargetTable) -> Tensor:
-        """Cost (S_i, T, Q) of the targets' classes; a class-agnostic head knows class 0 only."""
-        classes = logits.shape[-1]
+    def _class_cost(self, logits: Tensor, stack: SetStack, table: TargetTable, out: Tensor) -> None:
+        """Weighted cost of the targets' classes into ``out`` (S_i, T, Q); a class-agnostic head knows class 0 only."""
+        classes, weight = logits.shape[-1], self.weights["cost_class"]
         labels = table.labels.clamp(0, classes - 1)
         by_class = logits.unflatten(1, (stack.batch, stack.queries)).mT.flatten(1, 2)  # (S_i, B*C, Q)
         place = table.image * classes + labels
         if not self.use_focal_loss:
-            return -by_class.unflatten(1, (-1, classes)).softmax(2).flatten(1, 2).index_select(1, place)
-        if len(table) > stack.batch * classes:  # the cheaper order: more targets than (image, class) pairs
-            return focal_cost(by_class, self.alpha, self.gamma).index_select(1, place)
-        return focal_cost(by_class.index_select(1, place), self.alpha, self.gamma)
+            scores = by_class.unflatten(1, (-1, classes)).softmax(2).flatten(1, 2)
+            torch.index_select(scores.mul_(-weight), 1, place, out=out)
+        elif len(table) > stack.batch * classes:  # the cheaper order: more targets than (image, class) pairs
+            torch.index_select(focal_cost(by_class, self.alpha, self.gamma).mul_(weight), 1, place, out=out)
+        else:
+            out.copy_(focal_cost(by_class.index_select(1, place), self.alpha, self.gamma)).mul_(weight)
 
 
 def _check_labels(extremes: np.ndarray, stack: SetStack, num_classes: int | None) -> None:

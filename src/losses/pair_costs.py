@@ -43,11 +43,10 @@ def add_box_costs(total: Tensor, stack: SetStack, table: TargetTable, *, l1: flo
     """
     reader = _Reader(total, stack, table)
     if l1:
-        distance = torch.empty_like(total)
         for axis, (boxes, truth) in enumerate(zip(reader.boxes, _planes(table.boxes))):
-            part = reader.read(boxes).sub_(truth).abs_()
-            distance = distance.copy_(part) if axis == 0 else distance.add_(part)
-        total.add_(distance, alpha=l1)
+            part = reader.read(boxes).sub_(truth)
+            torch.abs(part, out=reader.other) if axis == 0 else reader.other.add_(part.abs_())
+        total.add_(reader.other, alpha=l1)
     if giou:
         total.add_(_generalised_iou(reader), alpha=-giou)
     return total
@@ -78,7 +77,7 @@ class _Reader:
         self.true_low, self.true_high = (left, top), (right, bottom)
         self.true_areas = (right - left) * (bottom - top)  # (T, 1)
         self.image = table.image
-        self._spare = torch.empty_like(like)
+        self._spare, self.other = torch.empty_like(like), torch.empty_like(like)
 
     def read(self, plane: Tensor) -> Tensor:
         """(S, B, Q) -> (S, T, Q), valid until the next reading."""
@@ -88,10 +87,10 @@ class _Reader:
         """Length that both boxes share along an axis, at least 0, and length that holds both; (S, T, Q) each."""
         low, high = self.true_low[axis], self.true_high[axis]
         first = self.read(self.low[axis])
-        shared, hull = torch.maximum(first, low).neg_(), torch.minimum(first, low).neg_()
+        shared, hull = torch.maximum(first, low), torch.minimum(first, low)
         last = self.read(self.high[axis])
-        hull.add_(torch.maximum(last, high))
-        shared.add_(torch.minimum(last, high, out=last)).clamp_(min=0)
+        torch.sub(torch.maximum(last, high, out=self.other), hull, out=hull)
+        torch.sub(torch.minimum(last, high, out=last), shared, out=shared).clamp_(min=0)
         return shared, hull
 
 

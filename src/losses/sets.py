@@ -147,13 +147,16 @@ def tabulate(targets: Sequence[Target], batch: int, device: torch.device) -> Tar
         device: where the predictions are.
 
     Raises:
-        ValueError: the numbers of images, or of boxes and labels of an image, differ.
+        ValueError: the numbers of images, or of boxes and labels of an image, differ, or a box has not 4 numbers.
     """
     if len(targets) != batch:
         raise ValueError(f"predictions of {batch} images but {len(targets)} targets: give one target per image")
-    labels = [one["labels"].reshape(-1) for one in targets]
-    boxes = [one["boxes"].reshape(-1, 4) for one in targets]
+    # views are made only where needed: they count once per image
+    labels = [one["labels"] if one["labels"].dim() == 1 else one["labels"].reshape(-1) for one in targets]
+    boxes = [one["boxes"] if one["boxes"].dim() == 2 else one["boxes"].reshape(-1, 4) for one in targets]
     for index, (label, box) in enumerate(zip(labels, boxes)):
+        if box.shape[-1] != 4:
+            raise ValueError(f"targets[{index}] has boxes of shape {tuple(box.shape)}: give (T, 4), cxcywh fractions")
         if len(label) != len(box):
             raise ValueError(f"targets[{index}] has {len(box)} boxes but {len(label)} labels: they belong row to row")
     counts = np.array([len(label) for label in labels], dtype=np.int64)

@@ -152,6 +152,12 @@ def test_duplicate_touching_and_empty_boxes_are_matched():
     assert torch.equal(boxes[0, query][:, :2], truth[target][:, :2])
 
 
+def test_targets_of_other_dimensions_are_laid_flat():
+    predictions, targets = random_input(counts=(3, 0))
+    odd = [{key: value[None] for key, value in targets[0].items()}, {**targets[1], "boxes": torch.zeros(0)}]
+    assert as_lists(official_matcher()(predictions, odd)) == as_lists(official_matcher()(predictions, targets))
+
+
 def test_softmax_cost_is_minus_the_score():
     predictions, targets = random_input(counts=(2, 3))
     matcher = HungarianMatcher({"cost_class": 1})
@@ -176,6 +182,8 @@ def test_messages():
             official_matcher()(predictions, bad)
     with pytest.raises(ValueError, match=r"targets\[2\] has 5 boxes but 4 labels"):
         official_matcher()(predictions, [*targets[:2], {**targets[2], "labels": targets[2]["labels"][:4]}])
+    with pytest.raises(ValueError, match=r"targets\[0\] has boxes of shape \(3, 5\): give \(T, 4\)"):
+        official_matcher()(predictions, [{**targets[0], "boxes": torch.zeros(3, 5)}, *targets[1:]])
     short = Predictions(predictions.logits[:, :4], predictions.boxes[:, :4])
     with pytest.raises(ValueError, match=r"must share \(batch, queries\), got .*\(3, 4\)"):
         official_matcher().match_sets([predictions, short], targets)

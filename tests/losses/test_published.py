@@ -60,13 +60,12 @@ def test_one_copy_to_the_host_and_as_many_operators_for_any_number_of_objects(ho
     assert max(counts) <= 600
 
 
-def test_an_image_more_costs_views_of_its_targets_only() -> None:
+def test_an_image_more_costs_no_operator() -> None:
     objective, counts = official_objective(80, 32), []
     for batch in (2, 8):
         step = made_up_step(DecoderShapes(batch=batch, objects=3, queries=30, num_denoising=6))
         with Operators() as seen:
             objective(step.output, step.targets)
         counts.append(seen.names)
-    more = counts[1] - counts[0]
-    assert set(more) <= {"view", "_to_copy", "detach", "alias"}
-    assert more.total() <= 3 * 6
+    assert counts[0] == counts[1]
+    assert counts[1].total() - counts[1]["detach"] <= 580
