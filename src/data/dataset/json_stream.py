@@ -17,6 +17,7 @@ _CHUNK = 1 << 23
 _BATCH = 20_000
 _TAIL = 1 << 20
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NEXT_OBJECT = re.compile(r"\},[ \t\n\r]*\{")
 
 Receiver = Callable[[list[Any], int], None]
 """Takes a batch of elements of a list, and the position of the first one in it."""
@@ -115,6 +116,8 @@ class _Reader:
         self.skipped, self.instead = re.compile(pattern), f'"{skip}":0'
         self.text = ""
         self.position = 0
+        self.untried: int | None = None
+        """End of the part of the window in which ``objects`` may look; None: all of it."""
         self.ended = False
         self.lines, self.characters = 0, 0  # before the window
         self.decode = json.JSONDecoder().raw_decode
@@ -152,12 +155,33 @@ class _Reader:
         batch: list[Any] = []
         count = 0
         while self.next_item("]", not count):
-            batch.append(self.value())
-            count += 1
-            if len(batch) == _BATCH:
-                receive(batch, count - len(batch))
-                batch = []
+            found = self.objects() or [self.value()]
+            batch += found
+            count += len(found)
+            while len(batch) >= _BATCH:
+                receive(batch[:_BATCH], count - len(batch))
+                batch = batch[_BATCH:]
         receive(batch, count - len(batch))
+
+    def objects(self) -> list[Any]:
+        """The elements from here to the last object that ends in the window: one call for all takes half the time.
+
+        The place to cut is a guess. Only where it is right the brackets match; else there are none, and ``value`` reads
+        one element after the other, until the window moves.
+        """
+        cut = self.text.rfind("},", self.position, self.untried)
+        while cut > 0 and not _NEXT_OBJECT.match(self.text, cut):
+            cut = self.text.rfind("},", self.position, cut)
+        if cut < 0:
+            return []
+        try:
+            found: list[Any]
+            found, end = self.decode(f"[{self.text[self.position : cut + 1]}]")
+        except (ValueError, RecursionError):  # whoever reads the element says what is wrong
+            self.untried = self.position  # one wrong guess in a window is enough
+            return []
+        self.position = min(cut + 1, self.position + end - 2)  # or at the end of the list, where that comes before
+        return found
 
     def next_item(self, closing: str, first: bool) -> bool:
         """Step over the comma, or over the end of the list or object."""
@@ -209,7 +233,7 @@ class _Reader:
         chunk = self.file.read(size)
         self.ended = not chunk
         self.text = self.skipped.sub(self.instead, self.text[self.position :] + chunk)
-        self.position = 0
+        self.position, self.untried = 0, None
 
     def fail(self, what: str, position: int | None = None) -> Any:
         position = self.position if position is None else position

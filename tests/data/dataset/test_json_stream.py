@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+from random import Random
+from unittest import mock
 
 import pytest
 
@@ -61,6 +63,36 @@ def test_lists_of_numbers_can_be_passed_over(tmp_path, monkeypatch, chunk):
     whole = [one["segmentation"] for one in boxes]
     assert [one.get("segmentation") for one in found] == [0, 0, whole[2], whole[3], 0]
     assert [{**one, "segmentation": two} for one, two in zip(found, whole)] == boxes
+
+
+def test_objects_are_read_many_at_a_time_and_one_by_one_where_the_cut_is_wrong(tmp_path, monkeypatch):
+    """Whatever lies inside them: objects, lists of objects, text that looks like the end of one."""
+    random = Random(0)
+    odd = [{"x": 1}, [{"y": 2}, {"z": [{}]}], "}, {", '"}, {"', "], {", {}, [], 5, {"a": {"b": [{"c": 1}, {"d": 2}]}}]
+    path = tmp_path / "x.json"
+    calls = mock.Mock(side_effect=json.JSONDecoder().raw_decode)
+    for number in range(120):
+        monkeypatch.setattr(json_stream, "_CHUNK", random.choice([5, 40, 200, 1 << 16]))
+        monkeypatch.setattr(json_stream, "_BATCH", random.choice([1, 3, 100]))
+        content = {
+            key: [{"id": k, "odd": random.choice(odd)} for k in range(random.randint(0, 12))] for key in "abc"
+        } | {"last": [1, {}, {}, "}, {"]}
+        indent, separators = random.choice([None, 1]), random.choice([(",", ":"), (", ", ": ")])
+        path.write_text(json.dumps(content, indent=indent, separators=separators))
+        assert read(path, *content) == content, number
+    content = {"images": [{"id": k} for k in range(1000)], "categories": [{"id": 1, "name": "x"}]}
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr(json_stream, "_CHUNK", 1 << 16)
+    monkeypatch.setattr(json_stream.json, "JSONDecoder", lambda: mock.Mock(raw_decode=calls))
+    assert read(path, *content) == content
+    assert calls.call_count < 10
+
+
+def test_a_mistake_among_many_objects_is_found(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"images": [' + '{"id": 1},\n' * 500 + '{"id" 2},\n' + '{"id": 1},\n' * 500 + '{"id": 3}]}')
+    with pytest.raises(DataError, match=r"x.json:501: not a JSON file \(Expecting ':' delimiter"):
+        read(path, "images")
 
 
 def test_mistakes_behind_skipped_lists_have_their_line(tmp_path):
