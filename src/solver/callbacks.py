@@ -19,45 +19,49 @@ from ..core import dist
 from ..core.errors import NonFiniteError
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import Tallies
+from .recent import Names, Recent
 from .train import StepReport, StopTraining
 from .writers import Writer
 
 logger = logging.getLogger(__name__)
 
-Names = tuple[str, ...]
 NEVER = torch.iinfo(torch.int64).max
 """Step of a term that was always finite."""
 
 
 class NonFiniteGuard:
-    """Remember on the device the first step at which each term was not finite; read only when a line is due.
+    """Find the first step at which each term was not finite, when a line is due and not before.
 
-    Nothing is replaced: the run stops with the name of the term. Until the flag is read no checkpoint is written
+    Nothing is replaced: the run stops with the name of the term. Until that is known no checkpoint is written
     (the savers call :meth:`check` first), so what is on disk stays usable.
     """
 
     def __init__(self, *, active: bool = True, watch_gradient: bool = True) -> None:
         self._active = active  # off where the run's policy is to skip such steps
         self._watch_gradient = watch_gradient  # under fp16 the scaler handles overflowing gradients
+        self._recent = Recent()
         self._first_bad: dict[Names, Tensor] = {}
 
     def observe(self, report: StepReport, step: int) -> None:
-        """Note which terms of this step are not finite, without reading them: a handful of operators."""
+        """Keep this step's terms: no operator on the device, save where many steps have come together."""
         if not self._active:
             return
-        self._note(tuple(report.terms), report.values, step)
+        self._recent.add(tuple(report.terms), report.scalars, step)
         if self._watch_gradient and report.grad_norm is not None:
-            self._note(("gradient norm",), report.grad_norm.detach(), step)
+            self._recent.add(("gradient norm",), (report.grad_norm.detach(),), step)
+        if self._recent.full:
+            self._look()
 
-    def _note(self, names: Names, values: Tensor, step: int) -> None:
-        bad = values.isfinite().logical_not()
-        first = self._first_bad.get(names)
-        if first is None:
-            first = torch.full_like(bad, NEVER, dtype=torch.int64)
-        self._first_bad[names] = torch.where(bad, first.clamp(max=step), first)
+    def _look(self) -> None:
+        """Note on the device when each term was not finite first."""
+        for names, steps, values in self._recent.take():
+            when = torch.where(values.isfinite(), NEVER, steps[:, None]).amin(0)
+            before = self._first_bad.get(names)
+            self._first_bad[names] = when if before is None else torch.minimum(before, when)
 
     def check(self) -> None:
-        """Read the flags (one transfer) and raise :class:`NonFiniteError` naming the earliest bad terms."""
+        """Read (one transfer) and raise :class:`NonFiniteError` naming the earliest bad terms."""
+        self._look()
         if not self._first_bad:
             return
         names = [name for some in self._first_bad for name in some]
@@ -133,16 +137,22 @@ class StepLog:
         self._every = every
         self._diagnose = diagnose
         self._tallies: Tallies = {}
+        self._recent = Recent()
         self._sums: dict[Names, Tensor] = {}
         self._count = 0
         self._since = time.perf_counter()
 
     def observe(self, report: StepReport) -> None:
-        """Add this step's terms on the device, in one operator."""
-        names = tuple(report.terms)
-        before = self._sums.get(names)
-        self._sums[names] = report.values if before is None else before + report.values
+        """Keep this step's terms: no operator on the device, save where many steps have come together."""
+        self._recent.add(tuple(report.terms), report.scalars, self._count)
         self._count += 1
+        if self._recent.full:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        for names, _, values in self._recent.take():
+            total, before = values.sum(0), self._sums.get(names)
+            self._sums[names] = total if before is None else before + total
 
     def due(self, step: int) -> bool:
         """Whether a line is due after this step."""
@@ -158,6 +168,7 @@ class StepLog:
 
         Raises :class:`NonFiniteError` where a term is not finite. All ranks call this after the same step.
         """
+        self._add_up()
         seen = [part.reshape(1) for tally in self._tallies.values() for part in tally]
         names = [name for some in self._sums for name in some]
         numbers = dist.mean(torch.cat([*self._sums.values(), *seen]))
@@ -187,7 +198,8 @@ class StepLog:
 
     def restart(self) -> None:
         """Forget the sums and restart the clock (after a line, an evaluation or a save)."""
-        self._sums, self._tallies, self._count, self._since = {}, {}, 0, time.perf_counter()
+        self._recent, self._sums, self._tallies = Recent(), {}, {}
+        self._count, self._since = 0, time.perf_counter()
 
 
 def _ratios(names: Sequence[str], read: Sequence[float]) -> dict[str, float]:

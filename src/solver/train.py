@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from ..optim.step import Optim
@@ -35,9 +34,9 @@ class StepReport:
     """Learning rate of the last parameter group, as used by this step."""
 
     @cached_property
-    def values(self) -> Tensor:
-        """(number of terms,) the terms in their order, put together once for all who look at every step."""
-        return torch.stack([term.detach() for term in self.terms.values()])
+    def scalars(self) -> tuple[Tensor, ...]:
+        """The terms in their order, without their graphs; made once for all who look at every step."""
+        return tuple(term.detach() for term in self.terms.values())
 
 
 def train_one_epoch(

@@ -266,8 +266,9 @@ def test_compiled_losses_are_the_eager_ones(config: isdfine.Config, backend: str
         check_equal(found, expected)
         sum(found.values()).backward()
         sum(expected.values()).backward()
-    for (name, one), other in zip(model.named_parameters(), twin.parameters()):
-        if one.grad is not None:
-            torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-4, msg=name)
+    gradients = [(one.grad, other.grad) for one, other in zip(model.parameters(), twin.parameters())]
+    norms = [(one.norm(), (one - other).norm()) for one, other in gradients if one is not None and other is not None]
+    whole, apart = (torch.stack(some).norm() for some in zip(*norms))
+    assert apart < 1e-3 * whole
     with torch.compiler.set_stance("fail_on_recompile"):
         check_equal(losses_of(config, twin, (64, 96)), losses_of(config, model, (64, 96)))
