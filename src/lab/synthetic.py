@@ -30,6 +30,8 @@ class DecoderShapes:
     layers: int = 6
     reg_max: int = 32
     num_denoising: int = 100
+    found: bool = False
+    """Every object has a query beside it that knows its class, as after training; else queries lie anywhere."""
 
     def __post_init__(self) -> None:
         low = {"batch": 1, "objects": 0, "queries": 1, "num_classes": 1, "layers": 1, "reg_max": 4, "num_denoising": 0}
@@ -85,6 +87,8 @@ class _Maker:
             noise = self.normal(*group.reference_logits.shape) * AGREEMENT
             centre = torch.cat((group.reference_logits + noise, centre), 1)
         leaning = self.normal(*centre.shape[:2], shapes.num_classes) - 4
+        if shapes.found:
+            self.find(targets, centre[:, -shapes.queries :], leaning[:, -shapes.queries :])
         layers = [split_predictions(self.head(centre, leaning, centre), self.sizes) for _ in range(shapes.layers)]
         initial = split_predictions(self.head(centre, leaning, None), self.sizes)
         proposals = self.head(centre[:, -shapes.queries :], leaning[:, -shapes.queries :], None)
@@ -100,6 +104,13 @@ class _Maker:
             reg_scale=torch.tensor(4, device=self.device),
         )
         return MadeUpStep(output, targets, self.leaves)
+
+    def find(self, targets: list[dict[str, Tensor]], boxes: Tensor, logits: Tensor) -> None:
+        """Put a query of each image beside every object, as long as there are queries; in place."""
+        for target, of_boxes, of_logits in zip(targets, boxes, logits):
+            slots = torch.randperm(self.shapes.queries, generator=self.generator)[: self.shapes.objects].to(self.device)
+            of_boxes[slots] = target["boxes"][: len(slots)]
+            of_logits[slots, target["labels"][: len(slots)]] += 6
 
     def head(self, boxes: Tensor, logits: Tensor, initial: Tensor | None) -> Predictions:
         """Leaves near common boxes and logits; with ``initial`` also edge distributions that refine it."""

@@ -54,9 +54,9 @@ def add_box_costs(total: Tensor, stack: SetStack, table: TargetTable, *, l1: flo
 
 def _generalised_iou(reader: _Reader) -> Tensor:
     """(S, T, Q) from corners, by the rules of ``nn.boxes.pairwise_giou``."""
-    (shared, hull), (shared_height, hull_height) = reader.extents(0), reader.extents(1)
-    shared.mul_(shared_height)
-    hull.mul_(hull_height)
+    shared, hull = torch.empty_like(reader.other), torch.empty_like(reader.other)
+    reader.shared_length(0, shared).mul_(reader.shared_length(1, reader.other))
+    reader.whole_length(0, hull).mul_(reader.whole_length(1, reader.other))
     joint = reader.read(reader.areas).add_(reader.true_areas).sub_(shared)
     iou = shared.div_(joint)
     return iou.sub_(torch.sub(hull, joint, out=joint).div_(hull))
@@ -83,15 +83,17 @@ class _Reader:
         """(S, B, Q) -> (S, T, Q), valid until the next reading."""
         return torch.index_select(plane, 1, self.image, out=self._spare)
 
-    def extents(self, axis: int) -> tuple[Tensor, Tensor]:
-        """Length that both boxes share along an axis, at least 0, and length that holds both; (S, T, Q) each."""
-        low, high = self.true_low[axis], self.true_high[axis]
-        first = self.read(self.low[axis])
-        shared, hull = torch.maximum(first, low), torch.minimum(first, low)
+    def shared_length(self, axis: int, out: Tensor) -> Tensor:
+        """(S, T, Q) that both boxes share along an axis, at least 0."""
+        torch.maximum(self.read(self.low[axis]), self.true_low[axis], out=out)
         last = self.read(self.high[axis])
-        torch.sub(torch.maximum(last, high, out=self.other), hull, out=hull)
-        torch.sub(torch.minimum(last, high, out=last), shared, out=shared).clamp_(min=0)
-        return shared, hull
+        return torch.sub(torch.minimum(last, self.true_high[axis], out=last), out, out=out).clamp_(min=0)
+
+    def whole_length(self, axis: int, out: Tensor) -> Tensor:
+        """(S, T, Q) that holds both boxes along an axis."""
+        torch.minimum(self.read(self.low[axis]), self.true_low[axis], out=out)
+        last = self.read(self.high[axis])
+        return torch.sub(torch.maximum(last, self.true_high[axis], out=last), out, out=out)
 
 
 def _planes(boxes: Tensor) -> tuple[Tensor, ...]:

@@ -35,3 +35,19 @@ def test_no_objects_and_no_denoising() -> None:
 def test_impossible_shapes_are_all_named() -> None:
     with pytest.raises(ConfigError, match="batch is 0: give 1 or more; objects is -1: give 0 or more"):
         DecoderShapes(batch=0, objects=-1)
+
+
+@pytest.mark.parametrize("objects", [3, 12])
+def test_found_objects_have_a_query_beside_them_that_knows_the_class(objects: int) -> None:
+    shapes = DecoderShapes(batch=2, objects=objects, queries=9, num_classes=5, layers=2, reg_max=8, found=True)
+    step = made_up_step(shapes)
+    for one in [*step.output.layers, step.output.initial, step.output.proposals]:
+        assert one is not None
+        for boxes, logits, target in zip(one.boxes, one.logits, step.targets):
+            distance = (boxes[:, None] - target["boxes"][:9]).abs().amax(-1)  # (Q, T)
+            near = distance.argmin(0)
+            assert len(set(near.tolist())) == min(objects, 9)
+            assert distance.amin(0).max() < 0.15
+            assert (logits[near].argmax(-1) == target["labels"][:9]).float().mean() > 0.8
+    apart = made_up_step(DecoderShapes(batch=2, objects=objects, queries=9, num_classes=5, layers=2, reg_max=8))
+    assert not torch.equal(apart.output.layers[0].boxes, step.output.layers[0].boxes)

@@ -38,10 +38,13 @@ def test_both_sides_are_timed_and_agree(tool: ModuleType, tmp_path: Path, capsys
         assert one["ratio"]["median"] > 0
 
 
-def test_growth_over_objects_and_batch(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main([*SMALL, "--objects", "2", "4", "8", "--growth", "--markdown"]) == 0
+@pytest.mark.parametrize("found", [False, True])
+def test_growth_over_objects_and_batch(tool: ModuleType, capsys: pytest.CaptureFixture[str], found: bool) -> None:
+    assert tool.main([*SMALL, "--objects", "2", "4", "8", "--growth", "--markdown", *["--found"] * found]) == 0
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in capsys.readouterr().out.splitlines()[2:7]]
     assert [(row[0], row[1]) for row in cells] == [("2", "2"), ("2", "4"), ("2", "8"), ("1", "4"), ("4", "4")]
+    options = tool.parse_arguments([*SMALL, "--objects", "2", "--growth", *["--found"] * found])
+    assert [one["shapes"]["found"] for one in tool.run(options)["growth"]] == [found] * 3
 
 
 def test_wrong_options_are_one_message(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
