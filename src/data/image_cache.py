@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import struct
 import threading
 import time
@@ -26,6 +27,9 @@ WORTH = 0.6
 """Largest side of a cached image over the original's at which keeping it is worth the disk."""
 _HEADER = struct.Struct("<8sQ32s")
 _MAGIC = b"ISDFIMG1"
+_MADE_AS = struct.Struct("<IIII?")
+_OWN_NAME = re.compile(r"[0-9a-f]{46}(\.\d+\.\d+(\.tmp)?)?")
+"""An entry, or an unfinished one with the process and thread that write it."""
 _SHARE = 8
 """A process writes up to 1 / _SHARE of the room it found, then looks again what others have written."""
 _ABANDONED = 3600
@@ -37,9 +41,9 @@ class ImageCache:
     """A folder of resized images that runs may share, also at the same time.
 
     An entry's name is a digest of the file's content and of what was made of it, so a changed image is another entry.
-    An entry is a JPEG behind its length and digest; what does not agree with them is made anew. What a sample holds is
-    the same whether its entry was there or is made now. Once the folder is full, or cannot be written, other images are
-    decoded from their files as without a cache, after one warning.
+    An entry is a JPEG behind its length and digest; what does not agree with them is made anew. What a sample holds
+    does not depend on the folder: where it is full, or cannot be written, the same image is made for the moment, after
+    one warning of each process. That takes longer than without a cache.
 
     Args:
         folder: made where it is missing; entries may be deleted at any time.
@@ -63,6 +67,8 @@ class ImageCache:
         self.quality = quality
         self._room: int | None = None
         """Bytes that this process may write before it looks again; None: not looked yet, 0: full or not writable."""
+        self._damaged: set[Path] = set()
+        """Entries that were reported."""
 
     def size_of(self, size: tuple[int, int], scale: float) -> tuple[int, int] | None:
         """(height, width) of the entry of an image of ``size``; None: not worth it, or less than ``scale`` of it."""
@@ -72,34 +78,43 @@ class ImageCache:
         return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
 
     def load(
-        self, path: Path, size: tuple[int, int], wanted: tuple[int, int], decode: Callable[[], Image.Image]
+        self,
+        path: Path,
+        size: tuple[int, int],
+        wanted: tuple[int, int],
+        decode: Callable[[], Image.Image],
+        *,
+        upright: bool = False,
     ) -> Image.Image | None:
         """An image, resized.
 
         Args:
             path: its file.
-            size: its (height, width), which say whether it is turned.
+            size: its (height, width).
             wanted: (height, width), from ``size_of``.
             decode: gives it, at any scale.
+            upright: whether ``decode`` turns it by its EXIF orientation in any case.
 
         Returns:
-            None where there is no entry and none can be made.
+            None where the file cannot be read.
         """
         try:
+            before = os.stat(path)
             content = path.read_bytes()
         except OSError:
             return None  # whoever decodes it says what is wrong
-        digest = hashlib.blake2b(content, digest_size=24, person=struct.pack("<IIII", *size, self.side, self.quality))
+        made_as = _MADE_AS.pack(*size, self.side, self.quality, upright)
+        digest = hashlib.blake2b(content, digest_size=24)
+        digest.update(made_as)
         entry = self.folder / digest.hexdigest()[:2] / digest.hexdigest()[2:]
         jpeg = self._read(entry)
         if jpeg is None:
-            if not self._has_room():
-                return None
             buffer = io.BytesIO()
             resized = decode().resize(wanted[::-1], Image.Resampling.BILINEAR)
             resized.save(buffer, "JPEG", quality=self.quality, subsampling=0)
             jpeg = buffer.getvalue()
-            self._write(entry, jpeg)
+            if _same_file(before, path) and self._has_room():
+                self._write(entry, jpeg)
         image = Image.open(io.BytesIO(jpeg))
         image.load()
         return image
@@ -113,7 +128,9 @@ class ImageCache:
         jpeg = content[_HEADER.size :]
         if content[: _HEADER.size] == _header(jpeg):
             return jpeg
-        logger.warning("%s: this entry of the image cache is damaged (%d bytes): made anew", entry, len(content))
+        if entry not in self._damaged:
+            self._damaged.add(entry)
+            logger.warning("%s: this entry of the image cache is damaged (%d bytes): made anew", entry, len(content))
         return None
 
     def _write(self, entry: Path, jpeg: bytes) -> None:
@@ -126,31 +143,28 @@ class ImageCache:
         except OSError as error:
             self._room = 0
             logger.warning(
-                "%s: the image cache cannot be written (%s): going on without new entries; free space there, or choose "
-                "another folder", self.folder, error.strerror,
+                "%s: the image cache cannot be written (%s): going on more slowly, without new entries; free space "
+                "there, or choose another folder", self.folder, error.strerror,
             )  # fmt: skip
         else:
-            self._room = (self._room or 0) - len(jpeg)
+            room = (self._room or 0) - len(jpeg)
+            self._room = room if room > 0 else None
 
     def _has_room(self) -> bool:
-        if self._room == 0:
-            return False
-        if self._room is None or self._room < 0:
-            free = self.max_bytes - self._used()
-            self._room = max(0, free // _SHARE)
-            if free <= 0:
+        if self._room is None:
+            self._room = max(0, (self.max_bytes - self._used()) // _SHARE)
+            if self._room == 0:
                 logger.warning(
-                    "%s: the image cache is full (%.1f GB): other images are decoded from their files; "
-                    "raise max_gigabytes",
-                    self.folder, self.max_bytes / 1e9,
+                    "%s: the image cache is full (%.1f GB): other images are made anew each time; "
+                    "raise max_gigabytes, or do without the cache", self.folder, self.max_bytes / 1e9,
                 )  # fmt: skip
         return self._room > 0
 
     def _used(self) -> int:
-        """Bytes in the folder; removes what killed runs left unfinished."""
+        """Bytes of the entries; removes what killed runs left unfinished, and touches nothing else in the folder."""
         total, old = 0, time.time() - _ABANDONED
         for parent, _, names in os.walk(self.folder):
-            for name in names:
+            for name in filter(_OWN_NAME.fullmatch, names):
                 path = os.path.join(parent, name)
                 try:
                     facts = os.stat(path)
@@ -158,9 +172,18 @@ class ImageCache:
                         os.unlink(path)
                     else:
                         total += facts.st_size
-                except FileNotFoundError:
-                    continue  # another run has just renamed or removed it
+                except OSError:
+                    continue  # another run has just renamed or removed it, or owns it
         return total
+
+
+def _same_file(before: os.stat_result, path: Path) -> bool:
+    """Whether nobody has written to a file since: what was decoded belongs to the content that was read."""
+    try:
+        now = os.stat(path)
+    except OSError:
+        return False
+    return (now.st_ino, now.st_size, now.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
 
 
 def _header(jpeg: bytes) -> bytes:

@@ -4,8 +4,10 @@ import errno
 import json
 import logging
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,12 +108,15 @@ def test_a_full_cache_goes_on_with_what_it_has(data, tmp_path, caplog):
     small = ImageCache(str(folder), side=96, max_gigabytes=1.5 * size / 1e9)
     found = images(dataset(data, small))
     assert len(entries(folder)) == 2  # one above the limit at most, in a folder so small
-    assert torch.equal(found[2], images(dataset(data, None))[2])
+    roomy = images(dataset(data, ImageCache(str(tmp_path / "roomy"), side=96)))
+    assert all(torch.equal(one, other) for one, other in zip(found, roomy))  # a resumed run may find more room
     assert caplog.text.count(f"{folder}: the image cache is full") == 1
     assert "raise max_gigabytes" in caplog.text
 
 
 def test_no_space_is_named_and_the_run_goes_on(data, tmp_path, caplog, monkeypatch):
+    expected = images(dataset(data, ImageCache(str(tmp_path / "roomy"), side=96)))
+
     def full(self, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -119,9 +124,80 @@ def test_no_space_is_named_and_the_run_goes_on(data, tmp_path, caplog, monkeypat
     folder = tmp_path / "cache"
     found = images(dataset(data, ImageCache(str(folder), side=96)))
     assert entries(folder) == []
-    plain = images(dataset(data, None))
-    assert all(torch.equal(one, other) for one, other in zip(found[1:], plain[1:]))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected))
     assert caplog.text.count(f"{folder}: the image cache cannot be written (No space left on device)") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named_and_the_run_goes_on(data, tmp_path, caplog):
+    expected = images(dataset(data, ImageCache(str(tmp_path / "roomy"), side=96)))
+    (tmp_path / "file").write_text("")
+    found = images(dataset(data, ImageCache(str(tmp_path / "file"), side=96)))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected))
+    assert caplog.text.count(f"{tmp_path / 'file'}: the image cache cannot be written (") == 1
+    assert "choose another folder" in caplog.text
+
+
+def test_a_folder_that_is_deleted_during_a_run_is_filled_again(data, tmp_path, caplog):
+    of = dataset(data, ImageCache(str(tmp_path / "cache"), side=96))
+    before = images(of)
+    shutil.rmtree(tmp_path / "cache")
+    assert all(torch.equal(one, other) for one, other in zip(images(of), before))
+    assert len(entries(tmp_path / "cache")) == 3
+    assert caplog.text == ""
+
+
+def test_damage_that_cannot_be_mended_is_reported_once(data, tmp_path, caplog, monkeypatch):
+    of = dataset(data, ImageCache(str(tmp_path / "cache"), side=96))
+    before = images(of)
+    monkeypatch.setattr(ImageCache, "_write", lambda *_: None)
+    for entry in entries(tmp_path / "cache"):
+        entry.write_bytes(b"")
+    for _ in range(3):
+        assert all(torch.equal(one, other) for one, other in zip(images(of), before))
+    assert caplog.text.count("this entry of the image cache is damaged") == 3
+
+
+def test_turned_and_stored_images_are_different_entries(data, tmp_path):
+    """One data set's boxes belong to the stored pixels (COCO), another's to what viewers show (YOLO)."""
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    with Image.open(data[0] / "1.jpg") as image:
+        image.save(data[0] / "1.jpg", exif=exif)
+    cache, path = ImageCache(str(tmp_path / "cache"), side=96), data[0] / "1.jpg"
+    found = [
+        cache.load(path, SIZE, (96, 128), lambda turn=turn: load_rgb(path, SIZE, upright=turn), upright=turn)
+        for turn in (False, True)
+    ]
+    assert len(entries(tmp_path / "cache")) == 2
+    turned = found[0].transpose(Image.Transpose.ROTATE_180)
+    assert np.abs(np.asarray(turned, dtype=int) - np.asarray(found[1])).mean() < 2
+    of = dataset(data, cache)
+    of.annotations = replace(of.annotations, upright=True)
+    assert not torch.equal(images(dataset(data, cache))[0], images(of)[0])
+
+
+def test_an_image_that_changes_while_it_is_read_is_not_kept(data, tmp_path):
+    path = data[0] / "1.jpg"
+
+    def decode():
+        Image.new("RGB", SIZE[::-1], "red").save(path)  # a download that is still going on
+        return load_rgb(path, SIZE)
+
+    cache = ImageCache(str(tmp_path / "cache"), side=96)
+    assert cache.load(path, SIZE, (96, 128), decode).getpixel((3, 3))[0] > 250
+    assert entries(tmp_path / "cache") == []
+
+
+def test_other_files_in_the_folder_are_left_alone(data, tmp_path):
+    """A folder of images given by mistake must not lose any."""
+    others = [data[0] / "notes.txt", data[0] / "ab" / "cd.77.tmp", data[0] / "1.jpg"]
+    others[1].parent.mkdir()
+    for one in others[:2]:
+        one.write_text("mine")
+    for one in others:
+        os.utime(one, (time.time() - 7200,) * 2)
+    images(dataset(data, ImageCache(str(data[0]), side=96)))
+    assert all(one.exists() for one in others)
 
 
 def test_two_runs_on_one_cache(data, tmp_path):
@@ -148,7 +224,7 @@ def test_two_runs_on_one_cache(data, tmp_path):
 def test_unfinished_files_of_killed_runs_are_removed(data, tmp_path):
     folder = tmp_path / "cache" / "ab"
     folder.mkdir(parents=True)
-    old, new = folder / "cd.77.tmp", folder / "ef.78.tmp"
+    old, new = (folder / f"{digit * 46}.77.8.tmp" for digit in "cd")
     for one in (old, new):
         one.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)

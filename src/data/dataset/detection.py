@@ -153,15 +153,14 @@ class DetectionDataset(Dataset[Sample]):
 
     def _pixels(self, index: int, scale: float) -> Pixels:
         """The image, decoded at no less than a scale in 0..1."""
-        cache, size = (
-            self.transforms.cache,
-            (int(self.annotations.sizes[index, 0]), int(self.annotations.sizes[index, 1])),
-        )
+        data, cache = self.annotations, self.transforms.cache
+        size = (int(data.sizes[index, 0]), int(data.sizes[index, 1]))
         wanted = None if cache is None else cache.size_of(size, scale)
         if cache is not None and wanted is not None:
-            path = self.img_folder / self.annotations.file_names[index]
+            path = self.img_folder / data.file_names[index]
             divisor = reduction(min(1.0, GAP * wanted[0] / size[0]))
-            if (kept := cache.load(path, size, wanted, lambda: self._image(index, divisor))) is not None:
+            kept = cache.load(path, size, wanted, lambda: self._image(index, divisor), upright=data.upright)
+            if kept is not None:
                 return Pixels(kept, (wanted[0] / size[0], wanted[1] / size[1]))
         divisor = reduction(scale)
         return Pixels(self._image(index, divisor), (1 / divisor, 1 / divisor))
