@@ -95,13 +95,13 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
         config = config.with_values({"num_classes": len(loader.dataset.label_space)})
     fixed = _overridden(config)
     old = loader.sampler.batch_size
+    load_s = seconds_per_sample(loader)  # not aside: what the data set warns of, it says once
     with aside():
         usable = usable_bytes(device)
         probe = Probe(config, device, loader)
         begin = time.perf_counter()
         memory = measure(probe, largest_size(loader), usable, old)
         steps = _Steps(probe, _usual_size(loader), _slow_step(memory, time.perf_counter() - begin))
-        load_s = seconds_per_sample(loader)
         wanted = old if keep_batch or "batch" in fixed else _best_batch(old, memory, steps, loader)
         choice = _completed(wanted, steps, load_s, loader, fixed)
     del probe
@@ -272,7 +272,7 @@ def _lines(
     share = len(loader.dataset) / (choice.batch * world)
     steps = max(1, math.floor(share) if loader.sampler.drop_last else math.ceil(share))
     verdict = _verdict(choice.batch, old, memory.fits)
-    eager = "; of the eager model, which compile: True makes faster" if config.settings.compile else ""
+    eager = "; of the eager model: compile makes it faster" if config.settings.compile else ""
     return [
         f"batch {choice.batch}{ranks} (config: {old}): {why.get('batch', f'{verdict}; {choice.reasons[0]}')}",
         f"memory: {memory.describe()}",

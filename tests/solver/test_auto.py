@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """--auto: what it chooses, what it leaves alone, and that measuring changes nothing."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -119,9 +120,7 @@ def test_one_step_does_for_memory_and_time_of_a_very_slow_model(
 
 
 def test_compiled_steps_are_announced_as_faster(tmp_path: Path, machine: dict[str, Any]) -> None:
-    assert tune(tmp_path, "compile=True")[1].endswith(
-        "not included; of the eager model, which compile: True makes faster"
-    )
+    assert tune(tmp_path, "compile=True")[1].endswith("not included; of the eager model: compile makes it faster")
     assert tune(tmp_path)[1].endswith("evaluation not included")
 
 
@@ -130,6 +129,18 @@ def test_compiled_steps_are_announced_as_faster(tmp_path: Path, machine: dict[st
 )
 def test_times_are_in_units_of_their_size(seconds: float, text: str) -> None:
     assert auto._time(seconds) == text
+
+
+def test_what_the_data_set_warns_of_while_it_is_measured_is_heard(
+    tmp_path: Path, machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def a_full_cache(loader: Any) -> float:
+        logging.getLogger("isdfine.data.image_cache").warning("the image cache is full")
+        return 0.001
+
+    monkeypatch.setattr(auto, "seconds_per_sample", a_full_cache)
+    tune(tmp_path)
+    assert "the image cache is full" in caplog.text
 
 
 def test_what_a_start_refuses_is_refused_before_anything_is_measured(tmp_path: Path, machine: dict[str, Any]) -> None:
