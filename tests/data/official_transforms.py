@@ -18,6 +18,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from isdfine.data import transforms as T
+
 
 class CropWithProbability(v2.RandomIoUCrop):
     """RandomIoUCrop that is applied with a probability."""
@@ -65,6 +67,27 @@ def official_transforms(side: int = 640) -> list[nn.Module]:
         v2.SanitizeBoundingBoxes(min_size=1),
         ToFloat(),
         ToFractions(),
+    ]
+
+
+def our_ops(side: int = 640, resize: nn.Module | None = None, **crop: Any) -> list[nn.Module]:
+    """The same list of ours, as configs/dfine/include/dataloader.yml has it.
+
+    Args:
+        side: of the result.
+        resize: in place of Resize.
+        crop: further arguments of RandomIoUCrop.
+    """
+    return [
+        T.RandomPhotometricDistort(p=0.5),
+        T.RandomZoomOut(fill=0),
+        T.RandomIoUCrop(p=0.8, **crop),
+        T.SanitizeBoundingBoxes(min_size=1),
+        T.RandomHorizontalFlip(),
+        resize or T.Resize((side, side)),
+        T.SanitizeBoundingBoxes(min_size=1),
+        T.ConvertPILImage(),
+        T.ConvertBoxes(),
     ]
 
 

@@ -10,21 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import coco_files
+from data import coco_files, official_transforms
 from isdfine.data.collate import BatchImageCollateFunction
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.loader import DataLoader
-from isdfine.data.transforms import (
-    Compose,
-    ConvertBoxes,
-    ConvertPILImage,
-    RandomHorizontalFlip,
-    RandomIoUCrop,
-    RandomPhotometricDistort,
-    RandomZoomOut,
-    Resize,
-    SanitizeBoundingBoxes,
-)
+from isdfine.data.transforms import Compose
 
 EPOCHS = 20
 SETTLED = 5
@@ -41,19 +31,10 @@ def resident_mb(pid):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_does_not_grow_over_epochs(workers):
-    ops = [
-        RandomPhotometricDistort(p=0.5),
-        RandomZoomOut(fill=0),
-        RandomIoUCrop(p=0.8),
-        SanitizeBoundingBoxes(min_size=1),
-        RandomHorizontalFlip(),
-        Resize((320, 320)),
-        SanitizeBoundingBoxes(min_size=1),
-        ConvertPILImage(),
-        ConvertBoxes(),
-    ]
     folder = coco_files.TINY
-    data = CocoDetection(str(folder / "train"), str(folder / "annotations" / "train.json"), Compose(ops))
+    data = CocoDetection(
+        str(folder / "train"), str(folder / "annotations" / "train.json"), Compose(official_transforms.our_ops(320))
+    )
     loader = DataLoader(
         data, batch_size=4, shuffle=True, num_workers=workers, collate_fn=BatchImageCollateFunction(320, 2)
     )

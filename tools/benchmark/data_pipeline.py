@@ -47,14 +47,11 @@ from isdfine.data.dataset.detection import SampleKey
 from isdfine.data.loader import DataLoader
 from isdfine.data.transforms import (
     Compose,
-    ConvertBoxes,
-    ConvertPILImage,
     RandomHorizontalFlip,
     RandomIoUCrop,
     RandomPhotometricDistort,
     RandomZoomOut,
     Resize,
-    SanitizeBoundingBoxes,
     fused,
 )
 from isdfine.data.transforms.fused.colour import Distortion
@@ -62,7 +59,7 @@ from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Plan, Timing, measure, ratio, table
 
 SIDE = 640
-ROOT = Path(__file__).parents[2]
+REFERENCE = Path(__file__).parents[2] / "tests" / "data" / "official_transforms.py"
 OFFICIAL = "official"
 
 
@@ -87,10 +84,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def reference() -> Any:
-    """The published way, from the tests."""
-    spec = importlib.util.spec_from_file_location(
-        "official_transforms", ROOT / "tests" / "data" / "official_transforms.py"
-    )
+    """The published way and its list of ops, from the tests."""
+    if not REFERENCE.is_file():
+        raise ConfigError(f"{REFERENCE} is missing: run this from a checkout, the published way lies among the tests")
+    spec = importlib.util.spec_from_file_location("official_transforms", REFERENCE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -137,18 +134,8 @@ def write_photos(folder: Path, size: tuple[int, int], count: int, options: argpa
 
 def dataset(folder: Path, path: Path, *, fuse: bool) -> CocoDetection:
     """Ours, with the augmentation of configs/dfine/include."""
-    ops = [
-        RandomPhotometricDistort(p=0.5),
-        RandomZoomOut(fill=0),
-        RandomIoUCrop(p=0.8),
-        SanitizeBoundingBoxes(min_size=1),
-        RandomHorizontalFlip(),
-        Resize((SIDE, SIDE)),
-        SanitizeBoundingBoxes(min_size=1),
-        ConvertPILImage(),
-        ConvertBoxes(),
-    ]
-    return CocoDetection(str(folder), str(path), Compose(ops, fused=fuse), invalid_boxes="drop")
+    ops = Compose(reference().our_ops(SIDE), fused=fuse)
+    return CocoDetection(str(folder), str(path), ops, invalid_boxes="drop")
 
 
 class Keys:

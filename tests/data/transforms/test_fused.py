@@ -3,10 +3,12 @@
 """The fused augmentation against its ops one by one, and against torchvision's own transforms."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import nn
 from torchvision import tv_tensors
@@ -22,17 +24,7 @@ draws = pytest.mark.parametrize("draws", [150, pytest.param(2000, marks=pytest.m
 
 
 def official_ops(side=96, resize=None, **crop):
-    return [
-        T.RandomPhotometricDistort(p=0.5),
-        T.RandomZoomOut(fill=0),
-        T.RandomIoUCrop(p=0.8, **crop),
-        T.SanitizeBoundingBoxes(min_size=1),
-        T.RandomHorizontalFlip(),
-        resize or T.Resize((side, side)),
-        T.SanitizeBoundingBoxes(min_size=1),
-        T.ConvertPILImage(),
-        T.ConvertBoxes(),
-    ]
+    return official.our_ops(side, resize, **crop)
 
 
 def boxes_of(random, count, size):
@@ -256,6 +248,14 @@ def test_a_part_of_a_canvas_is_resized_as_in_the_whole_canvas():
         assert (found.int() - expected.int()).abs().max() <= 1
         cut += bool((expected[:, 0] == torch.tensor(fill)[:, None]).all())
     assert cut > 20  # of which the first rows are border alone
+
+
+def test_the_list_is_that_of_the_recipe():
+    recipe = Path(__file__).parents[3] / "configs" / "dfine" / "include" / "dataloader.yml"
+    ops = yaml.safe_load(recipe.read_text())["train_dataloader"]["dataset"]["transforms"]["ops"]
+    given = [{name: value for name, value in op.items() if name != "type"} for op in ops]
+    built = [getattr(T, op["type"])(**options) for op, options in zip(ops, given)]
+    assert [str(vars(one)) for one in built] == [str(vars(one)) for one in official.our_ops()]
 
 
 def test_frames_are_mirrored_in_any_order():
