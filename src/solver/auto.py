@@ -116,11 +116,12 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
 
 
 def _slow_step(memory: Forecast, seconds: float) -> float | None:
-    """Seconds for each pixel of a model so slow that the one step which measured its memory must do for its time too.
+    """Seconds for each pixel of a model so slow on a CPU that the one step which measured its memory must do for its
+    time too.
 
     Recording memory takes a part of them: such a time is up to a third too long.
     """
-    if len(memory.points) != 1 or seconds < BUDGET_S:
+    if memory.device.type != "cpu" or len(memory.points) != 1 or seconds < BUDGET_S:
         return None
     return seconds / math.prod(memory.size)
 

@@ -117,6 +117,11 @@ def test_one_step_does_for_memory_and_time_of_a_very_slow_model(
     _, text = tune(tmp_path)
     assert machine["steps"] == []
     assert "images a second at 64x96 by batch: 1: 0.2" in text  # a quarter of the pixels in 5 s
+    one = Forecast(torch.device("cpu"), (10, 10), ((1, MB),), MB, MB)
+    assert auto._slow_step(one, 20.0) == 0.2
+    assert auto._slow_step(one, 10.0) is None
+    assert auto._slow_step(replace(one, points=((1, MB), (2, MB))), 20.0) is None
+    assert auto._slow_step(replace(one, device=torch.device("cuda")), 20.0) is None  # libraries load for so long
 
 
 def test_compiled_steps_are_announced_as_faster(tmp_path: Path, machine: dict[str, Any]) -> None:
