@@ -16,6 +16,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..core.errors import CheckpointError, ConfigError
 from ..core.registry import register
 
+_ALIGNMENT = 64
+"""Bytes; torch's own for tensors on a CPU."""
+
 _Place = tuple[nn.Module, str]
 """The module that holds an entry of the state, and the entry's name there."""
 
@@ -129,10 +132,11 @@ class _Together:
         pairs = list(zip(averaged, current))
         dense = [pair for pair in pairs if _is_dense(pair[1])]
         self._scattered = [pair for pair in pairs if not _is_dense(pair[1])]
-        self._sources = [one.detach().as_strided((one.numel(),), (1,)) for _, one in dense]
-        self._row = averaged[0].new_empty(sum(map(len, self._sources)))
+        self._sources = [part for _, one in dense for part in _filled_up(one.detach().as_strided((one.numel(),), (1,)))]
+        self._row = averaged[0].new_zeros(sum(map(len, self._sources)))
         self._taken = torch.empty_like(self._row)
-        for (mine, one), part in zip(dense, self._row.split([len(source) for source in self._sources])):
+        parts = self._row.split([len(source) for source in self._sources])[::2]
+        for (mine, one), part in zip(dense, parts):
             mine.data = part.as_strided(one.size(), one.stride()).copy_(mine)
         self._addresses = [one.data_ptr() for pair in zip(*pairs) for one in pair]
 
@@ -140,6 +144,13 @@ class _Together:
 def _in_a_row(device: torch.device) -> bool:
     """Whether the averages of a device are kept in one row; a GPU takes lists of tensors as fast."""
     return device.type == "cpu"
+
+
+def _filled_up(source: Tensor) -> tuple[Tensor, Tensor]:
+    """An entry and zeros behind it, so that the next one begins where memory of its own would: kernels may round otherwise
+    at other addresses, and the weights must answer alike after they were saved and loaded."""
+    step = _ALIGNMENT // source.element_size()
+    return source, source.new_zeros(-len(source) % step)
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -260,7 +260,8 @@ def test_copies_of_the_average_are_their_own_and_no_larger() -> None:
         assert torch.equal(twin.state_dict()[name], value)
         assert torch.equal(saved[name], value)
     buffers = [one for one in twin.buffers() if one.is_floating_point()]
-    assert buffers[0].untyped_storage().nbytes() == sum(one.numel() * one.element_size() for one in buffers)
+    assert buffers[0].untyped_storage().nbytes() <= sum(one.numel() * one.element_size() + 64 for one in buffers)
+    assert all(one.data_ptr() % 64 == 0 for one in ema.module.state_dict().values())
     assert all(
         one.untyped_storage().nbytes() <= one.numel() * one.element_size() for one in twin.convolution.parameters()
     )
