@@ -129,8 +129,8 @@ class RunSettings:
         if problems:
             raise ConfigError("\n".join(f"{name}: {text}" for name, text in problems.items()))
 
-    def training_layout_is_channels_last(self, device_type: str) -> bool:
-        """Whether training keeps channels innermost on a kind of device (``cpu``, ``cuda``)."""
+    def keeps_channels_last(self, device_type: str) -> bool:
+        """Whether a run keeps channels innermost on a kind of device (``cpu``, ``cuda``), in evaluations too."""
         return device_type == "cpu" if self.channels_last is None else self.channels_last
 
     def training_precision(self, device_type: str) -> str:

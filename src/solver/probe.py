@@ -71,7 +71,7 @@ class Probe:
         settings = config.settings
         self.num_classes = int(config.get("num_classes"))
         self.model: nn.Module = config.build("model").to(device).train()
-        if settings.training_layout_is_channels_last(device.type):
+        if settings.keeps_channels_last(device.type):
             use_channels_last(self.model)
         self.objective = build_objective(config, self.model).to(device)
         captures = self.objective.captures

@@ -25,6 +25,7 @@ from ..optim.precision import Precision
 from .checkpoint import load_checkpoint
 from .evaluate import PostProcessor, detect, evaluate
 from .folder import checkpoint_file
+from .speed import use_channels_last
 from .tuning import check_label_space
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class Evaluation:
         self.config = config = config.with_values({"num_classes": len(self.label_space)})
         _check_class_counts(config)
         self.model: nn.Module = self._build_model(config).to(self.device)
+        if self.settings.keeps_channels_last(self.device.type):  # here, so that a test gives the numbers of the run
+            use_channels_last(self.model)
         self.postprocessor: PostProcessor = config.build("postprocessor")
         self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)
         self.precision = Precision(self.settings.eval_precision, self.device)

@@ -35,7 +35,7 @@ from .freeze import Freeze
 from .objective import build_objective
 from .progress import Progress
 from .solver import Evaluation
-from .speed import compile_for, use_channels_last
+from .speed import compile_for
 from .stages import StagePlan
 from .tuning import ClassTables, check_label_space, tune
 
@@ -65,8 +65,6 @@ class Training(Evaluation):
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
-        if settings.training_layout_is_channels_last(self.device.type):
-            use_channels_last(self.model)
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
         captures = self.criterion.captures
         request_attention(self.model, kinds_to_capture(self.model, captures) if settings.diagnostics else captures)

@@ -65,7 +65,7 @@ def test_a_run_applies_what_its_config_asks_for(tmp_path: Path, monkeypatch: pyt
     for model in (run.model, run.judged_model):
         conv = next(one for one in model.modules() if isinstance(one, nn.Conv2d) and one.kernel_size[0] > 1)
         assert conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert Training(isdfine.load_config(file)).settings.training_layout_is_channels_last("cpu")
+    assert Training(isdfine.load_config(file)).settings.keeps_channels_last("cpu")
     plain = Training(isdfine.load_config(file, ["channels_last=false"]))
     conv = next(one for one in plain.model.modules() if isinstance(one, nn.Conv2d) and one.kernel_size[0] > 1)
     assert conv.weight.is_contiguous()

@@ -215,7 +215,8 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> N
     config = write_micro_config(tmp_path)
     # Noise would be drawn per rank; and AdamW's first steps blow rounding of vanishing gradients up to full size.
     updates = ["-u", "DFINETransformer.num_denoising=0", "sync_bn=true", "epoches=3"]
-    updates += ["optimizer={type: SGD, lr: 0.01}"]
+    # Sums over 2 and over 4 images round differently with channels last, and layers that nearly agree show it.
+    updates += ["optimizer={type: SGD, lr: 0.01}", "channels_last=false"]
     for name, processes in (("one", 1), ("two", 2)):
         Launch(config, *updates, f"output_dir={tmp_path / name}", processes=processes).succeed()
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")

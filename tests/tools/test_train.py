@@ -3,6 +3,7 @@
 """The command line: exit codes, messages, shorthands."""
 
 import json
+import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,17 @@ from builders import load_tool, write_coco, write_micro_config
 def tool() -> ModuleType:
     """tools/train.py as a module."""
     return load_tool("train")
+
+
+def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    load_tool("train")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    source = Path(load_tool("train").__file__ or "").read_text()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    # read by the OpenMP library when torch loads it, and never again
+    assert source.index('os.environ.setdefault("OMP_WAIT_POLICY"') < source.index("import isdfine")
 
 
 def test_train_then_test_only_print_the_same_table(

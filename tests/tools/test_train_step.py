@@ -45,5 +45,13 @@ def test_wrong_options_are_one_message(tool: ModuleType, tmp_path: Path, capsys:
     given = ["-c", str(write_micro_config(tmp_path)), "-u", "num_classes=2", *SMALL]
     assert tool.main([*given, "--variants", "fast"]) == 2
     assert "error: variants: fast: choose from eager, channels_last, compile" in capsys.readouterr().err
-    assert tool.main([*given, "--rounds", "0"]) == 2
-    assert "rounds is 0: give 1 or more" in capsys.readouterr().err
+    for option, value, message in (
+        ("rounds", "0", "rounds is 0: give 1 or more"),
+        ("batch", "0", "batch is 0: give 1 or more"),
+        ("boxes", "-1", "boxes is -1: give 0 or more"),
+        ("threads", "0", "threads is 0: give 1 or more"),
+    ):
+        assert tool.main([*given, f"--{option}", value]) == 2
+        assert message in capsys.readouterr().err
+    assert tool.main([*given, "--image", "64", "100"]) == 2
+    assert "image is (64, 100): height and width must be multiples of 32" in capsys.readouterr().err

@@ -8,8 +8,9 @@ python tools/benchmark/train_step.py --size l --batch 32 --precision bf16 --devi
 
 Models have random weights, images are noise, and everything comes from a seed. A step is what tools/train.py does with
 a batch: bytes to numbers (data), forward pass, matching, losses (criterion), backward pass, optimizer with clipping,
-averaged weights. Variants: eager, channels_last, compile (backbone and encoder by torch.compile, eager rest),
-transformers (its D-FINE with the same weights and our optimizer; its own forward pass and losses, no average).
+averaged weights. Variants: eager, channels_last (what tools/train.py does on a CPU if nothing else is said), compile
+(backbone and encoder by torch.compile, eager rest), transformers (its D-FINE with the same weights and our optimizer;
+its own forward pass and losses, no average).
 Waits: operators that wait for the device; the copy of the matching costs to the host is one, but on a CPU it is none.
 Time: processor time of this process on a CPU, wall time up to a finished device on a GPU. --data CONFIG adds the wait
 for real batches of that config's train_dataloader. Exit codes: 0, 2 something that cannot be measured so.
@@ -39,6 +40,7 @@ from isdfine.core.atomic import whole_file
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.initial_weights import without_initial_weights
+from isdfine.data.collate import STRIDE
 from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Plan, Timing, ratio, table
 from isdfine.lab.operators import Operators
@@ -220,6 +222,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     unknown = [name for name in options.variants if name not in VARIANTS]
     if unknown:
         raise ConfigError(f"variants: {', '.join(unknown)}: choose from {', '.join(VARIANTS)}")
+    for name, value, least in (
+        ("batch", options.batch, 1),
+        ("boxes", options.boxes, 0),
+        ("threads", options.threads, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} is {value}: give {least} or more")
+    if min(options.image) < STRIDE or any(side % STRIDE for side in options.image):
+        raise ConfigError(f"image is {tuple(options.image)}: height and width must be multiples of {STRIDE}")
     plan = Plan(options.rounds, 1, options.warmup)
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
