@@ -147,8 +147,8 @@ def _in_a_row(device: torch.device) -> bool:
 
 
 def _filled_up(source: Tensor) -> tuple[Tensor, Tensor]:
-    """An entry and zeros behind it, so that the next one begins where memory of its own would: kernels may round otherwise
-    at other addresses, and the weights must answer alike after they were saved and loaded."""
+    """An entry and zeros behind it, so that the next one begins where memory of its own would: kernels may round
+    otherwise at other addresses, and weights must answer alike after they were saved and loaded."""
     step = _ALIGNMENT // source.element_size()
     return source, source.new_zeros(-len(source) % step)
 
