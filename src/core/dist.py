@@ -15,6 +15,8 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
+from .errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
             the environment variable ``ISDFINE_DIST_TIMEOUT``, else 600.
 
     Raises:
-        ValueError: the environment is incomplete, or holds a value that is not a number in range.
+        ConfigError: the environment is incomplete, or holds a value that is not a number in range.
         RuntimeError: the group could not be started. Going on alone would train W different models.
     """
     if torch_dist.is_initialized() or not _launched():
@@ -145,7 +147,7 @@ def _launched() -> bool:
         return False
     missing = [name for name in _LAUNCH_VARIABLES if name not in os.environ]
     if missing:
-        raise ValueError(
+        raise ConfigError(
             f"the environment describes a distributed run but lacks {', '.join(missing)}: start it with torchrun, "
             "or unset RANK and WORLD_SIZE for one process"
         )
@@ -159,7 +161,7 @@ def _timeout_s(given: float | None) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e7:
-        raise ValueError(f"{TIMEOUT_VARIABLE}={text}: give the process group's timeout as seconds above 0, e.g. 600")
+        raise ConfigError(f"{TIMEOUT_VARIABLE}={text}: give the process group's timeout as seconds above 0, e.g. 600")
     return seconds
 
 
@@ -167,7 +169,7 @@ def _select_gpu() -> None:
     """Bind this process to GPU LOCAL_RANK: NCCL deadlocks when two ranks of a node share one."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
-        raise ValueError(
+        raise ConfigError(
             f"LOCAL_RANK={local_rank} but this machine has {torch.cuda.device_count()} GPU(s): "
             "lower torchrun's --nproc_per_node, or run on CPU"
         )

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from isdfine.core import dist
+from isdfine.core.errors import ConfigError
 
 RANK_SCRIPT = """
 import sys, torch
 from isdfine.core import dist
+from isdfine.core.errors import ConfigError
 dist.init(device="cpu")
 rank = dist.rank()
 assert dist.world_size() == 2 and dist.is_main() == (rank == 0)
@@ -98,7 +100,7 @@ def test_missing_rank_fails_within_the_timeout() -> None:
 @pytest.mark.usefixtures("no_launch")
 def test_half_an_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ValueError, match="lacks WORLD_SIZE, MASTER_ADDR, MASTER_PORT: start it with torchrun"):
+    with pytest.raises(ConfigError, match="lacks WORLD_SIZE, MASTER_ADDR, MASTER_PORT: start it with torchrun"):
         dist.init(device="cpu")
 
 
@@ -108,7 +110,7 @@ def test_timeout_must_be_a_number(monkeypatch: pytest.MonkeyPatch, text: str) ->
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(dist.TIMEOUT_VARIABLE, text)
-    with pytest.raises(ValueError, match=f"ISDFINE_DIST_TIMEOUT={text}: give the process group's timeout as seconds"):
+    with pytest.raises(ConfigError, match=f"ISDFINE_DIST_TIMEOUT={text}: give the process group's timeout as seconds"):
         dist.init(device="cpu")
 
 
@@ -118,7 +120,7 @@ def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LOCAL_RANK", "9")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match=r"LOCAL_RANK=9 but this machine has 1 GPU\(s\): lower torchrun's"):
+    with pytest.raises(ConfigError, match=r"LOCAL_RANK=9 but this machine has 1 GPU\(s\): lower torchrun's"):
         dist.init(device="cuda")
 
 

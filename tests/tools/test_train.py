@@ -32,6 +32,14 @@ def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch: pyte
     assert source.index('os.environ.setdefault("OMP_WAIT_POLICY"') < source.index("import isdfine")
 
 
+def test_half_a_distributed_environment_is_one_message(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert tool.main(["-c", str(write_micro_config(tmp_path))]) == 2
+    assert capsys.readouterr().err.startswith("error: the environment describes a distributed run but lacks WORLD_SIZE")
+
+
 def test_train_then_test_only_print_the_same_table(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
