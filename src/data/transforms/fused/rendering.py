@@ -31,6 +31,7 @@ LATE = 1.25
 _COVERED = 0.999
 _UP = 1e-9
 """Keeps a product that should be whole from being rounded down."""
+_SHIFT = 1 / 512
 _BILINEAR = Image.Resampling.BILINEAR
 
 
@@ -130,12 +131,15 @@ def _on_canvas(pixels: NDArray[np.uint8], y: _Axis, x: _Axis, fill: tuple[int, i
 
 def _resized(pixels: Tensor, y: _Axis, x: _Axis) -> Tensor:
     """(3, h, w) -> the part of the result."""
-    wanted = (y.last - y.first, x.last - x.first)
-    if pixels.shape[1:] == wanted and y.step == x.step == 1:
+    bottom, right = y.before + y.last - y.first, x.before + x.last - x.first
+    if pixels.shape[1:] == (bottom, right) and y.step == x.step == 1:
         return pixels.contiguous()
-    scales = ((1 + _UP) / y.step, (1 + _UP) / x.step)  # and not sizes: behind the part there are more pixels of border
+    # Scales and not sizes: behind the part there may be more of the border than these pixels need.
+    scales = [
+        (1 + _UP) * max(1 / one.step, end / size) for one, end, size in zip((y, x), (bottom, right), pixels.shape[1:])
+    ]
     resized = F.interpolate(pixels[None], scale_factor=scales, mode="bilinear", antialias=True)[0]
-    return resized[:, y.before : y.before + wanted[0], x.before : x.before + wanted[1]]
+    return resized[:, y.before : bottom, x.before : right]
 
 
 def _is_late(part: Image.Image, y: _Axis, x: _Axis) -> bool:
@@ -186,21 +190,33 @@ def _axis(
         size: of the result.
         scale: pixels of the decoded image per pixel of the file.
         length: of the decoded image; None: as its file.
-        aligned: what is resized begins where a pixel of the result and one of the image begin together.
+        aligned: what is resized begins where a pixel of the result and one of the file begin together.
     """
     low, high = canvas[0] * scale, canvas[1] * scale
     seen = (visible[0] * scale, visible[1] * scale)
     step = (high - low) / size
     reach = max(step, 1.0)  # of the triangle filter
     first = max(0, math.floor((seen[0] - reach - low) / step - 0.5))
-    every = size // math.gcd(canvas[1] - canvas[0], size)  # pixels of the result from one that is aligned to the next
-    before = first % every if aligned else 0
     last = min(size, math.ceil((seen[1] + reach - low) / step + 0.5))
-    begin = math.floor(max(low, low + (first - before) * step - (0 if aligned else reach)) + 1e-6)
+    before = _to_alignment(first, step) if aligned else 0
+    start = low + (first - before) * step
+    begin = round(start) if aligned else math.floor(max(low, start - reach) + 1e-6)
     end = math.ceil(min(high, low + last * step + reach) - 1e-6)
+    if aligned and step < 1:  # torch copies what would get as many pixels as it has, whatever the scale
+        end = max(end, min(math.ceil(high), begin + math.ceil(step / (1 - step)) + 1))
     inner = (max(math.floor(seen[0] + 1e-6), begin), min(math.ceil(seen[1] - 1e-6), end, length or visible[1]))
     box = (max(0.0, low + first * step - begin), min(end - begin, low + last * step - begin))
     return _Axis(first, last, begin, end, inner, (float(box[0]), float(box[1])), step, before)
+
+
+def _to_alignment(first: int, step: float) -> int:
+    """How many pixels of a result lie between ``first`` and one before that begins with a pixel of the image.
+
+    Up to ``_SHIFT`` of a pixel of the result is let pass: less than half a step of 255 at the sharpest edge, where the
+    canvas would have to be many times as large. The first pixel of the canvas always does.
+    """
+    starts = np.arange(first, -1, -1) * step
+    return int(np.argmax(np.abs(starts - np.rint(starts)) <= step * _SHIFT))
 
 
 def _reduced(decision: Decision, pixels: Pixels) -> Tensor:
