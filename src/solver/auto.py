@@ -281,8 +281,8 @@ def _lines(
         f"prefetch_factor {choice.prefetch} (config: {loader.prefetch_factor}): "
         f"{why.get('prefetch', choice.reasons[2])}",
         _about_the_rate(config, choice.batch / old, old * world, choice.batch * world),
-        f"expected: {_time(choice.epoch_s(steps, device.type == 'cpu'))} for an epoch of {steps} steps, without evaluation "
-        f"and the start of workers{eager}",
+        f"expected: {_time(choice.epoch_s(steps, device.type == 'cpu'))} for an epoch of {steps} steps, without "
+        f"evaluation and the start of workers{eager}",
     ]
 
 
