@@ -176,18 +176,18 @@ def test_resume_inside_stage_two(tmp_path: Path) -> None:
 def kill_and_resume(tmp_path: Path, kills: int) -> None:
     """Kill -9 at random steps, resume each time; compare with a run that nobody touched."""
     config = write_micro_config(tmp_path)
-    updates = ["-u", "epoches=8", "save_every_steps=1"]
+    updates = ["epoches=8", "save_every_steps=1"]
     whole, part = tmp_path / "whole", tmp_path / "part"
-    Launch(config, *updates, f"output_dir={whole}").succeed()
+    run_micro(config, updates[0], f"output_dir={whole}")  # saving changes nothing
     choose = random.Random(5)
     for step in sorted(choose.sample(range(1, 16), kills)):
         more = ["-r", str(part)] if (part / "last.pth").exists() else []
-        run = Launch(config, *updates, f"output_dir={part}", *more)
+        run = Launch(config, "-u", *updates, f"output_dir={part}", *more)
         while run.running() and max((one["step"] for one in lines(part)), default=0) < step:
             time.sleep(0.005)
         run.process.send_signal(signal.SIGKILL)
         assert run.end()[0] == -signal.SIGKILL
-    Launch(config, *updates, f"output_dir={part}", "-r", str(part)).succeed()
+    run_micro(config, *updates, f"output_dir={part}", resume=part)
     assert_same_weights(whole / "last.pth", part / "last.pth")
 
 
