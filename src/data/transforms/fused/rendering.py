@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pixels of a decided sample: decode as much as is needed, one slice, the colours, one resize.
 
-Where the canvas lies within the image, torch resizes the slice: its kernel for bytes gives Pillow's numbers at half the
-time or less. Where a border is visible, or the image was decoded at reduced scale, only the part of the result that the
-image reaches is resized, by Pillow, which can begin between two pixels; so the numbers are those of the whole canvas.
+Only the part of the result that the image reaches is resized, and gets the numbers that it has in the whole canvas. An
+image at full scale is resized by torch, whose kernel for bytes gives Pillow's numbers in half the time or less but
+begins at whole pixels; a reduced one by Pillow, which can begin between two pixels.
 """
 
 from __future__ import annotations
