@@ -269,6 +269,6 @@ def test_compiled_losses_are_the_eager_ones(config: isdfine.Config, backend: str
     gradients = [(one.grad, other.grad) for one, other in zip(model.parameters(), twin.parameters())]
     norms = [(one.norm(), (one - other).norm()) for one, other in gradients if one is not None and other is not None]
     whole, apart = (torch.stack(some).norm() for some in zip(*norms))
-    assert apart < 1e-3 * whole
+    assert apart < 2e-2 * whole  # weights moved by 1e-7 change it by 0.2 %, another memory layout by 0.4 %
     with torch.compiler.set_stance("fail_on_recompile"):
         check_equal(losses_of(config, twin, (64, 96)), losses_of(config, model, (64, 96)))
