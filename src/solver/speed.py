@@ -94,6 +94,13 @@ def compile_parts(model: nn.Module, *, backend: str | Callable[..., Any] = "indu
     return True
 
 
+def runs_compiled(model: nn.Module) -> bool:
+    """Whether the parts that :func:`compile_parts` took on have been compiled and none of them failed."""
+    found = [model._modules[name].__dict__.get("forward") for name in COMPILED if name in model._modules]
+    taken = [one for one in found if isinstance(one, _CompiledForward)]
+    return bool(taken) and all(one.forms for one in taken)
+
+
 class _CompiledForward:
     """Stands in for the ``forward`` of a part: one compiled form for each size it meets in training.
 

@@ -16,7 +16,7 @@ from isdfine.core.errors import ConfigError
 from isdfine.data.collate import BatchImageCollateFunction, CollateFunction, PaddedBatchCollateFunction
 from isdfine.solver import speed
 from isdfine.solver.objective import build_objective
-from isdfine.solver.speed import compile_for, compile_parts, use_channels_last
+from isdfine.solver.speed import compile_for, compile_parts, runs_compiled, use_channels_last
 from isdfine.solver.training import Training
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile itself looks at it
@@ -153,11 +153,14 @@ def test_evaluations_and_copies_are_eager() -> None:
     assert not backend.shapes
     model.eval()(images)
     assert not backend.shapes
+    assert not runs_compiled(model)
     for one, other in zip(model.parameters(), twin.parameters()):
         other.data.copy_(one + 1)
     assert not torch.equal(twin.eval()(images), model(images))  # it computes with its own weights
     model.train()(images)
     assert len(backend.shapes) == 2
+    assert runs_compiled(model)
+    assert not runs_compiled(twin)
 
 
 def test_sizes_without_end_run_eagerly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,6 +183,7 @@ def test_a_part_that_cannot_be_compiled_runs_eagerly(caplog: pytest.LogCaptureFi
     said = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     ending = "cannot be compiled (RuntimeError: this graph is beyond me): it runs eagerly from here on"
     assert said == [f"compile: backbone {ending}", f"compile: encoder {ending}"]
+    assert not runs_compiled(model)
     for name, value in plain.state_dict().items():  # statistics count every batch once
         assert torch.equal(model.state_dict()[name], value), name
 

@@ -45,6 +45,8 @@ def test_wrong_options_are_one_message(tool: ModuleType, tmp_path: Path, capsys:
     given = ["-c", str(write_micro_config(tmp_path)), "-u", "num_classes=2", *SMALL]
     assert tool.main([*given, "--variants", "fast"]) == 2
     assert "error: variants: fast: choose from eager, channels_last, compile" in capsys.readouterr().err
+    assert tool.main([*given, "--variants", "transformers+compile"]) == 2
+    assert "transformers has no parts that compile knows" in capsys.readouterr().err
     for option, value, message in (
         ("rounds", "0", "rounds is 0: give 1 or more"),
         ("batch", "0", "batch is 0: give 1 or more"),
@@ -55,3 +57,15 @@ def test_wrong_options_are_one_message(tool: ModuleType, tmp_path: Path, capsys:
         assert message in capsys.readouterr().err
     assert tool.main([*given, "--image", "64", "100"]) == 2
     assert "image is (64, 100): height and width must be multiples of 32" in capsys.readouterr().err
+
+
+def test_a_step_that_cannot_be_compiled_is_not_measured_as_if(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch.compile", fails)
+    given = ["-c", str(write_micro_config(tmp_path)), "-u", "num_classes=2", *SMALL, "--variants", "compile+bf16"]
+    assert tool.main(given) == 2
+    assert "error: variants: compile: torch.compile does not work here" in capsys.readouterr().err

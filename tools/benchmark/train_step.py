@@ -4,13 +4,13 @@
 """A whole training step and its phases: time, operators, waits for the device, peak memory; variants in turns.
 
 python tools/benchmark/train_step.py --size n --variants eager channels_last bf16 transformers -o step.json
-python tools/benchmark/train_step.py --size l --batch 32 --precision bf16 --device cuda --variants eager channels_last
+python tools/benchmark/train_step.py --size l --batch 32 --device cuda --variants bf16 compile+bf16 transformers+bf16
 
 Models have random weights, images are noise, and everything comes from a seed. A step is what tools/train.py does with
 a batch: bytes to numbers (data), forward pass, matching, losses (criterion), backward pass, optimizer with clipping,
 averaged weights. Variants: eager, channels_last (what tools/train.py does on a CPU if nothing else is said), compile
-(backbone and encoder by torch.compile, eager rest), transformers (its D-FINE with the same weights and our optimizer;
-its own forward pass and losses, no average).
+(backbone and encoder by torch.compile, eager rest), bf16, and transformers (its D-FINE with the same weights and our
+optimizer; its own forward pass and losses, no average); joined by +, as in compile+bf16 or transformers+bf16.
 Waits: operators that wait for the device; the copy of the matching costs to the host is one, but on a CPU it is none.
 Time: processor time of this process on a CPU, wall time up to a finished device on a GPU. --data CONFIG adds the wait
 for real batches of that config's train_dataloader. Exit codes: 0, 2 something that cannot be measured so.
@@ -50,11 +50,11 @@ from isdfine.solver.cost import peak_of_allocations
 from isdfine.solver.made_up import made_up_target
 from isdfine.solver.objective import build_objective
 from isdfine.solver.solver import pick_device
-from isdfine.solver.speed import compile_parts, use_channels_last
+from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
 from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dfine"
-VARIANTS = ("eager", "channels_last", "compile", "bf16", "channels_last+bf16", "transformers")
+OPTIONS = ("eager", "channels_last", "compile", "bf16", "transformers")
 PHASES = ("data", "forward", "matching", "criterion", "backward", "optimizer", "ema")
 MB = 1 << 20
 
@@ -66,7 +66,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, 80 classes")
     which.add_argument("-c", "--config", help="YAML file with model, criterion and optimizer")
     parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
-    parser.add_argument("--variants", nargs="+", default=["eager"], metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--variants", nargs="+", default=["eager"], metavar="NAME", help=f"{', '.join(OPTIONS)}, joined by +"
+    )
     parser.add_argument("--image", nargs=2, type=int, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--batch", type=int, default=4, help="images per step")
     parser.add_argument("--boxes", type=int, default=10, help="ground-truth boxes per image")
@@ -109,24 +111,36 @@ class Step:
         torch.manual_seed(0)
         self.clock = Clock(device)
         self.device = device
-        self.theirs = variant == "transformers"
+        options_on = variant.split("+")
+        self.theirs, self.compiled = "transformers" in options_on, "compile" in options_on
         self.model: nn.Module = config.build("model")
         self.objective = build_objective(config, self.model).to(device)
         if self.theirs:
             self.model = transformers_twin(config, self.model)
         self.model.to(device).train()
-        self.format = torch.channels_last if "channels_last" in variant else torch.contiguous_format
-        if "channels_last" in variant:
+        self.format = torch.channels_last if "channels_last" in options_on else torch.contiguous_format
+        if "channels_last" in options_on:
             use_channels_last(self.model)
         self.optimizer: Any = config.build("optimizer", model=self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # every step finds the same weights
         self.ema = None if self.theirs else ModelEMA(self.model)
-        self.precision = Precision("bf16" if "bf16" in variant else "fp32", device)
+        self.precision = Precision("bf16" if "bf16" in options_on else "fp32", device)
         self.max_norm = config.settings.clip_max_norm
-        if variant == "compile" and not compile_parts(self.model):
-            raise ConfigError("the variant compile needs torch.compile, which does not work here: see the log")
+        if self.compiled:
+            compile_parts(self.model)
         self.batch = made_up_batch(options, int(config.get("num_classes")), device)
+
+    def warm_up(self, steps: int) -> None:
+        """Steps that do not count.
+
+        Raises:
+            ConfigError: a step that is to be compiled is not.
+        """
+        for _ in range(steps):
+            self()
+        if self.compiled and not runs_compiled(self.model):
+            raise ConfigError("variants: compile: torch.compile does not work here, see the warning above")
 
     def __call__(self) -> dict[str, float]:
         """One step; seconds per phase."""
@@ -191,8 +205,7 @@ def made_up_batch(
 def measure(steps: dict[str, Step], plan: Plan) -> dict[str, list[dict[str, float]]]:
     """Phases of every step that counts, the variants in turns."""
     for step in steps.values():
-        for _ in range(plan.warmup):
-            step()
+        step.warm_up(plan.warmup)
     order, draw = list(steps), random.Random(plan.seed)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(plan.rounds):
@@ -219,9 +232,12 @@ def data_wait(path: str, options: argparse.Namespace, device: torch.device) -> d
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Build, time, count."""
-    unknown = [name for name in options.variants if name not in VARIANTS]
-    if unknown:
-        raise ConfigError(f"variants: {', '.join(unknown)}: choose from {', '.join(VARIANTS)}")
+    for name in options.variants:
+        parts = set(name.split("+"))
+        if not parts <= set(OPTIONS):
+            raise ConfigError(f"variants: {name}: choose from {', '.join(OPTIONS)}, joined by +")
+        if parts >= {"transformers", "compile"}:
+            raise ConfigError(f"variants: {name}: transformers has no parts that compile knows")
     for name, value, least in (
         ("batch", options.batch, 1),
         ("boxes", options.boxes, 0),
@@ -252,7 +268,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             f"time_over_{first}": asdict(ratio(timings[name], timings[first])),
             "median_seconds_of_phases": medians,
             "peak_bytes": step.peak_bytes(),
-            **(step.counts() if name != "compile" else {"operators": 0, "waits": 0}),
+            **(step.counts() if not step.compiled else {"operators": 0, "waits": 0}),
             "phases_by_round": phases[name],
         }
     machine["load_after"] = load()
@@ -283,7 +299,7 @@ def tables(found: dict[str, Any], *, markdown: bool) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.ERROR)
+    logging.basicConfig(level=logging.WARNING)
     try:
         found = run(options)
         if options.output is not None:
