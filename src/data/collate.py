@@ -111,7 +111,7 @@ class BatchImageCollateFunction(CollateFunction):
                 "add Resize or PadToSize to transforms.ops, use collate_fn: {type: PaddedBatchCollateFunction}, or use "
                 "total_batch_size: 1"
             )
-        return torch.stack(images), _targets(samples)
+        return _stacked(images), _targets(samples)
 
     def size_at(
         self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
@@ -208,6 +208,14 @@ def _images(samples: Samples) -> list[Tensor]:
     if wrong is not None:
         raise DataError(f"samples hold a {type(wrong).__name__}, not a tensor: add ConvertPILImage to transforms.ops")
     return [image.as_subclass(Tensor) for image, _ in samples]
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """(B, 3, H, W); the values of a pixel lie side by side where they do in every image: that copies images whole."""
+    by_pixel = [image.permute(1, 2, 0) for image in images]
+    if all(image.is_contiguous() for image in by_pixel):
+        return torch.stack(by_pixel).permute(0, 3, 1, 2)
+    return torch.stack(images)
 
 
 def _targets(samples: Samples) -> list[dict[str, Tensor]]:

@@ -17,6 +17,7 @@ from isdfine.data.collate import (
     padded_share,
     scaled_content,
 )
+from isdfine.data.transforms import PixelConversion
 
 
 @pytest.mark.parametrize("repeat", ["3", "4", "6", "10", "20"])
@@ -188,3 +189,16 @@ def test_files_that_say_no_restart_decay_get_the_official_one(collate):
     golden = load_json("configs.json")["variants"]["x_obj365"]["multiscale"]  # its file leaves the key out
     assert collate().ema_restart_decay == golden["ema_restart_decay"]
     assert collate(ema_restart_decay=None).ema_restart_decay is None
+
+
+def test_images_that_lie_pixel_by_pixel_stay_so_in_their_batch():
+    values = torch.arange(2 * 32 * 64 * 3).remainder(251).to(torch.uint8)
+    images = list(values.view(2, 32, 64, 3).permute(0, 3, 1, 2))
+    stacked, _ = BatchImageCollateFunction(32)([(image, {}) for image in images])
+    assert stacked.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(stacked, torch.stack([image.contiguous() for image in images]))
+    mixed, _ = BatchImageCollateFunction(32)([(images[0], {}), (images[1].contiguous(), {})])
+    assert torch.equal(mixed, stacked)
+    floats = PixelConversion()(stacked)
+    assert floats.is_contiguous()  # a network gets one layout, wherever its images come from
+    assert torch.equal(floats, stacked.contiguous().float() / 255)

@@ -139,7 +139,7 @@ def dataset(folder: Path, path: Path, *, fuse: bool) -> CocoDetection:
 
 
 class Keys:
-    """Which images the next batch has; every way has its own, so all see the same images."""
+    """Which images the next batch has; every way has its own, so all see the same images and draw alike."""
 
     def __init__(self, size: int, batch: int) -> None:
         self.size, self.batch, self.next = size, batch, 0
@@ -162,7 +162,8 @@ def official_way(data: CocoDetection, batch: int) -> Callable[[], object]:
         for key in keys():
             truth = truths[key.sample]
             target = official.official_target(truth.boxes.clone(), truth.labels, truth.size)
-            samples.append(official.official_sample(truth.path, target, ops))
+            with detection.seeded(key.seed, key.epoch, key.sample):
+                samples.append(official.official_sample(truth.path, target, ops))
         return torch.stack([image for image, _ in samples]), [target for _, target in samples]
 
     return make

@@ -114,7 +114,7 @@ class DetectionDataset(Dataset[Sample]):
         epoch, index, seed = SampleKey(*key) if isinstance(key, tuple) else SampleKey(0, int(key))
         fused = self.transforms.fused_at(epoch)
         size, target = self._target(index)
-        with _seeded(seed, epoch, index, torch_only=fused is not None):
+        with seeded(seed, epoch, index, torch_only=fused is not None):
             if fused is not None:
                 return fused(size, target, lambda scale: self._pixels(index, scale))
             boxes = tv_tensors.BoundingBoxes(torch.from_numpy(target["boxes"]), format="XYXY", canvas_size=size)
@@ -185,7 +185,7 @@ class DetectionDataset(Dataset[Sample]):
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, index: int, *, torch_only: bool = False) -> Iterator[None]:
+def seeded(seed: int, epoch: int, index: int, *, torch_only: bool = False) -> Iterator[None]:
     """Run with random states that depend on the arguments alone, and put the process's states back afterwards.
 
     Args:

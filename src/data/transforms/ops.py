@@ -36,8 +36,8 @@ class PixelConversion:
     """True: 0..255 becomes 0..1; False: 0..255 as floats."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 images of any shape -> float32 of the same shape, the same numbers as converting in the worker."""
-        floats = images.float()
+        """uint8 images of any shape and layout -> float32 of the same shape, contiguous, as converted in the worker."""
+        floats = images.to(torch.float32, memory_format=torch.contiguous_format)
         return floats.div_(255.0) if self.scale else floats
 
 

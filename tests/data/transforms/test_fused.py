@@ -104,6 +104,7 @@ def test_the_same_decisions_boxes_and_pixels_as_one_by_one(ops):
         drawn += len(found_target["labels"])
         assert type(found) is tv_tensors.Image
         assert found.dtype == torch.uint8
+        assert found.permute(1, 2, 0).is_contiguous()  # batches are made of whole images then
         difference = (found.int() - expected.int()).abs().float()
         mean.append(float(difference.mean()))
         largest.append(float(difference.flatten().sort().values[int(0.999 * difference.numel()) - 1]))
