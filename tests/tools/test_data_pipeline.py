@@ -20,10 +20,10 @@ def tool(monkeypatch):
 def test_every_way_is_measured_and_written(tool, tmp_path, capsys):
     path = tmp_path / "found.json"
     few = ["--count", "4", "--batch", "2", "--rounds", "2", "--repeats", "1"]
-    assert tool.main(["--sizes", "48x64", *few, "-o", str(path)]) == 0
+    ways = ["official", "ours, fused"]
+    assert tool.main(["--sizes", "48x64", *few, "--ways", ways[1], "-o", str(path)]) == 0
     shown = capsys.readouterr().out
     found = json.loads(path.read_text())["data"]["48x64"]
-    ways = ["official", "ours, one by one", "ours, fused", "ours, fused, floats on the CPU"]
     assert list(found["timings"]) == ways == list(found["stages"])
     assert all(way in shown for way in ways)
     assert found["timings"]["official"]["times_official"] == 1
@@ -32,6 +32,21 @@ def test_every_way_is_measured_and_written(tool, tmp_path, capsys):
         assert one["decode"] > 0
         assert one["geometry"] > 0
     assert found["stages"]["ours, fused"]["decisions"] > 0
+
+
+def test_every_way_makes_batches_from_the_same_images(tool, tmp_path, capsys, monkeypatch):
+    options = tool.parse_arguments(["--count", "2"])
+    folder, path = tool.write_photos(tmp_path, (48, 64), 2, options)
+    made = {label: make() for label, make in tool.ways(folder, path, 2).items()}
+    assert tuple(made) == tool.WAYS
+    for images, targets in made.values():
+        assert images.shape == (2, 3, 640, 640)
+        for target, other in zip(targets, made["official"][1]):  # the same draws
+            assert torch.allclose(target["boxes"], other["boxes"], atol=1e-6)
+    assert (made["official"][0] * 255 - made["ours, fused"][0].float()).abs().mean() < 1
+    monkeypatch.setattr("sys.stdin", ["", ""])
+    tool.serve("ours, fused", str(folder), str(path), 1)
+    assert [float(one) > 0 for one in capsys.readouterr().out.split()] == [True, True]
 
 
 def test_synthetic_photos_are_the_same_for_a_seed(tool):

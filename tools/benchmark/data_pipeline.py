@@ -8,10 +8,11 @@ python tools/benchmark/data_pipeline.py --sizes 480x640 --workers 2 -o data.json
 python tools/benchmark/data_pipeline.py --sizes 3000x4000 --batch 2 --rounds 8 --repeats 1
 python tools/benchmark/data_pipeline.py --images data/coco/val2017 --coco data/coco/annotations/instances_val2017.json
 
-All make batches of images of 640 x 640 with the augmentation of the D-FINE recipe, one thread each, in turns: in each
-round every one has its turn, in an order drawn anew. The published way ends with floats in [0, 1]; ours ends with
-bytes, which become floats on the device: "floats on the CPU" includes that too. Times are CPU time of the process, so
-other work on the machine counts less. Ratios: medians of the same round. Stages (where the time goes) are CPU time too.
+All make batches of images of 640 x 640 with the augmentation of the D-FINE recipe, the same images with the same draws,
+each in a process and a thread of its own (as a loader worker does), in turns: in each round every one has its turn, in
+an order drawn anew. The published way ends with floats in [0, 1]; ours ends with bytes, which become floats on the
+device: "floats on the CPU" includes that too. Times are CPU time of the process, so other work on the machine counts
+less. Ratios: medians of the same round. Stages (where the time goes) are CPU time too, all in one process.
 Exit codes: 0, 2 something that cannot be measured so.
 """
 
@@ -23,12 +24,13 @@ import argparse
 import importlib.util
 import json
 import logging
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,7 @@ from isdfine.deploy.latency.timing import Plan, Timing, measure, ratio, table
 SIDE = 640
 REFERENCE = Path(__file__).parents[2] / "tests" / "data" / "official_transforms.py"
 OFFICIAL = "official"
+WAYS = (OFFICIAL, "ours, one by one", "ours, fused", "ours, fused, floats on the CPU")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -71,6 +74,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quality", type=int, default=85, help="of synthetic JPEG files")
     parser.add_argument("--images", type=Path, help="folder of real images, in place of synthetic ones")
     parser.add_argument("--coco", type=Path, help="COCO annotations of --images")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS[1:], default=WAYS[1:], help="measured beside the official one"
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=2, help="batches of a turn that count")
@@ -80,6 +86,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every batch")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)  # what the process of a way is told
     return parser.parse_args(arguments)
 
 
@@ -275,17 +282,69 @@ def with_workers(data: CocoDetection, workers: int, batch: int, batches: int) ->
     return {"images_per_second": images / wall, "main_process_ms_per_image": 1000 * main / images}
 
 
+def ways(folder: Path, path: Path, batch: int) -> dict[str, Callable[[], object]]:
+    """What is compared: each makes the next batch."""
+    data, plain_data = dataset(folder, path, fuse=True), dataset(folder, path, fuse=False)
+    made = (
+        official_way(data, batch),
+        our_way(plain_data, batch, floats=False),
+        our_way(data, batch, floats=False),
+        our_way(data, batch, floats=True),
+    )
+    return dict(zip(WAYS, made))
+
+
+class OwnProcess:
+    """A way in a process of its own: what others left in caches and on the heap would tell on its time."""
+
+    def __init__(self, label: str, folder: Path, path: Path, batch: int) -> None:
+        command = [sys.executable, __file__, "--batch", str(batch), "--serve", label, str(folder), str(path)]
+        self.seconds = 0.0
+        """CPU time of its batches so far."""
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._asked, self._told = self._process.stdin, self._process.stdout
+
+    def __call__(self) -> None:
+        """One batch."""
+        print(file=self._asked, flush=True)
+        told = self._told.readline()
+        if not told:
+            raise DataError("a process that makes batches has ended, see the message above")
+        self.seconds += float(told)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def serve(label: str, folder: str, path: str, batch: int) -> None:
+    """A batch for every line of input, and a line with its CPU time."""
+    make = ways(Path(folder), Path(path), batch)[label]
+    for _ in sys.stdin:
+        begin = time.process_time()
+        make()
+        print(time.process_time() - begin, flush=True)
+
+
+def measure_apart(labels: Iterable[str], folder: Path, path: Path, batch: int, plan: Plan) -> dict[str, Timing]:
+    """Times of batches, every way in a process of its own."""
+    sides = {label: OwnProcess(label, folder, path, batch) for label in labels}
+    try:
+        return measure(sides, plan, clock=lambda: sum(one.seconds for one in sides.values()))
+    finally:
+        for one in sides.values():
+            one.close()
+
+
 def run_one(folder: Path, path: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """Measure all ways on one data set."""
-    data, plain_data = dataset(folder, path, fuse=True), dataset(folder, path, fuse=False)
     calls = {
-        OFFICIAL: official_way(data, options.batch),
-        "ours, one by one": our_way(plain_data, options.batch, floats=False),
-        "ours, fused": our_way(data, options.batch, floats=False),
-        "ours, fused, floats on the CPU": our_way(data, options.batch, floats=True),
+        label: one for label, one in ways(folder, path, options.batch).items() if label in (OFFICIAL, *options.ways)
     }
-    torch.manual_seed(options.seed)
-    timings = measure(calls, plan, clock=time.process_time)
+    data = dataset(folder, path, fuse=True)
+    timings = measure_apart(calls, folder, path, options.batch, plan)
     batches = max(2, plan.rounds // 2)
     found = {
         label: stages(make, official_stages() if label == OFFICIAL else our_stages(), batches, options.batch)
@@ -370,6 +429,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # canvases of the published zoom
     torch.set_num_threads(1)
+    if options.serve is not None:
+        serve(*options.serve, options.batch)
+        return 0
     machine = describe(torch.device("cpu"), 1)
     try:
         found = measure_all(options)
