@@ -262,3 +262,19 @@ def test_pair_weights_scale_the_giou_loss_without_gradient():
     loss = giou_loss(torch.tensor([0.25, -0.5]), 2, weight)
     assert not loss.requires_grad
     torch.testing.assert_close(loss, torch.tensor((0.75 * 0.5 + 1.5 * 2) / 2))
+
+
+def test_varifocal_loss_of_any_logit_is_that_of_double_precision():
+    logits = torch.cat([torch.linspace(-120, 120, 4001), torch.tensor([-1e4, 1e4])])[:, None, None]
+    matched = torch.zeros(len(logits), 1, dtype=torch.int64)
+    for quality in (torch.zeros(len(logits), 1), torch.full((len(logits), 1), 0.7)):
+        found = vfl_loss(logits, matched, matched, quality, 1)
+        exact = logits.double().flatten()
+        weight = quality.double().flatten()
+        expected = weight * (torch.nn.functional.softplus(exact) - weight * exact)
+        assert torch.allclose(found.double(), expected, rtol=1e-6, atol=3e-7)
+    none = torch.zeros(len(logits), 0, dtype=torch.int64)
+    found = vfl_loss(logits, none, none, torch.zeros(len(logits), 0), 1)
+    negative = 0.75 * exact.sigmoid() ** 2 * torch.nn.functional.softplus(exact)
+    assert torch.allclose(found.double(), negative, rtol=1e-6, atol=3e-7)
+    assert vfl_loss(torch.full((1, 1), math.nan), none[0], none[0], torch.zeros(0), 1).isnan()
