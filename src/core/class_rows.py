@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import CheckpointError, DataError
+from .errors import CheckpointError
 
 Synonyms = Mapping[str, str]
 """Name without case and separators (``squeezed``) -> a word that all names of its group share."""
@@ -70,33 +70,35 @@ def map_classes(
     synonyms: Synonyms,
     *,
     source_place: str = "the checkpoint",
-    target_place: str = "the data",
 ) -> ClassMap:
     """Find every target class in the source list.
 
-    A class of equal name (but for case and separators) comes first, then one that differs in where words are divided,
-    then a synonym. One source class may stand for several target classes; the other way round is an error.
+    A class of equal name comes first, then one that differs in case and separators only, then in where words are
+    divided, then a synonym. Target classes that differ in case or separators only, such as the chess pieces K and k,
+    are told apart by just that, so each takes a row of exactly its name or starts anew. One source class may stand for
+    several others; two source classes for one is an error.
 
     Args:
         source, target: class names in row order.
         synonyms: names that mean the same.
-        source_place, target_place: where the lists come from, for messages.
+        source_place: where that list comes from, for messages.
 
     Raises:
-        CheckpointError: two source names differ only in case or separators, or two of them fit one target class.
-        DataError: two target names differ only in case or separators.
+        CheckpointError: two source classes fit one target class equally well.
     """
     if tuple(source) == tuple(target):
         return ClassMap(tuple(source), tuple(target), tuple(range(len(target))))
-    _check_distinct(target, target_place, DataError)
-    _check_distinct(source, source_place, CheckpointError)
     keys: tuple[Callable[[str], str], ...] = (
+        str,
         normalised,
         squeezed,
         lambda name: synonyms.get(squeezed(name), squeezed(name)),
     )
-    tables = [_rows_by(key, source) for key in keys]
-    rows = [_row_of(name, source, tuple(zip(keys, tables)), source_place) for name in target]
+    levels = [(key, _rows_by(key, source)) for key in keys]
+    alike = Counter(map(normalised, target))
+    rows = [
+        _row_of(name, source, levels if alike[normalised(name)] == 1 else levels[:1], source_place) for name in target
+    ]
     return ClassMap(tuple(source), tuple(target), tuple(rows))
 
 
@@ -121,18 +123,6 @@ def _row_of(
                 "which they do not share a group"
             )
     return None
-
-
-def _check_distinct(names: Sequence[str], place: str, error: type[ValueError]) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        key = normalised(name)
-        if key in seen:
-            raise error(
-                f"the class names {seen[key]!r} and {name!r} of {place} differ only in case or separators, so rows "
-                "cannot be copied by name: rename one of them"
-            )
-        seen[key] = name
 
 
 def class_tensors(model: nn.Module) -> dict[str, int]:

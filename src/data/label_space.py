@@ -152,6 +152,13 @@ class LabelSpace:
             raise DataError(f"category id {category_id} is not one of the {len(self)} known classes: {self.describe()}")
         return self._index[category_id]
 
+    def alike(self) -> list[tuple[str, str]]:
+        """Pairs of names that differ in case and spaces only: two classes, as the chess pieces K and k, or one by
+        mistake."""
+        first: dict[str, str] = {}
+        pairs = [(first.setdefault(" ".join(name.split()).casefold(), name), name) for name in self.names]
+        return [(one, other) for one, other in pairs if one != other]
+
     def describe(self) -> str:
         """``id=name`` of every class, abbreviated for long lists."""
         shown = [f"{one}={name}" for one, name in zip(self.category_ids[:_SHOWN], self.names)]
@@ -164,7 +171,7 @@ def is_unused(name: str) -> bool:
 
 
 def check_names(names: Mapping[int, str], place: str, problems: Problems) -> None:
-    """Refuse names that a person would take for one: equal but for case and spaces around them.
+    """Refuse a name that occurs twice.
 
     Args:
         names: by id.
@@ -172,17 +179,10 @@ def check_names(names: Mapping[int, str], place: str, problems: Problems) -> Non
     """
     first: dict[str, int] = {}
     for number, name in names.items():
-        other = first.setdefault(" ".join(name.split()).casefold(), number)
-        if other == number:
-            continue
-        if names[other] == name:
-            text = f"category name {name!r} occurs twice (ids {other} and {number}): rename one"
-        else:
-            text = (
-                f"category names {names[other]!r} (id {other}) and {name!r} (id {number}) differ only in upper and "
-                "lower case or spaces: rename one, or merge them if they are one class"
+        if (other := first.setdefault(name, number)) != number:
+            problems.report(
+                "bad class", place, f"category name {name!r} occurs twice (ids {other} and {number}): rename one"
             )
-        problems.report("bad class", place, text)
 
 
 class ConfigReader(Protocol):

@@ -109,7 +109,6 @@ def tune(model: nn.Module, file: Path, content: Mapping[str, Any], ours: LabelSp
 
     Raises:
         CheckpointError: another architecture, or class names that do not fit the rows of the heads or each other.
-        DataError: classes of the data that differ only in case or separators.
     """
     mapping = _Mapping(file, saved_names(file, content), ours, tables)
     report = tune_weights(model, content, str(file), mapping.classes_of)
@@ -145,7 +144,7 @@ class _Mapping:
             if recognised is None:
                 self._say_that_names_are_missing(count)
             return recognised
-        return map_classes(names, self.ours.names, self.tables.synonyms, source_place=place, target_place="the data")
+        return map_classes(names, self.ours.names, self.tables.synonyms, source_place=place)
 
     def _recognised(self, count: int) -> ClassMap | None:
         """Names for a file without any: the built-in list of its size, where data and list are about the same classes.

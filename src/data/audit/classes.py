@@ -52,6 +52,9 @@ def check_classes(splits: Sequence[Split]) -> Iterator[Finding]:
     """Classes against boxes, within each split and between them."""
     first = splits[0]
     space = first.annotations.label_space
+    for one, twin in space.alike():
+        text = f"the classes {one!r} and {twin!r} differ in case or spaces only: rename one if they are one class"
+        yield Finding("classes alike", "", first.annotations.place, text)
     for other in splits[1:]:
         theirs = other.annotations.label_space
         if theirs.names != space.names:  # ids may be numbered otherwise

@@ -58,6 +58,7 @@ KINDS: dict[str, Kind] = {
     "too many objects": Kind("error", "an image with more objects than queries: raise num_queries"),
     "many objects": Kind("warning", "an image with more objects than 0.8 times the queries"),
     "different class lists": Kind("error", "splits that do not have the same classes under the same ids"),
+    "classes alike": Kind("warning", "class names that differ in case or spaces only: two classes, or one?"),
     "class without boxes": Kind("warning", "a class of the list that no split has a box of"),
     "class not in training": Kind("warning", "a class that is evaluated but cannot be learnt"),
     "class not in evaluation": Kind("note", "a class of the training split that another split never asks for"),

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ...core.class_rows import Synonyms, normalised, squeezed
+from ...core.class_rows import Synonyms, squeezed
 from ...core.errors import ConfigError
 from ...core.located import Located, parse_yaml
 from ..label_space import MSCOCO, LabelSpace
@@ -151,13 +151,11 @@ def _space(names: list[Located], place: str, first_id: int = 0) -> LabelSpace:
         raise ConfigError(f"{place}: the list of class names is empty: give one name per row of the class heads")
     seen: dict[str, Located] = {}
     for one in names:
-        key = normalised(_name(one))
-        if key in seen:
+        other = seen.setdefault(_name(one), one)
+        if other is not one:
             raise ConfigError(
-                f"{one.origin}: the class name {one.value!r} differs from {seen[key].value!r} ({seen[key].origin}) in "
-                "nothing but case or separators: rename one of them"
+                f"{one.origin}: the class name {one.value!r} is that of another row too ({other.origin}): rename one"
             )
-        seen[key] = one
     return LabelSpace(tuple(_name(one) for one in names), tuple(range(first_id, first_id + len(names))))
 
 

@@ -42,6 +42,11 @@ def prepare(
         DataError: a class count that is not the data's, unknown names in the subset, missing images, invalid boxes.
     """
     annotations = with_class_count(annotations, num_classes, fixed_labels=fixed_labels)
+    for one, other in annotations.label_space.alike():
+        logger.warning(
+            "%s: the classes %r and %r differ in case or spaces only: two classes; rename one if they are one",
+            annotations.place, one, other,
+        )  # fmt: skip
     if subset is not None and subset.chosen is not None:
         wanted = subset.indices(annotations.file_names, annotations.image_ids.tolist(), annotations.place)
         annotations = annotations.take(wanted)

@@ -40,6 +40,15 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path):
     assert not open_, open_
 
 
+def test_classes_that_differ_in_case_are_one_warning(tmp_path):
+    data = Planted(tmp_path)
+    for content in data.content.values():
+        content["categories"][1]["name"] = "ANT"
+    found = findings_of(data.write())
+    assert [(one.kind, one.severity) for one in found] == [("classes alike", "warning")]
+    assert "'ant' and 'ANT' differ in case or spaces only" in found[0].text
+
+
 def as_format(folder: Path, form: str) -> Path:
     """The clean data set in another format."""
     write_dataset(read_all(discover(Planted(folder / "coco").write())), folder / form, form)

@@ -112,8 +112,8 @@ def test_numbers_are_names_too(tmp_path: Path) -> None:
     [
         (
             "a.txt",
-            "Cat\ndog\ncat\n",
-            r"a.txt:3: the class name 'cat' differs from 'Cat' \(.*a.txt:1\) in nothing but case",
+            "cat\nCat\ncat\n",
+            r"a.txt:3: the class name 'cat' is that of another row too \(.*a.txt:1\): rename one",
         ),
         ("a.txt", " \n", r"a.txt: the list of class names is empty"),
         ("a.yml", "- yes\n- cat\n", r"a.yml:1: True is no class name: write a text, in quotes"),

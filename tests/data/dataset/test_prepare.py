@@ -67,3 +67,11 @@ def test_every_format_has_its_boxes_checked(tmp_path, caplog):
     prepare(data, folder, invalid_boxes="drop")
     assert "1 of 3 boxes cover nothing of their image (1 outside the image)" in caplog.text
     assert np.array_equal(prepare(data, folder, invalid_boxes="drop").ids, [1, 2, 3])
+
+
+def test_classes_that_differ_in_case_are_kept_with_a_warning(tmp_path, caplog):
+    collected = Collected()
+    collected.add("a.png", 1, (40, 60), [[0, 0, 10, 10]], [1])
+    chess = collected.annotations(LabelSpace.from_names(["K", "k"], "x.json"), "x.json", "")
+    assert prepare(chess, touch(tmp_path, "a.png")).label_space.names == ("K", "k")
+    assert "x.json: the classes 'K' and 'k' differ in case or spaces only: two classes" in caplog.text

@@ -164,7 +164,7 @@ def test_wrong_rows_are_named_with_their_line(tmp_path, row, match):
     [
         ({"names": None}, r"data.yaml: names is None: give a list of class names, or a mapping from 0, 1"),
         ({"names": {0: "ant", 2: "bee"}}, "names is {0: 'ant', 2: 'bee'}: give a list"),
-        ({"names": ["bee", "Bee"]}, r"category names 'bee' \(id 0\) and 'Bee' \(id 1\) differ only"),
+        ({"names": ["bee", "bee"]}, r"category name 'bee' occurs twice \(ids 0 and 1\): rename one"),
         ({"names": ["ant", False]}, r"names holds False, not text: write it in quotes \(YAML reads yes, no, on"),
         ({"names": {0: "ant", 1: None}}, "names holds None, not text"),
         ({"kpt_shape": 17}, r"data.yaml: kpt_shape is 17: give the number of key points and the numbers of each"),
