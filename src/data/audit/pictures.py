@@ -153,10 +153,16 @@ def check_orphans(split: Split) -> Iterator[Finding]:
     labels = [label_file(split.path(index).absolute()) for index in range(len(split.annotations))]
     known = {os.path.splitext(file)[0] for file in labels}
     said = _said([split])
-    for folder in sorted({file.parent for file in labels if file.parent.is_dir()}):
+    folders = {file.parent: split.path(index).parent for index, file in enumerate(labels) if file.parent.is_dir()}
+    for folder, images in sorted(folders.items()):
+        beside = {image.stem: image for image in images.iterdir() if image.suffix != ".txt"}
         for file in sorted(folder.glob("*.txt")):
             if os.path.splitext(file)[0] not in known and not said & _keys(str(file)) and file.name != "classes.txt":
-                yield Finding("label without image", split.name, str(file), "no image of this name", file.name)
+                image = beside.get(file.stem)
+                text = (
+                    f"its image {image} is of a kind that is not read: convert it" if image else "no image of this name"
+                )
+                yield Finding("label without image", split.name, str(file), text, file.name)
 
 
 def _said(splits: Sequence[Split]) -> set[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..dataset.images import UNDECODABLE
+from ..dataset.images import UNDECODABLE, check_pixels
 
 THUMBNAIL = 32
 """Side of the grey picture: 1 KiB an image, so that 118,000 images fit into 120 MB."""
@@ -89,6 +89,7 @@ def read_one(path: Path) -> Pixels:
             turned = image.getexif().get(_ORIENTATION) in _TURNED
             image.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))
             image.load()
+            check_pixels(image)
             thumbnail = _thumbnail(image)
     except UNDECODABLE as error:
         reason = "no image format that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
@@ -97,7 +98,7 @@ def read_one(path: Path) -> Pixels:
 
 
 def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):  # Pillow would clip 16 bits to white
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits to white
         values = np.asarray(image).astype(np.float64)
         values = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
         image = Image.fromarray((255 * values).astype(np.uint8))

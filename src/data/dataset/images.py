@@ -4,23 +4,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ...core.errors import DataError
 from .problems import Problems
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Files that count as images where a folder is listed."""
+logger = logging.getLogger(__name__)
+SUFFIXES = (
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg",
+    ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+"""Files that count as images where a folder is listed: pictures that Pillow reads without a plug-in."""
+_BESIDE_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".odgt", ".txt", ".xml", ".yaml", ".yml", ".zip")
+"""Files that commonly lie among images and that nobody takes for one."""
 _THREADS = 8
 _ORIENTATION = 0x0112
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+"""Tags of TIFF."""
+_WHITE_IS_ZERO = 0
 _ON_ITS_SIDE = (5, 6, 7, 8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -112,23 +124,34 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return turned
 
 
-def list_images(folder: Path) -> list[str]:
+def list_images(folder: Path, *, recursive: bool = True) -> list[str]:
     """Images in a folder and those below it, as relative paths in the order of their names.
 
     Links are followed; a folder that is reached in two ways is listed once, under the first name of the alphabet.
+    Files that may be pictures but have none of ``SUFFIXES`` are counted in a warning.
     """
     found: list[str] = []
+    others: Counter[str] = Counter()
     visited: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         real = os.path.realpath(parent)
         if real in visited:  # a link to a folder that holds it would never end
             folders.clear()
             continue
         visited.add(real)
         inside = os.path.relpath(parent, folder)
-        images = [one for one in names if one.lower().endswith(SUFFIXES) and not one.startswith(".")]
-        found += [one if inside == "." else os.path.join(inside, one) for one in images]
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES and not name.startswith("."):
+                found.append(name if inside == "." else os.path.join(inside, name))
+            elif suffix not in _BESIDE_IMAGES and not name.startswith("."):
+                others[suffix or "without suffix"] += 1
+    if others:
+        logger.warning(
+            "%s: files of other kinds are left out (%s): convert pictures (read are %s), give videos by name",
+            folder, ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())), ", ".join(SUFFIXES),
+        )  # fmt: skip
     return sorted(found)
 
 
@@ -178,11 +201,41 @@ def _turned(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def check_pixels(image: Image.Image) -> None:
+    """Refuse pixels of which nobody can tell what black and white are: Pillow would clip them in silence.
+
+    Raises:
+        ValueError: floats, signed numbers, or more than 16 bits.
+    """
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    if image.mode == "F" or 3 in tags.get(_SAMPLE_FORMAT, ()):
+        kind = "float"
+    elif 2 in tags.get(_SAMPLE_FORMAT, ()):
+        kind = "signed"
+    elif max(tags.get(_BITS_PER_SAMPLE, (1,))) > 16:
+        kind = "32-bit"
+    else:
+        return
+    raise ValueError(f"{kind} pixels: convert to 8 or 16 bits")
+
+
 def _rgb(image: Image.Image) -> Image.Image:
+    check_pixels(image)
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip everything above 255 to white
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        exif, image = image.getexif(), Image.fromarray(values.astype(np.uint8)).convert("RGB")
+        exif, image = image.getexif(), Image.fromarray(_eight_bits(image)).convert("RGB")
         image.getexif().update(exif)  # after the conversion, which would drop it
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """(H, W) grey of a picture of up to 16 bits."""
+    values = np.asarray(image).astype(np.int64)
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(_BITS_PER_SAMPLE, (16,)))  # 12 in some TIFF files
+    if values.size and (values.min() < 0 or values.max() >> bits):
+        raise ValueError(f"pixels from {values.min()} to {values.max()}: convert to 8 or 16 bits")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts 8 bits only
+        values = (1 << bits) - 1 - values
+    return (values >> (bits - 8)).astype(np.uint8)

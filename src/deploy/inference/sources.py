@@ -5,13 +5,10 @@
 from __future__ import annotations
 
 import glob
-import logging
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -23,9 +20,6 @@ from ..pictures import read_rgb
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 """Files that are opened as videos."""
-_OTHER_SUFFIXES = (".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2")
-"""Pictures that folders are not searched for."""
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,8 +143,7 @@ def _is_stream(spec: str) -> bool:
 def _files_of(spec: str, recursive: bool) -> list[Path]:
     path = Path(spec)
     if path.is_dir():
-        names = list_images(path) if recursive else _directly_in(path)
-        _warn_of_others(path, recursive)
+        names = list_images(path, recursive=recursive)
         if not names:
             hint = "" if recursive else ", or --recursive for the folders below"
             raise ConfigError(
@@ -165,22 +158,6 @@ def _files_of(spec: str, recursive: bool) -> list[Path]:
             raise ConfigError(f"{spec}: no file matches this pattern")
         return found
     raise ConfigError(f"{spec}: no such file or folder: give images, folders, patterns, videos, or a camera's number")
-
-
-def _warn_of_others(folder: Path, recursive: bool) -> None:
-    """Name the endings of pictures and videos that a folder does not stand for."""
-    walk = os.walk(folder) if recursive else islice(os.walk(folder), 1)
-    endings = Counter(os.path.splitext(name)[1].lower() for _, _, names in walk for name in names)
-    left = {ending: count for ending, count in sorted(endings.items()) if ending in VIDEO_SUFFIXES + _OTHER_SUFFIXES}
-    if left:
-        kinds = ", ".join(f"{count} {ending}" for ending, count in left.items())
-        logger.warning("%s: files of other kinds in it are left out (%s): name them, or give a pattern", folder, kinds)
-
-
-def _directly_in(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        names = [one.name for one in entries if one.is_file() and not one.name.startswith(".")]
-    return sorted(name for name in names if name.lower().endswith(SUFFIXES))
 
 
 def _own_name(wanted: str, taken: set[str]) -> str:

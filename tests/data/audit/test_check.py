@@ -134,6 +134,14 @@ def test_faults_of_yolo_files_are_found_at_their_lines(tmp_path):
     }
 
 
+def test_a_labelled_picture_of_a_kind_that_is_not_read_is_named(tmp_path):
+    root = as_format(tmp_path, "yolo")
+    (root / "images/train/train_03.jpg").rename(root / "images/train/train_03.heic")
+    [found] = findings_of(root)
+    assert (found.kind, found.place) == ("label without image", str(root / "labels/train/train_03.txt"))
+    assert found.text.endswith("images/train/train_03.heic is of a kind that is not read: convert it")
+
+
 def test_turned_pictures_are_noted_and_their_size_counts_both_ways(tmp_path):
     data = Planted(tmp_path)
     exif = Image.Exif()

@@ -57,7 +57,7 @@ def test_a_run_cannot_be_judged_on_it(tmp_path):
 def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match=r"none: no such folder: check img_folder"):
         ImageFolder(str(tmp_path / "none"))
-    with pytest.raises(DataError, match=r"no image in this folder \(\.bmp, .*\.webp\): check img_folder"):
+    with pytest.raises(DataError, match=r"no image in this folder \(\.apng, .*\.webp\): check img_folder"):
         ImageFolder(str(tmp_path))
     (tmp_path / "a.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"a.jpg: cannot be read as an image .*: replace the file or remove its entry"):

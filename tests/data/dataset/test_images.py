@@ -1,29 +1,75 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import struct
+
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from data import coco_files
 from isdfine.core.errors import DataError
-from isdfine.data.dataset.images import image_sizes, list_images, load_rgb
+from isdfine.data.dataset.images import SUFFIXES, image_sizes, list_images, load_rgb
 from isdfine.data.dataset.problems import Problems
+from isdfine.deploy.pictures import as_rgb
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
     values = np.full((6, 9), 200, dtype=np.uint8)
-    if mode.startswith("I"):
-        image = Image.fromarray(values.astype(np.uint16) * 256 if mode == "I;16" else values.astype(np.int32) * 256)
+    if mode == "I;16":
+        image = Image.fromarray(values.astype(np.uint16) * 256)
     else:
         image = Image.fromarray(values).convert(mode)
-    path = tmp_path / ("a.tif" if mode in ("CMYK", "I") else "a.png")
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
     decoded = load_rgb(path, (6, 9))
     assert decoded.mode == "RGB"
     assert decoded.size == (9, 6)
     if mode != "1":
         assert np.abs(np.asarray(decoded).astype(int) - 200).max() <= 1
+
+
+def save_tiff(path, values, bits, sample_format, photometric=1):
+    """Grey (H, W) as plain TIFF, which Pillow would not write so."""
+    values = np.ascontiguousarray(values)
+    height, width = values.shape[0], values.nbytes * 8 // bits // values.shape[0]
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height,
+            279: values.nbytes, 339: sample_format}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + values.nbytes)
+    path.write_bytes(head + values.tobytes() + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "sample_format", "kind"),
+    [("f4", 0.8, 3, "float"), ("f4", 200, 3, "float"), ("i4", 200, 2, "signed"), ("i2", 20000, 2, "signed"),
+     ("i1", 100, 2, "signed"), ("u4", 200, 1, "32-bit"), ("u4", 50000, 1, "32-bit")],
+)  # fmt: skip
+def test_pixels_without_a_white_are_refused(tmp_path, dtype, value, sample_format, kind):
+    """Pillow clips most of these in silence: 0..1 becomes black, 32 bits white."""
+    values = np.full((6, 9), value, dtype)
+    save_tiff(tmp_path / "a.tif", values, 8 * values.itemsize, sample_format)
+    with pytest.raises(DataError, match=rf"a.tif: cannot be decoded \({kind} pixels: convert to 8 or 16 bits\)"):
+        load_rgb(tmp_path / "a.tif", (6, 9))
+    with pytest.raises(DataError, match=rf"a.tif: .*{kind} pixels: convert to 8 or 16 bits"):
+        as_rgb(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "photometric", "expected"),
+    [(np.full((6, 9), 200 << 8, "u2"), 16, 1, 200), (np.full((6, 9), 200 << 8, "u2"), 16, 0, 55),
+     (np.full((6, 8), 200, "u1"), 8, 0, 55), (np.full((6, 12), 0xFF, "u1"), 12, 1, 255)],
+)  # fmt: skip
+def test_grey_of_any_depth(tmp_path, values, bits, photometric, expected):
+    save_tiff(tmp_path / "a.tif", values, bits, 1, photometric)
+    decoded = np.asarray(load_rgb(tmp_path / "a.tif", (6, 9 if bits == 16 else 8)))
+    assert (decoded == expected).all()
+
+
+def test_numbers_beyond_16_bits_are_refused():
+    for values in ([-1, 5], [0, 70000]):
+        with pytest.raises(DataError, match=rf"pixels from {values[0]} to {values[1]}: convert to 8 or 16 bits"):
+            as_rgb(Image.fromarray(np.array([values], np.int32)))
 
 
 def test_palette_with_transparency_does_not_warn(tmp_path):
@@ -182,3 +228,26 @@ def test_decoding_at_reduced_scale(tmp_path, suffix, divisor):
         assert np.abs(np.asarray(found)[1:4, 1:4] - expected).max() < 2
     with pytest.raises(DataError, match=r"has height, width \(50, 70\), but its entry says \(51, 70\)"):
         load_rgb(tmp_path / f"a.{suffix}", (51, 70), divisor=divisor)
+
+
+# What Pillow can open and no data set consists of: icons, textures, drawings, documents, films, grids of numbers.
+NO_PICTURES = (
+    ".avifs", ".blp", ".bufr", ".bw", ".cur", ".dcx", ".dds", ".emf", ".eps", ".fit", ".fits", ".flc", ".fli", ".ftc",
+    ".ftu", ".gbr", ".grib", ".h5", ".hdf", ".icb", ".icns", ".ico", ".iim", ".im", ".mpeg", ".mpg", ".msp", ".pcd",
+    ".pdf", ".pfm", ".ps", ".psd", ".pxr", ".ras", ".rgb", ".rgba", ".vda", ".vst", ".wmf", ".xbm", ".xpm",
+)  # fmt: skip
+
+
+def test_every_suffix_that_pillow_reads_is_known():
+    Image.init()
+    registered = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    assert registered - set(NO_PICTURES) - {".mpo"} <= set(SUFFIXES)
+    optional = {".avif", ".mpo"} if not features.check("avif") else {".mpo"}
+    assert set(SUFFIXES) - optional <= registered
+
+
+def test_files_that_may_be_pictures_are_counted(tmp_path, caplog):
+    for name in ("a.jpg", "a.txt", "b.heic", "c.HEIC", "d", "Thumbs.db", ".hidden", "e.raw"):
+        (tmp_path / name).touch()
+    assert list_images(tmp_path) == ["a.jpg"]
+    assert "files of other kinds are left out (2 .heic, 1 .raw, 1 without suffix): convert pictures" in caplog.text

@@ -39,6 +39,16 @@ def test_boxes_in_pixels(tmp_path, caplog):
     assert "1 of 2 images have no label file: images without objects" in caplog.text
 
 
+def test_every_picture_that_pillow_reads_is_used_and_others_are_counted(tmp_path, caplog):
+    names = ["a.png", "b.jfif", "c.gif", "d.jp2", "e.ppm", "f.JPE"]
+    data = write(tmp_path, dict.fromkeys(names, "0 0.5 0.5 0.5 0.5\n"))
+    (tmp_path / "images/train/g.heic").touch()
+    dataset = YoloDetection(data)
+    assert [name.split("/")[-1] for name in dataset.annotations.file_names] == names
+    assert all(dataset[index][1]["boxes"].tolist() == [[15, 10, 45, 30]] for index in range(6))
+    assert "images/train: files of other kinds are left out (1 .heic)" in caplog.text
+
+
 @pytest.mark.parametrize("names", [{0: "ant", 1: "bee"}, {"1": "bee", "0": "ant"}, ["ant", "bee"]])
 def test_forms_of_names(tmp_path, names):
     assert yolo_label_space(write(tmp_path, names=names)).names == ("ant", "bee")
@@ -173,7 +183,7 @@ def test_wrong_rows_are_named_with_their_line(tmp_path, row, match):
         ({"train": 5}, "train is 5: name a folder"),
         ({"train": "none"}, r"train: .*none does not exist: check path and train$"),
         ({"train": "none", "download": "x"}, "check path and train; its download: entry is not followed, so fetch"),
-        ({"train": "labels"}, r"train: no image in .*labels \(\.bmp, .*\): check path and train"),
+        ({"train": "labels"}, r"train: no image in .*labels \(\.apng, .*\): check path and train"),
     ],
 )
 def test_wrong_yaml_files_are_named(tmp_path, keys, match):

@@ -58,7 +58,7 @@ def test_files_that_cannot_be_read_are_passed_over(tree: Path) -> None:
     [
         ("absent", "absent: no such file or folder: give images, folders, patterns, videos, or a camera's number"),
         ("*.gif", "no file matches this pattern"),
-        ("empty", r"empty: no image in this folder \(.bmp, .*\), or --recursive for the folders below; videos are"),
+        ("empty", r"empty: no image in this folder \(.apng, .*\), or --recursive for the folders below; videos are"),
     ],
 )
 def test_texts_that_mean_nothing(tree: Path, spec: str, reason: str) -> None:
@@ -87,9 +87,9 @@ def test_a_folder_called_as_a_camera_is_a_folder(tree: Path) -> None:
 def test_what_a_folder_does_not_stand_for_is_named(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     names("a", recursive=True)
     assert not caplog.records
-    for name in ("a/clip.MP4", "a/deep/x.gif", "a/deep/y.gif"):
+    for name in ("a/clip.MP4", "a/deep/x.heic", "a/deep/y.heic"):
         (tree / name).write_bytes(b"")
     names("a")
-    assert "a: files of other kinds in it are left out (1 .mp4): name them, or give a pattern" in caplog.text
+    assert "a: files of other kinds are left out (1 .mp4): convert pictures (read are .apng, " in caplog.text
     names("a", recursive=True)
-    assert "(2 .gif, 1 .mp4)" in caplog.text
+    assert "(2 .heic, 1 .mp4)" in caplog.text
