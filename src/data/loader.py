@@ -6,10 +6,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-import multiprocessing
 import os
-import signal
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +24,7 @@ from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_
 from .dataset.detection import DetectionDataset, SampleKey
 from .sampler import BatchSampler, aspect_buckets
 from .transforms.ops import KeepAspect, PadToSize, RandomCrop, Resize
+from .workers import WorkerStart, deaths_reported, worker_context
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +149,7 @@ class DataLoader:
         if self._workers is None:
             self._workers = self._start()
         epoch, first = self.sampler.epoch, self.sampler.start
-        packed = iter(self._workers)
+        packed = deaths_reported(self._workers)
         self.sampler.start = 0
         padded: list[float] = []  # share of every batch
         for batch_index, batch in enumerate(packed, first):
@@ -190,10 +188,10 @@ class DataLoader:
         if self.num_workers:
             _close_at_exit(self)
             options = {
-                "multiprocessing_context": _context(),
+                "multiprocessing_context": worker_context(),
                 "persistent_workers": True,
                 "prefetch_factor": self.prefetch_factor,
-                "worker_init_fn": _WorkerStart(os.getpid()),
+                "worker_init_fn": WorkerStart(os.getpid()),
             }
         return TorchDataLoader(
             _Batches(self.dataset, self.collate_fn),
@@ -295,38 +293,6 @@ def _unpack(values: dict[str, Tensor], rows: dict[str, list[int]]) -> list[dict[
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _context() -> Any:
-    """Forking a process that has threads (OpenMP, CUDA, pinning) can deadlock, so workers start from a clean one."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])  # imports torch once instead of once per worker
-    return context
-
-
-class _WorkerStart:
-    """Prepares a worker process: one thread, and signals that end the run are the main process's business.
-
-    Ctrl-C and a scheduler's SIGTERM reach every process of the run. A worker that died of them would break the main
-    process while it saves. A worker ends when the main process terminates it or is gone (torch watches that).
-    """
-
-    def __init__(self, main_pid: int) -> None:
-        self.main_pid = main_pid
-
-    def __call__(self, worker: int) -> None:
-        torch.set_num_threads(1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, "sigwaitinfo"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self.main_pid:
-            pass
-        os._exit(128 + signal.SIGTERM)
 
 
 def _close_at_exit(loader: DataLoader) -> None:

@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Prepares the process that workers are forked from. It imports this module when it starts, and nothing else does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from multiprocessing import util
+from types import TracebackType
+
+from . import loader  # noqa: F401  what workers need: they are forked with it
+from .workers import LoaderProcess
+
+
+def _take_signals(_: object) -> None:
+    """Processes that other code starts from the same server take signals as ever; workers see to that themselves."""
+    if not isinstance(multiprocessing.current_process(), LoaderProcess):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+
+
+def _say(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """No traceback from a process whose main process ended before it had said what to do."""
+    if kind is not EOFError:
+        sys.__excepthook__(kind, error, traceback)
+
+
+util.register_after_fork(_take_signals, _take_signals)
+sys.excepthook = _say
