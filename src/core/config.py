@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .build import build
+from .derived import describe_moved, settle, with_layer
 from .errors import ConfigError
 from .located import Located, dump_yaml
 from .merge import Replaced, apply_overrides, apply_values, read_tree
@@ -50,13 +51,26 @@ def load_config(
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of texts, found the text {overrides!r}")
     replaced: Replaced = []
-    tree = apply_overrides(read_tree(path, replaced), overrides)
+    base = read_tree(path, replaced)
+    tree = apply_overrides(base, overrides)
+    tree = settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree)))
     config = Config(tree, str(path), registry, dict(resolvers or {}))
     config.notes.update(left_behind(config.planner(registry), replaced))
     if os.environ.get("RANK", "0") == "0":  # the process group starts later, and with it core.dist.rank()
         for place, text in config.notes.items():
             logger.warning("%s: %s", place, text)
+        if (moved := describe_moved(tree)) is not None:
+            logger.info("%s", moved)
     return config
+
+
+def _goes_on(path: str | Path, tree: Located) -> bool:
+    """Whether a run is resumed with the config in its own folder: more epochs then go on with the schedule as it is."""
+    resume = tree.value.get("resume")
+    if resume is None or not isinstance(resume.value, str):
+        return False
+    checkpoint = Path(resume.value)
+    return Path(path).resolve().parent == (checkpoint if checkpoint.is_dir() else checkpoint.parent).resolve()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .derived import with_layer
 from .errors import ConfigError
 from .file_kinds import refuse_other_kinds, refuse_python
 from .foreign import RENAMED, renamed
@@ -76,8 +77,8 @@ def read_tree(
     for entry in _included(own):
         file = path.parent / Path(entry.value).expanduser()
         included = read_tree(file, replaced, _from=entry.origin, _open=(*_open, real))
-        tree = merge(tree, included, replaced)
-    return merge(tree, below, replaced)
+        tree = with_layer(tree, merge(tree, included, replaced))
+    return with_layer(tree, merge(tree, below, replaced))
 
 
 def _included(own: Located) -> list[Located]:

@@ -10,6 +10,7 @@ import typing
 from typing import Any
 
 from . import self_distill
+from .derived import INPUT_SIZE
 from .errors import ConfigError
 from .foreign import key_hint, unused_key
 from .located import Located
@@ -56,7 +57,7 @@ def validate(planner: Planner) -> dict[str, str]:
         ConfigError: one line per mistake.
     """
     hints = typing.get_type_hints(RunSettings)
-    known = {*hints, *SLOTS, *SHARED, *planner.registry, IMPORTS}
+    known = {*hints, *SLOTS, *SHARED, *planner.registry, IMPORTS, INPUT_SIZE}
     for name, node in planner.tree.value.items():
         if name in hints:
             planner.value(node, hints[name])
