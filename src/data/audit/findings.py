@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..dataset import problems
 from ..dataset.annotations import Annotations
-from ..dataset.yolo_files import label_file
+from ..dataset.yolo_files import label_files
 
 Severity = Literal["error", "warning", "note"]
 """error: training stops, or evaluation is wrong; warning: a person should look; note: good to know."""
@@ -142,7 +142,7 @@ class Split:
             inside = name.replace("JPEGImages", "Annotations", 1)
             where = str((self.img_folder / inside).with_suffix(".xml"))
         elif self.format == "yolo":
-            where = str(label_file(self.path(index).absolute()))
+            where = str(label_files([self.path(index).absolute()])[0])
         if row is None:
             return where if name in where else f"{where} ({name})"
         return f"{where}: {self.number_of(index, row)} ({data.label_space.names[int(data.labels[row])]})"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset.annotations import clipped_corners, has_area
-from ..dataset.yolo_files import label_file
+from ..dataset.yolo_files import label_files
 from .edit import keep_rows
 from .findings import Split
 
@@ -46,7 +46,7 @@ def lost_of_source(split: Split) -> list[str]:
 
 
 def _has_polygons(split: Split) -> bool:
-    files = (label_file(split.path(index).absolute()) for index in range(len(split.annotations)))
+    files = label_files([split.path(index).absolute() for index in range(len(split.annotations))])
     lines = (line for file in files if file.is_file() for line in file.read_text(errors="replace").splitlines())
     return any(len(line.split()) > 6 for line in lines)
 

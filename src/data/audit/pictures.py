@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..dataset.images import SUFFIXES
-from ..dataset.yolo_files import label_file
+from ..dataset.yolo_files import label_files
 from .findings import Finding, Split
 from .lookalikes import alike
 from .pixels import Pixels
@@ -150,7 +150,7 @@ def check_orphans(split: Split) -> Iterator[Finding]:
     """Label files of YOLO without an image: a folder of images lists itself, so a lost one is not missed."""
     if split.format != "yolo":
         return
-    labels = [label_file(split.path(index).absolute()) for index in range(len(split.annotations))]
+    labels = label_files([split.path(index).absolute() for index in range(len(split.annotations))])
     known = {os.path.splitext(file)[0] for file in labels}
     said = _said([split])
     folders = {file.parent: split.path(index).parent for index, file in enumerate(labels) if file.parent.is_dir()}

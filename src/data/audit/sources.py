@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...core.errors import DataError
 from ..dataset.formats import read_annotations
+from ..dataset.layout import TEST
 from ..dataset.problems import Problems
 from ..dataset.voc_xml import VocFile
+from ..dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, find_data
 from .findings import Split
 from .folders import find_images, odgt_names
 
@@ -24,23 +24,17 @@ logger = logging.getLogger(__name__)
 
 FORMATS = ("coco", "voc", "yolo", "crowdhuman")
 LABEL_LIST = "label_list.txt"
-_SPLITS = ("train", "val", "valid", "test")
-_NO_SPLITS = (
-    "path",
-    "names",
-    "download",
-    "nc",
-    "yaml_file",
-    "description",
-    "license",
-    "author",
-    "kpt_shape",
-    "flip_idx",
-)
-"""Keys of a data.yaml that name no images."""
 _MARKS = (b'"images"', b'"annotations"', b'"categories"')
 """What a COCO detection file has and other JSON files rarely have together."""
-_SUFFIXES = {".json": "coco", ".odgt": "crowdhuman", ".yaml": "yolo", ".yml": "yolo", ".txt": "voc"}
+_SUFFIXES = {
+    ".json": "coco",
+    ".odgt": "crowdhuman",
+    ".yaml": "yolo",
+    ".yml": "yolo",
+    ".data": "yolo",
+    ".names": "yolo",
+    ".txt": "voc",
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +83,10 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
     elif path.is_dir():
         finders = {name: finder for name, finder in _FINDERS.items() if format in ("auto", name)}
         found = next((some for finder in finders.values() if (some := finder(path))), [])
+        if format in ("auto", "yolo") and (broken := broken_data(path)):
+            if not found:
+                return _yolo_splits(broken)  # raises, with what is wrong
+            logger.warning("%s: cannot be read and is passed over, because there is other data", broken)
     else:
         raise DataError(f"{path}: no such file or folder")
     if not found:
@@ -105,6 +103,8 @@ def _of_file(path: Path, format: str) -> list[Source]:
     if format == "auto" and known is None:
         raise DataError(f"{path}: the suffix says no format: give --format {'|'.join(FORMATS)}")
     format = known or "" if format == "auto" else format
+    if path.name in CLASS_LISTS:
+        format = "yolo"
     if format == "yolo":
         return _yolo_splits(path)
     if format == "voc":
@@ -137,33 +137,28 @@ def _looks_like_coco(file: Path) -> bool:
 
 
 def _yolo(root: Path) -> list[Source]:
-    for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
-        if found := _yolo_splits(file, strict=False):
-            return found
-    return []
+    file = find_data(root)
+    return _yolo_splits(file) if file else []
 
 
-def _yolo_splits(file: Path, *, strict: bool = True) -> list[Source]:
-    try:
-        content = yaml.safe_load(file.read_text(errors="replace"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: not YAML ({' '.join(str(error).split())}): a YOLO data.yaml is wanted") from error
-    if isinstance(content, dict) and "names" in content:
-        keys = [*_SPLITS, *(key for key in content if key not in _SPLITS and key not in _NO_SPLITS)]
-        found = [Source(one, "yolo", {"data": str(file), "split": one}) for one in keys if _names_images(content, one)]
-        if found:
-            return found
-    if strict:
+def _yolo_splits(file: Path) -> list[Source]:
+    problems = Problems(collect=True)
+    data = YoloData.open(file, problems)
+    if problems.found:
+        raise DataError(str(problems.found[0]))
+    if "names" not in data.content or not data.splits():
         raise DataError(
-            f"{file}: not a YOLO data.yaml: it needs names, and at least one of {', '.join(_SPLITS)} "
+            f"{data.file}: not a YOLO data.yaml: it needs names, and at least one of train, val, test "
             "(the config of a run is given with -c)"
         )
-    return []
-
-
-def _names_images(content: Mapping[str, Any], key: str) -> bool:
-    value = content.get(key)
-    return bool(value) and isinstance(value, (str, list)) and all(isinstance(one, str) for one in value)
+    absent = [
+        key for key in data.splits() if key.lower() in TEST and not any(map(data.places, data.sources(key, problems)))
+    ]
+    for key in absent:  # Roboflow names it in any case
+        logger.warning("%s: %s: %s is not there: passed over", data.file, key, data.content[key])
+    return [
+        Source(one, "yolo", {"data": str(data.file), "split": one}) for one in data.splits() if one not in absent
+    ]  # fmt: skip
 
 
 def _crowdhuman(root: Path) -> list[Source]:

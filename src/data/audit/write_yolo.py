@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ..dataset.yolo_files import label_file
+from ..dataset.yolo_files import standard_label_file
 from .findings import Split
 from .losses import inside_boxes, lost_in
 from .naming import write_text
@@ -23,7 +23,7 @@ def write_yolo(splits: Sequence[Split], names: Sequence[Sequence[str]], folder: 
         for index, name in enumerate(new):
             lines = "".join(f"{line}\n" for line in _lines(inside, index))
             image = folder.absolute() / "images" / split.name / name
-            write_text(label_file(image), lines)  # where readers look: for the last folder images of the path
+            write_text(standard_label_file(image), lines)  # where readers look: for the last folder images of the path
         remarks += [*lost_in(split, "left out"), *cut]
     content = {
         "path": ".",

@@ -9,25 +9,28 @@ from pathlib import Path
 from .problems import Problems
 
 
-def placed_lines(path: Path) -> list[tuple[str, str]]:
-    """(``file:line``, text without spaces around it) of every line that is not empty.
+def placed_lines(path: Path, *, empty: bool = False) -> list[tuple[str, str]]:
+    """(``file:line``, text without spaces around it) of every line.
+
+    Args:
+        empty: with lines that hold nothing, which are left out else.
 
     Raises:
         OSError: missing, or not readable.
         UnicodeDecodeError: no text.
     """
     lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split at form feeds and others
-    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if empty or line.strip()]
 
 
-def text_lines(path: Path, problems: Problems) -> list[tuple[str, str]]:
+def text_lines(path: Path, problems: Problems, *, empty: bool = False) -> list[tuple[str, str]]:
     """``placed_lines`` of an annotation file, empty where it cannot be read and problems are collected.
 
     Raises:
         DataError: missing, or no text.
     """
     try:
-        return placed_lines(path)
+        return placed_lines(path, empty=empty)
     except OSError as error:
         problems.report("missing annotation", str(path), f"cannot be opened ({error.strerror}): check the path")
     except UnicodeDecodeError as error:

@@ -22,14 +22,17 @@ class YoloDetection(DetectionDataset):
 
     The YAML file has ``path`` (relative to it, or to where the program runs; else its folder), per split a folder, a
     text file with one image per line, or a list of these, ``names`` (list or mapping) and ``nc``. ``download`` is not
-    followed. The labels of ``.../images/a/b.jpg`` are in ``.../labels/a/b.txt``; an image without that file has no
+    followed. In its place stand Darknet's ``obj.data`` (CVAT), a list of class names beside ``images`` and ``labels``
+    (Label Studio, LabelImg), or a folder that has one of these. The labels of ``.../images/a/b.jpg`` are in
+    ``.../labels/a/b.txt``, or beside the image where there is no such folder; an image without that file has no
     objects. Rows are ``class cx cy w h`` as fractions of the image, or ``class x1 y1 x2 y2 x3 y3 ...``: a polygon,
     of which the box around it is used. Key points behind a box, which ``kpt_shape`` announces, are passed over. Sizes
     come from the image headers, turned by their EXIF orientation, because YOLO tools decode images that way.
 
     Args:
-        data: the YAML file.
-        split: ``train``, ``val`` or ``test``.
+        data: the YAML file, or what stands in its place.
+        split: ``train``, ``val``, ``test``, or another key of the file; ``valid`` and ``validation`` are ``val``, where
+            one of them alone is there.
         transforms: applied to (image, target).
         num_classes: class count to check against; None takes the data's.
         invalid_boxes, subset, subset_seed: as for ``CocoDetection``. Images of the subset are looked at only.
@@ -42,7 +45,7 @@ class YoloDetection(DetectionDataset):
     def __init__(
         self,
         data: str,
-        split: Literal["train", "val", "test"] = "train",
+        split: str = "train",
         transforms: Compose | None = None,
         *,
         num_classes: int | None = None,

@@ -1,23 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""YOLO: a ``data.yaml``, images in ``images``, one text file per image in ``labels``."""
+"""YOLO: images in ``images``, one text file per image in ``labels``."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ..label_space import LabelSpace
 from .annotations import Annotations, Collected
 from .images import SUFFIXES, image_sizes, list_images
+from .layout import subfolder
 from .problems import Problems
 from .subset import Subset
 from .text_lines import text_lines
+from .yolo_data import YoloData
 from .yolo_rows import parse_rows
 
 logger = logging.getLogger(__name__)
@@ -33,25 +32,25 @@ def parse_yolo(
     """Open a YOLO data set; for the rules see ``YoloDetection``.
 
     Args:
-        data: the YAML file.
-        split: its key that names the images: ``train``, ``val`` or ``test``.
+        data: the YAML file, or another way to say what it says: see ``YoloData.open``.
+        split: its key that names the images.
         subset: images to open; the others are not looked at.
         problems: where to report what is wrong; None raises at once.
 
     Raises:
         DataError: a YAML file without usable classes or images, label rows that cannot be read, missing images.
     """
-    data, problems = Path(data), problems or Problems()
-    content = _read_yaml(data, problems)
-    space = _space(content, data, problems)
-    root = _root(content, data)
-    place = f"{data} ({split})"
-    names = [_relative(path, root) for path in _images(content, split, root, data, problems)]
+    problems = problems or Problems()
+    source = YoloData.open(data, problems)
+    space = source.space(problems) if source.content or not problems.found else LabelSpace((), ())
+    root = source.root
+    place = f"{source.file} ({split})"
+    names = [_relative(path, root) for path in _images(source, split, problems)] if source.content else []
     indices = (subset or Subset()).indices(names, None, place)
     paths = [Path(os.path.abspath(root / names[index])) for index in indices.tolist()]
-    labels = [label_file(path) for path in paths]
+    labels = label_files(paths)
     _warn_of_shared_labels(paths, labels, place)
-    keypoints = _keypoint_columns(content, data, problems)
+    keypoints = _keypoint_columns(source, problems)
     there = _present(labels, place, problems)
     collected = Collected()
     sizes = image_sizes(paths, upright=True, problems=problems)
@@ -65,14 +64,37 @@ def parse_yolo(
 
 
 def yolo_label_space(data: str | Path, problems: Problems | None = None) -> LabelSpace:
-    """The classes of the YAML file alone."""
+    """The classes of the data file alone."""
     problems = problems or Problems()
-    return _space(_read_yaml(Path(data), problems), Path(data), problems)
+    return YoloData.open(data, problems).space(problems)
 
 
-def label_file(image: Path) -> Path:
-    """Where the labels of an image are: ``labels`` for the last ``images`` of its path, and ``.txt``."""
+def standard_label_file(image: Path) -> Path:
+    """Where YOLO tools look for the labels of an image: ``labels`` for the last ``images`` of its path."""
     return Path(_LABELS.join(str(image.with_suffix(".txt")).rsplit(_IMAGES, 1)))
+
+
+def label_files(images: Sequence[Path]) -> list[Path]:
+    """Where the labels of images are: see ``standard_label_file``.
+
+    Where that folder is not there, in one that is called ``Labels``, or else beside the images.
+    """
+    stems: dict[Path, set[str]] = {}
+    for image in images:
+        stems.setdefault(image.parent, set()).add(image.stem)
+    folders = {parent: _label_folder(parent, some) for parent, some in stems.items()}
+    return [folders[image.parent] / f"{image.stem}.txt" for image in images]
+
+
+def _label_folder(parent: Path, stems: Set[str]) -> Path:
+    folder = standard_label_file(parent / "any.jpg").parent
+    if folder != parent and folder.is_dir():
+        return folder
+    parts = parent.parts
+    for index in range(len(parts) - 1, 0, -1):
+        if parts[index].lower() == "images" and (other := subfolder(Path(*parts[:index]), ("labels",))):
+            return other.joinpath(*parts[index + 1 :])
+    return parent if any(one.stem in stems for one in parent.glob("*.txt")) else folder
 
 
 def _present(labels: Sequence[Path], place: str, problems: Problems) -> list[bool]:
@@ -107,96 +129,53 @@ def _warn_of_shared_labels(paths: Sequence[Path], labels: Sequence[Path], place:
         )  # fmt: skip
 
 
-def _keypoint_columns(content: Mapping[str, Any], path: Path, problems: Problems) -> int:
+def _keypoint_columns(data: YoloData, problems: Problems) -> int:
     """How many numbers of key points follow a box."""
-    shape = content.get("kpt_shape")
+    shape = data.content.get("kpt_shape")
     if shape is None:
         return 0
     if not isinstance(shape, list) or len(shape) != 2 or not all(type(one) is int and one > 0 for one in shape):
         text = f"kpt_shape is {shape!r}: give the number of key points and the numbers of each, such as [17, 3]"
-        problems.report("bad entry", str(path), text)
+        problems.report("bad entry", str(data.file), text)
         return 0
     return int(shape[0] * shape[1])
 
 
-def _read_yaml(path: Path, problems: Problems) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        problems.report("missing annotation", str(path), f"cannot be opened ({error.strerror}): check data")
-        return {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that there is not
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        problems.report("broken line", place, f"not a YAML file ({getattr(error, 'problem', error)})")
-        return {}
-    if not isinstance(content, dict):
-        problems.report("broken line", str(path), "not a YOLO data file: it needs the keys names, train and val")
-        return {}
-    return content
-
-
-def _space(content: Mapping[str, Any], path: Path, problems: Problems) -> LabelSpace:
-    names = content.get("names")
-    if isinstance(names, dict) and {str(one) for one in names} == {str(one) for one in range(len(names))}:
-        names = [name for _, name in sorted(names.items(), key=lambda pair: int(pair[0]))]
-    if not isinstance(names, list) or not names:
-        text = f"names is {names!r}: give a list of class names, or a mapping from 0, 1, ... to names"
-        problems.report("bad class", str(path), text)
-        return LabelSpace((), ())
-    if wrong := [one for one in names if type(one) not in (str, int)]:
-        text = f"names holds {wrong[0]!r}, not text: write it in quotes (YAML reads yes, no, on, off as True, False)"
-        problems.report("bad class", str(path), text)
-    count = content.get("nc", len(names))
-    if count != len(names):
-        text = f"nc is {count!r}, but names has {len(names)} classes ({', '.join(map(str, names[:5]))}): correct one"
-        problems.report("bad class", str(path), text)
-    return LabelSpace.from_names([str(one) for one in names], str(path), problems)
-
-
-def _root(content: Mapping[str, Any], data: Path) -> Path:
-    """``path``: absolute, or relative to the YAML file, or to where the program runs; else the YAML file's folder."""
-    given = content.get("path")
-    if not given:
-        return data.parent
-    places = [data.parent / str(given), Path(str(given))]
-    return next((one for one in places if os.path.isdir(one)), places[0])
-
-
-def _images(content: Mapping[str, Any], split: str, root: Path, data: Path, problems: Problems) -> list[Path]:
-    sources = content.get(split)
-    if not sources or not all(isinstance(one, str) for one in (sources if isinstance(sources, list) else [sources])):
-        known = ", ".join(key for key in ("train", "val", "test") if content.get(key)) or "none"
-        text = f"{split} is {sources!r}: name a folder, a text file or a list of them (there is: {known})"
-        problems.report("missing image", str(data), text)
-        return []
+def _images(data: YoloData, split: str, problems: Problems) -> list[Path]:
     paths: list[Path] = []
-    for source in sources if isinstance(sources, list) else [sources]:
-        places = [root / source] + ([root / source[3:]] if source.startswith("../") else [])
-        found = next((one for one in places if os.path.exists(one)), None)
+    for source in data.sources(split, problems):
+        found = next(iter(data.places(source)), None)
         if found is None:
-            hint = "; its download: entry is not followed, so fetch the data first" if content.get("download") else ""
-            text = f"{split}: {places[0]} does not exist: check path and {split}{hint}"
-            problems.report("missing image", str(data), text)
+            problems.report("missing image", str(data.file), f"{split}: {_missing(data, source, split)}")
         elif found.is_dir():
             listed = [found / name for name in list_images(found)]
             if not listed:
                 text = f"{split}: no image in {found} ({', '.join(SUFFIXES)}): check path and {split}"
-                problems.report("missing image", str(data), text)
+                problems.report("missing image", str(data.file), text)
             paths += listed
         else:
-            paths += _listed(found, root, problems)
+            paths += _listed(found, data, problems)
     return paths
 
 
-def _listed(listing: Path, root: Path, problems: Problems) -> list[Path]:
+def _missing(data: YoloData, source: str, split: str) -> str:
+    """What to do about a folder or list that is not there."""
+    text = f"{data.root / source} does not exist: check path and {split}"
+    if (data.file.parent / source).exists():
+        text += f" (there is {data.file.parent / source}: remove path, which says {data.content['path']!r})"
+    if data.content.get("download"):
+        text += "; its download: entry is not followed, so fetch the data first"
+    return text
+
+
+def _listed(listing: Path, data: YoloData, problems: Problems) -> list[Path]:
     """Images of a text file: absolute, or relative to it, or to the root."""
     lines = text_lines(listing, problems)
     if not lines:
         problems.report("missing image", str(listing), "the list of images is empty: write one image per line")
     paths = []
     for place, line in lines:
-        places = [listing.parent / line, root / line]
+        places = [listing.parent / line, data.root / line, *data.places(line)]
         # os.path, because a line of a file that is no list may be too long for a name, at which pathlib raises.
         found = next((one for one in places if os.path.isfile(one)), None)
         if found is None and len(line) > _LONGEST:

@@ -13,6 +13,7 @@ from data.audit.planted import Planted
 from isdfine.core.errors import DataError
 from isdfine.data.audit.sources import discover, parse_split, read_all
 from isdfine.data.audit.writers import write_dataset
+from isdfine.data.dataset.yolo import YoloDetection
 
 
 def content(split):
@@ -91,6 +92,64 @@ def test_voc_without_a_class_list_takes_the_classes_of_its_files(tmp_path):
         discover(tmp_path / "voc")
 
 
+UNRELATED = {
+    "mkdocs.yml": "markdown_extensions:\n  - emoji: !!python/name:a.b\n",
+    "environment.yml": "name: x\nchannels: !!python/tuple [a, b]\n",
+    "stack.yaml": "Resources:\n  Names: !Sub '${AWS::Region}'\n",
+    "mkdocs2.yml": "a: [",
+    "list.yaml": "- train\n- names\n",
+    "labels.yaml": "names: [a, b]\n",
+}
+
+
+def test_yaml_files_about_other_things_are_passed_over(tmp_path):
+    for name, text in UNRELATED.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=r"no data set found in this folder"):
+        discover(tmp_path)
+    data = Planted(tmp_path, train=1, val=1).write()
+    assert [one.format for one in discover(data)] == ["coco", "coco"]
+
+
+def test_a_broken_data_yaml_is_said(tmp_path, caplog):
+    (tmp_path / "data.yaml").write_text("names: [a\ntrain: x\n")
+    (tmp_path / "mkdocs.yml").write_text(UNRELATED["mkdocs.yml"])
+    with pytest.raises(DataError, match=r"data\.yaml:2: not valid YAML"):
+        discover(tmp_path)
+    with pytest.raises(DataError, match=r"data\.yaml:2: not valid YAML"):
+        YoloDetection(str(tmp_path))
+    assert [one.format for one in discover(Planted(tmp_path, train=1, val=1).write())] == ["coco", "coco"]
+    assert "data.yaml: cannot be read and is passed over" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["valid", "val", "validation"])
+@pytest.mark.parametrize("asked", ["valid", "val", "validation"])
+def test_the_validation_split_has_one_rule_for_check_and_training(tmp_path, caplog, key, asked):
+    data = Planted(tmp_path, train=2, val=2).write()
+    write_dataset(read_all(discover(data)), tmp_path / "yolo", "yolo")
+    file = tmp_path / "yolo/data.yaml"
+    file.write_text(file.read_text().replace("\nval:", f"\n{key}:"))
+    assert [one.name for one in discover(tmp_path / "yolo")] == ["train", key]
+    assert len(YoloDetection(str(file), asked)) == 2
+    with pytest.raises(DataError, match=rf"data\.yaml: minival is None: name a folder.* .there is: train, {key}\)"):
+        YoloDetection(str(file), "minival")
+    file.write_text(file.read_text() + "minival: images/val\nversion: '3'\ntest: images/test\n")
+    assert len(YoloDetection(str(file), "minival")) == 2
+    assert [one.name for one in discover(tmp_path / "yolo")] == ["train", key, "minival"]
+    assert "test: images/test is not there: passed over" in caplog.text
+
+
+def test_what_training_refuses_check_finds(tmp_path):
+    data = Planted(tmp_path, train=2, val=2).write()
+    write_dataset(read_all(discover(data)), tmp_path / "yolo", "yolo")
+    file = tmp_path / "yolo/data.yaml"
+    file.write_text(file.read_text().replace("train: images/train", "train: 5"))
+    split = discover(file)[0].read()
+    assert "train is 5: name a folder" in str(split.problems[0])
+    with pytest.raises(DataError, match="train is 5: name a folder"):
+        YoloDetection(str(file))
+
+
 def test_splits_typed_one_by_one(tmp_path):
     data = Planted(tmp_path, train=2, val=2).write()
     (tmp_path / "elsewhere").mkdir()
@@ -121,7 +180,7 @@ def test_what_cannot_be_found_is_one_clear_message(tmp_path):
     with pytest.raises(DataError, match=r"run\.yml: not a YOLO data\.yaml.*given with -c"):
         discover(tmp_path / "run.yml")
     (tmp_path / "broken.yaml").write_text("names: [a")
-    with pytest.raises(DataError, match=r"broken\.yaml: not YAML"):
+    with pytest.raises(DataError, match=r"broken\.yaml:2: not valid YAML"):
         discover(tmp_path / "broken.yaml")
     (tmp_path / "broken.yaml").write_text(yaml.safe_dump({"names": ["a"], "train": "images"}))
     with pytest.raises(DataError, match="--image-folder: a yolo data set says itself"):

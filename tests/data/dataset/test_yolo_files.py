@@ -10,7 +10,7 @@ from PIL import Image
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.yolo import YoloDetection
-from isdfine.data.dataset.yolo_files import label_file, parse_yolo, yolo_label_space
+from isdfine.data.dataset.yolo_files import label_files, parse_yolo, yolo_label_space
 
 
 def write(root, labels=None, **yaml_keys):
@@ -102,8 +102,18 @@ def test_photos_are_turned_by_their_orientation(tmp_path):
 
 
 def test_labels_lie_beside_the_last_folder_called_images(tmp_path):
-    assert str(label_file(tmp_path / "images/images/x.y.jpg")) == str(tmp_path / "images/labels/x.y.txt")
-    assert str(label_file(tmp_path / "pictures/x.jpg")) == str(tmp_path / "pictures/x.txt")
+    images = [tmp_path / "images/images/x.y.jpg", tmp_path / "pictures/x.jpg"]
+    assert label_files(images) == [tmp_path / "images/labels/x.y.txt", tmp_path / "pictures/x.txt"]
+
+
+def test_labels_in_folders_of_other_names(tmp_path):
+    for name in ("one/Images/Train/a.jpg", "one/Labels/Train/a.txt", "images/two/a.jpg", "images/two/a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert label_files([tmp_path / "one/Images/Train/a.jpg"]) == [tmp_path / "one/Labels/Train/a.txt"]
+    assert label_files([tmp_path / "images/two/a.jpg"]) == [tmp_path / "images/two/a.txt"]  # the root is called images
+    (tmp_path / "labels/two").mkdir(parents=True)
+    assert label_files([tmp_path / "images/two/a.jpg"]) == [tmp_path / "labels/two/a.txt"]
 
 
 def test_lists_of_images(tmp_path):
@@ -196,10 +206,13 @@ def test_files_that_are_no_yaml(tmp_path):
     with pytest.raises(DataError, match=r"data.yaml: cannot be opened .*check data"):
         yolo_label_space(path)
     path.write_text("names: [a\nval: 1")
-    with pytest.raises(DataError, match=r"data.yaml:2: not a YAML file"):
+    with pytest.raises(DataError, match=r"data.yaml:2: not valid YAML: did not find expected"):
         yolo_label_space(path)
-    path.write_text("names: [a]\ndate: 2024-02-31")
-    with pytest.raises(DataError, match=r"data.yaml: not a YAML file \(day is out of range for month\)"):
+    path.write_text("names: [a]\ndate: 2024-02-31\nnames: [b]")
+    with pytest.raises(DataError, match=r"data.yaml:3: names: duplicate key, first on line 1: keep one"):
+        yolo_label_space(path)
+    path.write_bytes(b"names: [\xc4\xcf]")
+    with pytest.raises(DataError, match=r"data.yaml: not a text file .*: save it as UTF-8"):
         yolo_label_space(path)
     path.write_text("- a")
     with pytest.raises(DataError, match="not a YOLO data file: it needs the keys names, train and val"):
