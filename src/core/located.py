@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -60,8 +61,17 @@ def locate(value: Any, origin: str, key: str = "") -> Located:
 
 
 _FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
-_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-_FLOAT_TAG, _TIME_TAG = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
+_YAML = "tag:yaml.org,2002:"
+_COLLECTIONS = (f"{_YAML}map", f"{_YAML}seq")
+_SCALARS = {
+    f"{_YAML}str": "text",
+    f"{_YAML}int": "a whole number",
+    f"{_YAML}float": "a number",
+    f"{_YAML}bool": "true or false",
+    f"{_YAML}null": "null",
+}
+"""Tags of scalars, and what they stand for."""
+_FLOAT_TAG, _TIME_TAG = f"{_YAML}float", f"{_YAML}timestamp"
 
 
 def _with_numbers(cls: Any) -> Any:
@@ -94,6 +104,40 @@ def dump_yaml(data: Any) -> str:
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True))
 
 
+MAX_BYTES = 2**24
+"""Size of a YAML file, in bytes: a hundred times that of the longest known."""
+MAX_VALUES = 100_000
+"""Values of a document, with every alias written out: a resolved config has about a thousand."""
+MAX_DEPTH = 64
+"""Levels of a document, with every alias written out."""
+_WIDEST = 2**64
+"""Whole numbers stay below, in either direction: no arithmetic of a run takes longer ones."""
+
+
+def read_yaml(path: str | Path, name: str | None = None) -> Located:
+    """Read a YAML file. Every YAML file of a user is read here: it may hold anything, by mistake or on purpose.
+
+    Args:
+        path: the file.
+        name: file name for places and messages; None = the path.
+
+    Raises:
+        ConfigError: a file that cannot be opened, is no UTF-8 text or has more than ``MAX_BYTES``; see ``parse_yaml``.
+    """
+    path, name = Path(path), name or str(path)
+    try:
+        if not path.is_file():  # a pipe or a device may never end
+            raise ConfigError(f"{name}: {'not a regular file' if path.exists() else 'no such file'}: check the path")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ConfigError(f"{name}: {size} bytes, while YAML files have {MAX_BYTES} at most: check the path")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: not UTF-8 text: is this a YAML file? If so, save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read ({error.strerror}): check the path") from error
+    return parse_yaml(text, name)
+
+
 def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None) -> Located:
     """Read one YAML document.
 
@@ -104,10 +148,12 @@ def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None
         origin: one place for every value (an override); None = ``name:line``.
 
     Raises:
-        ConfigError: syntax error, a tag outside the safe set, a duplicate key, or an alias inside its own anchor.
+        ConfigError: syntax error, a tag outside the safe set, a duplicate key, an alias inside its own anchor, a number
+            that is none or too long, or more than ``MAX_VALUES`` values or ``MAX_DEPTH`` levels.
     """
     loader = _Loader(text)
     try:
+        _check_extent(text, name, origin)
         node = loader.get_single_node()
         if node is None:
             return Located(None, origin or f"{name}:1", key)
@@ -115,9 +161,43 @@ def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = origin or (f"{name}:{mark.line + 1}" if mark else name)
-        raise ConfigError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(f"{place}: not valid YAML: {reason}") from error
     finally:
         loader.dispose()
+
+
+def _check_extent(text: str, name: str, origin: str | None) -> None:
+    """Refuse a document that is small as text and endless when its aliases are written out, before anything is built.
+
+    Raises:
+        ConfigError: more than ``MAX_VALUES`` values or ``MAX_DEPTH`` levels.
+    """
+    values, levels = 0, [0]  # of every open collection, and of the document: the levels below it so far
+    anchors: dict[str, tuple[int, int]] = {}  # values and levels of what an alias stands for
+    started: list[tuple[str | None, int]] = []
+    for event in yaml.parse(text, Loader=_Loader):
+        added, below = 1, 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            started.append((event.anchor, values))
+            levels.append(0)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            (anchor, before), added, below = started.pop(), 0, levels.pop() + 1
+            if anchor:
+                anchors[anchor] = (values - before, below)
+        elif isinstance(event, yaml.AliasEvent):
+            added, below = anchors.get(event.anchor, (1, 0))
+        elif not isinstance(event, yaml.ScalarEvent):
+            continue
+        elif event.anchor:
+            anchors[event.anchor] = (1, 0)
+        values += added
+        levels[-1] = max(levels[-1], below)
+        place = origin or f"{name}:{event.start_mark.line + 1}"
+        if values > MAX_VALUES:
+            raise ConfigError(f"{place}: more than {MAX_VALUES} values, with aliases written out: shorten it")
+        if len(started) + below > MAX_DEPTH:
+            raise ConfigError(f"{place}: nested more than {MAX_DEPTH} levels deep: flatten it")
 
 
 @dataclass(frozen=True)
@@ -128,44 +208,66 @@ class _Reader:
     name: str
     origin: str | None
 
-    def place(self, line: int) -> str:
-        return self.origin or f"{self.name}:{line}"
+    def place(self, line: int, key: str = "") -> str:
+        place = self.origin or f"{self.name}:{line}"
+        return f"{place}: {key}" if key else place
 
     def read(self, node: Any, key: str, line: int, open_nodes: tuple[int, ...]) -> Located:
-        place = self.place(line)
         if id(node) in open_nodes:
-            raise ConfigError(f"{place}: {key}: the alias stands inside its own anchor: write the value out")
-        if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
-            raise ConfigError(f"{place}: {key}: the tag {node.tag!r} is not allowed: write plain lists and mappings")
+            raise ConfigError(f"{self.place(line, key)}: the alias stands inside its own anchor: write the value out")
+        self.check_tag(node, line, key)
         inside = (*open_nodes, id(node))
 
         def below(part: object) -> str:
             return f"{key}.{part}" if key else str(part)
 
+        value: Any
         if isinstance(node, yaml.MappingNode):
-            children: dict[Any, Located] = {}
+            value = {}
             for name_node, child in self.items(node, key):
-                name = self.loader.construct_object(name_node, deep=True)
-                children[name] = self.read(child, below(name), name_node.start_mark.line + 1, inside)
-            return Located(children, place, key)
-        if isinstance(node, yaml.SequenceNode):
-            items = [
+                at = name_node.start_mark.line + 1
+                name = self.scalar(name_node, at, key)
+                value[name] = self.read(child, below(name), at, inside)
+        elif isinstance(node, yaml.SequenceNode):
+            value = [
                 self.read(child, below(i), child.start_mark.line + 1, inside) for i, child in enumerate(node.value)
             ]
-            return Located(items, place, key)
-        return Located(self.loader.construct_object(node, deep=True), place, key)
+        else:
+            value = self.scalar(node, line, key)
+        return Located(value, self.place(line), key)
+
+    def check_tag(self, node: Any, line: int, key: str) -> None:
+        """Refuse dates, binary data, sets and objects."""
+        known = _SCALARS if isinstance(node, yaml.ScalarNode) else _COLLECTIONS
+        if node.tag not in known:
+            kinds = "text, numbers, lists and mappings"
+            raise ConfigError(f"{self.place(line, key)}: the tag {node.tag!r} is not allowed: write plain {kinds}")
+
+    def scalar(self, node: yaml.ScalarNode, line: int, key: str) -> Any:
+        """Text, number, truth value or None."""
+        self.check_tag(node, line, key)
+        shown = node.value if len(node.value) <= 40 else f"{node.value[:20]}... ({len(node.value)} characters)"
+        try:
+            value = self.loader.construct_object(node, deep=True)
+        except (ValueError, KeyError) as error:
+            found = f"{shown!r} cannot be read as {_SCALARS[node.tag]}"
+            raise ConfigError(f"{self.place(line, key)}: {found}") from error
+        if isinstance(value, int) and abs(value) >= _WIDEST:
+            found = f"{shown!r} is too long for a number: at most 64 bits, or text in quotes"
+            raise ConfigError(f"{self.place(line, key)}: {found}")
+        return value
 
     def items(self, node: yaml.MappingNode, key: str) -> list[tuple[Any, Any]]:
         """Key and value nodes with ``<<`` resolved; a key written twice is an error, not the last one wins."""
         seen: dict[Any, int] = {}
         for name_node, _ in node.value:
-            if not isinstance(name_node, yaml.ScalarNode):
-                raise ConfigError(f"{self.place(name_node.start_mark.line + 1)}: {key}: a key must be a plain word")
             line = name_node.start_mark.line + 1
-            if name_node.value in seen:
+            if not isinstance(name_node, yaml.ScalarNode):
+                raise ConfigError(f"{self.place(line, key)}: a key must be a plain word")
+            name = "<<" if name_node.tag == f"{_YAML}merge" else self.scalar(name_node, line, key)
+            if name in seen:
                 dotted = f"{key}.{name_node.value}" if key else name_node.value
-                first = seen[name_node.value]
-                raise ConfigError(f"{self.place(line)}: {dotted}: duplicate key, first on line {first}: keep one")
-            seen[name_node.value] = line
+                raise ConfigError(f"{self.place(line)}: {dotted}: duplicate key, first on line {seen[name]}: keep one")
+            seen[name] = line
         self.loader.flatten_mapping(node)
         return list(node.value)

@@ -13,9 +13,11 @@ from .derived import with_layer
 from .errors import ConfigError
 from .file_kinds import refuse_other_kinds, refuse_python
 from .foreign import RENAMED, renamed
-from .located import Located, locate, parse_yaml
+from .located import MAX_DEPTH, MAX_VALUES, Located, locate, parse_yaml, read_yaml
 
 INCLUDE = "__include__"
+MAX_FILES = 100
+"""Files of a config, each counted as often as it is included: the official ones have up to ten."""
 
 Replaced = list[tuple[Located, Located]]
 """Components that were replaced by ones of another ``type``: the earlier mapping and the later one."""
@@ -41,7 +43,12 @@ def merge(earlier: Located, later: Located, replaced: Replaced | None = None) ->
 
 
 def read_tree(
-    path: str | Path, replaced: Replaced | None = None, *, _from: str = "", _open: tuple[Path, ...] = ()
+    path: str | Path,
+    replaced: Replaced | None = None,
+    *,
+    _from: str = "",
+    _open: tuple[Path, ...] = (),
+    _read: list[int] | None = None,
 ) -> Located:
     """One YAML file with everything it includes; its own keys win over its includes, later includes over earlier ones.
 
@@ -50,33 +57,35 @@ def read_tree(
         replaced: collects components that a later file replaces by one of another type.
 
     Raises:
-        ConfigError: missing file, unreadable YAML, a root that is not a mapping, or a cycle of includes.
+        ConfigError: missing file, unreadable YAML, a root that is not a mapping, a cycle of includes, or more than
+            ``MAX_FILES`` files or ``MAX_VALUES`` values.
     """
-    path = Path(path)
-    place = f" (included at {_from})" if _from else ""
-    if not path.is_file():
-        raise ConfigError(f"{_shown(path)}: no such config file{place}: check the path")
+    path, read = Path(path), [] if _read is None else _read  # values of every file so far
+    shown = _shown(path)
+    refuse_python(shown)
+    try:
+        own = read_yaml(path, shown)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (included at {_from})") if _from else error from error
     real = path.resolve()
     if real in _open:
-        chain = " -> ".join(_shown(one) for one in (*_open, real))
+        chain = " -> ".join(_shown(file) for file in (*_open, real))
         raise ConfigError(f"{_from}: {INCLUDE}: the files include each other: {chain}")
-    refuse_python(_shown(path))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{_shown(path)}: not UTF-8 text{place}: is this a YAML file?") from error
-    own = parse_yaml(text, _shown(path))
+    read.append(sum(1 for _ in own.walk()))
+    if len(read) > MAX_FILES or sum(read) > MAX_VALUES:
+        what = f"{MAX_FILES} files" if len(read) > MAX_FILES else f"{MAX_VALUES} values"
+        raise ConfigError(f"{_from}: {INCLUDE}: more than {what} with all that is included: include less")
     if own.value is None:
         own = Located({}, own.origin, "")
     if not isinstance(own.value, dict):
-        kind = type(own.value).__name__
+        kind, place = type(own.value).__name__, f" (included at {_from})" if _from else ""
         raise ConfigError(f"{own.origin}: a config file must hold `key: value` lines, found a {kind}{place}")
     refuse_other_kinds(own)
     below = renamed(Located({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
     tree = Located({}, own.origin, "")
     for entry in _included(own):
-        file = path.parent / Path(entry.value).expanduser()
-        included = read_tree(file, replaced, _from=entry.origin, _open=(*_open, real))
+        file = path.parent / os.path.expanduser(entry.value)
+        included = read_tree(file, replaced, _from=entry.origin, _open=(*_open, real), _read=read)
         tree = with_layer(tree, merge(tree, included, replaced))
     return with_layer(tree, merge(tree, below, replaced))
 
@@ -86,9 +95,12 @@ def _included(own: Located) -> list[Located]:
     if entry is None or entry.value is None:
         return []
     entries = entry.value if isinstance(entry.value, list) else [entry]
-    for one in entries:
-        if not isinstance(one.value, str):
-            raise ConfigError(f"{one.origin}: {INCLUDE}: expected a file name or a list of them, found {one.value!r}")
+    for entry in entries:
+        if not isinstance(entry.value, str):
+            found = type(entry.value).__name__
+            raise ConfigError(f"{entry.origin}: {INCLUDE}: expected a file name or a list of them, found a {found}")
+        if not entry.value.endswith((".yml", ".yaml")):  # messages about another file would show what is in it
+            raise ConfigError(f"{entry.origin}: {INCLUDE}: {entry.value!r} is no YAML file (.yml, .yaml)")
     return list(entries)
 
 
@@ -108,10 +120,12 @@ def apply_overrides(tree: Located, overrides: Iterable[str]) -> Located:
     """
     for text in overrides:
         key, equals, value = text.partition("=")
-        origin = f"override {text!r}"
+        origin = f"override {text if len(text) <= 80 else text[:77] + '...'!r}"
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise ConfigError(f"{origin}: expected key.path=value, for example optimizer.lr=1e-4")
+        if len(parts) > MAX_DEPTH:
+            raise ConfigError(f"{origin}: a key of {len(parts)} parts: at most {MAX_DEPTH}")
         parts[0] = RENAMED.get(parts[0], parts[0])
         tree = put(tree, parts, parse_yaml(value, origin, key=".".join(parts), origin=origin))
     return tree

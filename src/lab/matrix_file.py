@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..core.located import Located, parse_yaml
+from ..core.located import Located, read_yaml
 from ..core.plan import suggest
 from .matrix import Change, Judge, Matrix
 
@@ -42,11 +42,7 @@ def read_matrix(path: str | Path, overrides: tuple[str, ...] = (), output_dir: s
         ConfigError: it cannot be read, or all that is wrong in it, one per line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a YAML file ({error}): check the path") from error
-    root = parse_yaml(text, str(path))
+    root = read_yaml(path)
     reader = _Reader(path)
     matrix = reader.matrix(root)
     if reader.problems or matrix is None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..core.checkpoint_files import read_checkpoint
 from ..core.errors import CheckpointError, ConfigError
-from ..core.located import dump_yaml, parse_yaml
+from ..core.located import dump_yaml, read_yaml
 from ..core.settings import RunSettings
 from ..solver.folder import RunFolder
 
@@ -62,7 +62,7 @@ def standing(folder: RunFolder, expected: Mapping[str, Any]) -> Standing:
         if found is not None:
             raise ConfigError(f"{folder.path}: holds {found.name} but no config.yml: move the folder away")
         return Standing("absent")
-    saved = parse_yaml(folder.config.read_text(encoding="utf-8"), str(folder.config)).plain()
+    saved = read_yaml(folder.config).plain()
     differences = (*differences_of(saved, expected), *_other_start(folder, expected))
     final = final_evaluation(folder, expected)
     if final is not None and not _lags_behind(folder.last, int(final["step"])):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.class_rows import Synonyms, squeezed
 from ...core.errors import ConfigError
-from ...core.located import Located, parse_yaml
+from ...core.located import Located, parse_yaml, read_yaml
 from ..label_space import MSCOCO, LabelSpace
 
 _SMALL_JSON = 1 << 20
@@ -57,7 +57,7 @@ def class_list(name: str | Path) -> LabelSpace:
     if path.suffix == ".json":
         return _from_json(path)
     if path.suffix in (".yml", ".yaml"):
-        return _from_yaml(_text(path), str(path))
+        return _from_yaml(read_yaml(path), str(path))
     lines = [(number, line.strip()) for number, line in enumerate(_text(path).splitlines(), 1)]
     return _space([Located(line, f"{path}:{number}", "") for number, line in lines if line], str(path))
 
@@ -71,13 +71,9 @@ def synonyms(path: str | Path | None = None) -> Synonyms:
     Raises:
         ConfigError: no such file, not of that form, or a name in two groups; with file and line.
     """
-    if path is None:
-        place, text = "synonyms.yml", _resource("synonyms.yml")
-    elif Path(path).is_file():
-        place, text = str(path), _text(Path(path))
-    else:
+    if path is not None and not Path(path).is_file():
         raise ConfigError(f"class_synonyms {path}: no such file: give a YAML file with groups of equal names, or null")
-    root = parse_yaml(text, place)
+    root = _resource("synonyms.yml") if path is None else read_yaml(path)
     groups = root.value.get("groups") if isinstance(root.value, dict) else None
     if groups is None or not isinstance(groups.value, list):
         raise ConfigError(f"{root.origin}: expected groups: [[name, another name], ...], found {_short(root)}")
@@ -97,8 +93,8 @@ def synonyms(path: str | Path | None = None) -> Synonyms:
     return table
 
 
-def _resource(name: str) -> str:
-    return files(__package__ or __name__).joinpath(name).read_text(encoding="utf-8")
+def _resource(name: str) -> Located:
+    return parse_yaml(files(__package__ or __name__).joinpath(name).read_text(encoding="utf-8"), name)
 
 
 def _packaged(name: str) -> LabelSpace:
@@ -112,8 +108,7 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read as text ({error}): give a file with class names") from error
 
 
-def _from_yaml(text: str, place: str) -> LabelSpace:
-    root = parse_yaml(text, place)
+def _from_yaml(root: Located, place: str) -> LabelSpace:
     first = 0
     names = root
     if isinstance(root.value, dict):
@@ -142,7 +137,7 @@ def _from_json(path: Path) -> LabelSpace:
         except ValueError as error:
             raise ConfigError(f"{path}: not a JSON file ({error}): give a file with class names") from error
         if not (isinstance(content, dict) and "categories" in content):
-            return _from_yaml(_text(path), str(path))  # JSON is YAML, whose reader knows lines
+            return _from_yaml(read_yaml(path), str(path))  # JSON is YAML, whose reader knows lines
     return LabelSpace.from_coco({"categories": read_list(path, "categories")}, str(path))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ConfigError
-from ...core.located import parse_yaml
+from ...core.located import read_yaml
 from ..label_space import LabelSpace
 from .layout import IMAGES, SPLITS, TEST, TRAIN, VAL, XML, files_below, folders_in, subfolder
 from .problems import Problems
@@ -171,14 +171,10 @@ def _sources(value: str | list[str]) -> list[str]:
 
 def _yaml(file: Path, problems: Problems) -> dict[str, Any]:
     try:
-        content = parse_yaml(file.read_text(encoding="utf-8-sig"), str(file)).plain()
-    except OSError as error:
-        problems.report("missing annotation", str(file), f"cannot be opened ({error.strerror}): check data")
+        content = read_yaml(file).plain()
     except ConfigError as error:
-        place, _, text = str(error).partition(": ")
-        problems.report("broken line", place, text)
-    except UnicodeDecodeError as error:
-        problems.report("broken line", str(file), f"not a text file ({error}): save it as UTF-8")
+        line, _, text = str(error).removeprefix(str(file)).partition(": ")
+        problems.report("broken line" if file.exists() else "missing annotation", f"{file}{line}", text)
     else:
         if isinstance(content, dict):
             return {str(key): value for key, value in content.items()}

@@ -203,7 +203,7 @@ def test_wrong_yaml_files_are_named(tmp_path, keys, match):
 
 def test_files_that_are_no_yaml(tmp_path):
     path = tmp_path / "data.yaml"
-    with pytest.raises(DataError, match=r"data.yaml: cannot be opened .*check data"):
+    with pytest.raises(DataError, match=r"data.yaml: no such file: check the path"):
         yolo_label_space(path)
     path.write_text("names: [a\nval: 1")
     with pytest.raises(DataError, match=r"data.yaml:2: not valid YAML: did not find expected"):
@@ -212,7 +212,7 @@ def test_files_that_are_no_yaml(tmp_path):
     with pytest.raises(DataError, match=r"data.yaml:3: names: duplicate key, first on line 1: keep one"):
         yolo_label_space(path)
     path.write_bytes(b"names: [\xc4\xcf]")
-    with pytest.raises(DataError, match=r"data.yaml: not a text file .*: save it as UTF-8"):
+    with pytest.raises(DataError, match=r"data.yaml: not UTF-8 text: .*save it as UTF-8"):
         yolo_label_space(path)
     path.write_text("- a")
     with pytest.raises(DataError, match="not a YOLO data file: it needs the keys names, train and val"):
