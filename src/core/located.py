@@ -176,6 +176,7 @@ def _check_extent(text: str, name: str, origin: str | None) -> None:
     values, levels = 0, [0]  # of every open collection, and of the document: the levels below it so far
     anchors: dict[str, tuple[int, int]] = {}  # values and levels of what an alias stands for
     started: list[tuple[str | None, int]] = []
+    event: Any
     for event in yaml.parse(text, Loader=_Loader):
         added, below = 1, 0
         if isinstance(event, yaml.CollectionStartEvent):
