@@ -187,10 +187,10 @@ def _check_extent(text: str, name: str, origin: str | None) -> None:
             if anchor:
                 anchors[anchor] = (values - before, below)
         elif isinstance(event, yaml.AliasEvent):
-            added, below = anchors.get(event.anchor, (1, 0))
+            added, below = anchors.get(event.anchor or "", (1, 0))
         elif not isinstance(event, yaml.ScalarEvent):
             continue
-        elif event.anchor:
+        elif event.anchor is not None:
             anchors[event.anchor] = (1, 0)
         values += added
         levels[-1] = max(levels[-1], below)
