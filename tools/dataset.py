@@ -14,7 +14,10 @@ python tools/dataset.py show    data/mine -o pictures --count 20
 PATH is a folder in any common layout (COCO JSON in it or in annotations/, Roboflow exports, VOC with ImageSets, YOLO
 with data.yaml, CrowdHuman odgt) or one annotation file. Or name the splits: --split train=a.json:images and so on.
 
-Exit codes: 0 nothing bad, 1 check found errors (with --strict: or warnings), 2 cannot be read or bad usage, 130 Ctrl-C.
+A corrected copy that would lack more than 5 % of a split's boxes or images is refused (--allow-loss).
+
+Exit codes: 0 nothing bad, 1 check found errors (with --strict: or warnings) or refused the copy, 2 cannot be read or
+bad usage, 130 Ctrl-C.
 What an error or Ctrl-C stops on the way leaves no half-written folder.
 """
 
@@ -32,9 +35,12 @@ from isdfine.core.errors import ConfigError, DataError
 from isdfine.core.log import setup_logging
 from isdfine.data.audit import configured, partition, report, samples, sources, statistics, writers
 from isdfine.data.audit.check import check_with, read_files
-from isdfine.data.audit.findings import Finding, Split
-from isdfine.data.audit.fix import corrected
+from isdfine.data.audit.findings import KINDS, Finding, Split
+from isdfine.data.audit.fix import Corrected, TooMuchLost, corrected
 from isdfine.data.audit.naming import check_report, filled, new_folder, write_json, write_text
+
+ALLOWED_LOSS = 0.05
+"""Share of the boxes that a corrected copy may lack without being asked for."""
 
 QUERIES = 300
 """Queries of the published D-FINE models, used where neither the command line nor a config says a number."""
@@ -64,6 +70,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     one.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
     one.add_argument("--fix", metavar="DIR", help="write a corrected copy into a new folder")
     one.add_argument("--images", choices=("copy", "link"), default="copy", help="images of the corrected copy")
+    one.add_argument("--allow-loss", type=float, default=ALLOWED_LOSS, metavar="SHARE",
+                     help="of boxes or images that the copy may lack, 0 to 1: else it is not written "
+                     f"(default: {ALLOWED_LOSS})")  # fmt: skip
     one.add_argument("--examples", type=int, default=3, help="places shown per kind of finding")
     one = commands.add_parser("stats", parents=[source, output], help="plots and numbers")
     one.add_argument("--json", metavar="FILE", help="write the numbers as JSON too")
@@ -113,7 +122,7 @@ def open_splits(options: argparse.Namespace) -> tuple[list[Split], int]:
 def open_sound(options: argparse.Namespace) -> list[Split]:
     """Splits of which everything could be read: what is written anew must not lack entries in silence."""
     splits, _ = open_splits(options)
-    problems = [problem for split in splits for problem in split.problems]
+    problems = [one for split in splits for one in split.problems if KINDS[one.kind].severity == "error"]
     if problems:
         raise DataError(f"{problems[0]} ({len(problems)} such problems): run check with --fix first")
     return splits
@@ -129,35 +138,49 @@ def check(options: argparse.Namespace) -> int:
     """Report what is wrong; with --fix write a corrected copy and check that too."""
     if options.json:
         check_report(options.json)
+    if not 0 <= options.allow_loss <= 1:
+        raise DataError(f"--allow-loss {options.allow_loss:g}: give a share from 0 to 1")
     splits, queries = open_splits(options)
     target = new_folder(options.fix, "--fix", splits) if options.fix else None
     queries = options.queries or queries
-    with filled(target) if target is not None else nullcontext():
-        findings, pixels = find(options, splits, queries)
-        content = report.to_json(findings, splits, queries)
-        print(report.table(findings, splits, examples=options.examples))
-        if target is not None:
-            content["changes"] = fix(options, splits, findings, pixels, target)
-    if target is not None:
+    refused, left = None, list[Finding]()
+    try:
+        with filled(target) if target is not None else nullcontext() as folder:
+            findings, pixels = find(options, splits, queries)
+            content = report.to_json(findings, splits, queries)
+            print(report.table(findings, splits, examples=options.examples))
+            if folder is not None:
+                fixed = corrected(splits, findings, pixels)
+                content["changes"], content["losses"] = fixed.changes, [str(one) for one in fixed.tolls]
+                write_copy(options, splits, fixed, folder)
+    except TooMuchLost as error:
+        refused = error
+    if target is not None and refused is None:
         again = sources.read_all(sources.discover(target, format=copy_format(splits)))
-        left = report.summary(find(options, again, queries)[0])
-        print(f"\n{len(content['changes'])} changes; the copy in {target}: {left}")
+        left = find(options, again, queries)[0]
+        print(f"\n{len(content['changes'])} changes; the copy in {target}: {report.summary(left)}")
+        if any(one.severity != "note" for one in left):
+            print("what is left in the copy, for a person to decide:", report.table(left, again), sep="\n")
     if options.json:
         write_json(Path(options.json), content)
-    return report.exit_code(findings, strict=options.strict)
+    if refused is not None:
+        print(f"error: --fix {target}: {refused}", file=sys.stderr)
+        return report.FOUND
+    return report.exit_code([*findings, *left], strict=options.strict)
 
 
-def fix(
-    options: argparse.Namespace, splits: list[Split], findings: list[Finding], pixels: Any, target: Path
-) -> list[str]:
-    """Write the corrected copy and say what was changed."""
-    fixed, changes = corrected(splits, findings, pixels)
-    if not fixed:
-        raise DataError(f"--fix {target}: nothing usable is left of the data set")
-    changes += writers.write_dataset(fixed, target, copy_format(splits), images=options.images, progress=progress)
-    write_text(target / "changes.log", "".join(f"{line}\n" for line in changes))
-    print("", *changes, sep="\n")
-    return changes
+def write_copy(options: argparse.Namespace, splits: list[Split], fixed: Corrected, folder: Path) -> None:
+    """Write the corrected copy and say what was changed and what is lost."""
+    tolls = [str(one) for one in fixed.tolls]
+    try:
+        fixed.check_losses(options.allow_loss)
+    except TooMuchLost:
+        print("", *fixed.changes, *tolls, sep="\n")
+        raise
+    form = copy_format(splits)
+    fixed.changes.extend(writers.write_dataset(fixed.splits, folder, form, images=options.images, progress=progress))
+    write_text(folder / "changes.log", "".join(f"{line}\n" for line in [*fixed.changes, *tolls]))
+    print("", *fixed.changes, *tolls, sep="\n")
 
 
 def copy_format(splits: list[Split]) -> str:
@@ -176,8 +199,9 @@ def stats(options: argparse.Namespace) -> int:
     numbers = [statistics.statistics_of(split) for split in splits]
     summaries = {one.name: statistics.summary_of(one) for one in numbers}
     print(statistics.summary_table(summaries))
-    with filled(new_folder(options.output, "-o", splits)) as folder:
-        print(*save_plots(numbers, folder), sep="\n")
+    target = new_folder(options.output, "-o", splits)
+    with filled(target) as folder:
+        print(*(target / plot.name for plot in save_plots(numbers, folder)), sep="\n")
         write_json(folder / "summary.json", summaries)
     if options.json:
         write_json(Path(options.json), summaries)
@@ -187,10 +211,11 @@ def stats(options: argparse.Namespace) -> int:
 def convert(options: argparse.Namespace) -> int:
     """Write the data set in another format."""
     splits = open_sound(options)
-    with filled(new_folder(options.output, "-o", splits)) as folder:
+    target = new_folder(options.output, "-o", splits)
+    with filled(target) as folder:
         remarks = writers.write_dataset(splits, folder, options.to, images=options.images, progress=progress)
     print(*remarks, *(f"{one.name}: {len(one.annotations):,} images, {len(one.annotations.ids):,} boxes"
-                      for one in splits), folder, sep="\n")  # fmt: skip
+                      for one in splits), target, sep="\n")  # fmt: skip
     return 0
 
 
@@ -198,13 +223,14 @@ def split(options: argparse.Namespace) -> int:
     """Divide a data set and say what each part got."""
     parts = partition.parse_parts(options.parts)
     whole = partition.merged(open_sound(options))
-    with filled(new_folder(options.output, "-o", [whole])) as folder:
+    target = new_folder(options.output, "-o", [whole])
+    with filled(target) as folder:
         by_name = partition.groups_by_name(whole.annotations, options.group_by) if options.group_by else None
         content = partition.groups_by_content(read_files([whole], workers=options.workers, progress=progress), whole)
         groups = partition.join_groups(content, by_name or content)
         divided = partition.divided(whole, partition.divide(whole.annotations, parts, groups, seed=options.seed), parts)
         remarks = writers.write_dataset(divided, folder, options.to, images=options.images, progress=progress)
-    print(partition.shares_table(divided, parts), "", *remarks, folder, sep="\n")
+    print(partition.shares_table(divided, parts), "", *remarks, target, sep="\n")
     return 0
 
 
@@ -213,16 +239,17 @@ def show(options: argparse.Namespace) -> int:
     from isdfine.viz.draw import draw_boxes
 
     splits, queries = open_splits(options)
-    with filled(new_folder(options.output, "-o", splits)) as folder:
+    output = new_folder(options.output, "-o", splits)
+    with filled(output) as folder:
         findings = find(options, splits, queries)[0] if options.only_problems else None
         chosen = samples.choose(splits, count=options.count, seed=options.seed, class_name=options.class_name,
                                 ids=options.ids, findings=findings)  # fmt: skip
         for number, sample in enumerate(progress(chosen, len(chosen), "pictures")):
             name = Path(sample.split.annotations.file_names[sample.index])
             marked, picture = sample.marked(), sample.image()
-            target = folder / f"{number:03}_{sample.split.name.replace('/', '_')}_{name.stem}.png"
+            target = output / f"{number:03}_{sample.split.name.replace('/', '_')}_{name.stem}.png"
             if picture is not None:
-                draw_boxes(picture, marked, marked).save(target)
+                draw_boxes(picture, marked, marked).save(folder / target.name)
             print(f"{target if picture is not None else 'no picture'}: {name}, {len(marked.labels)} boxes",
                   *(f"    {one.kind}: {one.text}" for one in sample.findings), sep="\n")  # fmt: skip
     return 0

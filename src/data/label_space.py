@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..core.errors import DataError
 from ..core.registry import REGISTRY
+from .dataset.coco_fields import whole_number
 from .dataset.problems import Problems
 
 _SHOWN = 100
@@ -59,14 +60,14 @@ class LabelSpace:
         problems = problems or Problems()
         named: dict[int, str] = {}
         for category in content["categories"]:
-            if (
-                not isinstance(category, Mapping)
-                or type(category.get("id")) is not int
-                or type(category.get("name")) not in (str, int)
-            ):
-                problems.report("bad class", place, f"category {category!r} needs an integer id and a name")
+            entry = category if isinstance(category, Mapping) else {}
+            number, name = whole_number(entry.get("id")), str(entry.get("name"))
+            known = number is not None and type(entry.get("name")) in (str, int)
+            if not known or type(entry["id"]) is not int:
+                text = f"category {category!r} needs an integer id and a name"
+                problems.report("bad class", place, text, kept=known)
+            if number is None or not known:
                 continue
-            number, name = category["id"], str(category["name"])
             if number in named:
                 problems.report(
                     "bad class",

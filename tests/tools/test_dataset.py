@@ -75,11 +75,17 @@ def test_fix_writes_a_copy_and_leaves_the_source_alone(tool, faulty, tmp_path, c
     before = contents(faulty)
     copy = tmp_path / "copy"
     assert tool.main(["check", str(faulty), "--fix", str(copy), "--images", "link"]) == 1
+    out, err = capsys.readouterr()
+    assert "train: 22 of 126 boxes left out (6 unreadable image, 3 duplicate id, " in out
+    assert "25.0% is more than --allow-loss 0.05, so nothing is written" in err
+    assert not copy.exists()
+    arguments = ["check", str(faulty), "--fix", str(copy), "--images", "link", "--allow-loss", "0.25"]
+    assert tool.main(arguments) == 1
     out = capsys.readouterr().out
     assert contents(faulty) == before
     lines = (copy / "changes.log").read_text().splitlines()
     assert all(line in out for line in lines)
-    assert f"{len(lines)} changes; the copy in {copy}: 0 errors" in out
+    assert f"{len(lines) - 2} changes; the copy in {copy}: 0 errors" in out
     assert tool.main(["check", str(copy)]) == 0
     assert tool.main(["check", str(faulty), "--fix", str(copy)]) == 2
     assert "--fix" in (error := capsys.readouterr().err)

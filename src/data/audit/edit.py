@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +30,26 @@ def keep_rows(data: Annotations, keep: NDArray[np.bool_]) -> Annotations:
         area_px=data.area_px[keep],
         crowd=data.crowd[keep],
         ids=data.ids[keep],
+    )
+
+
+def merge_images(data: Annotations, into: Mapping[int, int]) -> Annotations:
+    """The annotations with the boxes of some images given to others; images stay.
+
+    Args:
+        into: by position of an image that of the one its boxes go to.
+    """
+    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    owners = np.array([into.get(one, one) for one in owners.tolist()], dtype=np.int64)
+    order = np.argsort(owners, kind="stable")
+    return replace(
+        data,
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(data)))]).astype(np.int64),
+        boxes_xywh_px=data.boxes_xywh_px[order],
+        labels=data.labels[order],
+        area_px=data.area_px[order],
+        crowd=data.crowd[order],
+        ids=data.ids[order],
     )
 
 

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..dataset import problems
 from ..dataset.annotations import Annotations
+from ..dataset.problems import Losses
 from ..dataset.yolo_files import label_files
 
 Severity = Literal["error", "warning", "note"]
@@ -27,8 +28,23 @@ class Kind:
     """What ``--fix`` does about it in the copy."""
 
 
+_MENDED = {
+    "bad annotation id": Kind("warning", "", "gets a new id"),
+    "box beyond edge": Kind("warning", "", "cut to the image"),
+    "odd entry": Kind("warning", "", "written as it should be"),
+    "duplicate id": Kind("error", "", "left out, unless both name one file"),
+    "bad size": Kind("error", "", "taken from the file"),
+    "bad class": Kind("error", "", "read where its meaning is clear, else left out"),
+    "bad entry": Kind("error", "", "put right where nothing is lost by it, else left out"),
+    "bad box": Kind("error", "", "put right where nothing is lost by it, else left out"),
+    "unknown category": Kind("error", "", "put right where nothing is lost by it, else left out"),
+}
+"""What becomes of the problems of parsers that are not simply errors whose entry is left out."""
+
+
 def _parse_kinds() -> dict[str, Kind]:
-    return {name: Kind("error", meaning, "left out") for name, meaning in problems.KINDS.items()}
+    usual = Kind("error", "", "left out")
+    return {name: replace(_MENDED.get(name, usual), meaning=meaning) for name, meaning in problems.KINDS.items()}
 
 
 KINDS: dict[str, Kind] = {
@@ -44,12 +60,13 @@ KINDS: dict[str, Kind] = {
     "box outside": Kind("error", "a box wholly outside its image", "left out"),
     "duplicate annotation id": Kind("error", "an annotation with the id of another one", "gets a new id"),
     "empty box": Kind("warning", "a box of width or height 0 (training leaves it out)", "left out"),
-    "box beyond edge": Kind("warning", "a box that reaches more than 1 pixel out of its image", "cut to the image"),
     "tiny box": Kind("warning", "a box whose shorter side is 2 pixels or less: nothing to see after resizing"),
     "duplicate box": Kind("warning", "a box that repeats one of its class (half a pixel apart at most)", "left out"),
     "box of two classes": Kind("warning", "the same box twice, of two classes: which one is it?"),
     "near-duplicate box": Kind("warning", "two boxes of one class with IoU of at least 0.9: one object marked twice?"),
-    "duplicate image": Kind("warning", "a file with exactly the bytes of another one of its split", "left out"),
+    "duplicate image": Kind(
+        "warning", "a file with exactly the bytes of another one of its split", "left out, its boxes go to that one"
+    ),
     "near-duplicate image": Kind("note", "two images of a split that look the same"),
     "image in two splits": Kind(
         "error", "a file with exactly the bytes of one in another split", "kept in the evaluation split only"
@@ -122,7 +139,9 @@ class Split:
     annotations: Annotations
     img_folder: Path
     problems: tuple[problems.Problem, ...] = ()
-    """What the parser left out."""
+    """What the parser left out or mended."""
+    losses: Losses = field(default_factory=Losses)
+    """How much it left out."""
 
     @property
     def is_training(self) -> bool:

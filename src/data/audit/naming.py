@@ -17,6 +17,7 @@ from ...core.errors import DataError
 from ..dataset.images import SUFFIXES
 from .findings import Split
 
+_UNFINISHED = ".unfinished"
 Transfer = Literal["copy", "link", "none"]
 """copy: own files; link: symbolic links to the originals; none: only annotations are written."""
 _OF_CHECK, _OF_STATS = {"findings", "severities"}, {"box_side_px", "images_without_boxes"}
@@ -37,6 +38,10 @@ def new_folder(folder: str | Path, option: str, splits: Sequence[Split] = ()) ->
     for split in splits:
         if path.resolve().is_relative_to(split.img_folder.resolve()):
             raise DataError(f"{option} {path}: lies in {split.img_folder}, which is read: give a folder elsewhere")
+    if (path / _UNFINISHED).exists():
+        raise DataError(
+            f"{option} {path}: holds {_UNFINISHED}, which an interrupted run left: remove it, or give another"
+        )
     if path.is_dir() and any(path.iterdir()):
         raise DataError(f"{option} {path}: the folder is not empty, and nothing is ever overwritten: give a new one")
     try:
@@ -48,13 +53,21 @@ def new_folder(folder: str | Path, option: str, splits: Sequence[Split] = ()) ->
 
 @contextmanager
 def filled(folder: Path) -> Iterator[Path]:
-    """What an error or Ctrl-C left in a folder of ``new_folder`` is removed: half a data set looks like a whole one.
+    """Fill a folder of ``new_folder``, in one step: half a data set looks like a whole one.
+
+    The block writes below a folder in it, whose content moves up when the block ends well. What an error or Ctrl-C left
+    is removed; a killed process leaves that inner folder and nothing else.
 
     Raises:
         DataError: something in the block could not be written.
     """
+    inner = folder / _UNFINISHED
     try:
-        yield folder
+        inner.mkdir()
+        yield inner
+        for entry in sorted(inner.iterdir()):
+            entry.replace(folder / entry.name)
+        inner.rmdir()
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):

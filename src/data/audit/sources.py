@@ -7,12 +7,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...core.errors import DataError
+from ..dataset.annotations import Annotations
+from ..dataset.coco_json import UNKNOWN_SIZE
 from ..dataset.formats import read_annotations
+from ..dataset.images import image_sizes
 from ..dataset.layout import TEST
 from ..dataset.problems import Problems
 from ..dataset.voc_xml import VocFile
@@ -62,7 +67,28 @@ class Source:
         annotations, folder = read_annotations(self.format, where, problems)
         if searched and self.format == "coco":
             folder = find_images(Path(where["ann_file"]), annotations.file_names)
-        return Split(self.name, self.format, annotations, folder, tuple(problems.found))
+        if self.format in ("coco", "objects365"):
+            annotations = _with_sizes(annotations, folder, problems)
+        return Split(self.name, self.format, annotations, folder, tuple(problems.found), problems.losses)
+
+
+def _with_sizes(data: Annotations, folder: Path, problems: Problems) -> Annotations:
+    """Sizes of the files for entries without: as stored, or as shown where all boxes fit the latter only."""
+    without = np.flatnonzero((data.sizes == UNKNOWN_SIZE).all(axis=1)).tolist()
+    if not without:
+        return data
+    sizes, paths = data.sizes.copy(), [folder / data.file_names[index] for index in without]
+    shown = image_sizes(paths, upright=True, problems=Problems(collect=True))
+    for index, stored, upright in zip(without, image_sizes(paths, problems=problems), shown):
+        if stored is None or upright is None:
+            problems.losses.add("missing image", images=1, boxes=int(np.diff(data.offsets)[index]))
+            continue
+        corner = data.boxes_xywh_px[data.rows(index)]
+        far = (corner[:, :2] + corner[:, 2:]).max(axis=0, initial=0)[::-1]  # y, x: as sizes are
+        fits = [bool((far <= np.array(size) + 1).all()) for size in (stored, upright)]
+        sizes[index] = upright if fits == [False, True] else stored
+    known = np.flatnonzero((sizes != UNKNOWN_SIZE).any(axis=1))
+    return replace(data, sizes=sizes).take(known)
 
 
 def discover(path: str | Path, *, format: str = "auto", images: str | Path | None = None) -> list[Source]:

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..dataset.coco_fields import annotation_ids, whole_number
 from .boxes import repeated_ids
 from .findings import Split
 from .losses import lost_of_source, plain
@@ -19,31 +20,41 @@ from .naming import write_json
 
 def write_coco(splits: Sequence[Split], names: Sequence[Sequence[str]], folder: Path) -> list[str]:
     """``annotations/SPLIT.json``, with image names relative to a folder ``SPLIT``."""
+    remarks = []
     for split, new in zip(splits, names):
-        write_json(folder / "annotations" / f"{split.name}.json", coco_content(split, new))
-    return [line for split in splits for line in (*lost_of_source(split), *_renumbered(split))]
+        source = _source_of(split)
+        write_json(folder / "annotations" / f"{split.name}.json", coco_content(split, new, source))
+        remarks += [*lost_of_source(split), *_renumbered(split, source)]
+    return remarks
 
 
 def write_coco_beside(splits: Sequence[Split], folder: Path) -> list[str]:
     """``SPLIT.json`` for images that stay where they are."""
     remarks = []
     for split in splits:
-        path = folder / f"{split.name}.json"
-        write_json(path, coco_content(split, split.annotations.file_names))
-        where = f"{path}: its images stay in {split.img_folder} (img_folder of a config, --image-folder of this tool)"
-        remarks += [*lost_of_source(split), *_renumbered(split), where]
+        path, source = folder / f"{split.name}.json", _source_of(split)
+        write_json(path, coco_content(split, split.annotations.file_names, source))
+        where = (
+            f"{path.name}: its images stay in {split.img_folder} (img_folder of a config, --image-folder of this tool)"
+        )
+        remarks += [*lost_of_source(split), *_renumbered(split, source), where]
     return remarks
 
 
-def coco_content(split: Split, names: Sequence[str]) -> dict[str, Any]:
+def _source_of(split: Split) -> dict[str, Any]:
+    """The COCO file of a split, empty where there is no one such file."""
+    from_coco = split.format == "coco" and Path(split.annotations.place).is_file()
+    return json.loads(Path(split.annotations.place).read_bytes()) if from_coco else {}
+
+
+def coco_content(split: Split, names: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
     """A split as plain data. What a COCO source says beyond boxes (masks, licences, ...) is carried over.
 
     Args:
         names: file names of the images.
+        source: the COCO file they come from, or nothing.
     """
     data, space = split.annotations, split.annotations.label_space
-    from_coco = split.format == "coco" and Path(data.place).is_file()
-    source = json.loads(Path(data.place).read_bytes()) if from_coco else {}
     known = _Source(source)
     ids = data.ids.copy()
     again = repeated_ids(ids)
@@ -53,7 +64,8 @@ def coco_content(split: Split, names: Sequence[str]) -> dict[str, Any]:
         number = int(data.image_ids[index])
         height, width = data.sizes[index].tolist()
         image = {"id": number, "file_name": name, "height": height, "width": width}
-        images.append({**known.image(number), **image})
+        old = data.file_names[index]
+        images.append({**known.image(old), **image})
         for row in range(data.offsets[index], data.offsets[index + 1]):
             own = {
                 "id": int(ids[row]),
@@ -63,7 +75,7 @@ def coco_content(split: Split, names: Sequence[str]) -> dict[str, Any]:
                 "area": plain(data.area_px[row]),
                 "iscrowd": int(data.crowd[row]),
             }
-            annotations.append({**known.annotation(int(data.ids[row]), number), **own})
+            annotations.append({**known.annotation(int(data.ids[row]), old), **own})
     classes = zip(space.category_ids, space.names)
     categories = [{**known.category(name), "id": one, "name": name} for one, name in classes]
     rest = {key: value for key, value in source.items() if key not in ("images", "annotations", "categories")}
@@ -74,29 +86,39 @@ class _Source:
     """What a COCO file says about an entry, by what names it; nothing where that is not one entry alone."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
-        self._images = _by_key(content.get("images"), "id")
-        self._annotations = _by_key(content.get("annotations"), "id", "image_id")
-        self._categories = _by_key(content.get("categories"), "name")  # splits may have other ids for one name
+        images, annotations, categories = (_entries(content, key) for key in ("images", "annotations", "categories"))
+        names = {whole_number(one.get("id")): one.get("file_name") for one in images}
+        self._images = _grouped((one.get("file_name"), one) for one in images)
+        ids = annotation_ids(one.get("id") for one in annotations)
+        owners = [names.get(whole_number(one.get("image_id"))) for one in annotations]
+        self._annotations = _grouped(zip(zip(ids, owners), annotations))
+        self._categories = _grouped((one.get("name"), one) for one in categories)  # ids may differ between splits
 
-    def image(self, number: int) -> dict[str, Any]:
-        return (self._images.get((number,)) or [{}])[0]
+    def image(self, name: str) -> dict[str, Any]:
+        return (self._images.get(name) or [{}])[0]
 
-    def annotation(self, number: int, image: int) -> dict[str, Any]:
+    def annotation(self, number: int, image: str) -> dict[str, Any]:
         found = self._annotations.get((number, image), [])
         return found[0] if len(found) == 1 else {}
 
     def category(self, name: str) -> dict[str, Any]:
-        return (self._categories.get((name,)) or [{}])[0]
+        return (self._categories.get(name) or [{}])[0]
 
 
-def _by_key(entries: Any, *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and all(isinstance(entry.get(key), (int, str)) for key in keys):
-            found.setdefault(tuple(entry[key] for key in keys), []).append(entry)
+def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    found = content.get(key)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _grouped(pairs: Iterable[tuple[Any, dict[str, Any]]]) -> dict[Any, list[dict[str, Any]]]:
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for key, entry in pairs:
+        if not isinstance(key, (list, dict)):
+            found.setdefault(key, []).append(entry)
     return found
 
 
-def _renumbered(split: Split) -> list[str]:
-    count = int(np.count_nonzero(repeated_ids(split.annotations.ids)))
+def _renumbered(split: Split, source: Mapping[str, Any]) -> list[str]:
+    missing = sum(whole_number(one.get("id")) is None for one in _entries(source, "annotations"))
+    count = missing + int(np.count_nonzero(repeated_ids(split.annotations.ids)))
     return [f"{split.name}: {count} boxes without an id of their own get a new one"] if count else []

@@ -79,7 +79,10 @@ def write_dataset(
         for index, name in enumerate(new)
     ]
     if images == "none":
-        return [*remarks, f"images were not written: bring them to {folder / writer.images.format(split='<split>')}"]
+        return [
+            *remarks,
+            f"images were not written: bring them to {writer.images.format(split='<split>')} in the folder",
+        ]
     for source, target in progress(jobs, len(jobs), "images"):
         transfer(source, target, images)
     return remarks

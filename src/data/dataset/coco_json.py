@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,26 @@ from numpy.typing import NDArray
 from ...core.class_rows import squeezed
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
+from .coco_fields import (
+    Entry,
+    are_int64,
+    box_numbers,
+    entry_objects,
+    finite_number,
+    fits_int64,
+    flag,
+    is_box,
+    short,
+    whole_number,
+    whole_numbers,
+)
 from .json_stream import read_list, read_lists
 from .problems import Problems
 
 logger = logging.getLogger(__name__)
 
-_INT64 = 2**63
-Entry = Mapping[str, Any]
+UNKNOWN_SIZE = (0, 0)
+"""Of an image whose entry has none, where problems are collected: whoever knows the folder reads it from the file."""
 
 
 def parse_coco(
@@ -113,42 +125,47 @@ class _Images:
         self.ids: list[NDArray[np.int64]] = []
         self.sizes: list[tuple[int, int]] = []
         self.file_names: list[str] = []
-        self.reported: list[int] = []
-        """Ids of entries that were reported and left out: their boxes go with them."""
+        self.reported: dict[int, str] = {}
+        """Ids of entries that were left out, with the kind of problem: their boxes go with them."""
 
     def receive(self, batch: list[Any], first: int) -> None:
-        images = _objects(batch, first, "images", self.place, self.problems)
-        ids, keep = _numbers(images, "id", first, self.place, self.problems)
+        images = entry_objects(batch, first, "images", self.place, self.problems)
+        keep = np.ones(len(images), dtype=bool)
+        ids = whole_numbers(images, keep, "id", first, self.place, self.problems)
         for index in np.flatnonzero(keep).tolist():
             image = images[index]
             name, size = image.get("file_name"), (image.get("height"), image.get("width"))
             if not isinstance(name, str) or not name:
                 text = f"image {ids[index]} has no file_name: every image entry needs one"
-                self._leave_out(ids, keep, index, "bad entry", text)
-            elif not all(type(side) is int and 0 < side < _INT64 for side in size):
-                shown = f"image {ids[index]} ({name}) has height, width {_short(size)}"
+                self.problems.report("bad entry", self.place, text, images=1)
+                self.reported[int(ids[index])] = "bad entry"
+                keep[index] = False
+                continue
+            if not all(fits_int64(side) and side > 0 for side in size):
+                shown = f"image {ids[index]} ({name}) has height, width {short(size)}"
                 text = f"{shown}: give whole numbers above 0, in pixels"
-                self._leave_out(ids, keep, index, "bad size", text)
-            else:
-                self.file_names.append(name)
-                self.sizes.append(size)
+                self.problems.report("bad size", self.place, text, kept=True)
+                sides = [whole_number(side) or 0 for side in size]
+                size = (sides[0], sides[1]) if min(sides) > 0 else UNKNOWN_SIZE
+            self.file_names.append(name)
+            self.sizes.append(size)
         self.ids.append(ids[keep])
 
-    def _leave_out(self, ids: NDArray[np.int64], keep: NDArray[np.bool_], index: int, kind: str, text: str) -> None:
-        self.problems.report(kind, self.place, text)
-        self.reported.append(int(ids[index]))
-        keep[index] = False
-
     def unique(self) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
-        """Ids (n,), sizes (n, 2) as (height, width), file names; of images with one id the first."""
+        """Ids (n,), sizes (n, 2) as (height, width), file names; of entries with one id and one file the first."""
         ids = np.concatenate([np.zeros(0, np.int64), *self.ids])
         sizes = np.array(self.sizes, dtype=np.int64).reshape(-1, 2)
         unique, first, counts = np.unique(ids, return_index=True, return_counts=True)
-        for number, count in zip(unique[counts > 1], counts[counts > 1]):
-            names = ", ".join(self.file_names[index] for index in np.flatnonzero(ids == number)[:5])
-            text = f"image id {number} occurs {count} times ({names}): ids must be unique"
-            self.problems.report("duplicate id", self.place, text)
-        kept = np.sort(first)
+        wrong = []
+        for number, count in zip(unique[counts > 1].tolist(), counts[counts > 1].tolist()):
+            names = [self.file_names[index] for index in np.flatnonzero(ids == number)]
+            text = f"image id {number} occurs {count} times ({', '.join(names[:5])}): ids must be unique"
+            same = len(set(names)) == 1
+            self.problems.report("duplicate id", self.place, text, kept=same, images=0 if same else count)
+            if not same:  # nobody can say whose the boxes are
+                wrong.append(number)
+                self.reported[number] = "duplicate id"
+        kept = np.sort(first[~np.isin(unique, wrong)])
         return ids[kept], sizes[kept], tuple(self.file_names[index] for index in kept.tolist())
 
 
@@ -159,44 +176,72 @@ class _Objects:
         self.place, self.problems, self.crowd_keys = place, problems, crowd_keys
         self.count = 0
         self.columns: list[tuple[NDArray[Any], ...]] = []
+        self.largest, self.unnumbered = 0, 0
+        self.left_out: list[NDArray[np.int64]] = []
+        """Image ids of entries that were left out."""
 
     def receive(self, batch: list[Any], first: int) -> None:
-        entries = _objects(batch, first, "annotations", self.place, self.problems)
-        ids, keep = _numbers(entries, "id", first, self.place, self.problems, default=0)
-        owners, good = _numbers(entries, "image_id", first, self.place, self.problems)
-        keep &= good
-        crowd = np.zeros(len(entries), dtype=bool)
-        for key in self.crowd_keys:
-            marked, good = _numbers(entries, key, first, self.place, self.problems, default=0)
-            crowd, keep = crowd | marked.astype(bool), keep & good
-        categories, good = self._categories(entries, ids)
-        keep &= good
-        boxes, good = self._boxes(entries, ids)
-        keep &= good
-        areas, good = self._areas(entries, boxes, ids)
-        keep &= good
+        entries = entry_objects(batch, first, "annotations", self.place, self.problems)
+        keep = np.ones(len(entries), dtype=bool)
+        ids, missing = self._ids(entries, first)
+        owners = whole_numbers(entries, keep, "image_id", first, self.place, self.problems, boxes=1)
+        has_owner = keep.copy()
+        crowd = self._crowd(entries, keep, first)
+        categories = self._categories(entries, keep, ids)
+        boxes = self._boxes(entries, keep, ids)
+        areas = self._areas(entries, boxes, ids)
         self.count += len(batch)
-        self.columns.append(tuple(one[keep] for one in (ids, owners, categories, boxes, areas, crowd)))
+        self.left_out.append(owners[has_owner & ~keep])
+        self.columns.append(tuple(one[keep] for one in (ids, missing, owners, categories, boxes, areas, crowd)))
 
     def annotations(self, space: LabelSpace, images: _Images) -> Annotations:
         """The entries sorted by image, with labels instead of category ids."""
         image_ids, sizes, names = images.unique()
         empty = tuple(np.zeros(shape, kind) for shape, kind in _EMPTY)
-        ids, wanted, categories, boxes, areas, crowd = (np.concatenate(one) for one in zip(empty, *self.columns))
+        columns = (np.concatenate(one) for one in zip(empty, *self.columns))
+        ids, missing, wanted, categories, boxes, areas, crowd = columns
         self.columns = []
         owners, known_image = _positions(wanted, image_ids)
-        self._unknown_images(ids, wanted, ~known_image & ~np.isin(wanted, images.reported))
+        reported = ~known_image & np.isin(wanted, list(images.reported))
+        for number in wanted[reported].tolist():
+            self.problems.losses.add(images.reported[number], boxes=1)
+        self._unknown_images(ids, wanted, ~known_image & ~reported)
         labels, known_class = _positions(categories, np.array(space.category_ids))
         for row in np.flatnonzero(~known_class):
-            self._unknown_category(ids[row], int(categories[row]), space)
+            self._unknown_category(ids[row], int(categories[row]), space, boxes=int(known_image[row]))
         keep = known_image & known_class
         order = np.flatnonzero(keep)[np.argsort(owners[keep], kind="stable")]
         counts = np.bincount(owners[order], minlength=len(image_ids))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        touched = np.isin(image_ids, np.concatenate([wanted[~keep], *self.left_out]))
+        self.problems.losses.add("", emptied=int(np.count_nonzero(touched & (counts == 0))))
+        ids = np.where(missing > 0, self.largest + missing, ids)
         return Annotations(
             space, self.place, names, image_ids, sizes, offsets,
             boxes[order], labels[order], areas[order], crowd[order], ids[order],
         )  # fmt: skip
+
+    def _ids(self, entries: Sequence[Entry], first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(A,) the ids, 0 where there is none that can be used; and those numbered from 1, 0 for the others.
+
+        Nothing depends on these numbers but how a message calls an annotation.
+        """
+        values: list[Any] = [entry.get("id") for entry in entries]
+        missing = np.zeros(len(values), dtype=np.int64)
+        if not are_int64(values):
+            for index, value in enumerate(values):
+                if fits_int64(value):
+                    continue
+                values[index] = number = whole_number(value)
+                if number is None:
+                    values[index] = 0
+                    self.unnumbered += 1
+                    missing[index] = self.unnumbered
+                if value is not None:  # none at all is as good as any
+                    text = f"entry {first + index} has id {short(value)}, not a whole number: it is given one"
+                    self.problems.mend("bad annotation id", self.place, text)
+        self.largest = max([self.largest, *values])
+        return np.array(values, dtype=np.int64), missing
 
     def _unknown_images(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], foreign: NDArray[np.bool_]) -> None:
         rows = np.flatnonzero(foreign)
@@ -206,109 +251,103 @@ class _Objects:
                 f"annotation {ids[row]} has image_id {wanted[row]}, which no image has "
                 f"({count} such annotations): add the image or remove them"
             )
-            self.problems.report("unknown image", self.place, text)
+            self.problems.report("unknown image", self.place, text, boxes=1)
 
-    def _unknown_category(self, number: int, category: int, space: LabelSpace) -> None:
+    def _unknown_category(self, number: int, category: int, space: LabelSpace, boxes: int) -> None:
         hint = "; set remap_mscoco_category: False for own classes" if space is MSCOCO else ""
         self.problems.report(
             "unknown category",
             self.place,
             f"annotation {number} has category_id {category}, not one of the {len(space)} categories: "
             f"{space.describe()}{hint}",
+            boxes=boxes,
         )
 
-    def _categories(self, entries: Sequence[Entry], ids: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        def fits(value: object) -> bool:  # some tools write 2.0
-            return _fits_int64(int(value) if type(value) is float and value.is_integer() else value)
+    def _crowd(self, entries: Sequence[Entry], keep: NDArray[np.bool_], first: int) -> NDArray[np.bool_]:
+        crowd = np.zeros(len(entries), dtype=bool)
+        for key in self.crowd_keys:
+            values: list[Any] = [entry.get(key, 0) for entry in entries]
+            for index in [] if are_int64(values) else np.flatnonzero(keep).tolist():
+                if values[index] is None:
+                    text = f"entry {first + index} has {key}: null: read as 0"
+                    self.problems.mend("odd entry", self.place, text)
+            values = [0 if value is None else value for value in values]
+            marked = whole_numbers(entries, keep, key, first, self.place, self.problems, flag, values=values, boxes=1)
+            crowd |= marked.astype(bool)
+        return crowd
 
+    def _categories(
+        self, entries: Sequence[Entry], keep: NDArray[np.bool_], ids: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         values: list[Any] = [entry.get("category_id") for entry in entries]
-        if _are_int64(values):
-            return np.array(values, dtype=np.int64), np.ones(len(values), dtype=bool)
-        keep = self._check(values, ids, fits, "unknown category", "category_id", "not a whole number")
-        return np.array([int(value) if ok else 0 for value, ok in zip(values, keep.tolist())], dtype=np.int64), keep
+        if are_int64(values):
+            return np.array(values, dtype=np.int64)
+        values = [int(one) if type(one) is float and one.is_integer() else one for one in values]  # some write 2.0
+        mended = self._check(
+            values, keep, ids, fits_int64, whole_number, "unknown category", "category_id", "not a whole number"
+        )
+        return np.array([0 if one is None else one for one in mended], dtype=np.int64)
 
-    def _boxes(self, entries: Sequence[Entry], ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """(A, 4); numbers and nothing else, so text that looks like a number is refused."""
+    def _boxes(self, entries: Sequence[Entry], keep: NDArray[np.bool_], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(A, 4); training takes numbers and nothing else, so text that looks like a number is reported."""
         values = [entry.get("bbox") for entry in entries]
         try:
             boxes = np.array(values)
         except ValueError:  # rows of unequal length
             boxes = np.array(None)
         if boxes.dtype.kind in "iuf" and boxes.shape == (len(values), 4) and np.isfinite(boxes).all():
-            return boxes.astype(np.float64), np.ones(len(values), dtype=bool)
-        keep = self._check(values, ids, _is_box, "bad box", "bbox", "expected 4 finite numbers x, y, width, height")
-        boxes = np.array([value if ok else [0] * 4 for value, ok in zip(values, keep.tolist())], dtype=np.float64)
-        return boxes.reshape(-1, 4), keep
+            return boxes.astype(np.float64)
+        mended = self._check(
+            values, keep, ids, is_box, box_numbers, "bad box", "bbox", "expected 4 finite numbers x, y, width, height"
+        )
+        return np.array([[0] * 4 if one is None else one for one in mended], dtype=np.float64).reshape(-1, 4)
 
     def _areas(
         self, entries: Sequence[Entry], boxes: NDArray[np.float64], ids: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """(A,) the file's areas; the box's own where the file gives none."""
+    ) -> NDArray[np.float64]:
+        """(A,) the file's areas; the box's own where the file gives none that can be read."""
 
         def fits(value: object) -> bool:
-            return value is None or type(value) is float or _fits_int64(value)
+            return value is None or type(value) is float or fits_int64(value)
 
-        values = [entry.get("area") for entry in entries]
-        if set(map(type, values)) == {float}:
-            given = np.array(values, dtype=np.float64)
-            return np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given), np.ones(len(values), dtype=bool)
-        keep = self._check(values, ids, fits, "bad entry", "area", "expected a number of pixels, or no area")
-        numbers = [np.nan if value is None or not ok else value for value, ok in zip(values, keep.tolist())]
-        given = np.array(numbers, dtype=np.float64)
-        return np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given), keep
+        values: list[Any] = [entry.get("area") for entry in entries]
+        if set(map(type, values)) != {float}:
+            always = np.ones(len(values), dtype=bool)  # no box is left out for its area
+            expected = "expected a number of pixels, or no area"
+            found = self._check(values, always, ids, fits, finite_number, "bad entry", "area", expected, needed=False)
+            values = [np.nan if one is None else one for one in found]
+        given = np.array(values, dtype=np.float64)
+        return np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given)
 
     def _check(
         self,
-        values: Sequence[object],
+        values: Sequence[Any],
+        keep: NDArray[np.bool_],
         ids: NDArray[np.int64],
         fits: Callable[[object], bool],
+        read: Callable[[object], Any],
         kind: str,
         key: str,
         expected: str,
-    ) -> NDArray[np.bool_]:
-        keep = np.array([fits(value) for value in values], dtype=bool)
-        for index in np.flatnonzero(~keep).tolist():
-            self.problems.report(
-                kind, self.place, f"annotation {ids[index]} has {key} {_short(values[index])}: {expected}"
-            )
-        return keep
+        *,
+        needed: bool = True,
+    ) -> list[Any]:
+        """The values; those that do not fit as ``read`` understands them, or None and (where needed) not kept."""
+        mended = list(values)
+        for index, value in enumerate(values):
+            if not fits(value):
+                mended[index] = read(value)
+                kept = not needed or mended[index] is not None
+                text = f"annotation {ids[index]} has {key} {short(value)}: {expected}"
+                self.problems.report(kind, self.place, text, kept=kept, boxes=int(keep[index] and not kept))
+                keep[index] &= kept
+        return mended
 
 
 _EMPTY: tuple[tuple[Any, type], ...] = (
-    (0, np.int64), (0, np.int64), (0, np.int64), ((0, 4), np.float64), (0, np.float64), (0, np.bool_)
+    (0, np.int64), (0, np.int64), (0, np.int64), (0, np.int64), ((0, 4), np.float64), (0, np.float64), (0, np.bool_)
 )  # fmt: skip
 """Shapes and types of the columns that ``_Objects`` collects."""
-
-
-def _objects(batch: list[Any], first: int, key: str, place: str, problems: Problems) -> list[Entry]:
-    if set(map(type, batch)) == {dict}:
-        return batch
-    for index, entry in enumerate(batch, first):
-        if type(entry) is not dict:
-            text = f"{key}[{index}] is {_short(entry)}, not an object: not COCO detection JSON"
-            problems.report("broken json", place, text)
-    return [entry for entry in batch if type(entry) is dict]
-
-
-def _numbers(
-    entries: Sequence[Entry], key: str, first: int, place: str, problems: Problems, default: int | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """One whole number per entry, ``default`` where the key is absent; and which entries have one."""
-    values = [entry.get(key, default) for entry in entries]
-    keep = np.ones(len(values), dtype=bool)
-    if _are_int64(values):
-        return np.array(values, dtype=np.int64), keep  # the usual case, many times as fast
-    for index, value in enumerate(values):
-        if type(value) in (int, bool) and -_INT64 <= value < _INT64:
-            continue
-        which = f"entry {first + index} has {key} {_short(value)}"
-        if type(value) in (int, bool):
-            text = f"{which}, which does not fit into 64 bits: renumber"
-        else:
-            text = f"{which}, not a whole number: {_short(entries[index])}"
-        problems.report("bad entry", place, text)
-        values[index], keep[index] = 0, False
-    return np.array(values, dtype=np.int64), keep
 
 
 def _positions(wanted: NDArray[Any], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -319,25 +358,3 @@ def _positions(wanted: NDArray[Any], ids: NDArray[np.int64]) -> tuple[NDArray[np
     nearest = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
     positions: NDArray[np.int64] = order[nearest]
     return positions, ids[positions] == wanted
-
-
-def _is_box(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all((type(one) is float and math.isfinite(one)) or _fits_int64(one) for one in value)
-    )
-
-
-def _fits_int64(value: object) -> bool:
-    return type(value) is int and -_INT64 <= value < _INT64
-
-
-def _are_int64(values: Sequence[Any]) -> bool:
-    """Whether there is nothing to object to in some whole numbers: many times as fast as one by one."""
-    return set(map(type, values)) == {int} and -_INT64 <= min(values) <= max(values) < _INT64
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
 
 from ...core.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 KINDS: dict[str, str] = {
     "broken json": "a file or line that is not JSON, or not of the format that was asked for",
@@ -22,6 +26,9 @@ KINDS: dict[str, str] = {
     "missing image": "an image that is listed but not there, or an empty folder",
     "missing annotation": "an image whose annotation file is not there",
     "unreadable image": "a file that is no image, or is cut off",
+    "bad annotation id": "an annotation id that is no whole number (training does without it)",
+    "box beyond edge": "a box that reaches more than 1 pixel (YOLO: a thousandth) out of its image",
+    "odd entry": "a field in another form than it should have, whose meaning is clear (training reads it)",
 }
 """Every kind that a parser reports, with what it means."""
 
@@ -34,42 +41,86 @@ class Problem:
         kind: one of ``KINDS``.
         place: the file, with ``:line`` where there is one.
         text: what is wrong and what to do.
+        kept: the entry is read all the same: what it means is clear, and a copy has it as it should be.
     """
 
     kind: str
     place: str
     text: str
+    kept: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
+
+
+@dataclass
+class Losses:
+    """What is left out of a data set, by reason; an image that is left out takes its boxes along."""
+
+    boxes: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
+    emptied: int = 0
+    """Images that are kept and lose all their boxes: they turn into images of background."""
+
+    def add(self, reason: str, *, boxes: int = 0, images: int = 0, emptied: int = 0) -> None:
+        """Count some more."""
+        self.boxes[reason] += boxes
+        self.images[reason] += images
+        self.emptied += emptied
+
+    def copy(self) -> Losses:
+        """The same figures in counters of their own."""
+        return Losses(self.boxes.copy(), self.images.copy(), self.emptied)
 
 
 class Problems:
     """Where parsers report what is wrong.
 
     Args:
-        collect: keep a list, so that the parser skips the entry and goes on; else the first report raises.
+        collect: keep a list, so that the parser skips or mends the entry and goes on; else the first report raises.
     """
 
     def __init__(self, *, collect: bool = False) -> None:
         self.collect = collect
         self.found: list[Problem] = []
+        self.losses = Losses()
+        self._warned: set[tuple[str, str]] = set()
 
-    def report(self, kind: str, place: str, text: str) -> None:
+    def report(self, kind: str, place: str, text: str, *, kept: bool = False, boxes: int = 0, images: int = 0) -> None:
         """Note one problem.
 
         Args:
             kind: one of ``KINDS``.
             place: the file, with ``:line`` where there is one.
             text: what is wrong and what to do.
+            kept: see ``Problem``.
+            boxes, images: that are left out because of it.
 
         Raises:
             DataError: ``{place}: {text}``, unless problems are collected.
             ValueError: ``kind`` is not one of ``KINDS``.
         """
-        if kind not in KINDS:
-            raise ValueError(f"problem kind {kind!r} is not one of {', '.join(KINDS)}")
-        problem = Problem(kind, place, text)
+        problem = _problem(kind, place, text, kept)
         if not self.collect:
             raise DataError(str(problem))
         self.found.append(problem)
+        self.losses.add(kind, boxes=boxes, images=images)
+
+    def mend(self, kind: str, place: str, text: str) -> None:
+        """Note an entry of which nothing is lost, however it is written: training reads it too, with a warning.
+
+        Raises:
+            ValueError: ``kind`` is not one of ``KINDS``.
+        """
+        problem = _problem(kind, place, text, True)
+        if self.collect:
+            self.found.append(problem)
+        elif (kind, place) not in self._warned:  # the first of a file stands for the others
+            self._warned.add((kind, place))
+            logger.warning("%s (tools/dataset.py check lists all such entries)", problem)
+
+
+def _problem(kind: str, place: str, text: str, kept: bool) -> Problem:
+    if kind not in KINDS:
+        raise ValueError(f"problem kind {kind!r} is not one of {', '.join(KINDS)}")
+    return Problem(kind, place, text, kept)

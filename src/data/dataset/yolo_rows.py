@@ -14,6 +14,8 @@ from .text_lines import text_lines
 
 TOLERANCE = 1e-3
 """Coordinates may pass the image's edge by this much, for tools that round."""
+_BEYOND = 0.5
+"""Coordinates that pass it by up to this much are still fractions: the box is cut, with a warning."""
 _BOX, _SHORTEST_POLYGON = 5, 7
 
 Row = tuple[int, float, float, float, float]
@@ -35,10 +37,22 @@ def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: 
     rows: list[Row] = []
     for place, line in text_lines(path, problems):
         try:
-            rows.append(_row(_without_keypoints(line.split(), keypoints), space))
+            row, beyond = _row(_without_keypoints(line.split(), keypoints), space)
         except _BadRow as error:
-            problems.report(error.kind, place, str(error))
+            problems.report(error.kind, place, str(error), boxes=1)
+            continue
+        if beyond and (cut := _inside(row)):
+            problems.mend("box beyond edge", place, f"{beyond:g} is outside 0..1: the box is cut to the image")
+            row = cut
+        rows.append(row)
     return rows
+
+
+def _inside(row: Row) -> Row | None:
+    """The part of the box within the image, None where there is none."""
+    number, cx, cy, w, h = row
+    x0, x1, y0, y1 = (min(max(one, 0.0), 1.0) for one in (cx - w / 2, cx + w / 2, cy - h / 2, cy + h / 2))
+    return (number, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0) if x1 > x0 and y1 > y0 else None
 
 
 class _BadRow(Exception):
@@ -56,7 +70,8 @@ def _without_keypoints(columns: list[str], keypoints: int) -> list[str]:
     return columns[:_BOX] if keypoints else columns
 
 
-def _row(columns: Sequence[str], space: LabelSpace) -> Row:
+def _row(columns: Sequence[str], space: LabelSpace) -> tuple[Row, float | None]:
+    """The row, and the first of its values that lies outside the image."""
     count = len(columns)
     if count == _BOX + 1:
         text = "6 columns, expected class cx cy w h: a sixth may be the confidence of a prediction: remove it"
@@ -69,15 +84,18 @@ def _row(columns: Sequence[str], space: LabelSpace) -> Row:
         known = f"the {len(space)} classes 0..{len(space) - 1}: {space.describe()}"
         raise _BadRow("unknown category", f"class {columns[0]} is not one of {known}")
     outside = [one for one in values if not -TOLERANCE <= one <= 1 + TOLERANCE]
-    if outside:
-        text = f"{outside[0]:g} is outside 0..1: coordinates must be fractions of the image's width and height"
+    beyond = outside[0] if outside else None
+    sizes = values[2:] if count == _BOX else [0.0]
+    wrong = [one for one in outside if not -_BEYOND <= one <= 1 + _BEYOND] or [one for one in sizes if one < -TOLERANCE]
+    if wrong:
+        text = f"{wrong[0]:g} is outside 0..1: coordinates must be fractions of the image's width and height"
         raise _BadRow("bad box", text)
     if count == _BOX:
         cx, cy, w, h = values
-        return int(number), cx, cy, w, h
+        return (int(number), cx, cy, w, h), beyond
     x, y = values[0::2], values[1::2]
     x0, x1, y0, y1 = min(x), max(x), min(y), max(y)
-    return int(number), (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+    return (int(number), (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), beyond
 
 
 def _finite(columns: Sequence[str]) -> list[float]:

@@ -23,7 +23,7 @@ def test_the_corrected_copy_has_no_error_left(tmp_path, form):
     data = Planted(tmp_path / "data")
     plant_everything(data)
     before = {path: path.read_bytes() for path in data.write().rglob("*") if path.is_file()}
-    splits, changes = fixed(data.folder)
+    splits, changes, _ = fixed(data.folder)
     write_dataset(splits, tmp_path / "copy", form, images="link")
     again = read_all(discover(tmp_path / "copy"))
     left = check_with(again, read_files(again), queries=20)
@@ -43,7 +43,7 @@ def test_each_change_is_said_with_its_place(tmp_path):
     data.image("train", 5).update(height=200, width=200)
     data.image("train", 6).update(height=300, width=400)
     data.box("train", 6, [380, 280, 20, 20])
-    splits, changes = fixed(data.write())
+    splits, changes, _ = fixed(data.write())
     text = "\n".join(changes)
     assert f"annotation {cut} (ant): [100, 60, 40, 20] is now [100, 60, 28, 20]" in text
     assert f"annotation {empty} (ant): empty box" in text
@@ -68,7 +68,7 @@ def test_fields_that_we_do_not_use_survive(tmp_path):
     data.image("train", 0)["licence"] = 7
     own = data.box("train", 0, [40, 60, 30, 20], segmentation=[[40, 60, 70, 60, 70, 80]], keep="me")
     data.content["train"]["categories"][0]["supercategory"] = "insects"
-    splits, _ = fixed(data.write())
+    splits, _, _ = fixed(data.write())
     write_dataset(splits, tmp_path / "copy", "coco")
     content = json.loads((tmp_path / "copy" / "annotations" / "train.json").read_text())
     assert content["info"] == {"description": "planted"}
@@ -81,7 +81,7 @@ def test_fields_that_we_do_not_use_survive(tmp_path):
 def test_splits_with_other_classes_get_one_list_by_name(tmp_path):
     data = Planted(tmp_path / "data")
     data.content["val"]["categories"] = [{"id": 1, "name": "cow"}, {"id": 4, "name": "emu"}, {"id": 7, "name": "ant"}]
-    splits, changes = fixed(data.write())
+    splits, changes, _ = fixed(data.write())
     assert [split.annotations.label_space.names for split in splits] == [("ant", "bee", "cow", "emu")] * 2
     before = read_all(discover(data.folder))[1].annotations
     names = [before.label_space.names[label] for label in before.labels]

@@ -181,8 +181,13 @@ def test_every_wrong_entry_is_collected_and_the_rest_is_read(tmp_path):
     ]
     problems = Problems(collect=True)
     found = parse_coco(coco_files.write(tmp_path, data, images=False)[1], problems=problems)
-    assert found.ids.tolist() == [12, 13, 14, 11]
-    assert found.file_names == ("a.png", "sub/b.png")
+    assert found.ids.tolist() == [12, 13, 14, 24, 25]
+    assert found.area_px[3] == 7
+    assert found.file_names == ("a.png", "flat.png")  # nobody knows whose the boxes of the id 3 are
+    assert found.sizes.tolist() == [[40, 60], [0, 0]]  # read from the file by whoever knows its folder
+    assert +problems.losses.boxes == {"bad box": 1, "unknown category": 2, "unknown image": 1, "bad entry": 1,
+                                     "duplicate id": 1}  # fmt: skip
+    assert +problems.losses.images == {"broken json": 1, "bad entry": 1, "duplicate id": 2}
     texts = sorted(f"{one.kind}: {one.text}" for one in problems.found)
     assert [text[:50] for text in texts] == [
         "bad box: annotation 23 has bbox [1, 1, 2]: expecte",
