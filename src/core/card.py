@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .atomic import whole_file
 from .errors import CheckpointError
+from .sums import NO_SUM, SUM_KEY, write_with_sum
 
 FORMAT = 1
 """Version of the card's layout. It grows when an entry changes its meaning; older cards stay readable."""
@@ -143,7 +144,8 @@ def save_weights(
     tensors = {key: one.detach().cpu().contiguous().clone() for key, one in state.items()}
     with _atomic(path) as partial:
         # Not save_file: what it writes can be read by its owner only.
-        partial.write_bytes(save(tensors, metadata={"format": "pt", **(metadata or {}), _METADATA_KEY: _text(card)}))
+        texts = {SUM_KEY: NO_SUM, "format": "pt", **(metadata or {}), _METADATA_KEY: _text(card)}
+        write_with_sum(partial, save(tensors, metadata=texts))
     return write_card(path, card)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError
+from .sums import check_sum, check_zip
 
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 # What torch.load raises for files that are not checkpoints, measured on truncated, empty and foreign files.
@@ -38,17 +39,28 @@ def read_checkpoint(path: str | PathLike[str], *, lazy: bool = False) -> dict[st
     """Content of a checkpoint file on the CPU. Only tensors and plain data are read, no code is run.
 
     Args:
-        lazy: leave tensors in the file until they are used (torch files only): fast where a few numbers are wanted.
+        lazy: leave tensors in the file until they are used, and do not look for damage (torch files only): fast where
+            a few numbers are wanted.
 
     Raises:
-        CheckpointError: no such file, truncated, not a checkpoint, or it holds pickled Python classes.
+        CheckpointError: no such file, truncated, damaged, not a checkpoint, or it holds pickled Python classes.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint file: check the path")
     if path.is_dir():
         raise CheckpointError(f"{path}: this is a folder: give the checkpoint file in it, for example last.pth")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path, lazy)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no regular file: give a checkpoint's file")
+    is_safetensors = path.suffix == ".safetensors"
+    try:
+        if is_safetensors:
+            check_sum(path)
+        elif not lazy:
+            check_zip(path)
+    except OSError as error:
+        raise CheckpointError(_unreadable(path, error)) from None
+    content = _read_safetensors(path) if is_safetensors else _read_torch(path, lazy)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint's dictionary")
     return content

@@ -114,9 +114,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     path = tmp_path / "last.pth"
     save_checkpoint({"weights": torch.zeros(5000)}, path)
     path.write_bytes(path.read_bytes()[:7000])
-    with pytest.raises(
-        CheckpointError, match=r"last.pth \(7000 bytes\) cannot be read as a checkpoint: it is truncated"
-    ):
+    with pytest.raises(CheckpointError, match=r"last.pth \(7000 bytes\) cannot be read: it is truncated"):
         load_checkpoint(path)
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.errors import CheckpointError, ConfigError
+from ...core.sums import check_sum
 from .base import BackendInfo, Outputs
 from .metadata import INPUTS, OUTPUTS, UINT8, check_interface, info_from
 
@@ -129,6 +130,7 @@ def _provider(runtime: Any, device: str | None) -> tuple[str, dict[str, Any]]:
 def _open(runtime: Any, path: Path, providers: Sequence[tuple[str, dict[str, Any]]], threads: int | None) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file: check the path")
+    check_sum(path)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors: what it could not optimise is nothing a user can change
     if threads is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import CheckpointError, ConfigError
+from ...core.sums import check_sum
 from ..backends.base import Outputs
 from ..backends.metadata import VERSION, info_from
 from ..onnx.packages import require
@@ -97,6 +98,7 @@ def _open(runtime: Any, path: Path, wanted: Wanted) -> Any:
     """A session whose threads rest as soon as it has answered: others have their turn then."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file: check the path")
+    check_sum(path)
     providers: list[Any] = ["CPUExecutionProvider"]
     if wanted.device.type == "cuda":
         if "CUDAExecutionProvider" not in runtime.get_available_providers():

@@ -18,6 +18,7 @@ from torch import nn
 
 from ...core.atomic import whole_file
 from ...core.errors import ConfigError
+from ...core.sums import NO_SUM, SUM_KEY, write_with_sum
 from ..preprocess import SQUASH, Recipe
 from .compare import Difference
 from .graph import DEFAULT_OPSET, STRIDE, Deployed, GraphForm, to_onnx
@@ -163,7 +164,7 @@ def _describe(proto: ModelProto, recipe: Recipe, form: GraphForm, precision: str
     }
     if form.dynamic_size:
         entries["size"] = "null"
-    helper.set_model_props(proto, {**metadata, **entries})
+    helper.set_model_props(proto, {**metadata, **entries, SUM_KEY: NO_SUM})
 
 
 def _publish(
@@ -172,7 +173,7 @@ def _publish(
     """Write under a temporary name, verify that file, rename it."""
     try:
         with whole_file(path) as partial:
-            partial.write_bytes(proto.SerializeToString())
+            write_with_sum(partial, proto.SerializeToString())
             try:
                 return verify(partial, samples, precision=precision, dynamic_size=form.dynamic_size)
             except ExportError as error:  # a name that will be gone helps nobody
