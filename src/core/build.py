@@ -20,12 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 def build(config: Config, registry: Registry, name: str, given: Mapping[str, Any] | None = None) -> Any:
-    """Make the component in slot ``name``, or of class ``name``, with everything it contains.
+    """Make the component in slot ``name``, or of class ``name``, with everything it contains; or a part of it alone.
 
     Args:
         config: a checked config.
         registry: where the classes are; closed for registration from now on.
-        name: ``model``, ``train_dataloader``, ..., or a class name.
+        name: ``model``, ``train_dataloader``, ..., or a class name; ``train_dataloader.dataset.transforms`` is one
+            argument of an argument, None where the config does not give it.
         given: run-time objects. Each fills the parameters of its name, in ``name`` and in all it contains.
 
     Raises:
@@ -33,7 +34,9 @@ def build(config: Config, registry: Registry, name: str, given: Mapping[str, Any
     """
     registry.freeze()
     planner = config.planner(registry)
-    return _Builder(config, planner, dict(given or {})).slot(name)
+    builder = _Builder(config, planner, dict(given or {}))
+    slot, *parts = name.split(".")
+    return builder.part(planner.slot(slot), parts) if parts else builder.slot(name)
 
 
 @dataclass
@@ -62,6 +65,13 @@ class _Builder:
         self.slots[name] = self.make(plan)
         self.open_slots = self.open_slots[:-1]
         return self.slots[name]
+
+    def part(self, planned: Any, names: list[str]) -> Any:
+        """What the plan has for an argument of an argument of it, and so on; None where it has nothing."""
+        for name in names:
+            planned = planned.arguments.get(name) if isinstance(planned, Plan) else None
+        self.planner.raise_problems()
+        return self.make(planned)
 
     def make(self, planned: Any) -> Any:
         """The object or plain value that ``planned`` stands for."""

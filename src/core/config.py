@@ -157,7 +157,8 @@ class Config:
         """Make a component with everything it contains.
 
         Args:
-            name: ``model``, ``criterion``, ``optimizer``, ``train_dataloader``, ..., or a class name.
+            name: ``model``, ``criterion``, ``optimizer``, ``train_dataloader``, ..., or a class name; with dots an
+                argument of one (``train_dataloader.dataset.transforms``), None where it is not given.
             given: run-time objects; each fills the parameters of its name (``build("optimizer", model=model)``).
 
         Raises:

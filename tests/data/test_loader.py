@@ -322,7 +322,7 @@ def test_the_padding_of_an_epoch_is_logged(caplog):
     assert f"epoch 0: {100 * sum(shares) / len(shares):.1f} % of the pixels were padding" in caplog.text
     caplog.clear()
     list(padded(shuffle=False))
-    assert not caplog.text
+    assert "padding" not in caplog.text
 
 
 def test_much_padding_comes_with_advice(caplog, tmp_path):
@@ -358,7 +358,7 @@ def test_the_way_of_augmentation_is_logged(caplog):
     assert "train.json: augmentation runs one by one (Failing must see the image)" in caplog.text
     caplog.clear()
     loader(pages([Resize((64, 96)), ConvertPILImage()]), shuffle=False)
-    assert not caplog.text
+    assert "augmentation" not in caplog.text
 
 
 def test_evaluation_pixels_are_those_of_pillow():

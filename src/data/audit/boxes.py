@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset.annotations import clipped_corners, has_area
+from ..dataset.targets import count_targets, shortages
 from .findings import Finding, Split
 
 EDGE_PX = 1.0
@@ -37,6 +38,13 @@ def check_boxes(split: Split) -> Iterator[Finding]:
         )
     for index in range(len(data)):
         yield from _repeated(split, index)
+
+
+def check_targets(split: Split) -> Iterator[Finding]:
+    """Whether there is anything to learn from, as the data set of a run finds it when it is opened."""
+    for kind, text in shortages(count_targets(split.annotations, split.ops)):
+        kind = "nothing to evaluate" if kind == "no boxes" and split.is_evaluation else kind
+        yield Finding(kind, split.name, split.annotations.place, text)
 
 
 def check_ids(split: Split) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .boxes import check_boxes, check_ids
+from .boxes import check_boxes, check_ids, check_targets
 from .classes import check_classes, check_objects
 from .findings import KINDS, SEVERITIES, Finding, Split
 from .pictures import check_files, check_lookalikes, check_orphans, check_repeated, check_unlisted, with_true_sizes
@@ -46,6 +46,7 @@ def check_with(splits: Sequence[Split], pixels: Mapping[Path, Pixels], *, querie
     for split in splits:
         found += [Finding(one.kind, split.name, one.place, one.text) for one in split.problems]
         found += check_files(split, pixels)
+        found += check_targets(split)
         found += check_boxes(with_true_sizes(split, pixels))
         found += check_ids(split)
         found += check_objects(split, queries)

@@ -43,7 +43,8 @@ def sources_of(config: Config) -> list[Source]:
         known = inspect.signature(FORMATS[_FORMAT_OF[kind]]).parameters
         shared = {key: config.shared(key) for key in _SHARED if key in known and config.shared(key) is not None}
         where = {key: value for key, value in {**shared, **section}.items() if key in known and key != "subset"}
-        found.append(Source(name, _FORMAT_OF[kind], where))
+        ops = config.build(f"{loader}.dataset.transforms.ops") or ()
+        found.append(Source(name, _FORMAT_OF[kind], where, ops))
     if not found:
         raise ConfigError(
             f"{config.path}: no train_dataloader.dataset and no val_dataloader.dataset: nothing to look at"

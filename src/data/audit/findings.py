@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from ..dataset import problems
 from ..dataset.annotations import Annotations
@@ -56,6 +59,13 @@ KINDS: dict[str, Kind] = {
         "the file has another height or width than its entry says",
         "the entry gets the file's size where all its boxes fit, else it is left out",
     ),
+    "no boxes": Kind("error", "a split of images without any box (training stops: allow_no_targets lets it go on)"),
+    "no targets": Kind("error", "boxes, none of which is a training target: nothing can be learnt from this split"),
+    "normalised boxes": Kind("error", "boxes that are fractions of their image, where pixels are wanted"),
+    "some normalised boxes": Kind("warning", "some boxes look like fractions of their image, where pixels are wanted"),
+    "mostly crowd": Kind("warning", "more than half of the boxes are crowd regions or ignored: no training targets"),
+    "boxes below min_size": Kind("warning", "more than half of the boxes are dropped by the transforms of the config"),
+    "nothing to evaluate": Kind("warning", "an evaluation split without any box: its metrics are undefined"),
     "inverted box": Kind("error", "a box of negative width or height", "left out"),
     "box outside": Kind("error", "a box wholly outside its image", "left out"),
     "duplicate annotation id": Kind("error", "an annotation with the id of another one", "gets a new id"),
@@ -142,11 +152,18 @@ class Split:
     """What the parser left out or mended."""
     losses: Losses = field(default_factory=Losses)
     """How much it left out."""
+    ops: Sequence[nn.Module] = ()
+    """The transforms of the run, where its config was given."""
 
     @property
     def is_training(self) -> bool:
         """Whether its name says that a model learns from it."""
         return self.name.lower().startswith("train")
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether its name says that no model learns from it."""
+        return self.name.lower().startswith(("val", "test"))
 
     def path(self, index: int) -> Path:
         """Image file of an entry."""

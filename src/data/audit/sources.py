@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ...core.errors import DataError
 from ..dataset.annotations import Annotations
@@ -50,6 +51,8 @@ class Source:
     format: str
     where: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of ``read_annotations``; a missing ``img_folder`` is looked for."""
+    ops: Sequence[nn.Module] = ()
+    """The transforms of the run, where its config was given."""
 
     def read(self) -> Split:
         """Parse it, collecting what is wrong.
@@ -69,7 +72,7 @@ class Source:
             folder = find_images(Path(where["ann_file"]), annotations.file_names)
         if self.format in ("coco", "objects365"):
             annotations = _with_sizes(annotations, folder, problems)
-        return Split(self.name, self.format, annotations, folder, tuple(problems.found), problems.losses)
+        return Split(self.name, self.format, annotations, folder, tuple(problems.found), problems.losses, self.ops)
 
 
 def _with_sizes(data: Annotations, folder: Path, problems: Problems) -> Annotations:

@@ -35,6 +35,8 @@ class CocoDetection(DetectionDataset):
         invalid_boxes: ``error`` stops on boxes that are inverted (negative width or height) or wholly outside their
             image, which are mistakes of a conversion; ``drop`` leaves them out with a warning, as the official recipe
             does in silence. Boxes of zero width or height are left out with a warning in both cases.
+        allow_no_targets: train (with a warning) although no box is left to learn from: all are crowd regions, fractions
+            of their image or too small, or there is none. Otherwise that stops a training before it begins.
         subset: part of the images: a fraction in (0, 1], a list of file names or ids (as text: YAML reads 000012 as
             another number), or a text file with one per line.
         subset_seed: of a fraction's draw; with one seed a smaller fraction is part of every larger one.
@@ -56,6 +58,7 @@ class CocoDetection(DetectionDataset):
         num_classes: int | None = None,
         *,
         invalid_boxes: Literal["error", "drop"] = "error",
+        allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
         classes: list[str] | None = None,
@@ -72,7 +75,7 @@ class CocoDetection(DetectionDataset):
             invalid_boxes=invalid_boxes,
             fixed_labels=remap_mscoco_category or classes is not None,
         )
-        super().__init__(annotations, img_folder, transforms)
+        super().__init__(annotations, img_folder, transforms, allow_no_targets=allow_no_targets)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

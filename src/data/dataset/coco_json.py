@@ -73,8 +73,6 @@ def parse_coco(
         _warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
     if not images.file_names:
         problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
-    if not objects.count:
-        logger.warning("%s: the list of annotations is empty: no image of it has a box", place)
     return objects.annotations(space, images)
 
 
@@ -174,7 +172,6 @@ class _Objects:
 
     def __init__(self, place: str, problems: Problems, crowd_keys: tuple[str, ...]) -> None:
         self.place, self.problems, self.crowd_keys = place, problems, crowd_keys
-        self.count = 0
         self.columns: list[tuple[NDArray[Any], ...]] = []
         self.largest, self.unnumbered = 0, 0
         self.left_out: list[NDArray[np.int64]] = []
@@ -190,7 +187,6 @@ class _Objects:
         categories = self._categories(entries, keep, ids)
         boxes = self._boxes(entries, keep, ids)
         areas = self._areas(entries, boxes, ids)
-        self.count += len(batch)
         self.left_out.append(owners[has_owner & ~keep])
         self.columns.append(tuple(one[keep] for one in (ids, missing, owners, categories, boxes, areas, crowd)))
 

@@ -40,7 +40,8 @@ class CrowdHumanDetection(DetectionDataset):
         boxes: ``fbox`` the full body (it may reach outside the image), ``vbox`` its visible part, ``hbox`` the head.
         heads: a second class ``head`` with the head boxes; not together with ``boxes: hbox``.
         num_classes: class count to check against; None takes the data's.
-        invalid_boxes, subset, subset_seed: as for ``CocoDetection``. Images of the subset are looked at only.
+        invalid_boxes, allow_no_targets, subset, subset_seed: as for ``CocoDetection``.
+            Images of the subset are looked at only.
 
     Raises:
         DataError: see ``parse_crowdhuman`` and ``prepare``.
@@ -57,13 +58,14 @@ class CrowdHumanDetection(DetectionDataset):
         heads: bool = False,
         num_classes: int | None = None,
         invalid_boxes: Literal["error", "drop"] = "error",
+        allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
     ) -> None:
         chosen = Subset(subset, subset_seed)
         parsed = parse_crowdhuman(img_folder, ann_file, boxes=boxes, heads=heads, subset=chosen)
         annotations = prepare(parsed, img_folder, num_classes=num_classes, invalid_boxes=invalid_boxes)
-        super().__init__(annotations, img_folder, transforms)
+        super().__init__(annotations, img_folder, transforms, allow_no_targets=allow_no_targets)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

@@ -28,6 +28,7 @@ from ..transforms.fused.rendering import GAP, Pixels, reduction
 from ..transforms.ops import PixelConversion
 from .annotations import Annotations, TrainingRows
 from .images import load_rgb
+from .targets import report_targets
 
 Sample = tuple[Any, dict[str, Tensor]]
 """An image (uint8 ``tv_tensors.Image`` (3, H, W) once ConvertPILImage ran) and its target."""
@@ -70,15 +71,29 @@ class DetectionDataset(Dataset[Sample]):
         annotations: checked annotations.
         img_folder: folder that their file names are relative to; all files were seen to exist.
         transforms: applied to (image, target), or None for the bare decoded image.
+        allow_no_targets: go on, with a warning, where nothing is left to learn from: see ``report_targets``.
+
+    Raises:
+        DataError: training data (whose transforms make fractions of the boxes) without a target.
     """
 
     annotated: ClassVar[bool] = True
     """Whether there is a ground truth to evaluate against."""
 
-    def __init__(self, annotations: Annotations, img_folder: str | Path, transforms: Compose | None = None) -> None:
+    def __init__(
+        self,
+        annotations: Annotations,
+        img_folder: str | Path,
+        transforms: Compose | None = None,
+        *,
+        allow_no_targets: bool = False,
+    ) -> None:
         self.annotations = annotations
         self.img_folder = Path(img_folder)
         self.transforms = Compose() if transforms is None else transforms
+        if self.annotated:
+            ops = list(self.transforms.ops)
+            report_targets(annotations, ops, training=self.boxes_normalized, allowed=allow_no_targets)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

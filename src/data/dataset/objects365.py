@@ -46,7 +46,7 @@ class Objects365Detection(DetectionDataset):
             False: they are no targets, and evaluation neither counts them nor what is detected there.
         num_classes: class count to check against; None takes the data's. Official configs say 366 for ids 1..365: then
             the ids are the labels.
-        invalid_boxes, subset, subset_seed, classes: as for ``CocoDetection``.
+        invalid_boxes, allow_no_targets, subset, subset_seed, classes: as for ``CocoDetection``.
 
     Raises:
         DataError: see ``parse_objects365`` and ``prepare``.
@@ -62,6 +62,7 @@ class Objects365Detection(DetectionDataset):
         keep_fake: bool = True,
         num_classes: int | None = None,
         invalid_boxes: Literal["error", "drop"] = "error",
+        allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
         classes: list[str] | None = None,
@@ -76,7 +77,7 @@ class Objects365Detection(DetectionDataset):
             invalid_boxes=invalid_boxes,
             fixed_labels=classes is not None,
         )
-        super().__init__(annotations, parsed.folder, transforms)
+        super().__init__(annotations, parsed.folder, transforms, allow_no_targets=allow_no_targets)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

@@ -37,7 +37,8 @@ class VOCDetection(DetectionDataset):
         keep_difficult: objects marked difficult are targets like others, as in the official recipe. False: they are no
             targets, and evaluation neither counts them nor what is detected there (as crowd regions of COCO).
         size_from_image: read the size from the image where an XML file has none; False: that is an error.
-        invalid_boxes, subset, subset_seed: as for ``CocoDetection``. Images of the subset are read only.
+        invalid_boxes, allow_no_targets, subset, subset_seed: as for ``CocoDetection``.
+            Images of the subset are read only.
 
     Raises:
         DataError: see ``parse_voc`` and ``prepare``.
@@ -57,6 +58,7 @@ class VOCDetection(DetectionDataset):
         keep_difficult: bool = True,
         size_from_image: bool = False,
         invalid_boxes: Literal["error", "drop"] = "error",
+        allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
     ) -> None:
@@ -71,7 +73,7 @@ class VOCDetection(DetectionDataset):
             subset=Subset(subset, subset_seed),
         )
         annotations = prepare(parsed, root, num_classes=num_classes, invalid_boxes=invalid_boxes)
-        super().__init__(annotations, root, transforms)
+        super().__init__(annotations, root, transforms, allow_no_targets=allow_no_targets)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

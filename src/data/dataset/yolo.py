@@ -35,7 +35,8 @@ class YoloDetection(DetectionDataset):
             one of them alone is there.
         transforms: applied to (image, target).
         num_classes: class count to check against; None takes the data's.
-        invalid_boxes, subset, subset_seed: as for ``CocoDetection``. Images of the subset are looked at only.
+        invalid_boxes, allow_no_targets, subset, subset_seed: as for ``CocoDetection``.
+            Images of the subset are looked at only.
 
     Raises:
         DataError: see ``parse_yolo`` and ``prepare``.
@@ -50,12 +51,13 @@ class YoloDetection(DetectionDataset):
         *,
         num_classes: int | None = None,
         invalid_boxes: Literal["error", "drop"] = "error",
+        allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
     ) -> None:
         parsed = parse_yolo(data, split, subset=Subset(subset, subset_seed))
         annotations = prepare(parsed, parsed.folder, num_classes=num_classes, invalid_boxes=invalid_boxes)
-        super().__init__(annotations, parsed.folder, transforms)
+        super().__init__(annotations, parsed.folder, transforms, allow_no_targets=allow_no_targets)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

@@ -250,3 +250,24 @@ def test_names_that_no_file_can_have_are_missing_images(tmp_path):
         ("unreadable image", "train_02."),
         ("unreadable image", "train_03."),
     }
+
+
+def test_a_data_set_without_targets_is_an_error(tmp_path):
+    data = Planted(tmp_path, train=4, val=2)
+    for entry in data.content["train"]["annotations"]:
+        entry["iscrowd"] = 1
+    data.content["val"]["annotations"].clear()
+    found = {(one.kind, one.split, one.severity): one.text for one in findings_of(data.write())}
+    assert "all 12 boxes are crowd" in found["no targets", "train", "error"]
+    assert "none of the 2 images has a box" in found["nothing to evaluate", "val", "warning"]
+
+
+def test_boxes_that_are_fractions_are_an_error(tmp_path):
+    data = Planted(tmp_path, train=4, val=2)
+    for entry in data.content["train"]["annotations"][:2]:
+        entry["bbox"] = [0.2, 0.3, 0.1, 0.4]
+    for entry in data.content["val"]["annotations"]:
+        entry["bbox"] = [0.2, 0.3, 0.1, 0.4]
+    found = {(one.kind, one.split, one.severity): one.text for one in findings_of(data.write())}
+    assert "2 of 12 boxes lie in 0..1" in found["some normalised boxes", "train", "warning"]
+    assert "all 6 boxes lie in 0..1" in found["normalised boxes", "val", "error"]

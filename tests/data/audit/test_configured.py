@@ -7,6 +7,7 @@ import isdfine
 from builders import micro_sections, write_coco
 from data.audit.planted import Planted
 from isdfine.core.errors import ConfigError
+from isdfine.data.audit.check import check
 from isdfine.data.audit.configured import queries_of, sources_of
 from isdfine.data.audit.sources import discover, read_all
 from isdfine.data.audit.writers import write_dataset
@@ -53,3 +54,19 @@ def test_a_run_without_boxes_to_look_at_is_refused(tmp_path):
         sources_of(config_with(tmp_path, train_dataloader=folder))
     with pytest.raises(ConfigError, match=r"no train_dataloader\.dataset and no val_dataloader\.dataset"):
         sources_of(config_with(tmp_path, train_dataloader=None, val_dataloader=None))
+
+
+def test_boxes_that_the_recipe_drops_are_found(tmp_path):
+    data = Planted(tmp_path / "data", train=4, val=2).write()  # boxes of 20.5 x 30 in images of 96 x 128
+    coco = {"type": "CocoDetection", "img_folder": str(data / "train"), "return_masks": False,
+            "ann_file": str(data / "annotations" / "train.json")}  # fmt: skip
+    config = config_with(tmp_path, train_dataloader=coco, val_dataloader=coco)
+    assert [one.ops for one in sources_of(config)] == [(), ()]
+    ops = [{"type": "Resize", "size": [32, 32]}, {"type": "SanitizeBoundingBoxes", "min_size": 6}]
+    config = config.with_values({"train_dataloader.dataset.transforms.ops": ops})
+    found = {one.split: one.text for one in check(read_all(sources_of(config))) if one.kind == "no targets"}
+    assert list(found) == ["train"]
+    assert (
+        "all 12 boxes are too small for SanitizeBoundingBoxes (min_size 6 pixels) at the size after Resize to 32 x"
+        in (found["train"])
+    )

@@ -220,7 +220,7 @@ def test_files_that_are_no_yaml(tmp_path):
 
 
 def test_a_folder_without_labels_is_said(tmp_path, caplog):
-    data = write(tmp_path, {"a.png": "", "sub/b.png": None})
+    data = write(tmp_path, {"a.png": "0 .5 .5 .5 .5", "sub/b.png": None})
     YoloDetection(data)
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
     (tmp_path / "labels/train/sub").rmdir()

@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is left of a data set to learn from: counted when it is opened, and said before hours are spent on nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ...core.errors import DataError
+from ..transforms.smallest import describe_limits, smallest_kept
+from .annotations import Annotations, clipped_corners, has_area
+
+logger = logging.getLogger(__name__)
+
+MOST = 0.5
+"""Share of the boxes above which what is left out is worth a warning (CrowdHuman ignores 0.22 of its boxes)."""
+_FRACTION = 1.01
+"""Largest number of a box that looks like a fraction of its image: 1 and rounding."""
+_SMALL_IMAGE = 2
+"""Pixels of the shorter side up to which a box in pixels looks the same as one in fractions."""
+_SOME = 0.05
+"""Share of boxes within a pixel of the corner from which some of a file are taken for fractions."""
+_MANY = 10
+
+
+@dataclass(frozen=True)
+class TargetCounts:
+    """Images and boxes of a data set, and why boxes are no training targets; each box has one reason at most."""
+
+    images: int
+    empty_images: int
+    """Without a target."""
+    boxes: int
+    crowd: int
+    without_area: int
+    """Nothing inside their image."""
+    too_small: int
+    """Below what the transforms keep: see ``smallest_kept``."""
+    fractions: int
+    """Boxes (of any kind) that look like fractions of their image."""
+    limits: str
+    """What ``too_small`` goes by."""
+
+    @property
+    def targets(self) -> int:
+        """Boxes to learn from."""
+        return self.boxes - self.crowd - self.without_area - self.too_small
+
+    def __str__(self) -> str:
+        reasons = {
+            "crowd or ignored": self.crowd,
+            "without area in their image": self.without_area,
+            f"too small for {self.limits}": self.too_small,
+        }
+        left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count) or "nothing"
+        return (
+            f"{self.images} images ({self.empty_images} without a target), {self.boxes} boxes, {self.targets} targets; "
+            f"left out: {left_out}"
+        )
+
+
+class Shortage(NamedTuple):
+    """Why there are no targets, or suspiciously few."""
+
+    kind: str
+    """One of ``audit.findings.KINDS``."""
+    text: str
+
+
+def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCounts:
+    """Count what ``Annotations.training_rows`` and then the ops leave, without making samples.
+
+    Args:
+        data: n images with A boxes.
+        ops: the transforms of the data set.
+    """
+    shapes, shape_of = _shapes(data.sizes)
+    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    boxes_xyxy = clipped_corners(data.boxes_xywh_px, data.sizes[owners])
+    width, height = boxes_xyxy[:, 2] - boxes_xyxy[:, 0], boxes_xyxy[:, 3] - boxes_xyxy[:, 1]
+    limits = smallest_kept(ops, shapes)[shape_of[owners]]
+    small = (height < limits[:, 0]) | (width < limits[:, 1]) | (height * width < limits[:, 2])
+    inside = ~data.crowd & has_area(boxes_xyxy)
+    with_target = np.bincount(owners[inside & ~small], minlength=len(data)) > 0
+    return TargetCounts(
+        images=len(data),
+        empty_images=int(np.count_nonzero(~with_target)),
+        boxes=len(owners),
+        crowd=int(np.count_nonzero(data.crowd)),
+        without_area=int(np.count_nonzero(~inside & ~data.crowd)),
+        too_small=int(np.count_nonzero(inside & small)),
+        fractions=_fractions(data.boxes_xywh_px, data.sizes.min(axis=1)[owners]),
+        limits=describe_limits(ops),
+    )
+
+
+def _shapes(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different sizes (m, 2), and which of them (n,) each image has."""
+    _, first, which = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_index=True, return_inverse=True)
+    return sizes[first], which
+
+
+def _fractions(boxes_xywh_px: NDArray[np.float64], shorter_side: NDArray[np.int64]) -> int:
+    """How many boxes have four numbers in 0..1; 0 where these may as well be pixels."""
+    found = (np.abs(boxes_xywh_px - 0.5).max(axis=1, initial=0) <= _FRACTION - 0.5) & (shorter_side > _SMALL_IMAGE)
+    some = boxes_xywh_px[found]
+    sure = len(some) >= _MANY or (some % 1 != 0).any()  # one box of one pixel is made of whole numbers too
+    return len(some) if sure else 0
+
+
+def shortages(counts: TargetCounts) -> Iterator[Shortage]:
+    """What a person has to know: nothing is left, or much is missing, and why. Nothing for a sound data set."""
+    boxes = counts.boxes
+    if not boxes:
+        yield Shortage(
+            "no boxes",
+            f"none of the {counts.images} images has a box: the label files, or the list of annotations, are empty",
+        )
+        return
+    if counts.fractions == boxes:
+        yield Shortage(
+            "normalised boxes",
+            f"all {boxes} boxes lie in 0..1: these are fractions of the image, and pixels are wanted: multiply x and "
+            "width by the image's width, y and height by its height",
+        )
+        return
+    if counts.fractions > _SOME * boxes:
+        yield Shortage(
+            "some normalised boxes",
+            f"{counts.fractions} of {boxes} boxes lie in 0..1 and look like fractions of the image: give all boxes in "
+            "pixels",
+        )
+    if not counts.targets:
+        yield Shortage("no targets", _why_none(counts))
+    elif counts.crowd > MOST * boxes:
+        yield Shortage("mostly crowd", f"{counts.crowd} of {boxes} boxes are {_CROWD}")
+    elif counts.too_small > MOST * boxes:
+        yield Shortage("boxes below min_size", f"{counts.too_small} of {boxes} boxes are {_small(counts)}")
+
+
+_CROWD = (
+    "crowd regions or marked to be ignored (iscrowd: 1), and so no training targets; annotation tools such as CVAT "
+    "write brush masks so: export them as boxes or polygons, or set iscrowd to 0"
+)
+
+
+def _small(counts: TargetCounts) -> str:
+    return (
+        f"too small for {counts.limits}, and so dropped by the recipe: train at a larger size, cut the images into "
+        "tiles, or lower min_size"
+    )
+
+
+def _why_none(counts: TargetCounts) -> str:
+    if counts.crowd == counts.boxes:
+        return f"all {counts.boxes} boxes are {_CROWD}"
+    if counts.too_small == counts.boxes:
+        return f"all {counts.boxes} boxes are {_small(counts)}"
+    return f"none of the {counts.boxes} boxes is a target: {str(counts).rsplit('left out: ', 1)[1]}"
+
+
+def report_targets(data: Annotations, ops: Sequence[nn.Module], *, training: bool, allowed: bool) -> None:
+    """Log what an opened data set holds, and warn of what is missing.
+
+    Args:
+        data: the images in use.
+        ops: the transforms of the data set.
+        training: whether a model learns from it; else it is evaluated on it.
+        allowed: go on without targets, with a warning.
+
+    Raises:
+        DataError: no target to learn from, or boxes that are fractions of their image throughout.
+    """
+    counts = count_targets(data, ops)
+    logger.info("%s: %s", data.place, counts)
+    for kind, text in shortages(counts):
+        if kind == "normalised boxes" or (kind in ("no boxes", "no targets") and training):
+            if not allowed:
+                raise DataError(
+                    f"{data.place}: {text} (to go on nevertheless: allow_no_targets: True in the dataset section)"
+                )
+        elif kind in ("no boxes", "no targets"):
+            text += "; the metrics on this data will be '-'"
+        logger.warning("%s: %s", data.place, text)
