@@ -9,10 +9,12 @@ that of walking through memory, and a fresh tensor costs as much again as the ar
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .sets import SetStack, TargetTable
+
+_EPS = 1e-8
+"""Added to scores before their logarithm is taken, as in the official code: it decides matches of very sure queries."""
 
 
 def focal_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -22,12 +24,13 @@ def focal_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
         logits: any shape.
         alpha, gamma: of the focal loss.
 
-    Returns: the same shape. log-sigmoid instead of the published log(p + 1e-8): the same to 1e-3 for |logit| < 12,
-        exact beyond.
+    Returns: the same shape, equal to the official code's for any logit. Its 1e-8 bounds the cost: where sigmoid is
+        below that (logits under -18), -alpha * log(1e-8) = 18.4 alpha and not -alpha * logit.
     """
     score = logits.sigmoid()
-    positive = (1 - score).pow_(gamma).mul_(F.logsigmoid(logits)).mul_(-alpha)
-    return positive.add_(score.pow_(gamma).mul_(F.logsigmoid(-logits)), alpha=1 - alpha)
+    rest = 1 - score
+    positive = (score + _EPS).log_().mul_(rest.pow(gamma)).mul_(-alpha)
+    return positive.addcmul_(rest.add_(_EPS).log_(), score.pow_(gamma), value=1 - alpha)
 
 
 def add_box_costs(total: Tensor, stack: SetStack, table: TargetTable, *, l1: float, giou: float) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 
 from golden_cases import load_golden
 from isdfine.losses.matcher import HungarianMatcher, union_match
+from isdfine.losses.pair_costs import focal_cost
 from isdfine.losses.sets import stack_sets, tabulate
 from isdfine.nn.types import Predictions
 from losses.cases import official_matcher
@@ -44,6 +45,14 @@ def test_golden_cost_and_assignment():
         assert (cost[number][case["cost_is_nan"][image, :, number]] == 1).all()
     for b, (query, target) in enumerate(matcher(predictions, targets)):
         assert torch.stack((query, target)).tolist() == case[f"idx_{b}"].tolist()
+
+
+def test_class_cost_is_the_official_one_for_any_logit():
+    logits = torch.tensor([-torch.inf, -100.0, -25.0, -18.0, -12.0, -3.0, 0.0, 3.0, 12.0, 18.0, 25.0, torch.inf])
+    score = logits.sigmoid()
+    official = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log() - 0.75 * score**2 * -(1 - score + 1e-8).log()
+    torch.testing.assert_close(focal_cost(logits, 0.25, 2.0), official, atol=1e-6, rtol=1e-6)
+    assert round(2 * focal_cost(logits, 0.25, 2.0)[2].item(), 2) == 9.21  # at -25, where 0.5 * 25 would be 12.5
 
 
 def test_golden_union():
