@@ -13,6 +13,7 @@ Exit codes: 0 all asked runs are done, 1 some failed (the others went on), 2 bad
 
 import argparse
 import logging
+import math
 import os
 import shlex
 import sys
@@ -22,10 +23,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
+from isdfine.core import lock
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.log import setup_logging
 from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
-from isdfine.lab.lock import report_lock
 from isdfine.lab.matrix import Matrix, shown
 from isdfine.lab.matrix_file import read_matrix
 from isdfine.lab.report import summary_table, write_report
@@ -90,7 +91,9 @@ def write(
     matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str, layers: Layers
 ) -> tuple[Results, Path]:
     """Write the report about all runs; one command at a time does."""
-    with report_lock(matrix.output_dir):
+    held = lock.take(matrix.output_dir / ".report.lock", patience_s=math.inf)
+    assert held is not None  # it has waited
+    with held:
         results = collect(matrix, configs, layers=layers)
         return results, write_report(results, train=f"python {shown(TRAIN)}", command=command)
 

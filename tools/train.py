@@ -12,9 +12,12 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # Ctrl-C while modules are imported ends in no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # Waiting threads sleep instead of spinning: with several processes on few cores a run starts several times sooner.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The profiler that counts memory on a CPU (--auto) would report its own start and end.
@@ -118,7 +121,7 @@ def train(config: isdfine.Config, *, auto: bool = False) -> None:
     if not auto:  # which has measured it
         check_memory(run)
     result = fitted(run)
-    if result is None or not dist.is_main():
+    if not dist.is_main():
         return
     print(result.table())
     draw(run)
@@ -154,7 +157,14 @@ def draw(run: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is one message and exit code 2."""
+    """Run the command.
+
+    Returns:
+        Exit code: 0 done; 2 a mistake of the user, in one message; 130 or 143 stopped by Ctrl-C or SIGTERM, with
+        everything saved (the process of every rank ends so; torchrun itself then ends with 1).
+    """
+    from isdfine.solver.train import StopTraining
+
     options = parse_arguments(arguments)
     setup_logging(level=logging.WARNING)  # for what the config has to say; the rank is known later
     try:
@@ -175,6 +185,12 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             train(config, auto=options.auto)
         dist.shutdown()  # not after an error: leaving the group could wait for ranks that wait for this one
+    except StopTraining as stopped:
+        dist.shutdown()  # all ranks have left the loop after the same step
+        return stopped.exit_code
+    except KeyboardInterrupt:  # before training, or the second one
+        print("interrupted: go on with -r from what was saved, if anything was", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ConfigError, DataError, CheckpointError, NonFiniteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -182,4 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nor while the process ends
+    sys.exit(code)

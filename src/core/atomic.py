@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def partial_name(path: Path) -> Path:
+    """What a file is called while it is written; a killed process leaves it behind."""
+    return path.with_name(path.name + ".tmp")
+
+
 @contextlib.contextmanager
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside a file; what is written there becomes the file when the block ends well.
@@ -25,7 +30,7 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
         OSError: the folder or the file cannot be written. Callers say what that means for their user.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
+    partial = partial_name(path)
     try:
         yield partial
         if durable:

@@ -21,7 +21,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.registry import register
 from ..nn.padding import CONTENT_SIZE
 from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_share, scaled_content
-from .dataset.detection import DetectionDataset, SampleKey
+from .dataset.detection import DetectionDataset, SampleKey, seeded
 from .sampler import BatchSampler, aspect_buckets
 from .transforms.ops import KeepAspect, PadToSize, RandomCrop, Resize
 from .workers import WorkerStart, deaths_reported, worker_context
@@ -82,6 +82,8 @@ class DataLoader:
         per_rank = _batch_size_per_rank(batch_size, total_batch_size, shard[1])
         if num_workers < 0:
             raise ConfigError(f"DataLoader: num_workers is {num_workers}: give 0 or more")
+        if not 0 <= seed < 2**63:
+            raise ConfigError(f"DataLoader: seed is {seed}: give 0 or more, less than 2**63")
         if prefetch_factor < 1:
             raise ConfigError(f"DataLoader: prefetch_factor is {prefetch_factor}: give 1 or more batches a worker")
         if drop_last and len(dataset) < per_rank * shard[1]:
@@ -150,7 +152,6 @@ class DataLoader:
             self._workers = self._start()
         epoch, first = self.sampler.epoch, self.sampler.start
         packed = deaths_reported(self._workers)
-        self.sampler.start = 0
         padded: list[float] = []  # share of every batch
         for batch_index, batch in enumerate(packed, first):
             if isinstance(batch, _Failure):
@@ -267,7 +268,10 @@ class _Batches(Dataset[Any]):
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> _Packed | _Failure:
         try:
-            images, targets = self.collate_fn([self.dataset[key] for key in keys])
+            samples = [self.dataset[key] for key in keys]
+            epoch, sample, seed = keys[0]
+            with seeded(seed, epoch, -1 - sample):  # of users' collate functions; no sample has a negative index
+                images, targets = self.collate_fn(samples)
         except DataError as error:
             return _Failure(str(error))
         names = targets[0]
@@ -282,7 +286,9 @@ class _RestartingSampler:
         self.sampler = sampler
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return iter(list(self.sampler))
+        keys = list(self.sampler)
+        self.sampler.start = 0  # for one pass only
+        return iter(keys)
 
 
 def _unpack(values: dict[str, Tensor], rows: dict[str, list[int]]) -> list[dict[str, Tensor]]:

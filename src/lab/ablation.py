@@ -14,8 +14,7 @@ import torch
 from ..core.errors import CheckpointError, ConfigError, DataError
 from ..core.log import PACKAGE
 from ..solver.training import Training
-from .lock import BUSY, is_locked, lock_of
-from .matrix import Run
+from .matrix import BUSY, Run
 from .results import Configs
 from .runner import Runner
 from .standing import Standing, standing
@@ -62,14 +61,14 @@ def put_aside(left: Pending) -> None:
         ConfigError: another process trains one of them at this moment; none is renamed then.
     """
     changed = [run for run, found in left if found.state == "changed"]
-    busy = [run.label for run in changed if is_locked(run)]
+    busy = [run.label for run in changed if run.is_locked()]
     if busy:
         raise ConfigError(f"{', '.join(busy)}: {BUSY}; nothing was renamed or started: --redo when it has ended")
     for run in changed:
         path = run.folder.path
         number = next(one for one in range(1, 10**6) if not path.with_name(f"{path.name}.old{one}").exists())
         aside = path.with_name(f"{path.name}.old{number}")
-        lock = lock_of(run)
+        lock = run.lock()
         if lock is None:
             raise ConfigError(f"{run.label}: {BUSY}")
         with lock:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
+from ..core import lock
 from ..core.atomic import whole_file
 from ..core.errors import ConfigError
 from ..core.located import dump_yaml
@@ -17,6 +18,9 @@ from ..core.plan import suggest
 from ..solver.folder import RunFolder
 
 Judge = Literal["last", "best"]
+BUSY = "another process is training it at this moment: left to that one"
+PATIENCE_S = 1.0
+"""A report looks for an instant whether a run is locked; who wants to train it waits that instant out."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,26 @@ class Run:
     def label(self) -> str:
         """Name in messages: ``bccd/go_lsd/seed0``."""
         return "/".join([*([self.data] if self.data else []), self.variant, f"seed{self.seed}"])
+
+    def lock(self) -> IO[str] | None:
+        """The right to train or to rename the run: an open file beside its folder; None where another process has it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        held = lock.take(self._lock, patience_s=PATIENCE_S)
+        if held is not None and lock.is_locked(self.folder.lock):  # by a training that no ablation started
+            held.close()
+            return None
+        return held
+
+    def is_locked(self) -> bool:
+        """Whether a process trains the run at this moment; nothing is written."""
+        return lock.is_locked(self._lock) or lock.is_locked(self.folder.lock)
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder.path.with_name(f".{self.folder.path.name}.lock")
 
     def arguments(self, resume: Path | None = None) -> list[str]:
         """Command line of ``tools/train.py`` for this run."""

@@ -16,7 +16,6 @@ from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError, DataError
 from . import train_log
 from .layers import LayerResults, cached_layers, known_layers
-from .lock import is_locked
 from .matrix import Judge, Matrix, Run
 from .standing import config_hash, evaluations, final_evaluation, read_records, saved_step, standing
 
@@ -151,7 +150,7 @@ def _same_configs(matrix: Matrix, configs: Configs) -> list[str]:
 
 
 def _why(run: Run, state: str) -> str:
-    if is_locked(run):
+    if run.is_locked():
         return "in training at this moment"
     log = run.folder.path / train_log.NAME
     failure = train_log.failure(log)

@@ -17,8 +17,7 @@ from typing import IO, Any
 from ..core.errors import ConfigError
 from ..solver.callbacks import StopSignal
 from . import train_log
-from .lock import BUSY, lock_of
-from .matrix import Run
+from .matrix import BUSY, Run
 from .standing import standing
 
 logger = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ class Runner:
         """Start a run, unless another process has it, or had it since the runs were listed."""
         lock, launched = None, False
         try:
-            lock = lock_of(run)
+            lock = run.lock()
             if lock is None:
                 self._fail(run, BUSY)
             else:

@@ -83,7 +83,7 @@ class StopSignal:
     """
 
     def __init__(self, *, agree_every: int = 10) -> None:
-        self._asked: str | None = None
+        self._asked: signal.Signals | None = None
         self._agree_every = agree_every
         self._next_agreement = agree_every
         self._previous: dict[int, Any] = {}
@@ -98,7 +98,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._asked = signal.Signals(number).name
+        self._asked = signal.Signals(number)
         signal.signal(number, self._previous[number])
 
     def wanted(self, step: int) -> bool:
@@ -112,7 +112,13 @@ class StopSignal:
 
     def wanted_by_any(self) -> bool:
         """Whether some rank was asked to stop; all ranks must ask at the same place."""
-        return any(dist.gather_objects(self._asked is not None))
+        self._asked = next((asked for asked in dist.gather_objects(self._asked) if asked is not None), None)
+        return self._asked is not None
+
+    def reason(self, step: int) -> StopTraining:
+        """What to raise once everything is saved."""
+        assert self._asked is not None
+        return StopTraining(f"stopped by {self._asked.name} after step {step}; everything is saved", 128 + self._asked)
 
 
 class StepLog:
@@ -253,4 +259,4 @@ class EpochListener:
             self._save(self.batch, self.step)
             self._saved = self.step
         if stopping:
-            raise StopTraining(f"stopped by a signal after step {self.step}; everything is saved")
+            raise self._stop.reason(self.step)

@@ -65,6 +65,13 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     return {"model": weights, "class_names": label_names(folder.config, class_count(weights))}
 
 
+def seed_everything(seed: int) -> None:
+    """Start every random generator of this process: torch (all devices), Python, numpy."""
+    torch.manual_seed(seed % 2**64)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def rng_state() -> dict[str, Any]:
     """State of every random generator of this process: torch (CPU and the current GPU), Python, numpy."""
     version, words, gauss = random.getstate()

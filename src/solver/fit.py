@@ -32,25 +32,29 @@ from .writers import JsonLines, ProgressBar, TensorBoard, Writer
 logger = logging.getLogger(__name__)
 
 
-def fit(run: Training) -> EvalResult | None:
+def fit(run: Training) -> EvalResult:
     """Train to the end, or to a signal.
 
     Returns:
-        The metrics of the best checkpoint, whose weights ``run.judged_model`` holds afterwards;
-        None where a signal ended the run early (everything is saved then).
+        The metrics of the best checkpoint, whose weights ``run.judged_model`` holds afterwards.
+
+    Raises:
+        StopTraining: a signal ended the run early; everything is saved.
+        ConfigError, CheckpointError: the folder is in use, cannot be written, or was deleted meanwhile.
     """
-    _make_folder(run)
-    writers = _open_writers(run)
-    try:
-        with StopSignal() as stop:
-            last = _Fit(run, writers, stop).epochs()
-    except StopTraining as reason:
-        logger.warning("%s; continue with -r %s", reason, run.folder.path)
-        return None
-    finally:
+    with ExitStack() as stack:
+        _make_folder(run)
+        stack.callback(run.release_folder)
+        writers = _open_writers(run)
         for writer in writers:
-            writer.close()
-    return _best_result(run, last)
+            stack.callback(writer.close)
+        try:
+            with StopSignal() as stop:
+                last = _Fit(run, writers, stop).epochs()
+        except StopTraining as reason:
+            logger.warning("%s; continue with -r %s", reason, run.folder.path)
+            raise
+        return _best_result(run, last)
 
 
 class _Fit:
@@ -69,6 +73,8 @@ class _Fit:
     def epochs(self) -> EvalResult | None:
         """All epochs that are left; returns the last evaluation."""
         run, progress, result = self.run, self.run.progress, None
+        if progress.batch == 0 and (missing := dist.broadcast_object(self._missing(progress.epoch - 1))):
+            run.save(*missing)
         while progress.epoch < run.settings.epoches:
             epoch = progress.epoch
             if run.plan.begins(epoch) and progress.batch == 0:
@@ -150,7 +156,7 @@ class _Fit:
 
     def _save_and_leave(self) -> None:
         self.run.save(self.run.folder.last)
-        raise StopTraining(f"stopped by a signal after step {self.run.progress.step}; everything is saved")
+        raise self.stop.reason(self.run.progress.step)
 
     def save_at(self, batch: int, step: int) -> None:
         """Save in the middle of an epoch."""
@@ -190,8 +196,11 @@ class _Fit:
         return next_epoch % settings.eval_every == 0 or next_epoch == settings.epoches or ends_stage_one
 
     def _numbered(self, epoch: int) -> list[Path]:
-        every = self.run.settings.checkpoint_freq
-        return [self.run.folder.path / f"checkpoint{epoch:04}.pth"] if (epoch + 1) % every == 0 else []
+        return [self.run.folder.numbered(epoch)] if (epoch + 1) % self.run.settings.checkpoint_freq == 0 else []
+
+    def _missing(self, epoch: int) -> list[Path]:
+        """The numbered checkpoint of the last epoch, where a run was killed when it had saved all but that."""
+        return [path for path in self._numbered(epoch) if epoch >= 0 and not path.exists()]
 
 
 def losses_of(
@@ -231,6 +240,8 @@ def _make_folder(run: Training) -> None:
     problem: ConfigError | CheckpointError | None = None
     if dist.is_main():
         try:
+            run.claim_folder()
+            run.folder.clear_unfinished()
             run.folder.check_space(run.checkpoint_bytes)
             run.folder.create(run.config_text)
             run.bring_best()
@@ -244,7 +255,7 @@ def _make_folder(run: Training) -> None:
 def _open_writers(run: Training) -> list[Writer]:
     if not dist.is_main():
         return []
-    writers: list[Writer] = [JsonLines(run.folder.metrics, run.progress.step)]
+    writers: list[Writer] = [JsonLines(run.folder.metrics, run.progress, check=run.check_folder)]
     if run.settings.tensorboard:
         writers.append(TensorBoard(run.folder.tensorboard, run.progress.step))
     return writers

@@ -22,7 +22,7 @@ from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
 from ..nn.types import Detections
 from ..optim.precision import Precision
-from .checkpoint import load_checkpoint
+from .checkpoint import load_checkpoint, seed_everything
 from .evaluate import PostProcessor, detect, evaluate
 from .folder import checkpoint_file
 from .speed import use_channels_last
@@ -69,7 +69,7 @@ class Evaluation:
             if start is not None:
                 checkpoint_file(start)  # a mistyped path is found before the data is read
         self.device = pick_device(self.settings.device)
-        torch.manual_seed(self.settings.seed or 0)
+        seed_everything(self.settings.seed or 0)
         self.val_loader: DataLoader = config.build("val_dataloader").to(self.device)
         self.label_space: LabelSpace = self.val_loader.dataset.label_space
         if not self.label_space:

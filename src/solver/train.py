@@ -19,7 +19,16 @@ LossesOf = Callable[[Tensor, list[dict[str, Tensor]]], Terms]
 
 
 class StopTraining(Exception):
-    """Raised by a step listener to leave the loop in good order (SIGTERM, a step limit)."""
+    """Raised to leave the loop in good order, with everything saved.
+
+    Args:
+        reason: what ended the training and where.
+        exit_code: of a process that ends with it: 130 for Ctrl-C, 143 for SIGTERM, as shells have it.
+    """
+
+    def __init__(self, reason: str = "stopped", exit_code: int = 1) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)

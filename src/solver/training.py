@@ -29,8 +29,8 @@ from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
-from .checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
-from .folder import RunFolder, checkpoint_file
+from .checkpoint import load_checkpoint, rng_state, save_checkpoint, seed_everything, set_rng_state
+from .folder import FolderLock, RunFolder, checkpoint_file
 from .freeze import Freeze
 from .objective import build_objective
 from .progress import Progress
@@ -56,6 +56,7 @@ class Training(Evaluation):
         self.folder = folder_of(config)  # before the data is read, which may take minutes
         self.class_tables = ClassTables.of(config.settings)
         self.resumed_from: Path | None = None
+        self._folder_lock: FolderLock | None = None
         self.batch_shape: tuple[int, ...] | None = None
         """(B, 3, H, W) of the training step under way; None before the first one and in evaluations."""
         super().__init__(config)
@@ -75,7 +76,7 @@ class Training(Evaluation):
         self.progress = Progress()
         self._introduce()
         # Each rank draws its own noise from here on; the weights above came from one seed.
-        torch.manual_seed((self.settings.seed or 0) + 1000 * dist.rank())
+        seed_everything((self.settings.seed or 0) + 1000 * dist.rank())
 
     def _introduce(self) -> None:
         """One line about what is trained on what."""
@@ -130,6 +131,7 @@ class Training(Evaluation):
         The report is logged and written to ``load_report.json`` in the run's folder.
         """
         file = checkpoint_file(path)
+        self.claim_folder()
         report = tune(self.model, file, load_checkpoint(file), self.label_space, self.class_tables)
         if isinstance(self.optim.ema, ModelEMA):
             self.optim.ema.module.load_state_dict(self.model.state_dict())
@@ -143,6 +145,8 @@ class Training(Evaluation):
         Raises:
             CheckpointError: not a training checkpoint, of another model, or of other classes.
         """
+        if _continues_in(self.folder, path):
+            self.claim_folder()  # before the state is read: a run that goes on would write a newer one
         file = checkpoint_file(path)
         state = load_checkpoint(file)
         missing = [key for key in ("model", "optim", "progress", "rng") if key not in state]
@@ -191,6 +195,29 @@ class Training(Evaluation):
         """Size of a checkpoint, about: weights, their average, two moments."""
         return 4 * sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
 
+    def claim_folder(self) -> None:
+        """Keep other processes from writing into the run's folder, by the main rank.
+
+        Raises:
+            ConfigError: another process does already, another run has been saved there meanwhile, or it cannot be
+                written.
+        """
+        if dist.is_main() and self._folder_lock is None:
+            self._folder_lock = FolderLock(self.folder)
+            if not _continues_in(self.folder, self.settings.resume):
+                self.folder.check_free()
+
+    def check_folder(self, step: int) -> None:
+        """Raise :class:`CheckpointError` where the folder was deleted or moved since it was claimed."""
+        if self._folder_lock is not None:
+            self._folder_lock.check(step)
+
+    def release_folder(self) -> None:
+        """Let others write into the run's folder."""
+        if self._folder_lock is not None:
+            self._folder_lock.release()
+            self._folder_lock = None
+
     def bring_best(self) -> None:
         """A run that goes on in another folder takes its best checkpoints along.
 
@@ -228,6 +255,7 @@ class Training(Evaluation):
         """Write the present state to every path, atomically, by the main rank."""
         state = self.state_dict()
         if dist.is_main():
+            self.check_folder(self.progress.step)
             for path in paths:
                 save_checkpoint(state, path)
         dist.barrier()
@@ -300,10 +328,12 @@ def folder_of(config: Config) -> RunFolder:
         checkpoint_file(config.settings.tuning)
     if not _continues_in(folder, config.settings.resume):
         folder.check_free()
+    else:
+        folder.check_idle()
     return folder
 
 
-def _continues_in(folder: RunFolder, resume: str | None) -> bool:
+def _continues_in(folder: RunFolder, resume: str | Path | None) -> bool:
     return resume is not None and checkpoint_file(resume).resolve().parent == folder.path.resolve()
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import math
+import os
+import socket
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +18,7 @@ from tqdm import tqdm
 
 from ..core.atomic import whole_file
 from ..core.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
+from .progress import Progress
 
 
 class Writer(Protocol):
@@ -38,26 +38,29 @@ class JsonLines:
 
     Args:
         path: the file; a resumed run goes on with it.
-        done: steps the run has behind it; lines of later ones, left by a killed process, are dropped.
+        progress: where the run stands; None at its start. Lines of what it will do again, left by a killed process, are
+            dropped, and so is half a line.
+        check: called with the step before a line is written; may raise.
     """
 
-    def __init__(self, path: Path, done: int = 0) -> None:
-        if path.is_file():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= done]
-            with whole_file(path) as partial:
-                partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(
+        self, path: Path, progress: Progress | None = None, *, check: Callable[[int], None] = lambda step: None
+    ) -> None:
+        self._check = check
+        with _failures_named(path):
+            if path.is_file():
+                known = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                lines = [line for line in known if _is_behind(line, progress or Progress())]
+                with whole_file(path) as partial:
+                    partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
         """Append one line and flush it, so that a killed run keeps what it reported."""
-        try:
+        self._check(step)
+        with _failures_named(self._file.name):
             self._file.write(json.dumps({"kind": kind, "step": step, **place, **values}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise CheckpointError(
-                f"{self._file.name} could not be written ({error.strerror}): the checkpoints are untouched; "
-                "free space, then continue with -r from the last one"
-            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -65,30 +68,66 @@ class JsonLines:
             self._file.close()
 
 
-def _step_of(line: str) -> float:
-    """Step of a line; infinite where a kill cut the line short."""
+@contextlib.contextmanager
+def _failures_named(path: Path | str) -> Iterator[None]:
     try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror}): the checkpoints are untouched; "
+            "free space, then continue with -r from the last one"
+        ) from error
+
+
+def _is_behind(line: str, progress: Progress) -> bool:
+    """Whether a line tells of something that the run will not do again."""
+    try:
+        record = json.loads(line)
+        # Between the last step of an epoch and its evaluation a run can be saved, too.
+        evaluated = record["kind"] != "val" or int(record["epoch"]) < progress.epoch
+        return evaluated and float(record["step"]) <= progress.step
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError):
+        return False  # a kill cut it short
 
 
 class TensorBoard:
-    """Scalars under ``<kind>/<name>`` for ``tensorboard --logdir``; hides steps after ``done`` of a killed process."""
+    """Scalars under ``<kind>/<name>`` for ``tensorboard --logdir``; hides steps after ``done`` of a killed process.
+
+    Events are written here, at once: torch's writer leaves them to a thread, whose failures end in a traceback of its
+    own and hide what is said of a full disk.
+    """
 
     def __init__(self, folder: Path, done: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the main rank needs it
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # only the main rank needs it
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        self._event, self._summary = Event, Summary
+        self._path = folder / f"events.out.tfevents.{time.time():020.9f}.{socket.gethostname()}.{os.getpid()}"
+        with _failures_named(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("wb")
+        self._records = RecordWriter(self._file)
+        self._add([Event(file_version="brain.Event:2")])
+        if done:
+            self._add([Event(step=done + 1, session_log=SessionLog(status=SessionLog.START))])
 
     def write(self, kind: str, step: int, values: Mapping[str, float], **place: Any) -> None:
         """Add every value as one scalar."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
+        scalars = [self._summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in values.items()]
+        self._add([self._event(step=step, summary=self._summary(value=[scalar])) for scalar in scalars])
+
+    def _add(self, events: list[Any]) -> None:
+        with _failures_named(self._path):
+            for event in events:
+                event.wall_time = time.time()
+                self._records.write(event.SerializeToString())
+            self._records.flush()
 
     def close(self) -> None:
-        """Flush and close the event file."""
-        self._writer.close()
+        """Close the event file."""
+        with contextlib.suppress(OSError):  # as above
+            self._file.close()
 
 
 class ProgressBar:

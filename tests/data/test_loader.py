@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 import multiprocessing
+import random
 import subprocess
 import sys
 import time
@@ -105,6 +106,24 @@ def test_any_number_of_workers_gives_the_same_batches():
     reference = passes(loader(pages(policy=policy), num_workers=0))
     for workers in (1, 2):
         assert_equal_batches(passes(loader(pages(policy=policy), num_workers=workers)), reference)
+
+
+class Drawing(BatchImageCollateFunction):
+    """Draws from every generator, as mixing images does."""
+
+    def __call__(self, samples):
+        images, targets = super().__call__(samples)
+        drawn = torch.tensor([random.random(), np.random.rand(), torch.rand(1).item()])
+        return images, [{**target, "drawn": drawn} for target in targets]
+
+
+def test_what_collating_draws_depends_on_seed_and_batch_only():
+    found = [
+        [targets[0]["drawn"] for _, targets in passes(loader(collate_fn=Drawing(), num_workers=workers, seed=seed))]
+        for workers, seed in ((0, 0), (2, 0), (0, 1))
+    ]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found[0], found[1], strict=True))
+    assert len({float(value) for drawn in (found[0], found[2]) for row in drawn for value in row}) == 2 * 10 * 3
 
 
 def test_two_ranks_see_what_one_sees():
@@ -213,6 +232,7 @@ def test_workers_end_with_the_loader():
         ({"shard": (0, 2)}, "total_batch_size 5 cannot be shared by 2 processes: use a multiple of 2"),
         ({"total_batch_size": 0}, "a batch of 0 samples: give 1 or more"),
         ({"num_workers": -1}, "num_workers is -1"),
+        ({"seed": 2**63}, "seed is 9223372036854775808: give 0 or more, less than"),
         ({"total_batch_size": 32, "drop_last": True}, "24 samples do not fill one batch of 32 and drop_last"),
     ],
 )

@@ -11,7 +11,6 @@ from isdfine.core.errors import ConfigError
 from isdfine.core.log import setup_logging
 from isdfine.lab import ablation
 from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
-from isdfine.lab.lock import lock_of
 from isdfine.lab.matrix import Matrix
 from isdfine.lab.matrix_file import read_matrix
 from isdfine.lab.results import Configs
@@ -66,7 +65,7 @@ def test_a_run_that_is_in_training_is_not_renamed(tmp_path: Path) -> None:
     for run in matrix.runs()[:2]:
         finish(run, {**configs.plain(run), "epoches": 3}, [0.1, 0.2, 0.3])
     left = pending(matrix.runs(), configs, redo=True)
-    held = lock_of(matrix.runs()[1])
+    held = matrix.runs()[1].lock()
     assert held is not None
     with held, pytest.raises(ConfigError, match=r"slow/seed0: another process is training it .*nothing was renamed"):
         put_aside(left)

@@ -14,7 +14,6 @@ from builders import write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.lab import results as module
 from isdfine.lab.layers import LayerResults
-from isdfine.lab.lock import lock_of
 from isdfine.lab.matrix import Matrix
 from isdfine.lab.matrix_file import read_matrix
 from isdfine.lab.results import Configs, collect
@@ -80,7 +79,7 @@ def test_why_a_run_failed_and_that_one_is_in_training_is_said(tmp_path: Path) ->
     first.folder.path.mkdir()
     log = first.folder.path / "train.log"
     log.write_text("$ python\nerror: step 7: loss_vfl is nan\n# ended with exit code 2 after 0.1 min\n")
-    held = lock_of(second)
+    held = second.lock()
     assert held is not None
     with held:
         missing = collect(matrix, configs, layers="leave out").missing

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from isdfine.lab import lock, train_log
-from isdfine.lab.lock import is_locked, lock_of
+from isdfine.lab import matrix, train_log
 from isdfine.lab.matrix import Run
 from isdfine.lab.runner import Failure, Interrupted, Runner, environment
 from isdfine.lab.standing import standing
@@ -147,24 +146,24 @@ def test_a_signal_lets_the_trainings_save_and_starts_no_further(launcher: list[s
 def test_a_run_that_another_process_trains_is_left_to_it(
     launcher: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(matrix, "PATIENCE_S", 0.0)
     runs = make(tmp_path, "slowly=1", "well")
     first = Runner(launcher, config_of)
-    assert not is_locked(runs[0])
+    assert not runs[0].is_locked()
     assert not list(tmp_path.glob(".*"))  # asking writes nothing
     first._start(runs[0], left=0)
     pid = wait_for(runs[0].folder.path / "waits")
     first._active[0].lock.close()  # as if the first ablation had been killed: its training goes on and holds the lock
-    assert is_locked(runs[0])
+    assert runs[0].is_locked()
     (failure,) = train(launcher, runs)
     assert failure.reason == "another process is training it at this moment: left to that one"
     assert standing(runs[1].folder, config_of(runs[1])).state == "done"
     os.kill(pid, signal.SIGTERM)
     first._active[0].process.wait()
-    assert not is_locked(runs[0])
-    held = lock_of(runs[0])
+    assert not runs[0].is_locked()
+    held = runs[0].lock()
     assert held is not None
-    assert lock_of(runs[0]) is None  # another open file is another holder, in one process too
+    assert runs[0].lock() is None  # another open file is another holder, in one process too
     held.close()
 
 
@@ -181,7 +180,7 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_not_begun_anew(
     other = Run("", "other", 7, runs[1].folder, Path("x.yml"), ())
     (failure,) = train(launcher, [other])
     assert failure.reason.endswith("was made from another config meanwhile: seed: 1 there, 7 here")
-    assert not is_locked(other)
+    assert not other.is_locked()
 
 
 def test_a_report_is_due_after_every_end(launcher: list[str], tmp_path: Path) -> None:
@@ -201,7 +200,7 @@ def test_a_folder_that_cannot_be_written_fails_its_run_only(launcher: list[str],
     (failure,) = train(launcher, runs)
     assert failure.run is runs[0]
     assert failure.reason.endswith("seed0 cannot be written (File exists): free space, then start again")
-    assert not is_locked(runs[0])
+    assert not runs[0].is_locked()
     assert standing(runs[1].folder, config_of(runs[1])).state == "done"
 
 

@@ -40,7 +40,8 @@ def test_a_resumed_run_takes_the_same_rows(tmp_path: Path) -> None:
             raise StopTraining
 
     run.save = save_then_stop  # type: ignore[method-assign]
-    assert fit(run) is None
+    with pytest.raises(StopTraining):
+        fit(run)
     run_micro(config, *common, f"output_dir={part}", resume=part)
     assert_same_weights(tmp_path / "whole" / "last.pth", part / "last.pth")
     seen = [one["loss_attn_0"] for one in lines(tmp_path / "whole")]

@@ -1,13 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from isdfine.core import lock
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.solver.folder import RunFolder, checkpoint_file
+from isdfine.solver.folder import FolderLock, RunFolder, checkpoint_file
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -64,3 +66,55 @@ def test_files_of_the_folder_are_written_whole(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"output_dir .*file cannot be written"):
         RunFolder(tmp_path / "file").write(tmp_path / "file" / "x", "")
+
+
+def test_one_process_writes_into_a_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    other = lock.take(folder.lock)
+    assert other is not None
+    other.write("process 7 on there, since yesterday")
+    other.flush()
+    for refused in (folder.check_free, folder.check_idle, lambda: FolderLock(folder)):
+        with pytest.raises(ConfigError, match=r"run is in use by process 7 on there, since yesterday: wait until that"):
+            refused()
+    other.close()
+    mine = FolderLock(folder)
+    assert folder.lock.read_text().startswith(f"process {os.getpid()} on ")
+    folder.check_idle()  # a process does not stand in its own way
+    later = FolderLock(folder)
+    mine.check(1)
+    assert lock.is_locked(folder.lock)
+    later.release()
+    assert not lock.is_locked(folder.lock)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        FolderLock(RunFolder(folder.lock / "below"))
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_folder_that_is_gone_is_noticed(tmp_path: Path, anew: bool) -> None:
+    folder = RunFolder(tmp_path / "run")
+    mine = FolderLock(folder)
+    mine.check(1)
+    folder.lock.unlink()
+    mine.check(1)
+    folder.path.rmdir()
+    if anew:
+        folder.path.mkdir()
+    with pytest.raises(CheckpointError, match=r"was deleted or moved while .* at step 7.*continue with -r and the new"):
+        mine.check(7)
+    mine.release()
+
+
+def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for name in (
+        "last.pth.tmp",
+        "checkpoint0003.pth.tmp",
+        "metrics.jsonl.tmp",
+        "last.pth",
+        "mine.tmp",
+        "notes.pth.tmp",
+    ):
+        (tmp_path / name).write_text("")
+    folder.clear_unfinished()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["last.pth", "mine.tmp", "notes.pth.tmp"]

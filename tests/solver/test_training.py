@@ -5,6 +5,8 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import isdfine
 from builders import write_coco, write_micro_config
+from isdfine.core import lock
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.data.evaluate import EvalResult
+from isdfine.solver.checkpoint import set_rng_state
 from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.train import StopTraining
@@ -147,7 +152,8 @@ def test_two_and_two_epochs_are_four(tmp_path: Path, accumulate: int) -> None:
             raise Stop
 
     run.save = save_then_stop  # type: ignore[method-assign]
-    assert fit(run) is None
+    with pytest.raises(StopTraining):
+        fit(run)
     run_micro(config, *common, f"output_dir={part}", resume=part)
     assert_same_weights(tmp_path / "whole" / "last.pth", part / "last.pth")
 
@@ -167,7 +173,8 @@ def test_resume_inside_stage_two(tmp_path: Path) -> None:
             raise StopTraining
 
     run.save = save_then_stop  # type: ignore[method-assign]
-    assert fit(run) is None
+    with pytest.raises(StopTraining):
+        fit(run)
     assert (part / "best_stg1.pth").exists()
     run_micro(config, *stages, f"output_dir={part}", resume=part)
     assert_same_weights(tmp_path / "whole" / "last.pth", part / "last.pth")
@@ -206,7 +213,9 @@ def test_sigterm_saves_and_ends_in_good_order(tmp_path: Path) -> None:
     while run.running() and len(lines(tmp_path / "run")) < 3:
         time.sleep(0.01)
     run.process.terminate()
-    assert "stopped by a signal" in run.succeed()
+    code, output = run.end()
+    assert code == 128 + signal.SIGTERM, output
+    assert re.search(r"stopped by SIGTERM after step \d+; everything is saved; continue with -r", output)
     step = saved(tmp_path / "run" / "last.pth")["progress"]["step"]
     assert step >= lines(tmp_path / "run")[-1]["step"] - 1
 
@@ -412,11 +421,85 @@ def test_a_signal_during_an_evaluation_saves_before_it_ends(tmp_path: Path) -> N
         return evaluate(*arguments, **named)
 
     run.evaluate = evaluate_and_ask_to_stop  # type: ignore[method-assign]
-    assert fit(run) is None
+    with pytest.raises(StopTraining):
+        fit(run)
     progress = saved(tmp_path / "run" / "last.pth")["progress"]
     assert (progress["epoch"], progress["batch"]) == (0, 2)
     run_micro(config, "epoches=3", resume=tmp_path / "run")
     assert_same_weights(tmp_path / "whole" / "last.pth", tmp_path / "run" / "last.pth")
+
+
+def test_resuming_mends_what_a_kill_left(tmp_path: Path) -> None:
+    """Between the last checkpoint and the numbered one, and in the middle of writing."""
+    config = write_micro_config(tmp_path)
+    given = ("checkpoint_freq=1",)
+    run_micro(config, *given, "epoches=1")
+    folder = tmp_path / "run"
+    (folder / "checkpoint0000.pth").rename(folder / "checkpoint0000.pth.tmp")
+    run_micro(config, *given, "epoches=2", resume=folder)
+    run_micro(config, *given, "epoches=2", f"output_dir={tmp_path / 'whole'}")
+    assert not list(folder.glob("*.tmp"))
+    for name in ("checkpoint0000.pth", "checkpoint0001.pth", "last.pth"):
+        assert_same_weights(tmp_path / "whole" / name, folder / name)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+    late = Training(isdfine.load_config(config))
+    run_micro(config, "epoches=1")
+    with pytest.raises(ConfigError, match=r"holds another run \(last\.pth"):  # since it looked for the first time
+        fit(late)
+    late.release_folder()
+    resumed = isdfine.load_config(config, [f"resume={tmp_path / 'run'}", "epoches=2"])
+    run = Training(resumed)
+    held = lock.take(run.folder.lock)
+    assert held is not None
+    with held:
+        for refused in (lambda: Training(resumed), lambda: run.resume(tmp_path / "run"), lambda: fit(run)):
+            with pytest.raises(
+                ConfigError, match=r"run is in use by process .* choose another folder with -u output_dir"
+            ):
+                refused()
+    run.resume(tmp_path / "run")
+    fit(run)
+    assert not lock.is_locked(run.folder.lock)
+
+
+@pytest.mark.parametrize("when", ["line", "save"])
+def test_a_folder_that_is_deleted_ends_the_run_at_the_next_write(tmp_path: Path, when: str) -> None:
+    run = Training(isdfine.load_config(write_micro_config(tmp_path), [f"print_freq={1 if when == 'line' else 100}"]))
+    terms = run.criterion.terms
+
+    def terms_without_folder(context: Any) -> Any:
+        shutil.rmtree(run.folder.path, ignore_errors=True)
+        return terms(context)
+
+    run.criterion.terms = terms_without_folder  # type: ignore[method-assign]
+    step = 1 if when == "line" else 2
+    with pytest.raises(CheckpointError, match=rf"run was deleted or moved while .*\(noticed at step {step}\)"):
+        fit(run)
+    assert not run.folder.path.exists()
+
+
+def test_every_generator_starts_from_the_seed_and_goes_on(tmp_path: Path) -> None:
+    config = write_micro_config(tmp_path)
+
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    def after_start(seed: int) -> tuple[float, float, float]:
+        Training(isdfine.load_config(config, [f"seed={seed}"]))
+        return drawn()
+
+    assert after_start(3) == after_start(3)
+    assert not set(after_start(3)) & set(after_start(4))
+    after_start(2**63 - 1)
+    run = run_micro(config, "epoches=1")
+    state = saved(run.folder.last)["rng"][0]
+    set_rng_state(state)
+    expected = drawn()
+    Training(isdfine.load_config(config, [f"resume={run.folder.last}"])).resume(run.folder.last)
+    assert drawn() == expected
 
 
 def test_other_classes_and_changed_options_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ import torch
 
 import isdfine
 from builders import load_tool, write_coco, write_micro_config
+from isdfine.solver.train import StopTraining
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +153,28 @@ def test_fine_tuning_from_a_file_without_names(
     capsys.readouterr()
     assert tool.main(["-c", str(config), "--output-dir", str(tmp_path / "no"), *tuning[:3], "three"]) == 2
     assert "'three' is no list of class names: choose coco, objects365," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "message"),
+    [
+        (StopTraining("stopped by SIGTERM after step 7; everything is saved", 143), 143, ""),
+        (KeyboardInterrupt(), 130, "interrupted: go on with -r from what was saved, if anything was\n"),
+    ],
+)
+def test_a_run_that_was_stopped_has_the_exit_code_of_its_signal(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    ending: BaseException, code: int, message: str,
+) -> None:  # fmt: skip
+    def stop(_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr("isdfine.solver.fit.fit", stop)
+    config = write_micro_config(tmp_path)
+    capsys.readouterr()
+    assert tool.main(["-c", str(config)]) == code
+    assert [
+        line
+        for line in capsys.readouterr().err.splitlines(keepends=True)
+        if " INFO " not in line and " WARNING " not in line
+    ] == ([message] if message else [])
