@@ -172,7 +172,7 @@ def test_turned_and_stored_images_are_different_entries(data, tmp_path):
     turned = found[0].transpose(Image.Transpose.ROTATE_180)
     assert np.abs(np.asarray(turned, dtype=int) - np.asarray(found[1])).mean() < 2
     of = dataset(data, cache)
-    of.annotations = replace(of.annotations, upright=True)
+    of.annotations = replace(of.annotations, upright=False)
     assert not torch.equal(images(dataset(data, cache))[0], images(of)[0])
 
 

@@ -66,6 +66,8 @@ KINDS: dict[str, Kind] = {
     "mostly crowd": Kind("warning", "more than half of the boxes are crowd regions or ignored: no training targets"),
     "boxes below min_size": Kind("warning", "more than half of the boxes are dropped by the transforms of the config"),
     "nothing to evaluate": Kind("warning", "an evaluation split without any box: its metrics are undefined"),
+    "mixed orientation": Kind("error", "sizes of turned pictures in one file and of stored ones, or not as it is read"),
+    "unclear orientation": Kind("warning", "EXIF turns pictures, and no size tells to which the boxes belong"),
     "inverted box": Kind("error", "a box of negative width or height", "left out"),
     "box outside": Kind("error", "a box wholly outside its image", "left out"),
     "duplicate annotation id": Kind("error", "an annotation with the id of another one", "gets a new id"),
@@ -93,7 +95,7 @@ KINDS: dict[str, Kind] = {
     "unlisted file": Kind("warning", "an image file in the folder that no entry names", "not copied"),
     "label without image": Kind("warning", "a YOLO label file whose image is not there", "not copied"),
     "image without boxes": Kind("note", "images without any object: fine as negatives, wrong if they were forgotten"),
-    "turned image": Kind("note", "EXIF turns the picture: boxes are taken to belong to the pixels as stored"),
+    "turned image": Kind("note", "EXIF turns the picture: do its boxes belong to what viewers show?"),
 }
 """Every kind by name, those of the parsers included."""
 

@@ -19,6 +19,7 @@ from ..dataset.annotations import Annotations
 from .classes import class_counts
 from .edit import with_one_class_list
 from .findings import Split
+from .orientation import as_upright
 from .pixels import Pixels
 
 _SWEEPS = 10
@@ -50,18 +51,13 @@ def parse_parts(texts: Sequence[str]) -> dict[str, float]:
 
 
 def merged(splits: Sequence[Split]) -> Split:
-    """All splits as one; images and boxes are renumbered from 1 where there are several.
-
-    Raises:
-        DataError: splits of which some refer to pixels as stored and some to pictures as viewed.
-    """
+    """All splits as one; images and boxes are renumbered from 1 where there are several."""
     if len(splits) == 1:
         return splits[0]
     splits, _ = with_one_class_list(splits)
+    if len({split.annotations.upright for split in splits}) > 1:
+        splits = [as_upright(split)[0] for split in splits]
     data = [split.annotations for split in splits]
-    if len({one.upright for one in data}) > 1:
-        raise DataError(f"{data[0].place} and {data[-1].place} are of formats that turn images differently: "
-                        "convert one first")  # fmt: skip
     root = os.path.commonpath([os.path.abspath(split.img_folder) for split in splits])
     names = tuple(
         os.path.relpath(os.path.join(os.path.abspath(split.img_folder), name), root)

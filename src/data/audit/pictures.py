@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..dataset.frame import REMEDY, Evidence
 from ..dataset.images import SUFFIXES
+from ..dataset.orientation import belongs_upright
 from ..dataset.yolo_files import label_files
 from .findings import Finding, Split
 from .lookalikes import alike
@@ -39,7 +41,8 @@ class Entry:
 
 
 def check_files(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Finding]:
-    """Files of a split that are missing, broken, or of another size than their entry."""
+    """Files of a split that are missing, broken, of another size than their entry, or turned."""
+    yield from _check_frame(split, pixels)
     data = split.annotations
     for index in range(len(data)):
         entry = Entry(split, index)
@@ -52,9 +55,27 @@ def check_files(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Finding
             yield from _check_size(entry, found)
 
 
+def _check_frame(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Finding]:
+    """Whether it is known to which pictures the boxes of a file belong."""
+    data = split.annotations
+    headers = [pixels[split.path(index)].header for index in range(len(data))]
+    sizes = [(height, width) for height, width in data.sizes.tolist()]
+    evidence = Evidence.of(zip(data.file_names, sizes, headers))
+    frame = "turned" if data.upright else "stored"
+    if evidence.mixed or (evidence.unclear and evidence.against(data.upright)):
+        text = evidence.mixed or (
+            f"the size of {evidence.against(data.upright)[0]} is not that of the {frame} picture, to which the boxes "
+            f"of {evidence.unclear[0]} are taken to belong"
+        )
+        yield Finding("mixed orientation", split.name, data.place, f"{text}; correct it, or say {REMEDY}")
+    elif evidence.missing and split.format != "yolo":
+        yield Finding("unclear orientation", split.name, data.place, f"{evidence.missing}; taken as {frame}: {REMEDY}")
+
+
 def sizes_that_fit(split: Split, found: Pixels) -> tuple[tuple[int, int], ...]:
     """The (height, width) that the entry of a file may have; the data set class accepts the same."""
-    return (found.upright,) if split.annotations.upright else (found.size, found.upright)
+    both = (found.header.upright, found.header.stored)
+    return both if split.annotations.upright else both[::-1]
 
 
 def with_true_sizes(split: Split, pixels: Mapping[Path, Pixels]) -> Split:
@@ -73,8 +94,11 @@ def _check_size(entry: Entry, found: Pixels) -> Iterator[Finding]:
     if (height, width) not in right:
         text = f"the entry says {width} x {height}, the file has {right[0][1]} x {right[0][0]} (width x height)"
         yield entry.finding("wrong size", text)
-    elif found.size != found.upright and (height, width) == found.size:
-        text = f"stored as {width} x {height}, shown by viewers as {height} x {width}: see that the boxes are right"
+    elif found.header.orientation != 1:
+        default = entry.split.annotations.upright
+        upright = belongs_upright((height, width), found.header.stored, found.header.orientation, default=default)
+        frame = "the picture as viewers show it" if upright else "the pixels as stored"
+        text = f"EXIF orientation {found.header.orientation}: its boxes are taken to belong to {frame}"
         yield entry.finding("turned image", text)
 
 

@@ -17,26 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..dataset.images import UNDECODABLE, check_pixels
+from ..dataset.images import UNDECODABLE, Header, check_pixels
+from ..dataset.orientation import orientation_in_header, stored_size
 
 THUMBNAIL = 32
 """Side of the grey picture: 1 KiB an image, so that 118,000 images fit into 120 MB."""
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations that swap height and width."""
-_ORIENTATION = 0x0112
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """Wraps an iterable of known length under a title: a progress bar, or nothing."""
+
+_NO_HEADER = Header((0, 0), 1)
 
 
 @dataclass(frozen=True)
 class Pixels:
     """One image file. Everything but ``problem`` and ``missing`` means nothing where there is a problem."""
 
-    size: tuple[int, int] = (0, 0)
-    """(height, width) as stored."""
-    upright: tuple[int, int] = (0, 0)
-    """(height, width) after the EXIF orientation."""
+    header: Header = _NO_HEADER
+    """Its size and EXIF orientation."""
     digest: bytes = b""
     """blake2b of the file's bytes."""
     thumbnail: NDArray[np.uint8] | None = None
@@ -85,8 +83,7 @@ def read_one(path: Path) -> Pixels:
     digest = hashlib.blake2b(content, digest_size=16).digest()
     try:
         with Image.open(io.BytesIO(content)) as image:
-            stored = (image.height, image.width)
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            header = Header(stored_size(image), orientation_in_header(image))
             image.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))
             image.load()
             check_pixels(image)
@@ -94,7 +91,7 @@ def read_one(path: Path) -> Pixels:
     except UNDECODABLE as error:
         reason = "no image format that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
         return Pixels(problem=f"cannot be decoded ({reason})")
-    return Pixels(stored, stored[::-1] if turned else stored, digest, thumbnail)
+    return Pixels(header, digest, thumbnail)
 
 
 def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from ...core.errors import DataError
 from ..dataset.annotations import Annotations
 from ..dataset.coco_json import UNKNOWN_SIZE
 from ..dataset.formats import read_annotations
+from ..dataset.frame import settled
 from ..dataset.images import image_sizes
 from ..dataset.layout import TEST
 from ..dataset.problems import Problems
@@ -70,13 +71,14 @@ class Source:
         annotations, folder = read_annotations(self.format, where, problems)
         if searched and self.format == "coco":
             folder = find_images(Path(where["ann_file"]), annotations.file_names)
+            annotations = settled(annotations, folder, where.get("upright", "auto"), problems)
         if self.format in ("coco", "objects365"):
             annotations = _with_sizes(annotations, folder, problems)
         return Split(self.name, self.format, annotations, folder, tuple(problems.found), problems.losses, self.ops)
 
 
 def _with_sizes(data: Annotations, folder: Path, problems: Problems) -> Annotations:
-    """Sizes of the files for entries without: as stored, or as shown where all boxes fit the latter only."""
+    """Sizes of the files for entries without: in the frame of the other entries, unless boxes fit the other only."""
     without = np.flatnonzero((data.sizes == UNKNOWN_SIZE).all(axis=1)).tolist()
     if not without:
         return data
@@ -89,7 +91,7 @@ def _with_sizes(data: Annotations, folder: Path, problems: Problems) -> Annotati
         corner = data.boxes_xywh_px[data.rows(index)]
         far = (corner[:, :2] + corner[:, 2:]).max(axis=0, initial=0)[::-1]  # y, x: as sizes are
         fits = [bool((far <= np.array(size) + 1).all()) for size in (stored, upright)]
-        sizes[index] = upright if fits == [False, True] else stored
+        sizes[index] = upright if fits[1] and (data.upright or not fits[0]) else stored
     known = np.flatnonzero((sizes != UNKNOWN_SIZE).any(axis=1))
     return replace(data, sizes=sizes).take(known)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .edit import with_one_class_list
 from .findings import Split
 from .naming import Transfer, new_names, transfer
-from .orientation import in_frame
+from .orientation import as_upright
 from .pixels import Progress, silent
 from .write_coco import write_coco, write_coco_beside
 from .write_crowdhuman import write_crowdhuman
@@ -27,14 +27,12 @@ class _Writer(NamedTuple):
     write: Callable[[Sequence[Split], Sequence[Sequence[str]], Path], list[str]]
     images: str
     """Folder of the images of a split."""
-    upright: bool = False
-    """Boxes belong to the picture as EXIF turns it."""
 
 
 _WRITERS: dict[str, _Writer] = {
     "coco": _Writer(write_coco, "{split}"),
     "voc": _Writer(write_voc, "JPEGImages"),
-    "yolo": _Writer(write_yolo, "images/{split}", upright=True),
+    "yolo": _Writer(write_yolo, "images/{split}"),
     "crowdhuman": _Writer(write_crowdhuman, "Images/{split}"),
 }
 
@@ -59,7 +57,7 @@ def write_dataset(
     splits, remarks = with_one_class_list(splits)
     splits = [replace(split, name=split.name.replace("/", "_")) for split in splits]
     framed = [
-        (split, []) if split.format == format else in_frame(split, upright=_WRITERS[format].upright)
+        _kept(split) if split.format == format else as_upright(split)
         for split in splits  # in its own format a picture stays as it is, and with it the masks of COCO
     ]
     splits = [split for split, _ in framed]
@@ -86,6 +84,12 @@ def write_dataset(
     for source, target in progress(jobs, len(jobs), "images"):
         transfer(source, target, images)
     return remarks
+
+
+def _kept(split: Split) -> tuple[Split, list[str]]:
+    """A split whose boxes stay where they are; a part of a file may lack what told to which pictures they belong."""
+    said = f"{split.name}: boxes belong to the pictures as stored: say upright: False in its dataset section"
+    return split, [said] if not split.annotations.upright and as_upright(split)[1] else []
 
 
 def _with_standard_names(splits: Sequence[Split]) -> list[Split]:

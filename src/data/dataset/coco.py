@@ -12,6 +12,7 @@ from ..label_space import MSCOCO, LabelSpace
 from ..transforms.compose import Compose
 from .coco_json import coco_label_space, parse_coco
 from .detection import DetectionDataset
+from .frame import Upright, settled
 from .prepare import prepare
 from .subset import Subset
 
@@ -41,6 +42,8 @@ class CocoDetection(DetectionDataset):
             another number), or a text file with one per line.
         subset_seed: of a fraction's draw; with one seed a smaller fraction is part of every larger one.
         classes: all class names of the file in the order that labels shall have; None: the order of the ids.
+        upright: whether boxes belong to pictures as EXIF turns them and viewers show them (True), or as they are stored
+            (False). ``auto``: what the sizes of images on their side say of the file; without such images, True.
 
     Raises:
         DataError: see ``parse_coco`` and ``prepare``.
@@ -62,13 +65,14 @@ class CocoDetection(DetectionDataset):
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
         classes: list[str] | None = None,
+        upright: Upright = "auto",
     ) -> None:
         if return_masks:
             raise ValueError(f"return_masks is {return_masks}: masks are not supported, set return_masks: False")
         chosen = Subset(subset, subset_seed)
         parsed = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category, classes=classes)
         annotations = prepare(
-            parsed,
+            settled(parsed, img_folder, upright),
             img_folder,
             num_classes=num_classes,
             subset=chosen,

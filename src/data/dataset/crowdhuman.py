@@ -16,6 +16,7 @@ from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected
 from .detection import DetectionDataset
+from .frame import Upright
 from .images import image_sizes
 from .prepare import prepare
 from .problems import Problems
@@ -40,7 +41,7 @@ class CrowdHumanDetection(DetectionDataset):
         boxes: ``fbox`` the full body (it may reach outside the image), ``vbox`` its visible part, ``hbox`` the head.
         heads: a second class ``head`` with the head boxes; not together with ``boxes: hbox``.
         num_classes: class count to check against; None takes the data's.
-        invalid_boxes, allow_no_targets, subset, subset_seed: as for ``CocoDetection``.
+        invalid_boxes, allow_no_targets, subset, subset_seed, upright: as for ``CocoDetection``.
             Images of the subset are looked at only.
 
     Raises:
@@ -61,9 +62,10 @@ class CrowdHumanDetection(DetectionDataset):
         allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
+        upright: Upright = "auto",
     ) -> None:
         chosen = Subset(subset, subset_seed)
-        parsed = parse_crowdhuman(img_folder, ann_file, boxes=boxes, heads=heads, subset=chosen)
+        parsed = parse_crowdhuman(img_folder, ann_file, boxes=boxes, heads=heads, subset=chosen, upright=upright)
         annotations = prepare(parsed, img_folder, num_classes=num_classes, invalid_boxes=invalid_boxes)
         super().__init__(annotations, img_folder, transforms, allow_no_targets=allow_no_targets)
 
@@ -93,6 +95,7 @@ def parse_crowdhuman(
     boxes: BoxKind = "fbox",
     heads: bool = False,
     subset: Subset | None = None,
+    upright: Upright = "auto",
     problems: Problems | None = None,
 ) -> Annotations:
     """Open an odgt file; for the rules see ``CrowdHumanDetection``.
@@ -109,7 +112,7 @@ def parse_crowdhuman(
     entries = _entries(path, problems)
     names = [entry.file_name for entry in entries]
     indices = (subset or Subset()).indices(names, None, str(path)).tolist()
-    sizes = image_sizes([root / names[index] for index in indices], problems=problems)
+    sizes = image_sizes([root / names[index] for index in indices], upright=bool(upright), problems=problems)
     collected = Collected()
     for index, size in zip(indices, sizes):
         objects = _objects(entries[index], boxes, heads, problems)
@@ -118,7 +121,7 @@ def parse_crowdhuman(
             labels = [space.names.index(_HEAD if kind == "hbox" else _PERSON) for kind in kinds]
             crowd = [one.crowd for one in objects]
             collected.add(names[index], index, size, [one.box for one in objects], labels, crowd)
-    return collected.annotations(space, str(path), str(root))
+    return collected.annotations(space, str(path), str(root), upright=bool(upright))
 
 
 class _Entry(NamedTuple):

@@ -14,6 +14,7 @@ from ...core.errors import DataError
 from .annotations import Annotations
 from .coco_json import parse_coco
 from .crowdhuman import parse_crowdhuman
+from .frame import Upright, settled
 from .image_folder import parse_folder
 from .objects365 import parse_objects365
 from .problems import Problems
@@ -58,10 +59,11 @@ def _coco(
     *,
     remap_mscoco_category: bool = False,
     classes: list[str] | None = None,
+    upright: Upright = "auto",
     problems: Problems | None = None,
 ) -> Annotations:
     parsed = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category, classes=classes, problems=problems)
-    return replace(parsed, folder=str(img_folder))
+    return settled(replace(parsed, folder=str(img_folder)), img_folder, upright, problems)
 
 
 FORMATS: dict[str, Callable[..., Annotations]] = {

@@ -12,6 +12,7 @@ from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected
 from .detection import DetectionDataset
+from .frame import Upright
 from .images import SUFFIXES, image_sizes, list_images
 from .prepare import prepare
 from .problems import Problems
@@ -20,7 +21,7 @@ from .subset import Subset
 
 @register
 class ImageFolder(DetectionDataset):
-    """All images in a folder and those below it, in the order of their names, upright.
+    """All images in a folder and those below it, in the order of their names.
 
     There are no annotations: class names come with the checkpoint, and evaluation is refused.
 
@@ -30,6 +31,7 @@ class ImageFolder(DetectionDataset):
         num_classes: class count of the model; its names are ``class 0``, ... until the checkpoint's are known.
         invalid_boxes: as every data set has it; there are no boxes.
         subset, subset_seed: as for ``CocoDetection``.
+        upright: ``auto`` is True here: pictures as viewers show them; False: as stored.
 
     Raises:
         DataError: no folder, no image in it, a file that is no image, an unknown name in the subset.
@@ -47,13 +49,20 @@ class ImageFolder(DetectionDataset):
         invalid_boxes: Literal["error", "drop"] = "error",
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
+        upright: Upright = "auto",
     ) -> None:
-        parsed = parse_folder(img_folder, num_classes=num_classes or 0, subset=Subset(subset, subset_seed))
+        chosen = Subset(subset, subset_seed)
+        parsed = parse_folder(img_folder, num_classes=num_classes or 0, subset=chosen, upright=upright)
         super().__init__(prepare(parsed, img_folder, invalid_boxes=invalid_boxes), img_folder, transforms)
 
 
 def parse_folder(
-    img_folder: str | Path, *, num_classes: int = 0, subset: Subset | None = None, problems: Problems | None = None
+    img_folder: str | Path,
+    *,
+    num_classes: int = 0,
+    subset: Subset | None = None,
+    upright: Upright = "auto",
+    problems: Problems | None = None,
 ) -> Annotations:
     """The images of a folder with their sizes; see ``ImageFolder``.
 
@@ -69,10 +78,10 @@ def parse_folder(
             "missing image", str(folder), f"no image in this folder ({', '.join(SUFFIXES)}): check img_folder"
         )
     indices = (subset or Subset()).indices(names, None, str(folder)).tolist()
-    sizes = image_sizes([folder / names[index] for index in indices], upright=True, problems=problems)
+    sizes = image_sizes([folder / names[index] for index in indices], upright=bool(upright), problems=problems)
     collected = Collected()
     for index, size in zip(indices, sizes):
         if size:
             collected.add(names[index], index, size)
     space = LabelSpace(tuple(f"class {one}" for one in range(num_classes)), tuple(range(num_classes)))
-    return collected.annotations(space, str(folder), str(folder), upright=True)
+    return collected.annotations(space, str(folder), str(folder), upright=bool(upright))

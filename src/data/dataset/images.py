@@ -12,12 +12,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ...core.errors import DataError
+from .orientation import (
+    BACK,
+    belongs_upright,
+    orientation_in_header,
+    orientation_of,
+    stored_size,
+    turned,
+    upright_size,
+)  # fmt: skip
 from .problems import Problems
 
 logger = logging.getLogger(__name__)
@@ -29,21 +39,9 @@ SUFFIXES = (
 _BESIDE_IMAGES = (".cache", ".csv", ".db", ".ini", ".json", ".md", ".odgt", ".txt", ".xml", ".yaml", ".yml", ".zip")
 """Files that commonly lie among images and that nobody takes for one."""
 _THREADS = 8
-_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF."""
 _WHITE_IS_ZERO = 0
-_ON_ITS_SIDE = (5, 6, 7, 8)
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes an image of that EXIF orientation upright."""
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for broken files: it has no one error for that."""
 
@@ -53,14 +51,14 @@ def load_rgb(
 ) -> Image.Image:
     """Decode an image and check it against its annotated size.
 
-    COCO boxes belong to the pixels as stored, so an EXIF orientation is applied only where the annotated size
-    is that of the turned image and not that of the stored one, unless ``upright`` says that it always counts.
+    An image that EXIF lays on its side is turned where the annotated size is that of the turned image. Squares,
+    mirrored and upside-down images have one size in both frames: ``upright`` says whether they are turned.
 
     Args:
         path: the file.
         size: annotated (height, width).
         owner: who says so, for messages: ``image 17 of train.json``.
-        upright: apply the EXIF orientation in any case.
+        upright: boxes belong to the image as viewers turn it by its EXIF orientation, where the size cannot tell.
         divisor: of both sides of the result, rounded up: 1, 2, 4 or 8. A JPEG is not even decoded in full then.
 
     Raises:
@@ -68,28 +66,33 @@ def load_rgb(
     """
     try:
         with opened(path) as file:
-            stored = (file.height, file.width)
-            turn = upright or stored != size
+            stored, orientation = stored_size(file), orientation_of(file)
+            turn = orientation != 1 and belongs_upright(size, stored, orientation, default=upright)
+            whole = file.size
             if divisor > 1 and not (turn and any(side % divisor for side in stored)):  # else its blocks begin elsewhere
                 smaller = (max(1, file.width // divisor), max(1, file.height // divisor))
                 file.draft(None, smaller)  # JPEG; others ignore it
+            drafted = file.size != whole
             file.load()
             image = _rgb(file)
-            turned = _turned(image) if turn else image
-            if divisor > 1 and (file.height, file.width) == stored:
-                turned = turned.reduce(divisor)
+            if file.format == "TIFF" and orientation != 1:  # Pillow has turned it
+                image = image if turn else turned(image, BACK.get(orientation, orientation))
+            elif turn:
+                image = turned(image, orientation)
+            if divisor > 1 and not drafted:
+                image = image.reduce(divisor)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image, but {owner} names it: check img_folder") from error
     except UNDECODABLE as error:
         raise DataError(
             f"{path}: cannot be decoded ({error}), wanted for {owner}: replace the file or remove its entry"
         ) from error
-    if (turned.height, turned.width) != (-(-size[0] // divisor), -(-size[1] // divisor)):
+    if (image.height, image.width) != (-(-size[0] // divisor), -(-size[1] // divisor)):
         raise DataError(
             f"{path} has height, width {stored}, but {owner} says {size}: "
             "the boxes would not fit; correct the annotation or the file"
         )
-    return turned
+    return image
 
 
 @contextmanager
@@ -117,11 +120,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     16 bits are divided by 256, grey is repeated, palettes and CMYK are converted, transparency is dropped. This is what
     ``load_rgb`` does with ``upright``. A turned image forgets its orientation, so that doing it again changes nothing.
     """
-    rgb = _rgb(image)
-    turned = _turned(rgb)
-    if turned is not rgb:
-        turned.info = {}  # Pillow copies EXIF and XMP to the turned image, where they are no longer true
-    return turned
+    orientation = orientation_of(image)
+    rgb = turned(_rgb(image), orientation)
+    if orientation != 1:
+        rgb.info = {}  # Pillow copies EXIF and XMP to the turned image, where they are no longer true
+    return rgb
 
 
 def list_images(folder: Path, *, recursive: bool = True) -> list[str]:
@@ -172,33 +175,47 @@ def image_sizes(
         DataError: a file that is missing or no image.
     """
     problems = problems or Problems()
+    sizes: list[tuple[int, int] | None] = []
+    for path, header in zip(paths, read_headers(paths)):
+        if header is None:
+            problems.report("missing image", str(path), "no such image: add it or remove its entry")
+        elif isinstance(header, str):
+            problems.report("unreadable image", str(path), header)
+        if isinstance(header, Header):
+            sizes.append(header.upright if upright else header.stored)
+        else:
+            sizes.append(None)
+    return sizes
 
-    def size_of(path: Path) -> tuple[int, int] | str:
+
+class Header(NamedTuple):
+    """What an image file says before its pixels."""
+
+    stored: tuple[int, int]
+    """(height, width)"""
+    orientation: int
+    """1..8"""
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(height, width) as viewers show it."""
+        return upright_size(self.stored, self.orientation)
+
+
+def read_headers(paths: Sequence[Path]) -> list[Header | str | None]:
+    """Headers of n files, without decoding them; for others what is wrong, None for one that is missing."""
+
+    def read(path: Path) -> Header | str | None:
         try:
-            with Image.open(path) as file:
-                turned = upright and file.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
-                return (file.width, file.height) if turned else (file.height, file.width)
+            with opened(path) as file:
+                return Header(stored_size(file), orientation_in_header(file))
         except FileNotFoundError:
-            return "missing"
+            return None
         except UNDECODABLE as error:
             return f"cannot be read as an image ({error}): replace the file or remove its entry"
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        answers = list(pool.map(size_of, paths))
-    sizes: list[tuple[int, int] | None] = []
-    for path, answer in zip(paths, answers):
-        if answer == "missing":
-            problems.report("missing image", str(path), "no such image: add it or remove its entry")
-        elif isinstance(answer, str):
-            problems.report("unreadable image", str(path), answer)
-        sizes.append(None if isinstance(answer, str) else answer)
-    return sizes
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    """Upright by its EXIF orientation. Pillow's exif_transpose writes the EXIF anew and so fails on other odd tags."""
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    return image if turn is None else image.transpose(turn)
+        return list(pool.map(read, paths))
 
 
 def check_pixels(image: Image.Image) -> None:
@@ -222,8 +239,7 @@ def check_pixels(image: Image.Image) -> None:
 def _rgb(image: Image.Image) -> Image.Image:
     check_pixels(image)
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip everything above 255 to white
-        exif, image = image.getexif(), Image.fromarray(_eight_bits(image)).convert("RGB")
-        image.getexif().update(exif)  # after the conversion, which would drop it
+        image = Image.fromarray(_eight_bits(image))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns
     return image if image.mode == "RGB" else image.convert("RGB")

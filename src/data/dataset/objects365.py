@@ -19,6 +19,7 @@ from ..transforms.compose import Compose
 from .annotations import Annotations, files_present
 from .coco_json import coco_label_space, parse_coco
 from .detection import DetectionDataset
+from .frame import Upright, settled
 from .prepare import prepare
 from .problems import Problems
 from .subset import Subset
@@ -46,7 +47,7 @@ class Objects365Detection(DetectionDataset):
             False: they are no targets, and evaluation neither counts them nor what is detected there.
         num_classes: class count to check against; None takes the data's. Official configs say 366 for ids 1..365: then
             the ids are the labels.
-        invalid_boxes, allow_no_targets, subset, subset_seed, classes: as for ``CocoDetection``.
+        invalid_boxes, allow_no_targets, subset, subset_seed, classes, upright: as for ``CocoDetection``.
 
     Raises:
         DataError: see ``parse_objects365`` and ``prepare``.
@@ -66,9 +67,10 @@ class Objects365Detection(DetectionDataset):
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
         classes: list[str] | None = None,
+        upright: Upright = "auto",
     ) -> None:
         chosen = Subset(subset, subset_seed)
-        parsed = parse_objects365(img_folder, ann_file, keep_fake=keep_fake, classes=classes)
+        parsed = parse_objects365(img_folder, ann_file, keep_fake=keep_fake, classes=classes, upright=upright)
         annotations = prepare(
             parsed,
             parsed.folder,
@@ -92,6 +94,7 @@ def parse_objects365(
     *,
     keep_fake: bool = True,
     classes: Sequence[str] | None = None,
+    upright: Upright = "auto",
     problems: Problems | None = None,
 ) -> Annotations:
     """Open one or more files; for the arguments see ``Objects365Detection``.
@@ -115,8 +118,9 @@ def parse_objects365(
             replace(part, file_names=tuple(os.path.join(os.path.abspath(folder), name) for name in part.file_names))
             for folder, part in zip(folders, parts)
         ]
-        return _merged(absolute, os.path.commonpath([os.path.abspath(one) for one in folders]), problems)
-    return _merged(parts, folders[0], problems)
+        root = os.path.commonpath([os.path.abspath(one) for one in folders])
+        return settled(_merged(absolute, root, problems), root, upright, problems)
+    return settled(_merged(parts, folders[0], problems), folders[0], upright, problems)
 
 
 def _listed(value: str | Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .detection import DetectionDataset
+from .frame import Upright
 from .prepare import prepare
 from .problems import Problems
 from .subset import Subset
@@ -37,7 +38,7 @@ class VOCDetection(DetectionDataset):
         keep_difficult: objects marked difficult are targets like others, as in the official recipe. False: they are no
             targets, and evaluation neither counts them nor what is detected there (as crowd regions of COCO).
         size_from_image: read the size from the image where an XML file has none; False: that is an error.
-        invalid_boxes, allow_no_targets, subset, subset_seed: as for ``CocoDetection``.
+        invalid_boxes, allow_no_targets, subset, subset_seed, upright: as for ``CocoDetection``.
             Images of the subset are read only.
 
     Raises:
@@ -61,6 +62,7 @@ class VOCDetection(DetectionDataset):
         allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
+        upright: Upright = "auto",
     ) -> None:
         parsed = parse_voc(
             root,
@@ -71,6 +73,7 @@ class VOCDetection(DetectionDataset):
             keep_difficult=keep_difficult,
             size_from_image=size_from_image,
             subset=Subset(subset, subset_seed),
+            upright=upright,
         )
         annotations = prepare(parsed, root, num_classes=num_classes, invalid_boxes=invalid_boxes)
         super().__init__(annotations, root, transforms, allow_no_targets=allow_no_targets)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..label_space import LabelSpace
 from .annotations import Annotations, Collected
+from .frame import Upright, is_upright
 from .images import SUFFIXES, image_sizes
 from .problems import Problems
 from .subset import Subset
@@ -41,6 +42,7 @@ def parse_voc(
     keep_difficult: bool = True,
     size_from_image: bool = False,
     subset: Subset | None = None,
+    upright: Upright = "auto",
     problems: Problems | None = None,
 ) -> Annotations:
     """Open a Pascal VOC data set; for the arguments see ``VOCDetection``.
@@ -65,11 +67,13 @@ def parse_voc(
         image = file and file.read(names, one_based=one_based, needs_size=not size_from_image, problems=problems)
         if image:
             waiting.append((index, item, image))
-    for (index, item, image), size in zip(waiting, _sizes(root, waiting, problems)):
+    sized = {item.image: image.size for _, item, image in waiting if image.size}
+    turned = is_upright(root, list(sized), list(sized.values()), str(listing or root), upright, quiet=problems.collect)
+    for (index, item, image), size in zip(waiting, _sizes(root, waiting, turned, problems)):
         if size:
             crowd = image.difficult if not keep_difficult else None
             collected.add(item.image, index, size, image.boxes_xywh_px, image.labels, crowd)
-    return collected.annotations(space, str(listing or root), str(root))
+    return collected.annotations(space, str(listing or root), str(root), upright=turned)
 
 
 def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
@@ -147,9 +151,9 @@ def _suffixes(root: Path, folder: str, known: dict[str, dict[str, str]]) -> dict
 
 
 def _sizes(
-    root: Path, waiting: Sequence[tuple[int, _Item, VocImage]], problems: Problems
+    root: Path, waiting: Sequence[tuple[int, _Item, VocImage]], upright: bool, problems: Problems
 ) -> list[tuple[int, int] | None]:
     """The sizes of the XML files; where they have none, those of the images."""
     without = [root / item.image for _, item, image in waiting if image.size is None]
-    measured = iter(image_sizes(without, problems=problems))
+    measured = iter(image_sizes(without, upright=upright, problems=problems))
     return [image.size or next(measured) for _, _, image in waiting]

@@ -11,6 +11,7 @@ from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .detection import DetectionDataset
+from .frame import Upright
 from .prepare import prepare
 from .subset import Subset
 from .yolo_files import parse_yolo, yolo_label_space
@@ -37,6 +38,7 @@ class YoloDetection(DetectionDataset):
         num_classes: class count to check against; None takes the data's.
         invalid_boxes, allow_no_targets, subset, subset_seed: as for ``CocoDetection``.
             Images of the subset are looked at only.
+        upright: ``auto`` is True here; False: sizes and boxes belong to the pictures as stored.
 
     Raises:
         DataError: see ``parse_yolo`` and ``prepare``.
@@ -54,8 +56,9 @@ class YoloDetection(DetectionDataset):
         allow_no_targets: bool = False,
         subset: float | str | list[str] | None = None,
         subset_seed: int = 0,
+        upright: Upright = "auto",
     ) -> None:
-        parsed = parse_yolo(data, split, subset=Subset(subset, subset_seed))
+        parsed = parse_yolo(data, split, subset=Subset(subset, subset_seed), upright=upright)
         annotations = prepare(parsed, parsed.folder, num_classes=num_classes, invalid_boxes=invalid_boxes)
         super().__init__(annotations, parsed.folder, transforms, allow_no_targets=allow_no_targets)
 

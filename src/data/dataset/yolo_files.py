@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..label_space import LabelSpace
 from .annotations import Annotations, Collected
+from .frame import Upright
 from .images import SUFFIXES, image_sizes, list_images
 from .layout import subfolder
 from .problems import Problems
@@ -27,7 +28,12 @@ _IMAGES, _LABELS = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
 
 
 def parse_yolo(
-    data: str | Path, split: str = "train", *, subset: Subset | None = None, problems: Problems | None = None
+    data: str | Path,
+    split: str = "train",
+    *,
+    subset: Subset | None = None,
+    upright: Upright = "auto",
+    problems: Problems | None = None,
 ) -> Annotations:
     """Open a YOLO data set; for the rules see ``YoloDetection``.
 
@@ -53,14 +59,14 @@ def parse_yolo(
     keypoints = _keypoint_columns(source, problems)
     there = _present(labels, place, problems)
     collected = Collected()
-    sizes = image_sizes(paths, upright=True, problems=problems)
+    sizes = image_sizes(paths, upright=bool(upright), problems=problems)
     for index, size, file, is_there in zip(indices.tolist(), sizes, labels, there):
         rows = parse_rows(file, space, problems, keypoints=keypoints) if is_there else []
         if size:
             height, width = size
             boxes = [[(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height] for _, cx, cy, w, h in rows]
             collected.add(names[index], index, size, boxes, [int(row[0]) for row in rows])
-    return collected.annotations(space, place, str(root), upright=True)
+    return collected.annotations(space, place, str(root), upright=bool(upright))
 
 
 def yolo_label_space(data: str | Path, problems: Problems | None = None) -> LabelSpace:

@@ -1,5 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -27,7 +29,8 @@ def with_orientation(folder, orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_boxes_follow_the_picture_that_the_format_means(tmp_path, orientation):
-    splits = read_all(discover(with_orientation(tmp_path / "data", orientation)))
+    found = discover(with_orientation(tmp_path / "data", orientation))
+    splits = read_all([replace(one, where={**one.where, "upright": False}) for one in found])
     remarks = write_dataset(splits, tmp_path / "yolo", "yolo")
     assert any("1 images that EXIF turns" in one for one in remarks) == (orientation > 1)
     yolo = read_all(discover(tmp_path / "yolo"))
@@ -39,6 +42,11 @@ def test_boxes_follow_the_picture_that_the_format_means(tmp_path, orientation):
     np.testing.assert_allclose(found, [wanted], atol=1e-6)
     write_dataset(yolo, tmp_path / "coco", "coco")
     back = read_all(discover(tmp_path / "coco"))
-    np.testing.assert_allclose(back[0].annotations.boxes_xywh_px[back[0].annotations.rows(0)], [BOX], atol=1e-6)
-    assert back[0].annotations.sizes[0].tolist() == [HEIGHT, WIDTH]
+    np.testing.assert_allclose(back[0].annotations.boxes_xywh_px[back[0].annotations.rows(0)], [wanted], atol=1e-6)
+    assert back[0].annotations.sizes[0].tolist() == list(upright.shape)
+    assert back[0].annotations.upright
+    remarks = write_dataset(splits, tmp_path / "kept", "coco")
+    assert ("train: boxes belong to the pictures as stored: say upright: False in its dataset section" in remarks) == (
+        orientation > 1
+    )
     assert not [one for one in check(back) if one.severity == "error"]

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from data.audit.planted import Planted
+from data.audit.planted import HEIGHT, WIDTH, Planted, picture
 from isdfine.core.errors import DataError
 from isdfine.data.audit.classes import class_counts
 from isdfine.data.audit.losses import lost_of_source
@@ -114,9 +115,18 @@ def test_splits_are_merged_before_they_are_divided(tmp_path):
     assert all(name in table for name in ("images", "boxes", "ant", "bee", "cow"))
     assert merged(splits[:1]) is splits[0]
     assert "masks and other fields than boxes are not kept" in lost_of_source(whole)[0]
-    turned = replace(splits[1], annotations=replace(splits[1].annotations, upright=True))
-    with pytest.raises(DataError, match="are of formats that turn images differently: convert one first"):
-        merged([splits[0], turned])
+
+
+def test_splits_of_two_frames_become_upright(tmp_path):
+    data = Planted(tmp_path, train=2, val=2)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture(500).save(data.file("val", 0), exif=exif)
+    train, val = read_all(discover(data.write()))
+    whole = merged([train, replace(val, annotations=replace(val.annotations, upright=False))])
+    before, after = val.annotations.boxes_xywh_px[0], whole.annotations.boxes_xywh_px[len(train.annotations.ids)]
+    assert whole.annotations.upright
+    assert after.tolist() == [WIDTH - before[0] - before[2], HEIGHT - before[1] - before[3], *before[2:]]
 
 
 @pytest.mark.parametrize(

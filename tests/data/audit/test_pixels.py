@@ -15,7 +15,7 @@ def test_size_digest_and_thumbnail(tmp_path):
     picture(1).save(tmp_path / "b.png")
     large, small = read_one(tmp_path / "a.jpg"), read_one(tmp_path / "b.png")
     assert large.good
-    assert (large.size, small.size) == ((480, 640), (96, 128))
+    assert (large.header.stored, small.header.stored) == ((480, 640), (96, 128))
     assert large.digest != small.digest
     assert np.abs(large.thumbnail.astype(int) - small.thumbnail).mean() < 3
 
@@ -25,7 +25,7 @@ def test_exif_turns_the_upright_size_only(tmp_path):
     exif[0x0112] = 6
     picture(1).save(tmp_path / "a.jpg", exif=exif)
     found = read_one(tmp_path / "a.jpg")
-    assert (found.size, found.upright) == ((96, 128), (128, 96))
+    assert (found.header.stored, found.header.upright) == ((96, 128), (128, 96))
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "P", "RGBA", "CMYK", "1"])
