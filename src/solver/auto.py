@@ -15,6 +15,7 @@ import torch
 
 from ..core import dist
 from ..core.config import Config
+from ..core.device import pick_device
 from ..core.errors import ConfigError
 from ..data.dataset.detection import DetectionDataset, SampleKey
 from ..data.extent import Size, batch_sizes, largest_size
@@ -22,7 +23,6 @@ from ..data.loader import DataLoader
 from .memory import Forecast, measure, refuse, tidy
 from .probe import Probe, aside
 from .resources import usable_bytes, usable_cores
-from .solver import pick_device
 from .training import folder_of
 
 SECTION = "train_dataloader"

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from ..core.config import Config
+from ..core.device import pick_device
 from ..core.errors import ConfigError, DataError
 from ..core.initial_weights import without_initial_weights
 from ..core.settings import RunSettings
@@ -29,19 +29,6 @@ from .speed import use_channels_last
 from .tuning import check_label_space
 
 logger = logging.getLogger(__name__)
-
-
-def pick_device(wanted: str | None) -> torch.device:
-    """The run's device: the one asked for, else this rank's GPU, else the CPU."""
-    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device is {name} but torch sees no CUDA device: set device: cpu, or leave it out")
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device is {name!r}: give cpu, cuda or cuda:0") from error
 
 
 def _check_class_counts(config: Config) -> None:

@@ -32,8 +32,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import isdfine
+from isdfine.core.device import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
-from isdfine.deploy.backends.torch import pick_device
 from isdfine.deploy.latency.accuracy import SubjectBackend, average_precision, dataset_for
 from isdfine.deploy.latency.machine import describe, describe_after
 from isdfine.deploy.latency.open import open_subject, parse

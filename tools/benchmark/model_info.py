@@ -15,8 +15,8 @@ import argparse
 import sys
 
 import isdfine
+from isdfine.core.device import pick_device
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.backends.torch import pick_device
 from isdfine.deploy.model_info import convention, model_info, table
 
 

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 import isdfine
 from isdfine.core.atomic import whole_file
 from isdfine.core.config import Config
+from isdfine.core.device import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.initial_weights import without_initial_weights
 from isdfine.data.collate import STRIDE
@@ -49,7 +50,6 @@ from isdfine.optim.precision import Precision
 from isdfine.solver.cost import peak_of_allocations
 from isdfine.solver.made_up import made_up_target
 from isdfine.solver.objective import build_objective
-from isdfine.solver.solver import pick_device
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
 from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 

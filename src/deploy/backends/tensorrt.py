@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...core.device import pick_device
 from ...core.errors import CheckpointError, ConfigError
 from .base import BackendInfo, Outputs
 from .metadata import INPUTS, OUTPUTS, check_interface, info_from
-from .torch import pick_device
 
 VERSION = "tensorrt_version"
 """Entry of the texts beside an engine."""

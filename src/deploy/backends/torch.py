@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.config import Config
-from ...core.errors import ConfigError
+from ...core.device import pick_device
 from ..fold import inference_form
 from ..load import LoadedModel, load_model
 from .base import BackendInfo, Outputs
@@ -62,18 +62,3 @@ class TorchBackend:
         further = {} if content_sizes is None else {"content_sizes": torch.from_numpy(content_sizes).to(self.device)}
         labels, boxes, scores = self.postprocessor(self.model(inputs, **further), sizes)
         return Outputs(labels.cpu().numpy(), boxes.float().cpu().numpy(), scores.float().cpu().numpy())
-
-
-def pick_device(wanted: str | None) -> torch.device:
-    """A device by name; None = a GPU where there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    try:
-        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise ConfigError(f"device is {wanted!r}: give cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
-        raise ConfigError(f"device is {wanted}, but torch sees {torch.cuda.device_count()} CUDA devices: give cpu")
-    return device
