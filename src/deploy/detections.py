@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.errors import DataError
+from ..core.packages import require
 from ..data.label_space import LabelSpace
 from ..viz.draw import draw_detections
 from .pictures import Channels, Picture, as_rgb
@@ -32,7 +33,7 @@ class Detection(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """M objects of one image, the surest first.
 
@@ -59,6 +60,12 @@ class Detections:
     def names(self) -> list[str]:
         """Class name of each detection."""
         return [self.label_space.names[label] for label in self.labels.tolist()]
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        best = [f"{name} {score:.2f}" for name, score in zip(self.names[:3], self.scores.tolist())]
+        more = ["..."] if len(self) > len(best) else []
+        return f"Detections({len(self)} in {height} x {width} px{': ' * bool(best)}{', '.join([*best, *more])})"
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -115,12 +122,9 @@ class Detections:
         """A ``supervision.Detections`` with ``class_name`` among its data.
 
         Raises:
-            DataError: the package is not installed.
+            ConfigError: the package is not installed, or cannot be imported.
         """
-        try:
-            import supervision
-        except ImportError:
-            raise DataError("to_supervision needs a package: pip install supervision") from None
+        supervision = require("supervision", "to_supervision")
         return supervision.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),

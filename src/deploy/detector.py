@@ -42,6 +42,8 @@ class Detector:
     """
 
     def __init__(self, backend: Backend, *, batch_size: int = BATCH_SIZE) -> None:
+        if isinstance(backend, (str, PathLike)):
+            raise ConfigError(f"Detector takes a backend, not a file: write Detector.load({str(backend)!r})")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}: give 1 or more")
         self.backend = backend
@@ -97,6 +99,14 @@ class Detector:
     def label_space(self) -> LabelSpace:
         """Names and original category ids of the classes."""
         return self.info.labels
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.info.names
+
+    def __repr__(self) -> str:
+        return f"Detector({self.info.backend}, {len(self.names)} classes)"
 
     @overload
     def detect(  # type: ignore[overload-overlap]  # a text is a path, although it is a sequence of texts too

@@ -11,12 +11,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..core.atomic import whole_file
 from ..core.errors import CheckpointError, ConfigError
+from ..core.packages import require
 from .onnx.export import check_writable
 from .onnx.graph import STRIDE
 from .onnx.structure import TENSORRT_OPSETS, ExportError, read_graph, structure_problems
@@ -120,12 +120,7 @@ def _checked(graph: Path) -> Any:
 
 
 def _package() -> Any:
-    try:
-        trt = import_module("tensorrt")
-    except ImportError as error:
-        raise ConfigError(
-            f"engines need the package tensorrt ({error}) and an NVIDIA GPU: pip install tensorrt, or use trtexec"
-        ) from None
+    trt = require("tensorrt", "building engines", "tensorrt (NVIDIA GPUs only), or use trtexec")
     if int(trt.__version__.split(".")[0]) not in VERSIONS:
         raise ConfigError(
             f"TensorRT {trt.__version__} is installed: engines are built with {' or '.join(map(str, VERSIONS))}"

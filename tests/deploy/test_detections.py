@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from detector_cases import LABELS
-from isdfine.core.errors import DataError
+from isdfine.core.errors import ConfigError, DataError
 from isdfine.deploy.detections import Detections
 
 IMAGE = Image.new("RGB", (60, 40), "gray")
@@ -79,8 +79,17 @@ def test_supervision() -> None:
 
 def test_supervision_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(DataError, match="to_supervision needs a package: pip install supervision"):
+    with pytest.raises(ConfigError, match="to_supervision needs the package supervision: pip install supervision"):
         found().to_supervision()
+
+
+def test_a_long_result_is_one_short_line_in_a_notebook() -> None:
+    one = found()
+    many = one[np.tile(np.arange(len(one)), 100)]
+    assert repr(many).startswith(f"Detections({len(many)} in ")
+    assert repr(many).endswith(", ...)")
+    assert len(repr(many)) < 100
+    assert repr(one[[]]) == f"Detections(0 in {one.size[0]} x {one.size[1]} px)"
 
 
 def test_drawing(tmp_path: Path) -> None:

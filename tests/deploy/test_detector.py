@@ -71,6 +71,17 @@ def test_one_list_array_and_batches(tmp_path: Path, rule: str) -> None:
     assert together[1].draw().size == (70, 100)
 
 
+def test_a_file_given_to_the_constructor_is_told_how_to_load_it() -> None:
+    with pytest.raises(ConfigError, match=r"a backend, not a file: write Detector.load\('model.onnx'\)"):
+        Detector("model.onnx")  # type: ignore[arg-type]
+
+
+def test_names_and_a_short_text() -> None:
+    detector = Detector(TellTale(lambda _: []))
+    assert detector.names == ("dark", "light")
+    assert repr(detector) == "Detector(tests, 2 classes)"
+
+
 def test_threshold_and_batches() -> None:
     rows = [[0, 0.1, 0.1, 0.5, 0.5, 0.9], [1, 0.2, 0.2, 0.4, 0.4, 0.5], [0, 0, 0, 1, 1, 0.3]]
     backend = TellTale(lambda _: rows)

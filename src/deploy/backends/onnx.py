@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.errors import CheckpointError, ConfigError
+from ...core.packages import require
 from ...core.sums import check_sum
 from .base import BackendInfo, Outputs
 from .metadata import INPUTS, OUTPUTS, UINT8, check_interface, info_from
@@ -105,11 +106,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _package(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ConfigError(f"{path}: running it needs a package: pip install onnxruntime (or onnxruntime-gpu)") from None
-    return onnxruntime
+    return require("onnxruntime", f"{path}: running it", "onnxruntime (or onnxruntime-gpu)")
 
 
 def _provider(runtime: Any, device: str | None) -> tuple[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ...core.device import pick_device
 from ...core.errors import CheckpointError, ConfigError
+from ...core.packages import require
 from .base import BackendInfo, Outputs
 from .metadata import INPUTS, OUTPUTS, check_interface, info_from
 
@@ -116,13 +117,7 @@ class TensorRTBackend:
 
 
 def _package(path: Path) -> Any:
-    try:
-        import tensorrt
-    except ImportError:
-        raise ConfigError(
-            f"{path}: running it needs the package that built it: pip install tensorrt (several GB, NVIDIA GPUs only)"
-        ) from None
-    return tensorrt
+    return require("tensorrt", f"{path}: running it", "tensorrt (several GB, NVIDIA only, the version that built it)")
 
 
 def _read(trt: Any, path: Path) -> Any:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ...core.atomic import whole_file
 from ...core.errors import ConfigError
+from ...core.packages import require
 from .sources import Clip, Frame, Skipped
 
 _USUAL_RATE = Fraction(25)
@@ -40,11 +41,7 @@ def package() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise ConfigError("videos and cameras need a package: pip install av") from None
-    return av
+    return require("av", "reading and writing videos")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import CheckpointError, ConfigError
+from ...core.packages import require
 from ...core.sums import check_sum
 from ..backends.base import Outputs
 from ..backends.metadata import VERSION, info_from
-from ..onnx.packages import require
 from ..preprocess import Recipe
 from .foreign import finish_for
 from .subject import Facts, Wanted, recipe_for
@@ -46,7 +46,7 @@ class OnnxSubject:
     """
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
-        (runtime,) = require("onnxruntime")
+        runtime = require("onnxruntime", "running ONNX files", "onnxruntime (or onnxruntime-gpu)")
         self._runtime, self._device = runtime, wanted.device
         self._session = _open(runtime, path, wanted)
         self._inputs = {one.name: one for one in self._session.get_inputs()}
@@ -162,7 +162,7 @@ def _size(shape: list[Any], texts: Mapping[str, str], wanted: Wanted, path: Path
 
 def _precision(path: Path) -> str:
     """Of most weights in a file that does not say."""
-    onnx, numpy_helper = require("onnx", "onnx.helper")
+    onnx, numpy_helper = require("onnx", "reading ONNX files"), require("onnx.helper", "reading ONNX files")
     sizes: dict[str, int] = {}
     for one in onnx.load(str(path), load_external_data=False).graph.initializer:
         kind = str(numpy_helper.tensor_dtype_to_np_dtype(one.data_type))

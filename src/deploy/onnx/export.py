@@ -18,12 +18,12 @@ from torch import nn
 
 from ...core.atomic import whole_file
 from ...core.errors import ConfigError
+from ...core.packages import require
 from ...core.sums import NO_SUM, SUM_KEY, write_with_sum
 from ..preprocess import SQUASH, Recipe
 from .compare import Difference
 from .graph import DEFAULT_OPSET, STRIDE, Deployed, GraphForm, to_onnx
 from .half import Share, share, to_half
-from .packages import require
 from .pooling import guard_pools
 from .sample import Sample, draw_sample
 from .structure import ExportError
@@ -89,7 +89,7 @@ def export_onnx(
         ConfigError: something asked for is impossible, a package is missing, or the file cannot be written.
         ExportError: the graph is not the model; nothing is left of it.
     """
-    require("onnx", "onnxruntime")
+    require("onnx", "ONNX export"), require("onnxruntime", "ONNX export")
     path, form = Path(path), GraphForm(size, dynamic_size, uint8_input, opset)
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision is {precision!r}: choose fp32 or fp16")

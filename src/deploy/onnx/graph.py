@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import ConfigError
+from ...core.packages import require
 from ..fold import inference_form
 from ..preprocess import Recipe
-from .packages import require
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -112,7 +112,8 @@ def to_onnx(deployed: Deployed, form: GraphForm) -> ModelProto:
     Raises:
         ConfigError: a missing package, or a model that torch.export cannot trace.
     """
-    _, optimizer = require("onnx", "onnxscript.optimizer")
+    require("onnx", "ONNX export")
+    optimizer = require("onnxscript.optimizer", "ONNX export")
     height, width = form.size
     images = torch.rand(_EXAMPLE_BATCH, 3, height, width, generator=torch.Generator().manual_seed(0))
     if form.uint8:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...core.errors import ConfigError
-from .packages import require
+from ...core.packages import require
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -71,7 +71,7 @@ def to_half(proto: ModelProto) -> ModelProto:
     Raises:
         ConfigError: weights that float16 cannot hold.
     """
-    (onnx,) = require("onnx")
+    onnx = require("onnx", "ONNX export")
     mixed: ModelProto = type(proto)()
     mixed.CopyFrom(proto)
     _Conversion(onnx.shape_inference.infer_shapes(mixed).graph, _opset(proto)).write(mixed)
@@ -80,7 +80,7 @@ def to_half(proto: ModelProto) -> ModelProto:
 
 def share(proto: ModelProto) -> Share:
     """Count what is half; types come from shape inference."""
-    (onnx,) = require("onnx")
+    onnx = require("onnx", "ONNX export")
     graph = onnx.shape_inference.infer_shapes(proto).graph
     types = element_types(graph)
     counted = [types.get(node.output[0]) for node in graph.node if node.op_type not in ("Cast", "Constant")]
@@ -95,7 +95,7 @@ def share(proto: ModelProto) -> Share:
 
 def misplaced(proto: ModelProto) -> list[str]:
     """Kinds of operations that compute in float16 and must not, by the rule of this module; ``TopK (2)``."""
-    (onnx,) = require("onnx")
+    onnx = require("onnx", "ONNX export")
     graph = _Graph(onnx.shape_inference.infer_shapes(proto).graph)
     wrong = [
         node.op_type

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...core.packages import require
 from .graph import INPUTS, OUTPUTS
 from .half import FLOAT, HALF, HEAVY, misplaced, share
-from .packages import require
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, ValueInfoProto
@@ -46,7 +46,7 @@ def read_graph(path: str | Path) -> ModelProto:
     Raises:
         ExportError: it cannot be read, is no valid ONNX, or is of another project.
     """
-    onnx, message = require("onnx", "google.protobuf.message")
+    onnx, message = require("onnx", "ONNX export"), require("google.protobuf.message", "ONNX export", "protobuf")
     try:
         proto: ModelProto = onnx.load(str(path))
         onnx.checker.check_model(proto)

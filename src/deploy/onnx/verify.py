@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.packages import require
 from .compare import FP32, Difference, Found, Tolerance, compare
-from .packages import require
 from .sample import Sample
 from .structure import ExportError, read_graph, structure_problems
 
@@ -74,7 +74,7 @@ def session_of(path: str | Path) -> Any:
     Raises:
         ExportError: the runtime refuses the file.
     """
-    (runtime,) = require("onnxruntime")
+    runtime = require("onnxruntime", "ONNX export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.packages import require
 from ...core.registry import register
 from ...core.weights import read_checkpoint
 from ..norm import freeze_batch_norms
@@ -178,12 +179,8 @@ class TimmBackbone(nn.Module):
 
 
 def _import_timm() -> Any:
-    try:
-        import timm
-        import timm.data
-    except ImportError as error:
-        raise ValueError("TimmBackbone needs a package: pip install timm") from error
-    return timm
+    require("timm.data", "TimmBackbone")
+    return require("timm", "TimmBackbone")
 
 
 def _check_weights(timm: Any, name: str, pretrained: bool | None, weights: str | None, accepted: str | None) -> None:

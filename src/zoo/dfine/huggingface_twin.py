@@ -13,6 +13,7 @@ from torch import nn
 from ...core.card import Card
 from ...core.config import Config
 from ...core.errors import ConfigError
+from ...core.packages import require
 from .huggingface import to_huggingface
 from .huggingface_config import config_to_huggingface
 from .huggingface_folder import write_folder
@@ -28,10 +29,7 @@ def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
     Raises:
         ConfigError: transformers is not installed, or did not get all weights.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(f"transformers is missing here ({error}): pip install transformers") from None
+    transformers = require("transformers", "comparing with transformers")
     names = [f"class {one}" for one in range(int(config.get("num_classes")))]
     content = config_to_huggingface(config.data, num_classes=len(names), names=names)
     height, width = config.get("eval_spatial_size")
