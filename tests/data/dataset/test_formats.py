@@ -144,9 +144,9 @@ def write_voc(folder: Path, coco: CocoDetection) -> str:
     [
         ("voc", {"root": "voc"}, ["missing annotation", "bad class"]),
         ("voc", {"root": "voc", "classes": []}, ["missing annotation", "bad class"]),
-        ("yolo", {"data": "none.yaml"}, ["missing annotation", "bad class", "missing image"]),
-        ("yolo", {"data": "list.yaml"}, ["broken line", "bad class", "missing image"]),
-        ("yolo", {"data": "broken.yaml"}, ["broken line", "bad class", "missing image"]),
+        ("yolo", {"data": "none.yaml"}, ["missing annotation"]),
+        ("yolo", {"data": "list.yaml"}, ["broken line"]),
+        ("yolo", {"data": "broken.yaml"}, ["broken line"]),
         ("crowdhuman", {"img_folder": ".", "ann_file": "none.odgt"}, ["missing annotation"]),
         ("crowdhuman", {"img_folder": ".", "ann_file": "latin.odgt"}, ["broken line"]),
         ("coco", {"img_folder": ".", "ann_file": "empty.json"}, ["bad class", "missing image"]),
