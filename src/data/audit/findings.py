@@ -14,6 +14,7 @@ from torch import nn
 from ..dataset import problems
 from ..dataset.annotations import Annotations
 from ..dataset.problems import Losses
+from ..dataset.voc_folder import xml_file
 from ..dataset.yolo_files import label_files
 
 Severity = Literal["error", "warning", "note"]
@@ -177,8 +178,7 @@ class Split:
         name = data.file_names[index]
         where = f"{data.place}: {name}"
         if self.format == "voc":
-            inside = name.replace("JPEGImages", "Annotations", 1)
-            where = str((self.img_folder / inside).with_suffix(".xml"))
+            where = str(xml_file(self.path(index)))
         elif self.format == "yolo":
             where = str(label_files([self.path(index).absolute()])[0])
         if row is None:

@@ -20,9 +20,11 @@ from ..dataset.coco_json import UNKNOWN_SIZE
 from ..dataset.formats import read_annotations
 from ..dataset.frame import settled
 from ..dataset.images import image_sizes
-from ..dataset.layout import TEST
+from ..dataset.layout import TEST, XML, folders_in, split_of, subfolder
 from ..dataset.problems import Problems
-from ..dataset.voc_xml import VocFile
+from ..dataset.text_lines import text_lines
+from ..dataset.voc_files import PAIR
+from ..dataset.voc_folder import xml_folders
 from ..dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, find_data
 from .findings import Split
 from .folders import find_images, odgt_names
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = ("coco", "voc", "yolo", "crowdhuman")
 LABEL_LIST = "label_list.txt"
+_SAMPLES = 20
+"""Lines of a text file that are looked at to see whether it lists images."""
 _MARKS = (b'"images"', b'"annotations"', b'"categories"')
 """What a COCO detection file has and other JSON files rarely have together."""
 _SUFFIXES = {
@@ -198,36 +202,51 @@ def _crowdhuman(root: Path) -> list[Source]:
 
 
 def _voc(root: Path) -> list[Source]:
-    """Folders with ``Annotations``: the devkit layout, lists at the top (official D-FINE), or one level down."""
-    for folder in [root, *sorted(one for one in root.iterdir() if one.is_dir())]:
-        if not (folder / "Annotations").is_dir():
+    """Folders with ``Annotations``: the devkit layout, lists at the top (official D-FINE), or one level down.
+
+    Else every folder below the root that holds XML files of VOC.
+    """
+    for folder in [root, *folders_in(root)]:
+        annotations = subfolder(folder, XML)
+        if annotations is None:
             continue
-        lists = sorted((folder / "ImageSets" / "Main").glob("*.txt")) or sorted(folder.glob("*.txt"))
+        lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+        lists = lists or sorted(one for one in folder.glob("*.txt") if _lists_images(one, annotations))
         lists = [one for one in lists if one.name != LABEL_LIST and "_" not in one.stem]  # cat_train.txt is per class
         parts = {one.stem for one in lists}
         if "train" in parts and "val" in parts:
             lists = [one for one in lists if one.stem != "trainval"]
         if lists:
             return _in_order(_voc_sources(folder, lists))
-    return []
+    return _xml_sources(root)
+
+
+def _lists_images(file: Path, annotations: Path) -> bool:
+    """Whether a text file names images: one of its first lines has an XML file."""
+    for _, line in text_lines(file, Problems(collect=True))[:_SAMPLES]:
+        pair = PAIR.fullmatch(line)
+        names = [line, os.path.splitext(line)[0]]
+        places = [file.parent / pair[2]] if pair else [annotations / f"{name}.xml" for name in names]
+        if any(map(os.path.isfile, places)):
+            return True
+    return False
+
+
+def _xml_sources(root: Path) -> list[Source]:
+    """Folders of XML files, joined by the split that their names say; all in one where they say none."""
+    groups: dict[str, list[Path]] = {}
+    for folder in xml_folders(root):
+        groups.setdefault(split_of(folder.relative_to(root)) or "all", []).append(folder)
+    return _in_order(
+        [
+            Source(name, "voc", {"root": str(root), "ann_file": os.path.relpath(os.path.commonpath(folders), root)})
+            for name, folders in groups.items()
+        ]
+    )
 
 
 def _voc_sources(root: Path, lists: Sequence[Path]) -> list[Source]:
-    """The lists of one root, with the classes of all its annotations where it has no list of them."""
-    classes: dict[str, Any] = {} if (root / LABEL_LIST).is_file() else {"classes": _voc_classes(root)}
-    return [
-        Source(one.stem, "voc", {"root": str(root), "ann_file": os.path.relpath(one, root), **classes}) for one in lists
-    ]
-
-
-def _voc_classes(root: Path) -> list[str]:
-    quiet = Problems(collect=True)
-    files = [VocFile.open(one, "", quiet) for one in sorted((root / "Annotations").rglob("*.xml"))]
-    names = sorted({name for file in files if file for name in file.names()})
-    if not names:
-        raise DataError(f"{root / LABEL_LIST}: no such list of class names, and no annotation file names a class")
-    logger.info("%s has no %s: the classes of its annotations are %s", root, LABEL_LIST, ", ".join(names))
-    return names
+    return [Source(one.stem, "voc", {"root": str(root), "ann_file": os.path.relpath(one, root)}) for one in lists]
 
 
 def _in_order(sources: Sequence[Source]) -> list[Source]:

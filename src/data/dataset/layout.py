@@ -31,6 +31,28 @@ def folders_in(folder: Path) -> list[Path]:
         return []
 
 
+def beside(folder: Path, own: Sequence[str], other: Sequence[str]) -> list[Path]:
+    """Folders that may hold what belongs to the files in one, the likeliest first: images of XML files, or the reverse.
+
+    For ``annotations/a`` these are ``images/a`` and ``annotations/a`` itself, then ``images``, ``a``, and the folder
+    that holds ``annotations``.
+
+    Args:
+        own: names of the folder or of one above it, in small letters.
+        other: names of the folder beside that one.
+    """
+    first, later = [], []
+    for up in (folder, *list(folder.parents)[:3]):
+        inside = folder.relative_to(up).parts
+        is_own = bool(inside) and inside[0].lower() in own
+        rest = inside[1:] if is_own else inside
+        there = [one for one in folders_in(up) if one.name.lower() in other]
+        there.sort(key=lambda one: other.index(one.name.lower()))
+        first += [one.joinpath(*rest) for one in there]
+        later += [*there, up.joinpath(*rest), up] if is_own else []
+    return [one for one in dict.fromkeys([*first, folder, *later]) if one.is_dir()]
+
+
 def split_of(path: Path) -> str | None:
     """Which part of a data set a folder holds, by the last of its names that says one, in small letters."""
     return next((one.lower() for one in reversed(path.parts) if one.lower() in SPLITS), None)

@@ -21,15 +21,18 @@ from .voc_files import parse_voc, voc_label_space
 
 @register
 class VOCDetection(DetectionDataset):
-    """Images with one XML file each, in the official list form or in the layout of the VOC devkit.
+    """Images with one XML file each, in the official list form, in the layout of the VOC devkit, or in plain folders.
 
     A line of the list file is ``relative/image.jpg relative/annotation.xml`` (relative to ``root``), or the stem of an
-    image in ``JPEGImages`` whose annotation is in ``Annotations``.
+    image in ``JPEGImages`` (or ``images``) whose annotation is in ``Annotations``. Without a list (LabelImg, Kaggle,
+    Roboflow) ``ann_file`` is a folder of XML files: their images lie beside them, or in ``images`` beside that folder.
 
     Args:
         root: folder of the data set.
-        ann_file: list file, in ``root`` or in its ``ImageSets/Main``.
-        label_file: class names in ``root``, one per line; the line is the label. Not read where ``classes`` is given.
+        ann_file: list file, in ``root`` or in its ``ImageSets/Main``; or a folder of XML files in ``root``.
+        label_file: class names in ``root``, one per line; the line is the label. Not read where ``classes`` is given;
+            where there is no such file, the classes of all XML files below ``root`` are taken in alphabetical order,
+            with a warning.
         transforms: applied to (image, target).
         num_classes: class count to check against; None takes the data's.
         classes: class names in label order, in place of the label file.
@@ -84,7 +87,4 @@ class VOCDetection(DetectionDataset):
         if not section.get("root"):
             return None
         label_file = section.get("label_file", "label_list.txt")
-        if section.get("classes") is None and not (label_file and (Path(section["root"]) / label_file).is_file()):
-            options = {name: section[name] for name in ("ann_file", "label_file") if name in section}
-            return parse_voc(section["root"], **options).label_space  # raises, with the names that were found
-        return voc_label_space(Path(section["root"]), label_file, section.get("classes"), (), Problems())
+        return voc_label_space(Path(section["root"]), label_file, section.get("classes"), Problems())

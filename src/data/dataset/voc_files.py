@@ -4,32 +4,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..label_space import LabelSpace
 from .annotations import Annotations, Collected
 from .frame import Upright, is_upright
 from .images import SUFFIXES, image_sizes
+from .layout import IMAGES, XML, subfolder
 from .problems import Problems
 from .subset import Subset
 from .text_lines import class_names, text_lines
+from .voc_folder import Item, folder_items, images_in, xml_files, xml_folders
 from .voc_xml import VocFile, VocImage
 
-_PAIR = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SUFFIXES))}))\s+(\S.*\.xml)", re.IGNORECASE)
+logger = logging.getLogger(__name__)
+
+PAIR = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SUFFIXES))}))\s+(\S.*\.xml)", re.IGNORECASE)
 _OF_ONE_CLASS = re.compile(r"\S+\s+(-1|0|1)")
 _IMAGES, _ANNOTATIONS, _LISTS = "JPEGImages", "Annotations", "ImageSets/Main"
-
-
-class _Item(NamedTuple):
-    """One line of a list file; paths relative to the root."""
-
-    image: str
-    xml: str
-    place: str
 
 
 def parse_voc(
@@ -59,7 +55,7 @@ def parse_voc(
     items = _items(root, listing, problems) if listing else []
     indices = (subset or Subset()).indices([item.image for item in items], None, str(listing or root))
     items = [items[index] for index in indices.tolist()]
-    space = voc_label_space(root, label_file, classes, [root / item.xml for item in items], problems)
+    space = voc_label_space(root, label_file, classes, problems)
     names = {name: label for label, name in enumerate(space.names)}
     collected, waiting = Collected(), []
     for index, item in zip(indices.tolist(), items):
@@ -77,81 +73,81 @@ def parse_voc(
 
 
 def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
-    """The list file: beside the folders, or where the VOC layout keeps it."""
+    """The list file: beside the folders, or where the VOC layout keeps it; or a folder of XML files."""
     places = [root / ann_file, root / _LISTS / ann_file]
     found = next((one for one in places if one.is_file()), None)
+    if found is None and places[0].is_dir():
+        return places[0]
     if found is None:
         lists = sorted(one.name for folder in (root, root / _LISTS) for one in folder.glob("*.txt"))
-        hint = f"there are {', '.join(lists[:8])}" if lists else "write one image per line into it"
+        folders = [os.path.relpath(one, root) for one in xml_folders(root)] if root.is_dir() else []
+        hints = ["there are " + ", ".join(lists[:8])] if lists else []
+        hints += [f"XML files are in {', '.join(folders[:4])}: ann_file: {folders[0]} takes them"] if folders else []
+        hint = "; ".join(hints) or "write one image per line into it"
         text = f"no such list of images, nor {places[1]}: check root and ann_file ({hint})"
         problems.report("missing annotation", str(places[0]), text)
     return found
 
 
 def voc_label_space(
-    root: Path,
-    label_file: str | None,
-    classes: Sequence[str] | None,
-    xml_files: Sequence[Path],
-    problems: Problems,
+    root: Path, label_file: str | None, classes: Sequence[str] | None, problems: Problems
 ) -> LabelSpace:
-    """Classes in the order of ``classes`` or of the label file.
-
-    Args:
-        xml_files: read for their class names where there is no label file, to say what to write into it.
-    """
+    """Classes in the order of ``classes`` or of the label file, else those of all XML files below the root, sorted."""
     if classes is not None:
         return LabelSpace.from_names(list(classes), f"{root} (classes)", problems)
     path = root / (label_file or "label_list.txt")
     if label_file and path.is_file():
         return LabelSpace.from_names(class_names(path, problems), str(path), problems)
     quiet = Problems(collect=True)
-    opened = [VocFile.open(one, "", quiet) for one in xml_files]
+    opened = [VocFile.open(one, "", quiet) for one in xml_files(root)]
     names = sorted({name for one in opened if one for name in one.names()})
-    text = (
-        f"no such list of class names; the annotations have the classes {', '.join(names) or '(none)'}: write one name "
-        "per line into that file in the order that labels shall have, or give classes: [...]"
-    )
-    problems.report("bad class", str(path), text)
+    if names:
+        logger.warning(
+            "%s: no such list of class names; those of the XML files are taken in this order: %s. Write one per line "
+            "into that file, or give classes: [...], to fix the order",
+            path, ", ".join(names),
+        )  # fmt: skip
+    else:
+        cause = f"; {quiet.found[0]}" if quiet.found else ""
+        text = f"no such list of class names, and none of {len(opened)} XML files names a class: check root{cause}"
+        problems.report("bad class", str(path), text)
     return LabelSpace(tuple(names), tuple(range(len(names))))
 
 
-def _items(root: Path, listing: Path, problems: Problems) -> list[_Item]:
+def _items(root: Path, listing: Path, problems: Problems) -> list[Item]:
+    if listing.is_dir():
+        return folder_items(root, listing, problems)
     items = []
-    suffixes: dict[str, dict[str, str]] = {}
+    images, annotations = _folder(root, _IMAGES, IMAGES), _folder(root, _ANNOTATIONS, XML)
+    there: dict[str, dict[str, str]] = {}
     for place, line in text_lines(listing, problems):
-        if pair := _PAIR.fullmatch(line):
-            items.append(_Item(pair[1], pair[2].strip(), place))
-        elif _OF_ONE_CLASS.fullmatch(line) and line not in _suffixes(root, "", suffixes):
+        if pair := PAIR.fullmatch(line):
+            items.append(Item(pair[1], pair[2].strip(), place))
+            continue
+        given = Path(line)
+        stem = line[: -len(given.suffix)] if given.suffix.lower() in (*SUFFIXES, ".xml") else line
+        parent, base = os.path.split(stem)
+        if parent not in there:
+            there[parent] = images_in(root / images / parent)
+        if _OF_ONE_CLASS.fullmatch(line) and line not in there[parent]:
             text = f"{line!r} is a line of a list for one class: use the list of all images, such as {_LISTS}/train.txt"
             problems.report("broken line", place, text)
-        else:
-            given = Path(line)
-            stem = line[: -len(given.suffix)] if given.suffix.lower() in (*SUFFIXES, ".xml") else line
-            there = _suffixes(root, os.path.dirname(stem), suffixes)
-            suffix = given.suffix if given.suffix.lower() in SUFFIXES else there.get(os.path.basename(stem), ".jpg")
-            items.append(_Item(f"{_IMAGES}/{stem}{suffix}", f"{_ANNOTATIONS}/{stem}.xml", place))
+            continue
+        name = base + given.suffix if given.suffix.lower() in SUFFIXES else there[parent].get(base, f"{base}.jpg")
+        items.append(Item(os.path.join(images, parent, name), f"{annotations}/{stem}.xml", place))
     if not items and not problems.found:
         problems.report("missing image", str(listing), "the list of images is empty: nothing to train or evaluate on")
     return items
 
 
-def _suffixes(root: Path, folder: str, known: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Suffix of the image of each stem in a folder of images; of several the first in the alphabet, on every machine.
-
-    Args:
-        folder: relative to the images.
-        known: answers so far, by folder.
-    """
-    if folder not in known:
-        place = root / _IMAGES / folder
-        files = sorted(place.iterdir(), reverse=True) if place.is_dir() else []
-        known[folder] = {one.stem: one.suffix for one in files if one.suffix.lower() in SUFFIXES}
-    return known[folder]
+def _folder(root: Path, name: str, others: Sequence[str]) -> str:
+    """The devkit's folder, or the one that is there in its place."""
+    found = None if (root / name).is_dir() else subfolder(root, others)
+    return found.name if found else name
 
 
 def _sizes(
-    root: Path, waiting: Sequence[tuple[int, _Item, VocImage]], upright: bool, problems: Problems
+    root: Path, waiting: Sequence[tuple[int, Item, VocImage]], upright: bool, problems: Problems
 ) -> list[tuple[int, int] | None]:
     """The sizes of the XML files; where they have none, those of the images."""
     without = [root / item.image for _, item, image in waiting if image.size is None]

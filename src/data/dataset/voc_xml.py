@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -17,6 +19,11 @@ from .problems import Problems
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _DIGITS = 18
 """Numbers of that many digits fit into 64 bits."""
+_TAGS = ("annotation", "bndbox", "difficult", "height", "name", "object", "size", "width", *_CORNERS)
+_ENCODING = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}
+"""Encodings that files name, and those that contain them and that the files are really written in."""
 
 
 class VocImage(NamedTuple):
@@ -48,15 +55,24 @@ class VocFile:
             None where it was reported.
         """
         try:
-            data = path.read_bytes()
-            return cls(path, data, ElementTree.fromstring(data))
+            data = _utf8(path.read_bytes())
+            return cls(path, data, ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8")))
         except OSError as error:
             text = f"cannot be opened ({error.strerror}), but {owner}: add it or remove the line"
             problems.report("missing annotation", str(path), text)
         except ElementTree.ParseError as error:
-            place = f"{path}:{error.position[0]}"
-            problems.report("broken xml", place, f"not a complete XML file ({error}): write it again")
-        except (ValueError, LookupError) as error:  # an encoding that the parser does not know
+            line, column = error.position
+            near = data.split(b"\n")[line - 1][: column + 1] if line <= data.count(b"\n") + 1 else b""
+            remedy = "write & as &amp;" if b"&" in near.rpartition(b">")[2] else "write it again"
+            problems.report("broken xml", f"{path}:{line}", f"not a complete XML file ({error}): {remedy}")
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            text = (
+                f"cannot be decoded as {error.encoding} ({error.reason} 0x{error.object[error.start]:02x}): save it as "
+                'UTF-8, or name its encoding in its first line: <?xml version="1.0" encoding="GBK"?>'
+            )
+            problems.report("broken xml", f"{path}:{line}", text)
+        except (ValueError, LookupError) as error:  # a name that no file can have, or an unknown encoding
             problems.report("broken xml", f"{path}:1", f"cannot be decoded ({error}): save it as UTF-8")
         return None
 
@@ -78,6 +94,7 @@ class VocFile:
             )
             problems.report("bad size", self._place("size", 0, "annotation"), text)
             return None
+        self._check_tags(problems)
         image = VocImage(size, [], [], [])
         for number, one in enumerate(self.root.findall("object")):
             name = (one.findtext("name") or "").strip()
@@ -96,6 +113,15 @@ class VocFile:
                 image.difficult.append((one.findtext("difficult") or "0").strip() not in ("", "0"))
         return image
 
+    def _check_tags(self, problems: Problems) -> None:
+        """Objects under other tags would be passed over."""
+        tags = {one.tag for one in self.root.iter() if one is not self.root and isinstance(one.tag, str)}
+        for tag in sorted(tags - set(_TAGS)):
+            plain = tag.rpartition("}")[2].lower()
+            if plain in _TAGS:
+                text = f"the tag <{tag}> is passed over: write <{plain}>, in small letters and without a namespace"
+                problems.report("bad entry", self._place(tag, 0, "annotation"), text)
+
     def _size(self) -> tuple[int, int] | None:
         sides = []
         for tag in ("height", "width"):
@@ -108,15 +134,39 @@ class VocFile:
 
     def _place(self, tag: str, number: int, otherwise: str) -> str:
         """``file:line`` of the ``number``-th element called ``tag``, or of the first one called ``otherwise``."""
-        lines = [line for line, name in _lines(self.data) if name == tag]
-        fallback = [line for line, name in _lines(self.data) if name == otherwise] or [1]
+        lines = self._lines.get(tag, [])
+        fallback = self._lines.get(otherwise, [1])
         return f"{self.path}:{lines[number] if number < len(lines) else fallback[0]}"
 
+    @cached_property
+    def _lines(self) -> dict[str, list[int]]:
+        lines: dict[str, list[int]] = {}
+        for line, name in _upper_lines(self.data):
+            lines.setdefault(name, []).append(line)
+        return lines
 
-def _lines(data: bytes) -> list[tuple[int, str]]:
+
+def _utf8(data: bytes) -> bytes:
+    """The text of an XML file in UTF-8, from the encoding that its first bytes or its first line say.
+
+    Raises:
+        UnicodeDecodeError: it holds other bytes.
+        LookupError: an encoding that there is not.
+    """
+    if data.startswith(_UTF16):
+        return data.decode("utf-16").encode()
+    declared = _ENCODING.match(data.removeprefix(b"\xef\xbb\xbf").lstrip())
+    name = declared[1].decode().lower() if declared else "utf-8"
+    if name.startswith(("utf-16", "utf-32", "ucs")):  # cannot be: the declaration itself was read byte by byte
+        name = "utf-8"
+    data.decode(wider := _WIDER.get(name, name))
+    return data if name in ("utf-8", "utf8") else data.decode(wider).encode()
+
+
+def _upper_lines(data: bytes) -> list[tuple[int, str]]:
     """Line and name of every element one level below the root, and of the root."""
     found: list[tuple[int, str]] = []
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8")
     depth = 0
 
     def start(name: str, _: object) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from isdfine.core.errors import DataError
+from isdfine.data.dataset import voc_xml
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.subset import Subset
 from isdfine.data.dataset.voc import VOCDetection
@@ -89,13 +90,63 @@ def test_files_as_windows_writes_them(tmp_path):
     assert VOCDetection(root).annotations.labels.tolist() == [0]
 
 
-@pytest.mark.parametrize(("encoding", "said"), [("gb2312", "multi-byte encodings"), ("xyz", "unknown encoding: xyz")])
-def test_encodings_that_the_parser_does_not_know(tmp_path, encoding, said):
+@pytest.mark.parametrize(
+    ("declared", "written"),
+    [("gb2312", "gbk"), ("GBK", "gbk"), ("Shift_JIS", "cp932"), ("", "utf-8"), ("", "utf-8-sig"), ("utf-8", "utf-8"),
+     ("utf-16", "utf-16"), ("", "utf-16"), ("utf-16", "utf-8"), ("windows-1252", "cp1252")],
+)  # fmt: skip
+def test_encodings(tmp_path, declared, written):
+    name = "蚂" if written not in ("cp1252", "cp932") else {"cp1252": "ä", "cp932": "蟻"}[written]
+    root = write(tmp_path, {"a": [thing(name)]}, labels=f"{name}\nbee\n")
+    path = tmp_path / "Annotations/a.xml"
+    first = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
+    path.write_bytes((first + path.read_text(encoding="utf-8")).encode(written))
+    data = parse_voc(root)
+    assert (data.labels.tolist(), data.label_space.names) == ([0], (name, "bee"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'<?xml version="1.0" encoding="xyz"?>\n<annotation/>', r"a.xml:1: cannot be decoded \(unknown encoding"),
+        (b"<annotation>\n<name>\xba\xec</name></annotation>",
+         r"a.xml:2: cannot be decoded as utf-8 \(invalid start byte 0xba\): save it as UTF-8, or name its encoding"),
+        (b"<annotation>\n<path>C:\\cats & dogs</path></annotation>", r"a.xml:2: not a complete .*: write & as &amp;"),
+        (b"<annotation>\n<path>cats&nbsp;dogs</path></annotation>", r"a.xml:2: not a complete .*: write & as &amp;"),
+        (b"<annotation>\n<size><wid", r"a.xml:2: not a complete XML file \(unclosed token.*\): write it again"),
+    ],
+)  # fmt: skip
+def test_the_cause_of_a_broken_file_is_said_in_every_way(tmp_path, text, said):
+    root = write(tmp_path, {"a": [thing()]}, labels="")
+    (tmp_path / "Annotations/a.xml").write_bytes(text)
+    with pytest.raises(DataError, match=r"none of 1 XML files names a class: check root; .*" + said):
+        VOCDetection(root)
+    with pytest.raises(DataError, match=said):
+        VOCDetection(root, classes=["ant"])
+    problems = Problems(collect=True)
+    parse_voc(root, problems=problems)
+    assert [one.kind for one in problems.found] == ["bad class", "broken xml"]
+    assert re.search(said, str(problems.found[1]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("object", "OBJECT"), ("bndbox", "Bndbox"), ("<object>", "<object xmlns='x'>")]
+)
+def test_tags_that_would_be_passed_over(tmp_path, old, new):
     root = write(tmp_path, {"a": [thing()]})
     path = tmp_path / "Annotations/a.xml"
-    path.write_text(f'<?xml version="1.0" encoding="{encoding}"?>\n' + path.read_text())
-    with pytest.raises(DataError, match=rf"a.xml:1: cannot be decoded \({said}.*\): save it as UTF-8"):
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=r"a.xml:\d: the tag <.*> is passed over: write <\w+>, in small letters and"):
         VOCDetection(root)
+
+
+def test_many_faults_in_a_file_take_no_longer_than_reading_it(tmp_path, monkeypatch):
+    root = write(tmp_path, {"a": [thing("cat")] * 50})
+    calls = []
+    monkeypatch.setattr(voc_xml, "_upper_lines", lambda data, own=voc_xml._upper_lines: calls.append(1) or own(data))
+    problems = Problems(collect=True)
+    parse_voc(root, problems=problems)
+    assert (len(problems.found), len(calls)) == (50, 1)
 
 
 @pytest.mark.parametrize("width", ["60.0", "9" * 30, "-60", ""])
@@ -136,13 +187,13 @@ def test_a_subset_reads_its_files_only(tmp_path):
     assert parse_voc(root, subset=Subset(["a"])).image_ids.tolist() == [1]
 
 
-def test_without_a_list_of_names(tmp_path):
+def test_without_a_list_of_names(tmp_path, caplog):
     root = write(tmp_path, labels="")
-    found = r"label_list.txt: no such list of class names; the annotations have the classes ant, bee: write one name "
-    with pytest.raises(DataError, match=found):
-        VOCDetection(root)
-    with pytest.raises(DataError, match=found):
-        VOCDetection.label_space_of({"root": root})
+    (tmp_path / "ImageSets/Main/test.txt").write_text("a\n")  # its files have no class, those of the root count
+    for found in (VOCDetection(root, "test.txt").label_space, VOCDetection.label_space_of({"root": root})):
+        assert found.names == ("ant", "bee")
+    said = r"label_list.txt: no such list of class names; those of the XML files are taken in this order: ant, bee. Wri"
+    assert re.search(said, caplog.text)
     assert VOCDetection(root, classes=["bee", "ant"])[0][1]["labels"].tolist() == [1, 0]
     with pytest.raises(DataError, match=r"category name 'ant' occurs twice \(ids 0 and 2\): rename one"):
         VOCDetection(root, classes=["ant", "bee", "ant"])
