@@ -65,7 +65,10 @@ class LabelSpace:
             known = number is not None and type(entry.get("name")) in (str, int)
             if not known or type(entry["id"]) is not int:
                 text = f"category {category!r} needs an integer id and a name"
-                problems.report("bad class", place, text, kept=known)
+                if known:
+                    problems.mend("odd entry", place, text)
+                else:
+                    problems.report("bad class", place, text)
             if number is None or not known:
                 continue
             if number in named:

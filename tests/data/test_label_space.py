@@ -71,7 +71,7 @@ def test_long_lists_are_abbreviated():
     [
         ([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], r"place: category id 1 occurs twice \('a' and 'b'\)"),
         ([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], r"category name 'a' occurs twice \(ids 1 and 2\)"),
-        ([{"id": "1", "name": "a"}], "needs an integer id and a name"),
+        ([{"id": "one", "name": "a"}], "needs an integer id and a name"),
         ([{"id": 1}], "needs an integer id and a name"),
         ([{"id": 1, "name": None}], "needs an integer id and a name"),
         ([], "list of categories is empty"),

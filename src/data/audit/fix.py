@@ -21,6 +21,8 @@ from .pictures import sizes_that_fit
 from .pixels import Pixels
 
 _DROPPED_IMAGES = ("missing image", "unreadable image", "image in two splits")
+_SAID = ("bad annotation id", "wrong area", "rotated box")
+"""Kept entries that are not simply put right."""
 _DROPPED_BOXES = ("inverted box", "empty box", "box outside")
 
 
@@ -109,7 +111,7 @@ def corrected(splits: Sequence[Split], findings: Sequence[Finding], pixels: Mapp
     changes, tolls, result = [], [], []
     for split in splits:
         for one in split.problems:
-            done = KINDS[one.kind].fix if one.kind == "bad annotation id" else "put right" if one.kept else "left out"
+            done = KINDS[one.kind].fix if one.kind in _SAID else "put right" if one.kept else "left out"
             changes.append(f"{done}: {one}")
         own = [one for one in findings if one.split == split.name]
         losses = split.losses.copy()

@@ -17,6 +17,7 @@ _INT64 = 2**63
 Entry = Mapping[str, Any]
 _LONGEST = 40
 """Characters of a number: beyond, Python refuses to read it or takes long."""
+_UPRIGHT_DEGREES = 0.5
 _FLAGS = {"": 0, "false": 0, "no": 0, "true": 1, "yes": 1}
 
 
@@ -61,6 +62,23 @@ def box_numbers(value: object) -> list[float] | None:
         return None
     numbers = [number for one in parts if (number := finite_number(one)) is not None]
     return numbers if len(numbers) == 4 else None
+
+
+def is_rotated(degrees: object) -> bool:
+    """Whether a rectangle turned so far is no longer the box around itself."""
+    number = finite_number(degrees)
+    return number is not None and min(number % 180, -number % 180) > _UPRIGHT_DEGREES
+
+
+def report_rotated(names: Sequence[object], place: str, problems: Problems) -> None:
+    """Say which boxes belong to rotated rectangles."""
+    if names:
+        shown = ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
+        text = (
+            f"{len(names)} boxes are rectangles from before a rotation that stands beside them (annotations {shown}): "
+            "they do not bound their objects; export them as polygons, or draw upright boxes"
+        )
+        problems.mend("rotated box", place, text)
 
 
 def annotation_ids(values: Iterable[object]) -> list[int]:
@@ -114,10 +132,11 @@ def whole_numbers(
         else:
             text = f"{which}, not a whole number: {short(entries[index])}"
         number = read(value)
-        lost = int(keep[index] and number is None)
-        problems.report(
-            "bad entry", place, text, kept=number is not None, boxes=boxes * lost, images=(1 - boxes) * lost
-        )
+        if number is None:
+            lost = int(keep[index])
+            problems.report("bad entry", place, text, boxes=boxes * lost, images=(1 - boxes) * lost)
+        else:
+            problems.mend("odd entry", place, text)
         values[index] = 0 if number is None else number
         keep[index] &= number is not None
     return np.array(values, dtype=np.int64)

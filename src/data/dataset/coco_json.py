@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...core.class_rows import squeezed
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
+from .areas import sound_areas
 from .coco_fields import (
     Entry,
     are_int64,
@@ -24,6 +25,8 @@ from .coco_fields import (
     fits_int64,
     flag,
     is_box,
+    is_rotated,
+    report_rotated,
     short,
     whole_number,
     whole_numbers,
@@ -71,6 +74,7 @@ def parse_coco(
     space = _space(categories, place, remap_mscoco_category, classes, problems)
     if remap_mscoco_category:
         _warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
+    report_rotated(objects.rotated, place, problems)
     if not images.file_names:
         problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
     return objects.annotations(space, images)
@@ -142,9 +146,13 @@ class _Images:
             if not all(fits_int64(side) and side > 0 for side in size):
                 shown = f"image {ids[index]} ({name}) has height, width {short(size)}"
                 text = f"{shown}: give whole numbers above 0, in pixels"
-                self.problems.report("bad size", self.place, text, kept=True)
                 sides = [whole_number(side) or 0 for side in size]
-                size = (sides[0], sides[1]) if min(sides) > 0 else UNKNOWN_SIZE
+                if min(sides) > 0:
+                    self.problems.mend("odd entry", self.place, text)
+                    size = (sides[0], sides[1])
+                else:
+                    self.problems.report("bad size", self.place, text, kept=True)
+                    size = UNKNOWN_SIZE
             self.file_names.append(name)
             self.sizes.append(size)
         self.ids.append(ids[keep])
@@ -174,6 +182,8 @@ class _Objects:
         self.place, self.problems, self.crowd_keys = place, problems, crowd_keys
         self.columns: list[tuple[NDArray[Any], ...]] = []
         self.largest, self.unnumbered = 0, 0
+        self.rotated: list[Any] = []
+        """Ids of boxes that belong to rotated rectangles."""
         self.left_out: list[NDArray[np.int64]] = []
         """Image ids of entries that were left out."""
 
@@ -186,7 +196,8 @@ class _Objects:
         crowd = self._crowd(entries, keep, first)
         categories = self._categories(entries, keep, ids)
         boxes = self._boxes(entries, keep, ids)
-        areas = self._areas(entries, boxes, ids)
+        areas = self._areas(entries, ids)
+        self._count_rotated(entries)
         self.left_out.append(owners[has_owner & ~keep])
         self.columns.append(tuple(one[keep] for one in (ids, missing, owners, categories, boxes, areas, crowd)))
 
@@ -209,6 +220,7 @@ class _Objects:
         order = np.flatnonzero(keep)[np.argsort(owners[keep], kind="stable")]
         counts = np.bincount(owners[order], minlength=len(image_ids))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        areas = self._sound(areas, boxes, ids)
         touched = np.isin(image_ids, np.concatenate([wanted[~keep], *self.left_out]))
         self.problems.losses.add("", emptied=int(np.count_nonzero(touched & (counts == 0))))
         ids = np.where(missing > 0, self.largest + missing, ids)
@@ -285,7 +297,7 @@ class _Objects:
         return np.array([0 if one is None else one for one in mended], dtype=np.int64)
 
     def _boxes(self, entries: Sequence[Entry], keep: NDArray[np.bool_], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(A, 4); training takes numbers and nothing else, so text that looks like a number is reported."""
+        """(A, 4)"""
         values = [entry.get("bbox") for entry in entries]
         try:
             boxes = np.array(values)
@@ -298,10 +310,8 @@ class _Objects:
         )
         return np.array([[0] * 4 if one is None else one for one in mended], dtype=np.float64).reshape(-1, 4)
 
-    def _areas(
-        self, entries: Sequence[Entry], boxes: NDArray[np.float64], ids: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """(A,) the file's areas; the box's own where the file gives none that can be read."""
+    def _areas(self, entries: Sequence[Entry], ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(A,) as the file has them, NaN where it gives none that can be read."""
 
         def fits(value: object) -> bool:
             return value is None or type(value) is float or fits_int64(value)
@@ -310,10 +320,31 @@ class _Objects:
         if set(map(type, values)) != {float}:
             always = np.ones(len(values), dtype=bool)  # no box is left out for its area
             expected = "expected a number of pixels, or no area"
-            found = self._check(values, always, ids, fits, finite_number, "bad entry", "area", expected, needed=False)
+            found = self._check(values, always, ids, fits, finite_number, "wrong area", "area", expected, needed=False)
             values = [np.nan if one is None else one for one in found]
-        given = np.array(values, dtype=np.float64)
-        return np.where(np.isnan(given), boxes[:, 2] * boxes[:, 3], given)
+        return np.array(values, dtype=np.float64)
+
+    def _sound(
+        self, areas: NDArray[np.float64], boxes: NDArray[np.float64], ids: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """(A,) the areas, the box's own where there is none or the file's cannot be true, which is said."""
+        sound, reasons = sound_areas(areas, boxes)
+        for reason, rows in reasons.items():
+            first = np.flatnonzero(rows)[0]
+            width, height = boxes[first, 2:].tolist()
+            text = (
+                f"{np.count_nonzero(rows)} of {len(areas)} areas are {reason}, for example {areas[first]:g} of "
+                f"annotation {ids[first]}, whose box is {width:g} x {height:g}: the boxes' own are used in their place"
+            )
+            self.problems.mend("wrong area", self.place, text)
+        return sound
+
+    def _count_rotated(self, entries: Sequence[Entry]) -> None:
+        """CVAT writes the rectangle before its rotation as bbox, and the rotation beside it."""
+        for entry in entries:
+            attributes = entry.get("attributes")
+            if attributes and type(attributes) is dict and is_rotated(attributes.get("rotation")):
+                self.rotated.append(entry.get("id"))
 
     def _check(
         self,
@@ -328,14 +359,17 @@ class _Objects:
         *,
         needed: bool = True,
     ) -> list[Any]:
-        """The values; those that do not fit as ``read`` understands them, or None and (where needed) not kept."""
+        """The values; those that do not fit as ``read`` understands them, else None, and where needed not kept."""
         mended = list(values)
         for index, value in enumerate(values):
             if not fits(value):
                 mended[index] = read(value)
                 kept = not needed or mended[index] is not None
                 text = f"annotation {ids[index]} has {key} {short(value)}: {expected}"
-                self.problems.report(kind, self.place, text, kept=kept, boxes=int(keep[index] and not kept))
+                if kept:
+                    self.problems.mend(kind if mended[index] is None else "odd entry", self.place, text)
+                else:
+                    self.problems.report(kind, self.place, text, boxes=int(keep[index]))
                 keep[index] &= kept
         return mended
 

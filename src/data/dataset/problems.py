@@ -28,6 +28,8 @@ KINDS: dict[str, str] = {
     "unreadable image": "a file that is no image, or is cut off",
     "bad annotation id": "an annotation id that is no whole number (training does without it)",
     "box beyond edge": "a box that reaches more than 1 pixel (YOLO: a thousandth) out of its image",
+    "wrong area": "areas that cannot be those of their boxes (training and metrics take width * height in their place)",
+    "rotated box": "boxes with a rotation beside them, which do not bound the rotated object (training takes the box)",
     "odd entry": "a field in another form than it should have, whose meaning is clear (training reads it)",
 }
 """Every kind that a parser reports, with what it means."""

@@ -16,6 +16,7 @@ from torch import nn
 from ...core.errors import DataError
 from ..transforms.smallest import describe_limits, smallest_kept
 from .annotations import Annotations, clipped_corners, has_area
+from .box_format import other_format
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class TargetCounts:
     """Below what the transforms keep: see ``smallest_kept``."""
     fractions: int
     """Boxes (of any kind) that look like fractions of their image."""
+    format: str
+    """What boxes look like that seem to be in another format than they were read in; empty for sound ones."""
     limits: str
     """What ``too_small`` goes by."""
 
@@ -67,7 +70,7 @@ class TargetCounts:
 
 
 class Shortage(NamedTuple):
-    """Why there are no targets, or suspiciously few."""
+    """Why there are no targets, or suspiciously few, or why they are in doubt."""
 
     kind: str
     """One of ``audit.findings.KINDS``."""
@@ -97,6 +100,7 @@ def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCou
         without_area=int(np.count_nonzero(~inside & ~data.crowd)),
         too_small=int(np.count_nonzero(inside & small)),
         fractions=_fractions(data.boxes_xywh_px, data.sizes.min(axis=1)[owners]),
+        format=other_format(data.boxes_xywh_px[~data.crowd], data.sizes[owners[~data.crowd]]),
         limits=describe_limits(ops),
     )
 
@@ -137,6 +141,8 @@ def shortages(counts: TargetCounts) -> Iterator[Shortage]:
             f"{counts.fractions} of {boxes} boxes lie in 0..1 and look like fractions of the image: give all boxes in "
             "pixels",
         )
+    if counts.format:
+        yield Shortage("other box format", f"{counts.format}: convert them, or correct the export")
     if not counts.targets:
         yield Shortage("no targets", _why_none(counts))
     elif counts.crowd > MOST * boxes:

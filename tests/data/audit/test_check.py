@@ -273,3 +273,17 @@ def test_boxes_that_are_fractions_are_an_error(tmp_path):
     found = {(one.kind, one.split, one.severity): one.text for one in findings_of(data.write())}
     assert "2 of 12 boxes lie in 0..1" in found["some normalised boxes", "train", "warning"]
     assert "all 6 boxes lie in 0..1" in found["normalised boxes", "val", "error"]
+
+
+def test_fields_that_cannot_be_true_are_found(tmp_path):
+    data = Planted(tmp_path, train=4, val=2)
+    for number, entry in enumerate(data.content["train"]["annotations"]):
+        entry["area"] = -entry["area"]
+        entry["attributes"] = {"rotation": 40.0 * (number == 5)}
+    for entry in data.content["val"]["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x + 25, y + 20, x + width + 25, y + height + 20]
+    found = {(one.kind, one.split, one.severity): one.text for one in findings_of(data.write())}
+    assert "12 of 12 areas are below 0" in found["wrong area", "train", "warning"]
+    assert "1 boxes are rectangles from before a rotation" in found["rotated box", "train", "warning"]
+    assert "fit if the numbers are corners x1, y1, x2, y2" in found["other box format", "val", "error"]

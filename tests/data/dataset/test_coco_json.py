@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -108,11 +109,9 @@ def test_remap_of_foreign_categories(tmp_path):
         ("images.0.file_name", ..., "image 7 has no file_name"),
         ("images.1.width", ..., r"image 3 \(sub/b.png\) has height, width \(50, None\)"),
         ("images.1.height", 0, r"has height, width \(0, 50\): give whole numbers above 0"),
-        ("images.1.width", 96.0, r"image 3 \(sub/b.png\) has height, width \(50, 96.0\): give whole numbers above 0"),
         ("images.1.width", 10**30, "give whole numbers above 0"),
         ("images.1.id", 10**30, "entry 1 has id 10+, which does not fit into 64 bits"),
         ("images.1.id", 7, r"image id 7 occurs 2 times \(a.png, sub/b.png\): ids must be unique"),
-        ("images.1.id", "3", "entry 1 has id '3', not a whole number"),
         ("images.1.id", ..., "entry 1 has id None, not a whole number"),
         ("annotations.0", [], r"annotations\[0\] is \[\], not an object"),
         ("annotations.1.image_id", 99, r"annotation 12 has image_id 99, which no image has \(1 such annotations\)"),
@@ -124,16 +123,13 @@ def test_remap_of_foreign_categories(tmp_path):
         ),
         ("annotations.2.category_id", ..., "annotation 13 has category_id None"),
         ("annotations.2.category_id", [1], r"annotation 13 has category_id \[1\]: not a whole number"),
-        ("annotations.2.category_id", "9", "annotation 13 has category_id '9': not a whole number"),
         ("annotations.2.category_id", 2.5, "annotation 13 has category_id 2.5: not a whole number"),
         ("annotations.3.bbox", [1, 2, 10**400, 4], r"annotation 14 has bbox \[1, 2, 10+\.\.\.: expected 4 finite"),
-        ("annotations.3.area", 10**400, r"annotation 14 has area 10+\.\.\.: expected a number"),
         ("annotations.0.bbox", ..., "annotation 11 has bbox None: expected 4 finite numbers"),
         ("annotations.0.bbox", [1, 2, 3], r"annotation 11 has bbox \[1, 2, 3\]"),
-        ("annotations.3.bbox", [1, 2, "3", 4], r"annotation 14 has bbox \[1, 2, '3', 4\]"),
+        ("annotations.3.bbox", [1, 2, "three", 4], r"annotation 14 has bbox \[1, 2, 'three', 4\]"),
+        ("annotations.3.iscrowd", "perhaps", "entry 3 has iscrowd 'perhaps', not a whole number"),
         ("annotations.3.bbox", [1, 2, float("nan"), 4], r"annotation 14 has bbox \[1, 2, nan, 4\]"),
-        ("annotations.3.area", "7", "annotation 14 has area '7'"),
-        ("annotations.3.iscrowd", "no", "entry 3 has iscrowd 'no', not a whole number"),
     ],
 )
 def test_wrong_entries_are_named(tmp_path, path, value, match):
@@ -141,6 +137,79 @@ def test_wrong_entries_are_named(tmp_path, path, value, match):
     with pytest.raises(DataError, match=match) as caught:
         parse_coco(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("images.1.width", 50.0, "image 3 (sub/b.png) has height, width (50, 50.0)"),
+        ("images.1.height", "50", "image 3 (sub/b.png) has height, width ('50', 50)"),
+        ("images.1.id", "3", "entry 1 has id '3'"),
+        ("categories.1.id", "2", "category {'id': '2', 'name': 'ant'} needs an integer id"),
+        ("annotations.0.image_id", "3", "entry 0 has image_id '3'"),
+        ("annotations.2.category_id", "9", "annotation 13 has category_id '9'"),
+        ("annotations.3.bbox", ["5", 5, "10.0", 10], "annotation 14 has bbox ['5', 5, '10.0', 10]"),
+        ("annotations.3.area", "77.5", "annotation 14 has area '77.5'"),
+        ("annotations.2.iscrowd", "1", "entry 2 has iscrowd '1'"),
+        ("annotations.2.iscrowd", "true", "entry 2 has iscrowd 'true'"),
+        ("annotations.2.iscrowd", True, ""),
+        ("annotations.3.iscrowd", "0", "entry 3 has iscrowd '0'"),
+        ("annotations.3.iscrowd", None, "entry 3 has iscrowd: null"),
+    ],
+)
+def test_another_form_of_a_value_is_read_with_a_warning(tmp_path, caplog, path, value, said):
+    wanted = parse_coco(coco_files.write(tmp_path, images=False)[1])
+    assert not caplog.records
+    found = parse_coco(coco_files.write(tmp_path, changed(path, value), images=False)[1])
+    for name in ("image_ids", "sizes", "offsets", "boxes_xywh_px", "labels", "area_px", "crowd", "ids"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    assert said in caplog.text
+    assert len(caplog.records) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-100, "1 of 4 areas are below 0, for example -100 of annotation 14, whose box is 10 x 10"),
+        (0, "1 of 4 areas are 0"),
+        (float("inf"), "1 of 4 areas are no finite number"),
+        (float("-inf"), "1 of 4 areas are no finite number"),
+        (2400, "1 of 4 areas are larger than the box"),
+        ("large", "annotation 14 has area 'large'"),
+        ([100], r"annotation 14 has area [100]"),
+        (10**400, "annotation 14 has area 10000"),
+        (float("nan"), ""),
+        (None, ""),
+        (144, None),  # rounded corners, or a last pixel that is not counted
+        (3, None),  # a thin mask
+    ],
+)
+def test_an_area_that_cannot_be_true_is_the_box_own(tmp_path, caplog, value, said):
+    data = parse_coco(coco_files.write(tmp_path, changed("annotations.3.area", value), images=False)[1])
+    assert data.area_px.tolist() == [410, 2400, value if said is None else 100, 600]
+    assert (said or "") in caplog.text
+    assert len(caplog.records) == bool(said)
+    problems = Problems(collect=True)
+    parse_coco(coco_files.write(tmp_path, changed("annotations.3.area", value), images=False)[1], problems=problems)
+    assert [(one.kind, one.kept) for one in problems.found] == [("wrong area", True)] * bool(said)
+
+
+@pytest.mark.parametrize("name", ["coco128", "bccd", "doclayout-mini"])
+def test_areas_of_real_files_are_kept(name, caplog):
+    for path in sorted((coco_files.shared_data(name) / "annotations").glob("*.json")):
+        found = parse_coco(path)
+        given = {entry["id"]: entry["area"] for entry in json.loads(path.read_text())["annotations"]}
+        assert found.area_px.tolist() == [given[number] for number in found.ids.tolist()]
+    assert not caplog.records
+
+
+def test_rotated_boxes_of_cvat_are_counted(tmp_path, caplog):
+    data = coco_files.content()
+    for entry, degrees in zip(data["annotations"], (0.0, 30.5, 180, 359.9)):
+        entry["attributes"] = {"occluded": False, "rotation": degrees}
+    parse_coco(coco_files.write(tmp_path, data, images=False)[1])
+    assert "1 boxes are rectangles from before a rotation" in caplog.text
+    assert "(annotations 12)" in caplog.text
 
 
 def test_all_boxes_of_three_numbers(tmp_path):
@@ -189,12 +258,12 @@ def test_every_wrong_entry_is_collected_and_the_rest_is_read(tmp_path):
     texts = sorted(f"{one.kind}: {one.text}" for one in problems.found)
     assert [text[:50] for text in texts] == [
         "bad box: annotation 23 has bbox [1, 1, 2]: expecte",
-        "bad entry: annotation 24 has area '7': expected a ",
         "bad entry: entry 10 has image_id None, not a whole",
         "bad entry: image 8 has no file_name: every image e",
         "bad size: image 9 (flat.png) has height, width (0,",
         "broken json: images[5] is 'no object', not an obje",
         "duplicate id: image id 3 occurs 2 times (sub/b.png",
+        "odd entry: annotation 24 has area '7': expected a ",
         "unknown category: annotation 0 has category_id Non",
         "unknown category: annotation 22 has category_id 5,",
         "unknown category: annotation 26 has category_id No",

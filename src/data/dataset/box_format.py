@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the four numbers of the boxes mean something else than they were read as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FEWEST = 6
+"""Boxes below which a data set says nothing about its format."""
+_BEYOND = 0.02
+"""Part of the image's side by which a box must reach out of it to speak against the format it was read in."""
+_SHARE = 0.1
+"""Share of such boxes from which another format is looked for."""
+_FITTING = 0.995
+"""Share of boxes that must fit their image in the other format."""
+
+Numbers = NDArray[np.float64]
+_OTHERS: dict[str, Callable[[Numbers, Numbers, Numbers, Numbers], tuple[Numbers, ...]]] = {
+    "corners x1, y1, x2, y2 in place of x, y, width, height": lambda x, y, w, h: (x, y, w, h),
+    "corners x1, y1, x2, y2 in place of a centre and a size": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+    "a centre and a size in place of x, y, width, height": lambda x, y, w, h: (
+        x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    ),
+    "the top left corner and a size in place of a centre and a size": lambda x, y, w, h: (
+        x + w / 2, y + h / 2, x + 1.5 * w, y + 1.5 * h
+    ),
+}  # fmt: skip
+"""Corners x1, y1, x2, y2 of boxes x, y, w, h whose numbers were taken for something else."""
+
+
+def other_format(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
+    """What the boxes look like where they reach out of their images as they were read, and all fit in another format.
+
+    Args:
+        boxes_xywh_px: (A, 4) as they were read.
+        sizes: (A, 2) height, width of their images.
+
+    Returns:
+        A sentence with the counts; empty where nothing is suspicious or there are few boxes.
+    """
+    x, y, w, h = boxes_xywh_px.T
+    height, width = sizes.T.astype(np.float64)
+    beyond = np.maximum(np.maximum(-x, x + w - width) / width, np.maximum(-y, y + h - height) / height) > _BEYOND
+    count = int(np.count_nonzero(beyond))
+    if len(x) < _FEWEST or count < max(_FEWEST / 2, _SHARE * len(x)):
+        return ""
+    for name, corners in _OTHERS.items():
+        x1, y1, x2, y2 = corners(x, y, w, h)
+        inside = (x1 >= -1) & (y1 >= -1) & (x2 <= width + 1) & (y2 <= height + 1) & (x2 > x1) & (y2 > y1)
+        if np.count_nonzero(inside) >= _FITTING * len(x):
+            return f"{count} of {len(x)} boxes reach far out of their image, but fit if the numbers are {name}"
+    return ""

@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from data import coco_files
+from isdfine.data.audit.sources import discover, read_all
+from isdfine.data.dataset.box_format import other_format
+
+HEIGHT, WIDTH = 80, 100
+
+
+def corners(count, seed=0):
+    """Corner boxes anywhere in an image, (count, 4)."""
+    random = np.random.default_rng(seed)
+    size = random.uniform(5, 40, (count, 2))
+    begin = random.uniform(0, 1, (count, 2)) * (np.array([WIDTH, HEIGHT]) - size)
+    return np.concatenate([begin, begin + size], axis=1)
+
+
+def said(boxes):
+    return other_format(np.asarray(boxes, float), np.tile([HEIGHT, WIDTH], (len(boxes), 1)))
+
+
+def as_sizes(boxes):
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def as_centres(boxes):
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def read_as_centres(boxes):
+    """x, y, width, height as a reader of centres and sizes makes them of any four numbers."""
+    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_numbers_of_another_format_are_recognised(seed):
+    truth = corners(40, seed)
+    assert said(as_sizes(truth)) == ""
+    assert "fit if the numbers are corners x1, y1, x2, y2 in place of x, y, width" in said(truth)
+    assert "corners x1, y1, x2, y2 in place of a centre" in said(read_as_centres(truth))
+    assert "a centre and a size in place of x, y, width, height" in said(as_centres(truth))
+    assert "the top left corner and a size in place" in said(read_as_centres(as_sizes(truth)))
+
+
+def test_few_boxes_say_nothing():
+    assert said(corners(5)) == ""
+    assert said(np.zeros((0, 4))) == ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_boxes_that_reach_out_by_nature_are_sound(seed):
+    truth = as_sizes(corners(12, seed))
+    random = np.random.default_rng(seed)
+    truth[:, :2] -= random.uniform(0, 25, (12, 2))  # bodies that go on beyond the edge, as in CrowdHuman
+    truth[:, 2:] += random.uniform(0, 50, (12, 2))
+    assert said(truth) == ""
+
+
+def test_whole_images_are_sound():
+    assert said([[0, 0, WIDTH, HEIGHT]] * 20) == ""
+    assert said([[1, 1, WIDTH, HEIGHT]] * 20) == ""  # a pixel too far
+
+
+@pytest.mark.parametrize("name", ["coco128", "bccd", "doclayout-mini"])
+def test_real_data_is_sound(name):
+    for split in read_all(discover(coco_files.shared_data(name))):
+        data = split.annotations
+        assert other_format(data.boxes_xywh_px, np.repeat(data.sizes, np.diff(data.offsets), axis=0)) == ""
