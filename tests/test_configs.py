@@ -257,6 +257,21 @@ def test_a_custom_dataset_replaces_coco(tmp_path: Path) -> None:
     assert config.get("train_dataloader.dataset.img_folder") == "./data/custom/train/"
 
 
+@pytest.mark.parametrize("side", ["train_dataloader", "val_dataloader"])
+def test_another_format_over_a_coco_config_keeps_the_ops(tmp_path: Path, side: str) -> None:
+    custom = isdfine.load_config(CONFIGS / "dfine" / "custom" / "dfine_hgnetv2_n_custom.yml")
+    data = [f"{side}.dataset.root=data/x", f"{side}.dataset.ann_file=annotations"]
+    given = isdfine.load_config(custom.path, [f"{side}.dataset.type=VOCDetection", *data])
+    voc = "{type: VOCDetection, root: data/x, ann_file: annotations}"
+    (tmp_path / "voc.yml").write_text(f"__include__: [{custom.path}]\n{side}: {{dataset: {voc}}}\n")
+    for config in (given, isdfine.load_config(tmp_path / "voc.yml")):
+        transforms = custom.get(f"{side}.dataset.transforms")
+        expected = {"type": "VOCDetection", "root": "data/x", "ann_file": "annotations", "transforms": transforms}
+        assert config.get(f"{side}.dataset") == expected
+        (tmp_path / "saved.yml").write_text(config.dump())
+        assert isdfine.load_config(tmp_path / "saved.yml").get(f"{side}.dataset") == expected
+
+
 def test_fine_tuning_on_own_data_keeps_the_recipe() -> None:
     recipe = isdfine.load_config(size_file("s"))
     config = isdfine.load_config(CONFIGS / "dfine" / "custom" / "dfine_hgnetv2_s_custom.yml")

@@ -19,7 +19,7 @@ from .merge import Replaced, apply_overrides, apply_values, read_tree
 from .plan import PURPOSES, Planner
 from .registry import REGISTRY, Registry
 from .settings import RunSettings
-from .validate import import_components, left_behind, settings_values, validate
+from .validate import import_components, settings_values, take_over, validate
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,12 @@ def load_config(
         raise ConfigError(f"overrides must be a list of texts, found the text {overrides!r}")
     replaced: Replaced = []
     base = read_tree(path, replaced)
-    tree = apply_overrides(base, overrides)
+    tree = apply_overrides(base, overrides, replaced)
     tree = settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree)))
+    import_components(tree)
+    tree, notes = take_over(Planner(tree, registry), replaced)
     config = Config(tree, str(path), registry, dict(resolvers or {}))
-    config.notes.update(left_behind(config.planner(registry), replaced))
+    config.notes.update(notes)
     if os.environ.get("RANK", "0") == "0":  # the process group starts later, and with it core.dist.rank()
         for place, text in config.notes.items():
             logger.warning("%s: %s", place, text)

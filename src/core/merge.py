@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ INCLUDE = "__include__"
 MAX_FILES = 100
 """Files of a config, each counted as often as it is included: the official ones have up to ten."""
 
+_OF_EVERY_FORMAT = ("transforms",)
+
 Replaced = list[tuple[Located, Located]]
 """Components that were replaced by ones of another ``type``: the earlier mapping and the later one."""
 
@@ -27,8 +30,8 @@ def merge(earlier: Located, later: Located, replaced: Replaced | None = None) ->
     """``later`` on top of ``earlier``.
 
     Mappings merge key by key; anything else is replaced. Two mappings that both name a ``type`` and disagree describe
-    different components, so the later one replaces the earlier instead of inheriting its arguments; ``replaced``
-    collects such pairs.
+    different components, so the later one replaces the earlier instead of inheriting its arguments, save the
+    ``transforms`` of data sets, which do not depend on the format; ``replaced`` collects such pairs.
     """
     old, new = earlier.value, later.value
     if not isinstance(old, dict) or not isinstance(new, dict):
@@ -36,7 +39,7 @@ def merge(earlier: Located, later: Located, replaced: Replaced | None = None) ->
     if "type" in old and "type" in new and old["type"].value != new["type"].value:
         if replaced is not None:
             replaced.append((earlier, later))
-        return later
+        old = {name: old[name] for name in _OF_EVERY_FORMAT if name in old}
     both = {name: merge(old[name], child, replaced) if name in old else child for name, child in new.items()}
     merged = {**old, **both}
     return Located(merged, later.origin, later.key)
@@ -111,8 +114,11 @@ def _shown(path: Path) -> str:
     return min(text, relative, key=len)
 
 
-def apply_overrides(tree: Located, overrides: Iterable[str]) -> Located:
+def apply_overrides(tree: Located, overrides: Iterable[str], replaced: Replaced | None = None) -> Located:
     """Command-line overrides ``a.b.c=value`` on top of ``tree``, in order; the value is YAML.
+
+    Args:
+        replaced: collects components that get another type.
 
     Raises:
         ConfigError: no ``=``, an empty key, a value that is not YAML, or a key that leads through a scalar or past a
@@ -127,7 +133,7 @@ def apply_overrides(tree: Located, overrides: Iterable[str]) -> Located:
         if len(parts) > MAX_DEPTH:
             raise ConfigError(f"{origin}: a key of {len(parts)} parts: at most {MAX_DEPTH}")
         parts[0] = RENAMED.get(parts[0], parts[0])
-        tree = put(tree, parts, parse_yaml(value, origin, key=".".join(parts), origin=origin))
+        tree = put(tree, parts, parse_yaml(value, origin, key=".".join(parts), origin=origin), replaced)
     return tree
 
 
@@ -138,21 +144,24 @@ def apply_values(tree: Located, values: dict[str, Any], origin: str) -> Located:
     return tree
 
 
-def put(tree: Located, parts: list[str], value: Located) -> Located:
+def put(tree: Located, parts: list[str], value: Located, replaced: Replaced | None = None) -> Located:
     """``tree`` with ``value`` merged in at the path ``parts``; missing mappings on the way are made."""
     if not parts:
-        return merge(tree, value)
+        return merge(tree, value, replaced)
     head, rest = parts[0], parts[1:]
     if isinstance(tree.value, list):
         if not head.isdigit() or int(head) >= len(tree.value):
             found = f"{tree.key} is a list of {len(tree.value)}"
             raise ConfigError(f"{value.origin}: {found}, so {head!r} must be an index below {len(tree.value)}")
         index = int(head)
-        changed = put(tree.value[index], rest, value)
+        changed = put(tree.value[index], rest, value, replaced)
         return Located([*tree.value[:index], changed, *tree.value[index + 1 :]], tree.origin, tree.key)
     if tree.value is not None and not isinstance(tree.value, dict):
         raise ConfigError(f"{value.origin}: {tree.key} is {tree.value!r} ({tree.origin}), which has no key {head!r}")
     children = tree.value or {}
     name = next((known for known in children if str(known) == head), head)
     old = children.get(name, Located(None, value.origin, tree.at(head)))
-    return Located({**children, name: put(old, rest, value)}, tree.origin, tree.key)
+    new = Located({**children, name: put(old, rest, value, replaced)}, tree.origin, tree.key)
+    if replaced is not None and parts == ["type"] and isinstance(old.value, str) and old.value != value.value:
+        replaced.append((tree, replace(new, origin=value.origin)))
+    return new

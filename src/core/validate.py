@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import typing
+from dataclasses import replace
 from typing import Any
 
 from . import self_distill
@@ -80,29 +81,48 @@ def validate(planner: Planner) -> dict[str, str]:
     return planner.notes
 
 
-def left_behind(planner: Planner, replaced: Replaced) -> dict[str, str]:
-    """What an included file says of a component that a later one replaces by another type, which could take it too.
+def take_over(planner: Planner, replaced: Replaced) -> tuple[Located, dict[str, str]]:
+    """Leave out what components that got another type have of the old one and do not know.
 
-    A schedule or a stage that vanishes with the old component is easily overlooked.
+    A schedule or a stage that vanishes with the old component is easily overlooked, so what an included file says of
+    it and the new type could take too is noted as well.
 
     Returns:
-        ``file:line: key`` of the new component, and the arguments that no longer hold.
+        The tree; ``file:line: key`` of the new components, and the arguments that no longer hold.
     """
-    notes = {}
+    tree, notes = planner.tree, {}
     for old, new in replaced:
-        present = {node.key: node for node in planner.tree.walk()}.get(new.key)
+        present = {node.key: node for node in tree.walk()}.get(new.key)
         name = new.value["type"].value
         if present is None or not isinstance(present.value, dict) or name not in planner.registry:
             continue
-        known = planner.schema(name).parameters
-        lost = [child for key, child in old.value.items() if key in known and key not in present.value]
-        if present.value.get("type") == new.value["type"] and lost:
-            said = ", ".join(f"{child.key.rsplit('.', 1)[-1]} ({child.origin})" for child in lost)
+        if present.value.get("type") != new.value["type"]:
+            continue
+        schema, arguments = planner.schema(name), {key: old.value[key] for key in old.value if key != "type"}
+        same = [key for key, child in arguments.items() if present.value.get(key) == child]
+        foreign = [key for key in same if key not in schema.parameters and not schema.open]
+        lost = [key for key in arguments if key in foreign or (key in schema.parameters and key not in present.value)]
+        if foreign:
+            left = {key: child for key, child in present.value.items() if key not in foreign}
+            tree = _exchanged(tree, present, replace(present, value=left))
+        if lost:
+            taken = ", ".join(key for key in same if key not in foreign) or "nothing"
+            said = ", ".join(f"{key} ({arguments[key].origin})" for key in lost)
             notes[f"{new.origin}: {new.key}"] = (
-                f"{name} replaces {old.value['type'].value} and takes nothing over from it: what was said of {said} "
+                f"{name} replaces {old.value['type'].value} and takes {taken} over from it: what was said of {said} "
                 "no longer holds; say here what shall hold (null where nothing is meant)"
             )
-    return notes
+    return tree, notes
+
+
+def _exchanged(tree: Located, old: Located, new: Located) -> Located:
+    if tree is old:
+        return new
+    if isinstance(tree.value, dict):
+        return replace(tree, value={key: _exchanged(child, old, new) for key, child in tree.value.items()})
+    if isinstance(tree.value, list):
+        return replace(tree, value=[_exchanged(child, old, new) for child in tree.value])
+    return tree
 
 
 def suggest_key(name: object, known: set[str]) -> str:

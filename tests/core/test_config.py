@@ -131,6 +131,47 @@ def test_what_a_replaced_component_said_is_not_lost_in_silence(files: Files, cap
     assert len(files.load("__include__: other.yml", ["ema.deep=True"]).notes) == 1  # rate alone
 
 
+class Reader:
+    """A data set of one format."""
+
+    def __init__(self, file: str, transforms: list[int] | None = None, size: int = 1) -> None:
+        self.arguments = (file, transforms, size)
+
+
+def test_transforms_stay_with_another_data_set(files: Files) -> None:
+    files.registry.register(Reader)
+    files.registry.register(type("Other", (Reader,), {}))
+    files.registry.register(type("Bare", (), {"__init__": lambda self, root: None, "__doc__": "No transforms."}))
+    files.registry._classes["Bare"].__init__.__annotations__["root"] = str
+    files.write("base.yml", "ema:\n  type: Reader\n  file: a\n  size: 2\n  transforms: [1, 2]\n")
+    config = files.load("__include__: base.yml\nema: {type: Other, file: b}\n")
+    assert config.get("ema") == {"type": "Other", "file": "b", "transforms": [1, 2]}
+    ((place, said),) = config.notes.items()
+    assert place.endswith("main.yml:2: ema")
+    assert said.startswith("Other replaces Reader and takes transforms over from it: what was said of size (")
+    bare = files.load("__include__: base.yml\nema: {type: Bare, root: b}\n")
+    assert bare.get("ema") == {"type": "Bare", "root": "b"}
+    assert "takes nothing over from it: what was said of transforms (" in next(iter(bare.notes.values()))
+
+
+def test_a_type_from_the_command_line_keeps_what_both_know(files: Files) -> None:
+    files.registry.register(Reader)
+    files.registry.register(type("Other", (Reader,), {}))
+    files.registry.register(type("Bare", (), {"__init__": lambda self, file, root="": None, "__doc__": "Two."}))
+    bare = files.registry._classes["Bare"].__init__
+    bare.__annotations__.update(file=str, root=str)
+    files.write("base.yml", "ema:\n  type: Reader\n  file: a\n  size: 2\n  transforms: [1, 2]\n")
+    same = files.load("__include__: base.yml\n", ["ema.type=Other"])
+    assert (same.get("ema.size"), same.notes) == (2, {})
+    config = files.load("__include__: base.yml\n", ["ema.type=Bare", "ema.root=b"])
+    assert config.get("ema") == {"type": "Bare", "file": "a", "root": "b"}
+    ((place, said),) = config.notes.items()
+    assert place == "override 'ema.type=Bare': ema"
+    assert said.startswith("Bare replaces Reader and takes file over from it: what was said of size (")
+    with pytest.raises(ConfigError, match=r"ema\.rot: no such argument of Bare; did you mean root"):
+        files.load("__include__: base.yml\n", ["ema.type=Bare", "ema.rot=b"])
+
+
 def test_overrides(files: Files) -> None:
     config = files.load(
         GOOD + "    optimizer: {type: Net, stem: Stem, extra: [{type: Stem, name: x}]}",
