@@ -151,15 +151,17 @@ class DataLoader:
         if self._workers is None:
             self._workers = self._start()
         epoch, first = self.sampler.epoch, self.sampler.start
-        packed = deaths_reported(self._workers)
         padded: list[float] = []  # share of every batch
-        for batch_index, batch in enumerate(packed, first):
-            if isinstance(batch, _Failure):
-                raise DataError(batch.message)
-            height, width = batch.images.shape[-2:]
-            if CONTENT_SIZE in batch.values:
-                padded.append(padded_share(batch.values[CONTENT_SIZE].view(-1, 2), (height, width)))
-            yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index, (height, width)))
+        with deaths_reported(self._workers):
+            packed = iter(self._workers)
+            self.sampler.start = 0
+            for batch_index, batch in enumerate(packed, first):
+                if isinstance(batch, _Failure):
+                    raise DataError(batch.message)
+                height, width = batch.images.shape[-2:]
+                if CONTENT_SIZE in batch.values:
+                    padded.append(padded_share(batch.values[CONTENT_SIZE].view(-1, 2), (height, width)))
+                yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index, (height, width)))
         if padded and self.sampler.shuffle:
             self._report_padding(epoch, sum(padded) / len(padded))
 
@@ -286,9 +288,7 @@ class _RestartingSampler:
         self.sampler = sampler
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        keys = list(self.sampler)
-        self.sampler.start = 0  # for one pass only
-        return iter(keys)
+        return iter(list(self.sampler))
 
 
 def _unpack(values: dict[str, Tensor], rows: dict[str, list[int]]) -> list[dict[str, Tensor]]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -83,18 +84,18 @@ def _end_with_main_process() -> None:
         os._exit(1)
 
 
-def deaths_reported(loader: TorchDataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader; a worker that died is one message.
+@contextlib.contextmanager
+def deaths_reported(loader: TorchDataLoader[Any]) -> Iterator[None]:
+    """Where a loader is iterated: a worker of it that died is one message.
 
     Raises:
         DataError: naming the process and what killed it.
     """
-    running = None
     try:
-        running = iter(loader)
-        yield from running
+        yield
     except (RuntimeError, OSError, EOFError) as error:
-        dead = [worker for worker in getattr(running, "_workers", ()) if not worker.is_alive()]
+        workers = getattr(loader._iterator, "_workers", ())
+        dead = [worker for worker in workers if not worker.is_alive()]
         if not dead:
             raise
         raise DataError(

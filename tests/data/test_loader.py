@@ -133,9 +133,10 @@ def test_two_ranks_see_what_one_sees():
     assert_equal_batches(joined, alone)
 
 
-def test_a_later_start_is_for_one_pass_only():
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_later_start_is_for_one_pass_only(workers):
     whole = passes(loader(), epochs=[3])
-    one = loader()
+    one = loader(num_workers=workers)
     one.set_epoch(3)
     one.start_at(3)
     assert len(one) == 5
@@ -145,6 +146,7 @@ def test_a_later_start_is_for_one_pass_only():
     assert list(one) == []
     with pytest.raises(ValueError, match="cannot start at batch 6 of 5: has the data set or the batch size changed"):
         one.start_at(6)
+    one.close()
 
 
 def test_an_abandoned_pass_does_not_leak_into_the_next():
