@@ -38,6 +38,7 @@ _MENDED = {
     "odd entry": Kind("warning", "", "written as it should be"),
     "wrong area": Kind("warning", "", "gets width * height of the box"),
     "rotated box": Kind("warning", "", "left as it is"),
+    "wrong name": Kind("error", "", "gets the name of the file"),
     "duplicate id": Kind("error", "", "left out, unless both name one file"),
     "bad size": Kind("error", "", "taken from the file"),
     "bad class": Kind("error", "", "read where its meaning is clear, else left out"),

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...core.errors import DataError
+from ..dataset.file_names import UnlistedImages
 
 _SAMPLES = 20
 """Names that are looked for in a folder: some may be missing, that is what a check finds out."""
@@ -31,19 +32,33 @@ def find_images(file: Path, names: Sequence[str]) -> Path:
         return file.parent
     step = max(1, len(names) // _SAMPLES)
     samples = list(names[::step])
-    best, most = None, 0
-    for folder in _candidates(file):
-        count = sum(os.path.isfile(folder / name) for name in samples)  # also of names that no file can have
-        if count > most:
-            best, most = folder, count
-        if most == len(samples):
-            break
+    folders = list(dict.fromkeys(_candidates(file)))
+    # Also of names that no file can have, which pathlib would raise at.
+    best = _best(folders, lambda folder: sum(os.path.isfile(folder / name) for name in samples), len(samples))
+    if best is None:  # names of another system, which a check can still tell from missing files
+        best = _best(folders, lambda folder: _meant_in(folder, samples), len(samples))
     if best is None:
         raise DataError(
             f"{file}: no folder near it holds its images (for example {names[0]}): "
             "say where they are with --image-folder"
         )
     return best
+
+
+def _best(folders: Sequence[Path], count: Callable[[Path], int], most: int) -> Path | None:
+    """The first folder with the highest count; None where all are 0."""
+    best, highest = None, 0
+    for folder in folders:
+        if (found := count(folder)) > highest:
+            best, highest = folder, found
+        if highest == most:
+            break
+    return best
+
+
+def _meant_in(folder: Path, names: Sequence[str]) -> int:
+    unlisted = UnlistedImages(folder)
+    return sum(unlisted.meant(name) is not None for name in names)
 
 
 def odgt_names(file: Path) -> list[str]:

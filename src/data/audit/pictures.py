@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..dataset.file_names import UnlistedImages
 from ..dataset.frame import REMEDY, Evidence
 from ..dataset.images import SUFFIXES
 from ..dataset.orientation import belongs_upright
@@ -180,12 +181,13 @@ def check_orphans(split: Split) -> Iterator[Finding]:
     folders = {file.parent: split.path(index).parent for index, file in enumerate(labels) if file.parent.is_dir()}
     for folder, images in sorted(folders.items()):
         beside = {image.stem: image for image in images.iterdir() if image.suffix != ".txt"}
+        others = UnlistedImages(images)
         for file in sorted(folder.glob("*.txt")):
             if os.path.splitext(file)[0] not in known and not said & _keys(str(file)) and file.name != "classes.txt":
                 image = beside.get(file.stem)
-                text = (
-                    f"its image {image} is of a kind that is not read: convert it" if image else "no image of this name"
-                )
+                text = f"no image of this name{others.hint(f'{file.stem}.jpg')}"
+                if image:
+                    text = f"its image {image} is of a kind that is not read: convert it"
                 yield Finding("label without image", split.name, str(file), text, file.name)
 
 

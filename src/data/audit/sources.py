@@ -15,8 +15,9 @@ import numpy as np
 from torch import nn
 
 from ...core.errors import DataError
-from ..dataset.annotations import Annotations
+from ..dataset.annotations import Annotations, files_present
 from ..dataset.coco_json import UNKNOWN_SIZE
+from ..dataset.file_names import UnlistedImages
 from ..dataset.formats import read_annotations
 from ..dataset.frame import settled
 from ..dataset.images import image_sizes
@@ -75,10 +76,26 @@ class Source:
         annotations, folder = read_annotations(self.format, where, problems)
         if searched and self.format == "coco":
             folder = find_images(Path(where["ann_file"]), annotations.file_names)
-            annotations = settled(annotations, folder, where.get("upright", "auto"), problems)
+        if self.format in ("coco", "objects365", "voc"):
+            annotations = _with_true_names(annotations, folder, problems)
         if self.format in ("coco", "objects365"):
+            annotations = settled(annotations, folder, where.get("upright", "auto"), problems)
             annotations = _with_sizes(annotations, folder, problems)
         return Split(self.name, self.format, annotations, folder, tuple(problems.found), problems.losses, self.ops)
+
+
+def _with_true_names(data: Annotations, folder: Path, problems: Problems) -> Annotations:
+    """Names of the files where entries name them otherwise: their pictures and boxes can be looked at then."""
+    there, names = files_present(folder, data.file_names), list(data.file_names)
+    unlisted = UnlistedImages(folder, [name for name, is_there in zip(names, there.tolist()) if is_there])
+    taken: set[str] = set()
+    for index in np.flatnonzero(~there).tolist():
+        meant = unlisted.meant(names[index])
+        if meant and meant.name not in taken:
+            problems.report("wrong name", f"{data.place}: {names[index]}", f"no such file; {meant}", kept=True)
+            names[index] = meant.name
+            taken.add(meant.name)
+    return replace(data, file_names=tuple(names))
 
 
 def _with_sizes(data: Annotations, folder: Path, problems: Problems) -> Annotations:

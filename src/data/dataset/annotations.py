@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import DataError
 from ..label_space import LabelSpace
+from .file_names import UnlistedImages
 from .problems import Problems
 
 
@@ -195,23 +196,18 @@ def check_files(
     if not root.is_dir():
         problems.report("missing image", str(root), f"no such image folder (for {place}): check img_folder")
     present = files_present(root, file_names)
+    unlisted = UnlistedImages(root, [name for name, there in zip(file_names, present.tolist()) if there])
     missing = [file_names[index] for index in np.flatnonzero(~present).tolist()]
     if missing and not problems.collect:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DataError(
             f"{root}: {len(missing)} of {len(file_names)} images that {place} lists are missing: {shown}; "
-            f"check img_folder, or remove their entries{_windows_hint(missing)}"
+            f"check img_folder, or remove their entries{unlisted.hint(missing[0])}"
         )
     for name in missing:
-        problems.report(
-            "missing image", str(root / name), f"not there, but {place} lists it: add it or remove its entry"
-        )
+        text = f"not there, but {place} lists it: add it or remove its entry{unlisted.hint(name)}"
+        problems.report("missing image", str(root / name), text, images=1)
     return present
-
-
-def _windows_hint(names: Sequence[str]) -> str:
-    found = os.sep != "\\" and any("\\" in name for name in names)
-    return " (names with \\ are paths of Windows: write / in them)" if found else ""
 
 
 def files_present(folder: str | Path, file_names: Sequence[str]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from ...core.errors import ConfigError
 from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
-from .annotations import Annotations, Collected
+from .annotations import Annotations, Collected, check_files
 from .detection import DetectionDataset
 from .frame import Upright
 from .images import image_sizes
@@ -112,11 +112,13 @@ def parse_crowdhuman(
     entries = _entries(path, problems)
     names = [entry.file_name for entry in entries]
     indices = (subset or Subset()).indices(names, None, str(path)).tolist()
-    sizes = image_sizes([root / names[index] for index in indices], upright=bool(upright), problems=problems)
+    present = check_files(root, [names[index] for index in indices], str(path), problems).tolist()
+    paths = [root / names[index] for index, there in zip(indices, present) if there]
+    sizes = iter(image_sizes(paths, upright=bool(upright), problems=problems))
     collected = Collected()
-    for index, size in zip(indices, sizes):
+    for index, there in zip(indices, present):
         objects = _objects(entries[index], boxes, heads, problems)
-        if size:
+        if there and (size := next(sizes)):
             kinds = [one.kind for one in objects]
             labels = [space.names.index(_HEAD if kind == "hbox" else _PERSON) for kind in kinds]
             crowd = [one.crowd for one in objects]

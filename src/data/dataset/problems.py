@@ -24,6 +24,7 @@ KINDS: dict[str, str] = {
     "unknown image": "an annotation that belongs to no image",
     "duplicate id": "an id that occurs twice",
     "missing image": "an image that is listed but not there, or an empty folder",
+    "wrong name": "an image that is listed under another name than its file has (training stops)",
     "missing annotation": "an image whose annotation file is not there",
     "unreadable image": "a file that is no image, or is cut off",
     "bad annotation id": "an annotation id that is no whole number (training does without it)",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..label_space import LabelSpace
 from .annotations import Annotations, Collected
+from .file_names import UnlistedImages
 from .frame import Upright
 from .images import SUFFIXES, image_sizes, list_images
 from .layout import subfolder
@@ -179,7 +180,7 @@ def _listed(listing: Path, data: YoloData, problems: Problems) -> list[Path]:
     lines = text_lines(listing, problems)
     if not lines:
         problems.report("missing image", str(listing), "the list of images is empty: write one image per line")
-    paths = []
+    paths, unlisted = [], UnlistedImages(data.root, (line for _, line in lines))
     for place, line in lines:
         places = [listing.parent / line, data.root / line, *data.places(line)]
         # os.path, because a line of a file that is no list may be too long for a name, at which pathlib raises.
@@ -189,7 +190,7 @@ def _listed(listing: Path, data: YoloData, problems: Problems) -> list[Path]:
             problems.report("broken line", place, text)
         elif found is None:
             text = f"no image {places[0]}" + (f", nor {places[1]}" if places[0] != places[1] else "")
-            problems.report("missing image", place, f"{text}: add it or remove the line")
+            problems.report("missing image", place, f"{text}: add it or remove the line{unlisted.hint(line)}")
         else:
             paths.append(found)
     return paths

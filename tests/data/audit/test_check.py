@@ -2,15 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A clean data set gives no finding, planted faults are all found and nothing else is."""
 
+import re
 import shutil
 from pathlib import Path
 
+import pytest
+import yaml
 from PIL import Image
 
 from data.audit.planted import HEIGHT, WIDTH, Planted, picture, plant_everything
-from isdfine.data.audit.check import check
+from isdfine.core.errors import DataError
+from isdfine.data.audit.check import check, check_with, read_files
+from isdfine.data.audit.fix import corrected
 from isdfine.data.audit.sources import discover, read_all
 from isdfine.data.audit.writers import write_dataset
+from isdfine.data.dataset.coco import CocoDetection
+from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
+from isdfine.data.dataset.voc import VOCDetection
+from isdfine.data.dataset.yolo import YoloDetection
 
 
 def findings_of(folder: Path, queries: int = 20):
@@ -287,3 +296,64 @@ def test_fields_that_cannot_be_true_are_found(tmp_path):
     assert "12 of 12 areas are below 0" in found["wrong area", "train", "warning"]
     assert "1 boxes are rectangles from before a rotation" in found["rotated box", "train", "warning"]
     assert "fit if the numbers are corners x1, y1, x2, y2" in found["other box format", "val", "error"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "why"),
+    [
+        ("C:\\photos\\train\\{}", "paths of Windows: write / for \\"),
+        ("/data/upload/1/0a1b2c3d-{}", "a prefix of Label Studio"),
+        ("images%2Ftrain%2F{}", "percent-encoding"),
+    ],
+)
+def test_images_under_other_names_are_found_and_the_copy_has_the_right_ones(tmp_path, listed, why):
+    """Where no name is that of a file, too: the folder is found all the same, and boxes and pictures are looked at."""
+    data = Planted(tmp_path / "data", train=4, val=1)
+    for number in range(4):
+        data.image("train", number)["file_name"] = listed.format(data.image("train", number)["file_name"])
+    data.box("train", 0, [10, 10, 0, 5])
+    splits = read_all(discover(data.write()))
+    pixels = read_files(splits)
+    findings = check_with(splits, pixels)
+    assert [finding.kind for finding in findings] == ["wrong name"] * 4 + ["empty box"]
+    assert f"no such file; did you mean 'train_00.jpg'? ({why})" in findings[0].text
+    copy = corrected(splits, findings, pixels)
+    write_dataset(copy.splits, tmp_path / "copy", "coco")
+    assert findings_of(tmp_path / "copy") == []
+    dataset = CocoDetection(str(tmp_path / "copy/train"), str(tmp_path / "copy/annotations/train.json"))
+    assert dataset[0][1]["boxes"].shape == (3, 4)
+    with pytest.raises(DataError, match=re.escape(f"did you mean 'train_00.jpg'? ({why})")):
+        CocoDetection(str(tmp_path / "data/train"), str(splits[0].annotations.place))
+
+
+def test_two_entries_never_get_one_file(tmp_path):
+    data = Planted(tmp_path)
+    data.image("train", 0)["file_name"], data.image("train", 1)["file_name"] = "TRAIN_00.jpg", "Train_00.jpg"
+    (tmp_path / "train/train_01.jpg").unlink()
+    found = [finding.kind for finding in findings_of(data.write()) if finding.severity == "error"]
+    assert sorted(found) == ["missing image", "wrong name"]
+
+
+def test_names_in_voc_lists_and_yolo_lists_and_crowdhuman(tmp_path):
+    voc = as_format(tmp_path / "a", "voc")
+    (voc / "JPEGImages/train_00.jpg").rename(voc / "JPEGImages/Train_00.JPG")
+    assert {one.kind for one in findings_of(voc)} == {"wrong name"}
+    with pytest.raises(DataError, match=r"did you mean 'JPEGImages/Train_00.JPG'\? \(upper and lower case\)"):
+        VOCDetection(str(voc), "train.txt")
+    yolo = as_format(tmp_path / "b", "yolo")
+    (yolo / "train.txt").write_text("C:\\set\\images\\train\\train_00.jpg\n")
+    content = yaml.safe_load((yolo / "data.yaml").read_text())
+    (yolo / "data.yaml").write_text(yaml.safe_dump({**content, "train": "train.txt"}))
+    with pytest.raises(DataError, match=r"train.txt:1: no image .*; did you mean 'images/train/train_00.jpg'\?"):
+        YoloDetection(str(yolo / "data.yaml"))
+    (yolo / "odgt").mkdir()
+    (yolo / "a.odgt").write_text('{"ID": "TRAIN_00", "gtboxes": []}')
+    with pytest.raises(DataError, match=r"TRAIN_00.jpg; .*did you mean 'images/train/train_00.jpg'\? \(upper and low"):
+        CrowdHumanDetection(str(yolo), str(yolo / "a.odgt"))
+
+
+def test_a_label_under_another_name_than_its_image(tmp_path):
+    root = as_format(tmp_path, "yolo")
+    (root / "labels/train/train_03.txt").rename(root / "labels/train/Train_03.txt")
+    [found] = [one for one in findings_of(root) if one.kind == "label without image"]
+    assert found.text == "no image of this name; did you mean 'train_03.jpg'? (upper and lower case)"

@@ -53,7 +53,7 @@ def test_missing_images_are_named(tmp_path):
     ):
         check_files(root, ["a.png", "b.png", "sub/a.png", "no/a.png", "no/b.png"], "x.json")
     with pytest.raises(
-        DataError, match=r"missing: sub\\b.png; .* \(names with \\ are paths of Windows: write / in them"
+        DataError, match=r"missing: sub\\b.png; .*; did you mean 'sub/b.png'\? \(paths of Windows: write / for \\\)"
     ):
         check_files(root, ["sub\\b.png"], "x.json")
     with pytest.raises(DataError, match=r"nowhere: no such image folder \(for x.json\): check img_folder"):
