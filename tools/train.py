@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -23,13 +24,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The profiler that counts memory on a CPU (--auto) would report its own start and end.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-import isdfine
-from isdfine.core import dist
+import isdfine  # torch comes with the first thing that needs it, after the first line of the log
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.core.log import setup_logging
 
 if TYPE_CHECKING:
     from isdfine.solver.training import Training
+
+logger = logging.getLogger("isdfine.train")
 
 NEEDED_TO_TEST = ("model", "postprocessor", "evaluator", "val_dataloader")
 """Sections of the config without which nothing can be judged."""
@@ -83,6 +85,7 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 def test(config: isdfine.Config) -> None:
     """Evaluate one checkpoint and print its table."""
+    from isdfine.core import dist
     from isdfine.solver.solver import Evaluation
 
     checkpoint = config.settings.resume or config.settings.tuning
@@ -98,6 +101,7 @@ def test(config: isdfine.Config) -> None:
 
 def tuned(config: isdfine.Config) -> "Training":
     """The run with what ``--auto`` chooses; prints why."""
+    from isdfine.core import dist
     from isdfine.solver.auto import auto_tune
     from isdfine.solver.training import Training
 
@@ -109,6 +113,7 @@ def tuned(config: isdfine.Config) -> "Training":
 
 def train(config: isdfine.Config, *, auto: bool = False) -> None:
     """Train, then print the table of the best weights and draw them on validation images."""
+    from isdfine.core import dist
     from isdfine.solver.memory import check_memory
     from isdfine.solver.training import Training
 
@@ -118,6 +123,10 @@ def train(config: isdfine.Config, *, auto: bool = False) -> None:
         run.resume(config.settings.resume)
     elif config.settings.tuning:
         run.tune_from(config.settings.tuning)
+    if run.finished:
+        if dist.is_main():
+            print(already_finished(run))
+        return
     if not auto:  # which has measured it
         check_memory(run)
     result = fitted(run)
@@ -129,8 +138,23 @@ def train(config: isdfine.Config, *, auto: bool = False) -> None:
     if run.settings.num_visualized:
         print(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
     if run.settings.tensorboard:
-        print(f"curves:           tensorboard --logdir {run.folder.tensorboard}")
-    print(f"judge it again:   python tools/train.py -c {run.folder.config} --test-only -r {run.folder.best}")
+        print(f"curves:           {shlex.join(['tensorboard', '--logdir', str(run.folder.tensorboard)])}")
+    print(f"judge it again:   {command(run.folder.config, '--test-only', '-r', run.folder.best)}")
+
+
+def command(config: Any, *arguments: Any) -> str:
+    """A command line to copy."""
+    return shlex.join(["python", "tools/train.py", "-c", *map(str, (config, *arguments))])
+
+
+def already_finished(run: Any) -> str:
+    """That nothing is left to train, and how to go on."""
+    folder, epochs = run.resumed_from, run.settings.epoches
+    more = command(folder / "config.yml", "-r", folder, "-u", f"epochs={2 * run.progress.epoch}")
+    return (
+        f"nothing to train: {folder} is finished ({run.progress.epoch} epochs done, epochs is {epochs}); "
+        f"to go on: {more}"
+    )
 
 
 def fitted(run: Any) -> Any:
@@ -166,7 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
     from isdfine.solver.train import StopTraining
 
     options = parse_arguments(arguments)
-    setup_logging(level=logging.WARNING)  # for what the config has to say; the rank is known later
+    setup_logging()  # for what the config has to say; the rank is known later
+    from isdfine.core import dist
+
     try:
         config = isdfine.load_config(options.config, overrides_of(options))
         if options.tuning_classes and not config.settings.tuning:
@@ -199,6 +225,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("RANK", "0") == "0":
+        setup_logging()
+        logger.info("starting: torch, the config and the annotations are read first, which may take a while")
     code = main()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nor while the process ends
     sys.exit(code)

@@ -59,15 +59,15 @@ class EvalResult:
         width = max([len("class"), *(len(one.name) for one in self.per_class)])
         lines = [f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'boxes':>7}"]
         lines += [
-            f"{one.name:<{width}}  {_shown(one.ap):>6}  {_shown(one.ap50):>6}  {one.num_boxes:>7}"
+            f"{one.name:<{width}}  {shown(one.ap):>6}  {shown(one.ap50):>6}  {one.num_boxes:>7}"
             for one in self.per_class
         ]
         boxes = sum(one.num_boxes for one in self.per_class)
-        all_classes = f"{_shown(self.stats['AP']):>6}  {_shown(self.stats['AP50']):>6}  {boxes:>7}"
+        all_classes = f"{shown(self.stats['AP']):>6}  {shown(self.stats['AP50']):>6}  {boxes:>7}"
         lines += ["-" * len(lines[0]), f"{'all':<{width}}  {all_classes}", ""]
         names = list(self.stats)
         for row in (names[:6], names[6:]):
-            lines.append("  ".join(f"{name} {_shown(self.stats[name])}" for name in row))
+            lines.append("  ".join(f"{name} {shown(self.stats[name])}" for name in row))
         return "\n".join(lines) + f"\n({self.num_images} images, IoU 0.50:0.95)"
 
 
@@ -284,5 +284,5 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(measured.mean()) if measured.size else ABSENT
 
 
-def _shown(value: float) -> str:
-    return "-" if value == ABSENT else f"{value:.4f}"
+def shown(value: float) -> str:
+    return "-" if value == ABSENT else f"{100 * value:.1f}"

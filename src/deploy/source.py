@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.card import Card, file_sha256, read_card
-from ..core.checkpoint_files import read_checkpoint, weights_in
+from ..core.checkpoint_files import read_checkpoint, refuse_url, weights_in
 from ..core.errors import CheckpointError, ConfigError, DataError
 from ..core.located import parse_yaml
 from ..data.label_space import MSCOCO, LabelSpace
@@ -64,6 +64,7 @@ def open_source(path: str | PathLike[str], *, ema: bool | None = None) -> Source
     Raises:
         CheckpointError: it cannot be read, is no D-FINE, or lacks the weights that ``ema`` asks for.
     """
+    refuse_url(path)
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder: check the path")

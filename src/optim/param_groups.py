@@ -18,7 +18,7 @@ from ..core import dist
 from ..core.errors import ConfigError
 from ..core.registry import register
 from .layer_decay import split_by_stage
-from .patterns import Slip, find_slips
+from .patterns import PUBLISHED, Slip, find_slips
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def param_groups(
     optimizer's defaults. A group that stays empty is kept, so that groups keep the numbers they have in the config.
     Patterns are taken as written: in ``(?!.*norm|bn)`` the alternative ``bn`` is tested at the start of the name only
     (specification section 12), which moves batch normalisation to another group than one may expect. A warning says
-    of every such pattern what it does and what to write instead, and names every pattern without parameters.
+    of every such pattern what it does and what to write instead, and names every pattern without parameters; of the
+    official recipes' own patterns, which are meant as they are, it is a line of information.
 
     Args:
         model: its ``requires_grad`` parameters are grouped, in ``named_parameters()`` order.
@@ -215,6 +216,11 @@ def _pattern(entry: Mapping[str, Any], place: int, options: Sequence[str]) -> re
         raise ConfigError(f"{where}.params: {entry['params']!r} is not a regular expression: {error}") from error
 
 
+def _level(pattern: str) -> int:
+    """Nobody need act on what the official recipes say."""
+    return logging.INFO if pattern in PUBLISHED else logging.WARNING
+
+
 def _warn_of_slip(
     slip: Slip, pattern: re.Pattern[str], place: int, names: Sequence[str], values: Mapping[str, Any]
 ) -> None:
@@ -231,7 +237,8 @@ def _warn_of_slip(
         effects.append(f"{len(caught)} parameters (such as {caught[0]}) thereby belong to this group ({rates})")
     if missed:
         effects.append(f"{len(missed)} parameters (such as {missed[0]}) thereby do not belong to this group ({rates})")
-    logger.warning(
+    logger.log(
+        _level(pattern.pattern),
         "optimizer.params[%d]: %r is taken as written, as the official code does: %s looks for %s anywhere in a name, "
         "but for %s only at the start of it; %s. To mean all of them anywhere, write %s",
         place,
@@ -248,7 +255,8 @@ def _warn_where_surprising(pattern: str, place: int, matching: int, taken: int) 
     if not dist.is_main():
         return
     if matching == 0:
-        logger.warning("optimizer.params[%d]: the pattern %r matches no trainable parameter", place, pattern)
+        text = "optimizer.params[%d]: the pattern %r matches no trainable parameter"
+        logger.log(_level(pattern), text, place, pattern)
     elif taken < matching:
         logger.warning(
             "optimizer.params[%d]: %d of the %d parameters that %r matches belong to an earlier pattern already",

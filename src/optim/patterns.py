@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+PUBLISHED = frozenset({"^(?=.*backbone)(?!.*norm|bn).*$", "^(?=.*backbone)(?=.*norm|bn).*$"})
+"""Patterns of the official recipes that have the slip: their effect belongs to the published numbers."""
 _ANYWHERE = (".*?", ".*", ".+?", ".+")
 
 

@@ -139,7 +139,7 @@ class Schedule:
     """Keeps the learning rate of every group at the value of the upcoming step.
 
     The base values are those the optimizer was built with (its config), so build the schedule before a checkpoint
-    is loaded into the optimizer. The only state is the number of steps done.
+    is loaded into the optimizer (``base``, one for each group). The only state is the number of steps done.
 
     Args:
         optimizer: its groups' ``lr`` are read once and written from then on.
@@ -175,17 +175,22 @@ class Schedule:
                 f"(now {self._warmup.warmup_duration}) to 0"
             )
         self._optimizer = optimizer
-        self._policy = policy
+        self.policy = policy
         self._thaw = thaw if thaw is not None else Thaw(frozenset(), 0, 0)
         self._clock = Clock(steps_per_epoch, total_epochs, self._warmup.warmup_duration)
-        self._base: Sequence[float] = [float(group["lr"]) for group in optimizer.param_groups]
+        self.base: Sequence[float] = [float(group["lr"]) for group in optimizer.param_groups]
         self.step = 0
         self._write()
 
     @property
     def lr(self) -> list[float]:
         """Learning rate of every group for the upcoming step."""
-        return [self._lr_of(group, base) for group, base in enumerate(self._base)]
+        return [self._lr_of(group, base) for group, base in enumerate(self.base)]
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps until the learning rate has its full value, of whichever warm-up there is."""
+        return max(self._warmup.warmup_duration, self.policy.warmup_iter if isinstance(self.policy, FlatCosine) else 0)
 
     @property
     def progress(self) -> float:
@@ -209,7 +214,7 @@ class Schedule:
         self._write()
 
     def _lr_of(self, group: int, base: float) -> float:
-        value = base if self._policy is None else self._policy.lr(base, self.step, self._clock)
+        value = base if self.policy is None else self.policy.lr(base, self.step, self._clock)
         return value * self._warmup.factor(self.step) * self._thaw.factor(group, self.step)
 
     def _write(self) -> None:

@@ -22,6 +22,7 @@ from ..data.extent import Size, batch_sizes, largest_size
 from ..data.loader import DataLoader
 from .memory import Forecast, measure, refuse, tidy
 from .probe import Probe, aside
+from .progress import duration
 from .resources import usable_bytes, usable_cores
 from .training import folder_of
 
@@ -210,8 +211,8 @@ def _completed(batch: int, steps: _Steps, load_s: float, loader: DataLoader, fix
     tried = ", ".join(f"{one}: {one / seconds:.3g}" for one, seconds in sorted(steps.known.items()))
     reasons = (
         f"images a second at {steps.size[0]}x{steps.size[1]} by batch: {tried}",
-        f"a step of {batch} takes {_time(step_s)}, loading its images {_time(batch * load_s)} on one core, so {needed} "
-        f"would do; {cores} cores for this process",
+        f"a step of {batch} takes {duration(step_s)}, loading its images {duration(batch * load_s)} on one core, so "
+        f"{needed} would do; {cores} cores for this process",
         f"{AHEAD} batches ahead in all; {batch * image * 4 / 1e6:.0f} MB each at most",
     )
     return Choice(batch, workers, prefetch, step_s, load_s, cores, reasons)
@@ -281,7 +282,7 @@ def _lines(
         f"prefetch_factor {choice.prefetch} (config: {loader.prefetch_factor}): "
         f"{why.get('prefetch', choice.reasons[2])}",
         _about_the_rate(config, choice.batch / old, old * world, choice.batch * world),
-        f"expected: {_time(choice.epoch_s(steps, device.type == 'cpu'))} for an epoch of {steps} steps, without "
+        f"expected: {duration(choice.epoch_s(steps, device.type == 'cpu'))} for an epoch of {steps} steps, without "
         f"evaluation and the start of workers{eager}",
     ]
 
@@ -321,12 +322,3 @@ def _shared_memory() -> int:
         return 2**40
     room = os.statvfs("/dev/shm")
     return room.f_bavail * room.f_frsize
-
-
-def _time(seconds: float) -> str:
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds / 86_400:,.0f} days"

@@ -129,6 +129,7 @@ class StepLog:
         guard: asked before anything is written.
         every: steps between lines.
         diagnose: measures a step; called only where a line is due.
+        left: how long the run still takes after a step, as the end of a line.
     """
 
     def __init__(
@@ -137,11 +138,13 @@ class StepLog:
         guard: NonFiniteGuard,
         every: int,
         diagnose: Callable[[DistillationContext], Tallies] | None = None,
+        left: Callable[[int], str] = lambda step: "",
     ) -> None:
         self._writers = writers
         self._guard = guard
         self._every = every
         self._diagnose = diagnose
+        self._left = left
         self._tallies: Tallies = {}
         self._recent = Recent()
         self._sums: dict[Names, Tensor] = {}
@@ -191,8 +194,8 @@ class StepLog:
         values = {"loss": loss, **means, "lr": report.lr, "seconds_per_step": seconds, "grad_norm": norm}
         not_finite = [name for name, value in (means | diagnostics).items() if not math.isfinite(value)]
         logger.info(
-            "epoch %d [%d/%d] step %d: loss %.4f, lr %.3g, gradient norm %.3g, %.3f s/step",
-            epoch, batch, batches, step, loss, report.lr, norm, seconds,
+            "epoch %d [%d/%d] step %d: loss %.4f, lr %.3g, gradient norm %.3g, %.3f s/step%s",
+            epoch, batch, batches, step, loss, report.lr, norm, seconds, self._left(step),
         )  # fmt: skip
         if not_finite:
             logger.warning("step %d: not finite, and so not in the metrics: %s", step, ", ".join(not_finite))

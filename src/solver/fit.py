@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -17,13 +18,14 @@ from torch.nn.parallel import DistributedDataParallel
 from ..core import dist
 from ..core.errors import CheckpointError, ConfigError
 from ..core.weights import load_weights
-from ..data.evaluate import EvalResult
+from ..data.evaluate import EvalResult, shown
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import Diagnostics
 from ..distill.objective import Objective
 from ..nn.padding import content_sizes_of
 from ..optim.schedule import Schedule
 from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
+from .progress import TimeLeft
 from .stages import judge
 from .train import StepReport, StopTraining, train_one_epoch
 from .training import Training
@@ -52,7 +54,7 @@ def fit(run: Training) -> EvalResult:
             with StopSignal() as stop:
                 last = _Fit(run, writers, stop).epochs()
         except StopTraining as reason:
-            logger.warning("%s; continue with -r %s", reason, run.folder.path)
+            logger.warning("%s; continue with -r %s", reason, shlex.quote(str(run.folder.path)))
             raise
         return _best_result(run, last)
 
@@ -68,7 +70,8 @@ class _Fit:
             active=run.settings.nonfinite == "stop", watch_gradient=run.optim.precision.name != "fp16"
         )
         diagnose = Diagnostics(run.criterion.distillers) if run.settings.diagnostics else None
-        self.log = StepLog(writers, self.guard, run.settings.print_freq, diagnose)
+        self.time_left = TimeLeft(run.progress.step, len(run.train_loader) * run.settings.epoches)
+        self.log = StepLog(writers, self.guard, run.settings.print_freq, diagnose, self.time_left.after)
 
     def epochs(self) -> EvalResult | None:
         """All epochs that are left; returns the last evaluation."""
@@ -176,8 +179,9 @@ class _Fit:
         verdict = judge(progress.best, ap if ap >= 0 else math.nan, epoch, run.plan)  # -1: nothing to find
         progress.best = verdict.state
         logger.info(
-            "epoch %d: AP %.4f, AP50 %.4f%s", epoch, ap, result.stats["AP50"],
-            " (best so far)" if verdict.is_best else f" (best {progress.best.best or 0:.4f})",
+            "epoch %d: AP %s, AP50 %s%s%s", epoch, shown(ap), shown(result.stats["AP50"]),
+            " (best so far)" if verdict.is_best else f" (best {shown(progress.best.best or 0)})",
+            self.time_left.after(progress.step),
         )  # fmt: skip
         if verdict.is_best:
             self._save_best(epoch)

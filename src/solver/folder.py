@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -15,6 +16,7 @@ from typing import IO
 
 from ..core import dist, lock
 from ..core.atomic import partial_name, whole_file
+from ..core.checkpoint_files import refuse_url
 from ..core.errors import CheckpointError, ConfigError
 from ..zoo.dfine.huggingface_folder import is_huggingface
 
@@ -98,8 +100,8 @@ class RunFolder:
         taken = [one.name for one in self.checkpoints()]
         if taken:
             raise ConfigError(
-                f"output_dir {self.path} holds another run ({', '.join(taken)}): continue it with -r {self.path}, "
-                "or choose another folder with -u output_dir=..."
+                f"output_dir {self.path} holds another run ({', '.join(taken)}): continue it with "
+                f"-r {shlex.quote(str(self.path))}, or choose another folder with -u output_dir=..."
             )
 
     def check_idle(self) -> None:
@@ -199,7 +201,12 @@ def _close(file: IO[str], handle: int | None) -> None:
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The checkpoint that ``path`` means: the file itself, ``last.pth`` of a run's folder, or transformers' folder."""
+    """The checkpoint that ``path`` means: the file itself, ``last.pth`` of a run's folder, or transformers' folder.
+
+    Raises:
+        CheckpointError: there is none, or a URL.
+    """
+    refuse_url(path)
     path = Path(path)
     if path.is_dir() and is_huggingface(path):
         return path

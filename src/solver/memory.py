@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shlex
 import time
 from dataclasses import dataclass, replace
 
@@ -184,7 +185,7 @@ def out_of_memory(run: Training) -> ConfigError:
     fits = min(found.fits, batch - 1)  # the failure knows better
     return ConfigError(
         f"{run.device} ran out of memory in a step of {_images(batch, size)}: {_remedy(fits)}; continue with "
-        f"-r {run.folder.path} where a checkpoint was written"
+        f"-r {shlex.quote(str(run.folder.path))} where a checkpoint was written"
     )
 
 

@@ -33,6 +33,7 @@ from .checkpoint import load_checkpoint, rng_state, save_checkpoint, seed_everyt
 from .folder import FolderLock, RunFolder, checkpoint_file
 from .freeze import Freeze
 from .objective import build_objective
+from .opening import introduce
 from .progress import Progress
 from .solver import Evaluation
 from .speed import compile_for
@@ -74,26 +75,17 @@ class Training(Evaluation):
         self.base_decay = self.optim.ema.decay
         compile_for(config, self.model, self.device, self.train_loader.collate_fn)
         self.progress = Progress()
-        self._introduce()
+        introduce(self)
         # Each rank draws its own noise from here on; the weights above came from one seed.
         seed_everything((self.settings.seed or 0) + 1000 * dist.rank())
-
-    def _introduce(self) -> None:
-        """One line about what is trained on what."""
-        parameters = sum(one.numel() for one in self.model.parameters())
-        logger.info(
-            "%.2f M parameters, %s, %s; %d training and %d validation images, classes %s; %d epochs of %d batches",
-            parameters / 1e6, self.device, self.optim.precision.name, len(self.train_loader.dataset),
-            len(self.val_loader.dataset), self.label_space.describe(), self.settings.epoches, len(self.train_loader),
-        )  # fmt: skip
-        if self.settings.resume is None and self.settings.tuning is None:
-            _say_what_it_starts_from(getattr(self.model, "backbone", None))
 
     def _build_optim(self) -> Optim:
         settings, config = self.settings, self.config
         name = settings.training_precision(self.device.type)
         if settings.use_amp and name == "fp32" and dist.is_main():
-            logger.warning("use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
+            asked = config.origins["use_amp"].startswith("override ")  # the recipes say it for GPUs
+            level = logging.WARNING if asked else logging.INFO
+            logger.log(level, "use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
         scaler = config.build("scaler", device=self.device.type) if name == "fp16" and config.get("scaler") else None
         optimizer = config.build("optimizer", model=self.model)
         steps_per_epoch = math.ceil(len(self.train_loader) / settings.accumulate_steps)
@@ -168,6 +160,11 @@ class Training(Evaluation):
             set_rng_state(state["rng"][dist.rank()])
         logger.info("resumed %s: epoch %d, batch %d", file, self.progress.epoch, self.progress.batch)
 
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left, as after resuming a run that came to its end."""
+        return self.progress.epoch >= self.settings.epoches
+
     def _load_optim(self, state: dict[str, Any], file: Path) -> None:
         groups = self.optim.optimizer.param_groups
         wanted = [{key: group[key] for key in _GROUP_OPTIONS if key in group} for group in groups]
@@ -233,8 +230,9 @@ class Training(Evaluation):
                 shutil.copyfile(beside, path)
         if not self.folder.best.exists():
             raise CheckpointError(
-                f"{source / self.folder.best.name} is missing: the best of the run (AP {self.progress.best.best:.4f}) "
-                "must lie beside the checkpoint that is resumed; put it back, or start a new run with -t"
+                f"{source / self.folder.best.name} is missing: the best of the run (AP "
+                f"{100 * self.progress.best.best:.1f}) must lie beside the checkpoint that is resumed; put it back, "
+                "or start a new run with -t"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -299,22 +297,6 @@ def _lay_out_as_weights(optimizer: Optimizer) -> None:
 
 _GROUP_OPTIONS = ("weight_decay", "betas", "eps", "momentum", "amsgrad", "nesterov", "dampening")
 """What a parameter group says beside its learning rate, which the schedule writes."""
-
-
-def _say_what_it_starts_from(backbone: nn.Module | None) -> None:
-    """Random weights that nobody asked for are pointed out."""
-    if backbone is None or not dist.is_main():
-        return
-    name: str = type(backbone).__name__
-    source: str | None = getattr(backbone, "starts_from", "weights it does not tell of")
-    if source is not None:
-        logger.info("the backbone (%s) starts from %s", name, source)
-        return
-    logger.warning(
-        "the backbone (%s) starts from random weights, because its section says nothing else: give ImageNet weights "
-        "(pretrained, or weights), start the model from a checkpoint (-t), or write pretrained: False if this is meant",
-        name,
-    )
 
 
 def folder_of(config: Config) -> RunFolder:

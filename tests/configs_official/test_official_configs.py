@@ -300,7 +300,7 @@ def test_missing_backbone_weights_are_no_silent_random_start(tmp_path: Path) -> 
 
 def test_slips_of_the_published_patterns_are_said_once_each(caplog: pytest.LogCaptureFixture) -> None:
     config = loaded(file_of("s_coco"))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         config.build("optimizer", model=model_of(file_of("s_coco")))
     slips = [one for one in caplog.messages if "taken as written" in one]
     assert [one.split(":")[0] for one in slips] == ["optimizer.params[0]", "optimizer.params[1]"]

@@ -96,11 +96,12 @@ def test_first_pattern_wins_and_the_rest_comes_last(caplog: pytest.LogCaptureFix
 )
 def test_a_slip_is_said_and_kept(variant: str, place: int, said: str, caplog: pytest.LogCaptureFixture) -> None:
     section = load_json("configs.json")["variants"][f"{variant}_coco"]["optimizer"]
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         AdamW(skeleton(variant), section["groups"], lr=section["lr"], weight_decay=section["weight_decay"])
     lines = [one for one in caplog.messages if one.startswith(f"optimizer.params[{place}]") and "as written" in one]
     assert len(lines) == 1
     assert re.search(said, lines[0])
+    assert all(one.levelno == logging.INFO for one in caplog.records if "as written" in one.message)
 
 
 def test_what_a_slip_leaves_out_is_said(caplog: pytest.LogCaptureFixture) -> None:

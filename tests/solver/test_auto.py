@@ -133,7 +133,7 @@ def test_compiled_steps_are_announced_as_faster(tmp_path: Path, machine: dict[st
     ("seconds", "text"), [(0.5, "500 ms"), (100, "100 s"), (600, "10 min"), (9000, "2.5 h"), (1.2e8, "1,389 days")]
 )
 def test_times_are_in_units_of_their_size(seconds: float, text: str) -> None:
-    assert auto._time(seconds) == text
+    assert auto.duration(seconds) == text
 
 
 def test_what_the_data_set_warns_of_while_it_is_measured_is_heard(

@@ -11,6 +11,7 @@ import torch
 
 from isdfine.core.errors import NonFiniteError
 from isdfine.solver.callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
+from isdfine.solver.progress import TimeLeft
 from isdfine.solver.train import StepReport, sum_terms
 from losses.test_criterion import Operators
 
@@ -119,3 +120,12 @@ def test_a_line_holds_the_means_of_all_steps(caplog: pytest.LogCaptureFixture) -
     assert written[0]["loss_a"] == pytest.approx(3.0)
     assert written[0]["loss_b"] == pytest.approx(40 / 3)
     assert written[0]["loss"] == pytest.approx(3 + 40 / 3)
+
+
+def test_the_time_left_follows_from_the_pace_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 130.0, 140.0])
+    monkeypatch.setattr("isdfine.solver.progress.time.perf_counter", lambda: next(clock))
+    left = TimeLeft(done=50, total=100)
+    assert left.after(50) == ""  # nothing is known yet
+    assert left.after(60) == ", 2 min left"  # 10 steps in 30 s, 40 to go
+    assert left.after(100) == ""

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: exit codes, messages, shorthands."""
 
+import ast
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -178,3 +180,61 @@ def test_a_run_that_was_stopped_has_the_exit_code_of_its_signal(
         for line in capsys.readouterr().err.splitlines(keepends=True)
         if " INFO " not in line and " WARNING " not in line
     ] == ([message] if message else [])
+
+
+def test_the_first_line_comes_before_torch_is_imported(tool: ModuleType) -> None:
+    source = Path(tool.__file__ or "").read_text()
+    heavy = [
+        name.name
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("isdfine.core")
+        for name in node.names
+    ]
+    assert set(heavy) == {"CheckpointError", "ConfigError", "DataError", "NonFiniteError", "setup_logging"}
+    assert source.index('logger.info("starting') > source.index('if __name__ == "__main__"')
+
+
+def test_resuming_a_finished_run_says_so_and_how_to_go_on(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my run; ls"
+    config = write_micro_config(tmp_path)
+    assert tool.main(["-c", str(config), "--output-dir", str(folder), "-u", "epoches=1"]) == 0
+    printed = capsys.readouterr().out
+    judge = next(line for line in printed.splitlines() if line.startswith("judge it again:"))
+    best = str(folder / "best.pth")
+    assert shlex.split(judge)[3:] == [
+        "python",
+        "tools/train.py",
+        "-c",
+        str(folder / "config.yml"),
+        "--test-only",
+        "-r",
+        best,
+    ]
+    assert tool.main(["-c", str(folder / "config.yml"), "-r", str(folder)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        f"nothing to train: {folder} is finished (1 epochs done, epochs is 1); to go on: python tools/"
+    )
+    more = shlex.split(line.split("to go on: ")[1])[2:]
+    assert more[-2:] == ["-u", "epochs=2"]
+    assert tool.main(more) == 0
+    assert "epoch 1: AP " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tool.main(["-c", str(config), "-r", "a", "-t", "b"])
+    assert tool.main(["-c", str(config), "--output-dir", str(folder)]) == 2
+    assert f"continue it with -r '{folder}', or choose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["-t", "-r"])
+def test_a_url_is_refused_as_one(
+    tool: ModuleType, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "https://example.org/a b/dfine_n.pth?x=1"
+    assert tool.main(["-c", str(write_micro_config(tmp_path)), option, url]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line == (
+        f"error: {url} is a URL, and nothing is downloaded here: fetch it first (curl -LO '{url}'), "
+        "then give the path of the file"
+    )
