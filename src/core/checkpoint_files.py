@@ -36,7 +36,7 @@ _READ_ERRORS = (
 )
 
 
-def refuse_url(path: str | Path) -> None:
+def refuse_url(path: str | PathLike[str]) -> None:
     """See that a checkpoint is a path.
 
     Raises:

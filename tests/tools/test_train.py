@@ -107,8 +107,9 @@ def test_mistakes_are_one_message_and_exit_code_2(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert tool.main(["-c", str(write_micro_config(tmp_path)), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    before, start, error = capsys.readouterr().err.partition("error: ")
+    assert start
+    assert all(" INFO " in line for line in before.splitlines())
     assert re.search(message, error, re.DOTALL), error
 
 
