@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 from torch import nn
 
 from ..core.config import Config
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, ConfigError
 from ..core.located import locate
 from ..core.merge import read_tree
 from ..core.plan import SHARED
 from ..core.registry import REGISTRY, Registry
+from ..core.validate import IMPORTS, import_components
 from ..core.weights import load_weights
 from ..data.collate import BatchImageCollateFunction, PaddedBatchCollateFunction
 from ..data.label_space import MSCOCO, LabelSpace
@@ -108,15 +108,37 @@ def _config_of(source: Source, given: str | PathLike[str] | Config | None, class
     if isinstance(given, Config):
         return _inference_config(given.data, given.path, classes)
     if given is not None:
-        return _inference_config(read_tree(Path(given)).plain(), str(given), classes)
-    if source.config is not None:
-        return _inference_config(source.config, f"{source.path} (config)", classes)
-    if source.model_sections is not None:
-        return _inference_config(source.model_sections, f"{source.path} (config.json)", classes)
-    raise CheckpointError(
-        f"{source.path} ({source.form}) holds no config: give the YAML file it was trained with (config=..., "
-        "on the command line -c)"
-    )
+        tree = read_tree(Path(given))
+        return _with_modules(tree.plain(), str(given), classes, lambda: import_components(tree))
+    found, file = (source.config, "config") if source.config is not None else (source.model_sections, "config.json")
+    if found is None:
+        raise CheckpointError(
+            f"{source.path} ({source.form}) holds no config: give the YAML file it was trained with (config=..., "
+            "on the command line -c)"
+        )
+    return _with_modules(found, f"{source.path} ({file})", classes, None)
+
+
+def _with_modules(data: Mapping[str, Any], place: str, classes: int, run_imports: Callable[[], None] | None) -> Config:
+    """``_inference_config``; modules under ``imports`` are loaded only where a part of it comes from them.
+
+    ``run_imports`` loads them; None where a weights file names them, which is no reason to run code.
+    """
+    try:
+        return _inference_config(data, place, classes)
+    except ConfigError as error:
+        names = data.get(IMPORTS)
+        if not names:
+            raise
+        if run_imports is None:
+            modules = ", ".join(map(str, names)) if isinstance(names, list) else names
+            raise CheckpointError(
+                f"{str(error).splitlines()[0]}; it may come from the modules {modules} of its author, and code is not "
+                "run because a weights file says so: if you trust them, give the YAML file of the run (-c FILE, "
+                "config=FILE), or import them before"
+            ) from error
+    run_imports()
+    return _inference_config(data, place, classes)
 
 
 def _inference_config(data: Mapping[str, Any], place: str, classes: int | None = None) -> Config:
@@ -125,7 +147,6 @@ def _inference_config(data: Mapping[str, Any], place: str, classes: int | None =
     A registry of its own is used, because building closes it: whoever detects first may still train afterwards.
     ``classes`` is their number in the weights, for files that leave it to data which need not be here.
     """
-    _refuse_foreign_code(data.get("imports"), place)
     registry = Registry()
     for cls in {**{one.__name__: one for one in _PARTS}, **{name: REGISTRY[name] for name in REGISTRY}}.values():
         registry.register(cls)
@@ -154,15 +175,6 @@ def _section(data: Mapping[str, Any], dotted: str) -> Any:
         elsewhere = data.get(found["type"]) if isinstance(found.get("type"), str) else None
         found = {**(elsewhere or {}), **found}.get(part)
     return found
-
-
-def _refuse_foreign_code(imports: Any, place: str) -> None:
-    missing = [one for one in imports or () if one not in sys.modules]
-    if missing:
-        raise CheckpointError(
-            f"{place}: needs the modules {', '.join(map(str, missing))} of its author, and code is not imported "
-            "because a weights file says so: import them yourself before, if you trust them"
-        )
 
 
 def _labels_without_names(config: Config, count: int) -> LabelSpace:

@@ -89,15 +89,51 @@ def test_the_global_registry_stays_open(tmp_path: Path, monkeypatch: pytest.Monk
     assert REGISTRY not in closed
 
 
-def test_code_that_a_file_names_is_not_imported(tmp_path: Path) -> None:
+MODULE = """
+from isdfine.core.registry import register
+from isdfine.zoo.dfine.postprocess import DFINEPostProcessor
+
+@register
+class {name}(DFINEPostProcessor):
+    "A part of one's own."
+"""
+
+
+def checkpoint_with_a_part_of_its_own(tmp_path: Path, name: str) -> tuple[Path, Path]:
+    """A checkpoint whose post-processor is defined in a module of the user, and the YAML of its run."""
     path = micro_checkpoint(tmp_path)
     content = torch.load(path, weights_only=True)
-    content["config"] = "imports: [theirs_absent]\n" + content["config"]
+    content["config"] = f"imports: [module_of_{name}]\n" + content["config"].replace("DFINEPostProcessor", name)
     torch.save(content, path)
-    with pytest.raises(
-        CheckpointError, match="needs the modules theirs_absent of its author, and code is not imported"
-    ):
+    (tmp_path / "run.yml").write_text(content["config"])
+    return path, tmp_path / "run.yml"
+
+
+def test_code_that_a_weights_file_names_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = checkpoint_with_a_part_of_its_own(tmp_path, "PartNotRun")
+    (tmp_path / "module_of_PartNotRun.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"modules module_of_PartNotRun of its author.*-c FILE") as error:
         load_model(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_yaml_of_the_run_brings_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, config = checkpoint_with_a_part_of_its_own(tmp_path, "PartOfYaml")
+    (tmp_path / "module_of_PartOfYaml.py").write_text(MODULE.format(name="PartOfYaml"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(REGISTRY, "_frozen", False)  # as in a process that only detects
+    assert type(load_model(path, config).postprocessor).__name__ == "PartOfYaml"
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_modules_that_inference_does_not_need_may_be_absent(tmp_path: Path, given: bool) -> None:
+    path = micro_checkpoint(tmp_path)
+    content = torch.load(path, weights_only=True)
+    content["config"] = "imports: [losses_of_theirs_absent]\n" + content["config"]
+    torch.save(content, path)
+    (tmp_path / "run.yml").write_text(content["config"])
+    assert load_model(path, tmp_path / "run.yml" if given else None).labels.names == ("dark", "light")
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:

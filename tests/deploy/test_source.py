@@ -111,7 +111,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json in it"):
         open_source(tmp_path / "empty")
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
-    with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
         open_source(tmp_path / "cut.pth")
 
 
