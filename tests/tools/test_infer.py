@@ -240,3 +240,18 @@ def test_memory_is_flat(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     shown = (f"{mark}: {sizes[mark - 1]:.0f}" for mark in marks)
     sys.stdout.write(f"{kind}: resident MiB after {', '.join(shown)}\n")  # for docs/infer.md (-s)
     assert max(sizes[100:]) < sizes[99] + 25
+
+
+def test_a_name_that_is_not_utf8_costs_no_output(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    first = pictures(photos)[0]
+    os.rename(os.fsencode(first), os.fsencode(photos) + b"/caf\xe9.png")
+    out = tmp_path / "out"
+    assert infer(model, out, photos, "--save", "coco,csv,yolo,images") == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].endswith("caf\\udce9.png': its name is not UTF-8: rename the file")
+    assert len(json.loads((out / "detections.json").read_text())["images"]) == 3

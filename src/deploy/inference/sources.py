@@ -90,6 +90,9 @@ class ImageFiles:
 
     def __iter__(self) -> Iterator[Frame | Skipped]:
         for name in self.names:
+            if not _is_utf8(name):  # JSON and CSV files could not hold it
+                yield Skipped(name, f"{ascii(str(self.root / name))}: its name is not UTF-8: rename the file")
+                continue
             try:
                 yield Frame(name, read_rgb(self.root / name))
             except DataError as error:
@@ -130,10 +133,17 @@ def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 
         taken = {PurePath(name).parts[0] for name in names}
         sources.append(ImageFiles(root, names))
     for one in videos:
+        if not _is_utf8(one):
+            raise ConfigError(f"{ascii(one)}: the name of this video is not UTF-8: rename the file")
         name = _own_name("camera" + one if one.isdigit() else Path(one).stem or "stream", taken)
         taken.add(name)
         sources.append(Video(one, name, every=every))
     return sources
+
+
+def _is_utf8(name: str) -> bool:
+    """Python keeps bytes of a file name that are no UTF-8 as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _is_stream(spec: str) -> bool:
