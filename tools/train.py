@@ -41,7 +41,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; the options that only set a config value are shorthands for -u."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", required=True, help="YAML file of the run")
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config; lists and maps as YAML: 'a.b=[1, 2]'",
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument("-r", "--resume", help="checkpoint or run folder to continue (or to judge with --test-only)")
     start.add_argument("-t", "--tuning", help="checkpoint whose fitting weights start a new run (class heads by name)")
@@ -53,9 +61,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test-only", action="store_true", help="evaluate the checkpoint given with -r and end")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and end")
     parser.add_argument("-d", "--device", help="cpu, cuda or cuda:0")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--seed", type=int, help="of weights, data order, augmentation and denoising (config key: seed)"
+    )
     parser.add_argument("--use-amp", action="store_true", help="mixed precision")
-    parser.add_argument("--output-dir")
+    parser.add_argument("--output-dir", help="folder of the run: checkpoints, logs, pictures (config key: output_dir)")
     parser.add_argument(
         "--auto",
         action="store_true",

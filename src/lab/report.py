@@ -15,7 +15,7 @@ from .layers import values_by_layer
 from .matrix import Matrix
 from .plots import draw_plots
 from .results import ABSENT, Outcome, Results
-from .statistics import FACTOR, MIN_SEEDS, Paired, false_claim_rate, summarize
+from .statistics import FACTOR, LEARNED, MIN_SEEDS, NOTHING, Paired, false_claim_rate, summarize
 
 
 def write_report(results: Results, *, train: str, command: str) -> Path:
@@ -166,7 +166,8 @@ def _rule(claims: Sequence[int]) -> str:
     text = (
         f"Rule: a difference is claimed only where the mean of the paired differences (same seed) exceeds {FACTOR:g} "
         "times its standard error, sd / √n; else no difference is shown. "
-        f"Fewer than {MIN_SEEDS} pairs get no verdict. "
+        f"Fewer than {MIN_SEEDS} pairs get no verdict, and neither do values that are all below "
+        f"{100 * LEARNED:g}: {NOTHING}, train longer. "
         "The interval and p are those of a paired t-test; the last number column is what the spread of this row "
         f"and its number of seeds would have let the rule claim ({FACTOR:g} standard errors)."
     )

@@ -13,6 +13,9 @@ MIN_SEEDS = 3
 FACTOR = 2.0
 """A difference is claimed where it exceeds this many standard errors."""
 CONFIDENCE = 0.95
+NOTHING = "nothing learned"
+LEARNED = 0.001
+"""Value of a metric (0.1 AP) below which nothing was learned that could be compared."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,14 @@ def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Pair
     if not seeds:
         return None
     differences = tuple(variant[seed] - baseline[seed] for seed in seeds)
+    nothing = all(max(abs(variant[seed]), abs(baseline[seed])) < LEARNED for seed in seeds)
     mean, sd = (own := summarize(differences)).mean, own.sd
     if sd is None:
-        return Paired(seeds, differences, mean, None, None, None, None, None, _too_few(1))
+        return Paired(seeds, differences, mean, None, None, None, None, None, NOTHING if nothing else _too_few(1))
     error = sd / math.sqrt(own.n)
     reach = t_quantile(own.n - 1) * error
     interval = (mean - reach, mean + reach)
-    verdict = _verdict(own.n, mean, error, interval)
+    verdict = NOTHING if nothing else _verdict(own.n, mean, error, interval)
     smallest = FACTOR * error
     return Paired(seeds, differences, mean, sd, error, interval, _p_value(mean, error, own.n), smallest, verdict)
 

@@ -44,7 +44,7 @@ def test_differences_are_paired_by_seed() -> None:
         ((-0.010, -0.011, -0.012), "lower"),
         ((-0.01, -0.02, -0.03), "lower by the rule, but the 95 % interval includes 0"),
         ((0.01, 0.00, 0.02), "no difference shown"),  # mean 1, error 0.577: 1.73 of them
-        ((0.00, 0.00, 0.00), "no difference shown"),
+        ((0.00, 0.00, 0.00), "nothing learned"),  # on both sides
         ((0.01, -0.01, 0.00), "no difference shown"),
         ((0.25, 0.25, 0.25), "higher"),  # no spread at all
         ((0.50, 0.51), "not enough seeds (2 of 3)"),
@@ -82,3 +82,15 @@ def test_how_generous_the_rule_is() -> None:
     assert false_claim_rate(3) == pytest.approx(1 - 2 / math.sqrt(6))  # 18.35 % with 2 degrees
     assert t_quantile(2) == pytest.approx(4.30265, abs=1e-5)
     assert t_quantile(1) == pytest.approx(math.tan(0.475 * math.pi))
+
+
+def test_runs_that_learned_nothing_are_not_compared() -> None:
+    zeros = {0: 0.0, 1: 0.0, 2: 0.0004}
+    for seeds in (zeros, {0: 0.0}):
+        comparison = compare(seeds, zeros)
+        assert comparison is not None
+        assert comparison.verdict == "nothing learned"
+    for learned in ({0: 0.0, 1: 0.0, 2: 0.2}, {0: 0.1, 1: 0.1, 2: 0.1}):
+        comparison = compare(learned, learned | {0: 0.0})
+        assert comparison is not None
+        assert comparison.verdict == "no difference shown"

@@ -91,7 +91,7 @@ class ImageFiles:
     def __iter__(self) -> Iterator[Frame | Skipped]:
         for name in self.names:
             if not _is_utf8(name):  # JSON and CSV files could not hold it
-                yield Skipped(name, f"{ascii(str(self.root / name))}: its name is not UTF-8: rename the file")
+                yield Skipped(name, f"{str(self.root / name)!a}: its name is not UTF-8: rename the file")
                 continue
             try:
                 yield Frame(name, read_rgb(self.root / name))
@@ -134,7 +134,7 @@ def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 
         sources.append(ImageFiles(root, names))
     for one in videos:
         if not _is_utf8(one):
-            raise ConfigError(f"{ascii(one)}: the name of this video is not UTF-8: rename the file")
+            raise ConfigError(f"{one!a}: the name of this video is not UTF-8: rename the file")
         name = _own_name("camera" + one if one.isdigit() else Path(one).stem or "stream", taken)
         taken.add(name)
         sources.append(Video(one, name, every=every))

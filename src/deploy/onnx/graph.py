@@ -29,7 +29,7 @@ OPSETS = range(18, 22)
 """Native LayerNormalization begins with 17; torch writes 18 and newer. Graphs of 18 to 21 were run."""
 DEFAULT_OPSET = 18
 STRIDE = 32
-TRIED_TORCH = "2.15"
+TRIED_TORCH = "2.14 and 2.15"
 """2.6 trains these models, but its torch.export stops at a linear layer behind a free batch dimension."""
 _FOLDED = 1 << 30
 """Numbers in a constant up to which operations on it are carried out at export."""
@@ -136,7 +136,7 @@ def to_onnx(deployed: Deployed, form: GraphForm) -> ModelProto:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ConfigError(
             f"{type(deployed.model).__name__} could not be exported with torch {torch.__version__} ({reason}): "
-            f"torch {TRIED_TORCH} is known to export the models of this package, 2.6 cannot"
+            f"torch {TRIED_TORCH} are known to export the models of this package, 2.6 cannot"
         ) from error
     assert program is not None
     proto: ModelProto = program.model_proto
