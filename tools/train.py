@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import isdfine  # torch comes with the first thing that needs it, after the first line of the log
-from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RankError
 from isdfine.core.log import setup_logging
 
 if TYPE_CHECKING:
@@ -216,20 +216,29 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
         setup_logging(dist.rank())
-        if options.test_only:
-            test(config)
-        else:
-            train(config, auto=options.auto)
+        from isdfine.solver.agreement import compare_configs
+
+        with dist.naming_ranks():
+            compare_configs(config, f"test_only={options.test_only}, auto={options.auto}")
+            if options.test_only:
+                test(config)
+            else:
+                train(config, auto=options.auto)
         dist.shutdown()  # not after an error: leaving the group could wait for ranks that wait for this one
     except StopTraining as stopped:
         dist.shutdown()  # all ranks have left the loop after the same step
         return stopped.exit_code
     except KeyboardInterrupt:  # before training, or the second one
+        dist.leave("interrupted")
         print("interrupted: go on with -r from what was saved, if anything was", file=sys.stderr)
         return 128 + signal.SIGINT
-    except (ConfigError, DataError, CheckpointError, NonFiniteError) as error:
+    except (ConfigError, DataError, CheckpointError, NonFiniteError, RankError) as error:
+        dist.leave(str(error))
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BaseException as error:
+        dist.leave(f"{type(error).__name__}: {error}")
+        raise
     return 0
 
 

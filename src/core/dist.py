@@ -8,22 +8,25 @@ import contextlib
 import datetime
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, RankError
+from .watch import PATIENCE, Watch
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "ISDFINE_DIST_TIMEOUT"
-DEFAULT_TIMEOUT_S = 600.0
+DEFAULT_TIMEOUT_S = 60.0
 _alone = False
+_watch: Watch | None = None
+_COLLECTIVE_ERRORS = ("gloo", "nccl", "connection", "c10d", "broken pipe", "socket")
 _LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -32,32 +35,107 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
 
     Args:
         device: ``"cpu"`` or ``"cuda"``; by default CUDA where it is available. CUDA also selects GPU ``LOCAL_RANK``.
-        timeout_s: seconds a collective may wait for the other ranks before the run fails; by default
-            the environment variable ``ISDFINE_DIST_TIMEOUT``, else 600.
+        timeout_s: seconds that a rank may keep the others waiting without doing anything before the run fails; what
+            is known to take long (evaluation, saving, compiling) may take ten times that. By default the environment
+            variable ``ISDFINE_DIST_TIMEOUT``, else 60.
 
     Raises:
         ConfigError: the environment is incomplete, or holds a value that is not a number in range.
-        RuntimeError: the group could not be started. Going on alone would train W different models.
+        RankError: the group could not be started. Going on alone would train W different models.
     """
     if torch_dist.is_initialized() or not _launched():
         return
-    timeout = datetime.timedelta(seconds=_timeout_s(timeout_s))
+    limit_s = _timeout_s(timeout_s)
     use_cuda = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    where = (
-        f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} at "
-        f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    )
+    number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    where = f"rank {number} of {size} at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     if use_cuda:
         _select_gpu()
     try:
-        torch_dist.init_process_group("cpu:gloo,cuda:nccl" if use_cuda else "gloo", timeout=timeout)
+        store = _store(number, limit_s, owner=number == 0)
+        _await_all(store, number, size, limit_s)
+        torch_dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
+            store=torch_dist.PrefixStore("group", store), rank=number, world_size=size,
+            timeout=datetime.timedelta(seconds=(PATIENCE + 1) * limit_s),  # the watch speaks before that
+        )  # fmt: skip
+        _start_watch(number, size, limit_s)
     except (RuntimeError, ValueError) as error:
-        raise RuntimeError(
-            f"the process group did not start ({where}, waited at most {timeout.total_seconds():g} s): {error}. "
+        raise RankError(
+            f"the process group did not start ({where}, waited at most {limit_s:g} s): {str(error).splitlines()[0]}. "
             f"Check that every rank was started by one torchrun command and that the address is reachable; "
             f"set {TIMEOUT_VARIABLE} (seconds) for a longer wait"
         ) from error
     logger.info("joined the process group as %s", where)
+
+
+def _store(number: int, limit_s: float, *, owner: bool) -> torch_dist.Store:
+    """A connection to the store of the group, which torchrun holds, or else rank 0."""
+    with_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = torch_dist.TCPStore(
+            address, port, is_master=owner and not with_agent, timeout=datetime.timedelta(seconds=limit_s),
+            wait_for_workers=False,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if owner or with_agent:
+            raise
+        raise RuntimeError(f"rank 0, which holds the store of the group, is not there: {error}") from error
+    return torch_dist.PrefixStore(f"isdfine/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _await_all(store: torch_dist.Store, number: int, size: int, limit_s: float) -> None:
+    store.set(f"here/{number}", "")
+    keys = {other: f"here/{other}" for other in range(size)}
+    try:
+        store.wait(list(keys.values()), datetime.timedelta(seconds=limit_s))
+    except RuntimeError:
+        late = [str(other) for other, key in keys.items() if not store.check([key])]
+        raise RuntimeError(f"rank {', '.join(late)} did not arrive" if late else "a rank arrived too late") from None
+
+
+def _start_watch(number: int, size: int, limit_s: float) -> None:
+    global _watch
+    if size > 1:
+        _watch = Watch(_store(number, limit_s, owner=False), number, size, limit_s)
+        torch_dist.barrier()  # every rank has shown its first sign
+
+
+def moved() -> None:
+    """This rank has finished a step: it is not the one that keeps others waiting."""
+    if _watch is not None:
+        _watch.moved(started=True)
+
+
+def busy(work: str) -> contextlib.AbstractContextManager[None]:
+    """In this context the rank may keep the others waiting for long, as long as it gives signs of life."""
+    return contextlib.nullcontext() if _watch is None else _watch.busy(work)
+
+
+def leave(reason: str) -> None:
+    """Tell the other ranks why this one ends, so that they can say so. Called on the way out after an error."""
+    if _watch is not None:
+        _watch.leave(reason)
+
+
+@contextlib.contextmanager
+def naming_ranks() -> Iterator[None]:
+    """Where a collective in this context fails because another rank is gone, say which.
+
+    Raises:
+        RankError: in place of the collective's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _watch is None or not any(word in str(error).lower() for word in _COLLECTIVE_ERRORS):
+            raise
+        reason = _watch.culprit()
+        if reason is None:
+            raise
+        _watch.leave(reason, because=True)
+        raise RankError(f"rank {rank()} ends, because {reason}") from None
 
 
 def rank() -> int:
@@ -90,6 +168,7 @@ def barrier() -> None:
     """Wait until every rank is here. It goes over gloo, which every group has, and does not wait for a GPU."""
     if world_size() > 1:
         torch_dist.all_reduce(torch.zeros(1))
+        _passed()
 
 
 @torch.no_grad()
@@ -106,6 +185,7 @@ def mean(tensor: Tensor) -> Tensor:
         return tensor.detach()
     total = tensor.detach().clone()
     torch_dist.all_reduce(total)
+    _passed()
     return total / world_size()
 
 
@@ -115,6 +195,7 @@ def gather_objects(obj: T) -> list[T]:
         return [obj]
     gathered: list[T | None] = [None] * world_size()
     torch_dist.all_gather_object(gathered, obj)
+    _passed()
     return gathered  # type: ignore[return-value]
 
 
@@ -124,7 +205,34 @@ def broadcast_object(obj: T) -> T:
         return obj
     box = [obj]
     torch_dist.broadcast_object_list(box, src=0)
+    _passed()
     return box[0]
+
+
+def require_same(facts: Mapping[str, object], what: str) -> None:
+    """See that all ranks say the same; all call this at the same place.
+
+    Args:
+        facts: values by key; what is compared is their text.
+        what: is compared, for the message.
+
+    Raises:
+        ConfigError: on every rank, naming the ranks and keys that differ from rank 0.
+    """
+    everywhere = gather_objects({key: str(value) for key, value in facts.items()})
+    for number, theirs in enumerate(everywhere):
+        keys = sorted({*everywhere[0], *theirs})
+        differing = [key for key in keys if everywhere[0].get(key) != theirs.get(key)]
+        if differing:
+            shown = "; ".join(
+                f"{key} is {str(theirs.get(key))[:80]} there and {str(everywhere[0].get(key))[:80]} on rank 0"
+                for key in differing[:4]
+            )
+            more = f" (and {len(differing) - 4} more keys)" if len(differing) > 4 else ""
+            raise ConfigError(
+                f"rank {number} has another {what} than rank 0: {shown}{more}: start all ranks by one command with the "
+                "same files"
+            )
 
 
 def shutdown() -> None:
@@ -133,8 +241,16 @@ def shutdown() -> None:
     Not for the way out after an error: the others may be waiting in a collective that this rank will never join,
     and torchrun ends them as soon as this process is gone.
     """
+    global _watch
     if torch_dist.is_initialized():
+        leave("")
+        _watch = None
         torch_dist.destroy_process_group()
+
+
+def _passed() -> None:
+    if _watch is not None:
+        _watch.moved()
 
 
 def _joined() -> bool:
@@ -161,7 +277,7 @@ def _timeout_s(given: float | None) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e7:
-        raise ConfigError(f"{TIMEOUT_VARIABLE}={text}: give the process group's timeout as seconds above 0, e.g. 600")
+        raise ConfigError(f"{TIMEOUT_VARIABLE}={text}: give the process group's timeout as seconds above 0, e.g. 60")
     return seconds
 
 

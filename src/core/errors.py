@@ -17,3 +17,7 @@ class CheckpointError(ValueError):
 
 class NonFiniteError(RuntimeError):
     """A loss term or the gradient norm became NaN or infinite."""
+
+
+class RankError(RuntimeError):
+    """Another process of a distributed run is missing, gone or stuck."""

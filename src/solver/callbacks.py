@@ -247,6 +247,7 @@ class EpochListener:
         self._log.watch(context, self.step + 1)
 
     def __call__(self, report: StepReport) -> None:
+        dist.moved()
         self.batch += 1
         self.step += 1
         self._guard.observe(report, self.step)

@@ -154,6 +154,7 @@ class _Fit:
 
     def _between_batches(self) -> None:
         """In the middle of an evaluation; with several ranks the end of it is the next place where all agree."""
+        dist.moved()
         if dist.world_size() == 1 and self.stop.wanted_by_any():
             self._save_and_leave()
 

@@ -22,6 +22,7 @@ from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
 from ..nn.types import Detections
 from ..optim.precision import Precision
+from .agreement import compare_data
 from .checkpoint import load_checkpoint, seed_everything
 from .evaluate import PostProcessor, detect, evaluate
 from .folder import checkpoint_file
@@ -58,6 +59,7 @@ class Evaluation:
         self.device = pick_device(self.settings.device)
         seed_everything(self.settings.seed or 0)
         self.val_loader: DataLoader = config.build("val_dataloader").to(self.device)
+        compare_data("val_dataloader", self.val_loader.dataset)
         self.label_space: LabelSpace = self.val_loader.dataset.label_space
         if not self.label_space:
             raise DataError(

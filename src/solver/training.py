@@ -29,6 +29,7 @@ from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
+from .agreement import compare_data
 from .checkpoint import load_checkpoint, rng_state, save_checkpoint, seed_everything, set_rng_state
 from .folder import FolderLock, RunFolder, checkpoint_file
 from .freeze import Freeze
@@ -64,6 +65,7 @@ class Training(Evaluation):
         config, settings = self.config, self.settings
         given = {} if train_data is None else {"dataset": train_data}
         self.train_loader: DataLoader = config.build("train_dataloader", **given).to(self.device)
+        compare_data("train_dataloader", self.train_loader.dataset)
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
@@ -252,11 +254,12 @@ class Training(Evaluation):
     def save(self, *paths: Path) -> None:
         """Write the present state to every path, atomically, by the main rank."""
         state = self.state_dict()
-        if dist.is_main():
-            self.check_folder(self.progress.step)
-            for path in paths:
-                save_checkpoint(state, path)
-        dist.barrier()
+        with dist.busy("saving"):
+            if dist.is_main():
+                self.check_folder(self.progress.step)
+                for path in paths:
+                    save_checkpoint(state, path)
+            dist.barrier()
 
     def restart_from_stage_one(self) -> None:
         """Load the best weights of stage one, with their optimiser and EMA, and lower the EMA decay.
