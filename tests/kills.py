@@ -135,6 +135,18 @@ class Run:
         return sum(record["kind"] == "train" for record in self.records())
 
 
+def start_fork_server(log: Path) -> None:
+    """The server of most runs' workers; what they say goes to a file."""
+    with log.open("ab") as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+    try:
+        worker_context()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def wait_until(holds: Callable[[], bool], seconds: float, pause: float = 0.002) -> bool:
     end = time.monotonic() + seconds
     while not holds():
@@ -234,8 +246,8 @@ def campaign(count: int, seed: int, folder: Path) -> bool:
     for name in IMPORTED:
         importlib.import_module(name)
     torch.set_num_threads(1)
-    worker_context()  # starts the fork server
-    config = write_config(folder)
+    config, workers_log = write_config(folder), folder / "workers.log"
+    start_fork_server(workers_log)
     whole = Run(tool, config, folder / "whole")
     if whole.end() != 0:
         raise RuntimeError(whole.output())
@@ -258,11 +270,13 @@ def campaign(count: int, seed: int, folder: Path) -> bool:
                     label, codes = f"{label}, {what} in {moment}", CODES[what] | {0}
             if run.end() not in codes:
                 problems.append(f"{label}: exit code {run.code}, not {codes}:\n{run.output()[-2000:]}")
-            if "Traceback" in run.output():
-                problems.append(f"{label}: a traceback:\n{run.output()[-3000:]}")
             if left := left_over(run):
                 orphans += left
                 problems.append(f"{label}: {left} processes left")
+            for output in (run.output(), workers_log.read_text()):
+                if "Traceback" in output:
+                    problems.append(f"{label}: a traceback:\n{output[-3000:]}")
+            os.truncate(workers_log, 0)
             if not last and run.code == 0:
                 break  # it has reached its end
         found = differences(whole.folder, run.folder)

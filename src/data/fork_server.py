@@ -21,8 +21,9 @@ def _take_signals(_: object) -> None:
 
 
 def _say(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """No traceback from a process whose main process ended before it had said what to do."""
-    if kind is not EOFError:
+    """No traceback from a process whose main process ended in the middle of telling it something."""
+    main = multiprocessing.parent_process()  # not known yet where it had not said what to do
+    if not issubclass(kind, (EOFError, ConnectionError)) or (main is not None and main.is_alive()):
         sys.__excepthook__(kind, error, traceback)
 
 
