@@ -203,6 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     setup_logging()  # for what the config has to say; the rank is known later
     from isdfine.core import dist
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config = isdfine.load_config(options.config, overrides_of(options))
         if options.tuning_classes and not config.settings.tuning:
@@ -216,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
         setup_logging(dist.rank())
+        dist.follow_launcher()
         from isdfine.solver.agreement import compare_configs
 
         with dist.naming_ranks():
@@ -243,7 +245,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("RANK", "0") == "0":
         setup_logging()
         logger.info("starting: torch, the config and the annotations are read first, which may take a while")

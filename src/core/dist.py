@@ -8,6 +8,9 @@ import contextlib
 import datetime
 import logging
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -251,6 +254,19 @@ def shutdown() -> None:
 def _passed() -> None:
     if _watch is not None:
         _watch.moved()
+
+
+def follow_launcher() -> None:
+    """From here on a rank takes the end of the torchrun that started it, however it went, for SIGTERM."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1.0)
+    logger.warning("torchrun (process %d) is gone: rank %d ends", launcher, rank())
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _joined() -> bool:

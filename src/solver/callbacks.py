@@ -84,6 +84,7 @@ class StopSignal:
 
     def __init__(self, *, agree_every: int = 10) -> None:
         self._asked: signal.Signals | None = None
+        self._agreed: signal.Signals | None = None
         self._agree_every = agree_every
         self._next_agreement = agree_every
         self._previous: dict[int, Any] = {}
@@ -104,7 +105,7 @@ class StopSignal:
     def wanted(self, step: int) -> bool:
         """Whether all ranks stop after this step."""
         if dist.world_size() == 1:
-            return self._asked is not None
+            return self.wanted_by_any()
         if step < self._next_agreement:
             return False
         self._next_agreement = step + self._agree_every
@@ -112,13 +113,16 @@ class StopSignal:
 
     def wanted_by_any(self) -> bool:
         """Whether some rank was asked to stop; all ranks must ask at the same place."""
-        self._asked = next((asked for asked in dist.gather_objects(self._asked) if asked is not None), None)
-        return self._asked is not None
+        # not into _asked, which a signal may set while the ranks exchange what they had in it
+        self._agreed = next((asked for asked in dist.gather_objects(self._asked) if asked is not None), None)
+        return self._agreed is not None
 
     def reason(self, step: int) -> StopTraining:
         """What to raise once everything is saved."""
-        assert self._asked is not None
-        return StopTraining(f"stopped by {self._asked.name} after step {step}; everything is saved", 128 + self._asked)
+        assert self._agreed is not None
+        return StopTraining(
+            f"stopped by {self._agreed.name} after step {step}; everything is saved", 128 + self._agreed
+        )
 
 
 class StepLog:

@@ -3,6 +3,7 @@
 """Process group: alone, two ranks on gloo, and starts that must fail loudly."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -134,3 +135,12 @@ def test_alone_a_process_is_a_group_of_one_until_the_end(monkeypatch: pytest.Mon
     with pytest.raises(KeyError), dist.alone():
         {}["an error inside"]
     assert (dist.rank(), dist.world_size()) == (1, 2)
+
+
+def test_a_rank_ends_with_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, sent = iter([7, 7, 1]), []
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    dist._follow(7)
+    assert sent == [(os.getpid(), signal.SIGTERM)]

@@ -53,6 +53,19 @@ def test_a_signal_is_noted_once_and_handlers_are_restored() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_that_comes_while_ranks_agree_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exchange(asked: object) -> list[object]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [asked, None]
+
+    with StopSignal() as stop:
+        monkeypatch.setattr("isdfine.core.dist.gather_objects", exchange)
+        assert not stop.wanted_by_any()
+        monkeypatch.setattr("isdfine.core.dist.gather_objects", lambda asked: [None, asked])
+        assert stop.wanted_by_any()
+        assert stop.reason(7).exit_code == 143
+
+
 def test_no_loss_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"returned no loss.*criterion\.losses"):
         sum_terms({})
