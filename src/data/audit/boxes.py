@@ -53,8 +53,9 @@ def check_ids(split: Split) -> Iterator[Finding]:
     if split.format not in ("coco", "objects365"):  # the other formats have none
         return
     owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
-    for row in np.flatnonzero(repeated_ids(data.ids) & (data.ids != 0)):  # 0 stands for an entry without id
-        first, index = int(np.flatnonzero(data.ids == data.ids[row])[0]), int(owners[row])
+    _, firsts, which = np.unique(data.ids, return_index=True, return_inverse=True)
+    for row in np.flatnonzero(repeated_ids(data.ids)):
+        first, index = int(firsts[which[row]]), int(owners[row])
         text = f"has the id of an annotation of {data.file_names[owners[first]]}: ids must be unique"
         place = split.place_of(index, int(row))
         yield Finding("duplicate annotation id", split.name, place, text, data.file_names[index], index, int(row))
@@ -98,18 +99,21 @@ def repeated_rows(split: Split, index: int) -> list[tuple[int, int, float]]:
     rows = rows[~data.crowd[rows] & (data.boxes_xywh_px[rows, 2:] > 0).all(axis=1)]
     if len(rows) < 2:
         return []
+    rows = rows[np.argsort(data.boxes_xywh_px[rows, 0], kind="stable")]  # boxes that are alike begin near each other
     boxes = data.boxes_xywh_px[rows].copy()
+    reach = boxes[:, 0] + (1 / NEAR_IOU - 1) * boxes[:, 2] / NEAR_IOU + SAME_PX
     boxes[:, 2:] += boxes[:, :2]
     found = []
     for start in range(0, len(rows), _PAIRWISE):
         strip = slice(start, start + _PAIRWISE)
-        same = np.abs(boxes[strip, None] - boxes[None]).max(axis=-1) <= SAME_PX
-        iou = np.where(same, 1.0, np.minimum(_pairwise_iou(boxes[strip], boxes), 1 - 1e-9))
-        alike = (iou == 1) | ((iou >= NEAR_IOU) & (data.labels[rows[strip], None] == data.labels[None, rows]))
-        for first, later in zip(*np.nonzero(alike)):
-            if first + start < later:
-                found.append((int(rows[first + start]), int(rows[later]), float(iou[first, later])))
-    return found
+        ahead = slice(start, int(np.searchsorted(boxes[:, 0], reach[strip].max(), side="right")))
+        same = np.abs(boxes[strip, None] - boxes[None, ahead]).max(axis=-1) <= SAME_PX
+        iou = np.where(same, 1.0, np.minimum(_pairwise_iou(boxes[strip], boxes[ahead]), 1 - 1e-9))
+        alike = (iou == 1) | ((iou >= NEAR_IOU) & (data.labels[rows[strip], None] == data.labels[None, rows[ahead]]))
+        for one, other in zip(*np.nonzero(np.triu(alike, 1))):
+            first, later = sorted((int(rows[start + one]), int(rows[start + other])))
+            found.append((first, later, float(iou[one, other])))
+    return sorted(found)
 
 
 def _pairwise_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -35,6 +35,7 @@ class Kind:
 _MENDED = {
     "bad annotation id": Kind("warning", "", "gets a new id"),
     "box beyond edge": Kind("warning", "", "cut to the image"),
+    "no class list": Kind("warning", "", "written"),
     "odd entry": Kind("warning", "", "written as it should be"),
     "wrong area": Kind("warning", "", "gets width * height of the box"),
     "rotated box": Kind("warning", "", "left as it is"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...core.errors import DataError
+from ...core.regular import file_bytes
 from ..dataset.file_names import UnlistedImages
 
 _SAMPLES = 20
@@ -68,7 +69,7 @@ def odgt_names(file: Path) -> list[str]:
         DataError: the file cannot be read.
     """
     try:
-        lines = file.read_text(errors="replace").splitlines()
+        lines = file_bytes(file).decode("utf-8", errors="replace").splitlines()
     except OSError as error:
         raise DataError(f"{file}: cannot be opened ({error.strerror})") from error
     found = (re.search(r'"ID"\s*:\s*"([^"]+)"', line) for line in lines)

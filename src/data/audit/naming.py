@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ...core.atomic import whole_file
 from ...core.errors import DataError
+from ...core.regular import check_regular, file_bytes
 from ..dataset.images import SUFFIXES
 from .findings import Split
 
@@ -99,7 +100,7 @@ def check_report(path: str | Path) -> None:
     if not file.exists():
         return
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file_bytes(file))
     except (OSError, ValueError):
         content = None
     parts = [content, *content.values()] if isinstance(content, dict) else []
@@ -121,7 +122,7 @@ def transfer(source: Path, target: Path, how: Transfer) -> None:
     if how == "none":
         return
     try:
-        source.stat()
+        check_regular(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         if how == "link":
             target.symlink_to(source.resolve())

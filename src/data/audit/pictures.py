@@ -218,7 +218,9 @@ def _image_root(split: Split) -> str:
 def _text_beside(splits: Sequence[Split]) -> list[str]:
     """Contents of the annotation files that lie beside those of the splits."""
     own = {Path(split.annotations.place) for split in splits}
-    beside = {other for path in own if path.is_file() for other in path.parent.glob(f"*{path.suffix}")}
+    beside = {
+        other for path in own if path.is_file() for other in path.parent.glob(f"*{path.suffix}") if other.is_file()
+    }
     return [path.read_text(errors="replace") for path in sorted(beside - own)]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...core.regular import file_bytes
 from ..dataset.images import UNDECODABLE, Header, check_pixels
 from ..dataset.orientation import orientation_in_header, stored_size
 
@@ -73,7 +74,7 @@ def read_pixels(
 def read_one(path: Path) -> Pixels:
     """Read one file; a JPEG is decoded to its last byte, but at an eighth of its size where that is enough."""
     try:
-        content = path.read_bytes()
+        content = file_bytes(path)
     except (FileNotFoundError, ValueError):  # ValueError: a name with a zero byte
         return Pixels(missing=True, problem="no such file")
     except OSError as error:

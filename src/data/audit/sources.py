@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from ...core.errors import DataError
+from ...core.regular import check_regular
 from ..dataset.annotations import Annotations, files_present
 from ..dataset.coco_json import UNKNOWN_SIZE
 from ..dataset.file_names import UnlistedImages
@@ -38,6 +39,7 @@ _SAMPLES = 20
 """Lines of a text file that are looked at to see whether it lists images."""
 _MARKS = (b'"images"', b'"annotations"', b'"categories"')
 """What a COCO detection file has and other JSON files rarely have together."""
+_CHUNK = 1 << 24
 _SUFFIXES = {
     ".json": "coco",
     ".odgt": "crowdhuman",
@@ -139,8 +141,10 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
             if not found:
                 return _yolo_splits(broken)  # raises, with what is wrong
             logger.warning("%s: cannot be read and is passed over, because there is other data", broken)
+        _check_irregular(path, found)
     else:
-        raise DataError(f"{path}: no such file or folder")
+        text = "no regular file and no folder" if path.exists() else "no such file or folder"
+        raise DataError(f"{path}: {text}")
     if not found:
         wanted = "COCO JSON, YOLO data.yaml, CrowdHuman odgt, Pascal VOC" if format == "auto" else format
         raise DataError(f"{path}: no data set found in this folder ({wanted}): name its annotation file itself")
@@ -148,6 +152,23 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
         raise DataError(f"--image-folder: a {found[0].format} data set says itself where its images are; leave it out")
     given = {} if images is None else {"img_folder": str(images)}
     return [Source(one.name, one.format, {**one.where, **given}) for one in found]
+
+
+def _check_irregular(root: Path, found: Sequence[Source]) -> None:
+    """See that no pipe or device has the name of an annotation file, and where nothing was found, no link to nothing.
+
+    Raises:
+        DataError: names it.
+    """
+    for file in (file for folder in (".", "annotations") for file in sorted((root / folder).glob("*"))):
+        if file.suffix.lower() in _SUFFIXES and not file.is_dir():
+            try:
+                check_regular(file)
+            except FileNotFoundError as error:
+                if not found:
+                    raise DataError(f"{file}: a link to nothing: give the file it means") from error
+            except OSError as error:
+                raise DataError(f"{file}: {error.strerror}: give the file itself") from error
 
 
 def _of_file(path: Path, format: str) -> list[Source]:
@@ -184,8 +205,14 @@ def _coco(root: Path) -> list[Source]:
 
 
 def _looks_like_coco(file: Path) -> bool:
-    content = file.read_bytes()
-    return all(mark in content for mark in _MARKS)
+    if not file.is_file():
+        return False
+    missing, tail = set(_MARKS), b""
+    with open(file, "rb") as content:
+        while missing and (chunk := content.read(_CHUNK)):  # a file may be larger than the memory
+            missing -= {mark for mark in missing if mark in tail + chunk}
+            tail = chunk[-max(map(len, _MARKS)) :]
+    return not missing
 
 
 def _yolo(root: Path) -> list[Source]:

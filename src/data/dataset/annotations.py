@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import DataError
+from ...core.regular import check_regular
 from ..label_space import LabelSpace
 from .file_names import UnlistedImages
 from .problems import Problems
@@ -202,12 +203,27 @@ def check_files(
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DataError(
             f"{root}: {len(missing)} of {len(file_names)} images that {place} lists are missing: {shown}; "
-            f"check img_folder, or remove their entries{unlisted.hint(missing[0])}"
+            f"check img_folder, or remove their entries{unlisted.hint(missing[0])}{_other_hint(root, missing)}"
         )
     for name in missing:
-        text = f"not there, but {place} lists it: add it or remove its entry{unlisted.hint(name)}"
+        hint = unlisted.hint(name) + _other_hint(root, [name])
+        text = f"not there, but {place} lists it: add it or remove its entry{hint}"
         problems.report("missing image", str(root / name), text, images=1)
     return present
+
+
+def _other_hint(root: Path, names: Sequence[str]) -> str:
+    """What stands in the place of an image, where something does."""
+    name = next((one for one in names if os.path.lexists(root / one)), None)
+    if name is None:
+        return ""
+    try:
+        check_regular(root / name)
+    except FileNotFoundError:
+        return f" ({name} is a link to nothing)"
+    except OSError as error:
+        return f" ({name}: {error.strerror})"
+    return ""
 
 
 def files_present(folder: str | Path, file_names: Sequence[str]) -> NDArray[np.bool_]:

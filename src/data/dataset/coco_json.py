@@ -162,9 +162,10 @@ class _Images:
         ids = np.concatenate([np.zeros(0, np.int64), *self.ids])
         sizes = np.array(self.sizes, dtype=np.int64).reshape(-1, 2)
         unique, first, counts = np.unique(ids, return_index=True, return_counts=True)
-        wrong = []
-        for number, count in zip(unique[counts > 1].tolist(), counts[counts > 1].tolist()):
-            names = [self.file_names[index] for index in np.flatnonzero(ids == number)]
+        wrong, by_id, ends = [], np.argsort(ids, kind="stable"), np.cumsum(counts)
+        for which in np.flatnonzero(counts > 1):
+            number, count = int(unique[which]), int(counts[which])
+            names = [self.file_names[index] for index in by_id[ends[which] - count : ends[which]]]
             text = f"image id {number} occurs {count} times ({', '.join(names[:5])}): ids must be unique"
             same = len(set(names)) == 1
             self.problems.report("duplicate id", self.place, text, kept=same, images=0 if same else count)

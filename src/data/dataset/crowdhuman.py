@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,6 +14,7 @@ from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected, check_files
+from .coco_fields import box_numbers, is_box
 from .detection import DetectionDataset
 from .frame import Upright
 from .images import image_sizes
@@ -118,7 +118,13 @@ def parse_crowdhuman(
     collected = Collected()
     for index, there in zip(indices, present):
         objects = _objects(entries[index], boxes, heads, problems)
-        if there and (size := next(sizes)):
+        size = next(sizes) if there else None
+        if size is None:
+            reason = (
+                "unreadable image" if there else "missing image"
+            )  # a missing one was counted when it was looked for
+            problems.losses.add(reason, images=int(there), boxes=len(objects))
+        else:
             kinds = [one.kind for one in objects]
             labels = [space.names.index(_HEAD if kind == "hbox" else _PERSON) for kind in kinds]
             crowd = [one.crowd for one in objects]
@@ -145,12 +151,12 @@ def _entries(path: Path, problems: Problems) -> list[_Entry]:
             content = json.loads(line)
         except (ValueError, RecursionError) as error:
             text = f"not JSON ({error}): an odgt file has one JSON object per line"
-            problems.report("broken json", place, text)
+            problems.report("broken json", place, text, images=1)
             continue
         objects = content.get("gtboxes") if isinstance(content, dict) else None
         if not isinstance(objects, list) or not isinstance(content.get("ID"), str) or not content["ID"]:
             text = 'a line needs a text "ID" and a list "gtboxes": is this a CrowdHuman odgt file?'
-            problems.report("bad entry", place, text)
+            problems.report("bad entry", place, text, images=1)
             continue
         entries.append(_Entry(f"{content['ID']}.jpg", objects, place))
     if not entries and not problems.found:
@@ -165,34 +171,26 @@ def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> 
         tag = content.get("tag")
         if tag not in (_PERSON, "mask"):
             text = f"gtboxes[{number}] has tag {tag!r}, expected person or mask"
-            problems.report("unknown category", entry.place, text)
+            problems.report("unknown category", entry.place, text, boxes=1)
             continue
         ignored = tag == "mask" or _marked(content, "extra")
         # Groups have no head of their own: their one region counts for the class of the body.
         kinds = [boxes, "hbox"] if heads and tag == _PERSON else [boxes]
         for kind in kinds:
-            box = _numbers(content.get(kind, content.get("fbox") if tag == "mask" else None))
+            given = content.get(kind, content.get("fbox") if tag == "mask" else None)
+            box = box_numbers(given)
+            if box is None or not is_box(given):
+                text = f"gtboxes[{number}] has {kind} {given!r}: expected 4 finite numbers x, y, width, height"
+                problems.report("bad box", entry.place, text, kept=box is not None, boxes=int(box is None))
             if box is None:
-                text = (
-                    f"gtboxes[{number}] has {kind} {content.get(kind)!r}: expected 4 finite numbers x, y, width, height"
-                )
-                problems.report("bad box", entry.place, text)
                 continue
             crowd = ignored or (kind == "hbox" and _marked(content, "head_attr"))
             found.append(_Object(kind, box, crowd))
+    if entry.objects and not found:
+        problems.losses.add("", emptied=1)
     return found
 
 
 def _marked(content: Mapping[str, Any], key: str) -> bool:
     attributes = content.get(key)
     return isinstance(attributes, dict) and attributes.get("ignore") == 1
-
-
-def _numbers(value: object) -> list[float] | None:
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    try:
-        numbers = [float(one) for one in value if type(one) in (int, float) and math.isfinite(one)]
-    except OverflowError:  # a whole number of hundreds of digits
-        return None
-    return numbers if len(numbers) == 4 else None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ...core.errors import DataError
+from ...core.regular import check_regular
 from .orientation import (
     BACK,
     belongs_upright,
@@ -105,6 +106,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     Raises:
         OSError and what else stands in ``UNDECODABLE``.
     """
+    check_regular(path)
     with open(path, "rb") as file:
         try:
             image = Image.open(file)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import DataError
+from ...core.regular import check_regular
 
 _CHUNK = 1 << 23
 _BATCH = 20_000
@@ -41,6 +42,7 @@ def read_lists(
     collecting = gc.isenabled()
     gc.disable()  # many small objects and no garbage cycles among them: collecting would double the time
     try:
+        check_regular(path)
         with open(path, encoding="utf-8-sig", newline="") as file:
             found = _Reader(file, skip).lists(receivers, whole)
     except _Broken as error:
@@ -78,6 +80,7 @@ def read_list(path: str | Path, key: str) -> list[Any]:
 def _last_value(path: Path, key: str) -> Any:
     """The value of ``key`` where nothing but the closing brace of the file follows it; else None."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             text = file.read().decode("utf-8", errors="replace")

@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "box beyond edge": "a box that reaches more than 1 pixel (YOLO: a thousandth) out of its image",
     "wrong area": "areas that cannot be those of their boxes (training and metrics take width * height in their place)",
     "rotated box": "boxes with a rotation beside them, which do not bound the rotated object (training takes the box)",
+    "no class list": "a list of class names that is not there: the order of the labels is that of the alphabet",
     "odd entry": "a field in another form than it should have, whose meaning is clear (training reads it)",
 }
 """Every kind that a parser reports, with what it means."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...core.regular import MAX_BYTES, check_regular
 from .problems import Problems
 
 
@@ -16,9 +17,10 @@ def placed_lines(path: Path, *, empty: bool = False) -> list[tuple[str, str]]:
         empty: with lines that hold nothing, which are left out else.
 
     Raises:
-        OSError: missing, or not readable.
+        OSError: missing, not readable, or no regular file.
         UnicodeDecodeError: no text.
     """
+    check_regular(path, max_bytes=MAX_BYTES)
     lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split at form feeds and others
     return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if empty or line.strip()]
 

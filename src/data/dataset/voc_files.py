@@ -69,6 +69,8 @@ def parse_voc(
         if size:
             crowd = image.difficult if not keep_difficult else None
             collected.add(item.image, index, size, image.boxes_xywh_px, image.labels, crowd)
+        else:
+            problems.losses.add("unreadable image", images=1, boxes=len(image.labels))
     return collected.annotations(space, str(listing or root), str(root), upright=turned)
 
 
@@ -78,6 +80,7 @@ def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
     found = next((one for one in places if one.is_file()), None)
     if found is None and places[0].is_dir():
         return places[0]
+    found = found or next((one for one in places if os.path.lexists(one)), None)  # whoever reads it says what it is
     if found is None:
         lists = sorted(one.name for folder in (root, root / _LISTS) for one in folder.glob("*.txt"))
         folders = [os.path.relpath(one, root) for one in xml_folders(root)] if root.is_dir() else []
@@ -96,17 +99,17 @@ def voc_label_space(
     if classes is not None:
         return LabelSpace.from_names(list(classes), f"{root} (classes)", problems)
     path = root / (label_file or "label_list.txt")
-    if label_file and path.is_file():
+    if label_file and os.path.lexists(path):
         return LabelSpace.from_names(class_names(path, problems), str(path), problems)
     quiet = Problems(collect=True)
     opened = [VocFile.open(one, "", quiet) for one in xml_files(root)]
     names = sorted({name for one in opened if one for name in one.names()})
     if names:
-        logger.warning(
-            "%s: no such list of class names; those of the XML files are taken in this order: %s. Write one per line "
-            "into that file, or give classes: [...], to fix the order",
-            path, ", ".join(names),
-        )  # fmt: skip
+        text = (
+            f"no such list of class names; those of the XML files are taken in this order: {', '.join(names)}. Write "
+            "one per line into that file, or give classes: [...], to fix the order"
+        )
+        problems.mend("no class list", str(path), text)
     else:
         cause = f"; {quiet.found[0]}" if quiet.found else ""
         text = f"no such list of class names, and none of {len(opened)} XML files names a class: check root{cause}"

@@ -14,9 +14,12 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from ...core.regular import file_bytes
 from .problems import Problems
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_SHOWN = 100
+"""Classes that a message lists before it abbreviates."""
 _DIGITS = 18
 """Numbers of that many digits fit into 64 bits."""
 _TAGS = ("annotation", "bndbox", "difficult", "height", "name", "object", "size", "width", *_CORNERS)
@@ -55,25 +58,25 @@ class VocFile:
             None where it was reported.
         """
         try:
-            data = _utf8(path.read_bytes())
+            data = _utf8(file_bytes(path))
             return cls(path, data, ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8")))
         except OSError as error:
             text = f"cannot be opened ({error.strerror}), but {owner}: add it or remove the line"
-            problems.report("missing annotation", str(path), text)
+            problems.report("missing annotation", str(path), text, images=1)
         except ElementTree.ParseError as error:
             line, column = error.position
             near = data.split(b"\n")[line - 1][: column + 1] if line <= data.count(b"\n") + 1 else b""
             remedy = "write & as &amp;" if b"&" in near.rpartition(b">")[2] else "write it again"
-            problems.report("broken xml", f"{path}:{line}", f"not a complete XML file ({error}): {remedy}")
+            problems.report("broken xml", f"{path}:{line}", f"not a complete XML file ({error}): {remedy}", images=1)
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             text = (
                 f"cannot be decoded as {error.encoding} ({error.reason} 0x{error.object[error.start]:02x}): save it as "
                 'UTF-8, or name its encoding in its first line: <?xml version="1.0" encoding="GBK"?>'
             )
-            problems.report("broken xml", f"{path}:{line}", text)
+            problems.report("broken xml", f"{path}:{line}", text, images=1)
         except (ValueError, LookupError) as error:  # a name that no file can have, or an unknown encoding
-            problems.report("broken xml", f"{path}:1", f"cannot be decoded ({error}): save it as UTF-8")
+            problems.report("broken xml", f"{path}:1", f"cannot be decoded ({error}): save it as UTF-8", images=1)
         return None
 
     def names(self) -> Iterator[str]:
@@ -82,27 +85,26 @@ class VocFile:
             if name := (one.findtext("name") or "").strip():
                 yield name
 
-    def read(
-        self, labels: Mapping[str, int], *, one_based: bool, needs_size: bool, problems: Problems
-    ) -> VocImage | None:
-        """Size and objects; labels by class name. None where the size was reported missing."""
+    def read(self, labels: Mapping[str, int], *, one_based: bool, needs_size: bool, problems: Problems) -> VocImage:
+        """Size and objects; labels by class name."""
         size = self._size()
         if size is None and needs_size:
             text = (
                 "has no <size> with <width> and <height> above 0: add it, or take sizes from the images with "
                 "size_from_image: True; both are whole numbers"
             )
-            problems.report("bad size", self._place("size", 0, "annotation"), text)
-            return None
+            problems.report("bad size", self._place("size", 0, "annotation"), text, kept=True)
         self._check_tags(problems)
         image = VocImage(size, [], [], [])
-        for number, one in enumerate(self.root.findall("object")):
+        known = ", ".join(list(labels)[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")
+        objects = self.root.findall("object")
+        for number, one in enumerate(objects):
             name = (one.findtext("name") or "").strip()
             box = _box(one.find("bndbox"), one_based)
             if not name:
                 self._report("bad entry", number, "an object without <name>: give its class", problems)
             elif name not in labels:
-                text = f"class {name!r} is not one of the {len(labels)} classes: {', '.join(labels)}"
+                text = f"class {name!r} is not one of the {len(labels)} classes: {known}"
                 self._report("unknown category", number, text, problems)
             elif box is None:
                 text = f"object {name!r} needs a <bndbox> with the numbers {', '.join(_CORNERS)}"
@@ -111,6 +113,8 @@ class VocFile:
                 image.boxes_xywh_px.append(box)
                 image.labels.append(labels[name])
                 image.difficult.append((one.findtext("difficult") or "0").strip() not in ("", "0"))
+        if objects and not image.labels:
+            problems.losses.add("", emptied=1)
         return image
 
     def _check_tags(self, problems: Problems) -> None:
@@ -130,7 +134,7 @@ class VocFile:
         return (sides[0], sides[1]) if min(sides) > 0 else None
 
     def _report(self, kind: str, number: int, text: str, problems: Problems) -> None:
-        problems.report(kind, self._place("object", number, "annotation"), text)
+        problems.report(kind, self._place("object", number, "annotation"), text, boxes=1)
 
     def _place(self, tag: str, number: int, otherwise: str) -> str:
         """``file:line`` of the ``number``-th element called ``tag``, or of the first one called ``otherwise``."""

@@ -154,7 +154,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 def has_labels(folder: Path) -> bool:
     """Whether there are text files below with rows as YOLO writes them."""
     for parent, names in files_below(folder, ".txt", _DEPTH):
-        for name in names[:5]:
+        for name in (name for name in names[:5] if (parent / name).is_file()):
             with open(parent / name, errors="replace") as file:
                 if _ROW.fullmatch(file.readline(1 << 16)):
                     return True

@@ -63,7 +63,10 @@ def parse_yolo(
     sizes = image_sizes(paths, upright=bool(upright), problems=problems)
     for index, size, file, is_there in zip(indices.tolist(), sizes, labels, there):
         rows = parse_rows(file, space, problems, keypoints=keypoints) if is_there else []
-        if size:
+        if rows is None or size is None:
+            reason = "broken line" if rows is None else "unreadable image"
+            problems.losses.add(reason, images=1, boxes=len(rows or ()))
+        else:
             height, width = size
             boxes = [[(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height] for _, cx, cy, w, h in rows]
             collected.add(names[index], index, size, boxes, [int(row[0]) for row in rows])
@@ -107,6 +110,9 @@ def _label_folder(parent: Path, stems: Set[str]) -> Path:
 def _present(labels: Sequence[Path], place: str, problems: Problems) -> list[bool]:
     """Which label files are there; an image without one has no objects, but images without any are a mistake."""
     there = [one.is_file() for one in labels]
+    for file, is_there in zip(labels, there):
+        if not is_there and os.path.lexists(file):  # reading it says what it is, and does not wait for a pipe
+            text_lines(file, problems)
     if labels and not any(there):
         text = (
             f"none of the {len(labels)} images has a label file, for example {labels[0]}: the text files belong "
@@ -184,13 +190,14 @@ def _listed(listing: Path, data: YoloData, problems: Problems) -> list[Path]:
     for place, line in lines:
         places = [listing.parent / line, data.root / line, *data.places(line)]
         # os.path, because a line of a file that is no list may be too long for a name, at which pathlib raises.
-        found = next((one for one in places if os.path.isfile(one)), None)
+        found = next((one for there in (os.path.isfile, os.path.lexists) for one in places if there(one)), None)
         if found is None and len(line) > _LONGEST:
             text = f"a line of {len(line)} characters: this file is no list of images, one per line"
             problems.report("broken line", place, text)
         elif found is None:
             text = f"no image {places[0]}" + (f", nor {places[1]}" if places[0] != places[1] else "")
-            problems.report("missing image", place, f"{text}: add it or remove the line{unlisted.hint(line)}")
+            text += f": add it or remove the line{unlisted.hint(line)}"
+            problems.report("missing image", place, text, images=1)
         else:
             paths.append(found)
     return paths

@@ -22,7 +22,7 @@ Row = tuple[int, float, float, float, float]
 """Class, centre x, centre y, width, height; fractions of the image."""
 
 
-def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: int = 0) -> list[Row]:
+def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: int = 0) -> list[Row] | None:
     """Boxes of a label file; a polygon becomes the box around it.
 
     Args:
@@ -31,11 +31,18 @@ def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: 
         problems: where to report rows that cannot be used.
         keypoints: numbers that follow a box in files with key points; they are passed over.
 
+    Returns:
+        None where the file was reported and nobody knows what is in it.
+
     Raises:
         DataError: with file and line: other column counts, no numbers, an unknown class, values outside [0, 1].
     """
     rows: list[Row] = []
-    for place, line in text_lines(path, problems):
+    reported = len(problems.found)
+    lines = text_lines(path, problems)
+    if len(problems.found) > reported:
+        return None
+    for place, line in lines:
         try:
             row, beyond = _row(_without_keypoints(line.split(), keypoints), space)
         except _BadRow as error:
@@ -45,6 +52,8 @@ def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: 
             problems.mend("box beyond edge", place, f"{beyond:g} is outside 0..1: the box is cut to the image")
             row = cut
         rows.append(row)
+    if lines and not rows:
+        problems.losses.add("", emptied=1)
     return rows
 
 

@@ -44,7 +44,7 @@ def test_layouts_without_splits(tmp_path, images, annotations, ann_file):
     (tmp_path / "classes.txt").write_text("ant\n")
     (tmp_path / "pom.xml").write_text("<project/>")
     (split,) = read_all(discover(tmp_path))
-    assert (split.name, split.problems) == ("all", ())
+    assert (split.name, [one.kind for one in split.problems]) == ("all", ["no class list"])
     assert split.place_of(0).startswith(str(tmp_path / annotations / "a.1.xml"))
     data = VOCDetection(str(tmp_path), ann_file)
     assert data.annotations.file_names == split.annotations.file_names
