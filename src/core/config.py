@@ -36,8 +36,8 @@ def load_config(
 ) -> Config:
     """Read a YAML file with its includes, apply overrides, and check the result.
 
-    What is accepted and changes nothing is a warning of its own, on rank 0; so is what an included file says of a
-    component that was replaced by one of another type.
+    What is accepted and may surprise is a warning of its own, on rank 0: what changes nothing here or acts here only,
+    two values for one thing, and what an included file says of a component that was replaced by one of another type.
 
     Args:
         path: YAML file; ``__include__`` in it is relative to it.
@@ -90,7 +90,7 @@ class Config:
     resolvers: Mapping[str, Resolver] = field(default_factory=dict, repr=False)
     _resolved: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     notes: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """What is accepted and changes nothing, with the reason, by ``file:line: key``."""
+    """What is accepted and may surprise, with the reason, by ``file:line: key``."""
 
     def __post_init__(self) -> None:
         import_components(self._tree)

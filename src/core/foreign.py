@@ -10,7 +10,7 @@ same (``INSTEAD``, ``COMPONENTS``).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import ConfigError
 from .located import Located
@@ -70,6 +70,14 @@ UNUSED_ARGUMENTS: dict[str, dict[str, str]] = {
     },
 }
 """Arguments of components of ours that are accepted and change nothing."""
+
+WITHOUT_EFFECT = "accepted, but without effect here: "
+
+ACTIVE_ARGUMENTS: dict[str, dict[str, tuple[Any, str]]] = {
+    "DFINECriterion": {"share_matched_indices": (False, "every layer is scored on the last layer's matches")},
+    "DFINETransformer": {"box_noise_scale": (1.0, "boxes of denoising queries get that much noise")},
+}
+"""Arguments that the official code accepts and ignores, with the value that it works with, and what they do here."""
 
 _FLAT_COSINE = "DEIM's schedule is lr_scheduler: {type: FlatCosine, lr_gamma, warmup_iter, flat_epochs, no_aug_epochs}"
 _SIZES = "the sizes follow from base_size (3/4 to 5/4 of it in steps of 32): set base_size and base_size_repeat"
@@ -254,6 +262,14 @@ def unused_key(name: object) -> str | None:
 def unused_argument(component: str, argument: object) -> str | None:
     """Why an argument of a component changes nothing; None for arguments that are not accepted so."""
     return UNUSED_ARGUMENTS.get(component, {}).get(str(argument))
+
+
+def wakes_up(component: str, argument: object, value: Any) -> str | None:
+    """What an argument does here that the official code ignores; None where the value is the one that it works with."""
+    official, effect = ACTIVE_ARGUMENTS.get(component, {}).get(str(argument), (value, ""))
+    if value == official:
+        return None
+    return f"the official code accepts this and works with {official}; here it acts: {effect}"
 
 
 def key_hint(name: object) -> str:

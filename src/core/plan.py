@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError
-from .foreign import component_hint, key_hint, unused_argument
+from .foreign import WITHOUT_EFFECT, component_hint, key_hint, unused_argument, wakes_up
 from .located import Located
 from .merge import merge
 from .registry import Registry
@@ -108,7 +108,7 @@ class Planner:
     problems: dict[str, str] = field(default_factory=dict)
     """First mistake of every place and key, in the order found: a section is read by all that refer to it."""
     notes: dict[str, str] = field(default_factory=dict)
-    """What is accepted and changes nothing, by place and key, with the reason."""
+    """What is accepted and may surprise, by place and key."""
 
     _schemas: dict[str, Schema] = field(default_factory=dict)
 
@@ -116,8 +116,8 @@ class Planner:
         self.problems.setdefault(f"{node.origin}: {key}", text)
         return Broken()
 
-    def note(self, node: Located, key: str, reason: str) -> None:
-        self.notes.setdefault(f"{node.origin}: {key}", f"accepted, but without effect here: {reason}")
+    def note(self, node: Located, key: str, text: str) -> None:
+        self.notes.setdefault(f"{node.origin}: {key}", text)
 
     def unknown(self, name: object, node: Located, key: str) -> Broken:
         """Report the name of a component that is not registered."""
@@ -177,7 +177,9 @@ class Planner:
             node, key = section, name
         arguments = self.arguments(name, given, depth)
         for parameter in schema.parameters.values():
-            if parameter.name not in given:
+            if parameter.name in given:
+                self.compare_with_shared(parameter.name, given[parameter.name])
+            else:
                 found = self.absent(parameter)
                 if found is not None:
                     arguments[parameter.name] = found
@@ -193,14 +195,26 @@ class Planner:
             parameter = schema.parameters.get(argument)
             if parameter is not None:
                 planned[argument] = self.value(node, parameter.annotation, depth + 1)
+                if (text := wakes_up(name, argument, node.value)) is not None:
+                    self.note(node, node.key, text)
             elif schema.open:
                 planned[argument] = node.plain()
             elif (reason := unused_argument(name, argument)) is not None:
-                self.note(node, node.key, reason)
+                self.note(node, node.key, WITHOUT_EFFECT + reason)
             else:
                 hint = key_hint(f"{name}.{argument}") or suggest(argument, schema.parameters)
                 self.report(node, node.key, f"no such argument of {name}{hint}")
         return planned
+
+    def compare_with_shared(self, name: str, node: Located) -> None:
+        """Say which value holds where a section and the top level disagree."""
+        top = self.tree.value.get(name) if name in SHARED else None
+        if top is not None and top.value is not None and top.plain() != node.plain() and name != "seed":
+            other = f"the {name} of the top level, {shown(top.plain())} ({top.origin})"
+            text = (
+                f"{shown(node.plain())} holds here, not {other}; the official code takes that one: keep one of the two"
+            )
+            self.note(node, node.key, text)
 
     def absent(self, parameter: Parameter) -> Any:
         """What fills a parameter that the config's section does not give; None = nothing but its default."""
@@ -219,6 +233,7 @@ class Planner:
         """Plan one value for a parameter with this annotation."""
         if not is_plain(annotation):
             return self.built(node, annotation, depth)
+        node = without_nulls(node, annotation)
         data = node.plain()
         if fits(data, annotation):
             return convert(data, annotation)
@@ -229,6 +244,7 @@ class Planner:
 
     def built(self, node: Located, annotation: Any, depth: int) -> Any:
         """Plan a value that is a component, or a list or mapping of components."""
+        node = without_nulls(node, annotation)
         value, alternatives = node.value, members(annotation)
         if isinstance(value, str):
             return self.named(value, node, annotation, depth)
@@ -268,6 +284,15 @@ class Planner:
         if annotation is type or issubclass(plan.cls, tuple(kinds)):
             return plan
         return self.report(node, node.key, f"expected {describe(annotation)}, found a {plan.cls.__name__}")
+
+
+def without_nulls(node: Located, annotation: Any) -> Located:
+    """Without the null entries of a mapping whose values cannot be None: so a later file takes an entry away."""
+    item = next((item for one in members(annotation) if (item := mapping_item(one)) is not None), Any)
+    if not isinstance(node.value, dict) or "type" in node.value or fits(None, item):
+        return node
+    kept = {name: child for name, child in node.value.items() if child.value is not None}
+    return Located(kept, node.origin, node.key)
 
 
 def innermost_misfit(node: Located, annotation: Any) -> tuple[Located, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from . import self_distill
 from .derived import INPUT_SIZE
 from .errors import ConfigError
-from .foreign import key_hint, unused_key
+from .foreign import WITHOUT_EFFECT, key_hint, unused_key
 from .located import Located
 from .merge import Replaced
 from .plan import SHARED, SLOTS, Broken, Planner, suggest
@@ -52,7 +52,7 @@ def validate(planner: Planner) -> dict[str, str]:
     """Check every key of the planner's tree.
 
     Returns:
-        What is accepted and changes nothing: ``file:line: key`` and the reason.
+        What is accepted and may surprise: ``file:line: key`` and the reason.
 
     Raises:
         ConfigError: one line per mistake.
@@ -70,7 +70,7 @@ def validate(planner: Planner) -> dict[str, str]:
         elif name in planner.registry:
             planner.arguments(name, planner.section(name).value)
         elif (reason := unused_key(name)) is not None:
-            planner.note(node, str(name), reason)
+            planner.note(node, str(name), WITHOUT_EFFECT + reason)
         elif name == self_distill.KEY:
             planner.report(node, name, f"no such top-level key; {self_distill.instead(node.plain())}")
         elif name != IMPORTS:

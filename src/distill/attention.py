@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import dist
+from ..core.ranges import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.checks import check_choice
 from ..losses.criterion import DFINECriterion
@@ -23,7 +24,6 @@ from ..nn.capture import (
     attention_of,
 )
 from .captured import choose_rows, dense_maps, key_mask, point_maps, query_weights, row_weights, self_attention_maps
-from .checks import check_non_negative, check_positive
 from .context import DistillationContext, Distiller
 from .maps import DIVERGENCES, Compared, LayerMaps, attn_kl, compare_layers, some_weight
 from .pairs import DIRECTIONS, Direction, check_span, pairs

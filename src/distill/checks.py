@@ -1,27 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""What distillers refuse: numbers out of range, and models and criteria that cannot serve them."""
+"""What distillers refuse: models and criteria that cannot serve them."""
 
 from __future__ import annotations
-
-import math
 
 from torch import Tensor, nn
 
 from ..losses.criterion import DFINECriterion
 from ..losses.step import MatchedGroup
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse what is not a finite number above 0 (ValueError)."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}: give a number above 0")
-
-
-def check_non_negative(name: str, value: float) -> None:
-    """Refuse what is not a finite number of 0 or more (ValueError)."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value}: give 0 or more")
 
 
 def check_distributions(who: str, model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..core.ranges import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.criterion import DFINECriterion
 from ..losses.pairs import DnPadding
@@ -16,8 +17,6 @@ from ..losses.step import MatchedGroup, MatchedStep
 from .checks import (
     check_distributions,
     check_layers,
-    check_non_negative,
-    check_positive,
     check_union,
     edge_logits_of,
 )

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..core.ranges import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.checks import check_choice
 from ..losses.criterion import DFINECriterion
@@ -19,8 +20,6 @@ from ..losses.step import MatchedGroup, MatchedStep
 from .checks import (
     check_distributions,
     check_layers,
-    check_non_negative,
-    check_positive,
     check_union,
     edge_logits_of,
 )

@@ -7,8 +7,9 @@ Only shapes and options are read: they are known to the host, so nothing waits f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from ..core.ranges import check_non_negative, check_share
 from ..nn.types import DetectorOutput, Predictions
 
 LOSSES = {
@@ -26,21 +27,36 @@ def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) 
         raise ValueError(f"{name}: {value!r} is none of {', '.join(map(repr, choices))}")
 
 
-def check_weights(weight_dict: dict[str, float], losses: Sequence[str]) -> None:
-    """Every loss must be known and weigh something, and every weight must have its loss (ValueError)."""
-    unknown = [name for name in losses if name not in LOSSES]
-    if unknown:
-        raise ValueError(f"DFINECriterion.losses: no loss named {', '.join(unknown)}; choose from {', '.join(LOSSES)}")
-    known = [term for name in losses for term in LOSSES[name]]
-    spare = [term for term in weight_dict if term not in known]
-    if spare:
-        raise ValueError(
-            f"DFINECriterion.weight_dict: {', '.join(spare)} belongs to none of the losses {list(losses)}; "
-            f"with these choose from {', '.join(known)}"
-        )
-    for name in losses:
-        if not any(term in weight_dict for term in LOSSES[name]):
-            raise ValueError(f"DFINECriterion.losses: {name} has no weight; give {' or '.join(LOSSES[name])} one")
+def check_weights(weight_dict: Mapping[str, float], losses: Sequence[str]) -> None:
+    """Every loss and every weighted term must be known, and one loss at least must weigh something (ValueError)."""
+    for kind, names, known in (
+        ("losses: no loss", losses, [*LOSSES]),
+        ("weight_dict: no term", weight_dict, [term for terms in LOSSES.values() for term in terms]),
+    ):
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"DFINECriterion.{kind} named {', '.join(unknown)}; choose from {', '.join(known)}")
+    for term, weight in weight_dict.items():
+        check_non_negative(f"DFINECriterion.weight_dict.{term}", weight)
+    if not any(weight_dict.get(term) for name in losses for term in LOSSES[name]):
+        terms = [term for name in losses for term in LOSSES[name]] or ["those of at least one loss"]
+        raise ValueError(f"DFINECriterion: no loss weighs anything; give weights to {', '.join(terms)}")
+
+
+def idle_parts(weight_dict: Mapping[str, float], losses: Sequence[str]) -> list[str]:
+    """Weights without their loss, and losses without any weight: neither is computed, as in the official code."""
+    asked = [term for name in losses for term in LOSSES[name]]
+    spare = [term for term in weight_dict if term not in asked]
+    weightless = [name for name in losses if not any(term in weight_dict for term in LOSSES[name])]
+    return [
+        *(f"weight_dict.{term} has no effect: no loss of {list(losses)} computes it" for term in spare),
+        *(f"the loss {name} has no effect: weight_dict has no {' or '.join(LOSSES[name])}" for name in weightless),
+    ]
+
+
+def check_focal(who: str, alpha: float, gamma: float) -> None:
+    """Refuse a share outside 0..1 and an exponent below 0 (ValueError)."""
+    check_share(f"{who}.alpha", alpha)
+    check_non_negative(f"{who}.gamma", gamma)
 
 
 def check_output(output: DetectorOutput, num_classes: int, reg_max: int | None) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.ranges import check_counts
 from ..core.registry import register
 from ..nn.boxes import cxcywh_to_xyxy
 from ..nn.edges import encode_targets, weighting
 from ..nn.types import DetectorOutput, Target
-from .checks import check_choice, check_output, check_weights
+from .checks import LOSSES, check_choice, check_focal, check_output, check_weights, idle_parts
 from .functions import fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
 from .matcher import HungarianMatcher
 from .pairs import matched_boxes, pair_up
@@ -35,7 +36,7 @@ class DFINECriterion(nn.Module):
         weight_dict: factor per term (``loss_vfl``, ``loss_bbox``, ...); a term without one is not computed.
             ``loss_ddf`` is the weight of the distiller ``GOLSD`` and computed by that.
         losses: which to compute: ``vfl`` or ``focal``, ``boxes``, ``local`` (FGL, FDR heads only).
-        alpha, gamma: of the class loss.
+        alpha, gamma: of the class loss, 0..1 and 0 or more.
         num_classes: classes C of the head, checked.
         reg_max: highest bin N of the edge distributions, checked.
         boxes_weight_format: ``iou`` or ``giou``: weigh the GIoU loss by that overlap and use it as VFL's target.
@@ -43,8 +44,11 @@ class DFINECriterion(nn.Module):
         use_uni_set: score all sets' boxes and distributions on the union of their matches (GO-LSD, spec
             self_distillation 3.1). False: each set on its own matches, as before GO-LSD (rows of the paper's Table 3).
 
+    Attributes:
+        idle: sentences about weights without their loss and losses without any weight, which are left out.
+
     Raises:
-        ValueError: an unknown loss or option, a weight without its loss, a loss without any weight.
+        ValueError: an unknown loss, term or option, a number out of range, or no weight at all.
     """
 
     def __init__(
@@ -63,10 +67,14 @@ class DFINECriterion(nn.Module):
     ) -> None:
         super().__init__()
         check_weights(weight_dict, losses)
+        check_focal("DFINECriterion", alpha, gamma)
+        check_counts(num_classes=num_classes, reg_max=reg_max)
         check_choice("DFINECriterion.boxes_weight_format", boxes_weight_format, (None, "iou", "giou"))
         self.matcher = matcher
-        self.weight_dict = dict(weight_dict)
-        self.losses = list(losses)
+        self.idle = idle_parts(weight_dict, losses)
+        asked = [term for name in losses for term in LOSSES[name]]
+        self.weight_dict = {term: weight for term, weight in weight_dict.items() if term in asked}
+        self.losses = [name for name in losses if any(term in weight_dict for term in LOSSES[name])]
         self.alpha = alpha
         self.gamma = gamma
         self.num_classes = num_classes

@@ -13,8 +13,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from ..core.ranges import check_non_negative
 from ..core.registry import register
 from ..nn.types import Predictions, Target
+from .checks import check_focal
 from .pair_costs import add_box_costs, focal_cost
 from .sets import SetStack, TargetTable, stack_sets, tabulate
 
@@ -33,10 +35,10 @@ class HungarianMatcher(nn.Module):
     Args:
         weight_dict: factors of ``cost_class``, ``cost_bbox`` (L1 on cxcywh) and ``cost_giou``; a missing one is 0.
         use_focal_loss: class cost of sigmoid scores in the manner of focal loss; otherwise minus the softmax score.
-        alpha, gamma: of that focal cost.
+        alpha, gamma: of that focal cost, 0..1 and 0 or more.
 
     Raises:
-        ValueError: an unknown cost, or all factors 0.
+        ValueError: an unknown cost, all factors 0, or a number out of range.
     """
 
     def __init__(
@@ -51,6 +53,9 @@ class HungarianMatcher(nn.Module):
         if unknown:
             raise ValueError(f"HungarianMatcher.weight_dict: no cost named {', '.join(unknown)}; choose from {_COSTS}")
         self.weights = {name: float(weight_dict.get(name, 0)) for name in _COSTS}
+        for name, weight in self.weights.items():
+            check_non_negative(f"HungarianMatcher.weight_dict.{name}", weight)
+        check_focal("HungarianMatcher", alpha, gamma)
         if not any(self.weights.values()):
             raise ValueError(f"HungarianMatcher.weight_dict: all costs are 0, give one of {_COSTS} a factor")
         self.use_focal_loss = use_focal_loss

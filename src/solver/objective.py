@@ -41,6 +41,9 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
             f"{_place(config, 'criterion')}: {type(criterion).__name__} is no DFINECriterion: derive it from that "
             "class, whose match() and terms() the distillers share"
         )
+    if dist.is_main():
+        for text in criterion.idle:
+            logger.warning("%s: %s", _place(config, "criterion"), text)
     listed = config.get(DISTILLERS) is not None
     given: Sequence[Distiller] = config.build(DISTILLERS) if listed else _default(config, criterion, model)
     with _at(config.origins[DISTILLERS] if listed else _place(config, "criterion")):

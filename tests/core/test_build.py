@@ -190,6 +190,25 @@ def test_lists_mappings_callables_and_plain_values(load: Callable[..., Config]) 
     assert load(TEXT, "train_dataloader.ops=~").build("train_dataloader").ops is None
 
 
+def test_null_takes_an_entry_out_of_a_mapping_whose_values_cannot_be_null(
+    load: Callable[..., Config], tmp_path: Path
+) -> None:
+    (tmp_path / "base.yml").write_text(TEXT)
+    child = """
+    __include__: base.yml
+    criterion: {weights: {a: ~}}
+    train_dataloader: {by_name: {plus: ~}, policy: {epoch: ~}}
+    """
+    for config in (load(child), load(TEXT, "criterion.weights.a=null", "train_dataloader.by_name.plus=~")):
+        assert config.build("criterion").weights == {"b": 0.5}
+        assert config.build("train_dataloader").by_name == {}
+        assert load(config.dump()).build("criterion").weights == {"b": 0.5}
+    assert load(child).build("train_dataloader").policy == {"name": "stop", "epoch": None, "ops": ["Add"]}  # a value
+    assert load(TEXT, "train_dataloader.policy=~").build("train_dataloader").policy is None
+    with pytest.raises(ConfigError, match=r"Add.amount: expected int, found None"):
+        load(TEXT, "Add.amount=~")
+
+
 def test_lists_become_tuples_where_annotated_and_whole_numbers_stay(load: Callable[..., Config]) -> None:
     optimizer = load(TEXT, "optimizer.lr=4").build("optimizer", model=None)
     assert optimizer.betas == (0.5, 1)

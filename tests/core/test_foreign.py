@@ -90,6 +90,36 @@ def test_arguments_without_effect_are_said(load: Load, caplog: pytest.LogCapture
     ]
 
 
+OPTIONS = """
+num_classes: 4
+eval_spatial_size: [64, 64]
+model: {type: DFINE, backbone: {type: HGNetv2, name: B0}, encoder: HybridEncoder, decoder: DFINETransformer}
+DFINETransformer: {box_noise_scale: 0.4, num_classes: 5, eval_spatial_size: [64, 64]}
+DFINECriterion: {share_matched_indices: True}
+"""
+
+
+def test_options_that_act_here_only_and_two_values_for_one_thing_are_said_once(
+    load: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        config = load(OPTIONS)
+        config.with_values({"seed": 2})
+    ignored = "the official code accepts this and works with"
+    assert sorted(one.partition("run.yml:")[2] for one in caplog.messages) == [
+        f"5: DFINETransformer.box_noise_scale: {ignored} 1.0; here it acts: boxes of denoising queries get that much "
+        "noise",
+        "5: DFINETransformer.num_classes: 5 (int) holds here, not the num_classes of the top level, 4 (int) "
+        f"({config.origins['num_classes']}); the official code takes that one: keep one of the two",
+        f"6: DFINECriterion.share_matched_indices: {ignored} False; here it acts: every layer is scored on the last "
+        "layer's matches",
+    ]
+    assert config.build("DFINETransformer").dec_score_head[0].out_features == 5  # what the note says
+    same = ["DFINETransformer.box_noise_scale=1", "DFINECriterion.share_matched_indices=False", "num_classes=5"]
+    assert load(OPTIONS, *same).notes == {}
+    assert load(OPTIONS, *same[:2], "num_classes=~").notes == {}
+
+
 def test_only_one_process_says_it(
     load: Load, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

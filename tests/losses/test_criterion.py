@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -11,7 +12,16 @@ from isdfine.core import dist
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import union_match
 from isdfine.nn.types import Predictions
-from losses.cases import GOLDEN, WEIGHTS, golden_case, images_of, official_criterion, official_objective, random_case
+from losses.cases import (
+    GOLDEN,
+    WEIGHTS,
+    golden_case,
+    images_of,
+    official_criterion,
+    official_matcher,
+    official_objective,
+    random_case,
+)
 from losses.reference import Objective
 
 BATCHES = [
@@ -283,14 +293,53 @@ def test_options_that_contradict_each_other_are_refused():
 
     with pytest.raises(ValueError, match="no loss named mal; choose from vfl, focal, boxes, local"):
         build(losses=["mal", "boxes"])
-    with pytest.raises(
-        ValueError, match=r"loss_fgl, loss_ddf belongs to none .* choose from loss_vfl, loss_bbox, loss_giou"
-    ):
-        build(losses=["vfl", "boxes"])
-    with pytest.raises(ValueError, match="boxes has no weight; give loss_bbox or loss_giou one"):
-        build(losses=["vfl", "boxes"], weight_dict={"loss_vfl": 1.0})
+    with pytest.raises(ValueError, match="no term named loss_vlf; choose from loss_vfl, loss_focal, loss_bbox"):
+        build(weight_dict={"loss_vlf": 1.0})
+    with pytest.raises(ValueError, match="no loss weighs anything; give weights to loss_vfl, loss_bbox, loss_giou"):
+        build(losses=["vfl", "boxes"], weight_dict={"loss_vfl": 0.0, "loss_fgl": 1.0})
+    with pytest.raises(ValueError, match="no loss weighs anything; give weights to those of at least one loss"):
+        build(losses=[])
     with pytest.raises(ValueError, match="boxes_weight_format: 'ciou' is none of None, 'iou', 'giou'"):
         build(boxes_weight_format="ciou")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_dict": {"loss_vfl": -1.0}}, "DFINECriterion.weight_dict.loss_vfl is -1.0: give 0 or more"),
+        ({"weight_dict": {"loss_vfl": float("nan")}}, "weight_dict.loss_vfl is nan: give 0 or more"),
+        ({"weight_dict": {"loss_vfl": float("inf")}}, "weight_dict.loss_vfl is inf: give 0 or more"),
+        ({"gamma": -2.0}, "DFINECriterion.gamma is -2.0: give 0 or more"),
+        ({"gamma": float("nan")}, "DFINECriterion.gamma is nan"),
+        ({"alpha": 5.0}, "DFINECriterion.alpha is 5.0: give a number from 0 to 1"),
+        ({"alpha": -0.1}, "DFINECriterion.alpha is -0.1"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"reg_max": -1}, "reg_max must be at least 1, got -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    arguments = {"weight_dict": WEIGHTS, "losses": ["vfl", "boxes", "local"], **options}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DFINECriterion(official_matcher(), **arguments)
+
+
+def test_weights_without_their_loss_and_losses_without_weight_change_nothing():
+    case = random_case(0, dn_groups=1)
+    assert official_criterion(4, 8).idle == []
+    plain = score(case)
+    dropped = official_criterion(4, 8, losses=["vfl", "boxes"])
+    assert dropped.idle == [
+        "weight_dict.loss_fgl has no effect: no loss of ['vfl', 'boxes'] computes it",
+        "weight_dict.loss_ddf has no effect: no loss of ['vfl', 'boxes'] computes it",
+    ]
+    found = dropped(case.output, case.targets)
+    assert found == {name: loss for name, loss in plain.items() if name.split("_")[1] not in ("fgl", "ddf")}
+    weightless = official_criterion(4, 8, weight_dict={"loss_vfl": 1.0})
+    assert weightless.idle == [
+        "the loss boxes has no effect: weight_dict has no loss_bbox or loss_giou",
+        "the loss local has no effect: weight_dict has no loss_fgl or loss_ddf",
+    ]
+    assert {name.split("_")[1] for name in weightless(case.output, case.targets)} == {"vfl"}
 
 
 def test_outputs_that_do_not_fit_are_refused():

@@ -55,6 +55,20 @@ def test_class_cost_is_the_official_one_for_any_logit():
     assert round(2 * focal_cost(logits, 0.25, 2.0)[2].item(), 2) == 9.21  # at -25, where 0.5 * 25 would be 12.5
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_dict": {"cost_class": -2.0}}, r"HungarianMatcher.weight_dict.cost_class is -2.0: give 0 or more"),
+        ({"weight_dict": {"cost_giou": float("inf")}}, r"weight_dict.cost_giou is inf"),
+        ({"alpha": 5.0}, r"HungarianMatcher.alpha is 5.0: give a number from 0 to 1"),
+        ({"gamma": -2.0}, r"HungarianMatcher.gamma is -2.0: give 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        HungarianMatcher(**{"weight_dict": {"cost_class": 2.0}, **options})
+
+
 def test_golden_union():
     arrays, _ = load_golden("fdr_primitives.npz")
     sets = []

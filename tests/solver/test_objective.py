@@ -60,6 +60,18 @@ def test_the_default_takes_its_arguments_from_its_section(tmp_path: Path) -> Non
     assert (distiller.weight, distiller.temperature, distiller.mixing.dn_padding) == (1.5, 2.5, "exclude")
 
 
+def test_a_child_file_drops_a_loss_of_its_base(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    objective = build(tmp_path, "", "DFINECriterion.weight_dict.loss_fgl=~")
+    assert sorted(objective.criterion.weight_dict) == ["loss_bbox", "loss_ddf", "loss_giou", "loss_vfl"]
+    assert caplog.messages == []
+    objective = build(tmp_path, "", "DFINECriterion.losses=[vfl, boxes]")
+    assert (objective.criterion.losses, len(objective.distillers)) == (["vfl", "boxes"], 0)
+    place = f"{tmp_path / 'run.yml'}:2: criterion: weight_dict"
+    assert caplog.messages == [
+        f"{place}.{term} has no effect: no loss of ['vfl', 'boxes'] computes it" for term in ("loss_fgl", "loss_ddf")
+    ]
+
+
 def test_sections_of_distillers_that_are_not_listed_are_pointed_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

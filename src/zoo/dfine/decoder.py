@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import ConfigError
+from ...core.ranges import check_counts
 from ...core.registry import register
 from ...nn.capture import DEFORMABLE_KINDS, AttentionRecorder, CapturedAttention
 from ...nn.mlp import MLP
@@ -132,7 +133,8 @@ class DFINETransformer(nn.Module):
         cross_attn_projections: bool = False,
     ) -> None:
         super().__init__()
-        _require_positive(num_classes=num_classes, num_queries=num_queries, num_layers=num_layers)
+        check_counts(num_classes=num_classes, num_queries=num_queries, num_layers=num_layers, nhead=nhead)
+        check_counts(hidden_dim=hidden_dim, dim_feedforward=dim_feedforward, num_levels=num_levels)
         widths = layer_widths(hidden_dim, layer_scale, eval_idx, num_layers)
         ffn_widths = layer_widths(dim_feedforward, layer_scale, eval_idx, num_layers)
         check_training_layers(widths, nhead, layer_scale, eval_idx, aux_loss=aux_loss)
@@ -354,12 +356,6 @@ def _filled_up(rows: Tensor, count: int, value: float) -> Tensor:
     """(B, S, D) with further rows of one value where there are fewer than ``count``."""
     missing = count - rows.shape[1]
     return F.pad(rows, (0, 0, 0, missing), value=value) if missing > 0 else rows
-
-
-def _require_positive(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def _class_head(dim: int, num_scores: int) -> nn.Linear:

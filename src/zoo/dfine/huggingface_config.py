@@ -342,8 +342,8 @@ def _criterion_to(data: Mapping[str, Any]) -> dict[str, Any]:
     criterion = _section(data, data["criterion"], "DFINECriterion", "criterion")
     matcher = _section(data, criterion.get("matcher", "HungarianMatcher"), "HungarianMatcher", "DFINECriterion.matcher")
     weights, costs = criterion.get("weight_dict") or {}, matcher.get("weight_dict") or {}
-    found = {theirs: float(weights.get(ours, 0)) for theirs, ours in _LOSSES.items()}
-    found |= {theirs: float(costs.get(ours, 0)) for theirs, ours in _COSTS.items()}
+    found = {theirs: float(weights.get(ours) or 0) for theirs, ours in _LOSSES.items()}
+    found |= {theirs: float(costs.get(ours) or 0) for theirs, ours in _COSTS.items()}
     for theirs, section, ours, default in (
         ("focal_loss_alpha", criterion, "alpha", 0.2),
         ("focal_loss_gamma", criterion, "gamma", 2.0),
