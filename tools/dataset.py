@@ -38,6 +38,7 @@ from isdfine.data.audit.check import check_with, read_files
 from isdfine.data.audit.findings import KINDS, Finding, Split
 from isdfine.data.audit.fix import Corrected, TooMuchLost, corrected
 from isdfine.data.audit.naming import check_report, filled, new_folder, write_json, write_text
+from isdfine.data.dataset.images import limit_pixels
 
 ALLOWED_LOSS = 0.05
 """Share of the boxes that a corrected copy may lack without being asked for."""
@@ -58,6 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--split", action="append", default=[], metavar="NAME=PATH[:IMAGES]", dest="splits")
     source.add_argument("--format", choices=("auto", *sources.FORMATS), default="auto")
     source.add_argument("--image-folder", metavar="DIR", help="where the images are, if that cannot be found")
+    source.add_argument("--max-pixels", type=int, help="largest image that is decoded (default: Pillow's limit)")
     source.add_argument("--workers", type=int, help="threads that read images (default: one per core)")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty folder")
@@ -102,15 +104,17 @@ def progress(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
 
 def open_splits(options: argparse.Namespace) -> tuple[list[Split], int]:
     """What the command line names, read; and the queries of its config."""
-    for name in ("queries", "workers", "count", "examples"):
+    for name in ("queries", "workers", "count", "examples", "max_pixels"):
         if (number := getattr(options, name, None)) is not None and number < 1:
-            raise DataError(f"--{name} {number}: give 1 or more")
+            raise DataError(f"--{name.replace('_', '-')} {number}: give 1 or more")
+    limit_pixels(options.max_pixels)
     given = [bool(options.path), bool(options.splits), bool(options.config)]
     if sum(given) != 1:
         raise DataError("give one source: PATH, or --split NAME=PATH (as often as needed), or -c CONFIG")
     queries = QUERIES
     if options.config:
         config = isdfine.load_config(options.config, options.update)
+        limit_pixels(options.max_pixels or config.settings.max_pixels)
         found, queries = configured.sources_of(config), configured.queries_of(config) or QUERIES
     elif options.splits:
         found = [sources.parse_split(text, format=options.format) for text in options.splits]

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 import isdfine
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.data.dataset.images import limit_pixels
 from isdfine.deploy.detector import BATCH_SIZE, THRESHOLD
 from isdfine.deploy.inference.run import Summary, run
 from isdfine.deploy.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
@@ -185,11 +186,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    largest, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, options.max_pixels // 2
+    before = Image.MAX_IMAGE_PIXELS
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit above says what is too large
+            limit_pixels(options.max_pixels)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # odd EXIF data of readable images
             summary = infer(options)
     except (ConfigError, DataError, CheckpointError) as error:
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {place}: {error.strerror or error}: check permissions and free space", file=sys.stderr)
         return 2
     finally:
-        Image.MAX_IMAGE_PIXELS = largest
+        Image.MAX_IMAGE_PIXELS = before
     report(summary, time.perf_counter() - start, options.output)
     return 130 if summary.interrupted else int(summary.skipped > 0)
 

@@ -65,6 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--seed", type=int, help="of weights, data order, augmentation and denoising (config key: seed)"
     )
     parser.add_argument("--use-amp", action="store_true", help="mixed precision")
+    parser.add_argument("--max-pixels", type=int, help="largest image that is decoded (default: Pillow's limit)")
     parser.add_argument("--output-dir", help="folder of the run: checkpoints, logs, pictures (config key: output_dir)")
     parser.add_argument(
         "--auto",
@@ -83,6 +84,7 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
         "device": arguments.device,
         "seed": arguments.seed,
         "output_dir": arguments.output_dir,
+        "max_pixels": arguments.max_pixels,
         "use_amp": True if arguments.use_amp else None,
     }
     given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]

@@ -103,6 +103,9 @@ class RunSettings:
     class_synonyms: str | None = None
     """YAML file with groups of class names that mean the same, for ``tuning``; None = the table of the package."""
 
+    max_pixels: int | None = None
+    """Largest image that is decoded, 1 or more; None = Pillow's limit against decompression bombs, 178,956,970."""
+
     num_visualized: int = 8
     """Validation pictures drawn at the end, 0 or more. 8 fit one screen."""
 
@@ -148,6 +151,7 @@ _AT_LEAST = {
     "eval_every": 1,
     "save_every": 1,
     "save_every_steps": 1,
+    "max_pixels": 1,
     "num_visualized": 0,
 }
 

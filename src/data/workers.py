@@ -15,9 +15,11 @@ from multiprocessing import connection, context, resource_tracker
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from ..core.errors import DataError
+from .dataset.images import limit_pixels
 
 FORK_SERVER = f"{__package__}.fork_server"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -52,7 +54,8 @@ def worker_context() -> Any:
 
 
 class WorkerStart:
-    """Prepares a worker process: one thread, and signals that end the run are the main process's business.
+    """Prepares a worker process: one thread, the main process's limit of pixels, and signals that end the run are that
+    one's business.
 
     Ctrl-C and a scheduler's SIGTERM reach every process of the run. A worker that died of them would break the main
     process while it saves. A worker ends when the main process terminates it, or at once when that is gone, however it
@@ -61,9 +64,11 @@ class WorkerStart:
 
     def __init__(self, main_pid: int) -> None:
         self.main_pid = main_pid
+        self.max_pixels = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
 
     def __call__(self, worker: int) -> None:
         torch.set_num_threads(1)
+        limit_pixels(self.max_pixels)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with_main_process, daemon=True).start()
         if hasattr(signal, "sigwaitinfo"):

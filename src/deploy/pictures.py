@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import DataError
-from ..data.dataset.images import UNDECODABLE, opened, upright_rgb
+from ..data.dataset.images import UNDECODABLE, opened, upright_rgb, why_undecodable
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def read_rgb(path: Path) -> Image.Image:
 
 def _reason(error: BaseException, path: Path) -> str:
     if isinstance(error, Image.DecompressionBombError):
-        return f"{error}: for images that large raise PIL.Image.MAX_IMAGE_PIXELS (tools/infer.py: --max-pixels)"
+        return f"{why_undecodable(error)} (in Python: PIL.Image.MAX_IMAGE_PIXELS)"
     text = str(error).replace(f" {str(path)!r}", "").strip() or type(error).__name__
     return f"cannot be decoded as an image ({text}): replace or remove it"
 

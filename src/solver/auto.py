@@ -18,6 +18,7 @@ from ..core.config import Config
 from ..core.device import pick_device
 from ..core.errors import ConfigError
 from ..data.dataset.detection import DetectionDataset, SampleKey
+from ..data.dataset.images import limit_pixels
 from ..data.extent import Size, batch_sizes, largest_size
 from ..data.loader import DataLoader
 from .memory import Forecast, measure, refuse, tidy
@@ -91,6 +92,7 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
     """
     folder_of(config)
     device = pick_device(config.settings.device)
+    limit_pixels(config.settings.max_pixels)
     loader: DataLoader = config.build(SECTION)
     if not config.get("num_classes"):
         config = config.with_values({"num_classes": len(loader.dataset.label_space)})

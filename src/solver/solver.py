@@ -17,6 +17,7 @@ from ..core.errors import ConfigError, DataError
 from ..core.initial_weights import without_initial_weights
 from ..core.settings import RunSettings
 from ..core.weights import LoadReport, load_weights
+from ..data.dataset.images import limit_pixels
 from ..data.evaluate import CocoEvaluator, EvalResult
 from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
@@ -56,6 +57,7 @@ class Evaluation:
         for start in (self.settings.resume, self.settings.tuning):
             if start is not None:
                 checkpoint_file(start)  # a mistyped path is found before the data is read
+        limit_pixels(self.settings.max_pixels)
         self.device = pick_device(self.settings.device)
         seed_everything(self.settings.seed or 0)
         self.val_loader: DataLoader = config.build("val_dataloader").to(self.device)

@@ -10,11 +10,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data import coco_files
 from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.collate import BatchImageCollateFunction, PaddedBatchCollateFunction, padded_share
 from isdfine.data.dataset.coco import CocoDetection
+from isdfine.data.dataset.images import limit_pixels
 from isdfine.data.loader import DataLoader
 from isdfine.data.sampler import BatchSampler, aspect_buckets
 from isdfine.data.transforms import (
@@ -389,3 +391,18 @@ def test_evaluation_pixels_are_those_of_pillow():
         image, _ = dataset[index]
         expected = dataset.ground_truth(int(dataset.annotations.image_ids[index])).image().resize((96, 64), 2)
         assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_workers_decode_what_the_main_process_allows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    for largest, workers in ((1000, 0), (1000, 1), (10**9, 1)):
+        limit_pixels(largest)
+        batches = loader(num_workers=workers, shuffle=False)
+        if largest == 1000:
+            with pytest.raises(
+                DataError, match=r"exceeds limit of 1000 pixels.*raise --max-pixels, or max_pixels"
+            ):
+                next(iter(batches))
+        else:
+            assert len(next(iter(batches))[0]) == 5
+        batches.close()

@@ -292,3 +292,10 @@ def test_pictures_that_cannot_be_written(tool, clean, tmp_path, capsys, monkeypa
     assert tool.main([command, str(clean), "-o", str(tmp_path / "new")]) == 2
     assert "new: cannot be written (No space left on device): free space" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_pictures_beyond_the_limit_are_findings(tool, clean, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    assert tool.main(["check", str(clean), "--max-pixels", "1000"]) == 1
+    assert "raise --max-pixels" in capsys.readouterr().out
+    assert tool.main(["check", str(clean), "--max-pixels", "1000000"]) == 0

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 
 import isdfine
 from builders import load_tool, write_coco, write_micro_config
@@ -41,6 +42,17 @@ def test_half_a_distributed_environment_is_one_message(
     monkeypatch.setenv("RANK", "0")
     assert tool.main(["-c", str(write_micro_config(tmp_path))]) == 2
     assert capsys.readouterr().err.startswith("error: the environment describes a distributed run but lacks WORLD_SIZE")
+
+
+def test_pictures_beyond_the_limit_are_one_message(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    config = write_micro_config(tmp_path)
+    assert tool.main(["-c", str(config), "--max-pixels", "1000", "-u", "num_visualized=0"]) == 2
+    assert "exceeds limit of 1000 pixels" in capsys.readouterr().err
+    assert tool.main(["-c", str(config), "--max-pixels", "0"]) == 2
+    assert "max_pixels: expected 1 or more, found 0" in capsys.readouterr().err
 
 
 def test_train_then_test_only_print_the_same_table(

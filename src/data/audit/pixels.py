@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...core.regular import file_bytes
-from ..dataset.images import UNDECODABLE, Header, check_pixels
+from ..dataset.images import UNDECODABLE, Header, check_pixels, why_undecodable
 from ..dataset.orientation import orientation_in_header, stored_size
 
 THUMBNAIL = 32
@@ -90,7 +90,8 @@ def read_one(path: Path) -> Pixels:
             check_pixels(image)
             thumbnail = _thumbnail(image)
     except UNDECODABLE as error:
-        reason = "no image format that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "no image format that Pillow knows" if unknown else why_undecodable(error)
         return Pixels(problem=f"cannot be decoded ({reason})")
     return Pixels(header, digest, thumbnail)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,19 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.D
 """What Pillow raises for broken files: it has no one error for that."""
 
 
+def limit_pixels(largest: int | None) -> None:
+    """Set the largest image, in pixels, that this process decodes; None keeps Pillow's limit, 178,956,970."""
+    if largest is not None:
+        Image.MAX_IMAGE_PIXELS = largest // 2  # Pillow warns from here on and refuses twice as much
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def why_undecodable(error: BaseException) -> str:
+    """What Pillow said, and what to do about a picture that is only too large."""
+    large = isinstance(error, Image.DecompressionBombError)
+    return f"{error} If it is none, raise --max-pixels, or max_pixels of the config" if large else str(error)
+
+
 def load_rgb(
     path: Path, size: tuple[int, int], owner: str = "its entry", *, upright: bool = False, divisor: int = 1
 ) -> Image.Image:
@@ -85,8 +99,9 @@ def load_rgb(
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image, but {owner} names it: check img_folder") from error
     except UNDECODABLE as error:
+        why = why_undecodable(error)
         raise DataError(
-            f"{path}: cannot be decoded ({error}), wanted for {owner}: replace the file or remove its entry"
+            f"{path}: cannot be decoded ({why}), wanted for {owner}: replace the file or remove its entry"
         ) from error
     if (image.height, image.width) != (-(-size[0] // divisor), -(-size[1] // divisor)):
         raise DataError(
@@ -214,7 +229,7 @@ def read_headers(paths: Sequence[Path]) -> list[Header | str | None]:
         except FileNotFoundError:
             return None
         except UNDECODABLE as error:
-            return f"cannot be read as an image ({error}): replace the file or remove its entry"
+            return f"cannot be read as an image ({why_undecodable(error)}): replace the file or remove its entry"
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(read, paths))
