@@ -399,9 +399,7 @@ def test_workers_decode_what_the_main_process_allows(monkeypatch):
         limit_pixels(largest)
         batches = loader(num_workers=workers, shuffle=False)
         if largest == 1000:
-            with pytest.raises(
-                DataError, match=r"exceeds limit of 1000 pixels.*raise --max-pixels, or max_pixels"
-            ):
+            with pytest.raises(DataError, match=r"exceeds limit of 1000 pixels.*raise --max-pixels, or max_pixels"):
                 next(iter(batches))
         else:
             assert len(next(iter(batches))[0]) == 5
