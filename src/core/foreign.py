@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError
 from .located import Located
+from .words import WORDS
 
 RENAMED: dict[str, str] = {
     "epochs": "epoches",  # D-FINE since 2025; its earlier files and all its relatives write epoches
@@ -85,19 +86,14 @@ _GO_LSD = "an option of the distiller, with its default: write distillers: [{typ
 _MIXED = "mixing of images is not available yet: remove it"
 
 INSTEAD: dict[str, str] = {
+    **{word: text for text, words in WORDS.items() for word in words},
     "lrsheduler": _FLAT_COSINE,
     "lr_gamma": _FLAT_COSINE,
     "warmup_iter": _FLAT_COSINE,
     "flat_epoch": _FLAT_COSINE,
     "no_aug_epoch": _FLAT_COSINE,
-    "save_dir": "the folder of the run is output_dir",
-    "log_dir": "the folder of the run is output_dir",
-    "total_epoches": "write epoches",
-    "max_epoch": "write epoches",
-    "grad_clip": "write clip_max_norm",
-    "amp": "write use_amp",
-    "weights": "start from a checkpoint with tuning (-t), continue one with resume (-r)",
-    "pretrained_weights": "start from a checkpoint with tuning (-t), continue one with resume (-r)",
+    "DataLoader.workers": "write num_workers",
+    "AdamW.learning_rate": "write lr",
     "DFINECriterion.temperature": f"{_GO_LSD}, temperature: 5.0}}]",
     "DFINECriterion.dn_padding": f"{_GO_LSD}, dn_padding: include}}]",
     "DFINECriterion.dn_counts": f"{_GO_LSD}, dn_counts: shared}}]",
@@ -150,44 +146,48 @@ _UL = "Ultralytics"
 _RF = "RF-DETR"
 _PP = "PaddleDetection"
 
+MODELS: dict[str, str] = {
+    "RTDETR": f"{_RT}, {_RT2} and {_D}",
+    "RTv4": "RT-DETRv4",
+    "RTv4Criterion": "RT-DETRv4",
+    "DEIM": f"{_DEIM} and {_DEIM2}",
+    "DEIMv2": _DEIM2,
+    "DETR": f"{_MM}, {_DX} and {_PP}",
+    "DINO": f"{_MM} and {_DX}",
+    "DABDETR": _DX,
+    "DeformableDETR": f"{_MM} and {_DX}",
+    "LWDETR": "LW-DETR",
+    "RFDETR": _RF,
+    "RFDETRBase": _RF,
+    "YOLO": _UL,
+    "RTDETRDetectionModel": _UL,
+    "RTDetrForObjectDetection": _HF,
+    "RTDetrV2ForObjectDetection": _HF,
+    "RTDETRTransformer": _RT,
+    "RTDETRTransformerv2": f"{_RT2} and {_D}",
+    "DEIMTransformer": _DEIM2,
+    "DINOTransformer": _PP,
+    "DinoTransformer": _DX,
+    "RTDETRDecoder": _UL,
+    "LiteEncoder": _DEIM2,
+    "HybridEncoderAsymConv": _RT2,
+    "SetCriterion": f"{_RT}, DETR and {_RF}",
+    "RTDETRCriterion": _RT2,
+    "RTDETRCriterionv2": f"{_RT2} and {_D}",
+    "DEIMCriterion": f"{_DEIM} and {_DEIM2}",
+    "DINOCriterion": _DX,
+    "RTDETRPostProcessor": f"{_RT}, {_RT2} and {_D}",
+}
+"""Parts of other detectors and the projects whose files name them. With parts of D-FINE instead it is another model."""
+
 COMPONENTS: dict[str, Foreign] = {
     # detectors
-    "RTDETR": Foreign(f"{_RT}, {_RT2} and {_D}", "DFINE"),
-    "RTv4": Foreign("RT-DETRv4", "DFINE"),
-    "RTv4Criterion": Foreign("RT-DETRv4", "DFINECriterion"),
     "RTv4PostProcessor": Foreign("RT-DETRv4", "DFINEPostProcessor", True),
-    "DEIM": Foreign(f"{_DEIM} and {_DEIM2}", "DFINE"),
-    "DEIMv2": Foreign(_DEIM2, "DFINE"),
-    "DETR": Foreign(f"{_MM}, {_DX} and {_PP}", "DFINE"),
-    "DINO": Foreign(f"{_MM} and {_DX}", "DFINE"),
-    "DABDETR": Foreign(_DX, "DFINE"),
-    "DeformableDETR": Foreign(f"{_MM} and {_DX}", "DFINE"),
-    "LWDETR": Foreign("LW-DETR", "DFINE"),
-    "RFDETR": Foreign(_RF, "DFINE"),
-    "RFDETRBase": Foreign(_RF, "DFINE"),
-    "YOLO": Foreign(_UL, "DFINE"),
-    "RTDETRDetectionModel": Foreign(_UL, "DFINE"),
     "DFineForObjectDetection": Foreign(_HF, "DFINE", True),
-    "RTDetrForObjectDetection": Foreign(_HF, "DFINE"),
-    "RTDetrV2ForObjectDetection": Foreign(_HF, "DFINE"),
     # decoders and encoders
-    "RTDETRTransformer": Foreign(_RT, "DFINETransformer"),
-    "RTDETRTransformerv2": Foreign(f"{_RT2} and {_D}", "DFINETransformer"),
-    "DEIMTransformer": Foreign(_DEIM2, "DFINETransformer"),
-    "DINOTransformer": Foreign(_PP, "DFINETransformer"),
-    "DinoTransformer": Foreign(_DX, "DFINETransformer"),
-    "RTDETRDecoder": Foreign(_UL, "DFINETransformer"),
-    "LiteEncoder": Foreign(_DEIM2, "HybridEncoder"),
-    "HybridEncoderAsymConv": Foreign(_RT2, "HybridEncoder"),
     "CSPPAN": Foreign(f"{_RT2} and {_D}", "HybridEncoder"),
     # criteria, matchers, post-processors
-    "SetCriterion": Foreign(f"{_RT}, DETR and {_RF}", "DFINECriterion"),
-    "RTDETRCriterion": Foreign(_RT2, "DFINECriterion"),
-    "RTDETRCriterionv2": Foreign(f"{_RT2} and {_D}", "DFINECriterion"),
-    "DEIMCriterion": Foreign(f"{_DEIM} and {_DEIM2}", "DFINECriterion"),
-    "DINOCriterion": Foreign(_DX, "DFINECriterion"),
     "HungarianAssigner": Foreign(_MM, "HungarianMatcher"),
-    "RTDETRPostProcessor": Foreign(f"{_RT}, {_RT2} and {_D}", "DFINEPostProcessor", True),
     "DETRPostProcess": Foreign(_PP, "DFINEPostProcessor"),
     "PostProcessor": Foreign(f"{_DEIM} and {_DEIM2}", "DFINEPostProcessor", True),
     "PostProcess": Foreign(f"DETR, LW-DETR and {_RF}", "DFINEPostProcessor", True),
@@ -232,6 +232,8 @@ COMPONENTS: dict[str, Foreign] = {
     "ExponentialMovingAverage": Foreign(_RT2, "ModelEMA"),
     "EMAHook": Foreign(_MM, "ModelEMA"),
     "OptimWrapper": Foreign(_MM, "AdamW"),
+    **{name: Foreign("other recipes", "AdamW") for name in ("Adamax", "NAdam", "RAdam", "RMSProp", "Lion")},
+    **{name: Foreign("other recipes", "AdamW", True) for name in ("adamw", "ADAMW", "auto")},
 }
 """Components that files of other projects name and this one does not have."""
 
@@ -275,12 +277,20 @@ def wakes_up(component: str, argument: object, value: Any) -> str | None:
 def key_hint(name: object) -> str:
     """``; ...`` with our way to say what a foreign key or ``Component.argument`` says; empty where it is unknown."""
     text = INSTEAD.get(str(name))
-    return f"; {text}" if text else component_hint(name)
+    return f"; {text}" if text else component_hint(name) or _word_hint(str(name).lower().replace("-", "_"))
+
+
+def _word_hint(word: str) -> str:
+    return f"; {INSTEAD[word]}" if word in INSTEAD else ""
 
 
 def component_hint(name: object) -> str:
     """``; ...`` with the project that has the component and our name for it; empty where it is unknown."""
     found = COMPONENTS.get(name) if isinstance(name, str) else None
+    if isinstance(name, str) and name.endswith((".pt", ".pth", ".safetensors")):
+        return "; weights to start from are given with tuning (-t)"
+    if isinstance(name, str) and name in MODELS:
+        return f"; {name} is a part of {MODELS[name]}, another model than D-FINE, which is not supported yet"
     if found is None:
         return ""
     if found.ours is None:

@@ -12,7 +12,7 @@ import pytest
 import isdfine
 from isdfine import components
 from isdfine.core.errors import ConfigError
-from isdfine.core.foreign import COMPONENTS, INSTEAD, RENAMED, UNUSED, UNUSED_ARGUMENTS
+from isdfine.core.foreign import COMPONENTS, INSTEAD, MODELS, RENAMED, UNUSED, UNUSED_ARGUMENTS
 from isdfine.core.plan import SHARED, SLOTS
 from isdfine.core.registry import REGISTRY
 from isdfine.core.settings import RunSettings
@@ -33,7 +33,8 @@ def load(tmp_path: Path) -> Load:
 
 def test_the_tables_name_only_what_exists() -> None:
     assert {found.ours for found in COMPONENTS.values() if found.ours} <= set(REGISTRY)
-    assert not set(COMPONENTS) & set(REGISTRY)
+    assert not {*COMPONENTS, *MODELS} & set(REGISTRY)
+    assert not set(COMPONENTS) & set(MODELS)
     settings = set(inspect.signature(RunSettings).parameters)
     assert set(RENAMED.values()) <= settings
     assert not {*UNUSED, *RENAMED, *INSTEAD} & {*settings, *SLOTS, *SHARED}
@@ -128,6 +129,55 @@ def test_only_one_process_says_it(
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_part_of_another_model_gets_no_part_of_dfine_for_it(name: str, load: Load) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(f"model: {name}\n{name}: {{depth: 50}}\ncriterion: {{type: {name}}}\n")
+    for line in str(caught.value).splitlines():
+        assert line.endswith(
+            f"; {name} is a part of {MODELS[name]}, another model than D-FINE, which is not supported yet"
+        )
+        assert "did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("imgsz", "the size of all images is input_size: [height, width]"),
+        ("IMG_SIZE", "the size of all images is input_size: [height, width]"),
+        ("batch", "images per step, over all processes, are train_dataloader.total_batch_size"),
+        ("batch-size", "images per step, over all processes, are train_dataloader.total_batch_size"),
+        ("lr0", "the learning rate is optimizer.lr, that of the backbone is in optimizer.params"),
+        ("patience", "there is no early stopping: epochs says how long, and the best weights are kept in best.pth"),
+        ("workers", "set train_dataloader.num_workers and val_dataloader.num_workers"),
+        ("weights", "start from a checkpoint with tuning (-t), continue one with resume (-r)"),
+        ("data", "data are train_dataloader.dataset and val_dataloader.dataset (configs/dataset has examples)"),
+        ("max_epochs", "write epochs"),
+        ("Compose.mosaic_prob", "mixing of images is not available yet: remove it"),
+        ("DataLoader.workers", "write num_workers"),
+    ],
+)
+def test_words_of_other_frameworks_get_ours(word: str, hint: str, load: Load) -> None:
+    for text, overrides in (
+        (f"seed: 1\n{word.replace('.', ': {')}: 3{'}' * word.count('.')}\n", ()),
+        ("", (f"{word}=3",)),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load(text, *overrides)
+        assert str(caught.value).endswith(f"; {hint}")
+
+
+def test_names_that_people_write_for_optimisers_and_models(load: Load) -> None:
+    with pytest.raises(
+        ConfigError, match=r"optimizer: no component is called 'Lion'; did you mean AdamW\? It is the near"
+    ):
+        load("optimizer: Lion\n")
+    with pytest.raises(
+        ConfigError, match=r"model: no component is called 'yolo11n.pt'; weights to start from are given"
+    ):
+        load("model: yolo11n.pt\n")
+
+
 def test_nothing_else_is_accepted(load: Load) -> None:
     with pytest.raises(ConfigError, match=r"run.yml:1: use_wandbb: no such top-level key or component"):
         load("use_wandbb: True\n")
@@ -152,8 +202,8 @@ def test_a_component_of_a_fork_is_named_with_ours(name: str, load: Load) -> None
     [
         (
             "model: RTDETR",
-            r"run.yml:1: model: no component is called 'RTDETR'; did you mean DFINE\? It is the nearest here: "
-            r"RTDETR of RT-DETR, RT-DETRv2 and D-FINE is not available yet$",
+            r"run.yml:1: model: no component is called 'RTDETR'; RTDETR is a part of RT-DETR, RT-DETRv2 and D-FINE, "
+            r"another model than D-FINE, which is not supported yet$",
         ),
         (
             "postprocessor: PostProcessor",
