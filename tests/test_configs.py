@@ -283,6 +283,21 @@ def test_fine_tuning_on_own_data_keeps_the_recipe() -> None:
     assert config.get("val_dataloader.dataset.ann_file") == "./data/custom/annotations/val.json"
 
 
+@pytest.mark.parametrize("size", ["n", "s"])
+def test_the_small_recipe_is_the_official_one_in_proportion(size: str) -> None:
+    recipe = isdfine.load_config(CONFIGS / "dfine" / "custom" / f"dfine_hgnetv2_{size}_custom.yml")
+    small = isdfine.load_config(CONFIGS / "dfine" / "custom" / "small" / f"dfine_hgnetv2_{size}_custom.yml")
+    share = small.get("train_dataloader.total_batch_size") / recipe.get("train_dataloader.total_batch_size")
+    for key in ("optimizer.lr", "optimizer.params.0.lr", "optimizer.params.1.lr"):
+        assert small.get(key) == pytest.approx(share * recipe.get(key))
+    assert [one["params"] for one in small.get("optimizer.params")] == [
+        one["params"] for one in recipe.get("optimizer.params")
+    ]
+    stop = recipe.get("train_dataloader.collate_fn.stop_epoch") / recipe.settings.epoches
+    assert small.get("train_dataloader.collate_fn.stop_epoch") == round(stop * small.settings.epoches)
+    assert small.get("train_dataloader.dataset.transforms.policy.epoch") == round(stop * small.settings.epoches)
+
+
 def test_a_space_forgotten_after_a_colon_is_named() -> None:
     with pytest.raises(ConfigError, match=r"DFINECriterion.weight_dict.loss_vfl:1: expected float, found None .*space"):
         isdfine.load_config(size_file("n"), ["DFINECriterion.weight_dict={loss_vfl:1}"])

@@ -120,7 +120,8 @@ class RunSettings:
 
     memory_forecast: bool | None = None
     """Measure before training whether the batch fits at the largest size, and stop if it does not. None: on GPUs, where
-    it takes a second or two; on a CPU it would take as long as two small steps or more."""
+    it takes a second or two; on a CPU it would take as long as two small steps or more, so there a forward pass of an
+    image or two finds what cannot fit. False: neither."""
 
     ema_restart_effective: bool = True
     """Whether stage two's EMA decay takes effect. The official code sets it in vain; False reproduces that."""

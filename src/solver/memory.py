@@ -18,14 +18,19 @@ from ..core.config import Config
 from ..core.errors import ConfigError
 from ..data.extent import Size, largest_size
 from ..data.loader import DataLoader
+from .footprint import activations
 from .probe import Probe, aside
-from .resources import usable_bytes
+from .resources import SHARE, free_memory, local_ranks, usable_bytes
 from .training import Training
 
 logger = logging.getLogger(__name__)
 
 AGREE = 0.8
 """Lowest ratio of the two slopes (see :class:`Forecast`) at which larger batches need not be measured."""
+AT_LEAST = 0.9
+ON_TOP = 1.2
+"""What a step takes at least and about, in proportion to the activations of a forward pass in evaluation mode (D-FINE-N
+at 640x640: 1.09 by tensors, and kernels' buffers come on top; a model of 16 channels: 0.98)."""
 SLOW_S = 10.0
 """Time after which no larger batch is measured."""
 
@@ -139,12 +144,15 @@ def measure(probe: Probe, size: Size, usable: int, wanted: int) -> Forecast:
 def check_memory(run: Training) -> Forecast | None:
     """Refuse a batch that will not fit, before training starts.
 
-    It happens where ``memory_forecast`` says so; where it says nothing, on GPUs, which take a second for it.
+    Steps are measured where ``memory_forecast`` says so; where it says nothing, on GPUs, which take a second for it. On
+    a CPU :func:`check_estimate` then looks for what cannot fit.
 
     Raises:
         ConfigError: with the batch that fits; on all ranks, where it fits not on one of them.
     """
     wanted = run.settings.memory_forecast
+    if wanted is None and run.device.type == "cpu" and not run.settings.compile:  # which keeps less than it computes
+        check_estimate(run)
     if not (run.device.type == "cuda" if wanted is None else wanted):
         return None
     found = forecast(run.config, run.train_loader, run.device)
@@ -162,6 +170,51 @@ def refuse(found: Forecast, batch: int) -> None:
             f"{_gb(found.peak(batch))} and {_gb(found.usable)} of {found.device} are usable: {_remedy(fits)}"
             if found.points
             else f"train_dataloader: {found.describe()}: {_remedy(fits)}"
+        )
+
+
+def check_estimate(run: Training) -> None:
+    """Refuse batches that cannot fit into main memory, after a forward pass of one image or two.
+
+    What is counted is less than a run takes, and all memory that is free counts, swap included, so nothing that would
+    fit is refused. What will hardly fit is a warning.
+
+    Raises:
+        ConfigError: with the batch that should fit.
+    """
+    loader, free = run.train_loader, free_memory(swap=True) // local_ranks()
+    batch = min(loader.sampler.batch_size, -(-len(loader.dataset) // dist.world_size()))
+    size, padded = largest_size(loader), loader.collate_fn.takes_any_size
+    run.freeze.apply(run.optim.schedule.step)  # what rests keeps nothing
+    found, widest = Forecast(run.device, size, (), 0, free), 0
+    for count in (1, 2):  # the second tells what does not grow with the batch; it matters near the limit only
+        one, both = activations(run.model, count, size, run.optim.precision, padded=padded)
+        found, widest = replace(found, points=(*found.points, (count, one))), widest or both
+        if batch <= count or found.peak(batch) < free / 2:
+            break
+    kept = found.peak(batch)
+    need = int(AT_LEAST * kept)
+    fits = int(SHARE["cpu"] * free / (ON_TOP * found.per_image))
+    ranks = dist.gather_objects((need > free, ON_TOP * kept > free, fits))
+    too_much, much, fits = any(one[0] for one in ranks), any(one[1] for one in ranks), min(one[2] for one in ranks)
+    what = f"a batch of {_images(batch, size)} (the largest size) needs"
+    if too_much:
+        raise ConfigError(
+            f"train_dataloader: {what} at least {_gb(need)} and {_gb(free)} of memory are free: {_remedy(fits)}"
+        )
+    if much and dist.is_main():
+        logger.warning(
+            "train_dataloader: %s about %s and %s of memory are free, so the system may end the run: %s",
+            what, _gb(ON_TOP * kept), _gb(free), _remedy(fits),
+        )  # fmt: skip
+    images = min(run.val_loader.sampler.batch_size, len(run.val_loader.dataset))
+    shape = largest_size(run.val_loader)
+    each_image = widest * _area(shape) / _area(size)
+    if images * each_image > free:
+        raise ConfigError(
+            f"val_dataloader: evaluating {_images(images, shape)} at once needs at least {_gb(images * each_image)} "
+            f"and {_gb(free)} of memory are free: set val_dataloader.total_batch_size="
+            f"{max(1, int(SHARE['cpu'] * free / (4 * each_image))) * dist.world_size()}"
         )
 
 
@@ -216,7 +269,7 @@ def _peak(probe: Probe, batch: int, size: Size) -> int | None:
 
 
 def _remedy(fits: int) -> str:
-    ways = "smaller images (eval_spatial_size, Resize, collate_fn.base_size), precision: bf16, or a smaller model"
+    ways = "smaller images (input_size), precision: bf16, or a smaller model"
     if fits < 1:
         return f"not even one image fits; use {ways}"
     ranks = dist.world_size()

@@ -26,14 +26,17 @@ def usable_bytes(device: torch.device) -> int:
     return int(SHARE["cpu"] * free_memory() / local_ranks())
 
 
-def free_memory(root: Path = Path("/")) -> int:
+def free_memory(root: Path = Path("/"), *, swap: bool = False) -> int:
     """Bytes of main memory that are free or can be freed, and that control groups and ``ulimit -v`` still allow.
 
     Args:
         root: of the file system; Linux keeps all these figures in files.
+        swap: count the swap space that is free too, all of it for every control group.
     """
+    more = (_meminfo(root, "SwapFree:") or 0) if swap else 0
     groups = [_left_in_group(group) for controller in ("", "memory") for group in _groups(root, controller)]
-    found = [_available(root), _left_of_address_space(root), *groups]
+    found = [None if one is None else one + more for one in (_meminfo(root, "MemAvailable:"), *groups)]
+    found.append(_left_of_address_space(root))
     known = [one for one in found if one is not None]
     return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
@@ -53,9 +56,9 @@ def local_ranks() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.world_size() > 1 else 1
 
 
-def _available(root: Path) -> int | None:
+def _meminfo(root: Path, name: str) -> int | None:
     words = _words(root / "proc/meminfo")
-    return 1024 * int(words[words.index("MemAvailable:") + 1]) if "MemAvailable:" in words else None
+    return 1024 * int(words[words.index(name) + 1]) if name in words else None
 
 
 def _left_of_address_space(root: Path) -> int | None:
@@ -81,12 +84,19 @@ def _groups(root: Path, controller: str) -> list[Path]:
 
 
 def _left_in_group(group: Path) -> int | None:
-    """None where there is no limit. Pages of files count as used here, so this errs on the safe side."""
+    """None where there is no limit. Pages of files count as used there, but go where memory is needed."""
     for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
         most, now = _words(group / limit), _words(group / used)
         if most and now and most[0] != "max":
-            return max(0, int(most[0]) - int(now[0]))
+            return max(0, int(most[0]) - int(now[0]) + _pages_of_files(group))
     return None
+
+
+def _pages_of_files(group: Path) -> int:
+    words = _words(group / "memory.stat")
+    total = "total_" if "total_inactive_file" in words else ""  # version 1 counts the groups below apart
+    names = [f"{total}{kind}_file" for kind in ("inactive", "active")]
+    return sum(int(words[words.index(name) + 1]) for name in names if name in words)
 
 
 def _words(file: Path) -> list[str]:

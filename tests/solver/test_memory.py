@@ -3,6 +3,7 @@
 """The memory forecast, the refusal of what does not fit, and running out in a step."""
 
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,8 @@ import isdfine
 from builders import load_tool, write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.solver import memory
-from isdfine.solver.memory import Forecast, forecast, is_out_of_memory, refuse
+from isdfine.solver.footprint import activations
+from isdfine.solver.memory import Forecast, check_memory, forecast, is_out_of_memory, refuse
 from isdfine.solver.probe import Probe, aside, boxes_of
 from isdfine.solver.resources import free_memory, usable_cores
 from isdfine.solver.training import Training
@@ -133,6 +135,75 @@ def test_the_forecast_stops_a_run_before_its_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_activations_are_less_than_a_step_takes_and_leave_no_trace(run: Training) -> None:
+    size = (192, 192)  # large enough that images decide
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    state, modes = torch.get_rng_state(), [module.training for module in run.model.modules()]
+    one, two = (activations(run.model, batch, size, run.optim.precision) for batch in (1, 2))
+    with aside():
+        probe = Probe(run.config, CPU, run.train_loader)
+        measured = probe.peak_bytes(2, size) - probe.peak_bytes(1, size)
+    assert 0.7 * measured < two.kept - one.kept <= measured / memory.AT_LEAST
+    assert 0 < one.widest < one.kept
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in run.model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+    assert not any(module._forward_hooks for module in run.model.modules())
+
+
+def test_on_a_cpu_what_cannot_fit_is_refused_before_every_run(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = str(write_micro_config(tmp_path))
+    monkeypatch.setattr(memory, "free_memory", lambda swap: 20 * MB)
+    assert tool.main(["-c", config, "-u", "train_dataloader.total_batch_size=8"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: train_dataloader: a batch of 8 images of 64x96 (the largest size) needs at least ")
+    assert re.search("and 0.02 GB of memory are free: a batch of [2-4] fits: set train_dataloader.total_batch", error)
+    assert not (tmp_path / "run").exists()
+
+
+def estimated(folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, *overrides: str) -> None:
+    """The check before a run where so many bytes are free."""
+    monkeypatch.setattr(memory, "free_memory", lambda swap: free)
+    check_memory(Training(isdfine.load_config(write_micro_config(folder), overrides)))
+
+
+def test_an_estimate_refuses_nothing_that_could_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with aside():
+        run = Training(isdfine.load_config(write_micro_config(tmp_path)))
+        need = Probe(run.config, CPU, run.train_loader).peak_bytes(4, (64, 96))
+    estimated(tmp_path, monkeypatch, need)
+    # a batch is never larger than the data set
+    estimated(
+        tmp_path, monkeypatch, 2 * need, "train_dataloader.total_batch_size=1000", "train_dataloader.drop_last=False"
+    )
+    caplog.clear()
+    estimated(tmp_path, monkeypatch, 10 * need)
+    assert "may end the run" not in caplog.text
+    for unchecked in ("memory_forecast=False", "compile=True"):
+        estimated(tmp_path, monkeypatch, 1, unchecked)
+
+
+def test_what_will_hardly_fit_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Training(isdfine.load_config(write_micro_config(tmp_path)))
+    kept = activations(run.model, 4, (64, 96), run.optim.precision).kept
+    estimated(tmp_path, monkeypatch, int(1.05 * kept))
+    assert "so the system may end the run: a batch of 2 fits: set train_dataloader.total_batch_size=2" in caplog.text
+
+
+def test_an_evaluation_that_cannot_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "activations", lambda *_, **__: (1, 10**6))
+    with pytest.raises(ConfigError, match=r"val_dataloader: evaluating 4 images of 64x96 at once needs at least .*=1$"):
+        estimated(tmp_path, monkeypatch, 3 * 10**6)
+    estimated(tmp_path, monkeypatch, 5 * 10**6)
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
@@ -197,6 +268,16 @@ def test_limits_of_a_control_group_count(tmp_path: Path, own: str | None, where:
     assert usable_cores(tmp_path) == 1
     (tmp_path / where / "memory.max").write_text("max\n")
     assert free_memory(tmp_path) == 512_000
+
+
+def test_pages_of_files_can_be_freed_and_swap_counts_where_asked(tmp_path: Path) -> None:
+    stat = "anon 100\nfile 60000\ninactive_file 30000\nactive_file 20000\n"
+    limited = {f"{GROUP}/{name}": text for name, text in {**LIMITED, "memory.stat": stat}.items()}
+    machine(tmp_path, {**limited, "proc/meminfo": "MemAvailable:  500 kB\nSwapFree: 100 kB\n"})
+    assert free_memory(tmp_path) == 300_000
+    assert free_memory(tmp_path, swap=True) == 300_000 + 102_400
+    (tmp_path / GROUP / "memory.stat").write_text(f"total_inactive_file 7\ntotal_active_file 5\n{stat}")
+    assert free_memory(tmp_path) == 250_012
 
 
 def test_limits_of_version_1_count(tmp_path: Path) -> None:
