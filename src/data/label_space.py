@@ -114,22 +114,17 @@ class LabelSpace:
         return LabelSpace(tuple(known.get(one, f"{_UNUSED}{one})") for one in ids), ids)
 
     def in_order(self, classes: Sequence[str], place: str, problems: Problems | None = None) -> LabelSpace:
-        """The same classes with labels in the order of ``classes``, whatever their ids.
+        """The classes of these names with labels in their order, whatever their ids; others are left out.
 
         Raises:
-            DataError: a name that the file does not have, or one of the file that is not given.
+            DataError: a name that the file does not have, or one twice.
         """
         problems = problems or Problems()
         ids = dict(zip(self.names, self.category_ids))
         unknown = [one for one in classes if one not in ids]
-        missing = [one for one in self.names if one not in classes]
-        if unknown or missing or len(set(classes)) != len(classes):
-            problems.report(
-                "bad class",
-                place,
-                f"classes: the file's classes are {self.describe()}; unknown: {unknown or 'none'}, "
-                f"not given: {missing or 'none'}: give every name of the file once",
-            )
+        if unknown or not classes or len(set(classes)) != len(classes):
+            text = f"classes: the file's classes are {self.describe()}; unknown: {unknown or 'none'}: give each once"
+            problems.report("bad class", place, text)
             return self
         return LabelSpace(tuple(classes), tuple(ids[one] for one in classes))
 

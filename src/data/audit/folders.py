@@ -12,6 +12,9 @@ from pathlib import Path
 from ...core.errors import DataError
 from ...core.regular import file_bytes
 from ..dataset.file_names import UnlistedImages
+from ..dataset.layout import files_below
+from ..dataset.other_tools import TOOLS, other_tool
+from ..dataset.yolo_data import has_labels
 
 _SAMPLES = 20
 """Names that are looked for in a folder: some may be missing, that is what a check finds out."""
@@ -60,6 +63,23 @@ def _best(folders: Sequence[Path], count: Callable[[Path], int], most: int) -> P
 def _meant_in(folder: Path, names: Sequence[str]) -> int:
     unlisted = UnlistedImages(folder)
     return sum(unlisted.meant(name) is not None for name in names)
+
+
+def why_not_found(folder: Path) -> str:
+    """What is in a folder without a data set that can be read, and what to do about it."""
+    for suffix in TOOLS:
+        for parent, names in files_below(folder, suffix, _DEPTH):
+            for file in (parent / name for name in names[:_SAMPLES]):
+                if said := other_tool(file):
+                    return f"{file.relative_to(folder)} is {said}"
+    if has_labels(folder):
+        return (
+            "there are label files of YOLO and no class names: write a file classes.txt with one name per line, in the "
+            "order of the class numbers"
+        )
+    if (folder / "ImageSets").is_dir():
+        return "there are lists in ImageSets and no XML files in Annotations: export Pascal VOC with its annotations"
+    return "name its annotation file itself"
 
 
 def odgt_names(file: Path) -> list[str]:

@@ -29,7 +29,7 @@ from ..dataset.voc_files import PAIR
 from ..dataset.voc_folder import xml_folders
 from ..dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, find_data
 from .findings import Split
-from .folders import find_images, odgt_names
+from .folders import find_images, odgt_names, why_not_found
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,10 @@ def _with_sizes(data: Annotations, folder: Path, problems: Problems) -> Annotati
     return replace(data, sizes=sizes).take(known)
 
 
+Finders = Mapping[str, Callable[[Path], list[Source]]]
+"""What looks for a format in a folder, by the name of the format."""
+
+
 def discover(path: str | Path, *, format: str = "auto", images: str | Path | None = None) -> list[Source]:
     """The splits under a path.
 
@@ -136,7 +140,7 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
         found = _of_file(path, format)
     elif path.is_dir():
         finders = {name: finder for name, finder in _FINDERS.items() if format in ("auto", name)}
-        found = next((some for finder in finders.values() if (some := finder(path))), [])
+        found = _first_found(path, finders)
         if format in ("auto", "yolo") and (broken := broken_data(path)):
             if not found:
                 return _yolo_splits(broken)  # raises, with what is wrong
@@ -147,7 +151,7 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
         raise DataError(f"{path}: {text}")
     if not found:
         wanted = "COCO JSON, YOLO data.yaml, CrowdHuman odgt, Pascal VOC" if format == "auto" else format
-        raise DataError(f"{path}: no data set found in this folder ({wanted}): name its annotation file itself")
+        raise DataError(f"{path}: no data set found in this folder ({wanted}): {_remedy(path, finders)}")
     if images is not None and found[0].format in ("yolo", "voc"):
         raise DataError(f"--image-folder: a {found[0].format} data set says itself where its images are; leave it out")
     given = {} if images is None else {"img_folder": str(images)}
@@ -171,6 +175,19 @@ def _check_irregular(root: Path, found: Sequence[Source]) -> None:
                 raise DataError(f"{file}: {error.strerror}: give the file itself") from error
 
 
+def _first_found(folder: Path, finders: Finders) -> list[Source]:
+    return next((found for finder in finders.values() if (found := finder(folder))), [])
+
+
+def _remedy(folder: Path, finders: Finders) -> str:
+    """What to do about a folder in which nothing was found."""
+    inner = next((one for one in folders_in(folder) if _first_found(one, finders)), None)
+    if inner:
+        return f"there is one in {inner}: name that folder"
+    other = _first_found(folder, _FINDERS) if len(finders) < len(_FINDERS) else []
+    return f"leave --format out, it holds {other[0].format}" if other else why_not_found(folder)
+
+
 def _of_file(path: Path, format: str) -> list[Source]:
     known = _SUFFIXES.get(path.suffix.lower())
     if format == "auto" and known is None:
@@ -188,16 +205,18 @@ def _of_file(path: Path, format: str) -> list[Source]:
 
 
 def split_name(path: Path) -> str:
-    """``train`` for train.json, ``train2017`` for instances_train2017.json, the folder for Roboflow's names."""
-    if path.name == "_annotations.coco.json":
-        return path.parent.name
+    """``train`` for train.json, ``train2017`` for instances_train2017.json, the folder for names that say nothing."""
+    if path.name in ("_annotations.coco.json", "instances.json"):  # Roboflow, Supervisely
+        folder = path.absolute().parent
+        return folder.parent.name if folder.name.lower() in XML else folder.name
     name = path.stem.removeprefix("instances_").removeprefix("annotation_").removeprefix("annotations_")
     return name or path.stem
 
 
 def _coco(root: Path) -> list[Source]:
-    """COCO files in the folder, in its ``annotations`` or in its direct sub-folders."""
-    files = [file for folder in ("", "annotations", "*") for file in sorted(root.glob(os.path.join(folder, "*.json")))]
+    """COCO files in the folder, in its ``annotations``, in its sub-folders or in the ``annotations`` of these."""
+    places = ("*.json", "annotations/*.json", "*/*.json", "*/annotations/*.json")
+    files = [file for place in places for file in sorted(root.glob(place))]
     files = [file for file in dict.fromkeys(files) if _looks_like_coco(file)]
     official = [file for file in files if file.name.startswith("instances_")]  # beside captions and key points
     sources = [Source(split_name(file), "coco", {"ann_file": str(file)}) for file in official or files]
@@ -308,7 +327,7 @@ def _rank(name: str) -> int:
     return next((rank for rank, start in enumerate(("train", "val", "test")) if name.lower().startswith(start)), 3)
 
 
-_FINDERS: dict[str, Callable[[Path], list[Source]]] = {
+_FINDERS: Finders = {
     "yolo": _yolo,
     "coco": _coco,
     "crowdhuman": _crowdhuman,

@@ -41,7 +41,8 @@ class CocoDetection(DetectionDataset):
         subset: part of the images: a fraction in (0, 1], a list of file names or ids (as text: YAML reads 000012 as
             another number), or a text file with one per line.
         subset_seed: of a fraction's draw; with one seed a smaller fraction is part of every larger one.
-        classes: all class names of the file in the order that labels shall have; None: the order of the ids.
+        classes: class names of the file in the order that labels shall have; None: all, in the order of the ids.
+            Categories that are left out must have no boxes: that is meant for groups, such as Roboflow's first one.
         upright: whether boxes belong to pictures as EXIF turns them and viewers show them (True), or as they are stored
             (False). ``auto``: what the sizes of images on their side say of the file; without such images, True.
 

@@ -36,6 +36,8 @@ from .problems import Problems
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 300
+"""Characters of a list of names."""
 UNKNOWN_SIZE = (0, 0)
 """Of an image whose entry has none, where problems are collected: whoever knows the folder reads it from the file."""
 
@@ -53,7 +55,8 @@ def parse_coco(
     Args:
         path: the JSON file.
         remap_mscoco_category: use COCO's 80 classes, also where the file lists fewer.
-        classes: all class names in the order that labels shall have; None: the order of the ids.
+        classes: class names in the order that labels shall have; categories that it leaves out must have no boxes.
+            None: all categories in the order of the ids.
         crowd_keys: an annotation with one of these keys set is a region that is neither a target nor counted.
         problems: where to report what is wrong with entries; None raises at once. A file that is no COCO JSON at all
             raises in any case: there is nothing to go on with.
@@ -77,7 +80,10 @@ def parse_coco(
     report_rotated(objects.rotated, place, problems)
     if not images.file_names:
         problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
-    return objects.annotations(space, images)
+    found = objects.annotations(space, images)
+    if not remap_mscoco_category:
+        _warn_of_groups(categories, found)
+    return found
 
 
 def coco_label_space(
@@ -119,6 +125,21 @@ def _warn_of_other_names(own: LabelSpace, place: str) -> None:
         )  # fmt: skip
 
 
+def _warn_of_groups(categories: Sequence[Any], data: Annotations) -> None:
+    """Say where a category stands for a group of others, as Roboflow's first one does: its output is never used."""
+    entries = [one for one in categories if isinstance(one, dict)]
+    groups = {str(one["supercategory"]) for one in entries if one.get("supercategory") not in (None, one.get("name"))}
+    names, used = data.label_space.names, set(data.labels.tolist())
+    unused = [name for label, name in enumerate(names) if name in groups and label not in used]
+    if unused:
+        others = ", ".join(name for name in names if name not in unused)
+        logger.warning(
+            "%s: the category %s is the group of others and has no box: it gets an output that is never used; leave "
+            "it out with classes: [%s]",
+            data.place, ", ".join(map(repr, unused)), others if len(others) <= _SHOWN else f"{others[:_SHOWN]}, ...",
+        )  # fmt: skip
+
+
 class _Images:
     """Receives image entries."""
 
@@ -145,7 +166,10 @@ class _Images:
                 continue
             if not all(fits_int64(side) and side > 0 for side in size):
                 shown = f"image {ids[index]} ({name}) has height, width {short(size)}"
-                text = f"{shown}: give whole numbers above 0, in pixels"
+                text = (
+                    f"{shown}: give whole numbers above 0, in pixels (tools/dataset.py check --fix writes a copy with "
+                    "those of the files)"
+                )
                 sides = [whole_number(side) or 0 for side in size]
                 if min(sides) > 0:
                     self.problems.mend("odd entry", self.place, text)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...core.errors import DataError
 from ...core.regular import check_regular
+from .other_tools import other_tool
 
 _CHUNK = 1 << 23
 _BATCH = 20_000
@@ -60,7 +61,9 @@ def read_lists(
             gc.enable()
     missing = [key for key in receivers if key not in found]
     if missing:
-        raise DataError(f"{path}: not COCO detection JSON: no list called {', '.join(missing)} at the top level")
+        tool = other_tool(Path(path))
+        hint = f"; it is {tool}" if tool else ""
+        raise DataError(f"{path}: not COCO detection JSON: no list called {', '.join(missing)} at the top level{hint}")
 
 
 def read_list(path: str | Path, key: str) -> list[Any]:

@@ -96,8 +96,10 @@ def _is_voc(file: Path, *, empty: bool = True) -> bool:
     """Whether the first element is that of VOC.
 
     Args:
-        empty: the answer for a file without any, which may be one that was not written to its end.
+        empty: the answer for a file without any, which may be one that was not written to its end, or a pipe.
     """
+    if not file.is_file():
+        return empty
     with open(file, "rb") as opened:
         found = _ELEMENT.search(opened.read(1 << 12).replace(b"\0", b""))  # also in UTF-16
     return found[1].lower() == b"annotation" if found else empty

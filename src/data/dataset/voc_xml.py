@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from ...core.regular import file_bytes
+from .other_tools import other_tool
 from .problems import Problems
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -59,7 +60,13 @@ class VocFile:
         """
         try:
             data = _utf8(file_bytes(path))
-            return cls(path, data, ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8")))
+            root = ElementTree.fromstring(data, ElementTree.XMLParser(encoding="utf-8"))
+            if root.tag.rpartition("}")[2].lower() == "annotation":
+                return cls(path, data, root)
+            remedy = other_tool(path) or "no annotation file of Pascal VOC: remove it, or its line in the list"
+            problems.report(
+                "broken xml", f"{path}:1", f"its first element is <{root.tag}>, not <annotation>: {remedy}", images=1
+            )
         except OSError as error:
             text = f"cannot be opened ({error.strerror}), but {owner}: add it or remove the line"
             problems.report("missing annotation", str(path), text, images=1)

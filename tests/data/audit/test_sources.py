@@ -65,7 +65,7 @@ def test_each_format_is_recognised_and_can_be_asked_for(tmp_path, form):
     assert [(one.name, one.format) for one in discover(tmp_path / "it")] == [("train", form), ("val", form)]
     assert [one.format for one in discover(tmp_path / "it", format=form)] == [form] * 2
     other = "crowdhuman"
-    with pytest.raises(DataError, match=r"no data set found in this folder .crowdhuman.: name its annotation file"):
+    with pytest.raises(DataError, match=r"no data set found in this folder .crowdhuman.: leave --format out, it"):
         discover(tmp_path / "it", format=other)
 
 
