@@ -75,7 +75,7 @@ def test_what_a_tool_exports_is_read(tmp_path: Path, tool: str) -> None:
     sources = discover(tmp_path)
     splits = read_all(sources)
     assert [one.name for one in splits] == list(parts)
-    assert {one.kind for one in check(splits)} <= {*kinds, "class not in evaluation"}
+    assert {one.kind for one in check(splits)} <= {*kinds, "class not in evaluation", "no class list"}
     for source, split, stems in zip(sources, splits, parts.values()):
         where = {**source.where, **({"img_folder": str(split.img_folder)} if source.format == "coco" else {})}
         data = READERS[source.format](**where)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from ...core.registry import register
 from ..label_space import MSCOCO, LabelSpace
 from ..transforms.compose import Compose
-from .coco_json import coco_label_space, parse_coco
+from .coco_categories import coco_label_space
+from .coco_json import parse_coco
 from .detection import DetectionDataset
 from .frame import Upright, settled
 from .prepare import prepare

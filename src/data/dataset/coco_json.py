@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.class_rows import squeezed
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
 from .areas import sound_areas
+from .coco_categories import categories_space, warn_of_groups, warn_of_other_names
 from .coco_fields import (
     Entry,
     are_int64,
@@ -31,13 +31,11 @@ from .coco_fields import (
     whole_number,
     whole_numbers,
 )
-from .json_stream import read_list, read_lists
+from .json_stream import read_lists
 from .problems import Problems
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 300
-"""Characters of a list of names."""
 UNKNOWN_SIZE = (0, 0)
 """Of an image whose entry has none, where problems are collected: whoever knows the folder reads it from the file."""
 
@@ -74,70 +72,16 @@ def parse_coco(
         "categories": lambda batch, _: categories.extend(batch),
     }
     read_lists(path, receivers, skip="segmentation")
-    space = _space(categories, place, remap_mscoco_category, classes, problems)
+    space = categories_space(categories, place, remap_mscoco_category, classes, problems)
     if remap_mscoco_category:
-        _warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
+        warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
     report_rotated(objects.rotated, place, problems)
     if not images.file_names:
         problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
     found = objects.annotations(space, images)
     if not remap_mscoco_category:
-        _warn_of_groups(categories, found)
+        warn_of_groups(categories, found)
     return found
-
-
-def coco_label_space(
-    path: str | Path, *, remap_mscoco_category: bool = False, classes: Sequence[str] | None = None
-) -> LabelSpace:
-    """The classes of a COCO file alone: see ``parse_coco``."""
-    return _space(read_list(path, "categories"), str(path), remap_mscoco_category, classes, Problems())
-
-
-def _space(
-    categories: list[Any], place: str, remap: bool, classes: Sequence[str] | None, problems: Problems
-) -> LabelSpace:
-    space = LabelSpace.from_coco({"categories": categories}, place, problems)
-    if remap:
-        foreign = [
-            f"{one}={name}" for one, name in zip(space.category_ids, space.names) if one not in MSCOCO.category_ids
-        ]
-        if foreign:
-            problems.report(
-                "bad class",
-                place,
-                f"categories {', '.join(foreign[:5])} are not among COCO's 80: "
-                "set remap_mscoco_category: False for a data set with classes of its own",
-            )
-        space = MSCOCO
-    return space if classes is None else space.in_order(classes, place, problems)
-
-
-def _warn_of_other_names(own: LabelSpace, place: str) -> None:
-    """Say where a file with COCO's ids has other classes: a forgotten setting, which would misname them everywhere."""
-    coco = dict(zip(MSCOCO.category_ids, MSCOCO.names))
-    named = [(one, name, coco[one]) for one, name in zip(own.category_ids, own.names) if one in coco]
-    other = [f"{one}={name} is {theirs}" for one, name, theirs in named if squeezed(name) != squeezed(theirs)]
-    if 2 * len(other) > len(named):  # single names are spelled in many ways: motorbike, tvmonitor
-        logger.warning(
-            "%s: with remap_mscoco_category: True the classes bear COCO's names, but those of this file are others "
-            "(%s): if they are classes of your own, set remap_mscoco_category: False",
-            place, ", ".join([*other[:5], *(["..."] if len(other) > 5 else [])]),
-        )  # fmt: skip
-
-
-def _warn_of_groups(categories: Sequence[Any], data: Annotations) -> None:
-    """Say where a category stands for a group of others, as Roboflow's first one does: its output is never used."""
-    entries = [one for one in categories if isinstance(one, dict)]
-    groups = {str(one["supercategory"]) for one in entries if one.get("supercategory") not in (None, one.get("name"))}
-    names, used = data.label_space.names, set(data.labels.tolist())
-    unused = [name for label, name in enumerate(names) if name in groups and label not in used]
-    if unused:
-        others = ", ".join(name for name in names if name not in unused)
-        logger.warning(
-            "%s: the category %s is the group of others and has no box: it gets an output that is never used; leave "
-            "it out with classes: [%s]",
-            data.place, ", ".join(map(repr, unused)), others if len(others) <= _SHOWN else f"{others[:_SHOWN]}, ...",
-        )  # fmt: skip
 
 
 class _Images:

@@ -17,7 +17,8 @@ from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, files_present
-from .coco_json import coco_label_space, parse_coco
+from .coco_categories import coco_label_space
+from .coco_json import parse_coco
 from .detection import DetectionDataset
 from .frame import Upright, settled
 from .prepare import prepare
