@@ -217,8 +217,9 @@ class _Objects:
                 if value is not None:  # none at all is as good as any
                     text = f"entry {first + index} has id {short(value)}, not a whole number: it is given one"
                     self.problems.mend("bad annotation id", self.place, text)
-        self.largest = max([self.largest, *values])
-        return np.array(values, dtype=np.int64), missing
+        ids = np.array(values, dtype=np.int64)
+        self.largest = max(self.largest, int(ids.max(initial=0)))
+        return ids, missing
 
     def _unknown_images(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], foreign: NDArray[np.bool_]) -> None:
         rows = np.flatnonzero(foreign)
@@ -244,7 +245,10 @@ class _Objects:
         crowd = np.zeros(len(entries), dtype=bool)
         for key in self.crowd_keys:
             values: list[Any] = [entry.get(key, 0) for entry in entries]
-            for index in [] if are_int64(values) else np.flatnonzero(keep).tolist():
+            if are_int64(values):
+                crowd |= np.array(values, dtype=np.int64) != 0
+                continue
+            for index in np.flatnonzero(keep).tolist():
                 if values[index] is None:
                     text = f"entry {first + index} has {key}: null: read as 0"
                     self.problems.mend("odd entry", self.place, text)
@@ -312,7 +316,8 @@ class _Objects:
         """CVAT writes the rectangle before its rotation as bbox, and the rotation beside it."""
         for entry in entries:
             attributes = entry.get("attributes")
-            if attributes and type(attributes) is dict and is_rotated(attributes.get("rotation")):
+            degrees = attributes.get("rotation") if attributes and type(attributes) is dict else None
+            if degrees and is_rotated(degrees):
                 self.rotated.append(entry.get("id"))
 
     def _check(

@@ -18,6 +18,7 @@ from .coco_fields import box_numbers, is_box
 from .detection import DetectionDataset
 from .frame import Upright
 from .images import image_sizes
+from .json_stream import unique_keys
 from .prepare import prepare
 from .problems import Problems
 from .subset import Subset
@@ -148,7 +149,7 @@ def _entries(path: Path, problems: Problems) -> list[_Entry]:
     entries = []
     for place, line in text_lines(path, problems):
         try:
-            content = json.loads(line)
+            content = json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             text = f"not JSON ({error}): an odgt file has one JSON object per line"
             problems.report("broken json", place, text, images=1)

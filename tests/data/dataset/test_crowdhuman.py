@@ -125,3 +125,10 @@ def test_files_that_cannot_be_used(tmp_path):
 def test_a_subset_looks_at_its_images_only(tmp_path):
     files = write(tmp_path, {"ID": "b", "gtboxes": []}, {"ID": "c", "gtboxes": []})
     assert len(CrowdHumanDetection(**files, subset=["b"])) == 1
+
+
+def test_a_key_twice_is_named(tmp_path):
+    path = tmp_path / "a.odgt"
+    path.write_text('{"ID": "1", "gtboxes": [{"tag": "person", "fbox": [1, 2, 3, 4], "fbox": [5, 6, 7, 8]}]}\n')
+    with pytest.raises(DataError, match=r"a\.odgt:1: not JSON \(the key 'fbox' occurs twice in one object: remove one"):
+        parse_crowdhuman(tmp_path, path)

@@ -173,3 +173,45 @@ def test_no_coco_file(tmp_path, text, match):
     with pytest.raises(DataError, match=match) as caught:
         read(tmp_path / "x.json", "images", "categories")
     assert str(caught.value).startswith(str(tmp_path / "x.json"))
+
+
+DOUBLED = {
+    "flat": '{"id": 1, "bbox": [1, 2, 3, 4],\n"bbox": [5, 6, 7, 8]}',
+    "spaces": '{"id" : 1, \n"id" : 2}',
+    "escaped": '{"id": 1,\n"\\u0069d": 2}',
+    "inside": '{"id": 1,\n"attributes": {"a": 1, "b": {"c": 1, "c": 1}}}',
+    "in a list": '{"id": 1,\n"parts": [3, {"c": 1, "c": 2}]}',
+    "beside signs": '{"id": 1,\n"name": "a\\": {b: \\":", "name": "c"}',
+    "the skipped": '{"segmentation": [[1,\n2]], "segmentation": [[3]]}',
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
+@pytest.mark.parametrize("name", DOUBLED)
+def test_a_key_twice_is_named_with_its_line(tmp_path, monkeypatch, name, chunk):
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    path = tmp_path / "x.json"
+    good = '{"segmentation": [[1,\n2]], "id": 7, "t": "a: b"}'
+    path.write_text(f'{{"images": [],\n"annotations": [\n{good},\n{DOUBLED[name]}, {good}\n]}}')
+    receivers = {"annotations": lambda batch, first: None}
+    with pytest.raises(DataError, match=r"x\.json:5: the key '\w+' occurs twice in one object: remove one of them$"):
+        read_lists(path, receivers, skip="segmentation")
+    with pytest.raises(DataError, match=r"x\.json:5: the key"):
+        read_list(path, "annotations")
+    read_lists(path, {"images": lambda batch, first: None})  # nobody looks at the others
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
+def test_keys_of_several_objects_may_be_the_same(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    entries = [
+        {"id": 1, "url": "http://x", "name": 'a": b'},
+        {"id": 2, "attributes": {"id": 3, "more": {"id": 4}}, "list": [{"id": 5}, [{"id": 6}], 7]},
+        {"segmentation": [[1, 2]], "bbox": [1, 2, 3, 4]},
+        {},
+        5,
+    ]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"annotations": entries}))
+    assert read(path, "annotations")["annotations"] == entries
+    assert read_list(path, "annotations") == entries
