@@ -134,8 +134,15 @@ class LabelSpace:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelSpace:
-        """Read what ``to_dict`` wrote."""
-        return cls(tuple(map(str, data["names"])), tuple(map(int, data["category_ids"])))
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            KeyError, TypeError, DataError: something else.
+        """
+        names, ids = tuple(data["names"]), tuple(data["category_ids"])
+        if not all(isinstance(name, str) for name in names) or not all(type(one) is int for one in ids):
+            raise TypeError("class names must be texts, and category_ids whole numbers")
+        return cls(names, ids)
 
     @cached_property
     def _index(self) -> dict[int, int]:

@@ -8,6 +8,7 @@ A recipe is also what an exported graph has to say in its metadata, since the gr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,8 @@ from ..data.transforms import (
 from ..data.transforms.ops import KeepAspect
 from ..nn.padding import CONTENT_SIZE
 
+MAX_SIDE = 1 << 14
+"""Pixels; no network here takes larger images."""
 SQUASH, FIT, SHORTER_SIDE = "squash", "fit", "shorter_side"
 _RULES: dict[type, str] = {Resize: SQUASH, ResizeToFit: FIT, ResizeShortestEdge: SHORTER_SIDE}
 _BOXES_ONLY = (EmptyTransform, SanitizeBoundingBoxes, ConvertBoxes, ConvertPILImage)
@@ -171,20 +174,20 @@ class Recipe:
         """
         try:
             if "preprocess" in metadata:
-                return _from_plain(json.loads(metadata["preprocess"]))
+                return _checked(_from_plain(json.loads(metadata["preprocess"])))
             size = json.loads(metadata["size"])
             mean, std = (tuple(map(float, json.loads(metadata.get(key, "null")) or d)) for key, d in _NOTHING.items())
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            if metadata.get("resize", SQUASH) == SQUASH and size is not None:
+                return _checked(cls((Resize((size[0], size[1])),), mean=mean, std=std))
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise CheckpointError(
                 f"{place}: its metadata do not say how images are prepared ({error!r}): export the model again with "
                 "tools/export_onnx.py"
             ) from None
-        if metadata.get("resize", SQUASH) != SQUASH or size is None:
-            raise CheckpointError(
-                f"{place}: its metadata ask for resize {metadata.get('resize')!r} to {size} without the details "
-                "(preprocess): export the model again with tools/export_onnx.py"
-            )
-        return cls((Resize((size[0], size[1])),), mean=mean, std=std)
+        raise CheckpointError(
+            f"{place}: its metadata ask for resize {metadata.get('resize')!r} to {size} without the details "
+            "(preprocess): export the model again with tools/export_onnx.py"
+        )
 
     def _one(self, image: Image.Image) -> tuple[Tensor, dict[str, Tensor]]:
         sample: tuple[Any, dict[str, Tensor]] = (image, {"orig_size": torch.tensor([image.height, image.width])})
@@ -202,6 +205,24 @@ class Recipe:
             return Prepared(torch.stack([pixels for pixels, _ in samples]).numpy(), sizes, None)
         canvas, targets = self.padding(samples)
         return Prepared(canvas.numpy(), sizes, torch.stack([one[CONTENT_SIZE] for one in targets]).numpy())
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """A recipe whose numbers can be meant.
+
+    Raises:
+        ValueError: sizes that no image gets, or numbers that are not three finite ones.
+    """
+    for op in recipe.ops:
+        sides = [op.shortest_edge, op.longest_edge] if isinstance(op, ResizeShortestEdge) else list(op.size)  # type: ignore[arg-type]
+        if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+            raise ValueError(f"{type(op).__name__} to {sides}, expected whole pixels up to {MAX_SIDE}")
+    for name, values in (("mean", recipe.mean), ("std", recipe.std)):
+        if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            raise ValueError(f"{name} is {values}, expected three numbers")
+    if 0 in recipe.std:
+        raise ValueError("std holds a 0")
+    return recipe
 
 
 _NOTHING = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

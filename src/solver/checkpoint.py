@@ -96,18 +96,21 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     """Continue every generator where :func:`rng_state` found it; a GPU's state is left out where there is no GPU.
 
     Raises:
-        CheckpointError: an entry is missing.
+        CheckpointError: an entry is missing, or is not what a generator takes.
     """
     missing = [name for name in ("torch", "python", "numpy") if name not in state]
     if missing:
         raise CheckpointError(f"the saved random state lacks {', '.join(missing)}: the checkpoint is damaged")
-    torch.set_rng_state(state["torch"].cpu())
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
-    keys = numpy["keys"].numpy().astype(np.uint32)
-    np.random.set_state((numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+    try:
+        torch.set_rng_state(state["torch"].cpu())
+        python, numpy = state["python"], state["numpy"]
+        random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+        keys = numpy["keys"].numpy().astype(np.uint32)
+        np.random.set_state((numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"].cpu())
+    except (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"the saved random state cannot be used ({error}): the checkpoint is damaged") from None
 
 
 def is_better(new: float | None, old: float | None) -> bool:

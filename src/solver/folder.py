@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -19,6 +20,8 @@ from ..core.atomic import partial_name, whole_file
 from ..core.checkpoint_files import refuse_url
 from ..core.errors import CheckpointError, ConfigError
 from ..zoo.dfine.huggingface_folder import is_huggingface
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -201,16 +204,27 @@ def _close(file: IO[str], handle: int | None) -> None:
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The checkpoint that ``path`` means: the file itself, ``last.pth`` of a run's folder, or transformers' folder.
+    """The checkpoint that ``path`` means: the file itself, one of a run's folder, or transformers' folder.
+
+    Of a run's folder it is ``last.pth``; where that is missing, ``best.pth`` or another one.
 
     Raises:
         CheckpointError: there is none, or a URL.
     """
     refuse_url(path)
     path = Path(path)
-    if path.is_dir() and is_huggingface(path):
+    kept = RunFolder(path).checkpoints() if path.is_dir() else []  # a run may have other files in its folder
+    if not kept and path.is_dir() and is_huggingface(path):
         return path
-    file = path / "last.pth" if path.is_dir() else path
+    file = kept[0] if kept else path / "last.pth" if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"{file}: no such checkpoint; give a .pth or .safetensors file, or the folder of a run")
+    return file
+
+
+def chosen_checkpoint(path: str | Path) -> Path:
+    """``checkpoint_file``, with a warning where it is not the one that a folder usually means."""
+    file = checkpoint_file(path)
+    if Path(path).is_dir() and file.parent == Path(path) and file.name != "last.pth":
+        logger.warning("%s has no last.pth: %s is taken", path, file)
     return file

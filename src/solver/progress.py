@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..core.errors import CheckpointError
 from .stages import BestSoFar
 
 
@@ -31,8 +32,26 @@ class Progress:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Progress:
-        """The progress that :meth:`to_dict` wrote."""
-        return cls(saved["epoch"], saved["batch"], saved["step"], BestSoFar(**saved["best"]))
+        """The progress that :meth:`to_dict` wrote.
+
+        Raises:
+            CheckpointError: something else.
+        """
+        try:
+            progress = cls(saved["epoch"], saved["batch"], saved["step"], BestSoFar(**saved["best"]))
+        except (LookupError, TypeError) as error:
+            raise CheckpointError(f"its progress cannot be read ({error!r}): take another checkpoint") from None
+        best = progress.best
+        counts = {"epoch": progress.epoch, "batch": progress.batch, "step": progress.step, "best.resets": best.resets}
+        wrong = [f"{name} is {value!r}" for name, value in counts.items() if type(value) is not int or value < 0]
+        if type(best.best_epoch) is not int:
+            wrong.append(f"best.best_epoch is {best.best_epoch!r}")
+        for name, value in (("best.best", best.best), ("best.since_reset", best.since_reset)):
+            if value is not None and (not isinstance(value, (int, float)) or not 0 <= value <= 1):
+                wrong.append(f"{name} is {value!r}")
+        if wrong:
+            raise CheckpointError(f"its progress cannot be right ({', '.join(wrong)}): take another checkpoint")
+        return progress
 
 
 class TimeLeft:

@@ -26,7 +26,7 @@ from ..optim.precision import Precision
 from .agreement import compare_data
 from .checkpoint import load_checkpoint, seed_everything
 from .evaluate import PostProcessor, detect, evaluate
-from .folder import checkpoint_file
+from .folder import checkpoint_file, chosen_checkpoint
 from .speed import use_channels_last
 from .tuning import check_label_space
 
@@ -92,7 +92,7 @@ class Evaluation:
         Raises:
             CheckpointError: the file cannot be read, or belongs to another model or other classes.
         """
-        file = checkpoint_file(path)
+        file = chosen_checkpoint(path)
         content = load_checkpoint(file)
         check_label_space(file, content, self.label_space)
         report = load_weights(self.model, content, source=str(file))

@@ -31,11 +31,12 @@ from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .agreement import compare_data
 from .checkpoint import load_checkpoint, rng_state, save_checkpoint, seed_everything, set_rng_state
-from .folder import FolderLock, RunFolder, checkpoint_file
+from .folder import FolderLock, RunFolder, checkpoint_file, chosen_checkpoint
 from .freeze import Freeze
 from .objective import build_objective
 from .opening import introduce
 from .progress import Progress
+from .resume import check_moments, run_state
 from .solver import Evaluation
 from .speed import compile_for
 from .stages import StagePlan
@@ -124,7 +125,7 @@ class Training(Evaluation):
 
         The report is logged and written to ``load_report.json`` in the run's folder.
         """
-        file = checkpoint_file(path)
+        file = chosen_checkpoint(path)
         self.claim_folder()
         report = tune(self.model, file, load_checkpoint(file), self.label_space, self.class_tables)
         if isinstance(self.optim.ema, ModelEMA):
@@ -141,18 +142,17 @@ class Training(Evaluation):
         """
         if _continues_in(self.folder, path):
             self.claim_folder()  # before the state is read: a run that goes on would write a newer one
-        file = checkpoint_file(path)
-        state = load_checkpoint(file)
-        missing = [key for key in ("model", "optim", "progress", "rng") if key not in state]
-        if missing:
-            raise CheckpointError(
-                f"{file} has no {', '.join(missing)}: it holds weights, not a run; start from them with -t"
-            )
+        file, state = run_state(path)
         check_label_space(file, state, self.label_space)
         load_weights(self.model, state["model"])
         self._load_optim(state, file)
         self.resumed_from = file.parent
         self.progress = Progress.from_dict(state["progress"])
+        if self.progress.batch > len(self.train_loader):
+            raise CheckpointError(
+                f"{file} stands at batch {self.progress.batch} of an epoch, which has {len(self.train_loader)} batches "
+                "here: resume with the data and the batch size of the run"
+            )
         if len(state["rng"]) != dist.world_size():
             logger.warning(
                 "%s was written by %d process(es), this run has %d: it continues, but not bit-identically",
@@ -172,7 +172,10 @@ class Training(Evaluation):
         wanted = [{key: group[key] for key in _GROUP_OPTIONS if key in group} for group in groups]
         try:
             self.optim.load_state_dict(state["optim"])
-        except (KeyError, ValueError, RuntimeError) as error:
+            check_moments(self.optim.optimizer, file)
+        except CheckpointError:
+            raise
+        except (LookupError, ValueError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
             raise CheckpointError(
                 f"{file} does not fit this run's optimiser or EMA ({error}): resume with the config.yml beside it"
             ) from error

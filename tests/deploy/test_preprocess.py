@@ -71,3 +71,41 @@ def test_what_cannot_be_repeated_is_refused(tmp_path: Path) -> None:
         Recipe.from_metadata({"size": "[4, 6]", "resize": "shorter_side"}, "m.onnx")
     with pytest.raises(CheckpointError, match="do not say how images are prepared"):
         Recipe.from_metadata({"preprocess": '{"ops": [{"type": "Blur"}]}'}, "m.onnx")
+
+
+PLAIN = {
+    "ops": [{"type": "Resize", "size": [4, 6]}],
+    "padding": None,
+    "scale": True,
+    "mean": [0, 0, 0],
+    "std": [1, 1, 1],
+}
+ODD_METADATA = [
+    *({"size": text} for text in ("[1e999, 6]", "[NaN, 6]", "[-4, 6]", "[4.5, 6]", "4", "nothing", "[" * 100_000)),
+    *({"size": "[4, 6]", "mean": text} for text in ("[1e999, 0, 0]", "[1]", '"abc"', "[NaN, 0, 0]", "{}5")),
+    {"size": "[4, 6]", "std": "[0, 1, 1]"},
+    {"preprocess": "3"},
+    {"preprocess": "[" * 100_000},
+    {"preprocess": "9" * 10_000},
+    *(
+        {"preprocess": json.dumps({**PLAIN, **change})}
+        for change in (
+            {"ops": [3]},
+            {"ops": [{"type": "Resize", "size": [float("inf"), 6]}]},
+            {"ops": [{"type": "Resize", "size": [10**9, 6]}]},
+            {"ops": [{"type": "Resize"}]},
+            {"ops": "Resize"},
+            {"padding": 7},
+            {"mean": [1, 2]},
+            {"std": [0, 1, 1]},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("metadata", ODD_METADATA)
+def test_odd_metadata_are_one_line(metadata: dict[str, str]) -> None:
+    with pytest.raises(CheckpointError, match=r"^m.onnx: its metadata do not say how images are prepared") as caught:
+        Recipe.from_metadata(metadata, "m.onnx")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500

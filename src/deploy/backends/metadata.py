@@ -63,10 +63,9 @@ def info_from(
 
 def _labels(metadata: Mapping[str, str], place: str) -> LabelSpace:
     try:
-        names = tuple(map(str, json.loads(metadata["names"])))
-        ids = tuple(map(int, json.loads(metadata["ids"])))
-        return LabelSpace(names, ids)
-    except (KeyError, ValueError, TypeError) as error:
+        labels = {"names": json.loads(metadata["names"]), "category_ids": json.loads(metadata["ids"])}
+        return LabelSpace.from_dict(labels)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{place}: its metadata do not say its classes ({error!r}): export the model again with "
             "tools/export_onnx.py"

@@ -154,10 +154,19 @@ def _size(shape: list[Any], texts: Mapping[str, str], wanted: Wanted, path: Path
                 f"{wanted.size[0]} x {wanted.size[1]}: leave --size out, or export it for that size"
             )
         return own[0], own[1]
-    known = wanted.size or json.loads(texts.get("default_size", "null"))
+    known = wanted.size or _default_size(texts)
     if known is None:
         raise ConfigError(f"{path}: takes images of any size: give one with --size HEIGHT WIDTH")
-    return known[0], known[1]
+    return known
+
+
+def _default_size(texts: Mapping[str, str]) -> tuple[int, int] | None:
+    """What the metadata say, where that is a size."""
+    try:
+        height, width = json.loads(texts["default_size"])
+    except (LookupError, ValueError, TypeError, RecursionError):
+        return None
+    return (height, width) if type(height) is int and type(width) is int and min(height, width) > 0 else None
 
 
 def _precision(path: Path) -> str:

@@ -158,3 +158,24 @@ def test_a_gpu_that_does_not_start_is_no_cpu(tmp_path: Path, monkeypatch: pytest
 def test_endings_in_capitals(tmp_path: Path) -> None:
     path = constant_graph(tmp_path / "M.ONNX", **OURS)
     assert Detector.load(path, device="cpu").info.backend.startswith("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        ('["a", "b"]', "[1e999, 1]"),
+        ('["a", "b"]', "[1.5, 1]"),
+        ('["a", 2]', "[1, 2]"),
+        ('["a", ["b"]]', "[1, 2]"),
+        ("[" * 100_000, "[1, 2]"),
+        ("NaN", "[1, 2]"),
+        ('["a", "b"]', "[" + "9" * 10_000 + ", 1]"),
+        ('["a"]', "[1, 2]"),
+    ],
+)
+def test_odd_classes_in_metadata_are_one_line(tmp_path: Path, names: str, ids: str) -> None:
+    path = constant_graph(tmp_path / "m.onnx", **{**OURS, "names": names, "ids": ids})
+    with pytest.raises(CheckpointError, match=r"m.onnx: its metadata do not say its classes") as caught:
+        Detector.load(path, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700

@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run goes on from: which checkpoint of a folder, and whether it holds what a run needs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..core import dist
+from ..core.checkpoint_files import read_checkpoint
+from ..core.errors import CheckpointError
+from .checkpoint import load_checkpoint
+from .folder import RunFolder, checkpoint_file
+from .progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def run_state(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that ``-r`` means, and its content.
+
+    Of a folder it is ``last.pth``; where that is missing or damaged, the newest good one, with a warning. The main rank
+    chooses for all.
+
+    Raises:
+        CheckpointError: there is none, it cannot be read, or it is not the state of a run.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        file = checkpoint_file(path)
+        return file, _read(file)
+    chosen: Path | CheckpointError | None = None
+    state: dict[str, Any] | None = None
+    if dist.is_main():
+        try:
+            chosen, state = _newest_good(RunFolder(path))
+        except CheckpointError as error:  # every rank must hear of it
+            chosen = error
+    chosen = dist.broadcast_object(chosen)
+    if isinstance(chosen, CheckpointError):
+        raise chosen
+    assert chosen is not None
+    return chosen, state or _read(chosen)
+
+
+def _newest_good(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
+    kept = folder.checkpoints()
+    if not kept:
+        return checkpoint_file(folder.path), _read(checkpoint_file(folder.path))  # says that there is none
+    problems: list[str] = []
+    if folder.last not in kept:
+        problems.append(f"{folder.last} is missing")
+    # last.pth first; it is the newest of those that are whole
+    for file in sorted(kept, key=lambda one: (one != folder.last, -_step_of(one))):
+        try:
+            state = _read(file)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            _warn(folder, file, state, problems)
+        return file, state
+    raise CheckpointError(
+        f"{folder.path}: no checkpoint to go on from: {'; '.join(problems)}. Start a new run from the weights of one "
+        f"that can be read with -t, in another folder (-u output_dir=...)"
+    )
+
+
+def _warn(folder: RunFolder, file: Path, state: Mapping[str, Any], problems: list[str]) -> None:
+    progress = Progress.from_dict(state["progress"])
+    reported = max((_reported(line) for line in _lines(folder.metrics)), default=0)
+    lost = f": {reported - progress.step} steps are done again" if reported > progress.step else ""
+    logger.warning(
+        "%s; going on from %s (epoch %d, batch %d, step %d)%s",
+        "; ".join(problems), file, progress.epoch, progress.batch, progress.step, lost,
+    )  # fmt: skip
+
+
+def _lines(file: Path) -> Iterator[str]:
+    if file.is_file():
+        yield from file.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _reported(line: str) -> int:
+    """Step of a line of the metrics; 0 where a kill cut it short."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _step_of(file: Path) -> int:
+    """How far a checkpoint is; -1 where that cannot be read."""
+    try:
+        return Progress.from_dict(read_checkpoint(file, lazy=True)["progress"]).step
+    except (CheckpointError, KeyError):
+        return -1
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Content of a checkpoint that a run can go on from.
+
+    Raises:
+        CheckpointError: it cannot be read, holds weights only, or something else where the state of a run should be.
+    """
+    state = load_checkpoint(file)
+    missing = [key for key in ("model", "optim", "progress", "rng") if key not in state]
+    if missing:
+        raise CheckpointError(
+            f"{file} has no {', '.join(missing)}: it holds weights, not a run; start from them with "
+            f"-t {shlex.quote(str(file))}"
+        )
+    wrong = [f"{key} is a {type(state[key]).__name__}" for key in ("model", "optim") if not _is_mapping(state[key])]
+    if not isinstance(state["rng"], list) or not all(_is_mapping(one) for one in state["rng"]):
+        wrong.append("rng is no list of random states")
+    if wrong:
+        raise CheckpointError(f"{file} is not the state of a run: {'; '.join(wrong)}: take another checkpoint")
+    try:
+        Progress.from_dict(state["progress"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    if (name := _first_not_finite(state)) is not None:
+        raise CheckpointError(
+            f"{file}: {name} holds values that are not finite: the run had diverged, or the file was changed; go on "
+            "from an earlier checkpoint"
+        )
+    return state
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _first_not_finite(value: object, name: str = "") -> str | None:
+    """Name of a tensor with NaN or infinite values."""
+    if isinstance(value, Tensor):
+        return name if value.is_floating_point() and not bool(torch.isfinite(value).all()) else None
+    if isinstance(value, Mapping):
+        found = (_first_not_finite(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
+        return next((one for one in found if one is not None), None)
+    return None
+
+
+def check_moments(optimizer: Optimizer, file: Path) -> None:
+    """See that an optimiser's state belongs to its weights: torch takes any shape, and fails in a step or not at all.
+
+    Raises:
+        CheckpointError: a moment of another shape, or one that is no number.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            fits = value.shape in (weight.shape, ()) if isinstance(value, Tensor) else isinstance(value, (int, float))
+            if not fits or (not isinstance(value, Tensor) and not math.isfinite(value)):
+                found = tuple(value.shape) if isinstance(value, Tensor) else repr(value)[:60]
+                raise CheckpointError(
+                    f"{file}: the optimiser's {name} is {found} for a weight of shape {tuple(weight.shape)}: the "
+                    "checkpoint belongs to another model or was changed; take another one"
+                )
