@@ -68,6 +68,10 @@ MENDED = {
     "category text": (each("category_id", str), "category_id '"),
     "categories text": (each("id", str, "categories"), "needs an integer id"),
     "image ids text": (each("id", str, "images"), "entry 0 has id '1'"),
+    "image ids of words": (
+        lambda content: (each("id", "img-{}".format, "images")(content), each("image_id", "img-{}".format)(content)),
+        "entry 0 has id 'img-1'",
+    ),
     "image_id text": (each("image_id", str), "entry 0 has image_id '1'"),
     "bbox of text": (each("bbox", lambda box: [str(one) for one in box]), "has bbox ['8', '11', '20.5', '30']"),
     "bbox text": (each("bbox", str), "has bbox '[8, 11, 20.5, 30]'"),
@@ -206,3 +210,23 @@ def test_rows_that_cannot_be_read_are_not_lost_in_silence(tool, tmp_path, capsys
     out, err = capsys.readouterr()
     assert "train: 1 of 2 boxes left out (1 bad box)" in out
     assert "50.0% is more" in err
+
+
+def test_a_copy_that_is_interrupted_does_not_look_like_one(tool, tmp_path, monkeypatch, capsys):
+    data = Planted(tmp_path / "data", train=4, val=3).write()
+    copy, seen = tmp_path / "copy", []
+
+    def stop(items: Any, total: int, title: str) -> Any:
+        for number, item in enumerate(items):
+            if title == "images" and copy.exists() and number == 2 and any(copy.rglob("*.json")):
+                seen.extend(path.name for path in copy.iterdir())
+                raise KeyboardInterrupt
+            yield item
+
+    monkeypatch.setattr(tool, "progress", stop)
+    assert tool.main(["check", str(data), "--fix", str(copy)]) == 130
+    assert seen == [".unfinished"]  # what a killed process would leave
+    assert not copy.exists()
+    (copy / ".unfinished").mkdir(parents=True)
+    assert tool.main(["check", str(data), "--fix", str(copy)]) == 2
+    assert "holds .unfinished, which an interrupted run left: remove it, or give another" in capsys.readouterr().err

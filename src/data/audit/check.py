@@ -44,7 +44,12 @@ def check_with(splits: Sequence[Split], pixels: Mapping[Path, Pixels], *, querie
     """``check`` for images that were read already."""
     found: list[Finding] = []
     for split in splits:
-        found += [Finding(one.kind, split.name, one.place, one.text) for one in split.problems]
+        said = {(one.kind, one.place, one.text) for one in found}
+        found += [
+            Finding(one.kind, split.name, one.place, one.text)
+            for one in split.problems
+            if (one.kind, one.place, one.text) not in said  # of a file that splits share
+        ]
         found += check_files(split, pixels)
         found += check_targets(split)
         found += check_boxes(with_true_sizes(split, pixels))

@@ -87,10 +87,10 @@ class _Source:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         images, annotations, categories = (_entries(content, key) for key in ("images", "annotations", "categories"))
-        names = {whole_number(one.get("id")): one.get("file_name") for one in images}
+        names = {_key(one.get("id")): one.get("file_name") for one in images}
         self._images = _grouped((one.get("file_name"), one) for one in images)
         ids = annotation_ids(one.get("id") for one in annotations)
-        owners = [names.get(whole_number(one.get("image_id"))) for one in annotations]
+        owners = [names.get(_key(one.get("image_id"))) for one in annotations]
         self._annotations = _grouped(zip(zip(ids, owners), annotations))
         self._categories = _grouped((one.get("name"), one) for one in categories)  # ids may differ between splits
 
@@ -103,6 +103,12 @@ class _Source:
 
     def category(self, name: str) -> dict[str, Any]:
         return (self._categories.get(name) or [{}])[0]
+
+
+def _key(number: object) -> int | str:
+    """An id of an image, however it is written."""
+    known = whole_number(number)
+    return str(number) if known is None else known
 
 
 def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

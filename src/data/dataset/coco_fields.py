@@ -81,6 +81,32 @@ def report_rotated(names: Sequence[object], place: str, problems: Problems) -> N
         problems.mend("rotated box", place, text)
 
 
+class ImageIds:
+    """Numbers for ids of images, also for those that are text: they only link images and annotations."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, int] = {}
+
+    def number(self, value: object) -> int | None:
+        """The number that stands for an id until all are known."""
+        number = whole_number(value)
+        if number is None and isinstance(value, str) and value:
+            number = self._texts.setdefault(value, len(self._texts) - _INT64)
+        return number
+
+    def shown(self, number: int) -> str:
+        """The id as the file has it."""
+        return next((repr(text) for text, own in self._texts.items() if own == number), str(number))
+
+    def numbered(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) with numbers above all others in place of texts."""
+        texts = ids < len(self._texts) - _INT64
+        largest = max(int(ids[~texts].max(initial=0)), 0)
+        found = ids.copy()
+        found[texts] = [largest + 1 + number + _INT64 for number in ids[texts].tolist()]
+        return found
+
+
 def annotation_ids(values: Iterable[object]) -> list[int]:
     """Whole numbers as they are; the others, in their order, those that follow the largest."""
     known = [whole_number(one) for one in values]

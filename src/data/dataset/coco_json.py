@@ -18,6 +18,7 @@ from .areas import sound_areas
 from .coco_categories import categories_space, warn_of_groups, warn_of_other_names
 from .coco_fields import (
     Entry,
+    ImageIds,
     are_int64,
     box_numbers,
     entry_objects,
@@ -64,7 +65,8 @@ def parse_coco(
     """
     place = str(path)
     problems = problems or Problems()
-    images, objects = _Images(place, problems), _Objects(place, problems, tuple(crowd_keys))
+    numbers = ImageIds()
+    images, objects = _Images(place, problems, numbers), _Objects(place, problems, tuple(crowd_keys), numbers)
     categories: list[Any] = []
     receivers = {
         "images": images.receive,
@@ -87,8 +89,8 @@ def parse_coco(
 class _Images:
     """Receives image entries."""
 
-    def __init__(self, place: str, problems: Problems) -> None:
-        self.place, self.problems = place, problems
+    def __init__(self, place: str, problems: Problems, numbers: ImageIds) -> None:
+        self.place, self.problems, self.numbers = place, problems, numbers
         self.ids: list[NDArray[np.int64]] = []
         self.sizes: list[tuple[int, int]] = []
         self.file_names: list[str] = []
@@ -98,7 +100,7 @@ class _Images:
     def receive(self, batch: list[Any], first: int) -> None:
         images = entry_objects(batch, first, "images", self.place, self.problems)
         keep = np.ones(len(images), dtype=bool)
-        ids = whole_numbers(images, keep, "id", first, self.place, self.problems)
+        ids = whole_numbers(images, keep, "id", first, self.place, self.problems, self.numbers.number)
         for index in np.flatnonzero(keep).tolist():
             image = images[index]
             name, size = image.get("file_name"), (image.get("height"), image.get("width"))
@@ -134,7 +136,8 @@ class _Images:
         for which in np.flatnonzero(counts > 1):
             number, count = int(unique[which]), int(counts[which])
             names = [self.file_names[index] for index in by_id[ends[which] - count : ends[which]]]
-            text = f"image id {number} occurs {count} times ({', '.join(names[:5])}): ids must be unique"
+            shown = ", ".join(names[:5])
+            text = f"image id {self.numbers.shown(number)} occurs {count} times ({shown}): ids must be unique"
             same = len(set(names)) == 1
             self.problems.report("duplicate id", self.place, text, kept=same, images=0 if same else count)
             if not same:  # nobody can say whose the boxes are
@@ -147,8 +150,8 @@ class _Images:
 class _Objects:
     """Receives annotation entries; keeps numbers only."""
 
-    def __init__(self, place: str, problems: Problems, crowd_keys: tuple[str, ...]) -> None:
-        self.place, self.problems, self.crowd_keys = place, problems, crowd_keys
+    def __init__(self, place: str, problems: Problems, crowd_keys: tuple[str, ...], numbers: ImageIds) -> None:
+        self.place, self.problems, self.crowd_keys, self.numbers = place, problems, crowd_keys, numbers
         self.columns: list[tuple[NDArray[Any], ...]] = []
         self.largest, self.unnumbered = 0, 0
         self.rotated: list[Any] = []
@@ -160,7 +163,9 @@ class _Objects:
         entries = entry_objects(batch, first, "annotations", self.place, self.problems)
         keep = np.ones(len(entries), dtype=bool)
         ids, missing = self._ids(entries, first)
-        owners = whole_numbers(entries, keep, "image_id", first, self.place, self.problems, boxes=1)
+        owners = whole_numbers(
+            entries, keep, "image_id", first, self.place, self.problems, self.numbers.number, boxes=1
+        )
         has_owner = keep.copy()
         crowd = self._crowd(entries, keep, first)
         categories = self._categories(entries, keep, ids)
@@ -194,7 +199,7 @@ class _Objects:
         self.problems.losses.add("", emptied=int(np.count_nonzero(touched & (counts == 0))))
         ids = np.where(missing > 0, self.largest + missing, ids)
         return Annotations(
-            space, self.place, names, image_ids, sizes, offsets,
+            space, self.place, names, self.numbers.numbered(image_ids), sizes, offsets,
             boxes[order], labels[order], areas[order], crowd[order], ids[order],
         )  # fmt: skip
 
@@ -226,7 +231,7 @@ class _Objects:
         _, which, counts = np.unique(wanted[rows], return_inverse=True, return_counts=True)
         for row, count in zip(rows.tolist(), counts[which].tolist()):
             text = (
-                f"annotation {ids[row]} has image_id {wanted[row]}, which no image has "
+                f"annotation {ids[row]} has image_id {self.numbers.shown(int(wanted[row]))}, which no image has "
                 f"({count} such annotations): add the image or remove them"
             )
             self.problems.report("unknown image", self.place, text, boxes=1)
