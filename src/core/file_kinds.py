@@ -1,13 +1,16 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are given as a config and are something else: what they are, and what to do with them."""
+"""Files that are given as a config or a checkpoint and are something else: what they are, and what to do with them."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
+from os import PathLike
 from typing import Any
 
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 from .located import Located
 
 _YOLO_DATA = (
@@ -64,3 +67,18 @@ def refuse_other_kinds(tree: Located) -> None:
     for key, holds, text in _KINDS:
         if key in tree.value and holds(tree.value):
             raise ConfigError(f"{tree.value[key].origin}: {key}: {text}")
+
+
+def refuse_url(path: str | PathLike[str]) -> None:
+    """See that a checkpoint is a path.
+
+    Raises:
+        CheckpointError: a URL, which is not fetched.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=.)", str(path))  # a Path has joined its slashes; C:/ is a drive
+    if found is not None:
+        url = f"{found[1]}://{str(path)[found.end() :]}"
+        raise CheckpointError(
+            f"{url} is a URL, and nothing is downloaded here: fetch it first (curl -LO {shlex.quote(url)}), then give "
+            "the path of the file"
+        )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
+from ..core.file_kinds import refuse_url
 from ..data.label_space import LabelSpace
 from .backends.base import Backend, BackendInfo, Outputs
 from .detections import Detections
@@ -75,6 +76,7 @@ class Detector:
             CheckpointError: the file is missing, damaged, another project's, or made by another TensorRT version.
             ConfigError: a device or package that is not there, or an option that this kind of file does not have.
         """
+        refuse_url(path)
         path = Path(path)
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}: give 1 or more")

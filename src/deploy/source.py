@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from ..core.card import Card, file_sha256, read_card
-from ..core.checkpoint_files import read_checkpoint, refuse_url, weights_in
+from ..core.checkpoint_files import read_checkpoint, weights_in
 from ..core.errors import CheckpointError, ConfigError, DataError
+from ..core.file_kinds import refuse_url
 from ..core.located import parse_yaml
 from ..data.label_space import MSCOCO, LabelSpace
 from ..zoo.dfine.huggingface import from_huggingface

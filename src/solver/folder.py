@@ -17,8 +17,8 @@ from typing import IO
 
 from ..core import dist, lock
 from ..core.atomic import partial_name, whole_file
-from ..core.checkpoint_files import refuse_url
 from ..core.errors import CheckpointError, ConfigError
+from ..core.file_kinds import refuse_url
 from ..zoo.dfine.huggingface_folder import is_huggingface
 
 logger = logging.getLogger(__name__)

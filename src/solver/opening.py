@@ -44,6 +44,8 @@ def introduce(run: Training) -> None:
         _say_what_it_starts_from(run)
     for line in longer_than_the_run(run):
         logger.warning("%s", line)
+    if (every := run.settings.checkpoint_freq) > run.settings.epoches:
+        logger.info("checkpoint_freq is %d: the run keeps no checkpoints but the last and the best", every)
 
 
 def _say_what_it_starts_from(run: Training) -> None:
@@ -122,7 +124,8 @@ def longer_than_the_run(run: Training) -> Iterator[str]:
 
 def _schedule(run: Training, epochs: int) -> Iterator[str]:
     policy = run.optim.schedule.policy
-    if isinstance(policy, FlatCosine) and policy.flat_epochs + policy.no_aug_epochs > epochs:
+    # one epoch has no room for a flat one and a last one
+    if isinstance(policy, FlatCosine) and policy.flat_epochs + policy.no_aug_epochs > max(2, epochs):
         yield (
             f"lr_scheduler.flat_epochs {policy.flat_epochs} and no_aug_epochs {policy.no_aug_epochs} are more than the "
             f"{epochs} epochs of the run: the learning rate does not come down along its cosine"

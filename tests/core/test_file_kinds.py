@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import isdfine
-from isdfine.core.errors import ConfigError
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.core.file_kinds import refuse_url
 
 Load = Callable[..., isdfine.Config]
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -49,3 +50,17 @@ def test_python_configs(load: Load) -> None:
 def test_files_that_messages_name_exist() -> None:
     assert (CONFIGS / "dataset" / "yolo_detection.yml").is_file()
     assert (CONFIGS / "dfine" / "custom" / "dfine_hgnetv2_s_custom.yml").is_file()
+
+
+@pytest.mark.parametrize(
+    "given", ["https://a.org/n.pth", Path("https://a.org/n.pth"), "s3://bucket/n.onnx", "hf://x/y"]
+)
+def test_a_url_is_no_path(given: str | Path) -> None:
+    url = str(given) if isinstance(given, str) else "https://a.org/n.pth"
+    with pytest.raises(CheckpointError, match=f"^{url} is a URL, and nothing is downloaded here: fetch it first"):
+        refuse_url(given)
+
+
+@pytest.mark.parametrize("given", ["n.pth", "C:/runs/n.pth", "a:b/n.pth", "https:", "./https:/x", "runs/http:/x"])
+def test_a_path_is_no_url(given: str) -> None:
+    refuse_url(given)

@@ -15,7 +15,7 @@ from isdfine.core import dist
 from isdfine.core.errors import ConfigError, DataError, NonFiniteError
 from isdfine.data import evaluate as module
 from isdfine.data.dataset.coco import CocoDetection
-from isdfine.data.evaluate import CocoEvaluator
+from isdfine.data.evaluate import CocoEvaluator, shown
 from isdfine.nn.types import Detections
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -296,3 +296,7 @@ def test_other_metrics_are_refused(types):
 def test_detection_counts_ascend(counts):
     with pytest.raises(ConfigError, match=r"max_dets is .*: give ascending counts above 0"):
         CocoEvaluator(max_dets=counts)
+
+
+def test_scores_are_shown_as_tables_in_papers_do():
+    assert [shown(value) for value in (0.052, 0.5671, 1.0, 0.0, -1)] == ["5.2", "56.7", "100.0", "0.0", "-"]

@@ -68,6 +68,8 @@ def test_what_outlasts_the_run_is_one_warning(
 def test_what_fits_the_run_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ends = ["train_dataloader.collate_fn.stop_epoch=2", "print_freq=4", "eval_every=2", "freeze={backbone: {steps: 3}}"]
     assert warnings_of(caplog, tmp_path, FLAT % (1, 1, 1), *ends) == []
+    assert "checkpoint_freq is 100: the run keeps no checkpoints but the last and the best" in caplog.text
+    assert warnings_of(caplog, tmp_path, FLAT % (0, 1, 1), "epoches=1", "print_freq=1") == []
 
 
 SLOW_BACKBONE = "optimizer.params=[{params: '^(?=.*backbone).*$', lr: 1e-5}]"
