@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -80,9 +81,14 @@ class StopSignal:
     """SIGTERM and SIGINT ask for a saved, orderly end; a second signal ends at once.
 
     With several processes the ranks agree every ``agree_every`` steps, so that all leave after the same one.
+
+    Args:
+        exits: the second signal ends the process here and now, with one line, and nothing waits for workers: they end
+            with it. Otherwise it does what it did before.
     """
 
-    def __init__(self, *, agree_every: int = 10) -> None:
+    def __init__(self, *, agree_every: int = 10, exits: bool = False) -> None:
+        self._exits = exits
         self._asked: signal.Signals | None = None
         self._agreed: signal.Signals | None = None
         self._agree_every = agree_every
@@ -99,8 +105,13 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked is not None and self._exits:
+            name = signal.Signals(number).name
+            os.write(2, f"ended at once by {name}: continue with -r from what was saved before\n".encode())
+            os._exit(128 + number)
         self._asked = signal.Signals(number)
-        signal.signal(number, self._previous[number])
+        if not self._exits:
+            signal.signal(number, self._previous[number])
 
     def wanted(self, step: int) -> bool:
         """Whether all ranks stop after this step."""

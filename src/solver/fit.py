@@ -45,13 +45,13 @@ def fit(run: Training) -> EvalResult:
         ConfigError, CheckpointError: the folder is in use, cannot be written, or was deleted meanwhile.
     """
     with ExitStack() as stack:
-        _make_folder(run)
         stack.callback(run.release_folder)
+        _make_folder(run)
         writers = _open_writers(run)
         for writer in writers:
             stack.callback(writer.close)
         try:
-            with StopSignal() as stop:
+            with StopSignal(exits=True) as stop:
                 last = _Fit(run, writers, stop).epochs()
         except StopTraining as reason:
             logger.warning("%s; continue with -r %s", reason, shlex.quote(str(run.folder.path)))

@@ -183,7 +183,7 @@ class FolderLock:
             return
         try:
             there = os.path.samestat(os.stat(self._folder.path), os.fstat(self._here))
-        except FileNotFoundError:
+        except OSError:  # gone, or of a network file system that lost it
             there = False
         if not there:
             raise CheckpointError(

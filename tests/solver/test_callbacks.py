@@ -53,6 +53,25 @@ def test_a_signal_is_noted_once_and_handlers_are_restored() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    with StopSignal(exits=True):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Ended, match="130"):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err == "ended at once by SIGINT: continue with -r from what was saved before\n"
+    with StopSignal():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_a_signal_that_comes_while_ranks_agree_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     def exchange(asked: object) -> list[object]:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -430,7 +430,6 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     run_micro(config, "epoches=1")
     with pytest.raises(ConfigError, match=r"holds another run \(last\.pth"):  # since it looked for the first time
         fit(late)
-    late.release_folder()
     resumed = isdfine.load_config(config, [f"resume={tmp_path / 'run'}", "epoches=2"])
     run = Training(resumed)
     held = lock.take(run.folder.lock)
