@@ -46,8 +46,8 @@ EPOCHS, STEPS = 6, 4
 MOMENTS = ("start", "step", "write", "evaluation")
 SIGNALS = {"SIGKILL": 12, "SIGTERM": 4, "SIGINT": 2, "SIGINT twice": 2}
 """How often each is sent, of 20 times."""
-CODES = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "SIGINT": {130}, "SIGINT twice": {130}}
-"""Exit codes; SIGTERM before the training proper ends a process as it ends any."""
+CODES = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "SIGINT": {130, -2}, "SIGINT twice": {130, -2}}
+"""Exit codes; a signal before the training proper, or after it, ends a process as it ends any."""
 OWN_SERVER_EVERY = 10
 IMPORTED = (
     "isdfine.components", "isdfine.solver.fit", "isdfine.solver.memory", "isdfine.viz.draw",
@@ -101,6 +101,7 @@ class Run:
             else:
                 server.ensure_running = forkserver.ensure_running = lambda: None
             code = tool.main(arguments)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # as tools/train.py does
             atexit._run_exitfuncs()
         except BaseException:  # noqa: BLE001  of a process that ends here, whatever it was
             traceback.print_exc()
