@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..core.errors import DataError
 from ..core.registry import REGISTRY
+from ..core.texts import one_line
 from .dataset.coco_fields import whole_number
 from .dataset.problems import Problems
 
@@ -23,7 +24,8 @@ _UNUSED = "(unused "
 class LabelSpace:
     """C classes and their original ids; the position is the label 0..C-1 that models see.
 
-    Readers of annotation files put the ids in ascending order, unless the user fixed another order by names.
+    Readers of annotation files put the ids in ascending order, unless the user fixed another order by names. Names are
+    printed, drawn and written line by line: control characters in them (of a foreign checkpoint) become question marks.
 
     Raises:
         DataError: unequal lengths, or an id that occurs twice.
@@ -33,6 +35,7 @@ class LabelSpace:
     category_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(map(one_line, self.names)))
         if len(self.names) != len(self.category_ids):
             raise DataError(
                 f"{len(self.names)} class names for {len(self.category_ids)} category ids: give one name per id"
@@ -177,7 +180,7 @@ def is_unused(name: str) -> bool:
 
 
 def check_names(names: Mapping[int, str], place: str, problems: Problems) -> None:
-    """Refuse a name that occurs twice.
+    """Refuse a name that occurs twice, and one with control characters.
 
     Args:
         names: by id.
@@ -185,6 +188,9 @@ def check_names(names: Mapping[int, str], place: str, problems: Problems) -> Non
     """
     first: dict[str, int] = {}
     for number, name in names.items():
+        if one_line(name) != name:
+            text = f"category name {name!r} (id {number}) holds a line break or another control character: rename it"
+            problems.report("bad class", place, text)
         if (other := first.setdefault(name, number)) != number:
             problems.report(
                 "bad class", place, f"category name {name!r} occurs twice (ids {other} and {number}): rename one"

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ..core.atomic import whole_file
+from ..core.texts import cell, one_line
 from .draw import THRESHOLD
 from .errors import KINDS, Kind, Mistakes, find_mistakes
 from .matching import MAX_DETECTIONS, JudgedImage, match_all
@@ -79,8 +80,9 @@ class Judgement:
                     [""] * 4 if box is None else [f"{value:.2f}" for value in box]
                     for box in (one.box_xyxy_px, one.truth_xyxy_px)
                 )
-                row = [one.kind, self.images[one.image].name, self.names[one.label], f"{one.score:.5f}", *found]
-                truth = "" if one.truth_label < 0 else self.names[one.truth_label]
+                image, name = cell(one_line(self.images[one.image].name)), cell(self.names[one.label])
+                row = [one.kind, image, name, f"{one.score:.5f}", *found]
+                truth = "" if one.truth_label < 0 else cell(self.names[one.truth_label])
                 table.writerow([*row, truth, *object_, f"{one.overlap:.4f}"])
 
 

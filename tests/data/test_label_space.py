@@ -75,11 +75,20 @@ def test_long_lists_are_abbreviated():
         ([{"id": 1}], "needs an integer id and a name"),
         ([{"id": 1, "name": None}], "needs an integer id and a name"),
         ([], "list of categories is empty"),
+        ([{"id": 1, "name": "a\nb"}], r"category name 'a\\nb' \(id 1\) holds a line break"),
+        ([{"id": 1, "name": "\x1b[31mred"}], r"holds a line break or another control character: rename it"),
     ],
 )
 def test_wrong_categories(categories, match):
     with pytest.raises(DataError, match=match):
         LabelSpace.from_coco({"categories": categories}, "place")
+
+
+def test_control_characters_of_a_foreign_checkpoint_are_not_printed():
+    space = LabelSpace.from_dict({"names": ["a\nb", "\x1b[31mred"], "category_ids": [0, 1]})
+    assert space.describe() == "0=a?b, 1=?[31mred"
+    with pytest.raises(DataError, match=r"'a\\rb' .* holds a line break"):
+        LabelSpace.from_names(["a\rb"], "data.yaml")
 
 
 def test_names_and_ids_must_belong_together():

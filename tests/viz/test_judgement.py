@@ -60,6 +60,14 @@ def test_the_table_of_errors(tmp_path: Path) -> None:
     assert (miss["kind"], miss["class"], miss["x1"], miss["object_x1"]) == ("miss", "dog", "", "50.00")
 
 
+def test_texts_of_the_table_are_no_formulas(tmp_path: Path) -> None:
+    images = [judged([(0, 0, 10, 10, 0)], [(0, 0, 10, 9, 1, 0.9)], "=a\n.png")]
+    judge(images, ["@cat", "+dog"], 0.5).write_errors(tmp_path / "errors.csv")
+    with open(tmp_path / "errors.csv", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["image"], row["class"], row["object"]) == ("'=a?.png", "'+dog", "'@cat")
+
+
 @pytest.mark.parametrize("most", [1, 1000])
 def test_no_errors_make_no_sheets(most: int) -> None:
     judgement = judge([judged([(0, 0, 9, 9, 0)], [(0, 0, 9, 9, 0, 0.9)])], NAMES, 0.5)

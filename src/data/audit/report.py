@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ...core.texts import one_line
 from .findings import KINDS, SEVERITIES, Finding, Split
 
 CLEAN, FOUND = 0, 1
@@ -27,7 +28,7 @@ def table(findings: Sequence[Finding], splits: Sequence[Split], *, examples: int
         by_kind.setdefault(finding.kind, []).append(finding)
     for kind, found in by_kind.items():
         lines += ["", f"{KINDS[kind].severity.upper():8}{len(found):>6}  {kind}: {KINDS[kind].meaning}"]
-        lines += [f"{'':16}{one.place}: {one.text}" for one in found[:examples]]
+        lines += [one_line(f"{'':16}{one.place}: {one.text}") for one in found[:examples]]
         if len(found) > examples:
             lines.append(f"{'':16}... and {len(found) - examples} more (all of them: --json FILE)")
     return "\n".join([*lines, "", summary(findings)])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..label_space import LabelSpace
 from .annotations import Annotations, Collected
+from .coco_fields import report_rotated
 from .frame import Upright, is_upright
 from .images import SUFFIXES, image_sizes
 from .layout import IMAGES, XML, subfolder
@@ -63,6 +64,8 @@ def parse_voc(
         image = file and file.read(names, one_based=one_based, needs_size=not size_from_image, problems=problems)
         if image:
             waiting.append((index, item, image))
+    rotated = [f"{number} of {item.xml}" for _, item, image in waiting for number in image.rotated]
+    report_rotated(rotated, str(listing or root), problems)
     sized = {item.image: image.size for _, item, image in waiting if image.size}
     turned = is_upright(root, list(sized), list(sized.values()), str(listing or root), upright, quiet=problems.collect)
     for (index, item, image), size in zip(waiting, _sizes(root, waiting, turned, problems)):

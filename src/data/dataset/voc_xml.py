@@ -15,9 +15,11 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from ...core.regular import file_bytes
+from .coco_fields import is_rotated
 from .other_tools import other_tool
 from .problems import Problems
 
+_ROTATION = "attributes/attribute[name='rotation']"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SHOWN = 100
 """Classes that a message lists before it abbreviates."""
@@ -38,6 +40,8 @@ class VocImage(NamedTuple):
     boxes_xywh_px: list[list[float]]
     labels: list[int]
     difficult: list[bool]
+    rotated: list[int]
+    """Numbers, from 1, of the objects that CVAT says are rotated: their boxes are those before the rotation."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class VocFile:
             )
             problems.report("bad size", self._place("size", 0, "annotation"), text, kept=True)
         self._check_tags(problems)
-        image = VocImage(size, [], [], [])
+        image = VocImage(size, [], [], [], [])
         known = ", ".join(list(labels)[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")
         objects = self.root.findall("object")
         for number, one in enumerate(objects):
@@ -119,13 +123,19 @@ class VocFile:
             else:
                 image.boxes_xywh_px.append(box)
                 image.labels.append(labels[name])
+                if any(is_rotated(turn.findtext("value")) for turn in one.iterfind(_ROTATION)):
+                    image.rotated.append(number + 1)
                 image.difficult.append((one.findtext("difficult") or "0").strip() not in ("", "0"))
         if objects and not image.labels:
             problems.losses.add("", emptied=1)
         return image
 
     def _check_tags(self, problems: Problems) -> None:
-        """Objects under other tags would be passed over."""
+        """Objects under other tags, or inside other elements, would be passed over."""
+        deeper = sum(1 for _ in self.root.iter("object")) - len(self.root.findall("object"))
+        if deeper:
+            text = f"{deeper} <object> inside other elements are passed over: put them directly into <annotation>"
+            self._report("bad entry", 0, text, problems)
         tags = {one.tag for one in self.root.iter() if one is not self.root and isinstance(one.tag, str)}
         for tag in sorted(tags - set(_TAGS)):
             plain = tag.rpartition("}")[2].lower()

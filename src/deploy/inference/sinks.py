@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ...core.atomic import whole_file
+from ...core.texts import cell, one_line
 from ...data.label_space import LabelSpace
 from ..detections import BOX_DIGITS, SCORE_DIGITS, Detections
 from .sources import Frame
@@ -221,13 +222,14 @@ class Table:
 
     def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
-        place: tuple[object, ...] = (frame.name, "", "")
+        file = cell(one_line(frame.name))
+        place: tuple[object, ...] = (file, "", "")
         if frame.clip is not None:
-            place = (frame.name, frame.number, "" if frame.seconds is None else f"{frame.seconds:.3f}")
+            place = (file, frame.number, "" if frame.seconds is None else f"{frame.seconds:.3f}")
         ids = found.label_space.category_ids
         for box, score, label, name in found:
             corners = [f"{one:.{BOX_DIGITS}f}" for one in box]
-            self._rows.writerow([*place, *corners, f"{score:.{SCORE_DIGITS}f}", label, ids[label], name])
+            self._rows.writerow([*place, *corners, f"{score:.{SCORE_DIGITS}f}", label, ids[label], cell(name)])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

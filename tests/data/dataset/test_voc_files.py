@@ -140,6 +140,30 @@ def test_tags_that_would_be_passed_over(tmp_path, old, new):
         VOCDetection(root)
 
 
+def test_objects_inside_other_elements_are_said(tmp_path):
+    root = write(tmp_path, {"a": [thing()]})
+    path = tmp_path / "Annotations/a.xml"
+    path.write_text(
+        path.read_text().replace("<object>", "<objects><object>").replace("</object>", "</object></objects>")
+    )
+    with pytest.raises(
+        DataError, match=r"a.xml:\d: 1 <object> inside other elements are passed over: put them directly"
+    ):
+        VOCDetection(root)
+
+
+def test_rotated_boxes_of_cvat_are_said(tmp_path, caplog):
+    root = write(tmp_path, {"a": [thing(), thing(), thing()]})
+    path = tmp_path / "Annotations/a.xml"
+    parts = path.read_text().split("</object>")
+    for number, degrees in enumerate(("0.0", "33.5", "180.0")):
+        attribute = "<attribute><name>rotation</name><value>{}</value></attribute>"
+        parts[number] += f"<attributes>{attribute.format(degrees)}</attributes>"
+    path.write_text("</object>".join(parts))
+    VOCDetection(root)
+    assert "1 boxes are rectangles from before a rotation that stands beside them (annotations 2 of " in caplog.text
+
+
 def test_many_faults_in_a_file_take_no_longer_than_reading_it(tmp_path, monkeypatch):
     root = write(tmp_path, {"a": [thing("cat")] * 50})
     calls = []

@@ -17,6 +17,7 @@ from detector_cases import LABELS
 from isdfine import Detections
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.yolo_rows import parse_rows
+from isdfine.data.label_space import LabelSpace
 from isdfine.deploy.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
 from isdfine.deploy.inference.sources import Clip, Frame
 from video_cases import load_av, read_video
@@ -105,6 +106,16 @@ def test_csv(tmp_path: Path) -> None:
         "light",
     ]
     assert [rows[2][key] for key in ("file", "frame", "seconds")] == ["clip/000001.jpg", "1", "0.100"]
+
+
+def test_texts_of_a_csv_file_are_no_formulas(tmp_path: Path) -> None:
+    labels = LabelSpace(("=cmd|' /C calc'!A0", "-b\nc"), (5, 7))
+    table = np.array([[0, 10, 5, 30, 25, 0.9], [1, 0, 0, 9, 9, 0.5]], np.float32)
+    seen = Detections(table[:, 1:5], table[:, 5], table[:, 0].astype(np.int64), labels, (40, 60), IMAGE)
+    write(Table(tmp_path / "d.csv"), (Frame("@a\n.jpg", IMAGE), seen))
+    with open(tmp_path / "d.csv", newline="", encoding="utf-8") as file:
+        rows = [(row["file"], row["name"]) for row in csv.DictReader(file)]
+    assert rows == [("'@a?.jpg", "'=cmd|' /C calc'!A0"), ("'@a?.jpg", "'-b?c")]
 
 
 def test_yolo_is_read_by_our_reader(tmp_path: Path) -> None:
