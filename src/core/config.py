@@ -19,7 +19,8 @@ from .merge import Replaced, apply_overrides, apply_values, read_tree
 from .plan import PURPOSES, Planner
 from .registry import REGISTRY, Registry
 from .settings import RunSettings
-from .validate import import_components, settings_values, take_over, validate
+from .user_modules import import_components
+from .validate import settings_values, take_over, validate
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def load_config(
     base = read_tree(path, replaced)
     tree = apply_overrides(base, overrides, replaced)
     tree = settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree)))
-    import_components(tree)
+    tree = import_components(tree)
     tree, notes = take_over(Planner(tree, registry), replaced)
     config = Config(tree, str(path), registry, dict(resolvers or {}))
     config.notes.update(notes)

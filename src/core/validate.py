@@ -5,47 +5,24 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import typing
 from dataclasses import replace
 from typing import Any
 
 from . import self_distill
 from .derived import INPUT_SIZE
-from .errors import ConfigError
 from .foreign import WITHOUT_EFFECT, key_hint, unused_key
 from .located import Located
 from .merge import Replaced
 from .plan import SHARED, SLOTS, Broken, Planner, suggest
 from .settings import RunSettings, range_problems
-
-IMPORTS = "imports"
+from .user_modules import IMPORTS
 
 
 def settings_values(tree: Located) -> dict[str, Any]:
     """The top-level values that are run settings, without places."""
     names = [one.name for one in dataclasses.fields(RunSettings)]
     return {name: tree.value[name].plain() for name in names if name in tree.value}
-
-
-def import_components(tree: Located) -> None:
-    """Import the modules listed under ``imports``: they register the user's own components.
-
-    Raises:
-        ConfigError: not a list of names, or a module that does not exist.
-    """
-    node = tree.value.get(IMPORTS)
-    if node is None or node.value is None:
-        return
-    names = node.plain()
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"{node.origin}: {IMPORTS}: expected a list of module names, found {names!r}")
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            text = f"no module {error.name!r}; run from its folder or put that on PYTHONPATH"
-            raise ConfigError(f"{node.origin}: {IMPORTS}: {name}: {text}") from error
 
 
 def validate(planner: Planner) -> dict[str, str]:

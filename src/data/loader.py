@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from ..core import dist
 from ..core.errors import ConfigError, DataError
 from ..core.registry import register
+from ..core.user_modules import UserModules
 from ..nn.padding import CONTENT_SIZE
 from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_share, scaled_content
 from .dataset.detection import DetectionDataset, SampleKey, seeded
@@ -267,6 +268,9 @@ class _Batches(Dataset[Any]):
     def __init__(self, dataset: DetectionDataset, collate_fn: CollateFunction) -> None:
         self.dataset = dataset
         self.collate_fn = collate_fn
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"modules": UserModules(), **self.__dict__}  # first: what follows may be of their classes
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> _Packed | _Failure:
         try:

@@ -18,7 +18,7 @@ from ..core.located import locate
 from ..core.merge import read_tree
 from ..core.plan import SHARED
 from ..core.registry import REGISTRY, Registry
-from ..core.validate import IMPORTS, import_components
+from ..core.user_modules import IMPORTS, import_components
 from ..core.weights import load_weights
 from ..data.collate import BatchImageCollateFunction, PaddedBatchCollateFunction
 from ..data.label_space import MSCOCO, LabelSpace
@@ -119,7 +119,9 @@ def _config_of(source: Source, given: str | PathLike[str] | Config | None, class
     return _with_modules(found, f"{source.path} ({file})", classes, None)
 
 
-def _with_modules(data: Mapping[str, Any], place: str, classes: int, run_imports: Callable[[], None] | None) -> Config:
+def _with_modules(
+    data: Mapping[str, Any], place: str, classes: int, run_imports: Callable[[], object] | None
+) -> Config:
     """``_inference_config``; modules under ``imports`` are loaded only where a part of it comes from them.
 
     ``run_imports`` loads them; None where a weights file names them, which is no reason to run code.

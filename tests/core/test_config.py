@@ -303,7 +303,10 @@ def test_all_mistakes_are_reported_at_once(files: Files) -> None:
         ("num_classes: 0", r"num_classes: expected 1 or more, found 0"),
         ("xyzzy: 1", r"main.yml:1: xyzzy: no such top-level key or component$"),
         ("imports: 3", r"imports: expected a list of module names, found 3"),
-        ("imports: [isdfine_nowhere]", r"imports: isdfine_nowhere: no module 'isdfine_nowhere'; run from its folder"),
+        (
+            "imports: [isdfine_nowhere]",
+            r"imports: isdfine_nowhere: no module 'isdfine_nowhere' in .*/.* or on Python's path",
+        ),
         ("Stem: &s {name: a}\nNet: {stem: {type: Net, stem: Net}}\nmodel: Net", r"components nest more than 32 deep"),
     ],
 )
@@ -314,12 +317,6 @@ def test_single_mistakes(files: Files, text: str, message: str) -> None:
 
 def test_an_unused_section_may_be_incomplete(files: Files) -> None:
     files.load("Stem: {act: silu}\nNet: ~\n")
-
-
-def test_user_modules_are_imported(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.write("isdfine_test_user_part.py", "LOADED = True\n")
-    monkeypatch.syspath_prepend(str(files.folder))
-    assert files.load("imports: [isdfine_test_user_part]").get("imports") == ["isdfine_test_user_part"]
 
 
 def test_required_sections_are_all_named(files: Files) -> None:
