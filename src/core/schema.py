@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -27,10 +27,12 @@ class Parameter:
     annotation: Any
     default: Any
     """``inspect.Parameter.empty`` where the constructor has none."""
+    inherited: bool = False
+    """True where the class takes it as one of its ``**kwargs``."""
 
     @property
     def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
+        return self.default is inspect.Parameter.empty and not self.inherited
 
     @property
     def is_component(self) -> bool:
@@ -49,21 +51,35 @@ class Schema:
 
 @functools.cache
 def schema_of(cls: type) -> Schema:
-    """Read a class's constructor.
+    """Read a class's constructor; what it takes as ``**kwargs`` are the parameters of the constructor it inherits.
+
+    Those are never missing: the class may give them itself.
 
     Raises:
         TypeError: an annotation cannot be resolved at run time (a name imported under TYPE_CHECKING only).
     """
-    init = cls.__init__  # type: ignore[misc]
+    parameters, is_open = _parameters(cls.__init__, inspect.signature(cls))  # type: ignore[misc]
+    makers = [vars(one)["__init__"] for one in cls.__mro__ if "__init__" in vars(one) and one is not object]
+    for init in makers[1:] if is_open else ():
+        signature = inspect.signature(init)
+        further, is_open = _parameters(init, signature.replace(parameters=list(signature.parameters.values())[1:]))
+        parameters = {**{name: replace(one, inherited=True) for name, one in further.items()}, **parameters}
+        if not is_open:
+            break
+    return Schema(parameters, is_open)
+
+
+def _parameters(init: Any, signature: inspect.Signature) -> tuple[dict[str, Parameter], bool]:
+    """Of one constructor, and whether it takes further arguments by name."""
     try:
         hints = typing.get_type_hints(init)
     except NameError as error:
         raise TypeError(
-            f"annotations of {cls.__module__}.{cls.__qualname__}.__init__ cannot be resolved: {error}; "
+            f"annotations of {init.__module__}.{init.__qualname__} cannot be resolved: {error}; "
             "import the name outside TYPE_CHECKING"
         ) from error
     parameters, is_open = {}, False
-    for name, one in inspect.signature(cls).parameters.items():
+    for name, one in signature.parameters.items():
         if one.kind is one.VAR_KEYWORD:
             is_open = True
         elif one.kind is not one.VAR_POSITIONAL:
@@ -71,7 +87,7 @@ def schema_of(cls: type) -> Schema:
             if one.default is None and annotation is not Any:
                 annotation = typing.Optional[annotation]  # noqa: UP045  # the | form fails on string forward references
             parameters[name] = Parameter(name, annotation, one.default)
-    return Schema(parameters, is_open)
+    return parameters, is_open
 
 
 def members(annotation: Any) -> tuple[Any, ...]:

@@ -113,3 +113,30 @@ def test_schema_reads_the_constructor() -> None:
     assert not schema.parameters["size"].required
     assert fits(None, schema.parameters["name"].annotation)
     assert schema_of(Part).parameters == {}
+
+
+class Base:
+    def __init__(self, part: Part, num_classes: int, alpha: float = 0.5) -> None:
+        self.given = (part, num_classes, alpha)
+
+
+class Kept(Base):
+    def __init__(self, extra: int = 1, **options: Any) -> None:
+        super().__init__(Part(), **options)
+        self.extra = extra
+
+
+class Again(Kept):
+    def __init__(self, *, alpha: float = 0.9, **options: Any) -> None:
+        super().__init__(alpha=alpha, **options)
+
+
+def test_what_a_constructor_passes_on_are_the_parameters_of_the_one_that_it_inherits() -> None:
+    schema = schema_of(Again)
+    assert {name: one.default for name, one in schema.parameters.items() if not one.inherited} == {"alpha": 0.9}
+    assert set(schema.parameters) == {"part", "num_classes", "alpha", "extra"}
+    assert not schema.open  # a misspelled argument is seen
+    assert not any(one.required for one in schema.parameters.values())  # the class may give them itself
+    assert schema_of(Base).parameters["num_classes"].required
+    assert not schema_of(Part).open
+    assert schema_of(type("Loose", (), {"__init__": lambda self, **options: None})).open

@@ -19,6 +19,8 @@ from isdfine.distill.context import Distiller
 from isdfine.distill.go_lsd import GOLSD
 from isdfine.distill.inter_layer import InterLayerDistillation
 from isdfine.distill.objective import Objective
+from isdfine.losses.criterion import DFINECriterion
+from isdfine.losses.matcher import HungarianMatcher
 from isdfine.solver.fit import losses_of
 from isdfine.solver.objective import build_objective
 from isdfine.solver.train import StepReport, train_one_epoch
@@ -58,6 +60,23 @@ def test_official_files_mean_go_lsd(text: str, tmp_path: Path) -> None:
 def test_the_default_takes_its_arguments_from_its_section(tmp_path: Path) -> None:
     (distiller,) = build(tmp_path, "GOLSD: {temperature: 2.5}\n", "GOLSD.dn_padding=exclude").distillers
     assert (distiller.weight, distiller.temperature, distiller.mixing.dn_padding) == (1.5, 2.5, "exclude")
+
+
+class PassesOn(DFINECriterion):
+    def __init__(self, matcher: HungarianMatcher, **options: Any) -> None:
+        super().__init__(matcher, **options)
+
+
+def test_a_criterion_that_passes_its_arguments_on_gets_the_shared_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REGISTRY._classes, "PassesOn", PassesOn)
+    text = MICRO.replace("DFINECriterion", "PassesOn")
+    (tmp_path / "run.yml").write_text(f"{text}num_classes: 7\nuse_focal_loss: True\n")
+    criterion = build_objective(isdfine.load_config(tmp_path / "run.yml"), Model()).criterion
+    assert (criterion.num_classes, criterion.matcher.use_focal_loss, criterion.alpha) == (7, True, 0.2)
+    with pytest.raises(ConfigError, match=r"PassesOn.alhpa: no such argument of PassesOn; did you mean alpha\?"):
+        isdfine.load_config(tmp_path / "run.yml", ["PassesOn.alhpa=0.3"])
 
 
 def test_a_child_file_drops_a_loss_of_its_base(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
