@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError, ConfigError, DataError
+from .errors import CheckpointError, ConfigError, DataError, last_line
 from .plan import RUNTIME_PARAMETERS, SLOTS, Plan, Planner, SharedReference, SlotReference, suggest
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ class _Builder:
             raise CheckpointError(f"{plan.place}: {error}") from error
         except ValueError as error:
             raise ConfigError(f"{plan.place}: {error}") from error
+        except Exception as error:  # of torch, Python or a component of the user, about values that it did not expect
+            found = last_line(error, __file__)
+            raise ConfigError(f"{plan.place}: cannot be built from these values: {found}") from error
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         arguments = {}

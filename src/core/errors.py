@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors a user can meet. Each message says what was wrong, where, and what to do."""
 
+import traceback
+
 
 class ConfigError(ValueError):
     """A YAML file or an override says something the code cannot do."""
@@ -21,3 +23,24 @@ class NonFiniteError(RuntimeError):
 
 class RankError(RuntimeError):
     """Another process of a distributed run is missing, gone or stuck."""
+
+
+def last_line(error: BaseException, caller: str) -> str:
+    """An error of other code as one line, ``FILE:LINE: KIND: text``.
+
+    Args:
+        error: as it was caught.
+        caller: file that called the other code. The place is the innermost line outside this file and outside Python's
+            and installed packages; none where there is no such line.
+    """
+    passed_over = (caller, "importlib", "site-packages", "dist-packages")
+    own = [
+        one
+        for one in traceback.extract_tb(error.__traceback__)
+        if not any(part in one.filename for part in passed_over)
+    ]
+    place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}: "
+    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return f"{place}{type(error).__name__}: {text}"

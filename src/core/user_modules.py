@@ -7,14 +7,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, last_line
 from .located import Located
 
 IMPORTS = "imports"
@@ -66,7 +65,7 @@ def _imported(entry: Located) -> Located:
         if isinstance(error, ModuleNotFoundError) and error.name in (name, top):
             searched = ", ".join(map(str, places))
             raise ConfigError(f"{place}: no module {error.name!r} in {searched} or on Python's path") from error
-        raise ConfigError(f"{place}: {_last_line(error)}") from error
+        raise ConfigError(f"{place}: {last_line(error, __file__)}") from error
     if where is None or where == Path.cwd():
         return entry
     shown = os.path.relpath(where) if where.is_relative_to(Path.cwd()) else str(where)
@@ -110,17 +109,6 @@ def _load(spec: ModuleSpec, folder: str) -> None:
     except BaseException:
         del sys.modules[spec.name]
         raise
-
-
-def _last_line(error: BaseException) -> str:
-    """``FILE:LINE: KIND: text`` of the innermost line outside the machinery of imports."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [one for one in frames if "importlib" not in one.filename and one.filename != __file__]
-    place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f"{error.filename}:{error.lineno}: "
-    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f"{place}{type(error).__name__}: {text}"
 
 
 class UserModules:

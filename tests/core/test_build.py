@@ -273,6 +273,20 @@ def test_a_resolver_is_not_asked_for_what_may_be_none(tmp_path: Path, registry: 
     assert config.with_values({"num_classes": 3}).build("train_dataloader").num_classes == 3
 
 
+def test_what_a_component_did_not_expect_is_one_line_with_both_places(
+    load: Callable[..., Config], registry: Registry
+) -> None:
+    class Halves:
+        def __init__(self, parts: int) -> None:
+            self.size = 1 / parts
+
+    registry.register(Halves)
+    with pytest.raises(
+        ConfigError, match=r"c.yml:1: model: cannot be built from these values: .*test_build.py:\d+: Zero"
+    ):
+        load("model: {type: Halves, parts: 0}").build("model")
+
+
 def test_no_such_section(load: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"c.yml: no section 'optimiser' to build; did you mean optimizer\?"):
         load().build("optimiser")
