@@ -12,6 +12,7 @@ from PIL import Image
 
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.images import load_rgb
+from isdfine.deploy.onnx.sample import _views
 from isdfine.deploy.pictures import as_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -129,3 +130,12 @@ def test_further_pictures_of_a_file_are_named(tmp_path: Path, name: str, caplog:
     first.save(tmp_path / name, save_all=True, append_images=[Image.new("RGB", (9, 6), "blue")])
     assert as_rgb(tmp_path / name).getpixel((4, 3))[0] > 200  # type: ignore[index]
     assert f"{name}: holds several pictures; only the first is used" in caplog.text
+
+
+def test_a_tiff_on_its_side_is_the_same_for_export_and_inference(tmp_path: Path) -> None:
+    """Pillow mixes up its pixels where it opens the file by its name."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "a.tif", exif=exif)
+    for found in (as_rgb(tmp_path / "a.tif"), next(_views([tmp_path / "a.tif"]))):
+        assert np.array_equal(np.asarray(found), np.rot90(PIXELS, -1))

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...core.errors import CheckpointError, DataError
-from ...data.dataset.images import UNDECODABLE, list_images, upright_rgb
+from ...data.dataset.images import UNDECODABLE, list_images, opened, upright_rgb
 from ..preprocess import Recipe
 from .compare import FP32, Found, compare
 
@@ -185,7 +185,7 @@ def _layer_norms(trained: _Trained, floats: Tensor, sizes: NDArray[np.int64]) ->
 
 def _decoded(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             file.load()
             return upright_rgb(file)
     except FileNotFoundError:
