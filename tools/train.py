@@ -106,7 +106,7 @@ def test(config: isdfine.Config) -> None:
     config.require(*NEEDED_TO_TEST)
     run = Evaluation(config)
     run.load(checkpoint)
-    result = run.evaluate()
+    result = run.evaluate(on_batch=dist.moved)
     if dist.is_main():
         print(result.table())
 

@@ -11,6 +11,7 @@ import pytest
 from detector_cases import LABELS
 from isdfine import Detector
 from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.core.sums import NO_SUM, SUM_KEY, write_with_sum
 
 onnx = pytest.importorskip("onnx", reason="pip install onnx")
 pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
@@ -179,3 +180,17 @@ def test_odd_classes_in_metadata_are_one_line(tmp_path: Path, names: str, ids: s
         Detector.load(path, device="cpu")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
+
+
+def test_no_turned_bit_of_a_graph_is_run(tmp_path: Path) -> None:
+    path = constant_graph(tmp_path / "m.onnx", **OURS, **{SUM_KEY: NO_SUM})
+    write_with_sum(path, path.read_bytes())
+    raw = path.read_bytes()
+    assert Detector.load(path, device="cpu").names == ("dark", "light")
+    key = raw.index(SUM_KEY.encode())
+    for place in range(0, len(raw), 5):
+        if key <= place < key + len(SUM_KEY) + 2:
+            continue  # without its key the sum is not found; the rest is untouched then
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ (1 << place % 8)]) + raw[place + 1 :])
+        with pytest.raises(CheckpointError, match="truncated or damaged"):
+            Detector.load(path, device="cpu")
