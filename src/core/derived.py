@@ -70,7 +70,7 @@ def settle(tree: Located) -> Located:
         return tree
     size = _size(node)
     for loader in ("train_dataloader", "val_dataloader"):
-        if loader in tree.value:
+        if loader in tree.value and isinstance(tree.value[loader].value, dict):
             _check_ops(tree.value[loader], node)
     for other in _sizes(tree):
         if _pair(other.plain()) != size:
@@ -120,7 +120,7 @@ def _sizes(node: Located) -> Iterator[Located]:
         kind = node.value.get("type")
         for name, child in node.value.items():
             is_size = name in ("base_size", "eval_spatial_size")
-            is_size |= name == "size" and kind is not None and kind.value == "Resize"
+            is_size |= name == "size" and (node.key == "Resize" or (kind is not None and kind.value == "Resize"))
             if not is_size:
                 yield from _sizes(child)
             elif child.value is not None:

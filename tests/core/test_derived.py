@@ -128,6 +128,13 @@ def test_sizes_that_contradict_are_named(overrides: list[str], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_sections_by_name_follow_too() -> None:
+    config = isdfine.load_config(N_COCO, ["Resize.size=[640, 640]", "val_dataloader=null"])
+    assert config.get("Resize.size") == [640, 640]
+    with pytest.raises(ConfigError, match=r"Resize.size is \[640, 640\], but input_size is \[320, 320\]"):
+        isdfine.load_config(N_COCO, ["Resize.size=[640, 640]", "input_size=320", "val_dataloader=null"])
+
+
 def test_sizes_that_keep_the_aspect_ratio_are_not_one_pair() -> None:
     with pytest.raises(
         ConfigError, match=r"train_dataloader .* has ResizeShortestEdge, which sizes images in its own way"
