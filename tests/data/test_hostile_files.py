@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from builders import load_tool
+from data.audit.planted import quiet_tool
 from isdfine.core.errors import DataError
 from isdfine.core.regular import check_regular, file_bytes
 from isdfine.data.dataset.coco import CocoDetection
@@ -100,7 +100,7 @@ FILES = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("data", "name"), FILES, ids=lambda one: getattr(one, "__name__", one))
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path, capsys, data, name, kind):
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, capsys, monkeypatch, data, name, kind):
     make, said = KINDS[kind]
     root = tmp_path / "d"
     load = data(root)
@@ -117,7 +117,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, capsys, data, name
     if data is not pictures:
         if kind == "folder" and name in ("train.json", "data.yaml", "train.txt"):
             return  # nobody takes it for an annotation file; a folder may stand in place of a list
-        code = load_tool("dataset").main(["check", str(root)])
+        code = quiet_tool(monkeypatch).main(["check", str(root)])
         out, err = capsys.readouterr()
         assert code != 0
         assert re.search(rf"{re.escape(name)}\b[^\n]*{'' if name.endswith('list.txt') else said}", out + err)

@@ -230,3 +230,54 @@ def test_a_copy_that_is_interrupted_does_not_look_like_one(tool, tmp_path, monke
     (copy / ".unfinished").mkdir(parents=True)
     assert tool.main(["check", str(data), "--fix", str(copy)]) == 2
     assert "holds .unfinished, which an interrupted run left: remove it, or give another" in capsys.readouterr().err
+
+
+def test_a_copy_of_voc_keeps_what_its_files_say_beyond_boxes(tool, tmp_path, capsys):
+    root = tmp_path / "data"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    objects = (
+        "<object><name>bee</name><pose>Left</pose><truncated>1</truncated><difficult>1</difficult>"
+        "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>150</xmax><ymax>40</ymax></bndbox></object>"
+        "<object><name>ant</name><difficult>0</difficult><attributes>red</attributes>"
+        "<bndbox><xmin>60</xmin><ymin>50</ymin><xmax>90</xmax><ymax>80</ymax></bndbox></object>"
+    )
+    for number in range(2):
+        picture(number).save(root / "JPEGImages" / f"{number}.jpg")
+        text = f"<annotation><source><database>mine</database></source>{objects}</annotation>"  # no size
+        (root / "Annotations" / f"{number}.xml").write_text(text)
+    (root / "ImageSets" / "Main" / "train.txt").write_text("0\n1\n")
+    assert tool.main(["check", str(root), "--fix", str(tmp_path / "copy")]) == 1
+    out = capsys.readouterr().out
+    assert "put right" in out
+    assert "has no <size>" in out
+    assert "train: no box is left out" in out
+    assert "are not kept" not in out
+    copy = (tmp_path / "copy" / "Annotations" / "0.xml").read_text()
+    for kept in ("<pose>Left</pose>", "<truncated>1<", "<difficult>1<", "<attributes>red<", "<database>mine<",
+                 "<xmax>128<", "<width>128<"):  # fmt: skip
+        assert kept in copy
+    assert (tmp_path / "copy" / "label_list.txt").read_text() == "ant\nbee\n"
+    assert tool.main(["check", str(tmp_path / "copy")]) == 0
+
+
+def test_a_copy_of_crowdhuman_keeps_visible_and_head_boxes(tool, tmp_path, capsys):
+    root = tmp_path / "data"
+    (root / "Images").mkdir(parents=True)
+    person = {
+        "tag": "person",
+        "fbox": ["-5", 5, 30, 40],
+        "vbox": [0, 5, 20, 30],
+        "hbox": [4, 5, 6, 7],
+        "extra": {"box_id": 3},
+    }
+    mask = {"tag": "mask", "fbox": [60, 5, 30, 40], "extra": {"ignore": 1}}
+    for number in range(2):
+        picture(number).save(root / "Images" / f"{number}.jpg")
+    lines = [json.dumps({"ID": str(number), "gtboxes": [person, mask]}) for number in range(2)]
+    (root / "annotation_train.odgt").write_text("\n".join(lines))
+    assert tool.main(["check", str(root), "--fix", str(tmp_path / "copy")]) == 1
+    assert "train: no box is left out" in capsys.readouterr().out
+    copy = json.loads((tmp_path / "copy" / "annotation_train.odgt").read_text().splitlines()[0])
+    assert copy["gtboxes"] == [{**person, "fbox": [0, 5, 25, 40]}, mask]
+    assert tool.main(["check", str(tmp_path / "copy")]) == 0

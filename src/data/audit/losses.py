@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +17,20 @@ from .edit import keep_rows
 from .findings import Split
 
 
-def lost_in(split: Split, crowd: str) -> list[str]:
+def key_of(label: str, box_xywh_px: Sequence[float], size: tuple[int, int]) -> tuple[Any, ...]:
+    """What an object is known by in two files, also where its box was cut to its image of (height, width)."""
+    corners = clipped_corners(np.array([box_xywh_px]), np.array(size))[0]
+    return (label, *(round(value, 3) for value in corners.tolist()))
+
+
+def lost_in(split: Split, crowd: str, *, kept: str = "") -> list[str]:
     """Crowd regions, masks and flags that a format of boxes cannot hold.
 
     Args:
         crowd: what becomes of crowd regions.
+        kept: the format whose files are carried over with all they say.
     """
-    data, remarks = split.annotations, lost_of_source(split)
+    data, remarks = split.annotations, [] if split.format == kept else lost_of_source(split)
     if data.crowd.any():
         remarks.append(f"{split.name}: {int(data.crowd.sum())} crowd regions are {crowd}")
     width, height = data.boxes_xywh_px[:, 2:].T

@@ -110,7 +110,7 @@ def parse_crowdhuman(
     """
     path, root, problems = Path(ann_file), Path(img_folder), problems or Problems()
     space = crowdhuman_label_space(boxes, heads)
-    entries = _entries(path, problems)
+    entries = read_entries(path, problems)
     names = [entry.file_name for entry in entries]
     indices = (subset or Subset()).indices(names, None, str(path)).tolist()
     present = check_files(root, [names[index] for index in indices], str(path), problems).tolist()
@@ -145,7 +145,8 @@ class _Object(NamedTuple):
     crowd: bool
 
 
-def _entries(path: Path, problems: Problems) -> list[_Entry]:
+def read_entries(path: Path, problems: Problems) -> list[_Entry]:
+    """The lines of an odgt file that can be read."""
     entries = []
     for place, line in text_lines(path, problems):
         try:

@@ -111,7 +111,7 @@ class VocFile:
         objects = self.root.findall("object")
         for number, one in enumerate(objects):
             name = (one.findtext("name") or "").strip()
-            box = _box(one.find("bndbox"), one_based)
+            box = corner_box(one.find("bndbox"), one_based)
             if not name:
                 self._report("bad entry", number, "an object without <name>: give its class", problems)
             elif name not in labels:
@@ -205,7 +205,7 @@ def _upper_lines(data: bytes) -> list[tuple[int, str]]:
     return found
 
 
-def _box(element: ElementTree.Element | None, one_based: bool) -> list[float] | None:
+def corner_box(element: ElementTree.Element | None, one_based: bool) -> list[float] | None:
     """x, y, width, height; None where a corner is missing or no finite number."""
     try:
         corners = [float(element.findtext(one) or "") for one in _CORNERS] if element is not None else []

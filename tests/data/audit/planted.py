@@ -4,13 +4,24 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from builders import load_tool
 
 HEIGHT, WIDTH = 96, 128
 CLASSES = ("ant", "bee", "cow")
+
+
+def quiet_tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """tools/dataset.py as a module that leaves the log of other tests as it is."""
+    tool = load_tool("dataset")
+    monkeypatch.setattr(tool, "setup_logging", lambda: None)
+    return tool
 
 
 def picture(seed: int) -> Image.Image:

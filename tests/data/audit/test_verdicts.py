@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from builders import load_tool
-from data.audit.planted import picture
+from data.audit.planted import picture, quiet_tool
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
@@ -238,7 +237,7 @@ CASES += [(crowdhuman, name, change, read) for name, change, read in [
 @pytest.mark.parametrize(
     ("data", "change", "read"), [pytest.param(d, c, r, id=f"{d.__name__}-{n}") for d, n, c, r in CASES]
 )
-def test_check_and_training_agree(tmp_path, capsys, data, change, read):
+def test_check_and_training_agree(tmp_path, capsys, monkeypatch, data, change, read):
     root = tmp_path / "data"
     images(root / ROOT[data.__name__])
     load = data(root, change)
@@ -251,6 +250,6 @@ def test_check_and_training_agree(tmp_path, capsys, data, change, read):
         said = str(error)
     assert (said == "") == read, said
     assert "\n" not in said
-    code = load_tool("dataset").main(["check", str(root)])
+    code = quiet_tool(monkeypatch).main(["check", str(root)])
     out, err = capsys.readouterr()
     assert (code == 0) == read, out + err
