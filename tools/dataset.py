@@ -11,8 +11,9 @@ python tools/dataset.py convert data/mine --to yolo -o data/mine_yolo  # coco, v
 python tools/dataset.py split   data/all.json -o data/parts --parts train=0.8 val=0.2
 python tools/dataset.py show    data/mine -o pictures --count 20
 
-PATH is a folder in any common layout (COCO JSON in it or in annotations/, Roboflow exports, VOC with ImageSets, YOLO
-with data.yaml, CrowdHuman odgt) or one annotation file. Or name the splits: --split train=a.json:images and so on.
+PATH is a folder in any common layout (COCO JSON in it or in annotations/, exports of CVAT, Label Studio and Roboflow,
+VOC with lists or as LabelImg writes it, YOLO with data.yaml, obj.data or classes.txt, CrowdHuman odgt) or one annotation
+file. Or name the splits: --split train=a.json:images and so on.
 
 A corrected copy that would lack more than 5 % of a split's boxes or images is refused (--allow-loss).
 
@@ -22,6 +23,7 @@ What an error or Ctrl-C stops on the way leaves no half-written folder.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -266,6 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
     setup_logging()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         return COMMANDS[options.command](options)
     except (ConfigError, DataError) as error:

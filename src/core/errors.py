@@ -5,12 +5,26 @@
 import traceback
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    """A text for a terminal: line breaks, escape characters and bytes that are no UTF-8 (of file names) as escapes.
+
+    >>> printable("a\\nb\\x1b[2J\\udce9")
+    'a\\\\nb\\\\x1b[2J\\\\udce9'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
+
+
 class ConfigError(ValueError):
     """A YAML file or an override says something the code cannot do."""
 
 
 class DataError(ValueError):
     """An annotation file, an image or a box cannot be used."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text, keep="\n"))  # a loader's worker sends its whole traceback
 
 
 class CheckpointError(ValueError):

@@ -3,6 +3,7 @@
 """Exports of annotation tools: each is found and read to the right boxes, by check and by training, or refused with
 what to do."""
 
+import os
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from data.exports import BOXES, write
 from isdfine.core.errors import DataError
 from isdfine.data.audit.check import check
 from isdfine.data.audit.sources import discover, read_all
+from isdfine.data.audit.writers import write_dataset
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.detection import DetectionDataset
 from isdfine.data.dataset.voc import VOCDetection
@@ -182,3 +184,57 @@ def test_training_names_the_tool_too(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.jpg annotations.xml\n")
     with pytest.raises(DataError, match=r"its first element is <annotations>, not <annotation>: CVAT's own XML"):
         VOCDetection(str(tmp_path), "list.txt", classes=["cat"])
+
+
+def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
+    write(tmp_path, exports.makesense_coco() | exports.labelimg_voc("images", "annotations"))
+    odd = os.fsdecode(b"b\xe9\n.jpg")
+    for folder in (tmp_path, tmp_path / "images"):
+        (folder / "b.jpg").rename(folder / odd)
+    (tmp_path / "annotations/b.xml").rename(tmp_path / "annotations" / f"{odd[:-4]}.xml")
+    splits = read_all(discover(tmp_path))
+    said = [f"{one.place} {one.text}" for one in check(splits)]
+    assert all(one.isprintable() for one in said)
+    assert any(r"b\udce9\n.jpg" in one for one in said)
+    (voc,) = read_all(discover(tmp_path, format="voc"))
+    assert len(VOCDetection(str(tmp_path), "annotations")) == len(voc.annotations) == 2
+    with pytest.raises(DataError, match=r"all.txt: would hold .*udce9.*, of a file whose name is not UTF-8: rename"):
+        write_dataset([voc], tmp_path / "copy", "voc")
+    with pytest.raises(DataError, match=r"1 of 2 images that .* lists are missing"):
+        CocoDetection(str(tmp_path / "images"), str(splits[0].annotations.place))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"train": '"a\\0b"'}, r"train: .*a\\x00b does not exist"),
+        ({"train": "5"}, "train is 5: name a folder, a text file or a list of them"),
+        ({"train": "[images/train, 5]"}, r"train is \['images/train', 5\]: name a folder"),
+        ({"names": "{cat: 0, dog: 1}"}, r"names is {'cat': 0, 'dog': 1}: give a list of class names"),
+        ({"names": "{'1': dog, '0': cat}", "nc": "'2'"}, None),
+        ({"names": "[1, 2]"}, None),
+        ({"names": "[cat, '']"}, "names holds '', not text"),
+        ({"names": "[[cat], dog]"}, r"names holds \['cat'\], not text"),
+        ({"names": "&a [*a]"}, "the alias stands inside its own anchor"),
+        ({"names": "[cat, dog]", "nc": "[2]"}, r"nc is \[2\], but names has 2 classes \(cat, dog\)"),
+        ({"path": "/nowhere"}, r"/nowhere/images/train does not exist: .*there is .*images/train: remove path"),
+        ({"path": "[a]"}, r"does not exist: check path and train"),
+        ({"train": "list.txt"}, None),
+        ({"train": "[list.txt, images/train]"}, None),
+        ({"names": "!!python/name:os.system"}, "the tag .* is not allowed: write plain text"),
+    ],
+)
+def test_odd_keys_of_a_data_yaml(tmp_path: Path, keys: dict[str, str], said: str | None) -> None:
+    content = {"names": "[cat, dog]", "path": ".", "train": "images/train", **keys}
+    text = "".join(f"{key}: {value}\n" for key, value in content.items())
+    write(tmp_path, {**exports.cvat_ultralytics(), "data.yaml": text, "list.txt": "./images/train/a.jpg\r\n"})
+    if said is None:
+        assert len(YoloDetection(str(tmp_path / "data.yaml"))) >= 1
+        return
+    with pytest.raises(DataError, match=said):
+        YoloDetection(str(tmp_path / "data.yaml"))
+    try:
+        problems = [str(one) for split in read_all(discover(tmp_path / "data.yaml")) for one in split.problems]
+    except DataError as error:
+        problems = [str(error)]
+    assert any(re.search(said, one) for one in problems), problems  # check says what training says

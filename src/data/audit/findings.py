@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ...core.errors import printable
 from ..dataset import problems
 from ..dataset.annotations import Annotations
 from ..dataset.problems import Losses
@@ -131,6 +132,8 @@ class Finding:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"finding kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        for name in ("place", "text"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     @property
     def severity(self) -> Severity:

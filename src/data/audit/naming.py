@@ -85,9 +85,12 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         with whole_file(path, durable=False) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(text.encode())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+    except UnicodeEncodeError as error:
+        name = text[max(0, error.start - 20) : error.end + 20]
+        raise DataError(f"{path}: would hold {name!r}, of a file whose name is not UTF-8: rename that file") from error
 
 
 def check_report(path: str | Path) -> None:

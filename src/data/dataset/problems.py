@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ...core.errors import DataError
+from ...core.errors import DataError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -127,4 +127,4 @@ class Problems:
 def _problem(kind: str, place: str, text: str, kept: bool) -> Problem:
     if kind not in KINDS:
         raise ValueError(f"problem kind {kind!r} is not one of {', '.join(KINDS)}")
-    return Problem(kind, place, text, kept)
+    return Problem(kind, printable(place), printable(text), kept)
