@@ -12,8 +12,8 @@ python tools/dataset.py split   data/all.json -o data/parts --parts train=0.8 va
 python tools/dataset.py show    data/mine -o pictures --count 20
 
 PATH is a folder in any common layout (COCO JSON in it or in annotations/, exports of CVAT, Label Studio and Roboflow,
-VOC with lists or as LabelImg writes it, YOLO with data.yaml, obj.data or classes.txt, CrowdHuman odgt) or one annotation
-file. Or name the splits: --split train=a.json:images and so on.
+VOC with lists or as LabelImg writes it, YOLO with data.yaml, obj.data or classes.txt, CrowdHuman odgt), or one
+annotation file. Or name the splits: --split train=a.json:images and so on.
 
 A corrected copy that would lack more than 5 % of a split's boxes or images is refused (--allow-loss).
 
