@@ -25,8 +25,10 @@ def check_share(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value}: give a number from 0 to 1")
 
 
-def check_counts(**counts: int) -> None:
-    """Refuse sizes and numbers of things below 1, by name (ValueError)."""
+def check_counts(*, most: int = 100_000, **counts: int) -> None:
+    """Refuse sizes and numbers of things below 1 or above ``most``, by name (ValueError)."""
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+        if value > most:
+            raise ValueError(f"{name} must be at most {most}, got {value}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections.abc as abc
 import functools
 import inspect
+import math
 import types
 import typing
 from dataclasses import dataclass, replace
@@ -137,7 +138,8 @@ def _plain_member(member: Any) -> bool:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether plain data is what the annotation asks for. A whole number serves as a float; a bool is not a number."""
+    """Whether plain data is what the annotation asks for. A whole number serves as a float; a bool is not a number,
+    and neither are inf and nan."""
     return any(_fits_member(value, one) for one in members(annotation))
 
 
@@ -149,7 +151,7 @@ def _fits_member(value: Any, member: Any) -> bool:
         return any(value == one and type(value) is type(one) for one in arguments)
     if member in (int, float):
         allowed = (int, float) if member is float else (int,)
-        return isinstance(value, allowed) and not isinstance(value, bool)
+        return isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value)
     if member is Path:
         return isinstance(value, str)
     if origin is tuple and arguments and Ellipsis not in arguments:

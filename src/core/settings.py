@@ -165,6 +165,8 @@ def range_problems(**values: object) -> dict[str, str]:
         # `not >=` also catches NaN
         if isinstance(values.get(name), (int, float)) and not values[name] >= least  # type: ignore[operator]
     }
+    if isinstance(seed := values.get("seed"), int) and seed >= 2**63:
+        problems["seed"] = f"expected a number below 2**63, found {seed}"
     if (problem := freeze_problem(values.get("freeze"))) is not None:
         problems["freeze"] = problem
     if values.get("resume") and values.get("tuning"):

@@ -49,6 +49,8 @@ def test_component_annotations(annotation: Any) -> None:
     [
         (1, float, True),
         (1.0, int, False),
+        (float("inf"), float, False),
+        (float("nan"), float | None, False),
         (True, int, False),
         (True, float, False),
         (1, bool, False),

@@ -47,3 +47,9 @@ def test_every_field_is_documented() -> None:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr)
     ]
     assert documented == fields
+
+
+def test_a_seed_beyond_64_bits_is_refused() -> None:
+    assert RunSettings(seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(ConfigError, match=r"seed: expected a number below 2\*\*63, found 9223372036854775808"):
+        RunSettings(seed=2**63)

@@ -11,7 +11,25 @@ from torch import Tensor, nn
 from ...core.registry import register
 from ..image_cache import ImageCache
 from .fused import Fused, is_random, obstacle
-from .ops import ConvertBoxes, ConvertPILImage, PixelConversion
+from .ops import (
+    ConvertBoxes,
+    ConvertPILImage,
+    KeepAspect,
+    PadToSize,
+    PixelConversion,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomIoUCrop,
+    RandomZoomOut,
+    Resize,
+    SanitizeBoundingBoxes,
+)
+
+_OF_BOXES = (
+    *(KeepAspect, PadToSize, RandomCrop, RandomHorizontalFlip, RandomIoUCrop, RandomZoomOut, Resize),
+    SanitizeBoundingBoxes,
+)
+"""Ops that change or judge boxes in pixels."""
 
 
 @register
@@ -29,7 +47,8 @@ class Compose(nn.Module):
         cache: where large images are kept at reduced size; read where the ops run fused only.
 
     Raises:
-        ValueError: an unknown policy, one without its entries, or one that names an op which is not in ``ops``.
+        ValueError: an unknown policy, one without its entries, or one that names an op which is not in ``ops``; an op
+            that works on boxes in pixels after ConvertBoxes has made fractions of them.
     """
 
     def __init__(
@@ -42,6 +61,7 @@ class Compose(nn.Module):
     ) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops or [])
+        _check_order(list(self.ops))
         self.stop_epoch, self.stopped = _read_policy(policy, [type(op).__name__ for op in self.ops])
         self.fused = fused
         self.cache = cache
@@ -90,6 +110,17 @@ class Compose(nn.Module):
             return "fused" if self.cache is None else f"fused, large images from {self.cache.folder}"
         unused = "" if self.cache is None else f", without the cache {self.cache.folder}"
         return f"one by one ({reason}){unused}"
+
+
+def _check_order(ops: list[nn.Module]) -> None:
+    """Fractions are no boxes in pixels: ops that move, cut or drop boxes would leave them as they are."""
+    fractions = next((at for at, op in enumerate(ops) if isinstance(op, ConvertBoxes) and op.normalize), len(ops))
+    late = [type(op).__name__ for op in ops[fractions + 1 :] if isinstance(op, (*_OF_BOXES, ConvertBoxes))]
+    if late:
+        raise ValueError(
+            f"Compose: {', '.join(late)} after ConvertBoxes, which makes fractions of boxes in pixels: move "
+            "ConvertBoxes to the end of ops"
+        )
 
 
 def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int | None, frozenset[str]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import ConfigError
+from ...core.ranges import check_counts
 from ...core.registry import register
 from ...nn.padding import Padding
 from ...nn.position import POSITION_TABLES
@@ -82,6 +83,7 @@ class HybridEncoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(in_channels, feat_strides, use_encoder_idx, act)
+        check_counts(hidden_dim=hidden_dim, nhead=nhead, dim_feedforward=dim_feedforward)
         chosen(POSITION_TABLES, "HybridEncoder", "position_layout", position_layout)
         self.in_channels = tuple(in_channels)
         self.channels = [hidden_dim] * len(in_channels)

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from isdfine.data.transforms import Compose, ConvertBoxes, ConvertPILImage, PixelConversion
+from isdfine.data.transforms.ops import Resize, SanitizeBoundingBoxes
 
 
 class Mark(nn.Module):
@@ -64,3 +65,9 @@ def test_declarations_for_the_loader():
     assert not Compose([ConvertBoxes("xyxy")]).normalizes_boxes
     assert not Compose([ConvertBoxes(normalize=False)]).normalizes_boxes
     assert not Compose().normalizes_boxes
+
+
+def test_ops_on_pixels_after_the_boxes_became_fractions_are_refused():
+    with pytest.raises(ValueError, match=r"Compose: Resize, SanitizeBoundingBoxes after ConvertBoxes, .* to the end"):
+        Compose([ConvertBoxes(), Resize((64, 64)), ConvertPILImage(), SanitizeBoundingBoxes()])
+    Compose([ConvertBoxes(fmt="xyxy", normalize=False), Resize((64, 64)), ConvertBoxes(), ConvertPILImage()])

@@ -262,6 +262,9 @@ def test_initial_values() -> None:
     [
         ({"num_queries": 0}, "num_queries must be at least 1, got 0"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"nhead": 0}, "nhead must be at least 1, got 0"),
+        ({"hidden_dim": -16}, "hidden_dim must be at least 1, got -16"),
+        ({"num_levels": 2**53}, "num_levels must be at most 64, got 9007199254740992"),
         ({"reg_max": 7}, "reg_max must be even and at least 4, got 7"),
         ({"eval_idx": 3}, "eval_idx 3 is not one of the 3 decoder layers: choose one of 0"),
         ({"layer_scale": 0.5}, "layer_scale must be at least 1, got 0.5"),
