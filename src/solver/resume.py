@@ -116,8 +116,10 @@ def _read(file: Path) -> dict[str, Any]:
     state = load_checkpoint(file)
     missing = [key for key in ("model", "optim", "progress", "rng") if key not in state]
     if missing:
+        official = "optimizer" in state and "last_epoch" in state
+        holds = "the state of a run of the official code, of which only the weights are used" if official else "weights"
         raise CheckpointError(
-            f"{file} has no {', '.join(missing)}: it holds weights, not a run; start from them with "
+            f"{file} has no {', '.join(missing)}: it holds {holds}, not a run of this code; start from them with "
             f"-t {shlex.quote(str(file))}"
         )
     wrong = [f"{key} is a {type(state[key]).__name__}" for key in ("model", "optim") if not _is_mapping(state[key])]

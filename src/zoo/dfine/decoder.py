@@ -133,8 +133,7 @@ class DFINETransformer(nn.Module):
         cross_attn_projections: bool = False,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_queries=num_queries, nhead=nhead)
-        check_counts(hidden_dim=hidden_dim, dim_feedforward=dim_feedforward)
+        check_counts(num_classes=num_classes, num_queries=num_queries, nhead=nhead, hidden_dim=hidden_dim)
         check_counts(most=64, num_layers=num_layers, num_levels=num_levels)
         widths = layer_widths(hidden_dim, layer_scale, eval_idx, num_layers)
         ffn_widths = layer_widths(dim_feedforward, layer_scale, eval_idx, num_layers)
