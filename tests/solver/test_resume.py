@@ -140,7 +140,7 @@ def nan_in(*keys: str) -> Callable[[State], None]:
 ODD: tuple[tuple[Callable[[State], object], str], ...] = (
     (
         lambda state: (state.update(optimizer={}, last_epoch=3), state.pop("optim")),
-        "has no optim: it holds the state of a run of the official code, of which only the weights are used, not a run of",
+        "has no optim: it holds the state of a run of the official code, of which only the weights are used",
     ),
     (lambda state: state.pop("rng"), "has no rng: it holds weights, not a run of this code; start from them with -t"),
     (put("model", value=3), "is not the state of a run: model is a int"),
