@@ -91,7 +91,7 @@ def test_a_gpu_is_used_or_refused(
     fake = SimpleNamespace(
         __version__="1", SessionOptions=lambda: options, InferenceSession=Session, get_available_providers=lambda: known
     )
-    monkeypatch.setattr(onnx_subject, "require", lambda *_: (fake,))
+    monkeypatch.setattr(onnx_subject, "require", lambda *_: fake)
     with pytest.raises(ConfigError, match=message):
         OnnxSubject(ours(tmp_path / "m.onnx"), Wanted(torch.device("cuda")))
 
