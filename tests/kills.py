@@ -39,6 +39,7 @@ import yaml
 from builders import load_tool, micro_sections, write_coco
 from isdfine.core import lock
 from isdfine.data.workers import worker_context
+from isdfine.nn.backbone.hgnetv2 import VARIANTS, Stage, Variant
 from isdfine.solver.folder import RunFolder
 
 EPOCHS, STEPS = 6, 4
@@ -49,6 +50,8 @@ SIGNALS = {"SIGKILL": 12, "SIGTERM": 4, "SIGINT": 2, "SIGINT twice": 2}
 CODES = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "SIGINT": {130, -2}, "SIGINT twice": {130, -2}}
 """Exit codes; a signal before the training proper, or after it, ends a process as it ends any."""
 OWN_SERVER_EVERY = 10
+SMALL = Variant((4, 4), (Stage(4, 4, 8, 1), Stage(8, 4, 8, 1), Stage(8, 4, 16, 1), Stage(16, 4, 16, 1)), 1)
+"""Backbone of the chains: most of a start's time would go into B0's steps and checkpoints."""
 IMPORTED = (
     "isdfine.components", "isdfine.solver.fit", "isdfine.solver.memory", "isdfine.viz.draw",
     "tensorboard.compat.proto.event_pb2", "tensorboard.summary.writer.record_writer", "scipy.optimize",
@@ -66,6 +69,7 @@ def write_config(folder: Path) -> Path:
         "tensorboard": True,
         "num_visualized": 0,
     }
+    sections["HybridEncoder"]["in_channels"] = [SMALL.stages[place].out_channels for place in (2, 3)]
     for name in ("train_dataloader", "val_dataloader"):
         sections[name] |= {"num_workers": 2, "total_batch_size": 2}
     sections["train_dataloader"]["collate_fn"] |= {"stop_epoch": 4, "ema_restart_decay": 0.98}
@@ -116,7 +120,7 @@ class Run:
             self.code = os.waitstatus_to_exitcode(status) if pid else None
         return self.code is None
 
-    def end(self, seconds: float = 120) -> int:
+    def end(self, seconds: float = 300) -> int:
         """Exit code."""
         wait_until(lambda: not self.running(), seconds)
         if self.code is None:
@@ -247,12 +251,19 @@ def campaign(count: int, seed: int, folder: Path) -> bool:
     for name in IMPORTED:
         importlib.import_module(name)
     torch.set_num_threads(1)
+    VARIANTS["B0"] = SMALL  # runs are forked from here
     config, workers_log = write_config(folder), folder / "workers.log"
     start_fork_server(workers_log)
     whole = Run(tool, config, folder / "whole")
     if whole.end() != 0:
         raise RuntimeError(whole.output())
-    problems: list[str] = []
+    problems = 0
+
+    def report(problem: str) -> None:
+        nonlocal problems
+        problems += 1
+        print(problem, flush=True)
+
     sent: Counter[str] = Counter()
     kills = chains = identical = orphans = starts = 0
     while kills < count:
@@ -270,29 +281,29 @@ def campaign(count: int, seed: int, folder: Path) -> bool:
                     sent.update([f"{what.split()[0]}", f"in {moment}"])
                     label, codes = f"{label}, {what} in {moment}", CODES[what] | {0}
             if run.end() not in codes:
-                problems.append(f"{label}: exit code {run.code}, not {codes}:\n{run.output()[-2000:]}")
+                report(f"{label}: exit code {run.code}, not {codes}:\n{run.output()[-2000:]}")
             if left := left_over(run):
                 orphans += left
-                problems.append(f"{label}: {left} processes left")
+                report(f"{label}: {left} processes left")
             for output in (run.output(), workers_log.read_text()):
                 if "Traceback" in output:
-                    problems.append(f"{label}: a traceback:\n{output[-3000:]}")
+                    report(f"{label}: a traceback:\n{output[-3000:]}")
             os.truncate(workers_log, 0)
             if not last and run.code == 0:
                 break  # it has reached its end
         found = differences(whole.folder, run.folder)
-        problems += [f"{part.name}: {text}" for text in found]
+        for text in found:
+            report(f"{part.name}: {text}")
         identical += not found
         chains += 1
         print(f"{kills} kills, {chains} chains, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if not found:
             shutil.rmtree(part)
-    print("\n".join(problems))
     print(
         f"{kills} kills ({', '.join(f'{number} {what}' for what, number in sorted(sent.items()))}) in {starts} starts"
     )
     print(f"{kills} kills, {chains} chains: {identical} identical, {orphans} orphans, {time.monotonic() - began:.0f} s")
-    return not problems
+    return problems == 0
 
 
 def main() -> int:
@@ -304,8 +315,12 @@ def main() -> int:
     if options.keep is not None:
         options.keep.mkdir(parents=True)
         return 0 if campaign(options.count, options.seed, options.keep) else 1
-    with tempfile.TemporaryDirectory() as folder:
-        return 0 if campaign(options.count, options.seed, Path(folder)) else 1
+    # no TemporaryDirectory: every run, forked from here, would remove it at its end
+    folder = Path(tempfile.mkdtemp(prefix="kills-"))
+    try:
+        return 0 if campaign(options.count, options.seed, folder) else 1
+    finally:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
