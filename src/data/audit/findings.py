@@ -73,6 +73,7 @@ KINDS: dict[str, Kind] = {
         "error",
         "boxes reach out of their images, and fit if their numbers are corners, or centres, or the other way round",
     ),
+    "some boxes as corners": Kind("warning", "some boxes reach out of their images, and fit if they are corners"),
     "mostly crowd": Kind("warning", "more than half of the boxes are crowd regions or ignored: no training targets"),
     "boxes below min_size": Kind("warning", "more than half of the boxes are dropped by the transforms of the config"),
     "nothing to evaluate": Kind("warning", "an evaluation split without any box: its metrics are undefined"),

@@ -21,7 +21,9 @@ from .pictures import sizes_that_fit
 from .pixels import Pixels
 
 _DROPPED_IMAGES = ("missing image", "unreadable image", "image in two splits")
-_SAID = ("bad annotation id", "wrong area", "rotated box")
+_IN_DOUBT = ("normalised boxes", "some normalised boxes", "other box format", "some boxes as corners")
+"""What makes boxes other ones than they were read as: whatever is cut or left out then may be a good object."""
+_SAID = ("bad annotation id", "bad class", "wrong area", "rotated box")
 """Kept entries that are not simply put right."""
 _DROPPED_BOXES = ("inverted box", "empty box", "box outside")
 
@@ -36,10 +38,14 @@ class Toll:
     boxes: int
     """In the source."""
     losses: Losses
+    doubt: str = ""
+    """Why the boxes may be others than they were read as."""
 
     @property
     def share(self) -> float:
-        """The largest of three: boxes left out, images left out, images that lose all their boxes."""
+        """The largest of three: boxes left out, images left out, images that lose all their boxes; 1 in doubt."""
+        if self.doubt:
+            return 1.0
         pairs = [
             (self.losses.boxes.total(), self.boxes),
             (self.losses.images.total(), self.images),
@@ -58,6 +64,8 @@ class Toll:
         ]
         if self.losses.emptied:
             parts.append(f"{self.losses.emptied:,} of {self.images:,} images lose all their boxes")
+        if self.doubt:
+            parts.append(f"all boxes are in doubt ({self.doubt})")
         return f"{self.split}: {'; '.join(parts) or 'no box is left out'}"
 
 
@@ -125,7 +133,8 @@ def corrected(splits: Sequence[Split], findings: Sequence[Finding], pixels: Mapp
         images, done_to_images = _correct_images(split, own, pixels, losses)
         boxes_too, done_to_boxes = _correct_boxes(images, losses)
         changes += [*done_to_images, *done_to_boxes]
-        tolls.append(Toll(split.name, images_before, boxes_before, losses))
+        doubt = next((one.text for one in own if one.kind in _IN_DOUBT), "")
+        tolls.append(Toll(split.name, images_before, boxes_before, losses, doubt))
         if len(boxes_too.annotations):
             result.append(replace(boxes_too, problems=(), losses=Losses()))
         else:

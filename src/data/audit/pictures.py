@@ -159,8 +159,9 @@ def check_unlisted(splits: Sequence[Split]) -> Iterator[Finding]:
     said = _said(splits)
     strangers: list[str] = []
     for root in dict.fromkeys(_image_root(split) for split in splits):
-        for folder, _, names in os.walk(root):
-            images = (name for name in sorted(names) if name.lower().endswith(SUFFIXES))
+        for folder, folders, names in os.walk(root):
+            folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+            images = (name for name in sorted(names) if name.lower().endswith(SUFFIXES) and not name.startswith("."))
             strangers += [
                 path for name in images if (path := os.path.normpath(os.path.join(folder, name))) not in listed
             ]
@@ -182,7 +183,7 @@ def check_orphans(split: Split) -> Iterator[Finding]:
     for folder, images in sorted(folders.items()):
         beside = {image.stem: image for image in images.iterdir() if image.suffix != ".txt"}
         others = UnlistedImages(images)
-        for file in sorted(folder.glob("*.txt")):
+        for file in sorted(folder.glob("[!.]*.txt")):  # hidden ones are those of macOS
             if os.path.splitext(file)[0] not in known and not said & _keys(str(file)) and file.name != "classes.txt":
                 image = beside.get(file.stem)
                 text = f"no image of this name{others.hint(f'{file.stem}.jpg')}"

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 ROUNDING_PX = 2.0
 """Pixels by which the sides of a mask may exceed its box: corners are rounded, or the last pixel is not counted."""
+_LARGE_PX = 32.0**2
+"""Area from which COCO counts a box among the medium ones: a mask in it has more than a pixel."""
 _FEW = 3
 """Boxes from which on equal areas of unequal boxes are no chance."""
 
@@ -38,6 +40,8 @@ def sound_areas(
     left = judged & ~np.any(list(reasons.values()), axis=0)
     if np.count_nonzero(left) >= _FEW and _constant_or_fractions(given_px[left], own[left]):
         reasons["at most 1 or the same throughout, whatever the box"] = left
+    else:
+        reasons["at most 1 in a large box"] = left & (given_px <= 1) & (own > _LARGE_PX)
     wrong = np.any(list(reasons.values()), axis=0)
     return np.where(wrong | np.isnan(given_px), own, given_px), {
         name: rows for name, rows in reasons.items() if rows.any()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ _FEWEST = 6
 """Boxes below which a data set says nothing about its format."""
 _BEYOND = 0.02
 """Part of the image's side by which a box must reach out of it to speak against the format it was read in."""
+_VERY_FAR = 0.2
+"""The same for a single box: sloppy boxes of objects that fill the image stay below."""
 _SHARE = 0.1
 """Share of such boxes from which another format is looked for."""
 _FITTING = 0.995
@@ -25,6 +27,8 @@ _OTHERS: dict[str, Callable[[Numbers, Numbers, Numbers, Numbers], tuple[Numbers,
     "a centre and a size in place of x, y, width, height": lambda x, y, w, h: (
         x - w / 2, y - h / 2, x + w / 2, y + h / 2
     ),
+    "y, x, height, width in place of x, y, width, height": lambda x, y, w, h: (y, x, y + h, x + w),
+    "y1, x1, y2, x2 in place of x, y, width, height": lambda x, y, w, h: (y, x, h, w),
     "the top left corner and a size in place of a centre and a size": lambda x, y, w, h: (
         x + w / 2, y + h / 2, x + 1.5 * w, y + 1.5 * h
     ),
@@ -42,15 +46,46 @@ def other_format(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
     Returns:
         A sentence with the counts; empty where nothing is suspicious or there are few boxes.
     """
-    x, y, w, h = boxes_xywh_px.T
-    height, width = sizes.T.astype(np.float64)
-    beyond = np.maximum(np.maximum(-x, x + w - width) / width, np.maximum(-y, y + h - height) / height) > _BEYOND
-    count = int(np.count_nonzero(beyond))
-    if len(x) < _FEWEST or count < max(_FEWEST / 2, _SHARE * len(x)):
+    total, count = len(sizes), int(np.count_nonzero(_beyond(boxes_xywh_px, sizes) > _BEYOND))
+    if total < _FEWEST or count < max(_FEWEST / 2, _SHARE * total):
         return ""
     for name, corners in _OTHERS.items():
-        x1, y1, x2, y2 = corners(x, y, w, h)
-        inside = (x1 >= -1) & (y1 >= -1) & (x2 <= width + 1) & (y2 <= height + 1) & (x2 > x1) & (y2 > y1)
-        if np.count_nonzero(inside) >= _FITTING * len(x):
-            return f"{count} of {len(x)} boxes reach far out of their image, but fit if the numbers are {name}"
+        if np.count_nonzero(_inside(corners(*boxes_xywh_px.T), sizes)) >= _FITTING * total:
+            return f"{count} of {total} boxes reach far out of their image, but fit if the numbers are {name}"
     return ""
+
+
+def some_corners(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
+    """Whether some of the boxes look like corners, as files have them that were joined from several.
+
+    Args:
+        boxes_xywh_px, sizes: as for ``other_format``.
+
+    Returns:
+        A sentence with the count; empty where a box that reaches very far out of its image is no pair of corners.
+    """
+    far = _beyond(boxes_xywh_px, sizes) > _VERY_FAR
+    count = int(np.count_nonzero(far))
+    if count < _FEWEST / 2 or not _inside(boxes_xywh_px[far].T, sizes[far]).all():
+        return ""
+    return (
+        f"all {count} boxes that reach very far out of their image fit if their numbers are corners x1, y1, x2, y2: "
+        f"some of the {len(sizes)} boxes may be such"
+    )
+
+
+def _beyond(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> Numbers:
+    """(A,) how far each box reaches out of its image, as a part of the image's side."""
+    x, y, w, h = boxes_xywh_px.T
+    height, width = sizes.T.astype(np.float64)
+    farthest: Numbers = np.maximum(np.maximum(-x, x + w - width) / width, np.maximum(-y, y + h - height) / height)
+    return farthest
+
+
+def _inside(corners: Iterable[Numbers], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(A,) whether corners x1, y1, x2, y2 are in order and in their image."""
+    (x1, y1, x2, y2), (height, width) = corners, sizes.T
+    fits: NDArray[np.bool_] = (
+        (x1 >= -1) & (y1 >= -1) & (x2 <= width + 1) & (y2 <= height + 1) & (x2 > x1) & (y2 > y1)
+    )  # fmt: skip
+    return fits

@@ -17,6 +17,8 @@ _INT64 = 2**63
 Entry = Mapping[str, Any]
 _LONGEST = 40
 """Characters of a number: beyond, Python refuses to read it or takes long."""
+LARGEST = 1e12
+"""Of the numbers of a box: no picture is that large, and sums and products of larger ones may be infinite."""
 _UPRIGHT_DEGREES = 0.5
 _FLAGS = {"": 0, "false": 0, "no": 0, "true": 1, "yes": 1}
 
@@ -61,7 +63,7 @@ def box_numbers(value: object) -> list[float] | None:
     if not isinstance(parts, list) or len(parts) != 4:
         return None
     numbers = [number for one in parts if (number := finite_number(one)) is not None]
-    return numbers if len(numbers) == 4 else None
+    return numbers if len(numbers) == 4 and max(map(abs, numbers)) <= LARGEST else None
 
 
 def is_rotated(degrees: object) -> bool:
@@ -172,7 +174,7 @@ def is_box(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 4
-        and all((type(one) is float and math.isfinite(one)) or fits_int64(one) for one in value)
+        and all(type(one) in (float, int) and abs(one) <= LARGEST for one in value)
     )
 
 

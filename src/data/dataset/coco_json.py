@@ -17,6 +17,7 @@ from .annotations import Annotations
 from .areas import sound_areas
 from .coco_categories import categories_space, warn_of_groups, warn_of_other_names
 from .coco_fields import (
+    LARGEST,
     Entry,
     ImageIds,
     are_int64,
@@ -281,7 +282,7 @@ class _Objects:
             boxes = np.array(values)
         except ValueError:  # rows of unequal length
             boxes = np.array(None)
-        if boxes.dtype.kind in "iuf" and boxes.shape == (len(values), 4) and np.isfinite(boxes).all():
+        if boxes.dtype.kind in "iuf" and boxes.shape == (len(values), 4) and (np.abs(boxes) <= LARGEST).all():
             return boxes.astype(np.float64)
         mended = self._check(
             values, keep, ids, is_box, box_numbers, "bad box", "bbox", "expected 4 finite numbers x, y, width, height"
@@ -292,15 +293,15 @@ class _Objects:
         """(A,) as the file has them, NaN where it gives none that can be read."""
 
         def fits(value: object) -> bool:
-            return value is None or type(value) is float or fits_int64(value)
+            return value is None or (type(value) is float and value == value) or fits_int64(value)
 
         values: list[Any] = [entry.get("area") for entry in entries]
-        if set(map(type, values)) != {float}:
-            always = np.ones(len(values), dtype=bool)  # no box is left out for its area
-            expected = "expected a number of pixels, or no area"
-            found = self._check(values, always, ids, fits, finite_number, "wrong area", "area", expected, needed=False)
-            values = [np.nan if one is None else one for one in found]
-        return np.array(values, dtype=np.float64)
+        if set(map(type, values)) == {float} and not np.isnan(areas := np.array(values)).any():
+            return areas
+        always = np.ones(len(values), dtype=bool)  # no box is left out for its area
+        expected = "expected a number of pixels, or no area"
+        found = self._check(values, always, ids, fits, finite_number, "wrong area", "area", expected, needed=False)
+        return np.array([np.nan if one is None else one for one in found], dtype=np.float64)
 
     def _sound(
         self, areas: NDArray[np.float64], boxes: NDArray[np.float64], ids: NDArray[np.int64]

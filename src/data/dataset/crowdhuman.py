@@ -14,7 +14,7 @@ from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected, check_files
-from .coco_fields import box_numbers, is_box
+from .coco_fields import box_numbers, flag, is_box
 from .detection import DetectionDataset
 from .frame import Upright
 from .images import image_sizes
@@ -195,4 +195,4 @@ def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> 
 
 def _marked(content: Mapping[str, Any], key: str) -> bool:
     attributes = content.get(key)
-    return isinstance(attributes, dict) and attributes.get("ignore") == 1
+    return isinstance(attributes, dict) and bool(flag(attributes.get("ignore")))

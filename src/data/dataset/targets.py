@@ -16,7 +16,7 @@ from torch import nn
 from ...core.errors import DataError
 from ..transforms.smallest import describe_limits, smallest_kept
 from .annotations import Annotations, clipped_corners, has_area
-from .box_format import other_format
+from .box_format import other_format, some_corners
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class TargetCounts:
     """Boxes (of any kind) that look like fractions of their image."""
     format: str
     """What boxes look like that seem to be in another format than they were read in; empty for sound ones."""
+    corners: str
+    """The same of some of them."""
     limits: str
     """What ``too_small`` goes by."""
 
@@ -92,6 +94,7 @@ def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCou
     small = (height < limits[:, 0]) | (width < limits[:, 1]) | (height * width < limits[:, 2])
     inside = ~data.crowd & has_area(boxes_xyxy)
     with_target = np.bincount(owners[inside & ~small], minlength=len(data)) > 0
+    no_crowd = data.boxes_xywh_px[~data.crowd], data.sizes[owners[~data.crowd]]
     return TargetCounts(
         images=len(data),
         empty_images=int(np.count_nonzero(~with_target)),
@@ -100,7 +103,8 @@ def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCou
         without_area=int(np.count_nonzero(~inside & ~data.crowd)),
         too_small=int(np.count_nonzero(inside & small)),
         fractions=_fractions(data.boxes_xywh_px, data.sizes.min(axis=1)[owners]),
-        format=other_format(data.boxes_xywh_px[~data.crowd], data.sizes[owners[~data.crowd]]),
+        format=other_format(*no_crowd),
+        corners=some_corners(*no_crowd),
         limits=describe_limits(ops),
     )
 
@@ -114,6 +118,7 @@ def _shapes(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
 def _fractions(boxes_xywh_px: NDArray[np.float64], shorter_side: NDArray[np.int64]) -> int:
     """How many boxes have four numbers in 0..1; 0 where these may as well be pixels."""
     found = (np.abs(boxes_xywh_px - 0.5).max(axis=1, initial=0) <= _FRACTION - 0.5) & (shorter_side > _SMALL_IMAGE)
+    found &= (boxes_xywh_px > 0).any(axis=1)  # four zeros are no box in either
     some = boxes_xywh_px[found]
     sure = len(some) >= _MANY or (some % 1 != 0).any()  # one box of one pixel is made of whole numbers too
     return len(some) if sure else 0
@@ -143,6 +148,8 @@ def shortages(counts: TargetCounts) -> Iterator[Shortage]:
         )
     if counts.format:
         yield Shortage("other box format", f"{counts.format}: convert them, or correct the export")
+    elif counts.corners:
+        yield Shortage("some boxes as corners", f"{counts.corners}: convert these, or correct the export")
     if not counts.targets:
         yield Shortage("no targets", _why_none(counts))
     elif counts.crowd > MOST * boxes:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from ...core.regular import file_bytes
-from .coco_fields import is_rotated
+from .coco_fields import LARGEST, flag, is_rotated, short
 from .other_tools import other_tool
 from .problems import Problems
 
@@ -115,7 +114,7 @@ class VocFile:
             if not name:
                 self._report("bad entry", number, "an object without <name>: give its class", problems)
             elif name not in labels:
-                text = f"class {name!r} is not one of the {len(labels)} classes: {known}"
+                text = f"class {short(name)} is not one of the {len(labels)} classes: {known}"
                 self._report("unknown category", number, text, problems)
             elif box is None:
                 text = f"object {name!r} needs a <bndbox> with the numbers {', '.join(_CORNERS)}"
@@ -125,7 +124,7 @@ class VocFile:
                 image.labels.append(labels[name])
                 if any(is_rotated(turn.findtext("value")) for turn in one.iterfind(_ROTATION)):
                     image.rotated.append(number + 1)
-                image.difficult.append((one.findtext("difficult") or "0").strip() not in ("", "0"))
+                image.difficult.append(bool(flag(one.findtext("difficult"))))
         if objects and not image.labels:
             problems.losses.add("", emptied=1)
         return image
@@ -135,13 +134,14 @@ class VocFile:
         deeper = sum(1 for _ in self.root.iter("object")) - len(self.root.findall("object"))
         if deeper:
             text = f"{deeper} <object> inside other elements are passed over: put them directly into <annotation>"
-            self._report("bad entry", 0, text, problems)
+            problems.report("bad entry", self._place("object", 0, "annotation"), text, boxes=deeper)
         tags = {one.tag for one in self.root.iter() if one is not self.root and isinstance(one.tag, str)}
         for tag in sorted(tags - set(_TAGS)):
             plain = tag.rpartition("}")[2].lower()
             if plain in _TAGS:
                 text = f"the tag <{tag}> is passed over: write <{plain}>, in small letters and without a namespace"
-                problems.report("bad entry", self._place(tag, 0, "annotation"), text)
+                lost = sum(1 for _ in self.root.iter(tag)) if plain == "object" else 0
+                problems.report("bad entry", self._place(tag, 0, "annotation"), text, boxes=lost)
 
     def _size(self) -> tuple[int, int] | None:
         sides = []
@@ -211,7 +211,7 @@ def corner_box(element: ElementTree.Element | None, one_based: bool) -> list[flo
         corners = [float(element.findtext(one) or "") for one in _CORNERS] if element is not None else []
     except ValueError:
         return None
-    if len(corners) != 4 or not all(map(math.isfinite, corners)):
+    if len(corners) != 4 or not all(abs(one) <= LARGEST for one in corners):
         return None
     x0, y0, x1, y1 = corners
     if one_based:  # pixels are counted from 1 and the last one belongs to the box

@@ -143,7 +143,7 @@ def find_data(folder: Path) -> Path | None:
 def broken_data(folder: Path) -> Path | None:
     """A file that would be a ``data.yaml`` if it could be read: opening it says what is wrong."""
     broken = (one for one in _yaml_files(folder) if not _yaml(one, Problems(collect=True)))
-    return next((one for one in broken if _NAMES_KEY.search(one.read_text(errors="replace"))), None)
+    return next((one for one in broken if _NAMES_KEY.search(one.read_text(errors="replace").replace("\0", ""))), None)
 
 
 def _yaml_files(folder: Path) -> list[Path]:

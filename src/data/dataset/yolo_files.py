@@ -176,6 +176,8 @@ def _missing(data: YoloData, source: str, split: str) -> str:
     text = f"{data.root / source} does not exist: check path and {split}"
     if (data.file.parent / source).exists():
         text += f" (there is {data.file.parent / source}: remove path, which says {data.content['path']!r})"
+    if data.places(source.replace("\\", "/")):
+        text += " (write / for \\)"
     if data.content.get("download"):
         text += "; its download: entry is not followed, so fetch the data first"
     return text

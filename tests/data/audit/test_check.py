@@ -357,3 +357,16 @@ def test_a_label_under_another_name_than_its_image(tmp_path):
     (root / "labels/train/train_03.txt").rename(root / "labels/train/Train_03.txt")
     [found] = [one for one in findings_of(root) if one.kind == "label without image"]
     assert found.text == "no image of this name; did you mean 'train_03.jpg'? (upper and lower case)"
+
+
+def test_what_macos_puts_beside_files_is_no_finding(tmp_path):
+    data = Planted(tmp_path / "data", train=4, val=2)
+    splits = read_all(discover(data.write()))
+    write_dataset(splits, tmp_path / "yolo", "yolo")
+    for folder in [data.folder / "train", *(tmp_path / "yolo").glob("*/train")]:
+        for file in list(folder.iterdir()):
+            (folder / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    (data.folder / "train" / "__MACOSX").mkdir()
+    (data.folder / "train" / "__MACOSX" / "a.jpg").write_bytes(b"\0\5\x16\7")
+    assert findings_of(data.folder) == []
+    assert findings_of(tmp_path / "yolo") == []

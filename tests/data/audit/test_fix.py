@@ -7,7 +7,7 @@ import pytest
 
 from data.audit.planted import Planted, plant_everything
 from isdfine.data.audit.check import check_with, read_files
-from isdfine.data.audit.fix import corrected
+from isdfine.data.audit.fix import TooMuchLost, corrected
 from isdfine.data.audit.sources import discover, read_all
 from isdfine.data.audit.writers import write_dataset
 
@@ -88,3 +88,41 @@ def test_splits_with_other_classes_get_one_list_by_name(tmp_path):
     after = splits[1].annotations
     assert [after.label_space.names[label] for label in after.labels] == names
     assert "classes joined by name" in changes[-1]
+
+
+def normalised(box):
+    x, y, width, height = box
+    return [x / 128, y / 96, width / 128, height / 96]
+
+
+def as_corners(box):
+    x, y, width, height = box
+    return [x + 20, y + 20, x + width + 20, y + height + 20]
+
+
+@pytest.mark.parametrize(
+    ("share", "change"),
+    [(1, normalised), (2, normalised), (1, as_corners), (6, as_corners)],
+    ids=["fractions", "some fractions", "corners", "some corners"],
+)
+def test_boxes_of_another_format_are_not_cut_to_a_clean_copy(tmp_path, share, change):
+    data = Planted(tmp_path)
+    for entry in data.content["train"]["annotations"][::share]:
+        entry["bbox"] = change(entry["bbox"])
+    with pytest.raises(TooMuchLost, match=r"train: .*all boxes are in doubt \(.*nothing is written"):
+        fixed(data.write()).check_losses(0.99)
+
+
+def test_objects_under_tags_that_are_not_read_count_as_lost(tmp_path):
+    data = Planted(tmp_path / "data")
+    data.write()
+    splits = read_all(discover(data.folder))
+    write_dataset(splits, tmp_path / "voc", "voc")
+    for number, file in enumerate(sorted((tmp_path / "voc" / "Annotations").glob("train*.xml"))):
+        if number < 2:
+            file.write_text(file.read_text().replace("object>", "Object>"))
+        elif number < 4:
+            text = file.read_text().replace("<object>", "<objects><object>", 1)
+            file.write_text(text.replace("</annotation>", "</objects></annotation>"))
+    toll = fixed(tmp_path / "voc").tolls[0]
+    assert "12 of 72 boxes left out (12 bad entry)" in str(toll)

@@ -122,6 +122,28 @@ def test_a_broken_data_yaml_is_said(tmp_path, caplog):
     assert "data.yaml: cannot be read and is passed over" in caplog.text
 
 
+def test_a_broken_annotation_file_is_said(tmp_path):
+    data = Planted(tmp_path, train=1, val=1).write()
+    content = (data / "annotations" / "train.json").read_bytes()
+    (data / "annotations" / "val.json").unlink()
+    for broken, said in ((content[:-200], "it is cut off"), (content.decode().encode("utf-16"), "can't decode byte")):
+        (data / "annotations" / "train.json").write_bytes(broken)
+        with pytest.raises(DataError, match=rf"no data set found .*train\.json.*not a JSON file .*{said}"):
+            discover(data)
+
+
+def test_a_data_yaml_of_windows_is_said(tmp_path):
+    data = Planted(tmp_path, train=2, val=2).write()
+    write_dataset(read_all(discover(data)), tmp_path / "yolo", "yolo")
+    file = tmp_path / "yolo/data.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("images/train", "images\\train"))
+    assert "does not exist: check path and train (write / for \\)" in str(discover(file)[0].read().problems[0])
+    file.write_bytes(text.encode("utf-16"))
+    with pytest.raises(DataError, match=r"data\.yaml: not UTF-8 text"):
+        discover(tmp_path / "yolo")
+
+
 @pytest.mark.parametrize("key", ["valid", "val", "validation"])
 @pytest.mark.parametrize("asked", ["valid", "val", "validation"])
 def test_the_validation_split_has_one_rule_for_check_and_training(tmp_path, caplog, key, asked):

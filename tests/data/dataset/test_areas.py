@@ -43,6 +43,12 @@ def test_others_are_the_boxes_own(given, reason):
     assert {name: rows.tolist() for name, rows in reasons.items()} == {reason: [True] * 3}
 
 
+def test_single_areas_of_a_pixel_in_large_boxes_are_not_believed():
+    found, reasons = sound_areas(np.array([100.0, 0.5, 0.5]), BOXES)
+    assert found.tolist() == [100, 0.5, OWN[2]]  # a thin mask in the second is a small one either way
+    assert {name: rows.tolist() for name, rows in reasons.items()} == {"at most 1 in a large box": [False, False, True]}
+
+
 def test_no_area_is_no_fault():
     found, reasons = sound_areas(np.array([np.nan, 500, np.nan]), BOXES)
     assert found.tolist() == [100, 500, 1600]

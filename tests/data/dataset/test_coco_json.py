@@ -175,11 +175,11 @@ def test_another_form_of_a_value_is_read_with_a_warning(tmp_path, caplog, path, 
         (0, "1 of 4 areas are 0"),
         (float("inf"), "1 of 4 areas are no finite number"),
         (float("-inf"), "1 of 4 areas are no finite number"),
+        (float("nan"), "annotation 14 has area nan"),
         (2400, "1 of 4 areas are larger than the box"),
         ("large", "annotation 14 has area 'large'"),
         ([100], r"annotation 14 has area [100]"),
         (10**400, "annotation 14 has area 10000"),
-        (float("nan"), ""),
         (None, ""),
         (144, None),  # rounded corners, or a last pixel that is not counted
         (3, None),  # a thin mask
@@ -297,3 +297,11 @@ def test_further_keys_can_mark_regions(tmp_path):
 def test_classes_alone(tmp_path):
     path = coco_files.write(tmp_path, images=False)[1]
     assert coco_label_space(path) == parse_coco(path).label_space
+
+
+@pytest.mark.parametrize("value", [1e308, "1e308", -1e13, 10**30])
+def test_numbers_that_no_picture_is_large_enough_for_are_no_box(tmp_path, value):
+    problems = Problems(collect=True)
+    path = coco_files.write(tmp_path, changed("annotations.3.bbox", [5, 5, value, value]), images=False)[1]
+    assert len(parse_coco(path, problems=problems).ids) == 3
+    assert [one.kind for one in problems.found] == ["bad box"]

@@ -46,6 +46,12 @@ def test_persons_and_regions(tmp_path):
     assert len(dataset[1][1]["labels"]) == 0
 
 
+@pytest.mark.parametrize("value", ["1", "true", True, 1.0])
+def test_flags_in_other_forms(tmp_path, value):
+    files = write(tmp_path, {"ID": "b", "gtboxes": [person(), person(9, extra={"ignore": value})]})
+    assert CrowdHumanDetection(**files).annotations.crowd.tolist() == [False, True]
+
+
 def test_ids_as_labels_as_in_official_configs(tmp_path):
     dataset = CrowdHumanDetection(**write(tmp_path, {"ID": "b", "gtboxes": [person()]}), num_classes=2)
     assert dataset.label_space.names == ("(unused 0)", "person")

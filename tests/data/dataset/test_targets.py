@@ -43,6 +43,7 @@ NONE_LEFT = {
     "whole images as fractions": (data_of([[0, 0, 1, 1]], images=10), "normalised boxes", "all 10 boxes lie"),
     "small": (data_of([[10, 10, 8, 8]], size=(640, 640)), "no targets", "all 1 boxes are too small .*tiles"),
     "several": (data_of([BOX, [70, 0, 9, 9]], crowd=[True, False]), "no targets", r"none of the 2 boxes .*: 1 crowd"),
+    "zeros": (data_of([[0, 0, 0, 0]] * 12), "no targets", "none of the 12 boxes .*: 12 without area"),
     "no box": (data_of([], images=2), "no boxes", "none of the 2 images has a box"),
 }  # fmt: skip
 
