@@ -40,3 +40,16 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def why(error: BaseException) -> str:
+    """The operating system's words, wherever they stand in a chain of errors.
+
+    torch's zip writer turns a failed write into a RuntimeError of its own, with the OSError behind it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return str(error).split("\n")[0]

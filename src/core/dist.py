@@ -19,7 +19,7 @@ import torch.distributed as torch_dist
 from torch import Tensor
 
 from .errors import ConfigError, RankError
-from .watch import PATIENCE, Watch
+from .watch import PATIENCE, Watch, end_process
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
         ConfigError: the environment is incomplete, or holds a value that is not a number in range.
         RankError: the group could not be started. Going on alone would train W different models.
     """
+    global _watch
     if torch_dist.is_initialized() or not _launched():
         return
     limit_s = _timeout_s(timeout_s)
@@ -55,14 +56,21 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
     if use_cuda:
         _select_gpu()
     try:
-        store = _store(number, limit_s, owner=number == 0)
-        _await_all(store, number, size, limit_s)
+        with _in_time(2 * limit_s, where):
+            store = _store(number, limit_s, owner=number == 0)
+            if size > 1:
+                signs, holder = _store(number, limit_s, owner=False), "torchrun" if _agent() else "rank 0"
+                watch = Watch(signs, number, size, limit_s, holder=holder)
+                _await_all(store, size, limit_s)
+        if size > 1:
+            _watch = watch
+            watch.start()
         torch_dist.init_process_group(
             "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
             store=torch_dist.PrefixStore("group", store), rank=number, world_size=size,
             timeout=datetime.timedelta(seconds=(PATIENCE + 1) * limit_s),  # the watch speaks before that
         )  # fmt: skip
-        _start_watch(number, size, limit_s)
+        torch_dist.barrier()  # the group works
     except (RuntimeError, ValueError) as error:
         raise RankError(
             f"the process group did not start ({where}, waited at most {limit_s:g} s): {str(error).splitlines()[0]}. "
@@ -74,23 +82,27 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
 
 def _store(number: int, limit_s: float, *, owner: bool) -> torch_dist.Store:
     """A connection to the store of the group, which torchrun holds, or else rank 0."""
-    with_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         store = torch_dist.TCPStore(
-            address, port, is_master=owner and not with_agent, timeout=datetime.timedelta(seconds=limit_s),
+            address, port, is_master=owner and not _agent(), timeout=datetime.timedelta(seconds=limit_s),
             wait_for_workers=False,
         )  # fmt: skip
     except RuntimeError as error:
-        if owner or with_agent:
+        if owner or _agent():
             raise
         raise RuntimeError(f"rank 0, which holds the store of the group, is not there: {error}") from error
     return torch_dist.PrefixStore(f"isdfine/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _await_all(store: torch_dist.Store, number: int, size: int, limit_s: float) -> None:
-    store.set(f"here/{number}", "")
-    keys = {other: f"here/{other}" for other in range(size)}
+def _agent() -> bool:
+    """Whether torchrun holds the store."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _await_all(store: torch_dist.Store, size: int, limit_s: float) -> None:
+    """Wait for the first sign of every rank."""
+    keys = {other: f"sign/{other}" for other in range(size)}
     try:
         store.wait(list(keys.values()), datetime.timedelta(seconds=limit_s))
     except RuntimeError:
@@ -98,11 +110,17 @@ def _await_all(store: torch_dist.Store, number: int, size: int, limit_s: float) 
         raise RuntimeError(f"rank {', '.join(late)} did not arrive" if late else "a rank arrived too late") from None
 
 
-def _start_watch(number: int, size: int, limit_s: float) -> None:
-    global _watch
-    if size > 1:
-        _watch = Watch(_store(number, limit_s, owner=False), number, size, limit_s)
-        torch_dist.barrier()  # every rank has shown its first sign
+@contextlib.contextmanager
+def _in_time(limit_s: float, where: str) -> Iterator[None]:
+    """End the process where the block takes longer: a store whose process is stopped answers nothing, ever."""
+    text = f"the process group did not start ({where}, waited {limit_s:g} s): {{}} holds its store and is stopped"
+    timer = threading.Timer(limit_s, end_process, [text.format("torchrun" if _agent() else "rank 0")])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def moved() -> None:

@@ -4,7 +4,8 @@
 
 A rank that waits in a collective cannot know why: another may be dead, stopped, stuck, or busy with work that takes its
 time. So a thread of every rank writes into the group's store where its main thread stands, and reads what the others
-wrote. A rank without signs of life, or one that keeps the others waiting and does nothing, is named and ends the run.
+wrote; a second one judges, since a store whose process is stopped never answers, whatever its timeout. A rank without
+signs of life, or one that keeps the others waiting and does nothing, is named and ends the run.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class _Seen:
 
 
 class Watch:
-    """Signs of one rank, and what it sees of the others.
+    """Signs of one rank, and what it sees of the others, once :meth:`start` is called.
 
     Args:
         store: of the group, as a connection of its own: one that waits blocks all who share it.
@@ -68,12 +69,14 @@ class Watch:
         limit_s: how long a rank may keep the others waiting without doing anything; half of it without a sign.
         give_up: called with the message when another rank is at fault; by default the process ends, for its main thread
             waits in a collective and cannot be interrupted.
+        holder: whose process holds the store.
     """
 
     def __init__(
-        self, store: Any, rank: int, world_size: int, limit_s: float, give_up: Callable[[str], None] | None = None
-    ) -> None:
-        self._store, self._rank, self._limit_s = store, rank, limit_s
+        self, store: Any, rank: int, world_size: int, limit_s: float, give_up: Callable[[str], None] | None = None,
+        holder: str = "rank 0",
+    ) -> None:  # fmt: skip
+        self._store, self._rank, self._limit_s, self._holder = store, rank, limit_s, holder
         self._give_up = give_up or self._exit
         self._own = Sign(f"pid {os.getpid()} on {socket.gethostname()}")
         self._main = threading.main_thread().ident
@@ -82,9 +85,16 @@ class Watch:
         self._cpu_s, self._load = 0.0, 1.0
         self._interval_s = min(1.0, limit_s / 10)
         self._over = threading.Event()
+        self._lost = False  # the store is gone
+        self._own.state, self._own.where = self._stand()
         self._show()
         self._seen = {one: _Seen(Sign("")) for one in range(world_size) if one != rank}
-        threading.Thread(target=self._run, name="isdfine-watch", daemon=True).start()
+
+    def start(self) -> None:
+        """Begin to watch; every rank has made its watch by then."""
+        self._forgive()
+        for work in (self._exchange, self._judge):
+            threading.Thread(target=work, name="isdfine-watch", daemon=True).start()
 
     def moved(self, *, started: bool = False) -> None:
         """The main thread has finished a collective, or (``started``) a step."""
@@ -107,18 +117,17 @@ class Watch:
         if self._own.end is None:
             self._over.set()
             self._own.end, self._own.because = reason, because
-            with contextlib.suppress(RuntimeError):  # the store may be gone with its owner
-                self._show()
+            last_sign = threading.Thread(target=self._show, daemon=True)
+            last_sign.start()
+            last_sign.join(2.0)  # a store that is stopped never answers
 
     def culprit(self) -> str | None:
         """Which rank is gone, asked when a collective has failed; None where all are here."""
         until = time.monotonic() + max(self._limit_s / 2, 10 * self._interval_s)
         while time.monotonic() < until:
             time.sleep(self._interval_s / 2)
-            try:
-                self._look()
-            except RuntimeError:
-                return "rank 0 (its process held the store of the group) is gone: it was killed or has crashed"
+            if self._lost:
+                return f"{self._holder} (its process held the store of the group) is gone: it was killed or has crashed"
             ended = [(rank, seen.sign) for rank, seen in self._seen.items() if seen.sign.end]
             for rank, sign in sorted(ended, key=lambda pair: pair[1].because):
                 if not sign.because or all(one.sign.end is not None for one in self._seen.values()):
@@ -128,26 +137,42 @@ class Watch:
                     return f"rank {rank} ({seen.sign.who}) is gone: it was killed or has crashed"
         return None
 
-    def _run(self) -> None:
-        lost_at: float | None = None
-        while not self._over.wait(self._interval_s):
-            try:
-                self._show()
+    def _exchange(self) -> None:
+        """Give signs and read those of the others; blocks for as long as the store's process is stopped."""
+        while not self._over.wait(self._interval_s) and not self._lost:
+            self._show()
+            with self._losing():
                 self._look()
-            except RuntimeError:  # the store is gone: with rank 0, or with torchrun
-                lost_at = lost_at or time.monotonic()
-                if self._own.state == "waits" and time.monotonic() - lost_at > self._limit_s / 2:
-                    self._give_up("rank 0 (its process held the store of the group) is gone")
-                continue
+                self._answered = time.monotonic()
+
+    def _judge(self) -> None:
+        before = time.monotonic()
+        while not self._over.wait(self._interval_s):
+            if time.monotonic() - before > self._limit_s / 4:  # this process was stopped, and with it perhaps all
+                self._forgive()
+            before = time.monotonic()
+            self._own.state, self._own.where = self._stand()
             if fault := self._fault():
                 self._over.set()
                 self._give_up(fault)
 
+    def _forgive(self) -> None:
+        """Count every wait from now."""
+        self._answered = self._moved = now = time.monotonic()
+        for seen in self._seen.values():
+            seen.at = now
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:  # the store is gone: with rank 0, or with torchrun
+            self._lost = True
+
     def _show(self) -> None:
-        own, now = self._own, time.monotonic()
-        own.number, own.still_s = own.number + 1, now - self._moved
-        own.state, own.where = self._stand()
-        self._store.set(f"sign/{self._rank}", json.dumps(vars(own)))
+        self._own.number, self._own.still_s = self._own.number + 1, time.monotonic() - self._moved
+        with self._losing():
+            self._store.set(f"sign/{self._rank}", json.dumps(vars(self._own)))
 
     def _look(self) -> None:
         keys = [f"sign/{rank}" for rank in self._seen]
@@ -183,15 +208,22 @@ class Watch:
 
     def _fault(self) -> str | None:
         """Which rank ends the run, and why; one that is busy is warned of."""
-        now = time.monotonic()
+        now, own = time.monotonic(), self._own
+        own_s, silent_s = now - self._moved, now - self._answered
+        if silent_s > self._limit_s / 2:  # so nothing is known of the others
+            if own.state == "waits" and own_s > self._limit_s / 2:
+                held = f"{self._holder} (its process {'held' if self._lost else 'holds'} the store of the group)"
+                return (
+                    f"{held} is gone" if self._lost else f"{held} has not answered for {silent_s:.0f} s: it is stopped"
+                )
+            return None
         for rank, seen in self._seen.items():
             if seen.sign.end is None and now - seen.at > self._limit_s / 2:
                 return (
                     f"rank {rank} ({seen.sign.who}) has given no sign of life for {now - seen.at:.0f} s: it is stopped "
                     f"or killed, or its machine is gone; it last stood in {seen.sign.where}"
                 )
-        own = self._own
-        if own.still_s < self._limit_s or own.state == "stuck":
+        if own_s < self._limit_s or own.state == "stuck":
             return None
         for rank, seen in self._seen.items():
             sign = seen.sign
@@ -204,14 +236,19 @@ class Watch:
                 if own.state == "waits" and now - self._warned > self._limit_s:
                     self._warned = now
                     logger.warning("%s; it is busy, so it is waited for", text)
-        if own.still_s > PATIENCE * self._limit_s:
+        if own_s > PATIENCE * self._limit_s:
             places = "; ".join(f"rank {rank} in {seen.sign.where}" for rank, seen in self._seen.items())
-            return f"no rank has finished a step for {own.still_s:.0f} s: this one stands in {own.where}; {places}"
+            return f"no rank has finished a step for {own_s:.0f} s: this one stands in {own.where}; {places}"
         return None
 
     def _exit(self, message: str) -> None:
         self.leave(message, because=True)
-        logger.error("rank %d ends, because %s", self._rank, message)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(EXIT_CODE)
+        end_process(f"rank {self._rank} ends, because {message}")
+
+
+def end_process(message: str) -> None:
+    """End at once, whatever the main thread waits for, with a line in the log."""
+    logger.error("%s", message)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(EXIT_CODE)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..core.atomic import why
 from ..core.card import UNKNOWN_LICENCE, Card, card_path, save_weights, write_text
 from ..core.config import Config
 from ..core.errors import CheckpointError
@@ -221,8 +222,10 @@ def _write_official(state: Mapping[str, Tensor], config: Config, card: Card, pat
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-        raise CheckpointError(f"{path}: could not be written ({error}): free space or choose another folder") from error
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: could not be written ({why(error)}): free space or choose another folder"
+        ) from error
 
 
 def _verify(model: nn.Module, config: Config, stage: Path) -> tuple[float, float]:

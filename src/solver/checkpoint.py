@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.atomic import whole_file
+from ..core.atomic import whole_file, why
 from ..core.checkpoint_files import read_checkpoint
 from ..core.errors import CheckpointError
 from ..zoo.dfine.huggingface import from_huggingface
@@ -42,10 +42,9 @@ def save_checkpoint(state: Mapping[str, Any], path: str | PathLike[str]) -> None
             torch.save(dict(state), file)
         _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        # torch's zip writer turns a failed write into a RuntimeError, with the OSError behind it.
         kept = "the earlier file of that name is untouched" if path.exists() else "no earlier file of that name existed"
         raise CheckpointError(
-            f"{path}: the checkpoint could not be saved ({_reason(error)}); {kept}. "
+            f"{path}: the checkpoint could not be saved ({why(error)}); {kept}. "
             "Free space or correct the folder's permissions, then continue with -r from the last saved checkpoint"
         ) from error
 
@@ -128,13 +127,3 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _reason(error: BaseException) -> str:
-    """The operating system's words, wherever they stand in a chain of errors."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            return cause.strerror or str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return str(error).split("\n")[0]

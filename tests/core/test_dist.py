@@ -14,6 +14,7 @@ import torch
 
 from isdfine.core import dist
 from isdfine.core.errors import ConfigError
+from isdfine.core.watch import EXIT_CODE
 
 RANK_SCRIPT = """
 import sys, torch
@@ -35,7 +36,7 @@ print("done", rank)
 """
 
 
-def start_rank(rank: int, script: str, port: int, **environment: str) -> subprocess.Popen:
+def start_rank(rank: int, script: str, port: int, *arguments: str, **environment: str) -> subprocess.Popen:
     env = {
         **os.environ,
         "RANK": str(rank),
@@ -48,7 +49,7 @@ def start_rank(rank: int, script: str, port: int, **environment: str) -> subproc
         **environment,
     }
     return subprocess.Popen(
-        [sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", script, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -96,6 +97,48 @@ def test_missing_rank_fails_within_the_timeout() -> None:
     assert "the process group did not start (rank 1 of 2 at 127.0.0.1:" in output
     assert "set ISDFINE_DIST_TIMEOUT (seconds) for a longer wait" in output
     assert time.monotonic() - began < 30
+
+
+STOPPED = """
+import os, signal, sys, torch.distributed
+from isdfine.core import dist
+stop_at, rank = sys.argv[1], os.environ["RANK"]
+if stop_at == "start" and rank == "0":
+    port = int(os.environ["MASTER_PORT"])
+    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    os.kill(os.getpid(), signal.SIGSTOP)
+dist.init(device="cpu")
+if rank == "0":
+    os.kill(os.getpid(), signal.SIGSTOP)
+dist.moved()
+dist.barrier()
+"""
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "said"),
+    [
+        pytest.param("start", "the process group did not start (rank 1 of 2 at 127.0.0.1:", id="start"),
+        pytest.param(
+            "collective",
+            "rank 1 ends, because rank 0 (its process holds the store of the group) has not answered for",
+            id="collective",
+        ),
+    ],
+)
+def test_a_stopped_rank_0_is_named_by_those_that_wait_for_its_store(stop_at: str, said: str) -> None:
+    port = free_port()
+    ranks = [start_rank(rank, STOPPED, port, stop_at, ISDFINE_DIST_TIMEOUT="4") for rank in range(2)]
+    try:
+        output = ranks[1].communicate(timeout=60)[0]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()
+    assert ranks[1].returncode == EXIT_CODE, output
+    assert said in output
+    assert "rank 0" in output
+    assert output.rstrip().endswith("stopped")
 
 
 @pytest.mark.usefixtures("no_launch")

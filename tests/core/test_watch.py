@@ -4,6 +4,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,7 @@ class Pair:
         self.say()
         monkeypatch.setattr(Watch, "_stand", lambda _: (own_state, "callbacks.py:1 in line"))
         self.watch = Watch(self.store, 0, 2, LIMIT_S, self.said.append)
+        self.watch.start()
         self.watch.moved(started=True)
 
     def say(self, **sign: Any) -> None:
@@ -112,6 +114,35 @@ def test_a_rank_that_vanished_is_named_after_a_failed_collective(pair: Callable[
     culprit = pair(own_state="busy").watch.culprit()
     assert culprit is not None
     assert culprit.startswith("rank 1 (pid 7 on elsewhere) is gone")
+
+
+def test_a_store_that_never_answers_is_the_fault_of_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does whose process is stopped: with the whole limit as timeout it blocks for ever."""
+    silent, said = threading.Event(), []
+
+    class Store(torch_dist.HashStore):
+        def multi_get(self, keys: list[str]) -> list[bytes]:
+            silent.wait()
+            return [json.dumps(vars(Sign(""))).encode()]
+
+    monkeypatch.setattr(Watch, "_stand", lambda _: ("waits", ""))
+    watch = Watch(Store(), 1, 2, LIMIT_S, said.append)
+    watch.start()
+    began = time.monotonic()
+    while not said and time.monotonic() - began < 10:
+        time.sleep(0.02)
+    assert said == ["rank 0 (its process holds the store of the group) has not answered for 0 s: it is stopped"]
+    watch.leave("the end", because=True)
+    silent.set()
+
+
+def test_who_was_stopped_itself_accuses_nobody(pair: Callable[..., Pair]) -> None:
+    """As all ranks are by Ctrl-Z, or by a cluster that suspends a job."""
+    resumed = pair()
+    wait = resumed.watch._over.wait
+    resumed.watch._over.wait = lambda seconds: time.sleep(2 * LIMIT_S) or wait(0)  # type: ignore[method-assign]
+    time.sleep(3 * LIMIT_S)
+    assert resumed.said == []
 
 
 def test_where_the_main_thread_stands() -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion writes the same model, or nothing."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def source(tmp_path: Path, config: Config) -> Source:
 def weights_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     keys = {key for key in one if not key.endswith(("anchors", "valid_mask"))}
     return keys <= other.keys() and all(torch.equal(one[key], other[key].to(one[key].dtype)) for key in keys)
+
+
+@pytest.mark.parametrize(("form", "name"), [("official", "m.pth"), ("safetensors", "m.safetensors")])
+def test_a_full_disk_is_told_of_in_the_words_of_the_system(
+    tmp_path: Path, source: Source, config: Config, form: Form, name: str
+) -> None:
+    target, (before, most) = tmp_path / "out" / name, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    try:
+        with pytest.raises(CheckpointError, match=r"could not be written \(File too large\): free space"):
+            convert(source, config, Wanted(form, target))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    assert not list(target.parent.glob("*"))
 
 
 def test_a_chain_through_all_forms(tmp_path: Path, source: Source, config: Config) -> None:
