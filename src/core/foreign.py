@@ -10,6 +10,7 @@ same (``INSTEAD``, ``COMPONENTS``).
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
@@ -180,6 +181,9 @@ MODELS: dict[str, str] = {
 }
 """Parts of other detectors and the projects whose files name them. With parts of D-FINE instead it is another model."""
 
+_FAMILIES = re.compile(r"[a-z-]{0,16}detr|dino|deim|yolo(?!_?d)|rtv4|rtmdet|faster|sparsercnn", re.IGNORECASE)
+"""How the names of other detectors and of their parts begin, in any version and spelling."""
+
 COMPONENTS: dict[str, Foreign] = {
     # detectors
     "RTv4PostProcessor": Foreign("RT-DETRv4", "DFINEPostProcessor", True),
@@ -195,6 +199,7 @@ COMPONENTS: dict[str, Foreign] = {
     "MResNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
     "ResNet": Foreign(f"{_MM} and {_PP}", "TimmBackbone"),
     "CSPResNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
+    "SwinTransformer": Foreign(f"{_MM} and {_PP}", "TimmBackbone"),
     "CSPDarkNet": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
     "PPHGNetV2": Foreign(_PP, "HGNetv2", True),
     "DINOv3STAs": Foreign(_DEIM2, "TimmBackbone"),
@@ -284,6 +289,13 @@ def _word_hint(word: str) -> str:
     return f"; {INSTEAD[word]}" if word in INSTEAD else ""
 
 
+def _family_hint(name: object) -> str:
+    """That a name listed nowhere is of another family: the most similar name of ours would be another model."""
+    if not isinstance(name, str) or (family := _FAMILIES.match(name)) is None:
+        return ""
+    return f"; {name} looks like a part of {family.group()}, another model than D-FINE, which is not supported yet"
+
+
 def component_hint(name: object) -> str:
     """``; ...`` with the project that has the component and our name for it; empty where it is unknown."""
     found = COMPONENTS.get(name) if isinstance(name, str) else None
@@ -292,7 +304,7 @@ def component_hint(name: object) -> str:
     if isinstance(name, str) and name in MODELS:
         return f"; {name} is a part of {MODELS[name]}, another model than D-FINE, which is not supported yet"
     if found is None:
-        return ""
+        return _family_hint(name)
     if found.ours is None:
         return f"; {name} of {found.origin} is not available here yet: leave it out"
     if found.same:

@@ -47,6 +47,10 @@ class Located:
                 yield from child.walk()
 
 
+class VainNull(Located):
+    """A null of a later file or override where nothing stands that it could take away."""
+
+
 def locate(value: Any, origin: str, key: str = "") -> Located:
     """Give plain data one common origin."""
 
@@ -151,7 +155,10 @@ def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None
         ConfigError: syntax error, a tag outside the safe set, a duplicate key, an alias inside its own anchor, a number
             that is none or too long, or more than ``MAX_VALUES`` values or ``MAX_DEPTH`` levels.
     """
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except UnicodeEncodeError as error:  # bytes of a command line that are no UTF-8
+        raise ConfigError(f"{origin or name}: not UTF-8 text: write it in UTF-8") from error
     try:
         _check_extent(text, name, origin)
         node = loader.get_single_node()
@@ -253,6 +260,8 @@ class _Reader:
         except (ValueError, KeyError) as error:
             found = f"{shown!r} cannot be read as {_SCALARS[node.tag]}"
             raise ConfigError(f"{self.place(line, key)}: {found}") from error
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{self.place(line, key)}: {shown!r} holds a NUL character: no path or name has one")
         if isinstance(value, int) and abs(value) >= _WIDEST:
             found = f"{shown!r} is too long for a number: at most 64 bits, or text in quotes"
             raise ConfigError(f"{self.place(line, key)}: {found}")
@@ -266,6 +275,8 @@ class _Reader:
             if not isinstance(name_node, yaml.ScalarNode):
                 raise ConfigError(f"{self.place(line, key)}: a key must be a plain word")
             name = "<<" if name_node.tag == f"{_YAML}merge" else self.scalar(name_node, line, key)
+            if isinstance(name, str) and not name.isprintable():
+                raise ConfigError(f"{self.place(line, key)}: the key {name!r} has characters that cannot be shown")
             if name in seen:
                 dotted = f"{key}.{name_node.value}" if key else name_node.value
                 raise ConfigError(f"{self.place(line)}: {dotted}: duplicate key, first on line {seen[name]}: keep one")

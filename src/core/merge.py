@@ -14,7 +14,7 @@ from .derived import with_layer
 from .errors import ConfigError
 from .file_kinds import refuse_other_kinds, refuse_python
 from .foreign import RENAMED, renamed
-from .located import MAX_DEPTH, MAX_VALUES, Located, locate, parse_yaml, read_yaml
+from .located import MAX_DEPTH, MAX_VALUES, Located, VainNull, locate, parse_yaml, read_yaml
 
 INCLUDE = "__include__"
 MAX_FILES = 100
@@ -40,9 +40,14 @@ def merge(earlier: Located, later: Located, replaced: Replaced | None = None) ->
         if replaced is not None:
             replaced.append((earlier, later))
         old = {name: old[name] for name in _OF_EVERY_FORMAT if name in old}
-    both = {name: merge(old[name], child, replaced) if name in old else child for name, child in new.items()}
+    both = {name: merge(old[name], child, replaced) if name in old else _fresh(child) for name, child in new.items()}
     merged = {**old, **both}
     return Located(merged, later.origin, later.key)
+
+
+def _fresh(child: Located) -> Located:
+    """A later entry that no earlier one is below: as null it takes nothing away."""
+    return VainNull(None, child.origin, child.key) if child.value is None else child
 
 
 def read_tree(
@@ -161,7 +166,8 @@ def put(tree: Located, parts: list[str], value: Located, replaced: Replaced | No
     children = tree.value or {}
     name = next((known for known in children if str(known) == head), head)
     old = children.get(name, Located(None, value.origin, tree.at(head)))
-    new = Located({**children, name: put(old, rest, value, replaced)}, tree.origin, tree.key)
+    below = put(old, rest, value, replaced) if rest or name in children else _fresh(value)
+    new = Located({**children, name: below}, tree.origin, tree.key)
     if replaced is not None and parts == ["type"] and isinstance(old.value, str) and old.value != value.value:
         replaced.append((tree, replace(new, origin=value.origin)))
     return new

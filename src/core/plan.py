@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import ConfigError
 from .foreign import WITHOUT_EFFECT, component_hint, key_hint, unused_argument, wakes_up
-from .located import Located
+from .located import Located, VainNull
 from .merge import merge
 from .registry import Registry
 from .schema import Parameter, Schema, convert, describe, fits, is_plain, list_item, mapping_item, members, schema_of
@@ -233,7 +233,7 @@ class Planner:
         """Plan one value for a parameter with this annotation."""
         if not is_plain(annotation):
             return self.built(node, annotation, depth)
-        node = without_nulls(node, annotation)
+        node = self.without_nulls(node, annotation)
         data = node.plain()
         if fits(data, annotation):
             return convert(data, annotation)
@@ -242,9 +242,21 @@ class Planner:
         hint = ": put a space after the colon" if found is None and ":" in wrong.key.rsplit(".", 1)[-1] else ""
         return self.report(wrong, wrong.key, f"expected {describe(wanted)}, found {shown(found)}{hint}")
 
+    def without_nulls(self, node: Located, annotation: Any) -> Located:
+        """Without the null entries of a mapping whose values cannot be None: so a later file takes an entry away."""
+        item = next((item for one in members(annotation) if (item := mapping_item(one)) is not None), Any)
+        if not isinstance(node.value, dict) or "type" in node.value or fits(None, item):
+            return node
+        kept = {name: child for name, child in node.value.items() if child.value is not None}
+        for child in node.value.values():
+            if isinstance(child, VainNull):
+                known = suggest(child.key.rpartition(".")[2], kept)
+                self.note(child, child.key, f"null takes an entry away, and there is none of this name{known}")
+        return Located(kept, node.origin, node.key)
+
     def built(self, node: Located, annotation: Any, depth: int) -> Any:
         """Plan a value that is a component, or a list or mapping of components."""
-        node = without_nulls(node, annotation)
+        node = self.without_nulls(node, annotation)
         value, alternatives = node.value, members(annotation)
         if isinstance(value, str):
             return self.named(value, node, annotation, depth)
@@ -284,15 +296,6 @@ class Planner:
         if annotation is type or issubclass(plan.cls, tuple(kinds)):
             return plan
         return self.report(node, node.key, f"expected {describe(annotation)}, found a {plan.cls.__name__}")
-
-
-def without_nulls(node: Located, annotation: Any) -> Located:
-    """Without the null entries of a mapping whose values cannot be None: so a later file takes an entry away."""
-    item = next((item for one in members(annotation) if (item := mapping_item(one)) is not None), Any)
-    if not isinstance(node.value, dict) or "type" in node.value or fits(None, item):
-        return node
-    kept = {name: child for name, child in node.value.items() if child.value is not None}
-    return Located(kept, node.origin, node.key)
 
 
 def innermost_misfit(node: Located, annotation: Any) -> tuple[Located, Any]:

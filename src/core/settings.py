@@ -167,6 +167,9 @@ def range_problems(**values: object) -> dict[str, str]:
     }
     if isinstance(seed := values.get("seed"), int) and seed >= 2**63:
         problems["seed"] = f"expected a number below 2**63, found {seed}"
+    for name in ("output_dir", "resume", "tuning"):
+        if values.get(name) == "":  # -r "$CHECKPOINT" without such a variable would start anew
+            problems[name] = "expected a path, found an empty text"
     if (problem := freeze_problem(values.get("freeze"))) is not None:
         problems["freeze"] = problem
     if values.get("resume") and values.get("tuning"):

@@ -29,6 +29,8 @@ from .workers import WorkerStart, deaths_reported, worker_context
 
 logger = logging.getLogger(__name__)
 
+MOST_WORKERS = 512
+"""Processes that prepare batches, at most: each takes a second to start and a few hundred MB."""
 PREFETCH = 2
 """Batches that each worker prepares ahead, where nothing else is said."""
 MUCH_PADDING = 0.15
@@ -81,8 +83,8 @@ class DataLoader:
     ) -> None:
         shard = shard or (dist.rank(), dist.world_size())
         per_rank = _batch_size_per_rank(batch_size, total_batch_size, shard[1])
-        if num_workers < 0:
-            raise ConfigError(f"DataLoader: num_workers is {num_workers}: give 0 or more")
+        if not 0 <= num_workers <= MOST_WORKERS:
+            raise ConfigError(f"DataLoader: num_workers is {num_workers}: give 0 to {MOST_WORKERS}")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"DataLoader: seed is {seed}: give 0 or more, less than 2**63")
         if prefetch_factor < 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..core.errors import ConfigError
 from ..core.ranges import check_non_negative, check_share
 from ..nn.types import DetectorOutput, Predictions
 
@@ -67,27 +68,27 @@ def check_output(output: DetectorOutput, num_classes: int, reg_max: int | None) 
         reg_max: highest bin N every decoder layer must have, or None when distributions are not scored.
 
     Raises:
-        ValueError: naming the place and both numbers.
+        ConfigError: naming the place and both numbers.
     """
     for place, one, is_layer in _all_predictions(output):
         classes = one.logits.shape[-1]
         if classes != num_classes and not (classes == 1 and place == "proposals"):
-            raise ValueError(
+            raise ConfigError(
                 f"{place}.logits have {classes} classes but DFINECriterion.num_classes is {num_classes}: "
                 "give model and criterion the same num_classes"
             )
         if is_layer and reg_max is not None:
             _check_edges(place, one, reg_max)
     if reg_max is not None and (output.up is None or output.reg_scale is None):
-        raise ValueError("losses ask for 'local', but the output has no up and reg_scale: needs an FDR head")
+        raise ConfigError("losses ask for 'local', but the output has no up and reg_scale: needs an FDR head")
 
 
 def _check_edges(place: str, layer: Predictions, reg_max: int) -> None:
     if layer.edge_logits is None or layer.initial_boxes is None:
-        raise ValueError(f"losses ask for 'local', but {place} has no edge distributions: needs an FDR head")
+        raise ConfigError(f"losses ask for 'local', but {place} has no edge distributions: needs an FDR head")
     values, expected = layer.edge_logits.shape[-1], 4 * (reg_max + 1)
     if values != expected:
-        raise ValueError(
+        raise ConfigError(
             f"{place}.edge_logits have {values} values per query, but DFINECriterion.reg_max {reg_max} asks for "
             f"4 * (reg_max + 1) = {expected}: give decoder and criterion the same reg_max"
         )

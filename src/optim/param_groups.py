@@ -16,12 +16,15 @@ from torch import nn
 
 from ..core import dist
 from ..core.errors import ConfigError
+from ..core.ranges import check_non_negative
 from ..core.registry import register
+from ..core.schema import fits
 from .layer_decay import split_by_stage
 from .patterns import PUBLISHED, Slip, find_slips
 
 logger = logging.getLogger(__name__)
 
+_NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 _NOT_PER_GROUP = frozenset({"self", "model", "params", "layer_decay"})
 
 
@@ -210,6 +213,10 @@ def _pattern(entry: Mapping[str, Any], place: int, options: Sequence[str]) -> re
             near = difflib.get_close_matches(str(key), options, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(options)}"
             raise ConfigError(f"{where}.{key}: this optimizer has no such option; {hint}")
+        if key in _NUMBERS:
+            if not fits(entry[key], float):
+                raise ConfigError(f"{where}.{key}: expected a number, found {entry[key]!r}")
+            check_non_negative(f"{where}.{key}", entry[key])
     try:
         return re.compile(entry["params"])
     except re.error as error:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch.optim import Optimizer
 
 from ..core.errors import CheckpointError, ConfigError
+from ..core.ranges import check_non_negative
 from ..core.registry import register
 from .thaw import Thaw
 
@@ -54,6 +55,7 @@ class MultiStepLR:
     def __init__(self, milestones: list[int], gamma: float = 0.1) -> None:
         if any(milestone < 0 for milestone in milestones):
             raise ConfigError(f"MultiStepLR.milestones is {milestones}: epochs cannot be negative")
+        check_non_negative("MultiStepLR.gamma", gamma)
         self.milestones = sorted(milestones)
         self.gamma = gamma
 
@@ -73,6 +75,7 @@ class CosineAnnealingLR:
     def __init__(self, T_max: int, eta_min: float = 0.0) -> None:
         if T_max < 1:
             raise ConfigError(f"CosineAnnealingLR.T_max is {T_max}: give the epochs of the descent, at least 1")
+        check_non_negative("CosineAnnealingLR.eta_min", eta_min)
         self.t_max = T_max
         self.eta_min = eta_min
 
@@ -103,6 +106,7 @@ class FlatCosine:
         ):
             if value < 0:
                 raise ConfigError(f"FlatCosine.{name} is {value}: give 0 or more")
+        check_non_negative("FlatCosine.lr_gamma", lr_gamma)
         self.lr_gamma = lr_gamma
         self.warmup_iter = warmup_iter
         self.flat_epochs = flat_epochs

@@ -209,6 +209,14 @@ def test_null_takes_an_entry_out_of_a_mapping_whose_values_cannot_be_null(
         load(TEXT, "Add.amount=~")
 
 
+def test_a_null_that_takes_nothing_away_is_pointed_out(load: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "base.yml").write_text(TEXT)
+    child = "__include__: base.yml\ntrain_dataloader: {by_name: {pluss: ~}}\n"
+    for config in (load(child), load(TEXT, "train_dataloader.by_name.pluss=null")):
+        (note,) = config.notes.values()
+        assert note == "null takes an entry away, and there is none of this name; did you mean plus?"
+
+
 def test_lists_become_tuples_where_annotated_and_whole_numbers_stay(load: Callable[..., Config]) -> None:
     optimizer = load(TEXT, "optimizer.lr=4").build("optimizer", model=None)
     assert optimizer.betas == (0.5, 1)

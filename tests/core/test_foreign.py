@@ -141,6 +141,15 @@ def test_a_part_of_another_model_gets_no_part_of_dfine_for_it(name: str, load: L
 
 
 @pytest.mark.parametrize(
+    "name", ["RTDETRTransformerV3", "RTDetrTransformer", "DETRCriterion", "LWDETRPostProcessor", "DEIMTransformerV2"]
+)
+def test_nor_does_a_name_of_such_a_family_that_is_listed_nowhere(name: str, load: Load) -> None:
+    with pytest.raises(ConfigError, match=f"; {name} looks like a part of .*, another model than D-FINE") as caught:
+        load(f"model: {name}\n")
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("word", "hint"),
     [
         ("imgsz", "the size of all images is input_size: [height, width]"),

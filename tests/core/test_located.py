@@ -41,6 +41,12 @@ HOSTILE = {
     "equals sign": ("=: 1", r":1: the tag '.*value' is not allowed"),
     "keys that are equal": ("a: {1: x, true: y}", r":1: a.true: duplicate key, first on line 1"),
     "NUL": ("a: 1\0", r": not valid YAML: unacceptable character #x0000: .*, position 4$"),
+    "NUL in a text": ('a: {b: "x\\0y"}', r":1: a.b: 'x\\x00y' holds a NUL character"),
+    "key for the terminal": (
+        '"a\\e[2J\\nerror": 1',
+        r":1: the key 'a\\x1b\[2J\\nerror' has characters that cannot be shown",
+    ),
+    "half a character": ("a: \udce9", r": not UTF-8 text: write it in UTF-8$"),
     "tab": ("a:\n\tb: 1", r":2: not valid YAML: found character that cannot start any token"),
     "two documents": ("a: 1\n---\nb: 2", r":2: not valid YAML: but found another document"),
 }

@@ -34,6 +34,12 @@ def test_all_problems_in_one_message() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["output_dir", "resume", "tuning"])
+def test_an_empty_path_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: expected a path, found an empty text$"):
+        RunSettings(**{name: ""})  # type: ignore[arg-type]
+
+
 def test_every_field_is_documented() -> None:
     (body,) = [
         node.body

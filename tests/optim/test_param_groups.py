@@ -144,6 +144,11 @@ def test_bad_entries() -> None:
         AdamW(tiny(), [{"params": "bias", "weight_decai": 0.0}], lr=0.1)
     with pytest.raises(ConfigError, match=r"optimizer.params\[0\].zzz: .* known are lr, betas"):
         AdamW(tiny(), [{"params": "bias", "zzz": 0.0}], lr=0.1)
+    with pytest.raises(ValueError, match=r"optimizer.params\[1\].lr is -0.1: give 0 or more"):
+        AdamW(tiny(), [{"params": "bias"}, {"params": "weight", "lr": -0.1}], lr=0.1)
+    for value in ("fast", float("nan"), [0.1], None):
+        with pytest.raises(ConfigError, match=r"optimizer.params\[0\].lr: expected a number, found "):
+            AdamW(tiny(), [{"params": "bias", "lr": value}], lr=0.1)
     with pytest.raises(ConfigError, match="give a mapping with a regular expression as 'params'"):
         AdamW(tiny(), [{"lr": 0.1}], lr=0.1)
     with pytest.raises(ConfigError, match="has no trainable parameter: check the freeze options"):

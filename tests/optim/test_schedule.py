@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from golden_cases import load_json
-from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.core.errors import CheckpointError
 from isdfine.optim.schedule import Clock, CosineAnnealingLR, FlatCosine, LinearWarmup, MultiStepLR, Policy, Schedule
 
 
@@ -110,6 +110,9 @@ def test_resume_continues_where_it_stopped() -> None:
     ("make", "message"),
     [
         (lambda: MultiStepLR([-1]), r"milestones is \[-1\]: epochs cannot be negative"),
+        (lambda: MultiStepLR([1], gamma=-1), "MultiStepLR.gamma is -1: give 0 or more"),
+        (lambda: FlatCosine(lr_gamma=-0.5), "FlatCosine.lr_gamma is -0.5: give 0 or more"),
+        (lambda: CosineAnnealingLR(3, eta_min=-1e-3), "CosineAnnealingLR.eta_min is -0.001: give 0 or more"),
         (lambda: CosineAnnealingLR(0), "T_max is 0: give the epochs of the descent"),
         (lambda: FlatCosine(flat_epochs=-1), "FlatCosine.flat_epochs is -1: give 0 or more"),
         (lambda: LinearWarmup(-1), "warmup_duration is -1: give 0 or more optimizer steps"),
@@ -121,7 +124,7 @@ def test_resume_continues_where_it_stopped() -> None:
     ],
 )
 def test_bad_values(make: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import ConfigError
-from ...core.ranges import check_counts
+from ...core.ranges import check_counts, check_positive
 from ...core.registry import register
 from ...nn.padding import Padding
 from ...nn.position import POSITION_TABLES
@@ -84,6 +84,11 @@ class HybridEncoder(nn.Module):
         super().__init__()
         _check_arguments(in_channels, feat_strides, use_encoder_idx, act)
         check_counts(hidden_dim=hidden_dim, nhead=nhead, dim_feedforward=dim_feedforward)
+        for name, value in {"expansion": expansion, "depth_mult": depth_mult, "pe_temperature": pe_temperature}.items():
+            check_positive(name, value)
+        check_counts(most=64, **{"3 * depth_mult": round(3 * depth_mult)})
+        if num_encoder_layers:
+            check_counts(most=64, num_encoder_layers=num_encoder_layers)
         chosen(POSITION_TABLES, "HybridEncoder", "position_layout", position_layout)
         self.in_channels = tuple(in_channels)
         self.channels = [hidden_dim] * len(in_channels)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ...core.errors import ConfigError
 from ...core.registry import register
 from ...nn.boxes import cxcywh_to_xyxy
 from ...nn.types import Detections, Predictions
@@ -44,7 +45,7 @@ class DFINEPostProcessor(nn.Module):
         logits = predictions.logits
         expected = self.num_classes + (0 if self.use_focal_loss else 1)
         if logits.shape[-1] != expected:
-            raise ValueError(
+            raise ConfigError(
                 f"DFINEPostProcessor with num_classes {self.num_classes} and use_focal_loss {self.use_focal_loss} "
                 f"needs {expected} score columns but the predictions have {logits.shape[-1]}: give the model and the "
                 "post-processor the same num_classes; heads without a column for nothing, as D-FINE's, need "

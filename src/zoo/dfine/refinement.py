@@ -179,7 +179,9 @@ def bin_parameters(up: float, reg_scale: int | float, *, learnable: bool) -> tup
     """a and s as official checkpoints hold them: one number each, s as int64 where it was given as int and is fixed."""
     if up <= 0:
         raise ValueError(f"up is {up}: half the width of the inner bins must be above 0, 0.5 in official files")
-    if reg_scale == 0:
-        raise ValueError("reg_scale is 0: no bins would have any width; for bins of equal width give a small one, 0.01")
+    if reg_scale <= 0:
+        raise ValueError(
+            f"reg_scale is {reg_scale}: no bins would have any width; for bins of equal width give a small one, 0.01"
+        )
     scale = torch.tensor([float(reg_scale) if learnable else reg_scale])
     return nn.Parameter(torch.tensor([float(up)]), learnable), nn.Parameter(scale, learnable)

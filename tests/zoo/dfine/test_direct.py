@@ -227,6 +227,7 @@ def test_bins_can_be_learned() -> None:
         ({"box_head": "dfl"}, "box_head 'dfl' is unknown: choose one of fdr, direct"),
         ({"merge": "sum"}, "merge 'sum' is unknown: choose one of gate, residual"),
         ({"up": 0}, "up is 0: half the width of the inner bins must be above 0, 0.5 in official files"),
+        ({"reg_scale": -4}, "reg_scale is -4: no bins would have any width"),
         ({"reg_scale": 0}, "reg_scale is 0: no bins would have any width; for bins of equal width give a small one"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from golden_cases import load_golden
+from isdfine.core.errors import ConfigError
 from isdfine.nn.types import Predictions
 from isdfine.zoo.dfine.postprocess import DFINEPostProcessor
 
@@ -47,7 +48,7 @@ def test_softmax_scores_leave_the_last_column_out() -> None:
 
 
 def test_softmax_scores_need_a_column_for_nothing() -> None:
-    with pytest.raises(ValueError, match=r"needs 3 score columns but the predictions have 2.*use_focal_loss: True"):
+    with pytest.raises(ConfigError, match=r"needs 3 score columns but the predictions have 2.*use_focal_loss: True"):
         DFINEPostProcessor(2, use_focal_loss=False)(small(), torch.tensor([[100, 10]]))
 
 
@@ -66,7 +67,7 @@ def test_half_precision_is_scored_in_float32() -> None:
 
 def test_messages() -> None:
     with pytest.raises(
-        ValueError, match=r"num_classes 3 .* needs 3 score columns but the predictions have 2: give the model"
+        ConfigError, match=r"num_classes 3 .* needs 3 score columns but the predictions have 2: give the model"
     ):
         DFINEPostProcessor(3)(small(), torch.tensor([[8, 8]]))
     with pytest.raises(ValueError, match=r"orig_target_sizes must be \(B, 2\), width and height in pixels, got \(2,\)"):
