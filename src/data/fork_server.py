@@ -13,6 +13,9 @@ from types import TracebackType
 from . import loader  # noqa: F401  what workers need: they are forked with it
 from .workers import LoaderProcess
 
+_END_SECONDS = 5.0
+"""The kernel closes what a killed process had open one by one, and the sentinel may come late."""
+
 
 def _take_signals(_: object) -> None:
     """Processes that other code starts from the same server take signals as ever; workers see to that themselves."""
@@ -22,9 +25,13 @@ def _take_signals(_: object) -> None:
 
 def _say(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """No traceback from a process whose main process ended in the middle of telling it something."""
-    main = multiprocessing.parent_process()  # not known yet where it had not said what to do
-    if not issubclass(kind, (EOFError, ConnectionError)) or (main is not None and main.is_alive()):
-        sys.__excepthook__(kind, error, traceback)
+    if issubclass(kind, (EOFError, ConnectionError)):
+        main = multiprocessing.parent_process()  # not known yet where it had not said what to do
+        if main is not None:
+            main.join(_END_SECONDS)
+        if main is None or not main.is_alive():
+            return
+    sys.__excepthook__(kind, error, traceback)
 
 
 util.register_after_fork(_take_signals, _take_signals)

@@ -89,7 +89,8 @@ class _Fit:
                 result = self.evaluate(epoch)
             progress.epoch, progress.batch = epoch + 1, 0
             due = (epoch + 1) % run.settings.save_every == 0 or epoch + 1 == run.settings.epoches
-            paths = [*([run.folder.last] if due else []), *self._numbered(epoch)]
+            # the last one comes last: whoever resumes it finds everything that was due before
+            paths = [*self._numbered(epoch), *([run.folder.last] if due else [])]
             if paths:
                 run.save(*paths)
             self.log.restart()
@@ -204,8 +205,9 @@ class _Fit:
         return [self.run.folder.numbered(epoch)] if (epoch + 1) % self.run.settings.checkpoint_freq == 0 else []
 
     def _missing(self, epoch: int) -> list[Path]:
-        """The numbered checkpoint of the last epoch, where a run was killed when it had saved all but that."""
-        return [path for path in self._numbered(epoch) if epoch >= 0 and not path.exists()]
+        """Checkpoints of the last epoch, where a run was killed when it had saved the best one and not yet those."""
+        paths = [*self._numbered(epoch), self.run.folder.last]
+        return [path for path in paths if epoch >= 0 and not path.exists()]
 
 
 def losses_of(

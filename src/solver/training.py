@@ -164,8 +164,9 @@ class Training(Evaluation):
 
     @property
     def finished(self) -> bool:
-        """Whether no epoch is left, as after resuming a run that came to its end."""
-        return self.progress.epoch >= self.settings.epoches
+        """Whether no epoch is left, as after resuming a run that came to its end, where the last checkpoint is."""
+        complete = self.resumed_from is None or RunFolder(self.resumed_from).last.exists()
+        return self.progress.epoch >= self.settings.epoches and complete
 
     def _load_optim(self, state: dict[str, Any], file: Path) -> None:
         groups = self.optim.optimizer.param_groups

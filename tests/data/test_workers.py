@@ -123,6 +123,30 @@ def test_a_main_process_that_ends_while_workers_start_leaves_no_traceback(tmp_pa
     assert not re.search("Traceback|EOFError|BrokenPipe", done.stderr), done.stderr
 
 
+def test_a_connection_that_breaks_just_before_the_main_process_is_gone_leaves_no_traceback(
+    tmp_path: Path,
+) -> None:
+    """The kernel closes one after the other; other errors are reported at once."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from isdfine.data.workers import worker_context\n"
+        "def work(sender):\n"
+        "    sender.send('ready')\n"
+        "    sys.excepthook(ValueError, ValueError('of the worker'), None)\n"
+        "    sys.excepthook(ConnectionResetError, ConnectionResetError(), None)\n"
+        "if __name__ == '__main__':\n"
+        "    context = worker_context()\n"
+        "    receiver, sender = context.Pipe(duplex=False)\n"
+        "    context.Process(target=work, args=(sender,)).start()\n"
+        "    receiver.recv()\n"
+        "    time.sleep(0.3)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "ValueError: of the worker\n")
+
+
 def test_other_processes_of_the_fork_server_take_signals() -> None:
     process = workers.worker_context()
     other = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(60,))

@@ -23,7 +23,7 @@ from builders import write_coco, write_micro_config
 from isdfine.core import lock
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.data.evaluate import EvalResult
-from isdfine.solver.checkpoint import set_rng_state
+from isdfine.solver.checkpoint import save_checkpoint, set_rng_state
 from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.train import StopTraining
@@ -410,18 +410,33 @@ def test_a_signal_during_an_evaluation_saves_before_it_ends(tmp_path: Path) -> N
     assert_same_weights(tmp_path / "whole" / "last.pth", tmp_path / "run" / "last.pth")
 
 
-def test_resuming_mends_what_a_kill_left(tmp_path: Path) -> None:
-    """Between the last checkpoint and the numbered one, and in the middle of writing."""
-    config = write_micro_config(tmp_path)
-    given = ("checkpoint_freq=1",)
-    run_micro(config, *given, "epoches=1")
-    folder = tmp_path / "run"
-    (folder / "checkpoint0000.pth").rename(folder / "checkpoint0000.pth.tmp")
-    run_micro(config, *given, "epoches=2", resume=folder)
-    run_micro(config, *given, "epoches=2", f"output_dir={tmp_path / 'whole'}")
-    assert not list(folder.glob("*.tmp"))
-    for name in ("checkpoint0000.pth", "checkpoint0001.pth", "last.pth"):
-        assert_same_weights(tmp_path / "whole" / name, folder / name)
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("killed_in", ["checkpoint", "last"])
+def test_resuming_mends_what_a_kill_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, killed_in: str
+) -> None:
+    """While the checkpoints of the last epoch were written; with one epoch only the best one is whole."""
+    config, folder = write_micro_config(tmp_path), tmp_path / "run"
+    given = ("checkpoint_freq=1", f"epoches={epochs}")
+    whole = run_micro(config, *given, f"output_dir={tmp_path / 'whole'}").folder
+
+    def save_half(state: dict[str, Any], path: Path) -> None:
+        if state["progress"]["epoch"] == epochs and path.name.startswith(killed_in):
+            path.with_name(f"{path.name}.tmp").write_bytes(b"half")
+            raise StopTraining
+        save_checkpoint(state, path)
+
+    monkeypatch.setattr("isdfine.solver.training.save_checkpoint", save_half)
+    with pytest.raises(StopTraining):
+        fit(Training(isdfine.load_config(config, given)))
+    monkeypatch.undo()
+    resumed = Training(isdfine.load_config(config, [*given, f"resume={folder}"]))
+    resumed.resume(folder)
+    assert not resumed.finished
+    fit(resumed)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.path.iterdir()}
+    for path in whole.checkpoints():
+        assert_same_weights(path, folder / path.name)
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: exit codes, messages, shorthands."""
 
-import ast
 import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -196,14 +197,9 @@ def test_a_run_that_was_stopped_has_the_exit_code_of_its_signal(
 
 
 def test_the_first_line_comes_before_torch_is_imported(tool: ModuleType) -> None:
+    program = f"import runpy, sys; runpy.run_path({tool.__file__!r}, run_name='tool'); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
     source = Path(tool.__file__ or "").read_text()
-    heavy = [
-        name.name
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("isdfine.core")
-        for name in node.names
-    ]
-    assert set(heavy) == {"CheckpointError", "ConfigError", "DataError", "NonFiniteError", "setup_logging"}
     assert source.index('logger.info("starting') > source.index('if __name__ == "__main__"')
 
 
