@@ -51,8 +51,8 @@ def check_with(splits: Sequence[Split], pixels: Mapping[Path, Pixels], *, querie
             if (one.kind, one.place, one.text) not in said  # of a file that splits share
         ]
         found += check_files(split, pixels)
-        found += check_targets(split)
-        found += check_boxes(with_true_sizes(split, pixels))
+        sized = with_true_sizes(split, pixels)
+        found += [*check_targets(sized), *check_boxes(sized)]
         found += check_ids(split)
         found += check_objects(split, queries)
         found += check_orphans(split)

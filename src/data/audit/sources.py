@@ -21,8 +21,9 @@ from ..dataset.coco_json import UNKNOWN_SIZE
 from ..dataset.file_names import UnlistedImages
 from ..dataset.formats import read_annotations
 from ..dataset.frame import settled
-from ..dataset.images import image_sizes
+from ..dataset.images import SUFFIXES, image_sizes
 from ..dataset.layout import TEST, XML, folders_in, split_of, subfolder
+from ..dataset.other_tools import other_tool
 from ..dataset.problems import Problems
 from ..dataset.text_lines import text_lines
 from ..dataset.voc_files import PAIR
@@ -49,6 +50,11 @@ _SUFFIXES = {
     ".names": "yolo",
     ".txt": "voc",
 }
+_NO_FORMAT = {
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "an archive: unpack it and give its folder"),
+    **dict.fromkeys((*SUFFIXES, ".xml"), "one file of a data set: give the folder"),
+}
+"""What to do about files that are no list of annotations."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,9 @@ def _remedy(folder: Path, finders: Finders) -> str:
 def _of_file(path: Path, format: str) -> list[Source]:
     known = _SUFFIXES.get(path.suffix.lower())
     if format == "auto" and known is None:
-        raise DataError(f"{path}: the suffix says no format: give --format {'|'.join(FORMATS)}")
+        remedies = (text for end, text in _NO_FORMAT.items() if path.name.lower().endswith(end))
+        usual = f"the suffix says no format: give --format {'|'.join(FORMATS)}"
+        raise DataError(f"{path}: {other_tool(path) or next(remedies, usual)}")
     format = known or "" if format == "auto" else format
     if path.name in CLASS_LISTS:
         format = "yolo"

@@ -27,7 +27,9 @@ _OTHERS: dict[str, Callable[[Numbers, Numbers, Numbers, Numbers], tuple[Numbers,
     "a centre and a size in place of x, y, width, height": lambda x, y, w, h: (
         x - w / 2, y - h / 2, x + w / 2, y + h / 2
     ),
-    "y, x, height, width in place of x, y, width, height": lambda x, y, w, h: (y, x, y + h, x + w),
+    "y, x, height, width in place of x, y, width, height (or if those of the images change places)": (
+        lambda x, y, w, h: (y, x, y + h, x + w)
+    ),
     "y1, x1, y2, x2 in place of x, y, width, height": lambda x, y, w, h: (y, x, h, w),
     "the top left corner and a size in place of a centre and a size": lambda x, y, w, h: (
         x + w / 2, y + h / 2, x + 1.5 * w, y + 1.5 * h

@@ -79,7 +79,7 @@ def xml_file(image: Path) -> Path:
 def images_in(folder: Path) -> dict[str, str]:
     """Image of each stem in a folder; of several the first in the alphabet, on every machine."""
     names = sorted((one.name for one in folder.iterdir()), reverse=True) if folder.is_dir() else []
-    return {os.path.splitext(one)[0]: one for one in names if one.lower().endswith(SUFFIXES)}
+    return {os.path.splitext(one)[0]: one for one in names if one.lower().endswith(SUFFIXES) and one[0] != "."}
 
 
 def _image_of(file: Path, places: list[tuple[Path, dict[str, str]]]) -> Path:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import reprlib
@@ -18,6 +19,8 @@ from ..label_space import LabelSpace
 from .layout import IMAGES, SPLITS, TEST, TRAIN, VAL, XML, files_below, folders_in, subfolder
 from .problems import Problems
 from .text_lines import text_lines
+
+logger = logging.getLogger(__name__)
 
 _YAML = (".yaml", ".yml")
 CLASS_LISTS = ("classes.txt", "obj.names", "labels.txt")
@@ -129,10 +132,12 @@ class YoloData:
 def find_data(folder: Path) -> Path | None:
     """The data file in a folder; YAML files about other things, and broken ones, are passed over."""
     quiet = Problems(collect=True)
-    for file in _yaml_files(folder):
-        content = _yaml(file, quiet)
-        if "names" in content and YoloData(file, content).splits():
-            return file
+    opened = [YoloData(file, _yaml(file, quiet)) for file in _yaml_files(folder)]
+    if found := [one for one in opened if "names" in one.content and one.splits()]:
+        if any(one.content != found[0].content for one in found[1:]) and found[0].file.stem.lower() != "data":
+            others = ", ".join(one.file.name for one in found[1:])
+            logger.warning("%s is taken, but %s could be meant as well: name the file", found[0].file, others)
+        return found[0].file
     darknet = [one for one in sorted(folder.glob("*.data")) if "names" in _darknet(one, quiet)]
     if not darknet and has_labels(folder):
         places = [folder, *(one for one in folders_in(folder) if one.name.lower() in XML)]

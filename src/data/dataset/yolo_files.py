@@ -176,8 +176,11 @@ def _missing(data: YoloData, source: str, split: str) -> str:
     text = f"{data.root / source} does not exist: check path and {split}"
     if (data.file.parent / source).exists():
         text += f" (there is {data.file.parent / source}: remove path, which says {data.content['path']!r})"
-    if data.places(source.replace("\\", "/")):
-        text += " (write / for \\)"
+    else:
+        parts = source.replace("\\", "/").split("/")
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        if end := next((one for one in ends if one and os.path.exists(data.root / one)), None):  # of another machine
+            text += f" (there is {data.root / end}: write {split}: {end})"
     if data.content.get("download"):
         text += "; its download: entry is not followed, so fetch the data first"
     return text

@@ -359,7 +359,7 @@ def test_a_label_under_another_name_than_its_image(tmp_path):
     assert found.text == "no image of this name; did you mean 'train_03.jpg'? (upper and lower case)"
 
 
-def test_what_macos_puts_beside_files_is_no_finding(tmp_path):
+def test_what_macos_puts_beside_files_is_no_finding(tmp_path, caplog):
     data = Planted(tmp_path / "data", train=4, val=2)
     splits = read_all(discover(data.write()))
     write_dataset(splits, tmp_path / "yolo", "yolo")
@@ -368,5 +368,13 @@ def test_what_macos_puts_beside_files_is_no_finding(tmp_path):
             (folder / f"._{file.name}").write_bytes(b"\0\5\x16\7")
     (data.folder / "train" / "__MACOSX").mkdir()
     (data.folder / "train" / "__MACOSX" / "a.jpg").write_bytes(b"\0\5\x16\7")
-    assert findings_of(data.folder) == []
-    assert findings_of(tmp_path / "yolo") == []
+    write_dataset(splits, tmp_path / "voc", "voc")
+    for file in (tmp_path / "voc" / "Annotations").iterdir():
+        (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    for file in (tmp_path / "voc" / "JPEGImages").iterdir():
+        (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    for folder in (data.folder, tmp_path / "yolo", tmp_path / "voc"):
+        assert findings_of(folder) == []
+    shutil.rmtree(tmp_path / "voc" / "ImageSets")
+    assert [one.kind for one in findings_of(tmp_path / "voc")] == []
+    assert not caplog.records

@@ -126,3 +126,13 @@ def test_objects_under_tags_that_are_not_read_count_as_lost(tmp_path):
             file.write_text(text.replace("</annotation>", "</objects></annotation>"))
     toll = fixed(tmp_path / "voc").tolls[0]
     assert "12 of 72 boxes left out (12 bad entry)" in str(toll)
+
+
+def test_sizes_that_changed_places_are_no_other_format_of_boxes(tmp_path):
+    data = Planted(tmp_path)
+    for image, entry in zip(data.content["train"]["images"], data.content["train"]["annotations"][::3]):
+        image.update(height=image["width"], width=image["height"])
+        entry["bbox"][0] = 100
+    result = fixed(data.write())
+    result.check_losses(0)
+    assert set(map(tuple, result.splits[0].annotations.sizes.tolist())) == {(96, 128)}

@@ -122,6 +122,28 @@ def test_a_broken_data_yaml_is_said(tmp_path, caplog):
     assert "data.yaml: cannot be read and is passed over" in caplog.text
 
 
+def test_a_choice_between_yaml_files_is_said(tmp_path, caplog):
+    data = Planted(tmp_path, train=2, val=2).write()
+    write_dataset(read_all(discover(data)), tmp_path / "yolo", "yolo")
+    file = (tmp_path / "yolo" / "data.yaml").rename(tmp_path / "yolo" / "a.yaml")
+    (tmp_path / "yolo" / "copy.yaml").write_text(file.read_text())
+    discover(tmp_path / "yolo")
+    assert not caplog.records
+    (tmp_path / "yolo" / "b.yaml").write_text(file.read_text().replace("ant", "wasp"))
+    discover(tmp_path / "yolo")
+    assert "a.yaml is taken, but b.yaml, copy.yaml could be meant as well" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.zip", "unpack it"), ("a.tar.gz", "unpack it"), ("a.xml", "give the folder"), ("a.csv", "CSV")],
+)
+def test_files_of_no_format_are_named(tmp_path, name, said):
+    (tmp_path / name).write_text("filename,width,height,class,xmin,ymin,xmax,ymax\n")
+    with pytest.raises(DataError, match=said):
+        discover(tmp_path / name)
+
+
 def test_a_broken_annotation_file_is_said(tmp_path):
     data = Planted(tmp_path, train=1, val=1).write()
     content = (data / "annotations" / "train.json").read_bytes()
@@ -138,7 +160,10 @@ def test_a_data_yaml_of_windows_is_said(tmp_path):
     file = tmp_path / "yolo/data.yaml"
     text = file.read_text()
     file.write_text(text.replace("images/train", "images\\train"))
-    assert "does not exist: check path and train (write / for \\)" in str(discover(file)[0].read().problems[0])
+    said = str(discover(file)[0].read().problems[0])
+    assert f"check path and train (there is {tmp_path / 'yolo/images/train'}: write train: images/train)" in said
+    file.write_text(text.replace("images/train", "/content/data/images/train"))
+    assert "write train: images/train)" in str(discover(file)[0].read().problems[0])
     file.write_bytes(text.encode("utf-16"))
     with pytest.raises(DataError, match=r"data\.yaml: not UTF-8 text"):
         discover(tmp_path / "yolo")
