@@ -94,6 +94,7 @@ INSTEAD: dict[str, str] = {
     "flat_epoch": _FLAT_COSINE,
     "no_aug_epoch": _FLAT_COSINE,
     "DataLoader.workers": "write num_workers",
+    "DataLoader.batch": "write total_batch_size",
     "AdamW.learning_rate": "write lr",
     "DFINECriterion.temperature": f"{_GO_LSD}, temperature: 5.0}}]",
     "DFINECriterion.dn_padding": f"{_GO_LSD}, dn_padding: include}}]",

@@ -119,6 +119,13 @@ class Planner:
     def note(self, node: Located, key: str, text: str) -> None:
         self.notes.setdefault(f"{node.origin}: {key}", text)
 
+    def without_effect(self, node: Located, key: str, reason: str) -> None:
+        """Files may bring such a key along; who writes it into an override means something by it."""
+        if node.origin.startswith("override "):
+            self.report(node, key, f"it has no effect here: {reason}")
+        else:
+            self.note(node, key, WITHOUT_EFFECT + reason)
+
     def unknown(self, name: object, node: Located, key: str) -> Broken:
         """Report the name of a component that is not registered."""
         hint = component_hint(name) or suggest(name, self.registry)
@@ -200,7 +207,7 @@ class Planner:
             elif schema.open:
                 planned[argument] = node.plain()
             elif (reason := unused_argument(name, argument)) is not None:
-                self.note(node, node.key, WITHOUT_EFFECT + reason)
+                self.without_effect(node, node.key, reason)
             else:
                 hint = key_hint(f"{name}.{argument}") or suggest(argument, schema.parameters)
                 self.report(node, node.key, f"no such argument of {name}{hint}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import self_distill
 from .derived import INPUT_SIZE
-from .foreign import WITHOUT_EFFECT, key_hint, unused_key
+from .foreign import key_hint, unused_key
 from .located import Located
 from .merge import Replaced
 from .plan import SHARED, SLOTS, Broken, Planner, suggest
@@ -47,11 +47,11 @@ def validate(planner: Planner) -> dict[str, str]:
         elif name in planner.registry:
             planner.arguments(name, planner.section(name).value)
         elif (reason := unused_key(name)) is not None:
-            planner.note(node, str(name), WITHOUT_EFFECT + reason)
+            planner.without_effect(node, str(name), reason)
         elif name == self_distill.KEY:
             planner.report(node, name, f"no such top-level key; {self_distill.instead(node.plain())}")
         elif name != IMPORTS:
-            hint = key_hint(name) or suggest_key(name, known)
+            hint = key_hint(name) or owners(name, planner) or suggest_key(name, known)
             planner.report(node, str(name), f"no such top-level key or component{hint}")
     _check_ranges(planner, hints)
     planner.raise_problems()
@@ -100,6 +100,14 @@ def _exchanged(tree: Located, old: Located, new: Located) -> Located:
     if isinstance(tree.value, list):
         return replace(tree, value=[_exchanged(child, old, new) for child in tree.value])
     return tree
+
+
+def owners(name: object, planner: Planner) -> str:
+    """``; it is an argument of ...`` with the components of the config that take it; empty where none does."""
+    words = [node.value for node in planner.tree.walk() if isinstance(node.value, str)]
+    used = {word for word in (*words, *planner.tree.value) if word in planner.registry}
+    takers = sorted(one for one in used if name in planner.schema(one).parameters)
+    return f"; it is an argument of {' and of '.join(takers)}: write it there" if takers else ""
 
 
 def suggest_key(name: object, known: set[str]) -> str:

@@ -9,7 +9,15 @@ WORDS: dict[str, tuple[str, ...]] = {
         *("imgsz", "img_size", "imgsize", "image_size", "img_scale", "input_shape", "resolution", "test_size"),
     ),
     "images per step, over all processes, are train_dataloader.total_batch_size": (
-        *("batch", "batch_size", "batchsize", "samples_per_gpu", "per_device_train_batch_size", "ims_per_batch"),
+        *(
+            "batch",
+            "batch_size",
+            "batchsize",
+            "train_batch",
+            "samples_per_gpu",
+            "per_device_train_batch_size",
+            "ims_per_batch",
+        ),
     ),
     "the learning rate is optimizer.lr, that of the backbone is in optimizer.params": (
         *("lr", "lr0", "learning_rate", "base_lr", "lr_backbone", "lr_encoder"),
@@ -28,7 +36,19 @@ WORDS: dict[str, tuple[str, ...]] = {
     ),
     "write num_classes": ("nc", "num_class", "n_classes", "nb_classes", "number_of_classes"),
     "data are train_dataloader.dataset and val_dataloader.dataset (configs/dataset has examples)": (
-        *("data", "dataset", "data_root", "data_dir", "data_path", "dataset_dir", "coco_path", "train", "val"),
+        *(
+            "data",
+            "dataset",
+            "data_root",
+            "data_dir",
+            "data_path",
+            "train_path",
+            "val_path",
+            "dataset_dir",
+            "coco_path",
+            "train",
+            "val",
+        ),
         *("train_dataset", "val_dataset", "names", "classes"),
     ),
     "set train_dataloader.num_workers and val_dataloader.num_workers": ("workers", "workers_per_gpu", "n_workers"),
@@ -58,6 +78,10 @@ WORDS: dict[str, tuple[str, ...]] = {
         *("gpus", "gpu", "devices", "accelerator", "gpu_ids", "num_gpus", "world_size"),
     ),
     "write seed": ("random_seed", "manual_seed", "random_state"),
+    "write DFINEPostProcessor.num_top_queries": ("max_det", "max_dets", "max_detections"),
+    "write freeze (backbone: {steps: 2000}) or freeze_at of the backbone": ("freeze_backbone", "freeze_layers"),
+    "write DFINECriterion.weight_dict": ("loss_weights", "loss_weight", "loss_coef"),
+    "the sizes are files of configs/dfine": ("arch", "architecture", "model_name", "model_size", "variant"),
     "write use_ema": ("ema_on", "with_ema"),
     "augmentation is train_dataloader.dataset.transforms": (
         *(

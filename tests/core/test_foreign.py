@@ -4,6 +4,7 @@
 
 import inspect
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def test_keys_without_effect_are_said_once(key: str, load: Load, caplog: pytest.
         config.with_values({"seed": 2}).with_values({"seed": 3})
     assert len(caplog.messages) == 1
     assert caplog.messages[0].endswith(f"run.yml:2: {key}: accepted, but without effect here: {UNUSED[key]}")
+
+
+def test_an_override_without_effect_is_an_error(load: Load) -> None:
+    for key, reason in (("batch_size", UNUSED["batch_size"]), ("train_dataloader.pin_memory", "memory is pinned ")):
+        with pytest.raises(ConfigError, match=re.escape(f"{key}: it has no effect here: {reason}")):
+            load("train_dataloader: {type: DataLoader, dataset: {type: ImageFolder, img_folder: a}}\n", f"{key}=8")
+
+
+def test_an_argument_at_the_top_level_is_sent_where_it_belongs(load: Load) -> None:
+    with pytest.raises(
+        ConfigError, match=r"hidden_dim: .*; it is an argument of DFINETransformer and of HybridEncoder"
+    ):
+        load("DFINE: {encoder: HybridEncoder}\nDFINETransformer: {num_layers: 3}\n", "hidden_dim=128")
 
 
 def test_arguments_without_effect_are_said(load: Load, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,6 +176,7 @@ def test_nor_does_a_name_of_such_a_family_that_is_listed_nowhere(name: str, load
         ("weights", "start from a checkpoint with tuning (-t), continue one with resume (-r)"),
         ("data", "data are train_dataloader.dataset and val_dataloader.dataset (configs/dataset has examples)"),
         ("max_epochs", "write epochs"),
+        ("max_det", "write DFINEPostProcessor.num_top_queries"),
         ("Compose.mosaic_prob", "mixing of images is not available yet: remove it"),
         ("DataLoader.workers", "write num_workers"),
     ],
