@@ -60,6 +60,7 @@ KINDS: dict[str, Kind] = {
     **_parse_kinds(),
     "missing image": Kind("error", "an image that is listed but not there", "its entry is left out"),
     "unreadable image": Kind("error", "a file that is no image, or is cut off", "its entry is left out"),
+    "dark image": Kind("warning", "a picture that is black as training reads it"),
     "wrong size": Kind(
         "error",
         "the file has another height or width than its entry says",

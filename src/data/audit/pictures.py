@@ -22,6 +22,9 @@ from .findings import Finding, Split
 from .lookalikes import alike
 from .pixels import Pixels
 
+_DARK = 16
+"""Brightness that no photo stays below, at night either: 12 bits in a file of 16 do."""
+
 
 @dataclass(frozen=True, eq=False)
 class Entry:
@@ -54,6 +57,12 @@ def check_files(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Finding
             yield entry.finding("unreadable image", f"{entry.path}: {found.problem}")
         else:
             yield from _check_size(entry, found)
+            if found.brightest < _DARK:
+                text = (
+                    f"no pixel is brighter than {found.brightest} of 255: black, or with fewer bits in use than the "
+                    "file has (12 of 16, or 0 and 1): scale its values"
+                )
+                yield entry.finding("dark image", text)
 
 
 def _check_frame(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Finding]:

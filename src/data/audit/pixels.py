@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...core.regular import file_bytes
-from ..dataset.images import UNDECODABLE, Header, check_pixels, why_undecodable
+from ..dataset.images import UNDECODABLE, Header, as_rgb, check_pixels, eight_bits, why_undecodable
 from ..dataset.orientation import orientation_in_header, stored_size
 
 THUMBNAIL = 32
@@ -40,6 +40,8 @@ class Pixels:
     """blake2b of the file's bytes."""
     thumbnail: NDArray[np.uint8] | None = None
     """(32, 32) grey."""
+    brightest: int = 255
+    """Highest value of a pixel, 0..255, as training reads them."""
     missing: bool = False
     problem: str = ""
     """Why it cannot be used; empty for a good file."""
@@ -88,12 +90,18 @@ def read_one(path: Path) -> Pixels:
             image.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))
             image.load()
             check_pixels(image)
-            thumbnail = _thumbnail(image)
+            thumbnail, brightest = _thumbnail(image), _brightest(image)
     except UNDECODABLE as error:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "no image format that Pillow knows" if unknown else why_undecodable(error)
         return Pixels(problem=f"cannot be decoded ({reason})")
-    return Pixels(header, digest, thumbnail)
+    return Pixels(header, digest, thumbnail, brightest)
+
+
+def _brightest(image: Image.Image) -> int:
+    if image.mode.startswith("I"):
+        return int(eight_bits(image).max())
+    return int(np.max(as_rgb(image).getextrema()))
 
 
 def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
@@ -101,7 +109,9 @@ def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
         values = np.asarray(image).astype(np.float64)
         values = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
         image = Image.fromarray((255 * values).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # else Pillow warns
-    small = image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    small = (
+        (image if image.mode == "L" else as_rgb(image))
+        .convert("L")
+        .resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    )
     return np.asarray(small, dtype=np.uint8).copy()

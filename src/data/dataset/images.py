@@ -256,13 +256,18 @@ def check_pixels(image: Image.Image) -> None:
 def _rgb(image: Image.Image) -> Image.Image:
     check_pixels(image)
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip everything above 255 to white
-        image = Image.fromarray(_eight_bits(image))
+        image = Image.fromarray(eight_bits(image))
+    return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture of 8 bits in three colours, without its transparency."""
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+def eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     """(H, W) grey of a picture of up to 16 bits."""
     values = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})

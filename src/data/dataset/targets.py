@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 MOST = 0.5
 """Share of the boxes above which what is left out is worth a warning (CrowdHuman ignores 0.22 of its boxes)."""
-_FRACTION = 1.01
-"""Largest number of a box that looks like a fraction of its image: 1 and rounding."""
+_FRACTION = 1.5
+"""Largest number of a box that looks like a fraction of its image: sloppy ones go beyond 1, and below 0 as far."""
 _SMALL_IMAGE = 2
 """Pixels of the shorter side up to which a box in pixels looks the same as one in fractions."""
 _SOME = 0.05
@@ -136,15 +136,15 @@ def shortages(counts: TargetCounts) -> Iterator[Shortage]:
     if counts.fractions == boxes:
         yield Shortage(
             "normalised boxes",
-            f"all {boxes} boxes lie in 0..1: these are fractions of the image, and pixels are wanted: multiply x and "
-            "width by the image's width, y and height by its height",
+            f"all {boxes} boxes lie in 0..1 or near it: these are fractions of the image, and pixels are wanted: "
+            "multiply x and width by the image's width, y and height by its height",
         )
         return
     if counts.fractions > _SOME * boxes:
         yield Shortage(
             "some normalised boxes",
-            f"{counts.fractions} of {boxes} boxes lie in 0..1 and look like fractions of the image: give all boxes in "
-            "pixels",
+            f"{counts.fractions} of {boxes} boxes lie in 0..1 or near it and look like fractions of the image: "
+            "give all boxes in pixels",
         )
     if counts.format:
         yield Shortage("other box format", f"{counts.format}: convert them, or correct the export")

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -378,3 +379,15 @@ def test_what_macos_puts_beside_files_is_no_finding(tmp_path, caplog):
     shutil.rmtree(tmp_path / "voc" / "ImageSets")
     assert [one.kind for one in findings_of(tmp_path / "voc")] == []
     assert not caplog.records
+
+
+def test_pictures_that_training_reads_as_black_are_found(tmp_path):
+    data = Planted(tmp_path, train=4, val=2)
+    grey = np.asarray(picture(1).convert("L"))
+    for number, pixels in enumerate((grey.astype(np.uint16) << 4, grey.astype(np.uint16) << 8, grey // 128)):
+        data.image("train", number)["file_name"] = f"{number}.png"
+        Image.fromarray(pixels).save(data.folder / "train" / f"{number}.png")
+        (data.folder / "train" / f"train_{number:02}.jpg").unlink()
+    found = [one for one in findings_of(data.write()) if one.kind == "dark image"]
+    assert [one.image for one in found] == ["0.png", "2.png"]
+    assert "no pixel is brighter than 15 of 255: black, or with fewer bits" in found[0].text

@@ -8,6 +8,7 @@ from PIL import Image
 
 from data.audit.planted import picture
 from isdfine.data.audit.pixels import read_one, read_pixels
+from isdfine.data.dataset.images import load_rgb
 
 
 def test_size_digest_and_thumbnail(tmp_path):
@@ -77,3 +78,19 @@ def test_each_file_is_read_once_and_progress_sees_the_count(tmp_path):
 def test_floats_are_refused_as_training_does(tmp_path):
     Image.new("F", (9, 6), 0.5).save(tmp_path / "a.tif")
     assert read_one(tmp_path / "a.tif").problem == "cannot be decoded (float pixels: convert to 8 or 16 bits)"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "brightest"),
+    [
+        (np.full((9, 9), 4095, np.uint16), 15),  # 12 bits in a file of 16
+        (np.full((9, 9), 255, np.uint16), 0),
+        (np.full((9, 9), 65535, np.uint16), 255),
+        (np.eye(9, dtype=np.uint8), 1),
+        (np.dstack([np.zeros((9, 9, 2), np.uint8), np.full((9, 9), 200, np.uint8)]), 200),
+    ],
+)
+def test_the_brightest_pixel_is_that_of_training(tmp_path, pixels, brightest):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_one(tmp_path / "a.png").brightest == brightest
+    assert np.asarray(load_rgb(tmp_path / "a.png", pixels.shape[:2], "a", upright=False)).max() == brightest

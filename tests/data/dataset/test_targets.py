@@ -38,8 +38,9 @@ def kinds_of(data, ops=TRAIN_OPS):
 BOX = [10, 10, 20, 20]
 NONE_LEFT = {
     "crowd": (data_of([BOX] * 3, crowd=[True] * 3), "no targets", r"all 3 boxes are crowd .*CVAT"),
-    "fractions": (data_of([[0.1, 0.2, 0.5, 0.7]] * 3), "normalised boxes", r"all 3 boxes lie in 0\.\.1: .*multiply"),
+    "fractions": (data_of([[0.1, 0.2, 0.5, 0.7]] * 3), "normalised boxes", r"all 3 boxes lie in 0\.\.1 .*multiply"),
     "fractions as corners": (data_of([[0.5, 0.5, 0.9, 1.0]]), "normalised boxes", "all 1 boxes lie in"),
+    "sloppy fractions": (data_of([[-0.02, 0.1, 1.04, 0.6]] * 3), "normalised boxes", "all 3 boxes lie in"),
     "whole images as fractions": (data_of([[0, 0, 1, 1]], images=10), "normalised boxes", "all 10 boxes lie"),
     "small": (data_of([[10, 10, 8, 8]], size=(640, 640)), "no targets", "all 1 boxes are too small .*tiles"),
     "several": (data_of([BOX, [70, 0, 9, 9]], crowd=[True, False]), "no targets", r"none of the 2 boxes .*: 1 crowd"),
