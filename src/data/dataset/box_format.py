@@ -13,29 +13,31 @@ _FEWEST = 6
 """Boxes below which a data set says nothing about its format."""
 _BEYOND = 0.02
 """Part of the image's side by which a box must reach out of it to speak against the format it was read in."""
-_VERY_FAR = 0.2
-"""The same for a single box: sloppy boxes of objects that fill the image stay below."""
+_FAR, _VERY_FAR = 0.1, 0.2
+"""The same where sloppy boxes of objects that fill their image would fit as corners, too."""
 _SHARE = 0.1
 """Share of such boxes from which another format is looked for."""
 _FITTING = 0.995
 """Share of boxes that must fit their image in the other format."""
 
 Numbers = NDArray[np.float64]
-_OTHERS: dict[str, Callable[[Numbers, Numbers, Numbers, Numbers], tuple[Numbers, ...]]] = {
-    "corners x1, y1, x2, y2 in place of x, y, width, height": lambda x, y, w, h: (x, y, w, h),
-    "corners x1, y1, x2, y2 in place of a centre and a size": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
-    "a centre and a size in place of x, y, width, height": lambda x, y, w, h: (
-        x - w / 2, y - h / 2, x + w / 2, y + h / 2
+_OTHERS: dict[str, tuple[float, Callable[[Numbers, Numbers, Numbers, Numbers], tuple[Numbers, ...]]]] = {
+    "corners x1, y1, x2, y2 in place of x, y, width, height": (_VERY_FAR, lambda x, y, w, h: (x, y, w, h)),
+    "corners x1, y1, x2, y2 in place of a centre and a size": (
+        _FAR, lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)
+    ),
+    "a centre and a size in place of x, y, width, height": (
+        _BEYOND, lambda x, y, w, h: (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
     ),
     "y, x, height, width in place of x, y, width, height (or if those of the images change places)": (
-        lambda x, y, w, h: (y, x, y + h, x + w)
+        _BEYOND, lambda x, y, w, h: (y, x, y + h, x + w)
     ),
-    "y1, x1, y2, x2 in place of x, y, width, height": lambda x, y, w, h: (y, x, h, w),
-    "the top left corner and a size in place of a centre and a size": lambda x, y, w, h: (
-        x + w / 2, y + h / 2, x + 1.5 * w, y + 1.5 * h
+    "y1, x1, y2, x2 in place of x, y, width, height": (_VERY_FAR, lambda x, y, w, h: (y, x, h, w)),
+    "the top left corner and a size in place of a centre and a size": (
+        _BEYOND, lambda x, y, w, h: (x + w / 2, y + h / 2, x + 1.5 * w, y + 1.5 * h)
     ),
 }  # fmt: skip
-"""Corners x1, y1, x2, y2 of boxes x, y, w, h whose numbers were taken for something else."""
+"""Corners x1, y1, x2, y2 of boxes x, y, w, h whose numbers were taken for something else; how far those reach out."""
 
 
 def other_format(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
@@ -48,11 +50,13 @@ def other_format(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
     Returns:
         A sentence with the counts; empty where nothing is suspicious or there are few boxes.
     """
-    total, count = len(sizes), int(np.count_nonzero(_beyond(boxes_xywh_px, sizes) > _BEYOND))
-    if total < _FEWEST or count < max(_FEWEST / 2, _SHARE * total):
+    total, beyond = len(sizes), _beyond(boxes_xywh_px, sizes)
+    if total < _FEWEST:
         return ""
-    for name, corners in _OTHERS.items():
-        if np.count_nonzero(_inside(corners(*boxes_xywh_px.T), sizes)) >= _FITTING * total:
+    for name, (reach, corners) in _OTHERS.items():
+        count = int(np.count_nonzero(beyond > reach))
+        many = count >= max(_FEWEST / 2, _SHARE * total)
+        if many and np.count_nonzero(_inside(corners(*boxes_xywh_px.T), sizes)) >= _FITTING * total:
             return f"{count} of {total} boxes reach far out of their image, but fit if the numbers are {name}"
     return ""
 

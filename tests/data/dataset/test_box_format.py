@@ -80,6 +80,15 @@ def test_boxes_that_reach_out_by_nature_are_sound(seed):
     assert said(truth) == some_said(truth) == ""
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sloppy_boxes_around_objects_that_fill_their_image_are_sound(seed):
+    random = np.random.default_rng(seed)
+    size = random.uniform(0.85, 1, (200, 2)) * (WIDTH, HEIGHT)
+    begin = random.uniform(0, 1, (200, 2)) * ((WIDTH, HEIGHT) - size) + random.uniform(-6, 6, (200, 2))
+    truth = np.concatenate([begin, size], axis=1)
+    assert said(truth) == some_said(truth) == ""
+
+
 def test_whole_images_are_sound():
     assert said([[0, 0, WIDTH, HEIGHT]] * 20) == ""
     assert said([[1, 1, WIDTH, HEIGHT]] * 20) == ""  # a pixel too far
