@@ -42,6 +42,12 @@ class CollateFunction(ABC):
     """Whether the images of a batch may differ in size, and have sides that are no multiples of 32."""
 
     def __init__(self, stop_epoch: int | None, ema_restart_decay: float | None) -> None:
+        if stop_epoch is not None and stop_epoch < 0:
+            raise ValueError(f"stop_epoch is {stop_epoch}: give 0 or more, or ~ for one stage only")
+        if (
+            ema_restart_decay is not None and not 0 <= ema_restart_decay < 1
+        ):  # the second stage would find it, days later
+            raise ValueError(f"ema_restart_decay is {ema_restart_decay}: give at least 0 and below 1, e.g. 0.9999")
         self.stop_epoch = stop_epoch
         self.ema_restart_decay = ema_restart_decay
 
@@ -93,8 +99,8 @@ class BatchImageCollateFunction(CollateFunction):
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else (base_size[0], base_size[1])
         if any(side <= 0 or side % STRIDE for side in self.base_size):
             raise ValueError(f"base_size is {base_size}: every side must be a multiple of {STRIDE} above 0")
-        if base_size_repeat is not None and base_size_repeat < 1:
-            raise ValueError(f"base_size_repeat is {base_size_repeat}: give 1 or more, or ~ for one size only")
+        if base_size_repeat is not None and not 1 <= base_size_repeat <= 1000:
+            raise ValueError(f"base_size_repeat is {base_size_repeat}: give 1 to 1000, or ~ for one size only")
         self.sizes = () if base_size_repeat is None else multiscale_sizes(self.base_size, base_size_repeat)
 
     def __call__(self, samples: Samples) -> Batch:

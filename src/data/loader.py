@@ -87,8 +87,8 @@ class DataLoader:
             raise ConfigError(f"DataLoader: num_workers is {num_workers}: give 0 to {MOST_WORKERS}")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"DataLoader: seed is {seed}: give 0 or more, less than 2**63")
-        if prefetch_factor < 1:
-            raise ConfigError(f"DataLoader: prefetch_factor is {prefetch_factor}: give 1 or more batches a worker")
+        if not 1 <= prefetch_factor <= 1000:
+            raise ConfigError(f"DataLoader: prefetch_factor is {prefetch_factor}: give 1 to 1000 batches a worker")
         if drop_last and len(dataset) < per_rank * shard[1]:
             raise ConfigError(
                 f"DataLoader: {len(dataset)} samples do not fill one batch of {per_rank * shard[1]} and drop_last "

@@ -16,6 +16,7 @@ import torch
 from ..core import dist
 from ..core.config import Config
 from ..core.errors import ConfigError
+from ..data.collate import STRIDE
 from ..data.extent import Size, largest_size
 from ..data.loader import DataLoader
 from .footprint import activations
@@ -31,6 +32,8 @@ AT_LEAST = 0.9
 ON_TOP = 1.2
 """What a step takes at least and about, in proportion to the activations of a forward pass in evaluation mode (D-FINE-N
 at 640x640: 1.09 by tensors, and kernels' buffers come on top; a model of 16 channels: 0.98)."""
+LARGE = 2**21
+"""Pixels of the largest image that a forward pass is tried with before a run on a CPU."""
 SLOW_S = 10.0
 """Time after which no larger batch is measured."""
 
@@ -185,11 +188,15 @@ def check_estimate(run: Training) -> None:
     loader, free = run.train_loader, free_memory(swap=True) // local_ranks()
     batch = min(loader.sampler.batch_size, -(-len(loader.dataset) // dist.world_size()))
     size, padded = largest_size(loader), loader.collate_fn.takes_any_size
+    tried = size
+    while _area(tried) > LARGE:  # the trial itself must fit; what it keeps grows with the area
+        tried = (max(STRIDE, tried[0] // 2 // STRIDE * STRIDE), max(STRIDE, tried[1] // 2 // STRIDE * STRIDE))
+    larger = _area(size) / _area(tried)
     run.freeze.apply(run.optim.schedule.step)  # what rests keeps nothing
     found, widest = Forecast(run.device, size, (), 0, free), 0
     for count in (1, 2):  # the second tells what does not grow with the batch; it matters near the limit only
-        one, both = activations(run.model, count, size, run.optim.precision, padded=padded)
-        found, widest = replace(found, points=(*found.points, (count, one))), widest or both
+        one, both = activations(run.model, count, tried, run.optim.precision, padded=padded)
+        found, widest = replace(found, points=(*found.points, (count, int(one * larger)))), widest or int(both * larger)
         if batch <= count or found.peak(batch) < free / 2:
             break
     kept = found.peak(batch)

@@ -79,8 +79,16 @@ def test_base_sizes_fit_the_strides(base):
 
 
 def test_repeat_is_a_count():
-    with pytest.raises(ValueError, match="base_size_repeat is 0: give 1 or more"):
-        BatchImageCollateFunction(640, 0)
+    for repeat in (0, 10**8):
+        with pytest.raises(ValueError, match=f"base_size_repeat is {repeat}: give 1 to 1000"):
+            BatchImageCollateFunction(640, repeat)
+
+
+def test_what_the_second_stage_could_not_take_is_refused_before_the_first():
+    with pytest.raises(ValueError, match="ema_restart_decay is 2: give at least 0 and below 1"):
+        BatchImageCollateFunction(stop_epoch=3, ema_restart_decay=2)
+    with pytest.raises(ValueError, match="stop_epoch is -1: give 0 or more"):
+        BatchImageCollateFunction(stop_epoch=-1)
 
 
 def image(height, width):

@@ -236,6 +236,7 @@ def test_workers_end_with_the_loader():
         ({"shard": (0, 2)}, "total_batch_size 5 cannot be shared by 2 processes: use a multiple of 2"),
         ({"total_batch_size": 0}, "a batch of 0 samples: give 1 or more"),
         ({"num_workers": -1}, "num_workers is -1: give 0 to 512"),
+        ({"prefetch_factor": 10**8}, "prefetch_factor is 100000000: give 1 to 1000"),
         ({"num_workers": 100_000}, "num_workers is 100000: give 0 to 512"),
         ({"seed": 2**63}, "seed is 9223372036854775808: give 0 or more, less than"),
         ({"total_batch_size": 32, "drop_last": True}, "24 samples do not fill one batch of 32 and drop_last"),

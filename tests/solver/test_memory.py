@@ -188,6 +188,22 @@ def test_an_estimate_refuses_nothing_that_could_fit(
         estimated(tmp_path, monkeypatch, 1, unchecked)
 
 
+def test_large_images_are_estimated_from_smaller_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial must not be what the system ends."""
+    tried = []
+
+    def tell(model: object, batch: int, size: tuple[int, int], *_: object, **__: object) -> tuple[int, int]:
+        tried.append(size)
+        return batch * MB, 1
+
+    monkeypatch.setattr(memory, "LARGE", 32 * 32)
+    monkeypatch.setattr(memory, "activations", tell)
+    with pytest.raises(ConfigError, match=r"a batch of 4 images of 64x96 \(the largest size\) needs at least 0.02 GB"):
+        estimated(tmp_path, monkeypatch, 20 * MB)  # 0.9 of 4 images, each with 6 times the pixels
+    estimated(tmp_path, monkeypatch, 25 * MB)
+    assert set(tried) == {(32, 32)}
+
+
 def test_what_will_hardly_fit_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -137,14 +137,13 @@ def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int |
         raise ValueError(f"Compose: policy {name!r} is unknown: use stop_epoch or default")
     given = policy or {}
     unknown = sorted(set(given) - {"name", "epoch", "ops"})
-    if unknown or type(given.get("epoch")) is not int or not isinstance(given.get("ops"), (list, tuple)):
-        raise ValueError(
-            f"Compose: policy {policy} must be {{name: stop_epoch, epoch: whole number, ops: [class names]}}"
-        )
+    epoch = given.get("epoch")
+    if unknown or type(epoch) is not int or epoch < 0 or not isinstance(given.get("ops"), (list, tuple)):
+        raise ValueError(f"Compose: policy {policy} must be {{name: stop_epoch, epoch: 0 or more, ops: [class names]}}")
     absent = [one for one in given["ops"] if one not in known]
     if absent:
         raise ValueError(
             f"Compose: policy.ops names {', '.join(map(str, absent))}, but ops holds {', '.join(known) or 'nothing'}: "
             "correct the name, or remove it from the policy (policy: ~ removes all)"
         )
-    return given["epoch"], frozenset(given["ops"])
+    return epoch, frozenset(given["ops"])

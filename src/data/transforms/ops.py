@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ...core.errors import DataError
+from ...core.ranges import check_share
 from ...core.registry import register
 
 PER_BOX = ("labels", "area", "iscrowd")
@@ -111,6 +112,7 @@ class RandomIoUCrop(v2.RandomIoUCrop):
         p: float = 1.0,
         aspect_change: float | None = None,
     ) -> None:
+        check_share("RandomIoUCrop.p", p)
         super().__init__(min_scale, max_scale, min_aspect_ratio, max_aspect_ratio, sampler_options, trials)
         if max(self.options) < 1:
             raise ValueError(

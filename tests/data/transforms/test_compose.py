@@ -44,7 +44,8 @@ def test_named_ops_stop_at_the_epoch():
     [
         ({"name": "stop_sample", "sample": 9, "ops": []}, "stop_sample counts the samples of each worker process"),
         ({"name": "stop"}, "policy 'stop' is unknown: use stop_epoch or default"),
-        ({"name": "stop_epoch", "ops": ["First"]}, "must be {name: stop_epoch, epoch: whole number"),
+        ({"name": "stop_epoch", "ops": ["First"]}, "must be {name: stop_epoch, epoch: 0 or more"),
+        ({"name": "stop_epoch", "epoch": -1, "ops": ["First"]}, "must be {name: stop_epoch, epoch: 0 or more"),
         ({"name": "stop_epoch", "epoch": 3}, "must be {name: stop_epoch"),
         ({"name": "stop_epoch", "epoch": 3, "ops": [], "opps": 1}, "must be {name: stop_epoch"),
         (

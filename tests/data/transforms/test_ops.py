@@ -91,6 +91,8 @@ def test_iou_crop_leaves_images_alone_that_it_cannot_crop():
 
 
 def test_iou_crop_must_be_able_to_give_up():
+    with pytest.raises(ValueError, match=r"RandomIoUCrop.p is -1: give a number from 0 to 1"):
+        T.RandomIoUCrop(p=-1)
     with pytest.raises(ValueError, match=r"sampler_options \[0.5\] holds no value of at least 1"):
         T.RandomIoUCrop(sampler_options=[0.5])
 
