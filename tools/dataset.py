@@ -27,6 +27,7 @@ import io
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,9 @@ def check(options: argparse.Namespace) -> int:
     except TooMuchLost as error:
         refused = error
     if target is not None and refused is None:
+        ops = {split.name: split.ops for split in splits}
         again = sources.read_all(sources.discover(target, format=copy_format(splits)))
+        again = [replace(split, ops=ops.get(split.name, ())) for split in again]
         left = find(options, again, queries)[0]
         print(f"\n{len(content['changes'])} changes; the copy in {target}: {report.summary(left)}")
         if any(one.severity != "note" for one in left):

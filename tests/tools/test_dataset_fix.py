@@ -3,6 +3,7 @@
 """tools/dataset.py check --fix: what carries no information is mended, what is lost is said, and a lot is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders import load_tool
+from builders import load_tool, write_micro_config
 from data.audit.planted import HEIGHT, WIDTH, Planted, picture
 from isdfine.data.audit.findings import Split
 from isdfine.data.audit.sources import discover, read_all
@@ -281,3 +282,25 @@ def test_a_copy_of_crowdhuman_keeps_visible_and_head_boxes(tool, tmp_path, capsy
     copy = json.loads((tmp_path / "copy" / "annotation_train.odgt").read_text().splitlines()[0])
     assert copy["gtboxes"] == [{**person, "fbox": [0, 5, 25, 40]}, mask]
     assert tool.main(["check", str(tmp_path / "copy")]) == 0
+
+
+def test_the_copy_is_judged_by_the_recipe_too(tool, tmp_path, capsys):
+    file = write_micro_config(tmp_path, images=2)
+    annotations = tmp_path / "data" / "annotations.json"
+    content = json.loads(annotations.read_text())
+    for number, image in enumerate(content["images"]):
+        picture(number).resize((1280, 960)).save(tmp_path / "data" / "images" / image["file_name"])
+        image.update(height=960, width=1280)
+    for entry in content["annotations"]:
+        entry.update(bbox=[*entry["bbox"][:2], 5, 5], area=25)
+    annotations.write_text(json.dumps(content))
+    images = tmp_path / "val"
+    shutil.copytree(tmp_path / "data", images)
+    for number, image in enumerate(content["images"]):
+        picture(50 + number).resize((1280, 960)).save(images / "images" / image["file_name"])
+    val = "val_dataloader.dataset"
+    update = [f"{val}.img_folder={images / 'images'}", f"{val}.ann_file={images / 'annotations.json'}"]
+    assert tool.main(["check", "-c", str(file), "-u", *update, "--fix", str(tmp_path / "fixed")]) == 1
+    out = capsys.readouterr().out
+    assert "the copy in" in out
+    assert out.partition("the copy in")[2].count("are too small for SanitizeBoundingBoxes") == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def _missing(data: YoloData, source: str, split: str) -> str:
     if (data.file.parent / source).exists():
         text += f" (there is {data.file.parent / source}: remove path, which says {data.content['path']!r})"
     else:
-        parts = source.replace("\\", "/").split("/")
+        parts = re.split(r"[\\/]+", source)
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         if end := next((one for one in ends if one and os.path.exists(data.root / one)), None):  # of another machine
             text += f" (there is {data.root / end}: write {split}: {end})"

@@ -162,8 +162,9 @@ def test_a_data_yaml_of_windows_is_said(tmp_path):
     file.write_text(text.replace("images/train", "images\\train"))
     said = str(discover(file)[0].read().problems[0])
     assert f"check path and train (there is {tmp_path / 'yolo/images/train'}: write train: images/train)" in said
-    file.write_text(text.replace("images/train", "/content/data/images/train"))
-    assert "write train: images/train)" in str(discover(file)[0].read().problems[0])
+    for other in ("/content/data/images/train", "C:\\\\data\\\\images\\\\train"):
+        file.write_text(text.replace("images/train", other))
+        assert "write train: images/train)" in str(discover(file)[0].read().problems[0])
     file.write_bytes(text.encode("utf-16"))
     with pytest.raises(DataError, match=r"data\.yaml: not UTF-8 text"):
         discover(tmp_path / "yolo")
