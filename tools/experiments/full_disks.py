@@ -36,6 +36,18 @@ REASONS = ("No space left on device", "File too large", "MiB free")
 LARGE = ("safetensors", "official", "huggingface", "onnx")
 
 
+def write_config(folder: Path) -> Path:
+    """Data and config of the micro model, square: transformers knows no other."""
+    builders = runpy.run_path(str(ROOT / "tests" / "builders.py"))
+    annotations, size = builders["write_coco"](folder / "data"), (64, 64)
+    sections = {**builders["micro_sections"](annotations, folder / "run"), "eval_spatial_size": list(size)}
+    for name in ("train", "val"):
+        sections[f"{name}_dataloader"] = builders["loader_section"](annotations, train=name == "train", size=size)
+    path = folder / "micro.yml"
+    path.write_text(json.dumps(sections))  # which is YAML too
+    return path
+
+
 def arguments_of(kind: str, source: Path, target: Path) -> tuple[str, list[str]]:
     """Tool and arguments that write ``kind`` into ``target``."""
     best, photos = source / "run" / "best.pth", source / "data" / "images"
@@ -198,7 +210,7 @@ def main() -> int:
     choose, failures = random.Random(options.seed), 0
     with tempfile.TemporaryDirectory(prefix="full-disk-") as folder:
         source = Path(folder) / "source"
-        config = runpy.run_path(str(ROOT / "tests" / "builders.py"))["write_micro_config"](source)
+        config = write_config(source)
         if run_tool("train", ["-c", str(config), "-u", "num_visualized=0"], Path(folder) / "log", lambda: None) != 0:
             print((Path(folder) / "log").read_text())
             return 1
