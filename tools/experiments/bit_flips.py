@@ -6,7 +6,7 @@
 python tools/experiments/bit_flips.py --flips 300
 
 Files in turn: a checkpoint, safetensors with and without their card, an ONNX graph; small, so that headers, sums and
-metadata are hit as well as weights. Ends with 1 where a file loads with other content; an error not meant for it is a traceback.
+metadata are hit as well as weights. Ends with 1 where a file loads with other content.
 """
 
 import argparse

@@ -87,7 +87,7 @@ def write_text(path: Path, text: str) -> None:
         with whole_file(path, durable=False) as partial:
             partial.write_bytes(text.encode())
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        raise DataError(f"{path}: cannot be written ({error.strerror}): free space or choose another folder") from error
     except UnicodeEncodeError as error:
         name = text[max(0, error.start - 20) : error.end + 20]
         raise DataError(f"{path}: would hold {name!r}, of a file whose name is not UTF-8: rename that file") from error
