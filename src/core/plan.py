@@ -254,9 +254,10 @@ class Planner:
         item = next((item for one in members(annotation) if (item := mapping_item(one)) is not None), Any)
         if not isinstance(node.value, dict) or "type" in node.value or fits(None, item):
             return node
-        kept = {name: child for name, child in node.value.items() if child.value is not None}
-        for child in node.value.values():
-            if isinstance(child, VainNull):
+        # `{a:1}`, where the space is forgotten, is a key without a value: not meant to take anything away
+        kept = {name: child for name, child in node.value.items() if child.value is not None or ":" in str(name)}
+        for name, child in node.value.items():
+            if isinstance(child, VainNull) and name not in kept:
                 known = suggest(child.key.rpartition(".")[2], kept)
                 self.note(child, child.key, f"null takes an entry away, and there is none of this name{known}")
         return Located(kept, node.origin, node.key)
