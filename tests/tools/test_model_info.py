@@ -43,4 +43,4 @@ def test_memory_is_measured_on_gpus_only(tmp_path: Path, capsys: pytest.CaptureF
     assert tool.main(["-c", path, "--device", "cpu"]) == 2
     assert "error: --device is for measuring memory on a GPU: leave it out" in capsys.readouterr().err
     assert tool.main(["-c", path, "--device", "cuda:99"]) == 2
-    assert "error: device is cuda:99, but torch sees" in capsys.readouterr().err
+    assert "error: device is cuda:99, but this torch" in capsys.readouterr().err
