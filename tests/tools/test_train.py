@@ -89,9 +89,10 @@ def test_what_a_config_has_to_say_is_a_warning_line(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_micro_config(tmp_path)
-    assert tool.main(["-c", str(config), "--print-config", "-u", "use_wandb=True"]) == 0
+    config.write_text(f"{config.read_text()}use_wandb: True\n")
+    assert tool.main(["-c", str(config), "--print-config"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.match(r"\d\d:\d\d:\d\d WARNING isdfine.core.config: override 'use_wandb=True': use_wandb: accepted", line)
+    assert re.match(r"\d\d:\d\d:\d\d WARNING isdfine.core.config: .*micro.yml:\d+: use_wandb: accepted", line)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_what_a_config_has_to_say_is_a_warning_line(
         (["-u", "criterion=null", "evaluator=null"], r"evaluator: missing.*criterion: missing"),
         (["--test-only"], r"--test-only needs the checkpoint"),
         (["--auto", "--test-only"], r"--auto chooses for a training run: leave it out with --test-only and"),
-        (["-u", "train_dataloader.prefetch_factor=0"], r"prefetch_factor is 0: give 1 or more"),
+        (["-u", "train_dataloader.prefetch_factor=0"], r"prefetch_factor is 0: give 1 to 1000"),
         (["-r", "nowhere"], r"nowhere: no such checkpoint"),
         (["-t", "nowhere.pth"], r"nowhere\.pth: no such checkpoint"),
         (["--tuning-classes", "coco"], r"--tuning-classes says whose classes a checkpoint given with -t knows: add -t"),
