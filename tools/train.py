@@ -233,6 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
         dist.shutdown()  # all ranks have left the loop after the same step
         return stopped.exit_code
     except KeyboardInterrupt:  # before training, or the second one
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends the process without a traceback
         dist.leave("interrupted")
         print("interrupted: go on with -r from what was saved, if anything was", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -22,6 +22,8 @@ from ..core.errors import DataError
 from .dataset.images import limit_pixels
 
 FORK_SERVER = f"{__package__}.fork_server"
+_UNKNOWN_END = 255
+"""What multiprocessing takes for the exit code of a process whose fork server is gone."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 if sys.platform != "win32":
@@ -110,6 +112,8 @@ def deaths_reported(loader: TorchDataLoader[Any]) -> Iterator[None]:
 
 
 def _how(code: int) -> str:
+    if code == _UNKNOWN_END:
+        return "is lost, because the process that it was forked from (the fork server) was ended"
     if code == -signal.SIGKILL:
         return "was killed by SIGKILL, as the kernel does when memory runs out"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +78,20 @@ def test_a_killed_worker_is_one_message() -> None:
     ):
         list(batches)
     one.close()
+
+
+def test_a_killed_fork_server_is_one_message() -> None:
+    one = loader(num_workers=1)
+    list(one)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    os.kill(server._forkserver_pid, signal.SIGKILL)
+    with pytest.raises(DataError, match=rf"process {worker.pid}\) is lost, because .* \(the fork server\) was ended"):
+        list(one)
+    one.close()
+    assert len(list(loader(num_workers=1))) == 5  # a new one is started
+    assert wait_until(lambda: not lives(worker.pid))
 
 
 def test_a_group_signal_while_workers_start_breaks_nothing(tmp_path: Path) -> None:
