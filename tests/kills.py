@@ -141,7 +141,10 @@ class Run:
 
 
 def start_fork_server(log: Path) -> None:
-    """The server of most runs' workers; what they say goes to a file."""
+    """The server of most runs' workers; what they say goes to a file.
+
+    One that runs already stays. It ends with a run that is killed in the middle of asking it for a worker.
+    """
     with log.open("ab") as file:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
@@ -270,6 +273,7 @@ def campaign(count: int, seed: int, folder: Path) -> bool:
         part = folder / f"chain{chains}"
         for last in [False] * min(draw.randint(3, 7), count - kills) + [True]:
             starts += 1
+            start_fork_server(workers_log)
             run = Run(tool, config, part, own_server=starts % OWN_SERVER_EVERY == 0)
             label, codes = f"{part.name}, start {starts}", {0}
             if not last:
