@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from ...core.errors import DataError
 from .annotations import Annotations
 from .images import Header, read_headers
@@ -94,17 +97,16 @@ def settled(
     Raises:
         DataError: see ``is_upright``.
     """
-    root, names = Path(folder), annotations.file_names
-    sizes: list[tuple[int, int]] = [(height, width) for height, width in annotations.sizes.tolist()]
     quiet = problems is not None and problems.collect
-    chosen = is_upright(root, names, sizes, annotations.place, upright, quiet=quiet)
+    data = annotations
+    chosen = is_upright(Path(folder), data.file_names, data.sizes, data.place, upright, quiet=quiet)
     return replace(annotations, upright=chosen)
 
 
 def is_upright(
     root: Path,
     names: Sequence[str],
-    sizes: Sequence[tuple[int, int]],
+    sizes: ArrayLike,
     place: str,
     upright: Upright,
     *,
@@ -114,7 +116,8 @@ def is_upright(
 
     Args:
         root: what the names are relative to.
-        names, sizes: of n images; sizes are (height, width).
+        names: of n images.
+        sizes: their (n, 2) height, width.
         place: who lists them, for messages.
         upright: as the user says it.
         quiet: nothing is said or raised.
@@ -125,8 +128,11 @@ def is_upright(
     step = max(1, -(-len(names) // _LOOKED_AT))
     chosen = range(0, len(names), step)
     headers = read_headers([root / names[index] for index in chosen])
+    some = np.asarray(sizes, dtype=np.int64).reshape(-1, 2)[::step].tolist()
     evidence = Evidence.of(
-        (names[index], sizes[index], header) for index, header in zip(chosen, headers) if isinstance(header, Header)
+        (names[index], (height, width), header)
+        for index, (height, width), header in zip(chosen, some, headers)
+        if isinstance(header, Header)
     )
     if not quiet:
         _say(evidence, place, upright)

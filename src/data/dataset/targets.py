@@ -117,9 +117,10 @@ def _shapes(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
 
 def _fractions(boxes_xywh_px: NDArray[np.float64], shorter_side: NDArray[np.int64]) -> int:
     """How many boxes have four numbers in 0..1; 0 where these may as well be pixels."""
-    found = (np.abs(boxes_xywh_px - 0.5).max(axis=1, initial=0) <= _FRACTION - 0.5) & (shorter_side > _SMALL_IMAGE)
-    found &= (boxes_xywh_px > 0).any(axis=1)  # four zeros are no box in either
-    some = boxes_xywh_px[found]
+    narrow = (boxes_xywh_px[:, 2] <= _FRACTION) & (shorter_side > _SMALL_IMAGE)  # next to none, where boxes are pixels
+    some = boxes_xywh_px[narrow]
+    some = some[np.abs(some - 0.5).max(axis=1, initial=0) <= _FRACTION - 0.5]
+    some = some[(some > 0).any(axis=1)]  # four zeros are no box in either
     sure = len(some) >= _MANY or (some % 1 != 0).any()  # one box of one pixel is made of whole numbers too
     return len(some) if sure else 0
 
