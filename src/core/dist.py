@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "ISDFINE_DIST_TIMEOUT"
+_NO_START = (
+    "Check that every rank was started by one torchrun command and that the address is reachable; "
+    f"set {TIMEOUT_VARIABLE} (seconds) for a longer wait"
+)
 DEFAULT_TIMEOUT_S = 60.0
 _alone = False
 _watch: Watch | None = None
@@ -74,8 +78,7 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
     except (RuntimeError, ValueError) as error:
         raise RankError(
             f"the process group did not start ({where}, waited at most {limit_s:g} s): {str(error).splitlines()[0]}. "
-            f"Check that every rank was started by one torchrun command and that the address is reachable; "
-            f"set {TIMEOUT_VARIABLE} (seconds) for a longer wait"
+            f"{_NO_START}"
         ) from error
     logger.info("joined the process group as %s", where)
 
@@ -113,8 +116,12 @@ def _await_all(store: torch_dist.Store, size: int, limit_s: float) -> None:
 @contextlib.contextmanager
 def _in_time(limit_s: float, where: str) -> Iterator[None]:
     """End the process where the block takes longer: a store whose process is stopped answers nothing, ever."""
-    text = f"the process group did not start ({where}, waited {limit_s:g} s): {{}} holds its store and is stopped"
-    timer = threading.Timer(limit_s, end_process, [text.format("torchrun" if _agent() else "rank 0")])
+    owner = "torchrun" if _agent() else "rank 0"
+    text = (
+        f"the process group did not start ({where}, waited {limit_s:g} s): {owner}, which holds its store, does not "
+        f"answer: it is stopped, or was not started. {_NO_START}"
+    )
+    timer = threading.Timer(limit_s, end_process, [text])
     timer.daemon = True
     timer.start()
     try:
