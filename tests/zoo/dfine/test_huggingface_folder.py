@@ -109,8 +109,9 @@ def test_missing_files(folder: Path) -> None:
 
 
 def test_damaged_files(folder: Path) -> None:
+    # safetensors orders its metadata by chance: the sum is among the first 1000 bytes, or the library itself refuses
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors \(1000 bytes\) cannot be read: it is truncated"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors \(1000 bytes\) cannot be read"):
         read_folder(folder)
     (folder / "model.safetensors").unlink()
     torch.save({"model": {"a": torch.ones(1)}}, folder / "pytorch_model.bin")
