@@ -87,6 +87,7 @@ def test_a_killed_fork_server_is_one_message() -> None:
     assert worker.pid is not None
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     os.kill(server._forkserver_pid, signal.SIGKILL)
+    assert wait_until(lambda: not lives(server._forkserver_pid))  # else the worker may finish before it is an orphan
     with pytest.raises(DataError, match=rf"process {worker.pid}\) is lost, because .* \(the fork server\) was ended"):
         list(one)
     one.close()
