@@ -13,8 +13,8 @@ from .core import config as _config
 from .core.config import Config
 
 if TYPE_CHECKING:
-    from .core.weights import LoadReport as LoadReport
-    from .core.weights import load_weights as load_weights
+    from .core.checkpoint.weights import LoadReport as LoadReport
+    from .core.checkpoint.weights import load_weights as load_weights
     from .deploy.detections import Detections as Detections
     from .deploy.detector import Detector as Detector
     from .deploy.fuse import fuse as fuse
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 __all__ = ["Config", "Detections", "Detector", "LoadReport", "fuse", "load_config", "load_weights"]
 
 # Imported on first use: `import isdfine` alone must not cost an import of torch.
-_LAZY = {"LoadReport": ".core.weights", "load_weights": ".core.weights", "fuse": ".deploy.fuse"}
+_LAZY = {"LoadReport": ".core.checkpoint.classes", "load_weights": ".core.checkpoint.weights", "fuse": ".deploy.fuse"}
 _LAZY |= {"Detections": ".deploy.detections", "Detector": ".deploy.detector"}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import isdfine
 from builders import write_micro_config
 from golden_cases import fill
-from isdfine.core.card import Card
+from isdfine.core.checkpoint.card import Card
 from isdfine.zoo.dfine.huggingface import to_huggingface
 from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
 from isdfine.zoo.dfine.huggingface_folder import write_folder

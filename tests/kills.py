@@ -37,7 +37,7 @@ import torch.utils.data
 import yaml
 
 from builders import load_tool, micro_sections, write_coco
-from isdfine.core import lock
+from isdfine.core.files import is_locked
 from isdfine.data.workers import worker_context
 from isdfine.nn.backbone.hgnetv2 import VARIANTS, Stage, Variant
 from isdfine.solver.folder import RunFolder
@@ -231,7 +231,7 @@ def differences(whole: RunFolder, part: RunFolder) -> list[str]:
     ]
     if lines[0] != lines[1]:
         found.append(f"metrics.jsonl: {len(lines[0])} and {len(lines[1])} lines, or other values")
-    if lock.is_locked(part.lock):
+    if is_locked(part.lock):
         found.append("the folder is still locked")
     return found
 

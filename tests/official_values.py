@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import isdfine
-from isdfine.core import build as build_module
-from isdfine.core.plan import Plan
+from isdfine.core import config as build_module
+from isdfine.core.config.plan import Plan
 
 RANDOM_START = "HGNetv2.pretrained=False"
 ABSENT = "(nothing)"

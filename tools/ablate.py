@@ -23,9 +23,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
-from isdfine.core import lock
+from isdfine.core.environment import setup_logging
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
-from isdfine.core.log import setup_logging
+from isdfine.core.files import take_lock
 from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
 from isdfine.lab.matrix import Matrix, shown
 from isdfine.lab.matrix_file import read_matrix
@@ -91,7 +91,7 @@ def write(
     matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str, layers: Layers
 ) -> tuple[Results, Path]:
     """Write the report about all runs; one command at a time does."""
-    held = lock.take(matrix.output_dir / ".report.lock", patience_s=math.inf)
+    held = take_lock(matrix.output_dir / ".report.lock", patience_s=math.inf)
     assert held is not None  # it has waited
     with held:
         results = collect(matrix, configs, layers=layers)

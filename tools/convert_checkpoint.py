@@ -23,8 +23,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
+from isdfine.core.config.node import dump_yaml
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
-from isdfine.core.located import dump_yaml
 from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.deploy.convert import Conversion, Wanted, convert
 from isdfine.deploy.source import Source, open_source

@@ -34,8 +34,8 @@ from typing import Any
 from tqdm import tqdm
 
 import isdfine
+from isdfine.core.environment import setup_logging
 from isdfine.core.errors import ConfigError, DataError
-from isdfine.core.log import setup_logging
 from isdfine.data.audit import configured, partition, report, samples, sources, statistics, writers
 from isdfine.data.audit.check import check_with, read_files
 from isdfine.data.audit.findings import KINDS, Finding, Split

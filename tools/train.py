@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import isdfine  # torch comes with the first thing that needs it, after the first line of the log
+from isdfine.core.environment import setup_logging
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RankError
-from isdfine.core.log import setup_logging
 
 if TYPE_CHECKING:
     from isdfine.solver.training import Training

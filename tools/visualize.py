@@ -28,9 +28,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import isdfine
-from isdfine.core.atomic import whole_file
+from isdfine.core.environment import setup_logging
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from isdfine.core.log import setup_logging
+from isdfine.core.files import whole_file
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
 from isdfine.deploy.chosen_images import ChosenImage, chosen_images, file_stem

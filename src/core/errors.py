@@ -1,8 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Errors a user can meet. Each message says what was wrong, where, and what to do."""
+"""Errors a user can meet: what was wrong, where, and what to do; and checks of plain numbers and texts."""
 
+from __future__ import annotations
+
+import math
 import traceback
+import unicodedata
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -58,3 +62,47 @@ def last_line(error: BaseException, caller: str) -> str:
         place = f"{error.filename}:{error.lineno}: "
     text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     return f"{place}{type(error).__name__}: {text}"
+
+
+_BREAKING = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: control characters (line breaks, escapes), halves of a character, line and paragraph ends."""
+_FORMULA = ("=", "+", "-", "@")
+
+
+def one_line(text: str) -> str:
+    """The text with a question mark for whatever breaks a line, steers a terminal or cannot be written to a file."""
+    if text.isprintable():
+        return text
+    return "".join("?" if unicodedata.category(one) in _BREAKING else one for one in text)
+
+
+def cell(text: str) -> str:
+    """A text for a CSV file: spreadsheets take what begins like a formula for one, unless an apostrophe comes first."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse what is not a finite number above 0 (ValueError)."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value}: give a number above 0")
+
+
+def check_non_negative(name: str, value: float) -> None:
+    """Refuse what is not a finite number of 0 or more (ValueError)."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {value}: give 0 or more")
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse what is not in 0..1 (ValueError)."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}: give a number from 0 to 1")
+
+
+def check_counts(*, most: int = 100_000, **counts: int) -> None:
+    """Refuse sizes and numbers of things below 1 or above ``most``, by name (ValueError)."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+        if value > most:
+            raise ValueError(f"{name} must be at most {most}, got {value}")

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..core.atomic import whole_file
 from ..core.errors import ConfigError
+from ..core.files import whole_file
 from ..core.registry import register
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from ..core.errors import DataError
+from ..core.errors import DataError, one_line
 from ..core.registry import REGISTRY
-from ..core.texts import one_line
 from .dataset.coco_fields import whole_number
 from .dataset.problems import Problems
 

@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 
 from ..core import dist
 from ..core.errors import ConfigError, DataError
-from ..core.registry import register
-from ..core.user_modules import UserModules
+from ..core.registry import UserModules, register
 from ..nn.padding import CONTENT_SIZE
 from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_share, scaled_content
 from .dataset.detection import DetectionDataset, SampleKey, seeded

@@ -18,13 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core.atomic import why
-from ..core.card import UNKNOWN_LICENCE, Card, card_path, save_weights, write_text
-from ..core.config import Config
+from ..core.checkpoint.card import UNKNOWN_LICENCE, Card, card_path, save_weights, write_text
+from ..core.checkpoint.weights import load_weights
+from ..core.config import Config, without_initial_weights
+from ..core.config.node import locate
 from ..core.errors import CheckpointError
-from ..core.initial_weights import without_initial_weights
-from ..core.located import locate
-from ..core.weights import load_weights
+from ..core.files import why
 from ..data.label_space import LabelSpace
 from ..nn.types import Predictions
 from ..zoo.dfine.huggingface import to_huggingface

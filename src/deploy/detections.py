@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..core.environment import require
 from ..core.errors import DataError
-from ..core.packages import require
 from ..data.label_space import LabelSpace
 from ..viz.draw import draw_detections
 from .pictures import Channels, Picture, as_rgb

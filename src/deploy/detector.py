@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.config import Config
+from ..core.config.foreign import refuse_url
 from ..core.errors import CheckpointError, ConfigError
-from ..core.file_kinds import refuse_url
 from ..data.label_space import LabelSpace
 from .backends.base import Backend, BackendInfo, Outputs
 from .detections import Detections

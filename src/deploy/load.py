@@ -12,14 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from ..core.checkpoint.weights import load_weights
 from ..core.config import Config
+from ..core.config.layers import read_tree
+from ..core.config.node import locate
+from ..core.config.plan import SHARED
 from ..core.errors import CheckpointError, ConfigError
-from ..core.located import locate
-from ..core.merge import read_tree
-from ..core.plan import SHARED
-from ..core.registry import REGISTRY, Registry
-from ..core.user_modules import IMPORTS, import_components
-from ..core.weights import load_weights
+from ..core.registry import IMPORTS, REGISTRY, Registry, import_components
 from ..data.collate import BatchImageCollateFunction, PaddedBatchCollateFunction
 from ..data.label_space import MSCOCO, LabelSpace
 from ..data.transforms import Compose

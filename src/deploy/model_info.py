@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core.config import Config
+from ..core.config import Config, without_initial_weights
 from ..core.errors import ConfigError
-from ..core.initial_weights import without_initial_weights
 from .fuse import fuse
 from .memory import counted_peak, measured_peak, weight_bytes
 

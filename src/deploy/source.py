@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.card import Card, file_sha256, read_card
-from ..core.checkpoint_files import read_checkpoint, weights_in
+from ..core.checkpoint import read_checkpoint, weights_in
+from ..core.checkpoint.card import Card, file_sha256, read_card
+from ..core.config.foreign import refuse_url
+from ..core.config.node import parse_yaml
 from ..core.errors import CheckpointError, ConfigError, DataError
-from ..core.file_kinds import refuse_url
-from ..core.located import parse_yaml
 from ..data.label_space import MSCOCO, LabelSpace
 from ..zoo.dfine.huggingface import from_huggingface
 from ..zoo.dfine.huggingface_config import class_count, config_from_huggingface, label_names

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic import whole_file
+from ..core.environment import require
 from ..core.errors import CheckpointError, ConfigError
-from ..core.packages import require
+from ..core.files import whole_file
 from .onnx.export import check_writable
 from .onnx.graph import STRIDE
 from .onnx.structure import TENSORRT_OPSETS, ExportError, read_graph, structure_problems

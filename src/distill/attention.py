@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import dist
-from ..core.ranges import check_non_negative, check_positive
+from ..core.errors import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.checks import check_choice
 from ..losses.criterion import DFINECriterion

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core.ranges import check_non_negative, check_positive
+from ..core.errors import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.criterion import DFINECriterion
 from ..losses.pairs import DnPadding

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..core.ranges import check_non_negative, check_positive
+from ..core.errors import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.checks import check_choice
 from ..losses.criterion import DFINECriterion

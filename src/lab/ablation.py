@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
+from ..core.environment import PACKAGE
 from ..core.errors import CheckpointError, ConfigError, DataError
-from ..core.log import PACKAGE
 from ..solver.training import Training
 from .matrix import BUSY, Run
 from .results import Configs

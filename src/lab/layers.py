@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.atomic import whole_file
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
+from ..core.files import whole_file
 from ..data.evaluate import EvalResult
 from ..solver.evaluate import detect
 from ..solver.solver import Evaluation

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from ..core import lock
-from ..core.atomic import whole_file
+from ..core.config.layers import INCLUDE
+from ..core.config.node import dump_yaml
+from ..core.config.plan import suggest
 from ..core.errors import ConfigError
-from ..core.located import dump_yaml
-from ..core.merge import INCLUDE
-from ..core.plan import suggest
+from ..core.files import is_locked, take_lock, whole_file
 from ..solver.folder import RunFolder
 
 Judge = Literal["last", "best"]
@@ -61,15 +60,15 @@ class Run:
         Raises:
             OSError: the folder cannot be written.
         """
-        held = lock.take(self._lock, patience_s=PATIENCE_S)
-        if held is not None and lock.is_locked(self.folder.lock):  # by a training that no ablation started
+        held = take_lock(self._lock, patience_s=PATIENCE_S)
+        if held is not None and is_locked(self.folder.lock):  # by a training that no ablation started
             held.close()
             return None
         return held
 
     def is_locked(self) -> bool:
         """Whether a process trains the run at this moment; nothing is written."""
-        return lock.is_locked(self._lock) or lock.is_locked(self.folder.lock)
+        return is_locked(self._lock) or is_locked(self.folder.lock)
 
     @property
     def _lock(self) -> Path:

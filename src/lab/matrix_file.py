@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..core.config.node import Located, read_yaml
+from ..core.config.plan import suggest
 from ..core.errors import ConfigError
-from ..core.located import Located, read_yaml
-from ..core.plan import suggest
 from .matrix import Change, Judge, Matrix
 
 _METRIC = re.compile(r"AP|AP50|AP75|AP[sml]|AR[sml]|AR\d+")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from ..core.checkpoint_files import read_checkpoint
+from ..core.checkpoint import read_checkpoint
+from ..core.config.node import dump_yaml, read_yaml
+from ..core.config.settings import RunSettings
 from ..core.errors import CheckpointError, ConfigError
-from ..core.located import dump_yaml, read_yaml
-from ..core.settings import RunSettings
 from ..solver.folder import RunFolder
 
 BOOKKEEPING = frozenset(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..core.errors import ConfigError
-from ..core.ranges import check_non_negative, check_share
+from ..core.errors import ConfigError, check_non_negative, check_share
 from ..nn.types import DetectorOutput, Predictions
 
 LOSSES = {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.ranges import check_counts
+from ..core.errors import check_counts
 from ..core.registry import register
 from ..nn.boxes import cxcywh_to_xyxy
 from ..nn.edges import encode_targets, weighting

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from ..core.ranges import check_non_negative
+from ..core.errors import check_non_negative
 from ..core.registry import register
 from ..nn.types import Predictions, Target
 from .checks import check_focal

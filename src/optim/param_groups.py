@@ -15,10 +15,8 @@ import torch
 from torch import nn
 
 from ..core import dist
-from ..core.errors import ConfigError
-from ..core.ranges import check_non_negative
-from ..core.registry import register
-from ..core.schema import fits
+from ..core.errors import ConfigError, check_non_negative
+from ..core.registry import fits, register
 from .layer_decay import split_by_stage
 from .patterns import PUBLISHED, Slip, find_slips
 

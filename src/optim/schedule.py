@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
-from ..core.errors import CheckpointError, ConfigError
-from ..core.ranges import check_non_negative
+from ..core.errors import CheckpointError, ConfigError, check_non_negative
 from ..core.registry import register
 from .thaw import Thaw
 

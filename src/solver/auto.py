@@ -15,7 +15,7 @@ import torch
 
 from ..core import dist
 from ..core.config import Config
-from ..core.device import pick_device
+from ..core.environment import pick_device
 from ..core.errors import ConfigError
 from ..data.dataset.detection import DetectionDataset, SampleKey
 from ..data.dataset.images import limit_pixels

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.atomic import whole_file, why
-from ..core.checkpoint_files import read_checkpoint
+from ..core.checkpoint import read_checkpoint
 from ..core.errors import CheckpointError
+from ..core.files import whole_file, why
 from ..zoo.dfine.huggingface import from_huggingface
 from ..zoo.dfine.huggingface_config import class_count, label_names
 from ..zoo.dfine.huggingface_folder import is_huggingface, read_folder

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core import dist
+from ..core.checkpoint.weights import load_weights
 from ..core.errors import CheckpointError, ConfigError
-from ..core.weights import load_weights
 from ..data.evaluate import EvalResult, shown
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import Diagnostics

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ..core import dist, lock
-from ..core.atomic import partial_name, whole_file
+from ..core import dist
+from ..core.config.foreign import refuse_url
 from ..core.errors import CheckpointError, ConfigError
-from ..core.file_kinds import refuse_url
+from ..core.files import is_locked, partial_name, take_lock, whole_file
 from ..zoo.dfine.huggingface_folder import is_huggingface
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class RunFolder:
     def check_idle(self) -> None:
         """Raise :class:`ConfigError` where another process writes into the folder at this moment."""
         # the main rank looks first and locks later; the others might look when it has
-        if dist.is_main() and self.path.absolute() not in _HELD and lock.is_locked(self.lock):
+        if dist.is_main() and self.path.absolute() not in _HELD and is_locked(self.lock):
             raise self.in_use()
 
     def in_use(self) -> ConfigError:
@@ -164,7 +164,7 @@ class FolderLock:
         if (earlier := _HELD.get(key)) is not None:
             earlier.release()
         try:
-            held = lock.take(folder.lock)
+            held = take_lock(folder.lock)
             if held is None:
                 raise folder.in_use()
             # an open folder keeps its inode number, by which it is known again

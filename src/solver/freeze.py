@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core import dist
+from ..core.config.settings import FreezePlan
 from ..core.errors import ConfigError
-from ..core.freeze_plan import FreezePlan
 from ..optim.layer_decay import staged_backbone
 from ..optim.thaw import Thaw, separate
 

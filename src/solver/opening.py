@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from ..core import dist
-from ..core.freeze_plan import FreezePlan
+from ..core.config.settings import FreezePlan
 from ..optim.schedule import CosineAnnealingLR, FlatCosine
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import dist
-from ..core.config import Config
-from ..core.initial_weights import without_initial_weights
+from ..core.config import Config, without_initial_weights
 from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics, kinds_to_capture
 from ..nn.capture import request_attention

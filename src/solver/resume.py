@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..core import dist
-from ..core.checkpoint_files import read_checkpoint
+from ..core.checkpoint import read_checkpoint
 from ..core.errors import CheckpointError
 from .checkpoint import load_checkpoint
 from .folder import RunFolder, checkpoint_file

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.config import Config
-from ..core.device import pick_device
+from ..core.checkpoint.weights import LoadReport, load_weights
+from ..core.config import Config, without_initial_weights
+from ..core.config.settings import RunSettings
+from ..core.environment import pick_device
 from ..core.errors import ConfigError, DataError
-from ..core.initial_weights import without_initial_weights
-from ..core.settings import RunSettings
-from ..core.weights import LoadReport, load_weights
 from ..data.dataset.images import limit_pixels
 from ..data.evaluate import CocoEvaluator, EvalResult
 from ..data.label_space import LabelSpace

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..core import dist
+from ..core.checkpoint.weights import LoadReport, load_weights
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
-from ..core.weights import LoadReport, load_weights
 from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
 from ..distill.diagnostics import kinds_to_capture

@@ -12,12 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from ..core.card import read_card
-from ..core.class_rows import ClassMap, Synonyms, map_classes
+from ..core.checkpoint.card import read_card
+from ..core.checkpoint.classes import ClassMap, LoadReport, Synonyms, map_classes
+from ..core.checkpoint.weights import tune_weights
+from ..core.config.settings import RunSettings
 from ..core.errors import CheckpointError
-from ..core.load_report import LoadReport
-from ..core.settings import RunSettings
-from ..core.tuning import tune_weights
 from ..data.classes import BUILT_IN, class_list, synonyms
 from ..data.label_space import LabelSpace, is_unused
 

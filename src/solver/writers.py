@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from ..core.atomic import whole_file
 from ..core.errors import CheckpointError
+from ..core.files import whole_file
 from .progress import Progress
 
 

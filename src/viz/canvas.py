@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from ..core.atomic import whole_file
+from ..core.files import whole_file
 from .draw import class_color
 from .lettering import face_of, family_for, legible
 

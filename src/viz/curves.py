@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.atomic import whole_file
+from ..core.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..core.atomic import whole_file
-from ..core.texts import cell, one_line
+from ..core.errors import cell, one_line
+from ..core.files import whole_file
 from .draw import THRESHOLD
 from .errors import KINDS, Kind, Mistakes, find_mistakes
 from .matching import MAX_DETECTIONS, JudgedImage, match_all

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..core.atomic import whole_file
+from ..core.files import whole_file
 from .canvas import png
 from .draw import class_color
 from .errors import KINDS, Kind

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from isdfine.core.atomic import whole_file
+from isdfine.core.files import whole_file
 
 
 @pytest.mark.parametrize("durable", [True, False])

@@ -12,7 +12,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from isdfine.core.card import FORMAT, UNKNOWN_LICENCE, Card, card_path, file_sha256, read_card, save_weights, write_card
+from isdfine.core.checkpoint.card import (
+    FORMAT,
+    UNKNOWN_LICENCE,
+    Card,
+    card_path,
+    file_sha256,
+    read_card,
+    save_weights,
+    write_card,
+)
 from isdfine.core.errors import CheckpointError
 
 LABELS = {"names": ["dark", "light"], "category_ids": [7, 3]}  # in label order, as the user fixed it

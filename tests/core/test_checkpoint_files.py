@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from isdfine.core.checkpoint_files import read_checkpoint, weights_in
+from isdfine.core.checkpoint import read_checkpoint, weights_in
 from isdfine.core.errors import CheckpointError
 
 STATE = {"backbone.weight": torch.arange(6.0).reshape(2, 3), "decoder.bias": torch.zeros(3)}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from isdfine.core.device import pick_device
+from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import isdfine
+from isdfine.core.config.foreign import refuse_url
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.core.file_kinds import refuse_url
 
 Load = Callable[..., isdfine.Config]
 CONFIGS = Path(__file__).parent.parent.parent / "configs"

@@ -12,11 +12,11 @@ import pytest
 
 import isdfine
 from isdfine import components
+from isdfine.core.config.foreign import COMPONENTS, INSTEAD, MODELS, RENAMED, UNUSED, UNUSED_ARGUMENTS
+from isdfine.core.config.plan import SHARED, SLOTS
+from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import ConfigError
-from isdfine.core.foreign import COMPONENTS, INSTEAD, MODELS, RENAMED, UNUSED, UNUSED_ARGUMENTS
-from isdfine.core.plan import SHARED, SLOTS
 from isdfine.core.registry import REGISTRY
-from isdfine.core.settings import RunSettings
 
 assert components
 

@@ -10,8 +10,8 @@ import pytest
 
 import isdfine
 from builders import write_micro_config
+from isdfine.core.config.settings import FreezePlan, freeze_problem
 from isdfine.core.errors import ConfigError
-from isdfine.core.freeze_plan import FreezePlan, freeze_problem
 
 
 def test_lengths_in_steps_epochs_or_for_ever() -> None:

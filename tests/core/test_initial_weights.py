@@ -9,9 +9,8 @@ import torch
 
 import isdfine
 from hf_cases import micro
-from isdfine.core.config import Config
-from isdfine.core.initial_weights import without_initial_weights
-from isdfine.core.weights import load_weights
+from isdfine.core.checkpoint.weights import load_weights
+from isdfine.core.config import Config, without_initial_weights
 from isdfine.deploy.convert import Wanted, convert
 from isdfine.deploy.model_info import model_info
 from isdfine.deploy.source import open_source

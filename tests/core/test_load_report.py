@@ -4,8 +4,7 @@
 
 import json
 
-from isdfine.core.class_rows import map_classes
-from isdfine.core.load_report import LoadReport, MappedRows, Mismatch
+from isdfine.core.checkpoint.classes import LoadReport, MappedRows, Mismatch, map_classes
 
 
 def report() -> LoadReport:

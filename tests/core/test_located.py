@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from isdfine.core.config.layers import apply_overrides, read_tree
+from isdfine.core.config.node import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
 from isdfine.core.errors import ConfigError
-from isdfine.core.located import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
-from isdfine.core.merge import apply_overrides, read_tree
 from isdfine.data.classes import class_list, synonyms
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.yolo_files import yolo_label_space

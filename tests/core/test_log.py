@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from isdfine.core.log import setup_logging
+from isdfine.core.environment import setup_logging
 
 
 @pytest.fixture

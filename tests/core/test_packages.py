@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from isdfine.core.environment import require
 from isdfine.core.errors import ConfigError
-from isdfine.core.packages import require
 
 
 def test_what_is_there_is_imported() -> None:

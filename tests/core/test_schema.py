@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NewType, TypeVar
 
 import pytest
 
-from isdfine.core.schema import convert, describe, fits, is_plain, schema_of
+from isdfine.core.registry import convert, describe, fits, is_plain, schema_of
 
 T = TypeVar("T")
 Pixels = NewType("Pixels", int)

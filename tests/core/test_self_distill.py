@@ -9,8 +9,8 @@ import pytest
 
 import isdfine
 from isdfine import components
+from isdfine.core.config.self_distill import instead
 from isdfine.core.errors import ConfigError
-from isdfine.core.self_distill import instead
 
 assert components
 

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 
-from isdfine.core import settings
+from isdfine.core.config import settings
+from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import ConfigError
-from isdfine.core.settings import RunSettings
 
 
 def test_defaults_are_valid_and_frozen() -> None:

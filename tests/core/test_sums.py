@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from isdfine.core.card import Card, card_path, save_weights
-from isdfine.core.checkpoint_files import read_checkpoint
+from isdfine.core.checkpoint import NO_SUM, SUM_KEY, check_sum, read_checkpoint, write_with_sum
+from isdfine.core.checkpoint.card import Card, card_path, save_weights
 from isdfine.core.errors import CheckpointError
-from isdfine.core.sums import NO_SUM, SUM_KEY, check_sum, write_with_sum
 from isdfine.solver.checkpoint import save_checkpoint
 
 STATE = {"backbone.weight": torch.arange(60.0).reshape(6, 10), "decoder.bias": torch.full((3,), 7.0)}

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from isdfine.core.texts import cell, one_line
+from isdfine.core.errors import cell, one_line
 
 
 @pytest.mark.parametrize("text", ["cat", "ünï 猫", "a\u3000b", "می\u200cخواهم", "👩\u200d🚒", " - "])

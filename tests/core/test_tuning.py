@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isdfine.core.class_rows import ClassMap, map_classes
+from isdfine.core.checkpoint.classes import ClassMap, map_classes
+from isdfine.core.checkpoint.weights import tune_weights
 from isdfine.core.errors import CheckpointError
-from isdfine.core.tuning import tune_weights
 
 
 class Backbone(nn.Module):

@@ -10,8 +10,7 @@ import pytest
 
 from isdfine.core.config import Config, load_config
 from isdfine.core.errors import ConfigError
-from isdfine.core.registry import Registry
-from isdfine.core.user_modules import UserModules
+from isdfine.core.registry import Registry, UserModules
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from golden_cases import load_json
-from isdfine.core.class_rows import map_classes
+from isdfine.core.checkpoint.classes import map_classes
+from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
-from isdfine.core.weights import load_weights
 
 
 class Head(nn.Module):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.audit.planted import quiet_tool
 from isdfine.core.errors import DataError
-from isdfine.core.regular import check_regular, file_bytes
+from isdfine.core.files import check_regular, file_bytes
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
 from isdfine.data.dataset.image_folder import ImageFolder

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_cases import filled, micro
-from isdfine.core.card import read_card
+from isdfine.core.checkpoint.card import read_card
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import MSCOCO, LabelSpace

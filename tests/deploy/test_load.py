@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from detector_cases import LABELS, micro_checkpoint, micro_config
 from hf_cases import filled, micro, write_micro_folder
-from isdfine.core.card import Card, save_weights
+from isdfine.core.checkpoint.card import Card, save_weights
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.core.registry import REGISTRY, Registry
 from isdfine.data.label_space import MSCOCO
@@ -73,7 +73,7 @@ def test_sections_elsewhere_and_none(tmp_path: Path) -> None:
     dataset = data["val_dataloader"]["dataset"]
     data["CocoDetection"] = {"transforms": dataset.pop("transforms")}
     from isdfine.core.config import Config
-    from isdfine.core.located import locate
+    from isdfine.core.config.node import locate
 
     assert recipe_of(Config(locate(data, "x"), "x")).rule == "fit"
     del data["val_dataloader"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_cases import filled, micro, write_micro_folder
-from isdfine.core.card import Card
+from isdfine.core.checkpoint.card import Card
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.source import open_source
 from isdfine.zoo.dfine.huggingface import to_huggingface

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hf_cases import filled, micro
+from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
-from isdfine.core.weights import load_weights
 from isdfine.deploy.convert import Wanted, convert
 from isdfine.deploy.source import open_source
 from isdfine.deploy.training_layers import without_training_layers

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from isdfine.core.located import dump_yaml
+from isdfine.core.config.node import dump_yaml
 from isdfine.lab.matrix import Matrix, Run
 from isdfine.lab.matrix_file import read_matrix
 

@@ -7,8 +7,8 @@ import pytest
 
 import isdfine
 from builders import write_micro_config
+from isdfine.core.environment import setup_logging
 from isdfine.core.errors import ConfigError
-from isdfine.core.log import setup_logging
 from isdfine.lab import ablation
 from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
 from isdfine.lab.matrix import Matrix

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from isdfine.core import lock
 from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.core.files import is_locked, take_lock
 from isdfine.solver.folder import FolderLock, RunFolder, checkpoint_file
 
 
@@ -70,7 +70,7 @@ def test_files_of_the_folder_are_written_whole(tmp_path: Path) -> None:
 
 def test_one_process_writes_into_a_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    other = lock.take(folder.lock)
+    other = take_lock(folder.lock)
     assert other is not None
     other.write("process 7 on there, since yesterday")
     other.flush()
@@ -83,9 +83,9 @@ def test_one_process_writes_into_a_folder(tmp_path: Path) -> None:
     folder.check_idle()  # a process does not stand in its own way
     later = FolderLock(folder)
     mine.check(1)
-    assert lock.is_locked(folder.lock)
+    assert is_locked(folder.lock)
     later.release()
-    assert not lock.is_locked(folder.lock)
+    assert not is_locked(folder.lock)
     with pytest.raises(ConfigError, match="cannot be written"):
         FolderLock(RunFolder(folder.lock / "below"))
 

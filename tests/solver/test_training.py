@@ -20,8 +20,8 @@ import torch
 
 import isdfine
 from builders import write_coco, write_micro_config
-from isdfine.core import lock
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from isdfine.core.files import is_locked, take_lock
 from isdfine.data.evaluate import EvalResult
 from isdfine.solver.checkpoint import save_checkpoint, set_rng_state
 from isdfine.solver.fit import fit
@@ -447,7 +447,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         fit(late)
     resumed = isdfine.load_config(config, [f"resume={tmp_path / 'run'}", "epoches=2"])
     run = Training(resumed)
-    held = lock.take(run.folder.lock)
+    held = take_lock(run.folder.lock)
     assert held is not None
     with held:
         for refused in (lambda: Training(resumed), lambda: run.resume(tmp_path / "run"), lambda: fit(run)):
@@ -457,7 +457,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
                 refused()
     run.resume(tmp_path / "run")
     fit(run)
-    assert not lock.is_locked(run.folder.lock)
+    assert not is_locked(run.folder.lock)
 
 
 @pytest.mark.parametrize("when", ["line", "save"])

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 import isdfine
 from builders import write_coco, write_micro_config
 from golden_cases import load_json
-from isdfine.core.card import Card, save_weights
+from isdfine.core.checkpoint.card import Card, save_weights
+from isdfine.core.checkpoint.classes import LoadReport
+from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.core.load_report import LoadReport
-from isdfine.core.settings import RunSettings
 from isdfine.data.classes import class_list
 from isdfine.data.label_space import LabelSpace
 from isdfine.nn.backbone.timm import TimmBackbone

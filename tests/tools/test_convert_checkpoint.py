@@ -13,7 +13,7 @@ import torch
 import isdfine
 from builders import load_tool, write_coco, write_micro_config
 from hf_cases import filled, micro, write_micro_folder
-from isdfine.core.card import read_card
+from isdfine.core.checkpoint.card import read_card
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import LabelSpace
 from isdfine.deploy.source import open_source

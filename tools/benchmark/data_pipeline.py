@@ -40,8 +40,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFile
 
-from isdfine.core.atomic import whole_file
 from isdfine.core.errors import ConfigError, DataError
+from isdfine.core.files import whole_file
 from isdfine.data.collate import BatchImageCollateFunction
 from isdfine.data.dataset import detection
 from isdfine.data.dataset.coco import CocoDetection

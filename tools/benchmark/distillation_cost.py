@@ -30,7 +30,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memor
 import torch
 
 import isdfine
-from isdfine.core.device import pick_device
+from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.latency.timing import table as text_table
 from isdfine.solver.cost import BASELINE, METHODS, Cost, Workload, measure, resident_peak

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from isdfine.core.atomic import whole_file
+from isdfine.core.files import whole_file
 from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Timing, ratio, table
 

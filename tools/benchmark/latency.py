@@ -32,7 +32,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import isdfine
-from isdfine.core.device import pick_device
+from isdfine.core.environment import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.deploy.latency.accuracy import SubjectBackend, average_precision, dataset_for
 from isdfine.deploy.latency.machine import describe, describe_after

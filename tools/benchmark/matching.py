@@ -32,8 +32,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memor
 import torch
 from torch import Tensor
 
-from isdfine.core.atomic import whole_file
 from isdfine.core.errors import ConfigError
+from isdfine.core.files import whole_file
 from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Plan, measure, ratio, table
 from isdfine.distill.objective import Objective

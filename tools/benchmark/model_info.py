@@ -15,7 +15,7 @@ import argparse
 import sys
 
 import isdfine
-from isdfine.core.device import pick_device
+from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.model_info import convention, model_info, table
 

@@ -54,7 +54,7 @@ def write_transformers(config_file: str, output: Path) -> None:
     """D-FINE of transformers, float32, batch 1."""
     transformers, isdfine = package("transformers"), package("isdfine")
     torch = package("torch")
-    from isdfine.core.atomic import whole_file
+    from isdfine.core.files import whole_file
     from isdfine.deploy.latency.random_weights import random_detector
     from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 

@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
-from isdfine.core.atomic import whole_file
 from isdfine.core.errors import ConfigError
+from isdfine.core.files import whole_file
 from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Plan, measure, ratio, table
 from isdfine.nn.sampling import DeformableAttention

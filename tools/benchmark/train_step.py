@@ -36,11 +36,10 @@ import torch
 from torch import Tensor, nn
 
 import isdfine
-from isdfine.core.atomic import whole_file
-from isdfine.core.config import Config
-from isdfine.core.device import pick_device
+from isdfine.core.config import Config, without_initial_weights
+from isdfine.core.environment import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
-from isdfine.core.initial_weights import without_initial_weights
+from isdfine.core.files import whole_file
 from isdfine.data.collate import STRIDE
 from isdfine.deploy.latency.machine import describe, load
 from isdfine.deploy.latency.timing import Plan, Timing, ratio, table

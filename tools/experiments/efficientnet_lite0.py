@@ -18,7 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from isdfine.core.atomic import whole_file
+from isdfine.core.files import whole_file
 
 TIMM_NAME = "tf_efficientnet_lite0"
 """The variant with TensorFlow's "same" padding, which the package has too; ``efficientnet_lite0`` pads evenly."""

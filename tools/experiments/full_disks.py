@@ -145,8 +145,7 @@ def unreadable(file: Path) -> str | None:
     """Why a file that is there cannot be used."""
     from PIL import Image
 
-    from isdfine.core.checkpoint_files import read_checkpoint
-    from isdfine.core.sums import check_sum
+    from isdfine.core.checkpoint import check_sum, read_checkpoint
 
     try:
         if file.suffix in (".pth", ".safetensors"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...core.errors import DataError
-from ...core.regular import file_bytes
+from ...core.files import file_bytes
 from ..dataset.file_names import UnlistedImages
 from ..dataset.json_stream import read_lists
 from ..dataset.layout import files_below

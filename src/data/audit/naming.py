@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from ...core.atomic import whole_file
 from ...core.errors import DataError
-from ...core.regular import check_regular, file_bytes
+from ...core.files import check_regular, file_bytes, whole_file
 from ..dataset.images import SUFFIXES
 from .findings import Split
 

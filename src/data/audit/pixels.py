@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...core.regular import file_bytes
+from ...core.files import file_bytes
 from ..dataset.images import UNDECODABLE, Header, as_rgb, check_pixels, eight_bits, why_undecodable
 from ..dataset.orientation import orientation_in_header, stored_size
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ...core.texts import one_line
+from ...core.errors import one_line
 from .findings import KINDS, SEVERITIES, Finding, Split
 
 CLEAN, FOUND = 0, 1

@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from ...core.errors import DataError
-from ...core.regular import check_regular
+from ...core.files import check_regular
 from ..dataset.annotations import Annotations, files_present
 from ..dataset.coco_json import UNKNOWN_SIZE
 from ..dataset.file_names import UnlistedImages

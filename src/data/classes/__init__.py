@@ -11,9 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ...core.class_rows import Synonyms, squeezed
+from ...core.checkpoint.classes import Synonyms, squeezed
+from ...core.config.node import Located, parse_yaml, read_yaml
 from ...core.errors import ConfigError
-from ...core.located import Located, parse_yaml, read_yaml
 from ..label_space import MSCOCO, LabelSpace
 
 _SMALL_JSON = 1 << 20

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import DataError
-from ...core.regular import check_regular
+from ...core.files import check_regular
 from ..label_space import LabelSpace
 from .file_names import UnlistedImages
 from .problems import Problems

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...core.class_rows import squeezed
+from ...core.checkpoint.classes import squeezed
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
 from .json_stream import read_list

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ...core.errors import DataError
-from ...core.regular import check_regular
+from ...core.files import check_regular
 from .orientation import (
     BACK,
     belongs_upright,

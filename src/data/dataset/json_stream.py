@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import DataError
-from ...core.regular import check_regular
+from ...core.files import check_regular
 from .other_tools import other_tool
 
 _CHUNK = 1 << 23

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...core.regular import MAX_BYTES, check_regular
+from ...core.files import MAX_BYTES, check_regular
 from .problems import Problems
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from ...core.regular import file_bytes
+from ...core.files import file_bytes
 from .coco_fields import LARGEST, flag, is_rotated, short
 from .other_tools import other_tool
 from .problems import Problems

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.config.node import read_yaml
 from ...core.errors import ConfigError
-from ...core.located import read_yaml
 from ..label_space import LabelSpace
 from .layout import IMAGES, SPLITS, TEST, TRAIN, VAL, XML, files_below, folders_in, subfolder
 from .problems import Problems

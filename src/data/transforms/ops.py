@@ -21,8 +21,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ...core.errors import DataError
-from ...core.ranges import check_share
+from ...core.errors import DataError, check_share
 from ...core.registry import register
 
 PER_BOX = ("labels", "area", "iscrowd")

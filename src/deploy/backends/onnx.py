@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...core.checkpoint import check_sum
+from ...core.environment import require
 from ...core.errors import CheckpointError, ConfigError
-from ...core.packages import require
-from ...core.sums import check_sum
 from .base import BackendInfo, Outputs
 from .metadata import INPUTS, OUTPUTS, UINT8, check_interface, info_from
 

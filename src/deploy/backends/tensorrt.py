@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...core.device import pick_device
+from ...core.environment import pick_device, require
 from ...core.errors import CheckpointError, ConfigError
-from ...core.packages import require
 from .base import BackendInfo, Outputs
 from .metadata import INPUTS, OUTPUTS, check_interface, info_from
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.config import Config
-from ...core.device import pick_device
+from ...core.environment import pick_device
 from ..fold import inference_form
 from ..load import LoadedModel, load_model
 from .base import BackendInfo, Outputs

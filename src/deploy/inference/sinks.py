@@ -20,8 +20,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ...core.atomic import whole_file
-from ...core.texts import cell, one_line
+from ...core.errors import cell, one_line
+from ...core.files import whole_file
 from ...data.label_space import LabelSpace
 from ..detections import BOX_DIGITS, SCORE_DIGITS, Detections
 from .sources import Frame

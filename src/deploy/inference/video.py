@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...core.atomic import whole_file
+from ...core.environment import require
 from ...core.errors import ConfigError
-from ...core.packages import require
+from ...core.files import whole_file
 from .sources import Clip, Frame, Skipped
 
 _USUAL_RATE = Fraction(25)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.checkpoint import check_sum
+from ...core.environment import require
 from ...core.errors import CheckpointError, ConfigError
-from ...core.packages import require
-from ...core.sums import check_sum
 from ..backends.base import Outputs
 from ..backends.metadata import VERSION, info_from
 from ..preprocess import Recipe

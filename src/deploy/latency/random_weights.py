@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ...core.config import Config
-from ...core.initial_weights import without_initial_weights
+from ...core.config import Config, without_initial_weights
 from ..convert import image_size_of
 from ..model_info import DEFAULT_CLASSES
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.atomic import whole_file
 from ...core.errors import ConfigError
+from ...core.files import whole_file
 from .subject import Facts
 from .timing import Plan, Timing, ratio, table
 

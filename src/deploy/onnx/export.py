@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from ...core.atomic import whole_file
+from ...core.checkpoint import NO_SUM, SUM_KEY, write_with_sum
+from ...core.environment import require
 from ...core.errors import ConfigError
-from ...core.packages import require
-from ...core.sums import NO_SUM, SUM_KEY, write_with_sum
+from ...core.files import whole_file
 from ..preprocess import SQUASH, Recipe
 from .compare import Difference
 from .graph import DEFAULT_OPSET, STRIDE, Deployed, GraphForm, to_onnx

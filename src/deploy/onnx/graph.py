@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...core.environment import require
 from ...core.errors import ConfigError
-from ...core.packages import require
 from ..fold import inference_form
 from ..preprocess import Recipe
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...core.environment import require
 from ...core.errors import ConfigError
-from ...core.packages import require
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.packages import require
+from ...core.environment import require
 from .graph import INPUTS, OUTPUTS
 from .half import FLOAT, HALF, HEAVY, misplaced, share
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.packages import require
+from ...core.environment import require
 from .compare import FP32, Difference, Found, Tolerance, compare
 from .sample import Sample
 from .structure import ExportError, read_graph, structure_problems

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.checkpoint.weights import load_weights
 from ...core.errors import CheckpointError
 from ...core.registry import register
-from ...core.weights import load_weights
 from ..cpu_training import affine, trains_on_cpu
 from ..norm import FrozenBatchNorm2d
 from ..padding import Padding, cleared

@@ -13,9 +13,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.checkpoint.weights import load_weights
 from ...core.errors import CheckpointError
 from ...core.registry import register
-from ...core.weights import load_weights
 from ..activation import activation
 from ..conv import ConvNormAct
 from ..norm import freeze_batch_norms

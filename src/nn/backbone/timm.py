@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.packages import require
+from ...core.checkpoint.weights import read_checkpoint
+from ...core.environment import require
 from ...core.registry import register
-from ...core.weights import read_checkpoint
 from ..norm import freeze_batch_norms
 from .stages import leaf_stages, parts_up_to, stage_of
 from .timm_weights import (

@@ -18,8 +18,8 @@ from urllib.request import getproxies
 import torch
 from torch import Tensor, nn
 
+from ...core.checkpoint.weights import load_weights
 from ...core.errors import CheckpointError
-from ...core.weights import load_weights
 
 logger = logging.getLogger(__name__)
 

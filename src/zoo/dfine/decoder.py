@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.errors import ConfigError
-from ...core.ranges import check_counts
+from ...core.errors import ConfigError, check_counts
 from ...core.registry import register
 from ...nn.capture import DEFORMABLE_KINDS, AttentionRecorder, CapturedAttention
 from ...nn.mlp import MLP
@@ -143,7 +142,7 @@ class DFINETransformer(nn.Module):
         self.box_head = box_head
         self.learn_query_content = learn_query_content
         self.select_rows = selector(query_select_method)
-        # Parts whose parameters have one row per class, with the rows behind them (core/class_rows.py).
+        # Parts whose parameters have one row per class, with the rows behind them (core/checkpoint/classes.py).
         self.class_rows = {"dec_score_head": 0, "denoising_class_embed": 1}
         if query_select_method != "agnostic":
             self.class_rows["enc_score_head"] = 0

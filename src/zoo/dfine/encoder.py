@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.errors import ConfigError
-from ...core.ranges import check_counts, check_positive
+from ...core.errors import ConfigError, check_counts, check_positive
 from ...core.registry import register
 from ...nn.padding import Padding
 from ...nn.position import POSITION_TABLES

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ...core.card import Card, save_weights, write_text
+from ...core.checkpoint.card import Card, save_weights, write_text
+from ...core.checkpoint.weights import read_checkpoint
 from ...core.errors import CheckpointError
-from ...core.weights import read_checkpoint
 from .huggingface_config import check_model_type, preprocessor_for
 
 CONFIG = "config.json"

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from ...core.card import Card
+from ...core.checkpoint.card import Card
 from ...core.config import Config
+from ...core.environment import require
 from ...core.errors import ConfigError
-from ...core.packages import require
 from .huggingface import to_huggingface
 from .huggingface_config import config_to_huggingface
 from .huggingface_folder import write_folder

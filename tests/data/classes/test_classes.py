@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from golden_cases import load_json
-from isdfine.core.class_rows import map_classes, squeezed
+from isdfine.core.checkpoint.classes import map_classes, squeezed
 from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.classes import BUILT_IN, class_list, synonyms
 

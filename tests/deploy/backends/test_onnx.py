@@ -10,8 +10,8 @@ import pytest
 
 from detector_cases import LABELS
 from isdfine import Detector
+from isdfine.core.checkpoint import NO_SUM, SUM_KEY, write_with_sum
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.core.sums import NO_SUM, SUM_KEY, write_with_sum
 
 onnx = pytest.importorskip("onnx", reason="pip install onnx")
 pytest.importorskip("onnxruntime", reason="pip install onnxruntime")

@@ -8,7 +8,7 @@ import torch
 import isdfine
 from builders import write_micro_config
 from hf_cases import load_theirs
-from isdfine.core.card import Card
+from isdfine.core.checkpoint.card import Card
 from isdfine.deploy.latency.random_weights import leave_neutral_starts, random_detector
 from isdfine.nn.backbone.hgnetv2 import LearnableAffine
 from isdfine.zoo.dfine.huggingface import to_huggingface

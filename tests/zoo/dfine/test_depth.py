@@ -12,8 +12,8 @@ from torch import Tensor
 import isdfine
 from builders import write_micro_config
 from golden_cases import fill
+from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
-from isdfine.core.weights import load_weights
 from isdfine.deploy.fuse import fuse
 from isdfine.distill.attention import AttentionDistillation
 from isdfine.distill.inter_layer import InterLayerDistillation

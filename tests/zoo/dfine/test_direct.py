@@ -13,7 +13,7 @@ from torch import Tensor
 import isdfine
 from builders import micro_sections, write_coco
 from golden_cases import fill
-from isdfine.core.weights import load_weights
+from isdfine.core.checkpoint.weights import load_weights
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.nn.boxes import inverse_sigmoid

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from golden_cases import load_json
 from hf_cases import compare, filled, is_version_5, load_theirs, micro, official, their_model
-from isdfine.core.card import Card
+from isdfine.core.checkpoint.card import Card
+from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
-from isdfine.core.weights import load_weights
 from isdfine.zoo.dfine.huggingface import Layout, from_huggingface, to_huggingface
 from isdfine.zoo.dfine.huggingface_config import config_from_huggingface, config_to_huggingface, label_names
 from isdfine.zoo.dfine.huggingface_folder import read_folder, write_folder

@@ -9,14 +9,13 @@ import typing
 from dataclasses import replace
 from typing import Any
 
+from ..registry import IMPORTS
 from . import self_distill
-from .derived import INPUT_SIZE
 from .foreign import key_hint, unused_key
-from .located import Located
-from .merge import Replaced
+from .layers import INPUT_SIZE, Replaced
+from .node import Located
 from .plan import SHARED, SLOTS, Broken, Planner, suggest
 from .settings import RunSettings, range_problems
-from .user_modules import IMPORTS
 
 
 def settings_values(tree: Located) -> dict[str, Any]:

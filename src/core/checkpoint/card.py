@@ -21,9 +21,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .atomic import whole_file
-from .errors import CheckpointError
-from .sums import NO_SUM, SUM_KEY, write_with_sum
+from ..errors import CheckpointError
+from ..files import whole_file
+from . import NO_SUM, SUM_KEY, write_with_sum
 
 FORMAT = 1
 """Version of the card's layout. It grows when an entry changes its meaning; older cards stay readable."""

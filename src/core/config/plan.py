@@ -15,12 +15,23 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ConfigError
+from ..errors import ConfigError
+from ..registry import (
+    Parameter,
+    Registry,
+    Schema,
+    convert,
+    describe,
+    fits,
+    is_plain,
+    list_item,
+    mapping_item,
+    members,
+    schema_of,
+)
 from .foreign import WITHOUT_EFFECT, component_hint, key_hint, unused_argument, wakes_up
-from .located import Located, VainNull
-from .merge import merge
-from .registry import Registry
-from .schema import Parameter, Schema, convert, describe, fits, is_plain, list_item, mapping_item, members, schema_of
+from .layers import merge
+from .node import Located, VainNull
 
 PURPOSES: dict[str, str] = {
     "model": "the detector",

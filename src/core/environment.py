@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds a run: the device it computes on, the packages that are installed, and where its log goes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from .errors import ConfigError
+
+
+def pick_device(wanted: str | None) -> torch.device:
+    """A device by name; None = this rank's GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is {name!r}: give cpu, cuda or cuda:0, or leave it out") from None
+    try:
+        torch.zeros(
+            1, device=device
+        ).cpu()  # torch knows the names of devices that it does not have or cannot compute on
+    except (RuntimeError, AssertionError, ImportError) as error:
+        sees = f" and sees {torch.cuda.device_count()} CUDA devices" if device.type == "cuda" else ""
+        raise ConfigError(
+            f"device is {name}, but this torch ({torch.__version__}) cannot compute on it here{sees}: "
+            "give cpu, or leave it out"
+        ) from error
+    return device
+
+
+def require(name: str, purpose: str, install: str | None = None) -> Any:
+    """Import a package or one of its modules.
+
+    Args:
+        name: dotted name of the module.
+        purpose: what needs it, for the message.
+        install: what pip installs, with remarks; the package's own name by default.
+
+    Raises:
+        ConfigError: it is missing, with the command that installs it; or it is there and fails to import, with why.
+    """
+    package = name.split(".")[0]
+    try:
+        return import_module(name)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == package:
+            raise ConfigError(f"{purpose} needs the package {package}: pip install {install or package}") from None
+        raise ConfigError(
+            f"{purpose} needs the package {package}, which is installed and fails to import ({error}): repair that"
+        ) from error
+
+
+PACKAGE = __name__.split(".")[0]
+_NAME = "isdfine-stderr"
+
+
+class RankFilter(logging.Filter):
+    """Let everything pass on rank 0 and warnings or worse elsewhere."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.rank == 0 or record.levelno >= logging.WARNING
+
+
+def setup_logging(rank: int = 0, level: int = logging.INFO) -> None:
+    """Send the package's log lines to stderr. Calling again replaces rank and level and adds nothing.
+
+    Args:
+        rank: number of this process; shown in front of the lines of ranks other than 0.
+        level: lowest level that is shown on rank 0, for example ``logging.DEBUG``.
+    """
+    logger = logging.getLogger(PACKAGE)
+    for handler in [one for one in logger.handlers if one.name == _NAME]:
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(_NAME)
+    handler.addFilter(RankFilter(rank))
+    who = f" rank {rank}" if rank else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s{who} %(name)s: %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
