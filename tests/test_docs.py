@@ -53,3 +53,21 @@ def test_every_dependency_has_its_reason() -> None:
 
 def test_ci_is_executable() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+METHOD = ROOT / "docs" / "method.md"
+CODE = ("src", "tests", "tools", "configs", "docs")
+
+
+def anchors() -> set[str]:
+    """Numbers of the sections of docs/method.md, each of which has an anchor of that name."""
+    headings = re.findall(r"^#+ (.*)$", METHOD.read_text(), flags=re.MULTILINE)[1:]
+    sections = [re.fullmatch(r'<a id="([\d.]+)"></a>([\d.]+?)\.? .*', heading) for heading in headings]
+    assert all(section is not None and section[1] == section[2] for section in sections), headings
+    return {section[1] for section in sections if section is not None}
+
+
+def test_links_inside_the_method_page_lead_somewhere() -> None:
+    links = re.findall(r"\]\(#([^)]*)\)", METHOD.read_text())
+    assert len(links) > 20
+    assert sorted(set(links) - anchors()) == []
