@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import isdfine
+from bench.model_info import ModelInfo, model_info
 from isdfine.core.registry import REGISTRY
 from isdfine.deploy.fuse import fuse
-from isdfine.deploy.model_info import ModelInfo, model_info
 from isdfine.nn.norm import FrozenBatchNorm2d
 from isdfine.solver.objective import build_objective
 

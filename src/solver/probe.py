@@ -27,8 +27,8 @@ from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import GradScaler, Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
+from .allocations import lasting_tensors, peak_of_allocations, storage_bytes
 from .checkpoint import rng_state, set_rng_state
-from .cost import lasting_tensors, peak_of_allocations, storage_bytes
 from .fit import losses_of
 from .made_up import made_up_target
 from .objective import build_objective

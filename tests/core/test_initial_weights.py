@@ -8,11 +8,11 @@ import timm
 import torch
 
 import isdfine
+from bench.model_info import model_info
 from hf_cases import micro
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.deploy.convert import Wanted, convert
-from isdfine.deploy.model_info import model_info
 from isdfine.deploy.source import open_source
 
 

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from bench.cost import Cost
 from builders import load_tool, write_micro_config
-from isdfine.solver.cost import Cost
 
 
 @pytest.fixture(scope="module")

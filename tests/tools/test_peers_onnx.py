@@ -11,10 +11,10 @@ import torch
 import yaml
 
 import isdfine
+from bench.open import open_subject, parse
+from bench.subject import Wanted
 from builders import load_tool, write_micro_config
 from hf_cases import load_transformers
-from isdfine.deploy.latency.open import open_subject, parse
-from isdfine.deploy.latency.subject import Wanted
 
 
 @pytest.mark.parametrize(

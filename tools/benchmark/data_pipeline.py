@@ -40,6 +40,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFile
 
+from bench.machine import describe, load
+from bench.timing import Plan, Timing, measure, ratio, table
 from isdfine.core.errors import ConfigError, DataError
 from isdfine.core.files import whole_file
 from isdfine.data.collate import BatchImageCollateFunction
@@ -57,8 +59,6 @@ from isdfine.data.transforms import (
     fused,
 )
 from isdfine.data.transforms.fused.colour import Distortion
-from isdfine.deploy.latency.machine import describe, load
-from isdfine.deploy.latency.timing import Plan, Timing, measure, ratio, table
 
 SIDE = 640
 REFERENCE = Path(__file__).parents[2] / "tests" / "data" / "official_transforms.py"

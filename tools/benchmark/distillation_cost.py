@@ -30,10 +30,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memor
 import torch
 
 import isdfine
+from bench.cost import BASELINE, METHODS, Cost, Workload, measure, resident_peak
+from bench.timing import table as text_table
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.latency.timing import table as text_table
-from isdfine.solver.cost import BASELINE, METHODS, Cost, Workload, measure, resident_peak
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dfine"
 USUAL = ("fdr-only", "none", BASELINE, "inter-d2s", "inter-s2d", "inter-d2s+class", "go-lsd+attn", "inter-d2s+attn")

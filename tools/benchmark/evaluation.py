@@ -34,9 +34,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.machine import describe, load
+from bench.timing import Timing, ratio, table
 from isdfine.core.files import whole_file
-from isdfine.deploy.latency.machine import describe, load
-from isdfine.deploy.latency.timing import Timing, ratio, table
 
 OURS = "isdfine"
 PEERS = ("faster-coco-eval", "pycocotools")

@@ -32,14 +32,14 @@ from PIL import Image
 from tqdm import tqdm
 
 import isdfine
+from bench.accuracy import SubjectBackend, average_precision, dataset_for
+from bench.machine import describe, describe_after
+from bench.open import open_subject, parse
+from bench.report import NETWORK, Run
+from bench.subject import Subject, Wanted, from_memory, from_pictures, tried
+from bench.timing import Plan, measure
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
-from isdfine.deploy.latency.accuracy import SubjectBackend, average_precision, dataset_for
-from isdfine.deploy.latency.machine import describe, describe_after
-from isdfine.deploy.latency.open import open_subject, parse
-from isdfine.deploy.latency.report import NETWORK, Run
-from isdfine.deploy.latency.subject import Subject, Wanted, from_memory, from_pictures, tried
-from isdfine.deploy.latency.timing import Plan, measure
 from isdfine.deploy.pictures import as_rgb, read_rgb
 
 ARRAY = (480, 640)

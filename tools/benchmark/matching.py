@@ -32,16 +32,16 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memor
 import torch
 from torch import Tensor
 
+from bench.machine import describe, load
+from bench.operators import Operators
+from bench.synthetic import DecoderShapes, MadeUpStep, made_up_step
+from bench.timing import Plan, measure, ratio, table
 from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
-from isdfine.deploy.latency.machine import describe, load
-from isdfine.deploy.latency.timing import Plan, measure, ratio, table
 from isdfine.distill.objective import Objective
-from isdfine.lab.operators import Operators
-from isdfine.lab.synthetic import DecoderShapes, MadeUpStep, made_up_step
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
-from isdfine.solver.cost import peak_of_allocations
+from isdfine.solver.allocations import peak_of_allocations
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "tests" / "losses" / "published.py"
 WEIGHTS = {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_fgl": 0.15, "loss_ddf": 1.5}

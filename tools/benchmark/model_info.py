@@ -15,9 +15,9 @@ import argparse
 import sys
 
 import isdfine
+from bench.model_info import convention, model_info, table
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.model_info import convention, model_info, table
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

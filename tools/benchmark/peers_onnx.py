@@ -54,8 +54,8 @@ def write_transformers(config_file: str, output: Path) -> None:
     """D-FINE of transformers, float32, batch 1."""
     transformers, isdfine = package("transformers"), package("isdfine")
     torch = package("torch")
+    from bench.random_weights import random_detector
     from isdfine.core.files import whole_file
-    from isdfine.deploy.latency.random_weights import random_detector
     from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 
     ours, config = random_detector(isdfine.load_config(config_file))

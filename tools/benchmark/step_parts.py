@@ -25,10 +25,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
+from bench.machine import describe, load
+from bench.timing import Plan, measure, ratio, table
 from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
-from isdfine.deploy.latency.machine import describe, load
-from isdfine.deploy.latency.timing import Plan, measure, ratio, table
 from isdfine.nn.sampling import DeformableAttention
 from isdfine.nn.table_sampling import FeatureTable
 from isdfine.optim.ema import ModelEMA

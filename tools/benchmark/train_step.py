@@ -36,17 +36,17 @@ import torch
 from torch import Tensor, nn
 
 import isdfine
+from bench.machine import describe, load
+from bench.operators import Operators
+from bench.timing import Plan, Timing, ratio, table
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.files import whole_file
 from isdfine.data.collate import STRIDE
-from isdfine.deploy.latency.machine import describe, load
-from isdfine.deploy.latency.timing import Plan, Timing, ratio, table
-from isdfine.lab.operators import Operators
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
-from isdfine.solver.cost import peak_of_allocations
+from isdfine.solver.allocations import peak_of_allocations
 from isdfine.solver.made_up import made_up_target
 from isdfine.solver.objective import build_objective
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last

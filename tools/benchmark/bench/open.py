@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from ...core.config import Config
-from ...core.errors import CheckpointError, ConfigError
-from ...data.label_space import LabelSpace
-from ..convert import image_size_of
-from ..load import load_model, recipe_of
-from ..onnx.graph import Deployed, GraphForm, to_onnx
-from ..onnx.half import to_half
-from ..onnx.pooling import guard_pools
+from isdfine.core.config import Config
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.data.label_space import LabelSpace
+from isdfine.deploy.convert import image_size_of
+from isdfine.deploy.load import load_model, recipe_of
+from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
+from isdfine.deploy.onnx.half import to_half
+from isdfine.deploy.onnx.pooling import guard_pools
+
 from .onnx_subject import OnnxSubject
 from .random_weights import random_detector
 from .subject import Subject, Wanted, recipe_for

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.checkpoint import check_sum
-from ...core.environment import require
-from ...core.errors import CheckpointError, ConfigError
-from ..backends.base import Outputs
-from ..backends.metadata import VERSION, info_from
-from ..preprocess import Recipe
+from isdfine.core.checkpoint import check_sum
+from isdfine.core.environment import require
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.deploy.backends.base import Outputs
+from isdfine.deploy.backends.metadata import VERSION, info_from
+from isdfine.deploy.preprocess import Recipe
+
 from .foreign import finish_for
 from .subject import Facts, Wanted, recipe_for
 

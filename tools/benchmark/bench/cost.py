@@ -12,7 +12,7 @@ import contextlib
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
-from ..core.config import Config
-from ..core.errors import ConfigError
-from ..distill.context import DistillationContext
-from ..distill.diagnostics import Diagnostics, kinds_to_capture
-from ..distill.objective import Objective
-from ..nn.capture import request_attention
-from ..optim.ema import ModelEMA
-from ..optim.precision import Precision
-from ..optim.schedule import Schedule
-from ..optim.step import Optim
-from .fit import losses_of
-from .made_up import made_up_target
-from .objective import build_objective
-from .train import train_one_epoch
+from isdfine.core.config import Config
+from isdfine.core.errors import ConfigError
+from isdfine.distill.context import DistillationContext
+from isdfine.distill.diagnostics import Diagnostics, kinds_to_capture
+from isdfine.distill.objective import Objective
+from isdfine.nn.capture import request_attention
+from isdfine.optim.ema import ModelEMA
+from isdfine.optim.precision import Precision
+from isdfine.optim.schedule import Schedule
+from isdfine.optim.step import Optim
+from isdfine.solver.allocations import lasting_tensors, peak_of_allocations, storage_bytes
+from isdfine.solver.fit import losses_of
+from isdfine.solver.made_up import made_up_target
+from isdfine.solver.objective import build_objective
+from isdfine.solver.train import train_one_epoch
 
 _GO_LSD = {"type": "GOLSD"}
 _DOWN = {"type": "InterLayerDistillation", "direction": "deep_to_shallow"}
@@ -266,29 +266,6 @@ class _Step:
             self.diagnose(context)
 
 
-def peak_of_allocations(work: Callable[[], object]) -> int:
-    """Most bytes that a call holds at once, beyond what was there before; CPU.
-
-    The allocator reports every block as it comes and goes, temporaries inside operators included (libraries that have
-    memory of their own, as oneDNN's scratch pads, are not seen).
-    """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        work()
-    live = peak = 0
-    for change in _changes(recorded):
-        live += change
-        peak = max(peak, live)
-    return peak
-
-
-def _changes(recorded: profile) -> Iterator[int]:
-    """Signed sizes of allocations in the order of time."""
-    results = recorded.profiler.kineto_results if recorded.profiler is not None else None
-    assert results is not None, "the profiler has stopped, so it has results"
-    events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]  # torch types them partly
-    yield from (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-
-
 def _let_layers_differ(model: nn.Module) -> None:
     """Noise for weights that start at 0: with them all layers agree, and there would be nothing to distil."""
     noise = torch.Generator().manual_seed(0)
@@ -296,20 +273,6 @@ def _let_layers_differ(model: nn.Module) -> None:
         for one in model.parameters():
             if one.requires_grad and one.dim() > 1 and not one.any():
                 one.copy_(torch.randn(one.shape, generator=noise) * 0.02)
-
-
-def lasting_tensors(model: nn.Module, optim: Optim) -> list[Tensor]:
-    """Weights, average and moments: what outlives a step."""
-    found = [one for module in (model, optim.ema.module) for one in (*module.parameters(), *module.buffers())]
-    for state in optim.optimizer.state.values():
-        found += [one for one in state.values() if isinstance(one, Tensor)]
-    return found
-
-
-def storage_bytes(tensors: Sequence[Tensor]) -> int:
-    """What tensors hold in memory, each storage once."""
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
-    return sum(storages.values())
 
 
 def _batch(work: Workload, num_classes: int, device: torch.device) -> tuple[Tensor, list[dict[str, Tensor]]]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.subject import IN_GRAPH, Facts, network_input, prepared, recipe_for, tried
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.collate import PaddedBatchCollateFunction
 from isdfine.data.transforms import PadToSize, PixelConversion, Resize, ResizeToFit
 from isdfine.deploy.backends.base import Outputs
-from isdfine.deploy.latency.subject import IN_GRAPH, Facts, network_input, prepared, recipe_for, tried
 from isdfine.deploy.preprocess import Recipe
 
 NORMALISED = Recipe((Resize((32, 32)),), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.errors import ConfigError
-from ..backends.base import Outputs
-from ..backends.tensorrt import TensorRTBackend
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.backends.base import Outputs
+from isdfine.deploy.backends.tensorrt import TensorRTBackend
+
 from .subject import IN_GRAPH, Facts, Wanted, recipe_for
 
 

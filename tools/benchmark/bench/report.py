@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import ConfigError
-from ...core.files import whole_file
+from isdfine.core.errors import ConfigError
+from isdfine.core.files import whole_file
+
 from .subject import Facts
 from .timing import Plan, Timing, ratio, table
 

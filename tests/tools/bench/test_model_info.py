@@ -8,12 +8,12 @@ import torch
 import yaml
 
 import isdfine
+from bench.model_info import ModelInfo, convention, model_info, table
 from builders import micro_sections
 from golden_cases import load_json
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.model_info import ModelInfo, convention, model_info, table
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 PUBLISHED = {"n": (4, 7), "s": (10, 25), "m": (19, 57), "l": (31, 91), "x": (62, 202)}
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ...core.config import Config, without_initial_weights
-from ..convert import image_size_of
-from ..model_info import DEFAULT_CLASSES
+from isdfine.core.config import Config, without_initial_weights
+from isdfine.deploy.convert import image_size_of
+
+from .model_info import DEFAULT_CLASSES
 
 _AROUND_ONE, _AROUND_ZERO = 0.1, 0.05
 

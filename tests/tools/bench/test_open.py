@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 import isdfine
+from bench.open import open_subject, parse
+from bench.subject import Precision, Wanted, prepared
+from bench.torch_subject import TorchSubject
 from detector_cases import micro_checkpoint
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.deploy.backends.torch import TorchBackend
-from isdfine.deploy.latency.open import open_subject, parse
-from isdfine.deploy.latency.subject import Precision, Wanted, prepared
-from isdfine.deploy.latency.torch_subject import TorchSubject
 
 CPU = Wanted(torch.device("cpu"))
 

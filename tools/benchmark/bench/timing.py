@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...core.errors import ConfigError
+from isdfine.core.errors import ConfigError
 
 Call = Callable[[], object]
 

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...core.errors import ConfigError
-from ...nn.attention import QuerySelfAttention
-from ..backends.base import Outputs
-from ..onnx.graph import Deployed
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.backends.base import Outputs
+from isdfine.deploy.onnx.graph import Deployed
+from isdfine.nn.attention import QuerySelfAttention
+
 from .subject import IN_GRAPH, Facts, Precision, Wanted, recipe_for
 
 Mode = Literal["eager", "compile", "graph"]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from bench import onnx_subject
+from bench.onnx_subject import OnnxSubject
+from bench.subject import Wanted, from_memory, prepared
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.deploy.latency import onnx_subject
-from isdfine.deploy.latency.onnx_subject import OnnxSubject
-from isdfine.deploy.latency.subject import Wanted, from_memory, prepared
 from latency_cases import ours, write_graph
 
 CPU = Wanted(torch.device("cpu"), threads=1)

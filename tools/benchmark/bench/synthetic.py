@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError
-from ..nn.queries import split_predictions
-from ..nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup
-from ..solver.made_up import made_up_boxes
+from isdfine.core.errors import ConfigError
+from isdfine.nn.queries import split_predictions
+from isdfine.nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup
+from isdfine.solver.made_up import made_up_boxes
 
 AGREEMENT = 0.02
 """How far a layer moves a box, in parts of the image: matches differ a little from layer to layer, as in training."""

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
+from bench.timing import Plan, Timing, measure, ratio, table
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.latency.timing import Plan, Timing, measure, ratio, table
 
 
 class Clock:

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
-from ...core.errors import ConfigError
-from ..backends.base import Outputs
-from ..backends.metadata import OUTPUTS
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.backends.base import Outputs
+from isdfine.deploy.backends.metadata import OUTPUTS
+
 from .subject import IN_GRAPH
 
 TOP, YOLO_SCORE, YOLO_IOU = 300, 0.25, 0.7

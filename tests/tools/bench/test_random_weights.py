@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import isdfine
+from bench.random_weights import leave_neutral_starts, random_detector
 from builders import write_micro_config
 from hf_cases import load_theirs
 from isdfine.core.checkpoint.card import Card
-from isdfine.deploy.latency.random_weights import leave_neutral_starts, random_detector
 from isdfine.nn.backbone.hgnetv2 import LearnableAffine
 from isdfine.zoo.dfine.huggingface import to_huggingface
 from isdfine.zoo.dfine.huggingface_config import config_to_huggingface

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import isdfine
+from bench import cost
+from bench.cost import METHODS, Cost, Workload, check_methods, measure, peak_of_allocations
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.nn.capture import request_attention
-from isdfine.solver import cost
-from isdfine.solver.cost import METHODS, Cost, Workload, check_methods, measure, peak_of_allocations
 
 CPU = torch.device("cpu")
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from bench.synthetic import DecoderShapes, made_up_step
 from isdfine.core.errors import ConfigError
-from isdfine.lab.synthetic import DecoderShapes, made_up_step
 
 
 def test_a_step_has_the_shapes_that_were_asked_for_and_comes_from_its_seed() -> None:

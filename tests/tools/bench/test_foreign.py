@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from bench.foreign import TOP, finish_for
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.latency.foreign import TOP, finish_for
 from isdfine.nn.types import Predictions
 from isdfine.zoo.dfine.postprocess import DFINEPostProcessor
 

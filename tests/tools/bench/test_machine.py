@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from isdfine.deploy.latency import machine
+from bench import machine
 
 
 def test_this_machine_is_described() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from bench.report import NETWORK, Run
+from bench.subject import IN_GRAPH, Facts
+from bench.timing import Plan, Timing
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.latency.report import NETWORK, Run
-from isdfine.deploy.latency.subject import IN_GRAPH, Facts
-from isdfine.deploy.latency.timing import Plan, Timing
 from isdfine.deploy.preprocess import Recipe
 
 

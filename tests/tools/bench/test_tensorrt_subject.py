@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from bench import tensorrt_subject
+from bench.subject import Wanted
 from detector_cases import LABELS
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.backends.base import BackendInfo
-from isdfine.deploy.latency import tensorrt_subject
-from isdfine.deploy.latency.subject import Wanted
 from isdfine.deploy.preprocess import Recipe
 
 

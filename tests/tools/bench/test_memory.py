@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isdfine.deploy import memory
-from isdfine.deploy.memory import counted_peak, measured_peak, weight_bytes
+from bench import memory
+from bench.memory import counted_peak, measured_peak, weight_bytes
 
 IMAGE = 4 * 3 * 8 * 8
 """Bytes of one image."""

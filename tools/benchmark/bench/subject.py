@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...core.errors import CheckpointError, ConfigError, DataError
-from ...data.label_space import LabelSpace
-from ...data.transforms import Resize
-from ..backends.base import Outputs
-from ..preprocess import SQUASH, Recipe
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.data.label_space import LabelSpace
+from isdfine.data.transforms import Resize
+from isdfine.deploy.backends.base import Outputs
+from isdfine.deploy.preprocess import SQUASH, Recipe
 
 Precision = Literal["fp32", "fp16", "bf16"]
 IN_GRAPH = "part of the model"

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...core.errors import ConfigError, DataError
-from ...data.dataset.coco import CocoDetection
-from ...data.evaluate import CocoEvaluator
-from ...nn.types import Detections
-from ..backends.base import BackendInfo, Outputs
-from ..detector import Detector
+from isdfine.core.errors import ConfigError, DataError
+from isdfine.data.dataset.coco import CocoDetection
+from isdfine.data.evaluate import CocoEvaluator
+from isdfine.deploy.backends.base import BackendInfo, Outputs
+from isdfine.deploy.detector import Detector
+from isdfine.nn.types import Detections
+
 from .subject import Subject, network_input
 
 

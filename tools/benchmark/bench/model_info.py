@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..core.config import Config, without_initial_weights
-from ..core.errors import ConfigError
-from .fuse import fuse
+from isdfine.core.config import Config, without_initial_weights
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.fuse import fuse
+
 from .memory import counted_peak, measured_peak, weight_bytes
 
 DEFAULT_CLASSES = 80
