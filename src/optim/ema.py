@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..core.errors import CheckpointError, ConfigError
 from ..core.registry import register
@@ -27,7 +26,7 @@ _Place = tuple[nn.Module, str]
 class ModelEMA:
     """A smoothed copy of a model: each update turns every floating-point parameter and buffer v into d v + (1 - d) m.
 
-    d = decay * (1 - exp(-t / warmups)) at update t = 1, 2, ... (specification section 12), computed on the host from
+    d = decay * (1 - exp(-t / warmups)) at update t = 1, 2, ... computed on the host from
     the counter, so no update waits for the device. Integer entries keep the value they were copied with.
 
     Args:
@@ -116,7 +115,7 @@ class _Together:
         averaged = [getattr(owner, leaf) for owner, leaf in self._of_average]
         current = [getattr(owner, leaf) for owner, leaf in self._of_current]
         if not _in_a_row(averaged[0].device):
-            get_ema_multi_avg_fn(factor)(averaged, current, None)
+            torch._foreach_lerp_(averaged, current, 1 - factor)
             return
         if self._addresses != [one.data_ptr() for one in (*averaged, *current)]:
             self._line_up(averaged, current)
@@ -135,7 +134,7 @@ class _Together:
         self._sources = [part for _, one in dense for part in _filled_up(one.detach().as_strided((one.numel(),), (1,)))]
         self._row = averaged[0].new_zeros(sum(map(len, self._sources)))
         self._taken = torch.empty_like(self._row)
-        parts = self._row.split([len(source) for source in self._sources])[::2]
+        parts = torch.split(self._row, [len(source) for source in self._sources])[::2]
         for (mine, one), part in zip(dense, parts):
             mine.data = part.as_strided(one.size(), one.stride()).copy_(mine)
         self._addresses = [one.data_ptr() for pair in zip(*pairs) for one in pair]

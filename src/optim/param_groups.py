@@ -9,7 +9,7 @@ import inspect
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,28 +18,34 @@ from ..core import dist
 from ..core.errors import ConfigError, check_non_negative
 from ..core.registry import fits, register
 from .layer_decay import split_by_stage
-from .patterns import PUBLISHED, Slip, find_slips
 
 logger = logging.getLogger(__name__)
 
 _NUMBERS = ("lr", "weight_decay", "eps", "momentum")
-_NOT_PER_GROUP = frozenset({"self", "model", "params", "layer_decay"})
+PUBLISHED = frozenset({"^(?=.*backbone)(?!.*norm|bn).*$", "^(?=.*backbone)(?=.*norm|bn).*$"})
+"""Patterns of the official recipes that have the slip of :func:`find_slips`: the published numbers depend on it."""
+_LETTER = r"(?:\\.|\[\^?.(?:\\.|[^\]\\])*\]|[^()|\[\\])"
+"""A letter of a regular expression, an escaped one or a set."""
+_GROUP = rf"\((?:{_LETTER}|\||\((?:{_LETTER}|\|)*\))*\)"
+"""A group, which may hold further ones."""
+_ITEM = rf"(?:{_LETTER}|{_GROUP})"
+_LOOK_AHEAD = re.compile(rf"\(\?[=!]{_ITEM}+(?:\|{_ITEM}+)*\)")
 
 
 def param_groups(
     model: nn.Module,
     entries: Sequence[Mapping[str, Any]] | None,
     options: Sequence[str],
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Split a model's trainable parameters by ordered regular expressions (``re.search`` on the full name).
 
     A parameter belongs to the first pattern that matches; what no pattern matches forms a last group with the
     optimizer's defaults. A group that stays empty is kept, so that groups keep the numbers they have in the config.
-    Patterns are taken as written: in ``(?!.*norm|bn)`` the alternative ``bn`` is tested at the start of the name only
-    (specification section 12), which moves batch normalisation to another group than one may expect. A warning says
-    of every such pattern what it does and what to write instead, and names every pattern without parameters; of the
-    official recipes' own patterns, which are meant as they are, it is a line of information.
+    Patterns are taken as written: in ``(?!.*norm|bn)`` the alternative ``bn`` is tested at the start of the name only,
+    which moves batch normalisation to another group than one may expect. A warning says of every such pattern what it
+    does and what to write instead, and names every pattern without parameters; of the official recipes' own patterns,
+    which are meant as they are, it is a line of information.
 
     Args:
         model: its ``requires_grad`` parameters are grouped, in ``named_parameters()`` order.
@@ -64,7 +70,7 @@ def param_groups(
         taken = [name for name in matching if name in left]
         given = {key: value for key, value in entry.items() if key != "params"}
         for slip in find_slips(pattern.pattern):
-            _warn_of_slip(slip, pattern, place, list(left), {**(defaults or {}), **given})
+            _say_what_a_slip_does(slip, pattern.pattern, place, list(left), {**defaults, **given})
         _warn_where_surprising(pattern.pattern, place, len(matching), len(taken))
         groups.append(_group(pattern.pattern, {name: left.pop(name) for name in taken}, given))
     if left:
@@ -74,7 +80,7 @@ def param_groups(
 
 @register
 class AdamW(torch.optim.AdamW):
-    """``torch.optim.AdamW`` over the groups of :func:`param_groups`; the other arguments are torch's.
+    """``torch.optim.AdamW`` over the groups of :func:`param_groups`; ``options`` are torch's further arguments.
 
     Unless ``foreach`` or ``fused`` says otherwise, all parameters of a group are updated in one call, on CPUs too.
     ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
@@ -87,31 +93,17 @@ class AdamW(torch.optim.AdamW):
         *,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
         layer_decay: float | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            _groups(model, params, AdamW, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay),
-            lr=lr,
-            betas=_pair(betas),
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            foreach=foreach,
-            fused=_fused(fused, foreach),
-        )
+        options |= {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(**_arguments(torch.optim.AdamW, model, params, layer_decay, options))
 
 
 @register
 class Adam(torch.optim.Adam):
-    """``torch.optim.Adam`` over the groups of :func:`param_groups`; the other arguments are torch's.
-
-    ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
-    """
+    """``torch.optim.Adam`` over the groups of :func:`param_groups`, like :class:`AdamW`."""
 
     def __init__(
         self,
@@ -120,31 +112,17 @@ class Adam(torch.optim.Adam):
         *,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
         weight_decay: float = 0.0,
-        amsgrad: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
         layer_decay: float | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            _groups(model, params, Adam, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay),
-            lr=lr,
-            betas=_pair(betas),
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            foreach=foreach,
-            fused=_fused(fused, foreach),
-        )
+        options |= {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(**_arguments(torch.optim.Adam, model, params, layer_decay, options))
 
 
 @register
 class SGD(torch.optim.SGD):
-    """``torch.optim.SGD`` over the groups of :func:`param_groups`; the other arguments are torch's.
-
-    ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
-    """
+    """``torch.optim.SGD`` over the groups of :func:`param_groups`, like :class:`AdamW`."""
 
     def __init__(
         self,
@@ -152,47 +130,33 @@ class SGD(torch.optim.SGD):
         params: list[dict[str, Any]] | None = None,
         *,
         lr: float = 1e-3,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
         weight_decay: float = 0.0,
-        nesterov: bool = False,
-        foreach: bool | None = None,
-        fused: bool | None = None,
         layer_decay: float | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            _groups(model, params, SGD, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay),
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            foreach=foreach,
-            fused=_fused(fused, foreach),
-        )
+        options |= {"lr": lr, "weight_decay": weight_decay}
+        super().__init__(**_arguments(torch.optim.SGD, model, params, layer_decay, options))
 
 
-def _groups(
+def _arguments(
+    optimizer: type[torch.optim.Optimizer],
     model: nn.Module,
     entries: Sequence[Mapping[str, Any]] | None,
-    optimizer: type,
-    *,
-    lr: float,
-    weight_decay: float,
     layer_decay: float | None,
-) -> list[dict[str, Any]]:
-    groups = param_groups(model, entries, _options_of(optimizer), {"lr": lr, "weight_decay": weight_decay})
-    return groups if layer_decay is None else split_by_stage(model, groups, layer_decay, lr)
-
-
-def _options_of(optimizer: type) -> list[str]:
-    """Constructor arguments that a single group may override."""
-    return [name for name in inspect.signature(optimizer).parameters if name not in _NOT_PER_GROUP]
-
-
-def _fused(fused: bool | None, foreach: bool | None) -> bool | None:
-    """One call per group where nobody chose: on a CPU torch would update one parameter after the other."""
-    return True if fused is None and foreach is None else fused
+    given: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What torch's optimizer is made with."""
+    known = {name: parameter.default for name, parameter in inspect.signature(optimizer).parameters.items()}
+    del known["params"]
+    options = {**known, **given}
+    if "betas" in options:
+        options["betas"] = _pair(options["betas"])
+    if options["fused"] is None and options["foreach"] is None:
+        options["fused"] = True  # on a CPU torch would update one parameter after the other
+    groups = param_groups(model, entries, list(known), options)
+    if layer_decay is not None:
+        groups = split_by_stage(model, groups, layer_decay, options["lr"])
+    return {"params": groups, **options}
 
 
 def _pair(betas: Sequence[float]) -> tuple[float, float]:
@@ -221,39 +185,70 @@ def _pattern(entry: Mapping[str, Any], place: int, options: Sequence[str]) -> re
         raise ConfigError(f"{where}.params: {entry['params']!r} is not a regular expression: {error}") from error
 
 
-def _level(pattern: str) -> int:
-    """Nobody need act on what the official recipes say."""
-    return logging.INFO if pattern in PUBLISHED else logging.WARNING
+class Slip(NamedTuple):
+    """A look-ahead such as ``(?!.*norm|bn)``: it looks for ``norm`` anywhere behind it, for ``bn`` right behind it."""
+
+    text: str
+    """The look-ahead as written."""
+    first: str
+    """What its first alternative looks for."""
+    others: tuple[str, ...]
+    """Alternatives that are tested at one place only."""
+    corrected: str
+    """A look-ahead that looks for all of them anywhere."""
 
 
-def _warn_of_slip(
-    slip: Slip, pattern: re.Pattern[str], place: int, names: Sequence[str], values: Mapping[str, Any]
+def find_slips(pattern: str) -> list[Slip]:
+    """Look-aheads behind a leading ``^`` in which a later alternative lacks the ``.*`` that the first one has.
+
+    >>> find_slips("^(?=.*backbone)(?!.*norm|bn).*$")[0].corrected
+    '(?!.*(?:norm|bn))'
+    >>> find_slips("^(?=.*(?:encoder|decoder))(?=.*(?:norm|bn)).*$")
+    []
+    """
+    slips = []
+    start = 1 if pattern.startswith("^") else len(pattern)  # elsewhere re.search tries a look-ahead at every place
+    while (ahead := _LOOK_AHEAD.match(pattern, start)) is not None:
+        start, text = ahead.end(), ahead[0]
+        parts = re.findall(f"{_ITEM}+", text[3:-1])
+        anywhere = re.match(r"\.[*+]\??", parts[0])
+        others = tuple(part for part in parts[1:] if not part.startswith((".", "^", "$")))
+        if anywhere is None or not others:
+            continue
+        wild = anywhere[0]
+        anchored = [part for part in parts if part.startswith(("^", "$"))]
+        bare = [part.removeprefix(wild) for part in parts if part not in anchored]
+        corrected = "|".join([f"{wild}(?:{'|'.join(bare)})", *anchored])
+        slips.append(Slip(text, bare[0], others, f"{text[:3]}{corrected})"))
+    return slips
+
+
+def _say_what_a_slip_does(
+    slip: Slip, pattern: str, place: int, names: Sequence[str], values: Mapping[str, Any]
 ) -> None:
     """Say what the pattern does to the parameters that no earlier group has, and what to write instead."""
     if not dist.is_main():
         return
-    intended = re.compile(slip.corrected)
-    written = {name for name in names if pattern.search(name)}
-    meant = {name for name in names if intended.search(name)}
-    caught, missed = [[name for name in names if name in one] for one in (written - meant, meant - written)]
-    rates = ", ".join(f"{key} {values[key]:g}" for key in ("lr", "weight_decay") if key in values)
+    meant_pattern = pattern.replace(slip.text, slip.corrected, 1)
+    written, meant = ({name for name in names if re.search(text, name)} for text in (pattern, meant_pattern))
+    rates = ", ".join(f"{key} {values[key]:g}" for key in ("lr", "weight_decay"))
     effects = []
-    if caught:
-        effects.append(f"{len(caught)} parameters (such as {caught[0]}) thereby belong to this group ({rates})")
-    if missed:
-        effects.append(f"{len(missed)} parameters (such as {missed[0]}) thereby do not belong to this group ({rates})")
+    for changed, verb in ((written - meant, "belong"), (meant - written, "do not belong")):
+        if affected := [name for name in names if name in changed]:
+            example = f"{len(affected)} parameters (such as {affected[0]})"
+            effects.append(f"{example} thereby {verb} to this group ({rates})")
     logger.log(
-        _level(pattern.pattern),
+        _level(pattern),
         "optimizer.params[%d]: %r is taken as written, as the official code does: %s looks for %s anywhere in a name, "
         "but for %s only at the start of it; %s. To mean all of them anywhere, write %s",
-        place,
-        pattern.pattern,
-        slip.text,
-        slip.first,
-        " and ".join(slip.others),
-        "; ".join(effects) or "which affects none of the parameters left here",
-        slip.corrected_text,
+        place, pattern, slip.text, slip.first, " and ".join(slip.others),
+        "; ".join(effects) or "which affects none of the parameters left here", slip.corrected,
     )  # fmt: skip
+
+
+def _level(pattern: str) -> int:
+    """Nobody need act on what the official recipes say."""
+    return logging.INFO if pattern in PUBLISHED else logging.WARNING
 
 
 def _warn_where_surprising(pattern: str, place: int, matching: int, taken: int) -> None:
@@ -263,13 +258,8 @@ def _warn_where_surprising(pattern: str, place: int, matching: int, taken: int) 
         text = "optimizer.params[%d]: the pattern %r matches no trainable parameter"
         logger.log(_level(pattern), text, place, pattern)
     elif taken < matching:
-        logger.warning(
-            "optimizer.params[%d]: %d of the %d parameters that %r matches belong to an earlier pattern already",
-            place,
-            matching - taken,
-            matching,
-            pattern,
-        )
+        text = "optimizer.params[%d]: %d of the %d parameters that %r matches belong to an earlier pattern already"
+        logger.warning(text, place, matching - taken, matching, pattern)
 
 
 def _group(name: str, parameters: Mapping[str, nn.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Precision:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a scalar loss, scaled where the precision needs it."""
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        torch.autograd.backward(loss if self._scaler is None else self._scaler.scale(loss))
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring the gradients to their true size, for clipping; at most once per optimizer step."""
