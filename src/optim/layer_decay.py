@@ -77,18 +77,16 @@ def split_by_stage(
             for name in group["param_names"]
         ]
         if None in stages or not stages:
-            split.append(_part(group, [stage is None for stage in stages]))
+            split.append(part_of_group(group, [stage is None for stage in stages]))
         for stage in sorted({stage for stage in stages if stage is not None}, reverse=True):
             factor = decay ** (backbone.num_stages - stage)
-            part = _part(group, [one == stage for one in stages])
+            part = part_of_group(group, [each == stage for each in stages])
             name = f"{group['name']} [stage {stage}, lr x {factor:.4g}]"
             split.append({**part, "name": name, "lr": group.get("lr", default_lr) * factor})
     return split
 
 
-def _part(group: Mapping[str, Any], chosen: Sequence[bool]) -> dict[str, Any]:
+def part_of_group(group: Mapping[str, Any], chosen: Sequence[bool]) -> dict[str, Any]:
     """The same group with some of its parameters."""
-    return {
-        **group,
-        **{key: [one for one, keep in zip(group[key], chosen) if keep] for key in ("params", "param_names")},
-    }
+    lists = {key: group[key] for key in ("params", "param_names") if key in group}
+    return {**group, **{key: [value for value, keep in zip(values, chosen) if keep] for key, values in lists.items()}}

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ..core.errors import CheckpointError, ConfigError, check_non_negative
 from ..core.registry import register
-from .thaw import Thaw
+from .freeze import FrozenGroups
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class CosineAnnealingLR:
 
 @register
 class FlatCosine:
-    """DEIM's schedule: quadratic warm-up, flat, cosine to ``lr_gamma`` times the base, constant (specification 12).
+    """DEIM's schedule: quadratic warm-up, flat, cosine to ``lr_gamma`` times the base, constant (arXiv 2412.04234).
 
     Args:
         lr_gamma: last learning rate as a fraction of the base value.
@@ -150,7 +150,7 @@ class Schedule:
         warmup: linear warm-up on top; ``None`` for none.
         steps_per_epoch: optimizer steps per epoch, after accumulation.
         total_epochs: epochs of the whole run.
-        thaw: groups that rest at first; None for none.
+        frozen: groups that do not train at first; None for none.
 
     Raises:
         ConfigError: a length below 1, or two warm-ups at once.
@@ -164,7 +164,7 @@ class Schedule:
         *,
         steps_per_epoch: int,
         total_epochs: int,
-        thaw: Thaw | None = None,
+        frozen: FrozenGroups | None = None,
     ) -> None:
         if steps_per_epoch < 1 or total_epochs < 1:
             raise ConfigError(
@@ -179,7 +179,7 @@ class Schedule:
             )
         self._optimizer = optimizer
         self.policy = policy
-        self._thaw = thaw if thaw is not None else Thaw(frozenset(), 0, 0)
+        self._frozen = frozen if frozen is not None else FrozenGroups(frozenset(), 0, 0)
         self._clock = Clock(steps_per_epoch, total_epochs, self._warmup.warmup_duration)
         self.base: Sequence[float] = [float(group["lr"]) for group in optimizer.param_groups]
         self.step = 0
@@ -218,7 +218,7 @@ class Schedule:
 
     def _lr_of(self, group: int, base: float) -> float:
         value = base if self.policy is None else self.policy.lr(base, self.step, self._clock)
-        return value * self._warmup.factor(self.step) * self._thaw.factor(group, self.step)
+        return value * self._warmup.factor(self.step) * self._frozen.factor(group, self.step)
 
     def _write(self) -> None:
         for group, value in zip(self._optimizer.param_groups, self.lr):

@@ -104,7 +104,7 @@ class _Fit:
         loader.start_at(progress.batch)
         batches = len(loader)
         run.model.train()
-        self._thaw_if_due()
+        self._freeze_if_due()
         run.optim.start_epoch(batches - progress.batch)
         bar = ProgressBar(batches, progress.batch, f"epoch {epoch}", enabled=dist.is_main())
         listener = EpochListener(
@@ -141,10 +141,10 @@ class _Fit:
 
     def _after_step(self, listener: EpochListener, report: StepReport) -> None:
         listener(report)
-        self._thaw_if_due()
+        self._freeze_if_due()
 
-    def _thaw_if_due(self) -> None:
-        """Let rest what rests at this step; with other trainable parameters the model is wrapped anew."""
+    def _freeze_if_due(self) -> None:
+        """Freeze what is frozen at this step; with other trainable parameters the model is wrapped anew."""
         if self.run.freeze.apply(self.run.optim.schedule.step):
             self.model = _distribute(self.run)
 

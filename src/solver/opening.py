@@ -112,10 +112,10 @@ def longer_than_the_run(run: Training) -> Iterator[str]:
             "the strong augmentation never stops (policy: null says so)"
         )
     yield from _schedule(run, epochs)
-    rest = FreezePlan.of(settings.freeze)
-    thaw = None if rest is None else rest.until(updates // epochs)
-    if thaw is not None and thaw >= updates:
-        yield f"freeze.backbone holds for {thaw} updates and the run has {updates}: what it freezes never trains"
+    plan = FreezePlan.of(settings.freeze)
+    until = None if plan is None else plan.until(updates // epochs)
+    if until is not None and until >= updates:
+        yield f"freeze.backbone holds for {until} updates and the run has {updates}: what it freezes never trains"
     if settings.print_freq > batches * epochs:
         yield f"print_freq is {settings.print_freq} and the run has {batches * epochs} batches: no line of losses comes"
     if settings.eval_every > epochs:

@@ -26,13 +26,13 @@ from ..distill.objective import Objective
 from ..nn.capture import request_attention
 from ..nn.sync_norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
+from ..optim.freeze import Freeze
 from ..optim.precision import Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .agreement import compare_data
 from .checkpoint import load_checkpoint, rng_state, save_checkpoint, seed_everything, set_rng_state
 from .folder import FolderLock, RunFolder, checkpoint_file, chosen_checkpoint
-from .freeze import Freeze
 from .objective import build_objective
 from .opening import introduce
 from .progress import Progress
@@ -99,7 +99,7 @@ class Training(Evaluation):
             config.build("lr_warmup_scheduler") if config.get("lr_warmup_scheduler") else None,
             steps_per_epoch=steps_per_epoch,
             total_epochs=settings.epoches,
-            thaw=self.freeze.thaw(optimizer),
+            frozen=self.freeze.frozen_groups(optimizer),
         )
         return Optim(
             optimizer,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs whose backbone rests for some steps: what moves, what is saved, resumed and shared between ranks."""
+"""Runs whose backbone is frozen for some steps: what moves, what is saved, resumed and shared between ranks."""
 
 import logging
 import subprocess
@@ -17,9 +17,9 @@ import isdfine
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
+from isdfine.optim.freeze import Freeze
 from isdfine.optim.param_groups import SGD
 from isdfine.solver.fit import fit
-from isdfine.solver.freeze import Freeze
 from isdfine.solver.training import Training
 
 
@@ -48,7 +48,7 @@ def stage_modes(backbone: nn.Module) -> dict[str, bool]:
     return {name: module.training for name, module in backbone.named_modules() if name}
 
 
-def test_all_of_the_backbone_rests_until_its_step() -> None:
+def test_all_of_the_backbone_is_frozen_until_its_step() -> None:
     model = detector().train()
     freeze = Freeze(model, {"backbone": {"epochs": 2}}, steps_per_epoch=5)
     assert freeze.apply(0)
@@ -64,13 +64,13 @@ def test_all_of_the_backbone_rests_until_its_step() -> None:
     assert not freeze.apply(11)
 
 
-def test_stages_rest_for_ever() -> None:
+def test_stages_are_frozen_for_ever() -> None:
     model = detector().train()
     freeze = Freeze(model, {"backbone": {"stages": 1}}, steps_per_epoch=5)
     optimizer = SGD(model, [{"params": "backbone"}])
-    thaw = freeze.thaw(optimizer)
-    assert thaw is not None
-    assert (thaw.groups, thaw.start) == ({0}, None)
+    frozen = freeze.frozen_groups(optimizer)
+    assert frozen is not None
+    assert (frozen.groups, frozen.until) == ({0}, None)
     assert [group["name"] for group in optimizer.param_groups] == ["backbone [freeze.backbone]", "backbone", "rest"]
     freeze.apply(10**6)
     resting = ("stem", "stages.0")
@@ -80,7 +80,7 @@ def test_stages_rest_for_ever() -> None:
         assert training != name.startswith(resting), name
 
 
-def test_what_never_trains_stays_so_after_the_rest() -> None:
+def test_what_never_trains_stays_so_afterwards() -> None:
     model = detector(freeze_at=0)
     freeze = Freeze(model, {"backbone": {"steps": 1}}, steps_per_epoch=5)
     freeze.apply(0)
@@ -94,7 +94,7 @@ def test_without_a_setting_nothing_is_touched() -> None:
     model = detector().train()
     freeze = Freeze(model, None, steps_per_epoch=5)
     assert not freeze.apply(0)
-    assert freeze.thaw(SGD(model)) is None
+    assert freeze.frozen_groups(SGD(model)) is None
     assert all(one.requires_grad for one in model.parameters())
 
 
@@ -115,7 +115,7 @@ def test_a_backbone_that_never_trains_is_named() -> None:
     model = detector()
     model.backbone.requires_grad_(False)
     with pytest.raises(ConfigError, match=r"freeze\.backbone: the optimizer trains none of these parameters anyway"):
-        Freeze(model, {"backbone": {"steps": 1}}, 5).thaw(SGD(model))
+        Freeze(model, {"backbone": {"steps": 1}}, 5).frozen_groups(SGD(model))
 
 
 def run_micro(config: Path, *overrides: str, resume: Path | None = None) -> Training:
@@ -136,7 +136,9 @@ def floats(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key: one for key, one in state.items() if key.startswith(prefix) and one.is_floating_point()}
 
 
-def test_weights_statistics_and_moments_rest_and_then_move(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_statistics_and_moments_stand_still_and_then_move(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     config = write_micro_config(tmp_path)
     freeze = ["freeze={backbone: {steps: 2, warmup: 4}}", "checkpoint_freq=1"]  # two steps per epoch
@@ -161,7 +163,7 @@ def test_weights_statistics_and_moments_rest_and_then_move(tmp_path: Path, caplo
 @pytest.mark.parametrize(
     "more", [[], pytest.param(["accumulate_steps=2", "train_dataloader.total_batch_size=2"], marks=pytest.mark.slow)]
 )
-def test_a_run_that_stops_while_the_backbone_rests_resumes_to_the_bit(tmp_path: Path, more: list[str]) -> None:
+def test_a_run_that_stops_while_the_backbone_is_frozen_resumes_to_the_bit(tmp_path: Path, more: list[str]) -> None:
     config = write_micro_config(tmp_path)
     overrides = ["freeze={backbone: {steps: 3, warmup: 2}}", "checkpoint_freq=1", *more]
     run_micro(config, *overrides)
@@ -184,7 +186,7 @@ import torch.distributed as torch_dist
 from types import SimpleNamespace
 from torch import nn
 from isdfine.solver.fit import _distribute
-from isdfine.solver.freeze import Freeze
+from isdfine.optim.freeze import Freeze
 rank = int(sys.argv[1])
 torch_dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
 torch.manual_seed(0)

@@ -83,7 +83,7 @@ class RunSettings:
     """Extra saves of the last checkpoint inside epochs, in batches, 1 or more; None = none."""
 
     freeze: dict[str, Any] | None = None
-    """What rests at first: ``{backbone: {steps: 2000}}`` (or ``epochs``; ``stages: k`` for the stem and the first k
+    """What is frozen at first: ``{backbone: {steps: 2000}}`` (or ``epochs``; ``stages: k`` for the stem and the first k
     stages only, for ever where no steps follow; ``warmup``: steps of its learning rate's rise, 500). None: nothing."""
 
     device: str | None = None
@@ -185,7 +185,7 @@ _LEAST = {"steps": 1, "epochs": 1, "stages": 0, "warmup": 0}
 
 @dataclass(frozen=True)
 class FreezePlan:
-    """Which part of the backbone rests, and how long."""
+    """Which part of the backbone is frozen, and how long."""
 
     stages: int | None = None
     """The stem and this many stages; None = the whole backbone."""
@@ -194,7 +194,7 @@ class FreezePlan:
     epochs: int | None = None
     """The same in epochs."""
     warmup: int = 500
-    """Steps after the rest over which the learning rate of what was frozen rises linearly from 0; 0 for none."""
+    """Steps after that over which the learning rate of what was frozen rises linearly from 0; 0 for none."""
 
     @classmethod
     def of(cls, setting: Mapping[str, Any] | None) -> FreezePlan | None:
@@ -214,7 +214,7 @@ def freeze_problem(setting: object) -> str | None:
         return f"expected a mapping, found {setting!r}: {_EXAMPLE}"
     for part in setting:
         if part == "trigger":
-            return "trigger is not available: the backbone rests as long as steps or epochs say; remove it"
+            return "trigger is not available: the backbone is frozen as long as steps or epochs say; remove it"
         if part != "backbone":
             return f"no part {part!r} can be frozen: {_EXAMPLE}"
     backbone = setting.get("backbone")
