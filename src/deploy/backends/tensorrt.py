@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT 10 and 11, with PyTorch for the memory on the GPU.
+"""TensorRT 10 and 11, with PyTorch for the memory on the GPU. Experimental.
 
-Not run: no machine of ours has TensorRT. Written against its documented Python API; the call sequence is tested with a
-module that only looks like it.
+Never run: no machine of ours has TensorRT. Written against its documented Python API; the sequence of calls is tested
+with a module that only looks like it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...core.environment import pick_device, require
 from ...core.errors import CheckpointError, ConfigError
 from .base import BackendInfo, Outputs
 from .metadata import INPUTS, OUTPUTS, check_interface, info_from
-
-VERSION = "tensorrt_version"
-"""Entry of the texts beside an engine."""
 
 
 def metadata_path(engine: Path) -> Path:
@@ -52,31 +50,31 @@ class TensorRTBackend:
         path = Path(path)
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file: check the path")
-        trt = _package(path)
+        needed = "tensorrt (several GB, NVIDIA only, the version that built it)"
+        trt = require("tensorrt", f"{path}: running it", needed)
         self.device = pick_device(device or "cuda")
+        texts = _texts(path)
         self._lock = threading.Lock()  # an execution context serves one call at a time
-        self._engine = _read(trt, path)
+        self._engine = _read(trt, path, texts)
         self._context = self._engine.create_execution_context()
-        count = self._engine.num_io_tensors
-        kinds = {name: self._engine.get_tensor_mode(name) for name in map(self._engine.get_tensor_name, range(count))}
-        inputs = [name for name, kind in kinds.items() if kind == trt.TensorIOMode.INPUT]
-        check_interface(str(path), inputs, [name for name in kinds if name not in inputs])
-        self._types = {name: _torch_type(trt, self._engine.get_tensor_dtype(name)) for name in kinds}
+        tensors = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        inputs = [name for name in tensors if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        check_interface(str(path), inputs, [name for name in tensors if name not in inputs])
+        self._types = {name: _torch_type(trt.nptype(self._engine.get_tensor_dtype(name))) for name in tensors}
         largest = tuple(self._engine.get_tensor_profile_shape(INPUTS[0], 0)[2])
-        sides = tuple(self._engine.get_tensor_shape(INPUTS[0]))[2:]
+        height, width = tuple(self._engine.get_tensor_shape(INPUTS[0]))[2:]
         self.info: BackendInfo = info_from(
-            _metadata(path),
+            texts,
             str(path),
             f"tensorrt {trt.__version__} ({self.device})",
             uint8=self._types[INPUTS[0]] == torch.uint8,
             max_batch=int(largest[0]),
-            size=(sides[0], sides[1]) if min(sides) > 0 else None,
+            size=(height, width) if min(height, width) > 0 else None,
             names=names,
         )
-        self.precision = _metadata(path).get("precision", "unknown")
+        self.precision = texts.get("precision", "unknown")
         """What the texts beside the engine say; TensorRT itself cannot be asked cheaply."""
 
-    @torch.inference_mode()
     def run(
         self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
@@ -87,78 +85,49 @@ class TensorRTBackend:
         return self.run_placed(pixels, torch.from_numpy(orig_sizes).to(self.device))
 
     @torch.inference_mode()
-    def run_placed(self, images: torch.Tensor, orig_sizes: torch.Tensor) -> Outputs:
+    def run_placed(self, images: Tensor, orig_sizes: Tensor) -> Outputs:
         """As ``run``, of tensors on the GPU, the images as the engine reads them."""
-        feed = {INPUTS[0]: images, INPUTS[1]: orig_sizes}
         with self._lock:
-            labels, boxes, scores = self._execute(feed)
+            labels, boxes, scores = self._execute(dict(zip(INPUTS, (images, orig_sizes))))
         return Outputs(labels.long().cpu().numpy(), boxes.float().cpu().numpy(), scores.float().cpu().numpy())
 
-    def _execute(self, feed: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        ready = {name: one.to(self._types[name]).contiguous() for name, one in feed.items()}
-        for name, one in ready.items():
-            if not self._context.set_input_shape(name, tuple(one.shape)):
+    def _execute(self, feed: dict[str, Tensor]) -> list[Tensor]:
+        ready = {name: values.to(self._types[name]).contiguous() for name, values in feed.items()}
+        for name, values in ready.items():
+            if not self._context.set_input_shape(name, tuple(values.shape)):
                 raise ConfigError(
-                    f"TensorRT: the engine was not built for {name} of the shape {tuple(one.shape)}: build it with a "
-                    "larger batch, or for this image size"
+                    f"TensorRT: the engine was not built for {name} of the shape {tuple(values.shape)}: build it with "
+                    "a larger batch, or for this image size"
                 )
-            self._context.set_tensor_address(name, one.data_ptr())
-        found = []
-        for name in OUTPUTS:
-            shape = tuple(self._context.get_tensor_shape(name))
-            found.append(torch.empty(shape, dtype=self._types[name], device=self.device))
-            self._context.set_tensor_address(name, found[-1].data_ptr())
+        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in OUTPUTS}
+        answers = {name: torch.empty(shapes[name], dtype=self._types[name], device=self.device) for name in OUTPUTS}
+        for name, values in (ready | answers).items():
+            self._context.set_tensor_address(name, values.data_ptr())
         stream = torch.cuda.current_stream(self.device)
         if not self._context.execute_async_v3(stream.cuda_stream):
             raise RuntimeError("TensorRT: the engine failed; its own message stands above")
         stream.synchronize()
-        return found
+        return list(answers.values())
 
 
-def _package(path: Path) -> Any:
-    return require("tensorrt", f"{path}: running it", "tensorrt (several GB, NVIDIA only, the version that built it)")
-
-
-def _read(trt: Any, path: Path) -> Any:
-    said: list[str] = []
-
-    class Log(trt.ILogger):
-        """Keeps what TensorRT says of errors."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                said.append(text)
-
-    runtime = trt.Runtime(Log())
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+def _read(trt: Any, path: Path, texts: dict[str, str]) -> Any:
+    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        built = _metadata(path).get(VERSION)
-        reason = "; ".join([*([f"it was built with {built}"] if built else []), *(one.strip() for one in said[:1])])
+        built = f" (it was built with {texts['tensorrt_version']})" if "tensorrt_version" in texts else ""
         raise CheckpointError(
-            f"{path}: TensorRT {trt.__version__} cannot load it{f' ({reason})' if reason else ''}: an engine runs only "
+            f"{path}: TensorRT {trt.__version__} cannot load it{built}, its log above says why: an engine runs only "
             "with the TensorRT version and the kind of GPU it was built with; build it again here with "
             "tools/export_trt.py"
         )
     return engine
 
 
-def _torch_type(trt: Any, kind: Any) -> torch.dtype:
-    known = {
-        trt.DataType.FLOAT: torch.float32,
-        trt.DataType.HALF: torch.float16,
-        trt.DataType.INT32: torch.int32,
-        trt.DataType.INT64: torch.int64,
-        trt.DataType.UINT8: torch.uint8,
-    }
-    if kind not in known:
-        raise CheckpointError(f"TensorRT: the engine has inputs or outputs of type {kind}, which no export of ours has")
-    return known[kind]
+def _torch_type(kind: Any) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, kind)).dtype
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _texts(path: Path) -> dict[str, str]:
+    """What is known of an engine: the file beside it, else the metadata of the graph it was made from."""
     beside, graph = metadata_path(path), path.with_suffix(".onnx")
     if beside.is_file():
         try:

@@ -14,9 +14,9 @@ import pytest
 from builders import load_tool
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.deploy.onnx.structure import ExportError
-from isdfine.deploy.tensorrt_engine import Batches, build_engine
 
 onnx = pytest.importorskip("onnx", reason="pip install onnx")
+build_engine = load_tool("export_trt").build_engine
 TENSOR_10 = {"Format/Datatype": "Row major linear FP16 format"}
 TENSOR_11 = {"Format": "Row major linear format", "DataType": "Half"}
 
@@ -139,7 +139,7 @@ def test_the_sequence_of_calls(
     fake = FakeTensorRT(version, [{"Name": "conv1", "LayerType": "x", "Inputs": [], "Outputs": [tensor]}, "plain"])
     monkeypatch.setitem(sys.modules, "tensorrt", fake.module)
     path, engine, cache = graph(tmp_path), tmp_path / "out" / "a.engine", tmp_path / "trt.cache"
-    report = build_engine(path, engine, batches=Batches(1, 4, 8), timing_cache=cache, workspace_gb=2)
+    report = build_engine(path, engine, batches=(1, 4, 8), timing_cache=cache, workspace_gb=2)
     assert fake.calls == [
         ("network", flag),
         ("parse", str(path)),
@@ -271,7 +271,7 @@ def test_texts_of_an_earlier_engine_do_not_stay(
 
 def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="batches are 4, 2, 8: give them as least <= best <= most"):
-        Batches(4, 2, 8)
+        build_engine(graph(tmp_path), tmp_path / "a.engine", batches=(4, 2, 8))
     with pytest.raises(ConfigError, match="the workspace is 0 GB: give a positive number"):
         build_engine(graph(tmp_path), tmp_path / "a.engine", workspace_gb=0)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
