@@ -12,7 +12,7 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     """Corners of boxes given by centre and size.
 
     Args:
-        boxes_cxcywh: (..., 4); a negative width or height counts as 0, so corners never swap (spec dfine section 0).
+        boxes_cxcywh: (..., 4); a negative width or height counts as 0, so corners never swap (docs/method.md 1.2).
 
     Returns: (..., 4) left, top, right, bottom in the same unit.
     """
@@ -40,7 +40,7 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
         x: any shape; values outside [0, 1] are clipped first.
         eps: smallest value of x and of 1 - x inside the logarithm.
 
-    Returns: log(max(x, eps) / max(1 - x, eps)), the same shape (spec dfine section 0).
+    Returns: log(max(x, eps) / max(1 - x, eps)), the same shape (docs/method.md 1.2).
     """
     x = x.clamp(min=0, max=1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

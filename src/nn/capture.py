@@ -3,7 +3,7 @@
 """Let a training step see what decoder layers attend to, with the fused attention and the inference graph untouched.
 
 A recorder travels through the layers of one training forward pass as an argument; nothing is kept on modules, so
-copies, state dicts and exported graphs do not know of it (spec self_distillation section 5.4).
+copies, state dicts and exported graphs do not know of it (docs/method.md 7.3).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .padding import Padding, cleared
 class CSPBlock(nn.Module):
     """Cross-stage partial block: one branch through RepVGG blocks, one straight, added (not concatenated).
 
-    Wang et al., CSPNet, arXiv:1911.11929; spec/dfine.md section 3, spec/detr_family.md section 3.3.
+    Wang et al., CSPNet, arXiv:1911.11929; docs/method.md 2.3.
 
     Args:
         in_channels, out_channels: channels of the input and output map.
@@ -56,7 +56,7 @@ class CSPBlock(nn.Module):
 class AggregationBlock(nn.Module):
     """Layer aggregation (ELAN) over two chained CSP stages; every intermediate result reaches the last convolution.
 
-    Wang et al., YOLOv7 / Designing Network Design Strategies (ELAN), arXiv:2211.04800; spec/dfine.md section 3 (Fuse).
+    Wang et al., YOLOv7 / Designing Network Design Strategies (ELAN), arXiv:2211.04800; docs/method.md 2.3.
 
     Args:
         in_channels: channels of the input, usually two concatenated maps.

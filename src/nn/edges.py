@@ -23,7 +23,7 @@ def _magnitude(s: Tensor | float) -> Tensor | float:
 
 
 def weighting(num_bins: int, a: Tensor | float, s: Tensor | float) -> Tensor:
-    """Offsets W(0..N) of the bins, scaled by s (spec self_distillation section 1.1).
+    """Offsets W(0..N) of the bins, scaled by s (docs/method.md 5.1).
 
     Args:
         num_bins: N, highest bin index; even, at least 4.
@@ -63,7 +63,7 @@ def distance_to_box(initial_cxcywh: Tensor, distances: Tensor, s: Tensor | float
         distances: (..., 4) offsets of left, top, right, bottom, outwards, in units of b0's size / s.
         s: inverse curvature ("reg_scale"), its sign is ignored.
 
-    Returns: (..., 4) cxcywh; width or height is negative where two edges cross (not clamped, spec section 1.2).
+    Returns: (..., 4) cxcywh; width or height is negative where two edges cross (not clamped, docs/method.md 5.2).
     """
     s = _magnitude(s)
     centre, size = initial_cxcywh.split(2, dim=-1)
@@ -74,7 +74,7 @@ def distance_to_box(initial_cxcywh: Tensor, distances: Tensor, s: Tensor | float
 
 
 def decode_corners(initial_cxcywh: Tensor, edge_logits: Tensor, weights: Tensor, s: Tensor | float) -> Tensor:
-    """Boxes that edge distributions stand for (spec self_distillation section 1.2), in float32.
+    """Boxes that edge distributions stand for (docs/method.md 5.2), in float32.
 
     Args:
         initial_cxcywh: (..., 4) box b0.
@@ -91,7 +91,7 @@ def decode_corners(initial_cxcywh: Tensor, edge_logits: Tensor, weights: Tensor,
 def encode_targets(
     initial_cxcywh: Tensor, target_xyxy: Tensor, weights: Tensor, s: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Two-bin targets whose mean offset reaches the true edge (spec self_distillation section 1.3). No gradient.
+    """Two-bin targets whose mean offset reaches the true edge (docs/method.md 5.3). No gradient.
 
     Args:
         initial_cxcywh: (..., 4) box b0.

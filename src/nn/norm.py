@@ -15,7 +15,7 @@ class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation with fixed statistics and a fixed affine map, all four kept as buffers.
 
     The value is ``x * s + (bias - running_mean * s)`` with ``s = weight / sqrt(running_var + eps)``
-    (spec/dfine.md section 2), in train and eval mode alike. It goes through ``F.batch_norm`` because that is one pass
+    (docs/method.md 2.1), in train and eval mode alike. It goes through ``F.batch_norm`` because that is one pass
     over the map, keeps half precision under autocast, and is exported as one operator that runtimes fold into the
     convolution.
     Loading a checkpoint of a trainable norm works: its ``num_batches_tracked`` is dropped.

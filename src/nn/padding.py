@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which part of a padded canvas is image: what keeps predictions independent of the padding (spec doc_layout R-7).
+"""Which part of a padded canvas is image: what keeps predictions independent of the padding (docs/method.md 10.2).
 
 A convolution reads zeros beyond the border of its map. Where the cells beyond the content hold zeros as well, the
 content cannot tell the end of the content from the end of the canvas. So every operation that reads neighbours

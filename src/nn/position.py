@@ -21,7 +21,7 @@ def sine_table(
     Entry ``t = x * height + y`` holds ``[sin(x w), cos(x w), sin(y w), cos(y w)]`` with
     ``w_k = temperature ** (-k / (dim / 4))``, k = 0 .. dim/4 - 1, while tokens are row-major (``t = y * width + x``).
     So the table is transposed for square maps and scrambled for others. Trained weights assume exactly this
-    (spec/dfine.md section 3, quirk [K]); do not repair it.
+    (docs/method.md 2.4); do not repair it.
 
     Args:
         height, width: size of the map in cells.

@@ -22,7 +22,7 @@ def anchor_logits(
     device: torch.device | str | None = None,
     padding: Padding | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One anchor box per memory row, in the space of box logits (spec dfine section 4).
+    """One anchor box per memory row, in the space of box logits (docs/method.md 3.1).
 
     The box of level l is centred in its cell with width and height 0.05 * 2^l; l is the index of the level, whatever
     its stride (checkpoints rely on it).

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""PP-HGNetV2 backbones B0 to B6 (PaddleClas; spec/dfine.md section 2)."""
+"""PP-HGNetV2 backbones B0 to B6 (PaddleClas; docs/method.md 2.1)."""
 
 from __future__ import annotations
 
