@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""D-FINE's decoder (spec dfine sections 4 to 7): select queries from the encoder's maps, then refine them."""
+"""D-FINE's decoder (docs/method.md 3 to 5): select queries from the encoder's maps, then refine them."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ class DFINETransformer(nn.Module):
         return len(self.decoder.layers) if self.decoder.aux_loss else 1
 
     def deployed(self) -> nn.Module:
-        """A copy that holds only what eval mode runs (spec dfine section 10c), in eval mode, with equal outputs."""
+        """A copy that holds only what eval mode runs (docs/method.md 9.2), in eval mode, with equal outputs."""
         twin = copy.deepcopy(self).eval()
         last = twin.decoder.eval_idx
         twin.decoder = twin.decoder.deployed()

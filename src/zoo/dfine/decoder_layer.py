@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""One D-FINE decoder layer (spec dfine section 5)."""
+"""One D-FINE decoder layer (docs/method.md 4)."""
 
 from __future__ import annotations
 

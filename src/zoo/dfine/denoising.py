@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Contrastive denoising queries (DINO, arXiv 2203.03605; spec dfine section 7.1): ground truth to be restored."""
+"""Contrastive denoising queries (DINO, arXiv 2203.03605; docs/method.md 3.3): ground truth to be restored."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .stack import DecoderStack, Heads, enlarge_channels, refuse_training
 
 
 class DirectDecoder(DecoderStack):
-    """Decoder layers that predict offsets to their reference box in logit space (spec detr_family section 5).
+    """Decoder layers that predict offsets to their reference box in logit space (docs/method.md 5.5).
 
     The next layer samples around the new box, detached. The box that a layer is scored by starts from the box of the
     layer before with its gradient ("look forward twice", Zhang et al., DINO, arXiv:2203.03605): a layer learns from the

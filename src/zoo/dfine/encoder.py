@@ -25,7 +25,7 @@ from .fusion import ACT, FUSIONS, HALVINGS, chosen
 class HybridEncoder(nn.Module):
     """Attention-based intra-scale interaction (AIFI), then a top-down and a bottom-up pass over the pyramid.
 
-    Zhao et al., RT-DETR, arXiv:2304.08069; blocks as in D-FINE (spec/dfine.md section 3).
+    Zhao et al., RT-DETR, arXiv:2304.08069; blocks as in D-FINE (docs/method.md 2.2).
 
     Args:
         in_channels: channels of the backbone's maps, finest first.
@@ -46,7 +46,7 @@ class HybridEncoder(nn.Module):
             not square and depends on their size. ``grid`` gives every token what ``official`` gives it on a square
             map, whatever the shape: padded batches need it.
         fusion: what joins two levels: ``gelan`` is D-FINE's layer aggregation; ``csp`` RT-DETR's cross-stage partial
-            block (spec/detr_family.md section 3.3), whose lateral convolutions have an activation.
+            block (docs/method.md 2.3), whose lateral convolutions have an activation.
         downsample: what halves a map: ``decoupled`` is D-FINE's 1x1 and depthwise 3x3 convolution; ``conv`` RT-DETR's
             3x3 convolution with stride 2 and an activation.
 

@@ -11,8 +11,8 @@ Two layouts of their names exist. ``file`` is what published folders hold and wh
 ``aifi`` for the encoder's attention), with the tied heads in both places. Reading accepts both, also mixed.
 
 Positions: on images that are not square, transformers from 5 on lays its position table out row by row, while official
-models (and ours, and transformers 4) number the cells column by column but read them row by row (spec/dfine.md section
-3). On square images, which all published models were trained on, the two tables are equal.
+models (and ours, and transformers 4) number the cells column by column but read them row by row
+(docs/method.md 2.4). On square images, which all published models were trained on, the two tables are equal.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""From predictions to detections in pixels (spec dfine section 9). No NMS, no threshold, no clipping."""
+"""From predictions to detections in pixels (docs/method.md 9.1). No NMS, no threshold, no clipping."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DFINEPostProcessor(nn.Module):
         flat = logits.sigmoid().flatten(1)  # (B, Q*C)
         scores, index = flat.topk(min(self.num_top_queries, flat.shape[1]), dim=1)
         query = index // self.num_classes
-        return scores, index - query * self.num_classes, query  # modulo is avoided for TensorRT (spec section 15)
+        return scores, index - query * self.num_classes, query  # modulo is avoided for TensorRT
 
     def _best_classes(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and query numbers (B, K) of the queries with the highest best class."""

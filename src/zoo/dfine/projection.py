@@ -22,7 +22,7 @@ class InputProjection(nn.ModuleList):
     """One step per level: nothing where the width fits, else 1x1 convolution and BN; 3x3 with stride 2 for new levels.
 
     New levels start from the encoder's last map, then from the level before. (Upstream leaves them at the same size
-    when the channels match, spec dfine section 17.) Deployment keeps these layers as they are.
+    when the channels match, docs/method.md 11.2.) Deployment keeps these layers as they are.
 
     Args:
         channels: of the encoder's maps, fine to coarse.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-grained distribution refinement (FDR): the loop over decoder layers (spec dfine section 6)."""
+"""Fine-grained distribution refinement (FDR): the loop over decoder layers (docs/method.md 5.4)."""
 
 from __future__ import annotations
 
