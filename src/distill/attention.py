@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention-weight self-distillation: neighbouring decoder layers attend alike (spec self_distillation section 5)."""
+"""Attention-weight self-distillation: neighbouring decoder layers attend alike (docs/method.md 7.3)."""
 
 from __future__ import annotations
 

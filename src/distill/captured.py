@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""From what decoder layers captured to maps that can be compared: rows, masks, weights (spec self_distillation 5.3).
+"""From what decoder layers captured to maps that can be compared: rows, masks, weights (docs/method.md 7.3).
 
 The query axis holds several groups. ``place`` is the part of it that is compared: the matching queries, or everything.
 """

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""What to look at when layers teach layers: how far apart they are, how good and how sure (spec section 6).
+"""What to look at when layers teach layers: how far apart they are, how good and how sure (docs/diagnostics.md).
 
 Everything is computed in float32, without a graph and without waiting for the device.
 """

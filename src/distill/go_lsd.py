@@ -27,7 +27,7 @@ from .ramp import Ramp
 
 @register
 class GOLSD(Distiller):
-    """DDF between every decoder layer and the deepest (spec self_distillation section 3).
+    """DDF between every decoder layer and the deepest (docs/method.md 7.1).
 
     Args:
         weight: factor of the loss; None takes ``weight_dict.loss_ddf`` of the criterion, as official files give it.

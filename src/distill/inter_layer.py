@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Inter-layer self-distillation: neighbouring decoder layers teach each other (spec self_distillation section 4)."""
+"""Inter-layer self-distillation: neighbouring decoder layers teach each other (docs/method.md 7.2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Divergence of attention maps: rows of probabilities over keys, some of them masked (spec self_distillation 5.2, 5.3).
+"""Divergence of attention maps: rows of probabilities over keys, some of them masked (docs/method.md 7.3).
 
 A map is (..., R, J): R rows (readers), J keys. A mask is bool, True = masked, and broadcasts to it.
 """
@@ -98,7 +98,7 @@ def attn_kl(
     tau: float = 1.0,
     row_w: Tensor | None = None,
 ) -> Tensor:
-    """tau^2 times the mean KL of the teacher's from the student's attention map (spec self_distillation 5.2).
+    """tau^2 times the mean KL of the teacher's from the student's attention map (docs/method.md 7.3).
 
     Args:
         S_s: (..., R, J) scores of the student before the softmax.

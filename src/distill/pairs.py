@@ -13,7 +13,7 @@ DIRECTIONS: tuple[str, ...] = get_args(Direction)
 
 
 def pairs(layers: int, direction: Direction, span: int = 1) -> list[tuple[int, int]]:
-    """Neighbouring decoder layers as student and teacher (spec self_distillation section 4.1).
+    """Neighbouring decoder layers as student and teacher (docs/method.md 7.2).
 
     Args:
         layers: decoder layers L; the first is 1, the last is the one that detects.

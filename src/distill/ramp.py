@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 class Ramp:
-    """Factor that grows linearly from 0 to 1 over a part of the run (spec self_distillation sections 4 and 5).
+    """Factor that grows linearly from 0 to 1 over a part of the run (docs/method.md 7.4).
 
     Args:
         span: where the growth begins and where it is complete, as shares of the run's optimiser steps, in [0, 1].

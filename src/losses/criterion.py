@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""The training objective of D-FINE: match, unite, score (arXiv 2410.13842; spec dfine section 8)."""
+"""The training objective of D-FINE: match, unite, score (arXiv 2410.13842; docs/method.md 6)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class DFINECriterion(nn.Module):
         reg_max: highest bin N of the edge distributions, checked.
         boxes_weight_format: ``iou`` or ``giou``: weigh the GIoU loss by that overlap and use it as VFL's target.
         share_matched_indices: match the last layer only and use its pairs for every set.
-        use_uni_set: score all sets' boxes and distributions on the union of their matches (GO-LSD, spec
-            self_distillation 3.1). False: each set on its own matches, as before GO-LSD (rows of the paper's Table 3).
+        use_uni_set: score all sets' boxes and distributions on the union of their matches (GO-LSD,
+            docs/method.md 6.2). False: each set on its own matches, as before GO-LSD (rows of the paper's Table 3).
 
     Attributes:
         idle: sentences about weights without their loss and losses without any weight, which are left out.

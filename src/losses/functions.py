@@ -98,7 +98,7 @@ def giou_loss(giou: Tensor, norm: Number, pair_weight: Tensor | None = None) -> 
 def fgl_loss(
     edge_logits: Tensor, left: Tensor, left_weight: Tensor, right_weight: Tensor, iou: Tensor, norm: Number
 ) -> Tensor:
-    """Fine-grained localization loss (FGL, D-FINE section 4.1; spec self_distillation 1.5).
+    """Fine-grained localization loss (FGL, D-FINE section 4.1; docs/method.md 6.6).
 
     Args:
         edge_logits: (..., M, 4, N + 1) distributions of matched queries.
@@ -129,7 +129,7 @@ def ddf_loss(
     ignored: Tensor | None = None,
     rows: tuple[Number, Number] | None = None,
 ) -> Tensor:
-    """Decoupled distillation focal loss (DDF, D-FINE section 4.2; spec self_distillation 3.2).
+    """Decoupled distillation focal loss (DDF, D-FINE section 4.2; docs/method.md 7.1).
 
     Args:
         student: (..., Q, 4, N + 1) edge logits.
@@ -184,7 +184,7 @@ def zero_where_equal(loss: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def class_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(teacher || student) of independent sigmoid scores, summed over classes (spec self_distillation 4.1).
+    """T^2 KL(teacher || student) of independent sigmoid scores, summed over classes (docs/method.md 7.2).
 
     Args:
         student, teacher: (..., C) logits; the teacher is detached here.

@@ -123,7 +123,7 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def cost(self, stack: SetStack, table: TargetTable, out: Tensor | None = None) -> Tensor:
-        """Cost of every query for every target of its own image, float32 (spec dfine section 8.1).
+        """Cost of every query for every target of its own image, float32 (docs/method.md 6.1).
 
         Returns: (S, T, Q), finite: an undefined cost (two boxes without area, NaN predictions) counts as 1. ``out``
             where that is given.
@@ -178,7 +178,7 @@ def _solve(cost: np.ndarray, starts: Sequence[int], queries: int) -> tuple[np.nd
 
 
 def vote(rows: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Union of matches: the pair that most sets chose, for every query (D-FINE's global union; spec dfine 8.2).
+    """Union of matches: the pair that most sets chose, for every query (D-FINE's global union; docs/method.md 6.2).
 
     Args:
         rows, numbers: any equal shape, matched rows and target numbers of all sets.
