@@ -63,7 +63,7 @@ class CollateFunction(ABC):
 
     @staticmethod
     def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Nearest-neighbour resize of a batch, as the published weights were trained (spec/dfine.md section 12)."""
+        """Nearest-neighbour resize of a batch, as the published weights were trained (docs/method.md 8.6)."""
         if size is None or tuple(images.shape[-2:]) == size:
             return images
         return F.interpolate(images, size=size, mode="nearest")
@@ -132,7 +132,7 @@ class PaddedBatchCollateFunction(CollateFunction):
     """Stack images of several sizes at the top left of the smallest canvas that holds them all.
 
     Every target gets ``content_size`` (2,): height and width of its image inside the canvas. Boxes stay fractions of
-    the image (spec doc_layout R-6 and R-7).
+    the image (docs/method.md 10.2).
 
     Args:
         stride: the sides of a canvas are the smallest multiples of this, itself a multiple of 32.

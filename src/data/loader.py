@@ -33,7 +33,7 @@ MOST_WORKERS = 512
 PREFETCH = 2
 """Batches that each worker prepares ahead, where nothing else is said."""
 MUCH_PADDING = 0.15
-"""Share of padded pixels above which an epoch's log line says what helps (spec doc_layout R-7)."""
+"""Share of padded pixels above which an epoch's log line says what helps (docs/method.md 10.2)."""
 
 
 @register

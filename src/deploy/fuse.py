@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rewrite a trained model into its smaller, equal form for inference (spec/dfine.md section 10)."""
+"""Rewrite a trained model into its smaller, equal form for inference (docs/method.md 9.2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Means over seeds, differences seed by seed, and what may be claimed from them (spec self_distillation section 6)."""
+"""Means over seeds, differences seed by seed, and what may be claimed from them (docs/method.md 7.5)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two-stage schedule: strong augmentation first, then none from the best checkpoint of stage one.
 
-Source: spec/dfine.md section 12 ("Stage 2"). The rules are a pure function of the metrics seen so far, so that a
+See docs/method.md 8.4. The rules are a pure function of the metrics seen so far, so that a
 resumed run takes the same decisions.
 """
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""The specification's ``self_distill`` section, said as the ``distillers`` list that means the same."""
+"""A ``self_distill`` section, as early drafts of ISD-FINE had it, said as the ``distillers`` list of the same meaning."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ class ResizeShortestEdge(KeepAspect):
     """Give the shorter side a length, the longer one what keeps the aspect ratio. Bilinear, antialiased.
 
     Where the longer side would exceed its limit it gets the limit, and the shorter one ends below its length. Sides
-    are rounded half up (spec doc_layout R-5). Boxes follow both sides separately.
+    are rounded half up (docs/method.md 10.1). Boxes follow both sides separately.
 
     Args:
         shortest_edge: pixels of the shorter side.
