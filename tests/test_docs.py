@@ -71,3 +71,27 @@ def test_links_inside_the_method_page_lead_somewhere() -> None:
     links = re.findall(r"\]\(#([^)]*)\)", METHOD.read_text())
     assert len(links) > 20
     assert sorted(set(links) - anchors()) == []
+
+
+def code_texts() -> dict[str, str]:
+    """Every text file of the project that may refer to the method, with line breaks of comments closed."""
+    paths = [path for folder in CODE for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yml", ".md")]
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths if "golden" not in path.parts}
+    return {name: re.sub(r"\n[ #]*", " ", text) for name, text in texts.items()}
+
+
+def test_sections_of_the_method_that_the_code_names_exist() -> None:
+    references = [
+        (name, section)
+        for name, text in code_texts().items()
+        for section in re.findall(r"docs/method\.md[ #](\d+(?:\.\d+)?)", text)
+    ]
+    assert len(references) > 50
+    assert [(name, section) for name, section in references if section not in anchors()] == []
+
+
+def test_nothing_refers_to_a_page_that_readers_do_not_have() -> None:
+    private = (
+        r"\b[Ss]pec(?:ification)?[ /](?:dfine|self_distillation|detr_family|doc_layout|teacher_student|section|\d)"
+    )
+    assert {name for name, text in code_texts().items() if re.search(private, text)} == set()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""The specification's key in a config is answered with our way to say the same, which loads."""
+"""The key ``self_distill`` in a config is answered with our way to say the same, which loads."""
 
 import re
 from pathlib import Path

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published training augmentation as published: torchvision's own v2 transforms on PIL images, one after the other.
 
-Written anew from the specification (spec/dfine.md section 12); the peer of tools/benchmark/data_pipeline.py, and what
+Written anew from a description of the recipe; the peer of tools/benchmark/data_pipeline.py, and what
 the fused augmentation must agree with.
 """
 

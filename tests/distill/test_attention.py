@@ -28,7 +28,7 @@ from nn.capture_cases import decoder, features, step, targets
 DEEP, SHALLOW = [(0, 1), (1, 2)], [(1, 0), (2, 1)]
 
 
-def test_defaults_of_the_specification() -> None:
+def test_defaults() -> None:
     given = {name: one.default for name, one in inspect.signature(AttentionDistillation).parameters.items()}
     assert given == {
         "weight": 1.0,

@@ -34,7 +34,7 @@ def context_of(attention: CapturedAttention | None, progress: float = 0.5) -> Di
 
 
 def corners(images: int = 2, heads: int = 2) -> list[Tensor]:
-    """Layer 0 attends evenly, layer 1 as in the specification."""
+    """Layer 0 attends evenly, layer 1 as in docs/method.md 7.3."""
     teacher = CORNERS.expand(images, heads, 3, 2)
     return [torch.zeros_like(teacher), teacher]
 
@@ -43,7 +43,7 @@ def corners(images: int = 2, heads: int = 2) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("mask", "tau", "expected"), [(None, 1.0, 0.050611), (MASK, 1.0, 0.039200), (MASK, 2.0, 0.041025)]
 )
-def test_values_of_the_specification(mask: Tensor | None, tau: float, expected: float, queries: str) -> None:
+def test_hand_checked_values(mask: Tensor | None, tau: float, expected: float, queries: str) -> None:
     """The whole way from projected queries and keys to the loss."""
     layers = tuple(corners())
     attention = captured(queries=layers, keys=layers, blocked=mask, masks={} if mask is None else {"": mask})

@@ -41,7 +41,7 @@ def attention(queries: list[Tensor], keys: list[Tensor], **values: object) -> Ca
     return CapturedAttention(**{**given, **values})  # type: ignore[arg-type]
 
 
-def test_values_of_the_specification() -> None:
+def test_hand_checked_values() -> None:
     bins = torch.arange(33.0)
     student, teacher = (-0.5 * ((bins - middle) / 2) ** 2 for middle in (16, 18))
     case = with_edges(random_case(0, layers=3), student, torch.zeros(33), teacher)

@@ -361,7 +361,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         InterLayerDistillation(**options)
 
 
-def test_defaults_follow_the_specification() -> None:
+def test_defaults() -> None:
     one, other = InterLayerDistillation(), InterLayerDistillation("shallow_to_deep")
     assert (one.direction, one.span, one.weight, one.temperature) == ("deep_to_shallow", 1, 1.5, 5.0)
     assert (one.match_weight, other.match_weight) == ("student_iou", "teacher_iou")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""D-FINE's objective in the published order of work (spec dfine section 8): what ours is timed against.
+"""D-FINE's objective in the published order of work (docs/method.md 6): what ours is timed against.
 
 One prediction set after the other; costs of all queries against the targets of the whole batch; the overlaps of
 matched pairs as the diagonal of the full matrix; indices on the host; boolean masks; every loss read for the log. It

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""D-FINE's objective the plain way: one image, one prediction set, one pair at a time, from spec dfine section 8.
+"""D-FINE's objective the plain way: one image, one prediction set, one pair at a time, from docs/method.md 6.
 
 Slow, without stacking and without our own functions, so that it can disagree with them. Float64 throughout.
 """

@@ -49,7 +49,7 @@ def test_training_changes_nothing(trained: nn.BatchNorm2d) -> None:
     torch.testing.assert_close(maps.grad, scale[:, None, None].expand(2, 3, 4, 5))
 
 
-def test_the_formula_of_the_spec(trained: nn.BatchNorm2d) -> None:
+def test_the_formula(trained: nn.BatchNorm2d) -> None:
     frozen = FrozenBatchNorm2d(3)
     frozen.load_state_dict(trained.state_dict())
     maps = torch.randn(2, 3, 4, 5)

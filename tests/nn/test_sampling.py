@@ -73,7 +73,7 @@ def test_sampling_points_are_where_forward_reads(case: str) -> None:
 
 
 def test_discrete_reads_the_whole_width() -> None:
-    """Upstream keeps x below the height; we keep it below the width (spec dfine section 17)."""
+    """Upstream keeps x below the height; we keep it below the width (docs/method.md 11.2)."""
     values = torch.arange(8.0).view(1, 1, 2, 4)
     locations = torch.tensor([[0.99, 0.99], [0.0, 0.0], [5.0, -5.0], [0.4, 0.2]]).view(1, 1, 4, 2)
     assert sample_nearest(values, locations).flatten().tolist() == [7.0, 0.0, 3.0, 2.0]

@@ -19,7 +19,7 @@ def test_anchors_by_hand() -> None:
 
 def test_border_anchors_are_invalid() -> None:
     logits, valid = anchor_logits([(80, 80)])
-    assert (~valid).sum() == 316  # the border of a stride-8 map at 640 pixels, spec section 15
+    assert (~valid).sum() == 316  # the border of a stride-8 map at 640 pixels, docs/method.md 3.1
     assert torch.equal(torch.isinf(logits).all(-1, keepdim=True), ~valid)
     assert torch.isfinite(logits[valid.squeeze(-1)]).all()
 

@@ -188,7 +188,7 @@ def test_empty_transform():
 
 @pytest.mark.parametrize(
     ("size", "short", "expected"),
-    [  # width, height as the specification's table gives them (doc_layout R-5)
+    [  # width, height: the table of docs/method.md 10.1
         ((612, 792), 480, (480, 621)),
         ((612, 792), 640, (640, 828)),
         ((595, 842), 480, (480, 679)),

@@ -27,13 +27,13 @@ CONVNEXT = {
     "base": ([256, 512, 1024], 87.56, 104.70),
     "large": ([384, 768, 1536], 196.23, 213.59),
 }
-"""Spec doc_layout, table of section 2: channels, millions of parameters of the backbone and of the detector."""
+"""Channels of the maps; millions of parameters of the backbone and of the detector."""
 
 
 @pytest.mark.parametrize(
     "size", [pytest.param(size, marks=[pytest.mark.slow] if size in ("small", "base") else []) for size in CONVNEXT]
 )
-def test_convnext_is_as_the_specification_says(size: str) -> None:
+def test_convnext_has_the_channels_and_parameters_of_the_table(size: str) -> None:
     channels, backbone_millions, millions = CONVNEXT[size]
     config = isdfine.load_config(CONFIGS / f"dfine_convnext_{size}.yml", ["TimmBackbone.pretrained=False"])
     with torch.device("meta"):

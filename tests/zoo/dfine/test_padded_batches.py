@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions do not depend on the padding of a batch (spec doc_layout R-7)."""
+"""Predictions do not depend on the padding of a batch (docs/method.md 10.2)."""
 
 from typing import Any
 
@@ -154,7 +154,7 @@ def test_sizes_that_are_too_large_are_refused() -> None:
 
 
 class Pointwise(nn.Module):
-    """The stub of the specification: averages cells, then one convolution; it knows nothing of padding."""
+    """A backbone stub: averages cells, then one convolution; it knows nothing of padding."""
 
     channels = (8, 12)
 

@@ -15,7 +15,7 @@ def test_maps_of_the_right_width_pass_unchanged() -> None:
 
 
 def test_extra_levels_always_get_smaller() -> None:
-    """Upstream leaves them at full size where the channels match (spec dfine section 17)."""
+    """Upstream leaves them at full size where the channels match (docs/method.md 11.2)."""
     for channels in (8, 4):
         projection = InputProjection([8, channels], 8, 4)
         maps = projection([torch.randn(2, 8, 10, 6), torch.randn(2, channels, 5, 3)])
