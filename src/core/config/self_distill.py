@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""A ``self_distill`` section, as early drafts of ISD-FINE had it, said as the ``distillers`` list of the same meaning."""
+"""A ``self_distill`` section, as early drafts had it, said as the ``distillers`` list that means the same."""
 
 from __future__ import annotations
 
