@@ -41,8 +41,8 @@ def load_json(name: str) -> Any:
     return json.loads(golden_path(name).read_text())
 
 
-def _load_fill() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_fill", HERE / "golden" / "fill.py")
+def _load_fill(file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(file).stem, HERE / "golden" / file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -50,7 +50,8 @@ def _load_fill() -> ModuleType:
     return module
 
 
-fill = _load_fill()
+fill = _load_fill("fill.py")
+fill_detr = _load_fill("detr/fill_detr.py")
 
 
 def training_case(

@@ -44,6 +44,11 @@ class Registry:
         self._classes[name] = cls
         return cls
 
+    def alias(self, name: str, cls: type) -> None:
+        """Make a registered class available under a second name too, that of another project."""
+        if self._classes.setdefault(name, cls) is not cls:
+            raise ValueError(f"the name {name} is taken by {self._classes[name].__module__}: choose another alias")
+
     def freeze(self) -> None:
         """Refuse further registrations: called by the first build."""
         self._frozen = True

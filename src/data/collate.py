@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import DataError
-from ..core.registry import register
+from ..core.registry import REGISTRY, register
 from ..nn.padding import CONTENT_SIZE
 
 STRIDE = 32
@@ -36,12 +36,16 @@ class CollateFunction(ABC):
         stop_epoch: from this epoch on images keep their size; the solver's second stage begins there. None = never.
         ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it. None = the
             decay of the first stage.
+        restart: whether that stage starts from the best weights so far with a new EMA; False: training just goes on.
+
+    Attributes:
+        restart_epoch: where the solver begins its second stage; None where there is none.
     """
 
     takes_any_size = False
     """Whether the images of a batch may differ in size, and have sides that are no multiples of 32."""
 
-    def __init__(self, stop_epoch: int | None, ema_restart_decay: float | None) -> None:
+    def __init__(self, stop_epoch: int | None, ema_restart_decay: float | None, *, restart: bool = True) -> None:
         if stop_epoch is not None and stop_epoch < 0:
             raise ValueError(f"stop_epoch is {stop_epoch}: give 0 or more, or ~ for one stage only")
         if (
@@ -50,6 +54,7 @@ class CollateFunction(ABC):
             raise ValueError(f"ema_restart_decay is {ema_restart_decay}: give at least 0 and below 1, e.g. 0.9999")
         self.stop_epoch = stop_epoch
         self.ema_restart_decay = ema_restart_decay
+        self.restart_epoch = stop_epoch if restart else None
 
     @abstractmethod
     def __call__(self, samples: Samples) -> Batch:
@@ -86,6 +91,9 @@ class BatchImageCollateFunction(CollateFunction):
         stop_epoch: from this epoch on images keep their size; the solver's second stage begins there. None = never.
         ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it. None = the
             decay of the first stage.
+        scales: the sizes themselves, sides of squares or (height, width), in place of base_size_repeat (RT-DETR).
+        restart: whether the second stage starts from the best weights so far with a new EMA (D-FINE); False: training
+            goes on as it was (RT-DETR).
     """
 
     def __init__(
@@ -94,14 +102,23 @@ class BatchImageCollateFunction(CollateFunction):
         base_size_repeat: int | None = None,
         stop_epoch: int | None = None,
         ema_restart_decay: float | None = 0.9999,
+        scales: Sequence[int | tuple[int, int]] | None = None,
+        *,
+        restart: bool = True,
     ) -> None:
-        super().__init__(stop_epoch, ema_restart_decay)
+        super().__init__(stop_epoch, ema_restart_decay, restart=restart)
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else (base_size[0], base_size[1])
-        if any(side <= 0 or side % STRIDE for side in self.base_size):
-            raise ValueError(f"base_size is {base_size}: every side must be a multiple of {STRIDE} above 0")
+        listed = [(size, size) if isinstance(size, int) else (size[0], size[1]) for size in scales or ()]
+        for name, value, sizes in (("base_size", base_size, [self.base_size]), ("scales", scales, listed)):
+            if any(side <= 0 or side % STRIDE for size in sizes for side in size):
+                raise ValueError(f"{name} is {value}: every side must be a multiple of {STRIDE} above 0")
+        if scales is not None and base_size_repeat is not None:
+            raise ValueError(f"scales and base_size_repeat {base_size_repeat} both give sizes: keep one of the two")
         if base_size_repeat is not None and not 1 <= base_size_repeat <= 1000:
             raise ValueError(f"base_size_repeat is {base_size_repeat}: give 1 to 1000, or ~ for one size only")
-        self.sizes = () if base_size_repeat is None else multiscale_sizes(self.base_size, base_size_repeat)
+        self.sizes = (
+            tuple(listed) if base_size_repeat is None else multiscale_sizes(self.base_size, base_size_repeat)
+        )
 
     def __call__(self, samples: Samples) -> Batch:
         """B samples -> images (B, 3, H, W) in the samples' type, and their targets as plain tensors.
@@ -125,6 +142,10 @@ class BatchImageCollateFunction(CollateFunction):
         """(height, width) of a batch, the same on every rank; None = the images keep theirs."""
         drawn = self._drawn(len(self.sizes), seed, epoch, batch_index)
         return None if drawn is None else self.sizes[drawn]
+
+
+for _name in ("BatchImageCollateFuncion", "default_collate_fn"):  # RT-DETR's second repository, and its first
+    REGISTRY.alias(_name, BatchImageCollateFunction)
 
 
 @register

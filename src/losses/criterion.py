@@ -51,6 +51,9 @@ class DFINECriterion(nn.Module):
         ValueError: an unknown loss, term or option, a number out of range, or no weight at all.
     """
 
+    proposals_as_layer: bool = False
+    """Name the losses of the encoder's proposals like those of one more layer."""
+
     def __init__(
         self,
         matcher: HungarianMatcher,
@@ -99,7 +102,7 @@ class DFINECriterion(nn.Module):
         """
         check_output(output, self.num_classes, self.reg_max if "local" in self.losses else None)
         with torch.autocast(output.layers[-1].boxes.device.type, enabled=False):
-            stack = matching_sets(output)
+            stack = matching_sets(output, proposals_as_layer=self.proposals_as_layer)
             groups = [(group_sets(name, group), group) for name, group in output.groups.items()]
             table = tabulate(targets, stack.batch, stack.boxes.device)
             paired = pair_up(self._match(stack, table), stack, groups, table, united=self.use_uni_set)

@@ -93,14 +93,17 @@ def stack_sets(sets: Sequence[tuple[str, Predictions]], num_layers: int) -> SetS
     )
 
 
-def matching_sets(output: DetectorOutput) -> SetStack:
-    """The sets that are matched: every layer (the last has no suffix), the initial head, the encoder's proposals."""
+def matching_sets(output: DetectorOutput, *, proposals_as_layer: bool = False) -> SetStack:
+    """The sets that are matched: every layer (the last has no suffix), the initial head, the encoder's proposals.
+
+    The proposals are called ``_enc_0``, or like one more layer before the last (RT-DETR's first version).
+    """
     last = len(output.layers) - 1
     sets = [("" if i == last else f"_aux_{i}", one) for i, one in enumerate(output.layers)]
     if output.initial is not None:
         sets.append(("_pre", output.initial))
     if output.proposals is not None:
-        sets.append(("_enc_0", output.proposals))
+        sets.append((f"_aux_{last}" if proposals_as_layer else "_enc_0", output.proposals))
     return stack_sets(sets, len(output.layers))
 
 

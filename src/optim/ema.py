@@ -166,16 +166,14 @@ def _floating_entries(averaged: nn.Module, model: nn.Module) -> list[_Together]:
     """
     groups: dict[tuple[torch.device, torch.dtype, bool], list[tuple[_Place, _Place]]] = {}
     seen: set[int] = set()
-    for name in averaged.state_dict():
-        path, _, leaf = name.rpartition(".")
-        owner = averaged.get_submodule(path)
-        if leaf in getattr(owner, "rebuilt_buffers", ()):
-            continue  # a table the model computes, equal on both sides; it may hold inf, and inf - inf is NaN
-        tensor = getattr(owner, leaf, None)
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and id(tensor) not in seen:
-            seen.add(id(tensor))
-            kind = (tensor.device, tensor.dtype, isinstance(tensor, nn.Parameter))
-            groups.setdefault(kind, []).append(((owner, leaf), (model.get_submodule(path), leaf)))
+    for path, owner in averaged.named_modules():
+        for leaf, tensor in (*owner._parameters.items(), *owner._buffers.items()):
+            if leaf in owner._non_persistent_buffers_set or leaf in getattr(owner, "rebuilt_buffers", ()):
+                continue  # a table the model computes, equal on both sides; it may hold inf, and inf - inf is NaN
+            if tensor is not None and tensor.is_floating_point() and id(tensor) not in seen:
+                seen.add(id(tensor))
+                kind = (tensor.device, tensor.dtype, isinstance(tensor, nn.Parameter))
+                groups.setdefault(kind, []).append(((owner, leaf), (model.get_submodule(path), leaf)))
     return [_Together(places) for places in groups.values()]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -26,6 +26,12 @@ RENAMED: dict[str, str] = {
     "checkpoint_step": "checkpoint_freq",  # RT-DETR
 }
 """Top-level keys with the same meaning under another name."""
+
+RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {
+    "RTDETRTransformer": {"num_decoder_layers": "num_layers", "num_decoder_points": "num_points"},
+    "ConvertBox": {"out_fmt": "fmt"},
+}
+"""Arguments with the same meaning under another name, by the name of the component that has them."""
 
 _COMMAND_LINE = "a command-line option that the official code keeps in its config"
 _NO_EFFECT = "it has no effect in the official code either, which builds everything from the sections"
@@ -63,9 +69,10 @@ UNUSED_ARGUMENTS: dict[str, dict[str, str]] = {
     "DFINECriterion": {
         "end_epoch": "no released criterion reads it: policy.epoch and collate_fn.stop_epoch end stage one",
     },
-    "DFINEPostProcessor": {
-        "remap_mscoco_category": "labels stay 0..C-1 inside; the data set maps them to category ids",
-    },
+    **dict.fromkeys(
+        ("DFINEPostProcessor", "RTDETRPostProcessor"),
+        {"remap_mscoco_category": "labels stay 0..C-1 inside; the data set maps them to category ids"},
+    ),
     "Resize": {
         "antialias": "pictures are always reduced with antialiasing, as PIL does whatever this says",
     },
@@ -102,7 +109,6 @@ INSTEAD: dict[str, str] = {
     "DFINECriterion.temperature": f"{_GO_LSD}, temperature: 5.0}}]",
     "DFINECriterion.dn_padding": f"{_GO_LSD}, dn_padding: include}}]",
     "DFINECriterion.dn_counts": f"{_GO_LSD}, dn_counts: shared}}]",
-    "BatchImageCollateFunction.scales": _SIZES,
     "BatchImageCollateFunction.scale_ori_repeat": "write base_size_repeat",
     "BatchImageCollateFunction.mixup_prob": _MIXED,
     "BatchImageCollateFunction.mixup_epochs": _MIXED,
@@ -114,7 +120,6 @@ INSTEAD: dict[str, str] = {
     "BatchImageCollateFunction.random_num_objects": _MIXED,
     "BatchImageCollateFunction.with_expand": _MIXED,
     "BatchImageCollateFunction.expand_ratios": _MIXED,
-    "HybridEncoder.version": "DEIM's switch between encoders: leave it out, this encoder is `dfine`",
     "Compose.mosaic_prob": _MIXED,
     "DFINETransformer.mlp_act": "DEIM's other activations are not available yet: leave it out",
     "DFINETransformer.num_decoder_layers": "RT-DETR's name: write num_layers",
@@ -152,7 +157,6 @@ _RF = "RF-DETR"
 _PP = "PaddleDetection"
 
 MODELS: dict[str, str] = {
-    "RTDETR": f"{_RT}, {_RT2} and {_D}",
     "RTv4": "RT-DETRv4",
     "RTv4Criterion": "RT-DETRv4",
     "DEIM": f"{_DEIM} and {_DEIM2}",
@@ -168,20 +172,14 @@ MODELS: dict[str, str] = {
     "RTDETRDetectionModel": _UL,
     "RTDetrForObjectDetection": _HF,
     "RTDetrV2ForObjectDetection": _HF,
-    "RTDETRTransformer": _RT,
-    "RTDETRTransformerv2": f"{_RT2} and {_D}",
     "DEIMTransformer": _DEIM2,
     "DINOTransformer": _PP,
     "DinoTransformer": _DX,
     "RTDETRDecoder": _UL,
     "LiteEncoder": _DEIM2,
     "HybridEncoderAsymConv": _RT2,
-    "SetCriterion": f"{_RT}, DETR and {_RF}",
-    "RTDETRCriterion": _RT2,
-    "RTDETRCriterionv2": f"{_RT2} and {_D}",
     "DEIMCriterion": f"{_DEIM} and {_DEIM2}",
     "DINOCriterion": _DX,
-    "RTDETRPostProcessor": f"{_RT}, {_RT2} and {_D}",
 }
 """Parts of other detectors and the projects whose files name them. With parts of D-FINE instead it is another model."""
 
@@ -210,8 +208,6 @@ COMPONENTS: dict[str, Foreign] = {
     "TorchVisionModel": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
     "TimmModel": Foreign(f"{_RT2} and {_D}", "TimmBackbone"),
     # data
-    "BatchImageCollateFuncion": Foreign(f"{_RT2} and early {_D} files", "BatchImageCollateFunction", True),
-    "default_collate_fn": Foreign(_RT, "BatchImageCollateFunction"),
     "COCODataSet": Foreign(_PP, "CocoDetection", True),
     "CocoDataset": Foreign(_MM, "CocoDetection", True),
     "VOCDataSet": Foreign(_PP, "VOCDetection", True),
@@ -228,10 +224,6 @@ COMPONENTS: dict[str, Foreign] = {
     "MixUp": Foreign(f"{_DEIM} and {_UL}", None),
     "CopyBlend": Foreign(_DEIM2, None),
     "Normalize": Foreign(f"{_RT2}, {_D} and {_DEIM2}", "ConvertPILImage"),
-    "SanitizeBoundingBox": Foreign(_RT, "SanitizeBoundingBoxes", True),
-    "ConvertBox": Foreign(_RT, "ConvertBoxes", True),
-    "ToImageTensor": Foreign(_RT, "ConvertPILImage", True),
-    "ConvertDtype": Foreign(_RT, "ConvertPILImage", True),
     "ConvertImageDtype": Foreign(_RT, "ConvertPILImage", True),
     "PILToTensor": Foreign(f"{_RT} and {_RT2}", "ConvertPILImage", True),
     # schedules, optimisers, averages
@@ -263,6 +255,13 @@ def renamed(own: Located) -> Located:
 
 def _moved(name: object, child: Located) -> Located:
     return Located(child.value, child.origin, RENAMED[name]) if isinstance(name, str) and name in RENAMED else child
+
+
+def renamed_arguments(component: str, given: Mapping[Any, Located]) -> dict[Any, Located]:
+    """The arguments of one component with our spelling of their names; ours wins where both are there."""
+    names = RENAMED_ARGUMENTS.get(component, {})
+    moved = {names[name]: node for name, node in given.items() if name in names}
+    return moved | {name: node for name, node in given.items() if name not in names}
 
 
 def unused_key(name: object) -> str | None:

@@ -29,9 +29,9 @@ from ..registry import (
     members,
     schema_of,
 )
-from .foreign import WITHOUT_EFFECT, component_hint, key_hint, unused_argument, wakes_up
+from .foreign import WITHOUT_EFFECT, component_hint, key_hint, renamed_arguments, unused_argument, wakes_up
 from .layers import merge
-from .node import Located, VainNull
+from .node import Located, VainNull, locate
 
 PURPOSES: dict[str, str] = {
     "model": "the detector",
@@ -191,6 +191,7 @@ class Planner:
             return self.report(node, key, f"components nest more than {MAX_DEPTH} deep: does {name} contain itself?")
         schema, section = self.schema(name), self.section(name)
         given = merge(section, Located(dict(inline), node.origin, key)).value
+        given = self.family_defaults(name) | renamed_arguments(name, given)
         if section.value and not inline:  # what is missing belongs into the section, not where it is referred to
             node, key = section, name
         arguments = self.arguments(name, given, depth)
@@ -205,6 +206,19 @@ class Planner:
                     what = describe(parameter.annotation)
                     self.report(node, f"{key}.{parameter.name}", f"missing: {name} needs it, expected {what}")
         return Plan(self.registry[name], schema, arguments, f"{node.origin}: {key}")
+
+    def family_defaults(self, name: str) -> dict[Any, Located]:
+        """What the configured model sets in class ``name`` where the config does not (``part_defaults``).
+
+        Official files of several detectors share the names of parts, and mean other parts.
+        """
+        model = self.tree.value.get("model")
+        chosen = model.value.get("type") if model is not None and isinstance(model.value, dict) else model
+        if chosen is None or chosen.value not in self.registry:
+            return {}
+        defaults = getattr(self.registry[chosen.value], "part_defaults", {}).get(name, {})
+        origin = f"{chosen.origin} ({chosen.value})"
+        return {argument: locate(value, origin, f"{name}.{argument}") for argument, value in defaults.items()}
 
     def arguments(self, name: str, given: Mapping[Any, Located], depth: int = 0) -> dict[str, Any]:
         """Planned values of what the config says about class ``name``; unknown arguments are reported."""

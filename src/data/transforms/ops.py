@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ...core.errors import DataError, check_share
-from ...core.registry import register
+from ...core.registry import REGISTRY, register
 
 PER_BOX = ("labels", "area", "iscrowd")
 """Target entries with one row per box."""
@@ -358,6 +358,15 @@ class ConvertBoxes(v2.Transform):
         if not self.normalize:
             return boxes
         return boxes.as_subclass(Tensor) / torch.tensor([width, height, width, height], dtype=torch.float32)
+
+
+for _name, _op in {  # RT-DETR's first repository
+    "SanitizeBoundingBox": SanitizeBoundingBoxes,
+    "ConvertBox": ConvertBoxes,
+    "ToImageTensor": ConvertPILImage,
+    "ConvertDtype": ConvertPILImage,
+}.items():
+    REGISTRY.alias(_name, _op)
 
 
 def _pair(name: str, size: Any) -> tuple[int, int]:

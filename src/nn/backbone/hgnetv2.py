@@ -17,6 +17,7 @@ from ...core.checkpoint.weights import load_weights
 from ...core.errors import CheckpointError
 from ...core.registry import register
 from ..cpu_training import affine, trains_on_cpu
+from ..keys import KeyTable, use_key_table
 from ..norm import FrozenBatchNorm2d
 from ..padding import Padding, cleared
 from .stages import listed_stage_of
@@ -77,9 +78,21 @@ VARIANTS: dict[str, Variant] = {
         6,
     ),
 }
+RTDETR_NAMES = {"L": "B4", "X": "B5", "H": "B6"}
+"""RT-DETR's names of the variants; its checkpoints call a few layers otherwise."""
+RTDETR_KEYS = KeyTable(
+    {
+        "aggregation.0": "aggregation_squeeze_conv",
+        "aggregation.1": "aggregation_excitation_conv",
+        "stem2a.conv": "stem2a.conv.1",  # a padding layer stands before it there
+        "stem2b.conv": "stem2b.conv.1",
+    }
+)
 STAGE_STRIDES = (4, 8, 16, 32)
 WEIGHTS_URL = "https://github.com/Peterande/storage/releases/download/dfinev1.0"
 """Folder of ``PPHGNetV2_<name>_stage1.pth`` on the net; only messages name it, nothing is downloaded."""
+RTDETR_WEIGHTS = ("https://github.com/lyuwenyu/storage/releases/download/v0.1", "ssld_pretrained_from_paddle")
+"""The same for RT-DETR's names: folder on the net, and the end of the files' names."""
 
 
 class LearnableAffine(nn.Module):
@@ -259,14 +272,14 @@ class HGNetv2(nn.Module):
     """PP-HGNetV2 without its classification head.
 
     Args:
-        name: ``B0`` .. ``B6``.
+        name: ``B0`` .. ``B6``, or RT-DETR's ``L``, ``X``, ``H`` (B4, B5, B6 with the names of its checkpoints).
         use_lab: a learned affine after every activation (the small variants are trained with it).
         return_idx: stages to return, ascending, of 0..3 with strides 4, 8, 16, 32.
         freeze_stem_only: what ``freeze_at`` freezes: the stem alone, or the stem and stages 0..freeze_at.
         freeze_at: -1 freezes no parameter; 0..3 freezes as above. Statistics of trainable norms still follow the data.
         freeze_norm: normalisation as constants (buffers) instead of trained batch norm.
-        pretrained: load ImageNet weights from ``<local_model_dir>/PPHGNetV2_<name>_stage1.pth``. Nothing is downloaded.
-            ``None``: no; that random weights are wanted is not said, so the log points it out.
+        pretrained: load ImageNet weights from ``<local_model_dir>/PPHGNetV2_<name>_stage1.pth``, for RT-DETR's names
+            from ``PPHGNetV2_<name>_ssld_pretrained_from_paddle.pth`` there. Nothing is downloaded. ``None``: no; that random weights are wanted is not said, so the log points it out.
         local_model_dir: folder of that file.
 
     Attributes:
@@ -295,7 +308,7 @@ class HGNetv2(nn.Module):
     ) -> None:
         super().__init__()
         _check_choices(name, return_idx, freeze_at)
-        variant = VARIANTS[name]
+        variant = VARIANTS[RTDETR_NAMES.get(name, name)]
         style = Style(FrozenBatchNorm2d if freeze_norm else nn.BatchNorm2d, use_lab)
         self.return_idx = tuple(return_idx)
         self.channels = [variant.stages[index].out_channels for index in self.return_idx]
@@ -304,14 +317,17 @@ class HGNetv2(nn.Module):
         self.stages = nn.ModuleList(
             StageBlocks(index, sizes, variant.layers, style) for index, sizes in enumerate(variant.stages)
         )
+        if name in RTDETR_NAMES:
+            use_key_table(self, RTDETR_KEYS)
         if freeze_at >= 0:
             self.stem.requires_grad_(False)
             if not freeze_stem_only:
                 self.stages[: freeze_at + 1].requires_grad_(False)
         self.starts_from = "random weights (pretrained: False)" if pretrained is False else None
         if pretrained:
-            path = Path(local_model_dir) / f"PPHGNetV2_{name}_stage1.pth"
-            load_imagenet_weights(self, path)
+            url, ending = RTDETR_WEIGHTS if name in RTDETR_NAMES else (WEIGHTS_URL, "stage1")
+            path = Path(local_model_dir) / f"PPHGNetV2_{name}_{ending}.pth"
+            load_imagenet_weights(self, path, url)
             self.starts_from = str(path)
 
     def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
@@ -337,7 +353,7 @@ class HGNetv2(nn.Module):
         return listed_stage_of(name, "stages")
 
 
-def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:
+def load_imagenet_weights(backbone: nn.Module, path: Path, url: str = WEIGHTS_URL) -> None:
     """Fill a backbone from a file with its state dict.
 
     Raises:
@@ -345,8 +361,8 @@ def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: no such file with ImageNet weights: put it there (the D-FINE project offers it at "
-            f"{WEIGHTS_URL}/{path.name}), point HGNetv2.local_model_dir at its folder, or set HGNetv2.pretrained to "
+            f"{path}: no such file with ImageNet weights: put it there (offered at "
+            f"{url}/{path.name}), point HGNetv2.local_model_dir at its folder, or set HGNetv2.pretrained to "
             "False"
         )
     load_weights(backbone, path)
@@ -354,8 +370,8 @@ def load_imagenet_weights(backbone: nn.Module, path: Path) -> None:
 
 
 def _check_choices(name: str, return_idx: Sequence[int], freeze_at: int) -> None:
-    if name not in VARIANTS:
-        raise ValueError(f"HGNetv2 has no variant name={name!r}: choose one of {', '.join(VARIANTS)}")
+    if name not in (names := [*VARIANTS, *RTDETR_NAMES]):
+        raise ValueError(f"HGNetv2 has no variant name={name!r}: choose one of {', '.join(names)}")
     stages = range(len(STAGE_STRIDES))
     if not return_idx or list(return_idx) != sorted(set(return_idx) & set(stages)):
         raise ValueError(

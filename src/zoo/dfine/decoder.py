@@ -26,7 +26,7 @@ from ...nn.selection import anchor_logits, gather_rows, selector
 from ...nn.table_sampling import FeatureTable
 from ...nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup, Target
 from .decoder_layer import DecoderLayer
-from .denoising import MATCHING, DenoisingSetting, denoising_group, draw_noise, layout
+from .denoising import MATCHING, DenoisingSetting, denoising_group, draw_noise
 from .depth import check_training_layers, layer_widths
 from .direct import DirectDecoder
 from .projection import InputProjection, level_sizes
@@ -295,7 +295,7 @@ class DFINETransformer(nn.Module):
     def _denoising_group(self, targets: Sequence[Target] | None, device: torch.device) -> QueryGroup:
         if targets is None:
             raise ValueError("training with num_denoising > 0 needs targets: pass them, or set num_denoising: 0")
-        groups, width = layout([len(target["labels"]) for target in targets], self.denoising.num_denoising)
+        groups, width = self.denoising.layout_of(targets)
         num_classes = self.denoising_class_embed.num_embeddings - 1
         noise = draw_noise(len(targets), 2 * groups * width, num_classes, self.denoising, device)
         return denoising_group(targets, noise, self.denoising_class_embed, self.denoising)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from ...nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
@@ -17,6 +18,8 @@ from ...nn.types import QueryGroup, Target
 
 GROUP_NAME = "dn"
 MATCHING = ""
+DUMMY_BOX = (0.5, 0.5, 0.1, 0.1)
+"""Around which the queries of a batch without boxes lie, cxcywh."""
 
 
 class DenoisingNoise(NamedTuple):
@@ -42,6 +45,11 @@ class DenoisingSetting:
     """Twice the probability that a label is redrawn, in [0, 1]."""
     box_noise_scale: float
     """Largest shift of a positive's edge in halves of its box; negatives move between one and two times as far."""
+    swap_crossed: bool = True
+    """A box whose edges crossed reads as if they had changed places (D-FINE); False: its size is 0 (DINO, RT-DETR)."""
+    dummy_group: bool = False
+    """A batch without any box gets one group of two queries around a made-up box, to be found empty (RT-DETR); False: a
+    group of no queries."""
 
     def __post_init__(self) -> None:
         if self.num_denoising < 0:
@@ -50,6 +58,10 @@ class DenoisingSetting:
             raise ValueError(f"label_noise_ratio must be between 0 and 1, got {self.label_noise_ratio}")
         if self.box_noise_scale < 0:
             raise ValueError(f"box_noise_scale must be 0 (off) or more, got {self.box_noise_scale}")
+
+    def layout_of(self, targets: Sequence[Target]) -> tuple[int, int]:
+        """:func:`layout` of a batch."""
+        return layout([len(target["labels"]) for target in targets], self.num_denoising, dummy_group=self.dummy_group)
 
 
 def draw_noise(
@@ -66,14 +78,17 @@ def draw_noise(
     return DenoisingNoise(flip, labels, signs, shifts)
 
 
-def layout(counts: Sequence[int], num_denoising: int) -> tuple[int, int]:
+def layout(counts: Sequence[int], num_denoising: int, *, dummy_group: bool = False) -> tuple[int, int]:
     """How a batch with these numbers of boxes is laid out.
 
-    Returns: groups G (0 if there is no box at all) and the width M of half a group. Each group holds M positive, then
-        M negative queries; box j of every image takes slot j of both, so an image has 2 * G * M slots.
+    Returns: groups G (0 if there is no box at all, 1 with ``dummy_group``) and the width M of half a group. Each group
+        holds M positive, then M negative queries; box j of every image takes slot j of both, so an image has 2 * G * M
+        slots.
     """
     width = max(counts, default=0)
-    return (max(1, num_denoising // width), width) if width else (0, 0)
+    if width:
+        return max(1, num_denoising // width), width
+    return (1, 1) if dummy_group else (0, 0)
 
 
 def denoising_group(
@@ -89,11 +104,14 @@ def denoising_group(
 
     Returns: the group ``dn``, which reads the matching queries too. Padded slots stay visible inside their group.
     """
-    groups, width = layout([len(target["labels"]) for target in targets], setting.num_denoising)
+    groups, width = setting.layout_of(targets)
     filler = embedding.num_embeddings - 1
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True, padding_value=filler)
     boxes = pad_sequence([target["boxes"].reshape(-1, 4) for target in targets], batch_first=True)  # (B, M, 4)
     real = pad_sequence([torch.ones_like(target["labels"], dtype=torch.bool) for target in targets], batch_first=True)
+    if missing := width - labels.shape[1]:  # the dummy group
+        labels, real = F.pad(labels, (0, missing), value=filler), F.pad(real, (0, missing))
+        boxes = labels.new_tensor(DUMMY_BOX, dtype=torch.float32).expand(*labels.shape, 4)
     labels, boxes = labels.repeat(1, 2 * groups), boxes.float().repeat(1, 2 * groups, 1)  # (B, 2GM), (B, 2GM, 4)
     padding = ~real.repeat(1, 2 * groups)
     # A label outside the head must reach the matcher, which names it, and not end in an index error here.
@@ -104,7 +122,7 @@ def denoising_group(
     return QueryGroup(
         name=GROUP_NAME,
         content=embedding(_noisy_labels(labels, padding, noise, setting.label_noise_ratio)),
-        reference_logits=inverse_sigmoid(_noisy_boxes(boxes, negative, noise, setting.box_noise_scale)),
+        reference_logits=inverse_sigmoid(_noisy_boxes(boxes, negative, noise, setting)),
         mask=half[:, None] // 2 != half // 2,
         attends_to=(MATCHING,),
         assigned=box_index.masked_fill(negative, -1).expand_as(labels).masked_fill(padding, -1),
@@ -121,11 +139,13 @@ def _noisy_labels(labels: Tensor, padding: Tensor, noise: DenoisingNoise, ratio:
     return torch.where(replaced, noise.labels.to(labels.dtype), labels)
 
 
-def _noisy_boxes(boxes_cxcywh: Tensor, negative: Tensor, noise: DenoisingNoise, scale: float) -> Tensor:
+def _noisy_boxes(
+    boxes_cxcywh: Tensor, negative: Tensor, noise: DenoisingNoise, setting: DenoisingSetting
+) -> Tensor:
     """(B, K, 4) cxcywh boxes inside the image, every edge moved; ``negative`` (K,) marks those that move further."""
     if noise.signs is None or noise.shifts is None:
         return boxes_cxcywh
     half_size = boxes_cxcywh[..., 2:].repeat(1, 1, 2) * 0.5
-    shift = (noise.signs * 2.0 - 1.0) * (noise.shifts + negative[:, None]) * half_size * scale
-    corners = (cxcywh_to_xyxy(boxes_cxcywh) + shift).clamp(0, 1)
-    return xyxy_to_cxcywh(corners).abs()  # crossed edges give negative sizes: take them as they would read swapped
+    shift = (noise.signs * 2.0 - 1.0) * (noise.shifts + negative[:, None]) * half_size * setting.box_noise_scale
+    noisy = xyxy_to_cxcywh((cxcywh_to_xyxy(boxes_cxcywh) + shift).clamp(0, 1))
+    return noisy.abs() if setting.swap_crossed else noisy  # crossed edges give negative sizes

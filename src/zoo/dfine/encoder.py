@@ -20,6 +20,9 @@ from ...nn.position import POSITION_TABLES
 from ...nn.transformer import TransformerEncoder
 from .fusion import ACT, FUSIONS, HALVINGS, chosen
 
+PROJECTION_NAMES = {"v1": ("0", "1"), "v2": ("conv", "norm")}
+"""Names of convolution and norm in the first projections, by version of RT-DETR's checkpoints."""
+
 
 @register
 class HybridEncoder(nn.Module):
@@ -49,6 +52,8 @@ class HybridEncoder(nn.Module):
             block (docs/method.md 2.3), whose lateral convolutions have an activation.
         downsample: what halves a map: ``decoupled`` is D-FINE's 1x1 and depthwise 3x3 convolution; ``conv`` RT-DETR's
             3x3 convolution with stride 2 and an activation.
+        version: how parameters of the first projections are called: ``v1`` as in RT-DETR's first checkpoints
+            (``input_proj.0.0``, ``input_proj.0.1``), ``v2`` as in all later ones (``conv``, ``norm``).
 
     Attributes:
         channels: hidden_dim for every map.
@@ -79,6 +84,7 @@ class HybridEncoder(nn.Module):
         position_layout: Literal["official", "grid"] = "official",
         fusion: Literal["gelan", "csp"] = "gelan",
         downsample: Literal["decoupled", "conv"] = "decoupled",
+        version: Literal["v1", "v2"] = "v2",
     ) -> None:
         super().__init__()
         _check_arguments(in_channels, feat_strides, use_encoder_idx, act)
@@ -97,7 +103,8 @@ class HybridEncoder(nn.Module):
         self.position_layout = position_layout
         self.attended = tuple(use_encoder_idx) if num_encoder_layers > 0 else ()
 
-        self.input_proj = nn.ModuleList(_projection(channels, hidden_dim) for channels in in_channels)
+        names = chosen(PROJECTION_NAMES, "HybridEncoder", "version", version)
+        self.input_proj = nn.ModuleList(_projection(channels, hidden_dim, names) for channels in in_channels)
         self.encoder = nn.ModuleList(
             TransformerEncoder(num_encoder_layers, hidden_dim, nhead, dim_feedforward, dropout=dropout, act=enc_act)
             for _ in self.attended
@@ -193,10 +200,10 @@ class HybridEncoder(nn.Module):
                 )
 
 
-def _projection(in_channels: int, dim: int) -> nn.Sequential:
+def _projection(in_channels: int, dim: int, names: tuple[str, str]) -> nn.Sequential:
     """1x1 convolution and norm. Not a ConvNormAct: published deployed models keep these two apart."""
-    conv = nn.Conv2d(in_channels, dim, kernel_size=1, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim)))
+    layers = (nn.Conv2d(in_channels, dim, kernel_size=1, bias=False), nn.BatchNorm2d(dim))
+    return nn.Sequential(OrderedDict(zip(names, layers)))
 
 
 def _is_channels_last(maps: Tensor) -> bool:

@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints whose names are not those of the modules: a table at the boundary of the state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class KeyTable:
+    """Parts of keys as the modules have them, by the same parts in checkpoints.
+
+    Both are dotted and match whole names, wherever below the module they stand: ``{"aggregation.0": "squeeze"}`` calls
+    ``blocks.0.aggregation.0.weight`` ``blocks.0.squeeze.weight``.
+    """
+
+    parts: Mapping[str, str]
+
+    def to_checkpoint(self, key: str) -> str:
+        """Name in a checkpoint of what the modules call ``key``."""
+        return _replaced(key, self.parts)
+
+    def to_modules(self, key: str) -> str:
+        """Name in the modules of what a checkpoint calls ``key``; a name of the modules' own stays."""
+        return _replaced(key, {theirs: ours for ours, theirs in self.parts.items()})
+
+
+def use_key_table(module: nn.Module, table: KeyTable) -> None:
+    """Let ``state_dict`` write and ``load_state_dict`` read the table's names below ``module``; the latter its own too."""
+    module.register_state_dict_post_hook(partial(_write, table))
+    module.register_load_state_dict_pre_hook(partial(_read, table))
+
+
+def _write(table: KeyTable, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    entries = list(state.items())
+    state.clear()  # in the order of the modules, which optimisers and readers count on
+    state.update((_below(prefix, key, table.to_checkpoint), value) for key, value in entries)
+
+
+def _read(table: KeyTable, module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    for key in list(state):
+        state[_below(prefix, key, table.to_modules)] = state.pop(key)
+
+
+def _below(prefix: str, key: str, rename: Callable[[str], str]) -> str:
+    return prefix + rename(key[len(prefix) :]) if key.startswith(prefix) else key
+
+
+def _replaced(key: str, parts: Mapping[str, str]) -> str:
+    dotted = f".{key}."
+    for old, new in parts.items():
+        dotted = dotted.replace(f".{old}.", f".{new}.")
+    return dotted[1:-1]

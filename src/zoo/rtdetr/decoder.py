@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""RT-DETR's decoders (arXiv 2304.08069, 2407.17140): D-FINE's with a direct box head and projected cross-attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from torch import nn
+
+from ...core.registry import register
+from ..dfine.decoder import DFINETransformer
+
+
+@register
+class RTDETRTransformerv2(DFINETransformer):
+    """RT-DETRv2's decoder with the arguments and the parameter names of its official code.
+
+    Args:
+        num_classes: C.
+        box_head: ``direct`` is RT-DETR; ``fdr`` refines distributions as D-FINE does, for self-distillation (GO-LSD).
+        merge, cross_attn_projections: RT-DETR's values; see :class:`DFINETransformer`.
+        options: the other arguments of :class:`DFINETransformer`, with its defaults.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 80,
+        *,
+        box_head: Literal["fdr", "direct"] = "direct",
+        merge: Literal["gate", "residual"] = "residual",
+        cross_attn_projections: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            box_head=box_head,
+            merge=merge,
+            cross_attn_projections=cross_attn_projections,
+            **options,
+        )
+        self.denoising = replace(self.denoising, swap_crossed=False, dummy_group=True)
+
+
+@register
+class RTDETRTransformer(RTDETRTransformerv2):
+    """RT-DETR's decoder; the second version's in all but the names of a few parameters and arguments.
+
+    Args:
+        num_classes: C.
+        position_embed_type: ``sine`` only.
+        learnt_init_query: the first version's name of ``learn_query_content``.
+        version: ``v1`` names parameters as RT-DETR's first checkpoints do, ``v2`` as its second ones.
+        options: see :class:`RTDETRTransformerv2`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 80,
+        *,
+        position_embed_type: Literal["sine"] = "sine",
+        learnt_init_query: bool = False,
+        version: Literal["v1", "v2"] = "v1",
+        **options: Any,
+    ) -> None:
+        super().__init__(num_classes, learn_query_content=learnt_init_query, **options)
+        if version == "v1":
+            self.enc_output = nn.Sequential(*self.enc_output)
+            _leave_out_tables(self)
+
+
+def _leave_out_tables(decoder: nn.Module) -> None:
+    """Keep what the first version computes anew, anchors and weights of points, out of the state dict."""
+    for module in decoder.modules():
+        for name in ("anchors", "valid_mask", "num_points_scale"):
+            if name in module._buffers:
+                module.register_buffer(name, module._buffers.pop(name), persistent=False)
