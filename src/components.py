@@ -18,7 +18,6 @@ from .distill import go_lsd as go_lsd
 from .distill import inter_layer as inter_layer
 from .losses import criterion as criterion
 from .losses import matcher as matcher
-from .losses import rtdetr as rtdetr_criterion
 from .nn.backbone import hgnetv2 as hgnetv2
 from .nn.backbone import resnet as resnet
 from .nn.backbone import timm as timm
@@ -30,5 +29,3 @@ from .zoo.dfine import decoder as decoder
 from .zoo.dfine import encoder as encoder
 from .zoo.dfine import model as model
 from .zoo.dfine import postprocess as postprocess
-from .zoo.rtdetr import decoder as rtdetr_decoder
-from .zoo.rtdetr import model as rtdetr_model

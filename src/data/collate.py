@@ -116,9 +116,7 @@ class BatchImageCollateFunction(CollateFunction):
             raise ValueError(f"scales and base_size_repeat {base_size_repeat} both give sizes: keep one of the two")
         if base_size_repeat is not None and not 1 <= base_size_repeat <= 1000:
             raise ValueError(f"base_size_repeat is {base_size_repeat}: give 1 to 1000, or ~ for one size only")
-        self.sizes = (
-            tuple(listed) if base_size_repeat is None else multiscale_sizes(self.base_size, base_size_repeat)
-        )
+        self.sizes = tuple(listed) if base_size_repeat is None else multiscale_sizes(self.base_size, base_size_repeat)
 
     def __call__(self, samples: Samples) -> Batch:
         """B samples -> images (B, 3, H, W) in the samples' type, and their targets as plain tensors.

@@ -73,7 +73,9 @@ class Training(Evaluation):
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
         captures = self.criterion.captures
         request_attention(self.model, kinds_to_capture(self.model, captures) if settings.diagnostics else captures)
-        self.plan = StagePlan(self.train_loader.collate_fn.restart_epoch, self.train_loader.collate_fn.ema_restart_decay)
+        self.plan = StagePlan(
+            self.train_loader.collate_fn.restart_epoch, self.train_loader.collate_fn.ema_restart_decay
+        )
         self.optim = self._build_optim()
         self.base_decay = self.optim.ema.decay
         compile_for(config, self.model, self.device, self.train_loader.collate_fn)

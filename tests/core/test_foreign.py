@@ -149,7 +149,7 @@ def test_a_part_of_another_model_gets_no_part_of_dfine_for_it(name: str, load: L
         load(f"model: {name}\n{name}: {{depth: 50}}\ncriterion: {{type: {name}}}\n")
     for line in str(caught.value).splitlines():
         assert line.endswith(
-            f"; {name} is a part of {MODELS[name]}, another model than D-FINE, which is not supported yet"
+            f"; {name} is a part of {MODELS[name]}, another model than D-FINE and RT-DETR, which is not supported yet"
         )
         assert "did you mean" not in line
 
@@ -225,9 +225,9 @@ def test_a_component_of_a_fork_is_named_with_ours(name: str, load: Load) -> None
     ("text", "message"),
     [
         (
-            "model: RTDETR",
-            r"run.yml:1: model: no component is called 'RTDETR'; RTDETR is a part of RT-DETR, RT-DETRv2 and D-FINE, "
-            r"another model than D-FINE, which is not supported yet$",
+            "model: DEIM",
+            r"run.yml:1: model: no component is called 'DEIM'; DEIM is a part of DEIM and DEIMv2, "
+            r"another model than D-FINE and RT-DETR, which is not supported yet$",
         ),
         (
             "postprocessor: PostProcessor",
@@ -238,10 +238,10 @@ def test_a_component_of_a_fork_is_named_with_ours(name: str, load: Load) -> None
             r"no such top-level key or component; DEIM's schedule is lr_scheduler: \{type: Flat",
         ),
         (
-            "BatchImageCollateFunction: {scales: [480]}",
-            r"scales: no such argument of .*: set base_size and base_size_rep",
+            "BatchImageCollateFunction: {scale_ori_repeat: 3}",
+            r"scale_ori_repeat: no such argument of .*; write base_size_repeat",
         ),
-        ("HybridEncoder: {version: deim}", r"version: no such argument of HybridEncoder; DEIM's switch"),
+        ("HybridEncoder: {version: deim}", r"HybridEncoder.version: expected one of 'v1', 'v2', found 'deim'"),
         (
             "Mosaic: {output_size: 320}",
             r"component; Mosaic of DEIM and DEIMv2 is not available here yet: leave it out$",

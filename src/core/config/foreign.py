@@ -296,7 +296,7 @@ def _family_hint(name: object) -> str:
     """That a name listed nowhere is of another family: the most similar name of ours would be another model."""
     if not isinstance(name, str) or (family := _FAMILIES.match(name)) is None:
         return ""
-    return f"; {name} looks like a part of {family.group()}, another model than D-FINE, which is not supported yet"
+    return f"; {name} looks like a part of {family.group()}, another model than D-FINE and RT-DETR, which is not supported yet"
 
 
 def component_hint(name: object) -> str:
@@ -305,7 +305,9 @@ def component_hint(name: object) -> str:
     if isinstance(name, str) and name.endswith((".pt", ".pth", ".safetensors")):
         return "; weights to start from are given with tuning (-t)"
     if isinstance(name, str) and name in MODELS:
-        return f"; {name} is a part of {MODELS[name]}, another model than D-FINE, which is not supported yet"
+        return (
+            f"; {name} is a part of {MODELS[name]}, another model than D-FINE and RT-DETR, which is not supported yet"
+        )
     if found is None:
         return _family_hint(name)
     if found.ours is None:

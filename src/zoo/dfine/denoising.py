@@ -139,9 +139,7 @@ def _noisy_labels(labels: Tensor, padding: Tensor, noise: DenoisingNoise, ratio:
     return torch.where(replaced, noise.labels.to(labels.dtype), labels)
 
 
-def _noisy_boxes(
-    boxes_cxcywh: Tensor, negative: Tensor, noise: DenoisingNoise, setting: DenoisingSetting
-) -> Tensor:
+def _noisy_boxes(boxes_cxcywh: Tensor, negative: Tensor, noise: DenoisingNoise, setting: DenoisingSetting) -> Tensor:
     """(B, K, 4) cxcywh boxes inside the image, every edge moved; ``negative`` (K,) marks those that move further."""
     if noise.signs is None or noise.shifts is None:
         return boxes_cxcywh

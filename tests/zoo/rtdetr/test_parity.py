@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from golden_cases import load_golden, load_json
-from isdfine.solver.objective import build_objective
 from isdfine.nn.types import Predictions
+from isdfine.solver.objective import build_objective
 from rtdetr_cases import KEYS, by_row, filled, images_of, official, sets_of, step_of
 
 
@@ -113,7 +113,9 @@ def test_a_training_step_is_the_official_one(name: str, monkeypatch: pytest.Monk
     assert torch.equal(rows.sort(dim=1).values, index.sort(dim=1).values)
     assert {key.split("/")[1] for key in arrays if key.startswith("match/")} <= set(sets)
     for key, one in sets.items():
-        expected = {part: torch.from_numpy(arrays[f"out/{key}_{part}"]) for part in ("logits_sub", "logits_lse", "boxes")}
+        expected = {
+            part: torch.from_numpy(arrays[f"out/{key}_{part}"]) for part in ("logits_sub", "logits_lse", "boxes")
+        }
         got = {"logits_sub": one.logits[..., ::13], "logits_lse": one.logits.logsumexp(-1), "boxes": one.boxes}
         for part, limit in (("logits_sub", 2e-3), ("logits_lse", 2e-3), ("boxes", 5e-5)):
             ours, theirs = (value if value.dim() == 3 else value[..., None] for value in (got[part], expected[part]))
