@@ -18,6 +18,7 @@ from .distill import go_lsd as go_lsd
 from .distill import inter_layer as inter_layer
 from .losses import criterion as criterion
 from .losses import matcher as matcher
+from .losses import rtdetr as rtdetr
 from .nn.backbone import hgnetv2 as hgnetv2
 from .nn.backbone import resnet as resnet
 from .nn.backbone import timm as timm
@@ -29,3 +30,5 @@ from .zoo.dfine import decoder as decoder
 from .zoo.dfine import encoder as encoder
 from .zoo.dfine import model as model
 from .zoo.dfine import postprocess as postprocess
+from .zoo.rtdetr.decoder import RTDETRTransformer as RTDETRTransformer
+from .zoo.rtdetr.model import RTDETR as RTDETR

@@ -32,7 +32,7 @@ class KeyTable:
 
 
 def use_key_table(module: nn.Module, table: KeyTable) -> None:
-    """Let ``state_dict`` write and ``load_state_dict`` read the table's names below ``module``; the latter its own too."""
+    """Let ``state_dict`` write and ``load_state_dict`` read the table's names below ``module``."""
     module.register_state_dict_post_hook(partial(_write, table))
     module.register_load_state_dict_pre_hook(partial(_read, table))
 

@@ -69,10 +69,10 @@ UNUSED_ARGUMENTS: dict[str, dict[str, str]] = {
     "DFINECriterion": {
         "end_epoch": "no released criterion reads it: policy.epoch and collate_fn.stop_epoch end stage one",
     },
-    **dict.fromkeys(
-        ("DFINEPostProcessor", "RTDETRPostProcessor"),
-        {"remap_mscoco_category": "labels stay 0..C-1 inside; the data set maps them to category ids"},
-    ),
+    **{
+        name: {"remap_mscoco_category": "labels stay 0..C-1 inside; the data set maps them to category ids"}
+        for name in ("DFINEPostProcessor", "RTDETRPostProcessor")
+    },
     "Resize": {
         "antialias": "pictures are always reduced with antialiasing, as PIL does whatever this says",
     },
@@ -182,6 +182,8 @@ MODELS: dict[str, str] = {
     "DINOCriterion": _DX,
 }
 """Parts of other detectors and the projects whose files name them. With parts of D-FINE instead it is another model."""
+
+_OTHER_MODEL = "another model than D-FINE and RT-DETR, which is not supported yet"
 
 _FAMILIES = re.compile(r"[a-z-]{0,16}detr|dino|deim|yolo(?!_?d)|rtv4|rtmdet|faster|sparsercnn", re.IGNORECASE)
 """How the names of other detectors and of their parts begin, in any version and spelling."""
@@ -296,7 +298,7 @@ def _family_hint(name: object) -> str:
     """That a name listed nowhere is of another family: the most similar name of ours would be another model."""
     if not isinstance(name, str) or (family := _FAMILIES.match(name)) is None:
         return ""
-    return f"; {name} looks like a part of {family.group()}, another model than D-FINE and RT-DETR, which is not supported yet"
+    return f"; {name} looks like a part of {family.group()}, {_OTHER_MODEL}"
 
 
 def component_hint(name: object) -> str:
@@ -305,9 +307,7 @@ def component_hint(name: object) -> str:
     if isinstance(name, str) and name.endswith((".pt", ".pth", ".safetensors")):
         return "; weights to start from are given with tuning (-t)"
     if isinstance(name, str) and name in MODELS:
-        return (
-            f"; {name} is a part of {MODELS[name]}, another model than D-FINE and RT-DETR, which is not supported yet"
-        )
+        return f"; {name} is a part of {MODELS[name]}, {_OTHER_MODEL}"
     if found is None:
         return _family_hint(name)
     if found.ours is None:
