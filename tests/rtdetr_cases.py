@@ -71,7 +71,6 @@ def step_of(
     truth = fill_detr.random_targets(meta["target_seed"], meta["counts"], 80)
     targets = [{key: torch.from_numpy(value) for key, value in one.items()} for one in truth]
     config = name.split("_train")[0].removesuffix("_empty")
-    decoder_name = "RTDETRTransformerv2" if "v2" in config else "RTDETRTransformer"
     if "dn_draw/0_rand_like" in arrays:
         draws = [torch.from_numpy(arrays[key]) for key in sorted(arrays) if key.startswith("dn_draw/")]
         monkeypatch.setattr(decoder, "draw_noise", lambda *_: DenoisingNoise(*draws))

@@ -279,7 +279,8 @@ class HGNetv2(nn.Module):
         freeze_at: -1 freezes no parameter; 0..3 freezes as above. Statistics of trainable norms still follow the data.
         freeze_norm: normalisation as constants (buffers) instead of trained batch norm.
         pretrained: load ImageNet weights from ``<local_model_dir>/PPHGNetV2_<name>_stage1.pth``, for RT-DETR's names
-            from ``PPHGNetV2_<name>_ssld_pretrained_from_paddle.pth`` there. Nothing is downloaded. ``None``: no; that random weights are wanted is not said, so the log points it out.
+            from ``PPHGNetV2_<name>_ssld_pretrained_from_paddle.pth`` there. Nothing is downloaded. ``None``: no; that
+            random weights are wanted is not said, so the log points it out.
         local_model_dir: folder of that file.
 
     Attributes:
