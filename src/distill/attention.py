@@ -14,7 +14,7 @@ from ..core import dist
 from ..core.errors import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.checks import check_choice
-from ..losses.criterion import DFINECriterion
+from ..losses.criterion import Criterion
 from ..nn.capture import (
     CROSS_ATTENTION,
     DENSE_CROSS_ATTENTION,
@@ -124,7 +124,7 @@ class AttentionDistillation(Distiller):
                 "it out of distillers"
             )
 
-    def check(self, model: nn.Module, criterion: DFINECriterion) -> None:
+    def check(self, model: nn.Module, criterion: Criterion) -> None:
         for kind in (*self.kinds, *sorted(self.captures)):  # what stands in no option of its own comes last
             try:
                 attention_of(model, {kind})
@@ -143,6 +143,11 @@ class AttentionDistillation(Distiller):
                 f"layers, but {type(decoder).__name__} predicts after the last alone: set its aux_loss: True, or "
                 "row_weight: uniform"
             )
+        if self.row_weight != "uniform" and not hasattr(criterion, "use_uni_set"):
+            raise ValueError(
+                f"AttentionDistillation.row_weight: {self.row_weight} reads the matched step of a DFINECriterion, but "
+                f"the criterion is a {type(criterion).__name__}: set row_weight: uniform"
+            )
 
     def attention_pairs(self, layers: int) -> list[tuple[int, int]]:
         """(student, teacher) decoder layers, 0-based, of a model with this many."""
@@ -155,7 +160,7 @@ class AttentionDistillation(Distiller):
         for kind in self.kinds:
             couples = self.attention_pairs(_layers(attention, kind))
             if not factor:  # the same for every rank: nothing is computed, and nothing can disturb the run
-                losses = [context.step.matching.stack.boxes.new_zeros(()) for _ in couples]
+                losses = [context.student.layers[-1].boxes.new_zeros((), dtype=torch.float32) for _ in couples]
             else:
                 losses = self._losses(kind, couples, context)
             named |= {

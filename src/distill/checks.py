@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..losses.criterion import DFINECriterion
+from ..losses.criterion import Criterion
 from ..losses.step import MatchedGroup
 
 
@@ -20,12 +20,12 @@ def check_distributions(who: str, model: nn.Module) -> None:
         )
 
 
-def check_union(who: str, criterion: DFINECriterion) -> None:
+def check_union(who: str, criterion: Criterion) -> None:
     """Refuse a criterion whose sets do not share their matches (ValueError)."""
-    if not criterion.use_uni_set:
+    if not getattr(criterion, "use_uni_set", False):
         raise ValueError(
             f"{who} weighs queries by the union of all matches, but the criterion matches every layer on its own: set "
-            f"DFINECriterion.use_uni_set: True, or take {who} out (distillers: [] for none)"
+            f"{type(criterion).__name__}.use_uni_set: True, or take {who} out (distillers: [] for none)"
         )
 
 

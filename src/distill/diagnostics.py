@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..losses.functions import edge_kl
 from ..losses.step import MatchedGroup
 from ..nn.capture import SELF_ATTENTION, CapturedAttention, offers_attention
-from .context import DistillationContext, Distiller
+from .context import DistillationContext, Distiller, counted, told_apart
 
 _EDGES = 4
 
@@ -66,7 +66,7 @@ class Diagnostics:
             context: as distillers get it; heads without distributions have overlaps only.
         """
         tallies: Tallies = {}
-        with torch.autocast(context.step.matching.stack.boxes.device.type, enabled=False):
+        with torch.autocast(context.student.layers[-1].boxes.device.type, enabled=False):
             for group in context.step.groups:
                 tallies |= _overlaps(group)
                 if group.stack.edge_logits is not None:
@@ -74,8 +74,9 @@ class Diagnostics:
                     tallies |= _distributions(group, group.stack.edge_logits, pairs)
             if context.student.attention is not None:
                 tallies |= attention_tallies(context.student.attention)
-            for one in self._distillers:
-                tallies |= {name: _mean(value.float()) for name, value in one.diagnostics(context).items()}
+            for count, distiller in counted(self._distillers):
+                named = told_apart(distiller.diagnostics(context), count)
+                tallies |= {name: _mean(value.float()) for name, value in named.items()}
         return tallies
 
     def _pairs(self, layers: int) -> list[tuple[int, int]]:

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import check_non_negative, check_positive
 from ..core.registry import register
-from ..losses.criterion import DFINECriterion
+from ..losses.criterion import Criterion
 from ..losses.pairs import DnPadding
 from ..losses.step import MatchedGroup, MatchedStep
 from .checks import (
@@ -63,15 +63,16 @@ class GOLSD(Distiller):
         self.mixing = Mixing("GOLSD", denoising=denoising, dn_padding=dn_padding, dn_counts=dn_counts)
         self.ramp = Ramp(ramp, "GOLSD.ramp")
 
-    def bound(self, criterion: DFINECriterion) -> GOLSD:
+    def bound(self, criterion: Criterion) -> GOLSD:
         if self.weight is not None:
             return self
-        if "loss_ddf" not in criterion.weight_dict:
+        weights: Mapping[str, float] = getattr(criterion, "weight_dict", {})
+        if "loss_ddf" not in weights:
             raise ValueError(
                 "GOLSD.weight is null and the criterion's weight_dict has no loss_ddf: give one of the two"
             )
         return GOLSD(
-            criterion.weight_dict["loss_ddf"],
+            weights["loss_ddf"],
             self.temperature,
             denoising=self.mixing.denoising,
             dn_padding=self.mixing.dn_padding,
@@ -79,7 +80,7 @@ class GOLSD(Distiller):
             ramp=(self.ramp.start, self.ramp.end),
         )
 
-    def check(self, model: nn.Module, criterion: DFINECriterion) -> None:
+    def check(self, model: nn.Module, criterion: Criterion) -> None:
         check_distributions("GOLSD", model)
         check_layers("GOLSD", model)
         check_union("GOLSD", criterion)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.checks import check_choice
-from ..losses.criterion import DFINECriterion
+from ..losses.criterion import Criterion
 from ..losses.functions import class_kl, soften, softened_kl, zero_where_equal
 from ..losses.pairs import DnPadding
 from ..losses.step import MatchedGroup, MatchedStep
@@ -97,7 +97,7 @@ class InterLayerDistillation(Distiller):
         self.ramp = Ramp(ramp, f"{who}.ramp")
         self.mixing = Mixing(who, denoising=denoising, dn_padding=dn_padding, dn_counts=dn_counts, unmatched=unmatched)
 
-    def check(self, model: nn.Module, criterion: DFINECriterion) -> None:
+    def check(self, model: nn.Module, criterion: Criterion) -> None:
         check_distributions(_NAME, model)
         check_layers(_NAME, model)
         check_union(_NAME, criterion)

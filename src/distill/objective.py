@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..losses.criterion import DFINECriterion
+from ..losses.criterion import Criterion
 from ..losses.step import MatchedStep
 from ..nn.types import DetectorOutput, Target
-from .context import DistillationContext, Distiller
+from .context import DistillationContext, Distiller, counted, told_apart
 from .go_lsd import GOLSD
 
 
@@ -21,15 +21,16 @@ class Objective(nn.Module):
 
     Args:
         criterion: the supervised losses.
-        distillers: any number; None for the default of official files: GO-LSD wherever the criterion has local losses
-            and a weight ``loss_ddf``.
+        distillers: any number, also several of one class, whose losses are then told apart by a number
+            (``loss_isd_aux_0``, ``loss_2_isd_aux_0``); None for the default of official files: GO-LSD wherever the
+            criterion has local losses and a weight ``loss_ddf``.
 
     Raises:
-        ValueError: a distiller that leaves open what the criterion does not say, one that is listed twice, or two of
-            which one takes the other's place; all begin with ``distillers.N: ``.
+        ValueError: a distiller that leaves open what the criterion does not say, or two of different classes of which
+            one takes the other's place; both begin with ``distillers.N: ``.
     """
 
-    def __init__(self, criterion: DFINECriterion, distillers: Sequence[Distiller] | None = None) -> None:
+    def __init__(self, criterion: Criterion, distillers: Sequence[Distiller] | None = None) -> None:
         super().__init__()
         given = default_distillers(criterion) if distillers is None else distillers
         check_together(given)
@@ -46,15 +47,25 @@ class Objective(nn.Module):
         """:meth:`terms` of :meth:`context`."""
         return self.terms(self.context(output, targets, progress))
 
-    def context(self, output: DetectorOutput, targets: Sequence[Target], progress: float = 0.0) -> DistillationContext:
+    def context(
+        self,
+        output: DetectorOutput,
+        targets: Sequence[Target],
+        progress: float = 0.0,
+        *,
+        step_number: int = 0,
+        epoch: int = 0,
+    ) -> DistillationContext:
         """Match a step.
 
         Args:
             output: of the model in train mode.
             targets: one per image.
             progress: share of the run's optimiser steps that are done.
+            step_number: optimiser steps that are done.
+            epoch: passes over the data that are done.
         """
-        return DistillationContext(output, self.criterion.match(output, targets), progress)
+        return DistillationContext(output, self.criterion.match(output, targets), progress, step_number, epoch)
 
     def terms(self, context: DistillationContext) -> dict[str, Tensor]:
         """Name -> weighted scalar, prediction set by prediction set; the objective is their sum.
@@ -63,9 +74,9 @@ class Objective(nn.Module):
             ValueError: two distillers return a loss of the same name.
         """
         named = self.criterion.terms(context.step)
-        with torch.autocast(context.step.matching.stack.boxes.device.type, enabled=False):
-            for index, distiller in enumerate(self.distillers):
-                losses = distiller(context)
+        with torch.autocast(context.student.layers[-1].boxes.device.type, enabled=False):
+            for index, (count, distiller) in enumerate(counted(self.distillers)):
+                losses = told_apart(distiller(context), count)
                 twice = named.keys() & losses.keys()
                 if twice:
                     raise ValueError(
@@ -77,22 +88,18 @@ class Objective(nn.Module):
 
 
 def check_together(distillers: Sequence[Distiller]) -> None:
-    """Refuse a distiller that is listed twice, or beside one whose place it takes (ValueError)."""
-    for index, one in enumerate(distillers):
-        kind = type(one).__name__
+    """Refuse a distiller beside one of another class whose place it takes (ValueError)."""
+    for index, distiller in enumerate(distillers):
         for place, other in enumerate(distillers[:index]):
-            if type(other) is type(one):
+            if type(other) is not type(distiller) and distiller.compares and distiller.compares == other.compares:
                 raise ValueError(
-                    f"distillers.{index}: {kind} stands there twice, and its losses would have the same names: keep one"
-                )
-            if one.compares and one.compares == other.compares:
-                raise ValueError(
-                    f"distillers.{index}: {kind} compares the {one.compares} of the decoder layers, as "
-                    f"{type(other).__name__} (distillers.{place}) does, and takes its place: keep one of the two"
+                    f"distillers.{index}: {type(distiller).__name__} compares the {distiller.compares} of the decoder "
+                    f"layers, as {type(other).__name__} (distillers.{place}) does, and takes its place: keep one of "
+                    "the two"
                 )
 
 
-def _bound(index: int, distiller: Distiller, criterion: DFINECriterion) -> Distiller:
+def _bound(index: int, distiller: Distiller, criterion: Criterion) -> Distiller:
     """The distiller with what the criterion gives it; what it refuses with its place in the list."""
     try:
         return distiller.bound(criterion)
@@ -100,9 +107,10 @@ def _bound(index: int, distiller: Distiller, criterion: DFINECriterion) -> Disti
         raise ValueError(f"distillers.{index}: {error}") from error
 
 
-def default_distillers(criterion: DFINECriterion) -> list[Distiller]:
+def default_distillers(criterion: Criterion) -> list[Distiller]:
     """What official files mean, which know no distillers: GO-LSD where the criterion weighs it."""
-    return [GOLSD()] if "local" in criterion.losses and "loss_ddf" in criterion.weight_dict else []
+    losses, weights = (getattr(criterion, name, ()) for name in ("losses", "weight_dict"))
+    return [GOLSD()] if "local" in losses and "loss_ddf" in weights else []
 
 
 def in_order(named: Mapping[str, Tensor], step: MatchedStep) -> dict[str, Tensor]:
@@ -115,6 +123,6 @@ def in_order(named: Mapping[str, Tensor], step: MatchedStep) -> dict[str, Tensor
     by_length = sorted(suffixes, key=len, reverse=True)
 
     def place(name: str) -> int:
-        return rank[next((suffix for suffix in by_length if name.endswith(suffix)), "")]
+        return rank.get(next((suffix for suffix in by_length if name.endswith(suffix)), ""), 0)
 
     return {name: named[name] for name in sorted(named, key=place)}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,23 @@ from .step import MatchedGroup, MatchedStep
 
 Terms = dict[str, Tensor]
 """Name of a term -> (k,) values of the first k sets of a stack."""
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """What a run asks of its supervised losses, in two parts: distillers and diagnostics read the step between them.
+
+    Some distillers ask for more, by attributes of the names that :class:`DFINECriterion` has: a criterion without
+    ``use_uni_set: True`` is taken as one whose decoder layers do not share their matches.
+    """
+
+    def match(self, output: DetectorOutput, targets: Sequence[Target]) -> MatchedStep:
+        """Pair the queries of B images with their targets; see :meth:`DFINECriterion.match`."""
+        ...
+
+    def terms(self, step: MatchedStep) -> dict[str, Tensor]:
+        """Weighted scalars by name, the same names at every step; their sum is what the criterion minimises."""
+        ...
 
 
 @register
@@ -111,7 +128,7 @@ class DFINECriterion(nn.Module):
                 MatchedGroup(name, one, *pair, matched_boxes(one, pair[0], table, cxcywh_to_xyxy(one.boxes)), table)
                 for name, one, pair in zip(names, stacks, paired)
             ]
-        return MatchedStep(output, table, matched)
+        return MatchedStep(output, matched)
 
     def terms(self, step: MatchedStep) -> dict[str, Tensor]:
         """Score a matched step in float32.

@@ -54,9 +54,8 @@ class MatchedStep:
 
     output: DetectorOutput
     """What the model returned."""
-    table: TargetTable
-    groups: Sequence[MatchedGroup]
-    """The matching queries, then every extra group in the output's order."""
+    groups: Sequence[MatchedGroup] = ()
+    """The matching queries, then every extra group in the output's order; none of a criterion without such pairs."""
 
     @property
     def matching(self) -> MatchedGroup:

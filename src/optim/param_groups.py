@@ -48,7 +48,7 @@ def param_groups(
     which are meant as they are, it is a line of information.
 
     Args:
-        model: its ``requires_grad`` parameters are grouped, in ``named_parameters()`` order.
+        model: its :func:`trainable_parameters` are grouped, in their order.
         entries: ``{"params": pattern, option: value, ...}`` each; ``None`` for one group of everything.
         options: what an entry may set beside ``params``, for example ``lr``.
         defaults: the optimizer's values of these options, for messages.
@@ -59,7 +59,7 @@ def param_groups(
     Raises:
         ConfigError: a pattern that is no regular expression, an option the optimizer does not have, no parameters.
     """
-    left = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    left = trainable_parameters(model)
     if not left:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter: check the freeze options of its parts")
     every_name = tuple(left)
@@ -76,6 +76,13 @@ def param_groups(
     if left:
         groups.append(_group("rest", left, {}))
     return groups
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained of a module under the names that patterns look at: its own ``trainable_parameters()`` where it
+    has such a method, which yields names and parameters, else ``named_parameters()``."""
+    named = getattr(model, "trainable_parameters", model.named_parameters)()
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
 @register

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,7 @@ from ..core import dist
 from ..core.checkpoint.weights import load_weights
 from ..core.errors import CheckpointError, ConfigError
 from ..data.evaluate import EvalResult, shown
-from ..distill.context import DistillationContext
 from ..distill.diagnostics import Diagnostics
-from ..distill.objective import Objective
-from ..nn.padding import content_sizes_of
-from ..optim.schedule import Schedule
 from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
 from .progress import TimeLeft
 from .stages import judge
@@ -65,7 +61,7 @@ class _Fit:
     def __init__(self, run: Training, writers: list[Writer], stop: StopSignal) -> None:
         self.run, self.writers, self.stop = run, writers, stop
         run.freeze.apply(run.optim.schedule.step)
-        self.model = _distribute(run)
+        self.trained = _distribute(run)
         self.guard = NonFiniteGuard(
             active=run.settings.nonfinite == "stop", watch_gradient=run.optim.precision.name != "fp16"
         )
@@ -103,7 +99,7 @@ class _Fit:
         loader.set_epoch(epoch)
         loader.start_at(progress.batch)
         batches = len(loader)
-        run.model.train()
+        run.trained.train()
         self._freeze_if_due()
         run.optim.start_epoch(batches - progress.batch)
         bar = ProgressBar(batches, progress.batch, f"epoch {epoch}", enabled=dist.is_main())
@@ -126,27 +122,32 @@ class _Fit:
                 loader,
                 run.optim,
                 max_norm=run.settings.clip_max_norm,
-                window=lambda: run.optim.sync_context(self.model),
+                window=lambda: run.optim.sync_context(self.trained),
                 on_step=partial(self._after_step, listener),
             )
         progress.batch, progress.step = listener.batch, listener.step
+        if rest := run.trained.without_gradient(run.optim.optimizer):
+            logger.warning("epoch %d: no gradient has reached %s yet: they are not trained", epoch, ", ".join(rest))
 
     def _losses(
         self, listener: EpochListener, images: Tensor, targets: list[dict[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        """Named losses of a batch, by the model as it is wrapped now."""
-        run = self.run
+        """Named losses of a batch, by what is trained as it is wrapped now."""
+        run, schedule = self.run, self.run.optim.schedule
         run.batch_shape = tuple(images.shape)
-        return losses_of(self.model, run.criterion, run.optim.schedule, images, targets, watch=listener.watch)
+        terms: Mapping[str, Tensor] = self.trained(
+            images, targets, schedule.progress, step_number=schedule.step, epoch=listener.epoch, watch=listener.watch
+        )
+        return terms
 
     def _after_step(self, listener: EpochListener, report: StepReport) -> None:
         listener(report)
         self._freeze_if_due()
 
     def _freeze_if_due(self) -> None:
-        """Freeze what is frozen at this step; with other trainable parameters the model is wrapped anew."""
+        """Freeze what is frozen at this step; with other trainable parameters they are wrapped anew."""
         if self.run.freeze.apply(self.run.optim.schedule.step):
-            self.model = _distribute(self.run)
+            self.trained = _distribute(self.run)
 
     def leave_if_asked(self) -> None:
         """Before an evaluation, which may outlast the patience of who sent the signal: save and stop."""
@@ -210,35 +211,13 @@ class _Fit:
         return [path for path in paths if epoch >= 0 and not path.exists()]
 
 
-def losses_of(
-    model: nn.Module,
-    objective: Objective,
-    schedule: Schedule,
-    images: Tensor,
-    targets: list[dict[str, Tensor]],
-    *,
-    watch: Callable[[DistillationContext], object] | None = None,
-) -> Mapping[str, Tensor]:
-    """Forward pass and objective: name -> weighted scalar.
-
-    Args:
-        watch: called with the matched step after the losses (diagnostics).
-    """
-    output = model(images, targets, **content_sizes_of(targets))
-    context = objective.context(output, targets, schedule.progress)
-    terms = objective.terms(context)
-    if watch is not None:
-        watch(context)
-    return terms
-
-
 def _distribute(run: Training) -> nn.Module:
-    """The model as the loop calls it: wrapped where several ranks share the gradients."""
+    """What is trained as the loop calls it: wrapped where several ranks share the gradients."""
     if dist.world_size() == 1:
-        return run.model
+        return run.trained
     ids = [run.device.index] if run.device.type == "cuda" else None
     return DistributedDataParallel(
-        run.model, device_ids=ids, find_unused_parameters=run.settings.find_unused_parameters
+        run.trained, device_ids=ids, find_unused_parameters=run.settings.find_unused_parameters
     )
 
 

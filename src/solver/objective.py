@@ -16,7 +16,7 @@ from ..core.errors import ConfigError
 from ..distill.checks import answering_layers
 from ..distill.context import Distiller
 from ..distill.objective import Objective, default_distillers
-from ..losses.criterion import DFINECriterion
+from ..losses.criterion import Criterion
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +32,21 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
         model: as built, before it is wrapped or compiled.
 
     Raises:
-        ConfigError: not a criterion of ours, or a distiller that the model or the criterion cannot serve; with file,
-            line and config path.
+        ConfigError: no criterion, a distiller that stands twice with the same arguments, or one that the model or the
+            criterion cannot serve; with file, line and config path.
     """
     criterion = config.build("criterion")
-    if not isinstance(criterion, DFINECriterion):
+    if not isinstance(criterion, Criterion):
         raise ConfigError(
-            f"{_place(config, 'criterion')}: {type(criterion).__name__} is no DFINECriterion: derive it from that "
-            "class, whose match() and terms() the distillers share"
+            f"{_place(config, 'criterion')}: {type(criterion).__name__} is no criterion: it needs match(output, "
+            "targets) and terms(step), as isdfine.losses.criterion.Criterion describes them"
         )
     if dist.is_main():
-        for text in criterion.idle:
+        for text in getattr(criterion, "idle", ()):
             logger.warning("%s: %s", _place(config, "criterion"), text)
     listed = config.get(DISTILLERS) is not None
+    if listed:
+        _refuse_doubles(config)
     given: Sequence[Distiller] = config.build(DISTILLERS) if listed else _default(config, criterion, model)
     with _at(config.origins[DISTILLERS] if listed else _place(config, "criterion")):
         objective = Objective(criterion, given)
@@ -55,10 +57,21 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
     return objective
 
 
-def _default(config: Config, criterion: DFINECriterion, model: nn.Module) -> list[Distiller]:
+def _default(config: Config, criterion: Criterion, model: nn.Module) -> list[Distiller]:
     """What official files mean; a single layer has nobody to teach."""
     names = [type(one).__name__ for one in default_distillers(criterion)]
     return [config.build(name) for name in names] if answering_layers(model) > 1 else []
+
+
+def _refuse_doubles(config: Config) -> None:
+    """Two distillers of one class are meant to differ."""
+    entries = [entry if isinstance(entry, dict) else {"type": entry} for entry in config.get(DISTILLERS)]
+    for index, entry in enumerate(entries):
+        if entry in entries[:index]:
+            raise ConfigError(
+                f"{_place(config, f'{DISTILLERS}.{index}')}: {entry['type']} stands there twice with the same "
+                "arguments: keep one, or let them differ"
+            )
 
 
 def _warn_of_idle_sections(config: Config, used: Sequence[Distiller]) -> None:

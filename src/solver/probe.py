@@ -29,11 +29,11 @@ from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .allocations import lasting_tensors, peak_of_allocations, storage_bytes
 from .checkpoint import rng_state, set_rng_state
-from .fit import losses_of
 from .made_up import made_up_target
 from .objective import build_objective
 from .speed import use_channels_last
 from .train import train_one_epoch
+from .trained import Trained
 
 Size = tuple[int, int]
 
@@ -76,7 +76,8 @@ class Probe:
         captures = self.objective.captures
         self._watch = Diagnostics(self.objective.distillers) if settings.diagnostics else None
         request_attention(self.model, kinds_to_capture(self.model, captures) if self._watch else captures)
-        optimizer = config.build("optimizer", model=self.model)
+        self.trained = Trained(self.model, self.objective)
+        optimizer = config.build("optimizer", model=self.trained)
         for group in optimizer.param_groups:
             group["lr"] = 0.0  # noise is nothing to learn from
         name = settings.training_precision(device.type)
@@ -103,7 +104,7 @@ class Probe:
     def step(self, images: Tensor, targets: list[dict[str, Tensor]]) -> None:
         """Forward, backward, optimiser, average: the loop that trains."""
         train_one_epoch(
-            partial(losses_of, self.model, self.objective, self.optim.schedule, watch=self._watch),
+            partial(self.trained, watch=self._watch),
             [(images, targets)],
             self.optim,
             max_norm=self.max_norm,
@@ -140,11 +141,11 @@ class Probe:
 
     def held_bytes(self) -> int:
         """Weights, average and moments; with several ranks also the buckets that gradients travel in."""
-        return storage_bytes(lasting_tensors(self.model, self.optim))
+        return storage_bytes(lasting_tensors(self.trained, self.optim))
 
     def gradient_bytes(self) -> int:
         """Of all parameters that are trained."""
-        return sum(one.nbytes for one in self.model.parameters() if one.requires_grad)
+        return sum(one.nbytes for one in self.trained.parameters() if one.requires_grad)
 
     def batch(self, count: int, size: Size) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Images (B, 3, H, W) of noise and random boxes; the first image is the fullest one."""

@@ -40,6 +40,7 @@ from .resume import check_moments, run_state
 from .solver import Evaluation
 from .speed import compile_for
 from .stages import StagePlan
+from .trained import Trained
 from .tuning import ClassTables, check_label_space, tune
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Training(Evaluation):
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
+        self.trained = Trained(self.model, self.criterion)
         captures = self.criterion.captures
         request_attention(self.model, kinds_to_capture(self.model, captures) if settings.diagnostics else captures)
         self.plan = StagePlan(
@@ -92,7 +94,8 @@ class Training(Evaluation):
             level = logging.WARNING if asked else logging.INFO
             logger.log(level, "use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
         scaler = config.build("scaler", device=self.device.type) if name == "fp16" and config.get("scaler") else None
-        optimizer = config.build("optimizer", model=self.model)
+        optimizer = config.build("optimizer", model=self.trained)
+        self.trained.check_covered(optimizer)
         steps_per_epoch = math.ceil(len(self.train_loader) / settings.accumulate_steps)
         self.freeze = Freeze(self.model, settings.freeze, steps_per_epoch, config.origins.get("freeze"))
         schedule = Schedule(
@@ -146,7 +149,7 @@ class Training(Evaluation):
             self.claim_folder()  # before the state is read: a run that goes on would write a newer one
         file, state = run_state(path)
         check_label_space(file, state, self.label_space)
-        load_weights(self.model, state["model"])
+        self._load_weights(state, file)
         self._load_optim(state, file)
         self.resumed_from = file.parent
         self.progress = Progress.from_dict(state["progress"])
@@ -169,6 +172,17 @@ class Training(Evaluation):
         """Whether no epoch is left, as after resuming a run that came to its end, where the last checkpoint is."""
         complete = self.resumed_from is None or RunFolder(self.resumed_from).last.exists()
         return self.progress.epoch >= self.settings.epoches and complete
+
+    def _load_weights(self, state: dict[str, Any], file: Path) -> None:
+        """Of the model, and of what is trained beside it; checkpoints hold the latter since version 0.2."""
+        load_weights(self.model, state["model"])
+        saved, own = state.get("objective", {}), self.criterion.state_dict()
+        if odd := sorted(saved.keys() ^ own.keys()) or [key for key in own if saved[key].shape != own[key].shape]:
+            raise CheckpointError(
+                f"{file} holds {len(saved)} weights of criterion and distillers, this run has {len(own)}; they differ "
+                f"in {odd[0]}: resume with the config.yml beside it, or start a run from its model with -t"
+            )
+        self.criterion.load_state_dict(saved)
 
     def _load_optim(self, state: dict[str, Any], file: Path) -> None:
         groups = self.optim.optimizer.param_groups
@@ -245,10 +259,11 @@ class Training(Evaluation):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs; called on all ranks (each adds its random state)."""
-        optim = self.optim.state_dict()
+        optim, beside = self.optim.state_dict(), self.criterion.state_dict()
         return {
             "format": CHECKPOINT_FORMAT,
             "model": self.model.state_dict(),
+            **({"objective": beside} if beside else {}),
             "ema": optim["ema"],  # where official tools look for weights; the same tensors, stored once
             "optim": optim,
             "progress": self.progress.to_dict(),
@@ -283,7 +298,7 @@ class Training(Evaluation):
                 "put it back, or turn the second stage off with -u train_dataloader.collate_fn.stop_epoch=null"
             )
         state = load_checkpoint(self.folder.best_stage_one)
-        load_weights(self.model, state["model"])
+        self._load_weights(state, self.folder.best_stage_one)
         schedule = self.optim.schedule.state_dict()
         self._load_optim({"optim": {**state["optim"], "schedule": schedule}}, self.folder.best_stage_one)
         decay = self.base_decay

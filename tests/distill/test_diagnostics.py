@@ -80,7 +80,7 @@ def test_means_are_those_of_a_loop_over_queries() -> None:
         assert found[f"{name}_layer_0_from_2"] == pytest.approx(sum(values) / len(values), rel=1e-5)
     assert found["entropy_layer_0"] == pytest.approx(float(-(q * q.log()).sum(-1).mean()), rel=1e-5)
     boxes = case.output.layers[1].boxes.detach().flatten(0, 1)[rows]
-    iou = paired_iou(cxcywh_to_xyxy(boxes), context.step.table.corners[numbers])
+    iou = paired_iou(cxcywh_to_xyxy(boxes), context.step.matching.table.corners[numbers])
     assert found["iou_layer_1"] == pytest.approx(float(iou.mean()), rel=1e-5)
     assert (found["km"], found["ku"]) == (4 * sum(matched), 4 * (len(matched) - sum(matched)))
 

@@ -106,10 +106,21 @@ def test_all_losses_of_predictions_in_bfloat16_are_those_in_float32_to_one_perce
         assert value.item() == pytest.approx(exact[name].item(), rel=1e-2), name
 
 
+def test_losses_of_two_distillers_of_one_class_are_told_apart() -> None:
+    case = random_case(3, dn_groups=1)
+    alone = [objective(case, method)(case.output, case.targets) for method in (GOLSD(), GOLSD(2.0, temperature=1.0))]
+    both = objective(case, GOLSD(), Watching(), GOLSD(2.0, temperature=1.0))(case.output, case.targets)
+    for name, value in alone[1].items():
+        first, second = alone[0][name], both[name.replace("loss_ddf", "loss_2_ddf")]
+        assert torch.equal(both[name], first)
+        assert torch.equal(second, value)
+    assert len(both) == len(alone[0]) + 1 + sum("ddf" in name for name in alone[1])
+    names = list(both)
+    assert names[names.index("loss_ddf_aux_0") + 1] == "loss_2_ddf_aux_0"
+
+
 def test_names_may_not_clash() -> None:
     case = random_case(3)
-    with pytest.raises(ValueError, match=r"distillers.2: GOLSD stands there twice, .* the same names: keep one"):
-        objective(case, GOLSD(), Watching(), GOLSD(2.0))
     with pytest.raises(
         ValueError, match=r"distillers.0 \(Watching\) returns loss_vfl, which is there already: give its"
     ):

@@ -197,7 +197,7 @@ class Model(nn.Module):
     def forward(self, values):
         return self.head(self.backbone(values))
 model = Model()
-run = SimpleNamespace(model=model, device=torch.device("cpu"), settings=SimpleNamespace(find_unused_parameters=False))
+run = SimpleNamespace(trained=model, device=torch.device("cpu"), settings=SimpleNamespace(find_unused_parameters=False))
 freeze = Freeze(model, {"backbone": {"steps": 2}}, 1)
 freeze.apply(0)
 wrapped = _distribute(run)

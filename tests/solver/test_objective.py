@@ -4,7 +4,6 @@
 
 import re
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from isdfine.distill.inter_layer import InterLayerDistillation
 from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
-from isdfine.solver.fit import losses_of
 from isdfine.solver.objective import build_objective
 from isdfine.solver.train import StepReport, train_one_epoch
 from isdfine.solver.training import Training
@@ -157,6 +155,7 @@ def test_the_command_line_sets_lists_and_arguments(tmp_path: Path) -> None:
         ("distillers: [InterLayerDistilation]",
          r"run.yml:7: distillers.0: distillers knows no .*; did you mean InterLayerDistillation\?"),
         ("distillers: [GOLSD, GOLSD]", r"run.yml:7: distillers.1: GOLSD stands there twice"),
+        ("distillers: [{type: GOLSD}, GOLSD]", r"run.yml:7: distillers.1: GOLSD stands there twice with the same arg"),
         ("distillers:\n- GOLSD\n- InterLayerDistillation",
          r"run.yml:\d: distillers.1: InterLayerDistillation compares the edge .*, as GOLSD \(distillers.0\) does, and"),
         ("distillers: [InterLayerDistillation, GOLSD]", r"run.yml:7: distillers.1: GOLSD compares .*: keep one of the"),
@@ -207,9 +206,9 @@ def test_what_the_model_or_the_criterion_cannot_serve_is_refused(tmp_path: Path)
         build_objective(isdfine.load_config(tmp_path / "bare.yml"), Model())
 
 
-def test_another_kind_of_criterion_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_criterion_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.yml").write_text("criterion: {type: LinearWarmup}\n")
-    message = r"run.yml:1: criterion: LinearWarmup is no DFINECriterion: derive it from that class, whose match\(\)"
+    message = r"run.yml:1: criterion: LinearWarmup is no criterion: it needs match\(output, targets\) and terms\(step\)"
     with pytest.raises(ConfigError, match=message):
         build_objective(isdfine.load_config(tmp_path / "run.yml"), Model())
 
@@ -245,7 +244,7 @@ def one_epoch(run: Training) -> list[StepReport]:
     run.model.train()
     run.optim.start_epoch(len(run.train_loader))
     train_one_epoch(
-        partial(losses_of, run.model, run.criterion, run.optim.schedule),
+        lambda images, targets: run.trained(images, targets, run.optim.schedule.progress),
         run.train_loader,
         run.optim,
         max_norm=run.settings.clip_max_norm,

@@ -16,10 +16,9 @@ from isdfine.data.collate import PaddedBatchCollateFunction
 from isdfine.data.evaluate import CocoEvaluator
 from isdfine.distill.objective import Objective
 from isdfine.nn.types import Predictions
-from isdfine.optim.schedule import Schedule
 from isdfine.solver.evaluate import evaluate
-from isdfine.solver.fit import losses_of
 from isdfine.solver.solver import Evaluation
+from isdfine.solver.trained import Trained
 from isdfine.zoo.dfine.postprocess import DFINEPostProcessor
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +116,7 @@ class Unchanged(Objective):
     def __init__(self) -> None:
         nn.Module.__init__(self)
 
-    def context(self, output: Any, targets: Any, progress: float = 0.0) -> Any:
+    def context(self, output: Any, targets: Any, progress: float = 0.0, **when: Any) -> Any:
         return output
 
     def terms(self, context: Any) -> Any:
@@ -126,11 +125,10 @@ class Unchanged(Objective):
 
 def test_a_model_hears_of_padding_only_where_there_is_some() -> None:
     images, plain = torch.zeros(2, 3, 4, 4), [{"labels": torch.zeros(1)}] * 2
-    weights = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    schedule = Schedule(weights, None, None, steps_per_epoch=1, total_epochs=1)
-    assert losses_of(Recorder(), Unchanged(), schedule, images, plain) == ((images, plain), {})
+    trained = Trained(Recorder(), Unchanged())
+    assert trained(images, plain) == ((images, plain), {})  # type: ignore[comparison-overlap]
     padded = [{"content_size": torch.tensor([3, 4])}] * 2
-    arguments, options = losses_of(Recorder(), Unchanged(), schedule, images, padded)
+    arguments, options = trained(images, padded)
     assert arguments == (images, padded)
     assert options["content_sizes"].tolist() == [[3, 4], [3, 4]]
 

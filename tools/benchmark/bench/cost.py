@@ -32,10 +32,10 @@ from isdfine.optim.precision import Precision
 from isdfine.optim.schedule import Schedule
 from isdfine.optim.step import Optim
 from isdfine.solver.allocations import lasting_tensors, peak_of_allocations, storage_bytes
-from isdfine.solver.fit import losses_of
 from isdfine.solver.made_up import made_up_target
 from isdfine.solver.objective import build_objective
 from isdfine.solver.train import train_one_epoch
+from isdfine.solver.trained import Trained
 
 _GO_LSD = {"type": "GOLSD"}
 _DOWN = {"type": "InterLayerDistillation", "direction": "deep_to_shallow"}
@@ -253,7 +253,7 @@ class _Step:
         bench = self.bench
         request_attention(bench.model, self.captures)
         train_one_epoch(
-            partial(losses_of, bench.model, self.objective, bench.optim.schedule, watch=self._watch),
+            partial(Trained(bench.model, self.objective), watch=self._watch),
             [(bench.images, bench.targets)],
             bench.optim,
             max_norm=bench.max_norm,
