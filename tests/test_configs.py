@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import isdfine
+from ablation.matrix_file import read_matrix
 from golden_cases import load_json
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
-from isdfine.lab.matrix_file import read_matrix
 from official_values import write_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"

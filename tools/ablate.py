@@ -23,15 +23,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
+from ablation.ablation import check_buildable, commands, pending, put_aside
+from ablation.matrix import Matrix, shown
+from ablation.matrix_file import read_matrix
+from ablation.report import summary_table, write_report
+from ablation.results import Configs, Layers, Results, collect
+from ablation.runner import Failure, Interrupted, Runner
 from isdfine.core.environment import setup_logging
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.files import take_lock
-from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
-from isdfine.lab.matrix import Matrix, shown
-from isdfine.lab.matrix_file import read_matrix
-from isdfine.lab.report import summary_table, write_report
-from isdfine.lab.results import Configs, Layers, Results, collect
-from isdfine.lab.runner import Failure, Interrupted, Runner
 
 logger = logging.getLogger("isdfine.ablate")
 

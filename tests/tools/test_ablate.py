@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import isdfine
+from ablation.matrix_file import read_matrix
+from ablation.results import Configs
+from ablation_cases import finish, write_matrix
 from builders import ROOT, load_tool, write_micro_config
-from isdfine.lab.matrix_file import read_matrix
-from isdfine.lab.results import Configs
-from lab.folders import finish, write_matrix
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,16 @@ from contextlib import contextmanager
 
 import torch
 
-from ..core.environment import PACKAGE
-from ..core.errors import CheckpointError, ConfigError, DataError
-from ..solver.training import Training
+from isdfine.core.environment import PACKAGE
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.solver.training import Training
+
 from .matrix import BUSY, Run
 from .results import Configs
 from .runner import Runner
 from .standing import Standing, standing
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"isdfine.{__name__}")
 
 Pending = list[tuple[Run, Standing]]
 """Runs that are to be trained, with what is there of them."""
@@ -109,7 +110,7 @@ def _each_warning_once() -> Iterator[None]:
     said: set[str] = set()
 
     def worth_a_line(record: logging.LogRecord) -> bool:
-        if record.name == __name__:
+        if record.name == logger.name:
             return True
         text = record.getMessage()
         fresh = record.levelno >= logging.WARNING and text not in said

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ablation.matrix_file import read_matrix
+from ablation_cases import read_trial, write_trial
 from isdfine.core.errors import ConfigError
-from isdfine.lab.matrix_file import read_matrix
-from lab.folders import read_trial, write_trial
 
 
 def test_all_variants_of_the_first_seed_come_first(tmp_path: Path) -> None:

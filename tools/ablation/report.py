@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.files import whole_file
+from isdfine.core.files import whole_file
+
 from .comparisons import paired, paired_first_layer, values_of
 from .layers import values_by_layer
 from .matrix import Matrix

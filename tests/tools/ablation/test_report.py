@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isdfine.lab.layers import LayerResults
-from isdfine.lab.matrix import Change, Judge, Matrix
-from isdfine.lab.report import summary_table, to_dict, write_report
-from isdfine.lab.results import Outcome, Results
+from ablation.layers import LayerResults
+from ablation.matrix import Change, Judge, Matrix
+from ablation.report import summary_table, to_dict, write_report
+from ablation.results import Outcome, Results
 
 APS = {"plain": (0.40, 0.42, 0.41), "good": (0.42, 0.44, 0.4301), "same": (0.41, 0.41, 0.41), "few": (0.5, None, None)}
 """AP by seed of every variant; None = not run."""
@@ -136,7 +136,7 @@ def test_the_json_report_holds_the_same_as_fractions(tmp_path: Path) -> None:
 
 
 def test_curves_use_the_steps_that_all_runs_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from isdfine.lab import plots
+    from ablation import plots
 
     found = results(tmp_path)
     found.outcomes[0].curve.insert(1, (15, {"AP": 0.3, "APl": -1.0}))

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import isdfine
+from ablation import layers
+from ablation.layers import LayerResults, cached_layers, layer_metrics, refinement, values_by_layer
 from builders import write_micro_config
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.evaluate import CocoEvaluator, EvalResult
-from isdfine.lab import layers
-from isdfine.lab.layers import LayerResults, cached_layers, layer_metrics, refinement, values_by_layer
 from isdfine.solver.solver import Evaluation
 
 

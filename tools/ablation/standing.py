@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from ..core.checkpoint import read_checkpoint
-from ..core.config.node import dump_yaml, read_yaml
-from ..core.config.settings import RunSettings
-from ..core.errors import CheckpointError, ConfigError
-from ..solver.folder import RunFolder
+from isdfine.core.checkpoint import read_checkpoint
+from isdfine.core.config.node import dump_yaml, read_yaml
+from isdfine.core.config.settings import RunSettings
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.solver.folder import RunFolder
 
 BOOKKEEPING = frozenset(
     ("output_dir", "resume", "tuning", "tuning_classes", "print_freq", "checkpoint_freq", "save_every")

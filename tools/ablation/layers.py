@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.config import Config
-from ..core.errors import CheckpointError, ConfigError
-from ..core.files import whole_file
-from ..data.evaluate import EvalResult
-from ..solver.evaluate import detect
-from ..solver.solver import Evaluation
+from isdfine.core.config import Config
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.core.files import whole_file
+from isdfine.data.evaluate import EvalResult
+from isdfine.solver.evaluate import detect
+from isdfine.solver.solver import Evaluation
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"isdfine.{__name__}")
 
 _SHARED = ("backbone", "encoder")
 """Parts in front of the decoder: computed once for all layers of a batch."""

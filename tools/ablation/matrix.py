@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from ..core.config.layers import INCLUDE
-from ..core.config.node import dump_yaml
-from ..core.config.plan import suggest
-from ..core.errors import ConfigError
-from ..core.files import is_locked, take_lock, whole_file
-from ..solver.folder import RunFolder
+from isdfine.core.config.layers import INCLUDE
+from isdfine.core.config.node import dump_yaml
+from isdfine.core.config.plan import suggest
+from isdfine.core.errors import ConfigError
+from isdfine.core.files import is_locked, take_lock, whole_file
+from isdfine.solver.folder import RunFolder
 
 Judge = Literal["last", "best"]
 BUSY = "another process is training it at this moment: left to that one"

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from isdfine.lab import matrix, train_log
-from isdfine.lab.matrix import Run
-from isdfine.lab.runner import Failure, Interrupted, Runner, environment
-from isdfine.lab.standing import standing
+from ablation import matrix, train_log
+from ablation.matrix import Run
+from ablation.runner import Failure, Interrupted, Runner, environment
+from ablation.standing import standing
 from isdfine.solver.folder import RunFolder
 
 EPOCHS = 3

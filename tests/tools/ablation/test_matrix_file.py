@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ablation.matrix_file import read_matrix
+from ablation_cases import TRIAL, read_trial, write_trial
 from isdfine.core.errors import ConfigError
-from isdfine.lab.matrix_file import read_matrix
-from lab.folders import TRIAL, read_trial, write_trial
 
 
 def test_defaults(tmp_path: Path) -> None:

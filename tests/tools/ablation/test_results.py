@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import isdfine
+from ablation import results as module
+from ablation.layers import LayerResults
+from ablation.matrix import Matrix
+from ablation.matrix_file import read_matrix
+from ablation.results import Configs, collect
+from ablation_cases import finish, write_matrix
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
-from isdfine.lab import results as module
-from isdfine.lab.layers import LayerResults
-from isdfine.lab.matrix import Matrix
-from isdfine.lab.matrix_file import read_matrix
-from isdfine.lab.results import Configs, collect
-from lab.folders import finish, write_matrix
 
 
 def trained(folder: Path, **changes: Any) -> tuple[Matrix, Configs]:

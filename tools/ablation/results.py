@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..core.config import Config
-from ..core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.config import Config
+from isdfine.core.errors import CheckpointError, ConfigError, DataError
+
 from . import train_log
 from .layers import LayerResults, cached_layers, known_layers
 from .matrix import Judge, Matrix, Run
 from .standing import config_hash, evaluations, final_evaluation, read_records, saved_step, standing
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"isdfine.{__name__}")
 
 LAYERS = "layers.json"
 ABSENT = -1.0

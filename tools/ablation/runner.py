@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ..core.errors import ConfigError
-from ..solver.callbacks import StopSignal
+from isdfine.core.errors import ConfigError
+from isdfine.solver.callbacks import StopSignal
+
 from . import train_log
 from .matrix import BUSY, Run
 from .standing import standing
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"isdfine.{__name__}")
 
 _POLL_SECONDS = 0.2
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from isdfine.lab.statistics import compare, false_claim_rate, summarize, t_quantile
+from ablation.statistics import compare, false_claim_rate, summarize, t_quantile
 
 
 def test_mean_and_standard_deviation() -> None:

@@ -8,8 +8,7 @@ import pytest
 import torch
 import yaml
 
-from isdfine.core.errors import ConfigError
-from isdfine.lab.standing import (
+from ablation.standing import (
     config_hash,
     differences_of,
     final_evaluation,
@@ -18,6 +17,7 @@ from isdfine.lab.standing import (
     saved_step,
     standing,
 )
+from isdfine.core.errors import ConfigError
 from isdfine.solver.folder import RunFolder
 
 CONFIG: dict[str, Any] = {"epoches": 2, "seed": 1, "optimizer": {"lr": 0.1}, "num_classes": None, "tuning": None}
@@ -85,7 +85,7 @@ def test_a_changed_config_is_named(tmp_path: Path) -> None:
 
 
 def test_many_differences_are_cut_short() -> None:
-    from isdfine.lab.standing import Standing
+    from ablation.standing import Standing
 
     assert Standing("done", tuple("abcdefghij")).complaint == "a; b; c; d; e; f; g; h; and 2 more"
 

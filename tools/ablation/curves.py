@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.files import whole_file
+from isdfine.core.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from ablation.matrix import Matrix, Run
+from ablation.matrix_file import read_matrix
 from isdfine.core.config.node import dump_yaml
-from isdfine.lab.matrix import Matrix, Run
-from isdfine.lab.matrix_file import read_matrix
 
 TRIAL = """\
 name: trial

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 import isdfine
+from ablation import ablation
+from ablation.ablation import check_buildable, commands, pending, put_aside
+from ablation.matrix import Matrix
+from ablation.matrix_file import read_matrix
+from ablation.results import Configs
+from ablation.runner import Runner
+from ablation_cases import finish, write_matrix
 from builders import write_micro_config
 from isdfine.core.environment import setup_logging
 from isdfine.core.errors import ConfigError
-from isdfine.lab import ablation
-from isdfine.lab.ablation import check_buildable, commands, pending, put_aside
-from isdfine.lab.matrix import Matrix
-from isdfine.lab.matrix_file import read_matrix
-from isdfine.lab.results import Configs
-from isdfine.lab.runner import Runner
-from lab.folders import finish, write_matrix
 
 
 def micro(folder: Path, **changes: object) -> tuple[Matrix, Configs]:
@@ -88,9 +88,9 @@ def test_building_says_each_warning_once_and_what_is_built(
         check_buildable(pending(matrix.runs(), configs), configs)
         lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
         assert lines == [
-            "INFO isdfine.lab.ablation: plain: is built once to see that it can be",
+            "INFO ablation.ablation: plain: is built once to see that it can be",
             "WARNING isdfine.solver.training: said at 30",
-            "INFO isdfine.lab.ablation: slow: is built once to see that it can be",
+            "INFO ablation.ablation: slow: is built once to see that it can be",
         ]
         noisy(None)
         assert "said at 20" in capsys.readouterr().err  # afterwards everything is said again

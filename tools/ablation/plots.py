@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..viz.curves import Curve, save_curves
+from .curves import Curve, save_curves
 from .layers import values_by_layer
 from .results import ABSENT, Outcome, Results
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.config.node import Located, read_yaml
-from ..core.config.plan import suggest
-from ..core.errors import ConfigError
+from isdfine.core.config.node import Located, read_yaml
+from isdfine.core.config.plan import suggest
+from isdfine.core.errors import ConfigError
+
 from .matrix import Change, Judge, Matrix
 
 _METRIC = re.compile(r"AP|AP50|AP75|AP[sml]|AR[sml]|AR\d+")
