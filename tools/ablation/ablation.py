@@ -17,12 +17,12 @@ from isdfine.solver.training import Training
 
 from .matrix import BUSY, Run
 from .results import Configs
+from .run_status import RunStatus, run_status
 from .runner import Runner
-from .standing import Standing, standing
 
 logger = logging.getLogger(f"isdfine.{__name__}")
 
-Pending = list[tuple[Run, Standing]]
+Pending = list[tuple[Run, RunStatus]]
 """Runs that are to be trained, with what is there of them."""
 
 
@@ -40,10 +40,10 @@ def pending(runs: Sequence[Run], configs: Configs, *, redo: bool = False) -> Pen
     left: Pending = []
     changed = []
     for run in runs:
-        found = standing(run.folder, configs.plain(run))
+        found = run_status(run.folder, configs.plain(run))
         if found.differences and found.state != "absent":
             changed.append(f"{run.label}: {run.folder.path} was made from another config: {found.complaint}")
-            left.append((run, Standing("changed", found.differences)))
+            left.append((run, RunStatus("changed", found.differences)))
         elif found.state != "done":
             left.append((run, found))
     if changed and not redo:

@@ -11,7 +11,6 @@ from typing import Any
 
 from isdfine.core.files import whole_file
 
-from .comparisons import paired, paired_first_layer, values_of
 from .layers import values_by_layer
 from .matrix import Matrix
 from .plots import draw_plots
@@ -64,8 +63,8 @@ def summary_table(results: Results, data: str) -> str:
     first = matrix.metrics[0]
     rows = []
     for variant in matrix.variants:
-        values = [_spread(list(values_of(results, data, variant.name, metric).values())) for metric in matrix.metrics]
-        own = paired(results, data, variant.name, first)
+        values = [_spread(list(results.values(data, variant.name, metric).values())) for metric in matrix.metrics]
+        own = results.paired(data, variant.name, first)
         difference, verdict = ("baseline", "") if variant.name == matrix.baseline else ("-", "no common seed")
         if own is not None:
             difference, verdict = _difference(own), f"**{own.verdict}**"
@@ -92,12 +91,12 @@ def to_dict(results: Results) -> dict[str, Any]:
             {"data": data, "variant": variant, "metric": metric, **vars(one)}
             for data, variant in cells
             for metric in matrix.metrics
-            if (one := paired(results, data, variant, metric)) is not None
+            if (one := results.paired(data, variant, metric)) is not None
         ],
         "first_layer": [
             {"data": data, "variant": variant, "metric": matrix.metrics[0], **vars(one)}
             for data, variant in cells
-            if (one := paired_first_layer(results, data, variant)) is not None
+            if (one := results.paired_first_layer(data, variant)) is not None
         ],
     }
 
@@ -140,7 +139,7 @@ def _difference_rows(results: Results, data: str) -> tuple[list[list[str]], list
     rows, claims = [], []
     for variant in results.matrix.variants:
         for metric in results.matrix.metrics:
-            one = paired(results, data, variant.name, metric)
+            one = results.paired(data, variant.name, metric)
             if one is None:
                 continue
             if len(one.seeds) >= MIN_SEEDS:
@@ -194,7 +193,7 @@ def _layer_table(results: Results, data: str) -> str:
             continue
         depth = max(depth, len(values))
         gains = [later - earlier for earlier, later in zip(values[0], values[found[0].answers])]
-        own = paired_first_layer(results, data, variant.name)
+        own = results.paired_first_layer(data, variant.name)
         first = [_difference(own), own.verdict] if own else ["baseline" if variant.name == baseline else "-", ""]
         rows.append([f"`{variant.name}`", str(len(found)), *first, _spread(gains), *map(_spread, values)])
     head = ["variant", "seeds", f"layer 1 minus layer 1 of `{baseline}`, paired", "verdict on layer 1",

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from isdfine.core.config import Config
@@ -18,7 +18,8 @@ from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from . import train_log
 from .layers import LayerResults, cached_layers, known_layers
 from .matrix import Judge, Matrix, Run
-from .standing import config_hash, evaluations, final_evaluation, read_records, saved_step, standing
+from .run_status import config_hash, evaluations, final_evaluation, read_records, run_status, saved_step
+from .statistics import Paired, compare
 
 logger = logging.getLogger(f"isdfine.{__name__}")
 
@@ -64,6 +65,27 @@ class Results:
     def of(self, data: str, variant: str) -> dict[int, Outcome]:
         """The finished runs of one cell, by seed."""
         return {one.run.seed: one for one in self.outcomes if (one.run.data, one.run.variant) == (data, variant)}
+
+    def values(self, data: str, variant: str, metric: str) -> dict[int, float]:
+        """A metric by seed, where there was something to measure."""
+        stats = {seed: outcome.stats[metric] for seed, outcome in self.of(data, variant).items()}
+        return {seed: value for seed, value in stats.items() if value != ABSENT}
+
+    def paired(self, data: str, variant: str, metric: str) -> Paired | None:
+        """Comparison with the baseline; None for the baseline itself and where no seed is common."""
+        baseline = self.matrix.baseline
+        if variant == baseline:
+            return None
+        return compare(self.values(data, variant, metric), self.values(data, baseline, metric))
+
+    def paired_first_layer(self, data: str, variant: str) -> Paired | None:
+        """Comparison of the first layer's boxes with the baseline's."""
+        metric, baseline = self.matrix.metrics[0], self.matrix.baseline
+        variants, base = (
+            {seed: one.layers.stats[0][metric] for seed, one in self.of(data, name).items() if one.layers is not None}
+            for name in (variant, baseline)
+        )
+        return None if variant == baseline else compare(variants, base)
 
 
 class Configs:
@@ -121,7 +143,7 @@ def collect(matrix: Matrix, configs: Configs, *, layers: Layers = "measure") -> 
     results.notes += _same_configs(matrix, configs)
     for run in matrix.runs():
         expected = configs.plain(run)
-        found = standing(run.folder, expected)
+        found = run_status(run.folder, expected)
         if found.differences and found.state != "absent":
             results.missing[run.label] = f"made from another config: {found.complaint}"
         elif found.state != "done":
@@ -179,7 +201,7 @@ def _outcome(
         epoch=int(judged["epoch"]),
         step=int(judged["step"]),
         curve=curve,
-        seconds_per_step=statistics.median(seconds) if seconds else None,
+        seconds_per_step=median(seconds) if seconds else None,
         config_hash=config_hash(expected),
         layers=_layers(run, configs, matrix.judge, judged, notes, measure=layers == "measure")
         if layers != "leave out"

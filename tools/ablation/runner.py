@@ -19,7 +19,7 @@ from isdfine.solver.callbacks import StopSignal
 
 from . import train_log
 from .matrix import BUSY, Run
-from .standing import standing
+from .run_status import run_status
 
 logger = logging.getLogger(f"isdfine.{__name__}")
 
@@ -134,7 +134,7 @@ class Runner:
 
     def _launched(self, run: Run, lock: IO[str], left: int) -> bool:
         """Whether the run's training was started: not where there is nothing to do, or another config's run."""
-        found = standing(run.folder, self.config_of(run))
+        found = run_status(run.folder, self.config_of(run))
         if found.differences and found.state != "absent":
             self._fail(run, f"{run.folder.path} was made from another config meanwhile: {found.complaint}")
             return False
@@ -171,7 +171,7 @@ class Runner:
     def _judge(self, job: _Job) -> None:
         """Say how a training ended."""
         code, minutes = job.process.returncode, (time.perf_counter() - job.started) / 60
-        if standing(job.run.folder, self.config_of(job.run)).state == "done":
+        if run_status(job.run.folder, self.config_of(job.run)).state == "done":
             logger.info("%s: done in %.1f min", job.run.label, minutes)
             if code != 0:
                 logger.warning(

@@ -7,6 +7,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy import stats
 
 MIN_SEEDS = 3
 """Pairs below which no verdict is given."""
@@ -52,11 +55,7 @@ def summarize(values: Sequence[float]) -> Summary:
     """Mean and standard deviation (n - 1) of at least one value."""
     if not values:
         raise ValueError("no value to average: give at least one")
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Summary(len(values), mean, None)
-    variance = math.fsum((one - mean) ** 2 for one in values) / (len(values) - 1)
-    return Summary(len(values), mean, math.sqrt(variance))
+    return Summary(len(values), fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:
@@ -69,38 +68,24 @@ def compare(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Pair
     if not seeds:
         return None
     differences = tuple(variant[seed] - baseline[seed] for seed in seeds)
-    nothing = all(max(abs(variant[seed]), abs(baseline[seed])) < LEARNED for seed in seeds)
-    mean, sd = (own := summarize(differences)).mean, own.sd
+    learned = any(max(abs(variant[seed]), abs(baseline[seed])) >= LEARNED for seed in seeds)
+    n, mean, sd = (summary := summarize(differences)).n, summary.mean, summary.sd
     if sd is None:
-        return Paired(seeds, differences, mean, None, None, None, None, None, NOTHING if nothing else _too_few(1))
-    error = sd / math.sqrt(own.n)
-    reach = t_quantile(own.n - 1) * error
-    interval = (mean - reach, mean + reach)
-    verdict = NOTHING if nothing else _verdict(own.n, mean, error, interval)
-    smallest = FACTOR * error
-    return Paired(seeds, differences, mean, sd, error, interval, _p_value(mean, error, own.n), smallest, verdict)
-
-
-def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """How many standard errors the two-sided interval reaches, for 1 or more degrees of freedom."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + confidence / 2, degrees))
+        return Paired(seeds, differences, mean, None, None, None, None, None, _too_few(n) if learned else NOTHING)
+    error = sd / math.sqrt(n)
+    if error == 0:  # no spread, no t
+        interval, p_value = (mean, mean), 1.0 if mean == 0 else 0.0
+    else:
+        test = stats.ttest_1samp(differences, 0.0)
+        low, high = test.confidence_interval(CONFIDENCE)
+        interval, p_value = (float(low), float(high)), float(test.pvalue)
+    verdict = _verdict(n, mean, error, interval) if learned else NOTHING
+    return Paired(seeds, differences, mean, sd, error, interval, p_value, FACTOR * error, verdict)
 
 
 def false_claim_rate(n: int) -> float:
     """How often the rule claims a difference where there is none, for normal differences over n >= 2 seeds."""
-    from scipy.stats import t
-
-    return float(2 * t.sf(FACTOR, n - 1))
-
-
-def _p_value(mean: float, error: float, n: int) -> float:
-    from scipy.stats import t
-
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * t.sf(abs(mean) / error, n - 1))
+    return float(2 * stats.t.sf(FACTOR, n - 1))
 
 
 def _too_few(n: int) -> str:

@@ -88,9 +88,9 @@ def test_building_says_each_warning_once_and_what_is_built(
         check_buildable(pending(matrix.runs(), configs), configs)
         lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
         assert lines == [
-            "INFO ablation.ablation: plain: is built once to see that it can be",
+            "INFO isdfine.ablation.ablation: plain: is built once to see that it can be",
             "WARNING isdfine.solver.training: said at 30",
-            "INFO ablation.ablation: slow: is built once to see that it can be",
+            "INFO isdfine.ablation.ablation: slow: is built once to see that it can be",
         ]
         noisy(None)
         assert "said at 20" in capsys.readouterr().err  # afterwards everything is said again

@@ -15,8 +15,8 @@ import pytest
 
 from ablation import matrix, train_log
 from ablation.matrix import Run
+from ablation.run_status import run_status
 from ablation.runner import Failure, Interrupted, Runner, environment
-from ablation.standing import standing
 from isdfine.solver.folder import RunFolder
 
 EPOCHS = 3
@@ -88,7 +88,7 @@ def epochs_of(run: Run) -> list[int]:
 def test_all_runs_are_trained(launcher: list[str], tmp_path: Path) -> None:
     runs = make(tmp_path, "well", "well", "well")
     assert train(launcher, runs, jobs=2) == []
-    assert [standing(run.folder, config_of(run)).state for run in runs] == ["done"] * 3
+    assert [run_status(run.folder, config_of(run)).state for run in runs] == ["done"] * 3
     log = (runs[1].folder.path / "train.log").read_text()
     assert log.startswith(f"$ {sys.executable} -S ")
     assert "--seed 1 --output-dir" in log
@@ -106,7 +106,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(
     assert failure.reason.endswith("    the reason")
     assert f"badly/seed0: {failure.reason}" in caplog.text
     assert "draws_badly/seed2: its training is complete, but it ended with code 4" in caplog.text
-    assert standing(runs[1].folder, config_of(runs[1])).state == "done"
+    assert run_status(runs[1].folder, config_of(runs[1])).state == "done"
 
 
 def test_a_killed_run_goes_on_where_it_was(launcher: list[str], tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_signal_lets_the_trainings_save_and_starts_no_further(launcher: list[s
         train(launcher, runs)
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert standing(runs[0].folder, config_of(runs[0])).state == "interrupted"
+    assert run_status(runs[0].folder, config_of(runs[0])).state == "interrupted"
     assert not runs[1].folder.path.exists()
     assert train(launcher, runs) == []
 
@@ -157,7 +157,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(
     assert runs[0].is_locked()
     (failure,) = train(launcher, runs)
     assert failure.reason == "another process is training it at this moment: left to that one"
-    assert standing(runs[1].folder, config_of(runs[1])).state == "done"
+    assert run_status(runs[1].folder, config_of(runs[1])).state == "done"
     os.kill(pid, signal.SIGTERM)
     first._active[0].process.wait()
     assert not runs[0].is_locked()
@@ -187,7 +187,7 @@ def test_a_report_is_due_after_every_end(launcher: list[str], tmp_path: Path) ->
     runs = make(tmp_path, "well", "badly=1", "well")
     seen: list[list[str]] = []
     Runner(
-        launcher, config_of, on_end=lambda: seen.append([standing(run.folder, config_of(run)).state for run in runs])
+        launcher, config_of, on_end=lambda: seen.append([run_status(run.folder, config_of(run)).state for run in runs])
     ).train(runs)
     assert seen == [
         ["done", "absent", "absent"], ["done", "interrupted", "absent"], ["done", "interrupted", "done"]
@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_written_fails_its_run_only(launcher: list[str],
     assert failure.run is runs[0]
     assert failure.reason.endswith("seed0 cannot be written (File exists): free space, then start again")
     assert not runs[0].is_locked()
-    assert standing(runs[1].folder, config_of(runs[1])).state == "done"
+    assert run_status(runs[1].folder, config_of(runs[1])).state == "done"
 
 
 def test_broken_records_fail_their_run_only(launcher: list[str], tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_broken_records_fail_their_run_only(launcher: list[str], tmp_path: Path)
     runs[0].folder.metrics.write_text("what is this\n" + runs[0].folder.metrics.read_text())
     (failure,) = train(launcher, runs)
     assert "metrics.jsonl:1: not a record of a run: 'what is this'" in failure.reason
-    assert standing(runs[1].folder, config_of(runs[1])).state == "done"
+    assert run_status(runs[1].folder, config_of(runs[1])).state == "done"
 
 
 def test_the_log_tells_later_why_a_run_failed(launcher: list[str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ablation.statistics import compare, false_claim_rate, summarize, t_quantile
+from ablation.statistics import compare, false_claim_rate, summarize
 
 
 def test_mean_and_standard_deviation() -> None:
@@ -80,8 +80,10 @@ def test_no_common_seed_is_no_comparison() -> None:
 
 def test_how_generous_the_rule_is() -> None:
     assert false_claim_rate(3) == pytest.approx(1 - 2 / math.sqrt(6))  # 18.35 % with 2 degrees
-    assert t_quantile(2) == pytest.approx(4.30265, abs=1e-5)
-    assert t_quantile(1) == pytest.approx(math.tan(0.475 * math.pi))
+    two_pairs = compare({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4})  # mean 15, standard error 5 points
+    assert two_pairs is not None
+    assert two_pairs.interval is not None
+    assert two_pairs.interval[1] == pytest.approx(0.15 + 0.05 * math.tan(0.475 * math.pi))  # t with 1 degree
 
 
 def test_runs_that_learned_nothing_are_not_compared() -> None:

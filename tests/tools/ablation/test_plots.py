@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from ablation.curves import COLORS, MARKERS, Curve, save_curves
+from ablation.plots import COLORS, MARKERS, Curve, save_curves
 
 
 def draw(path: Path, curves: list[Curve]) -> np.ndarray:

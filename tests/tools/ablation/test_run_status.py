@@ -8,14 +8,14 @@ import pytest
 import torch
 import yaml
 
-from ablation.standing import (
+from ablation.run_status import (
     config_hash,
     differences_of,
     final_evaluation,
     read_records,
+    run_status,
     same_value,
     saved_step,
-    standing,
 )
 from isdfine.core.errors import ConfigError
 from isdfine.solver.folder import RunFolder
@@ -40,41 +40,41 @@ def make(
 
 
 def test_states(tmp_path: Path) -> None:
-    assert standing(RunFolder(tmp_path / "none"), CONFIG).state == "absent"
-    assert standing(make(tmp_path / "a"), CONFIG).state == "done"
-    half = standing(make(tmp_path / "b", epochs=1), CONFIG)
+    assert run_status(RunFolder(tmp_path / "none"), CONFIG).state == "absent"
+    assert run_status(make(tmp_path / "a"), CONFIG).state == "done"
+    half = run_status(make(tmp_path / "b", epochs=1), CONFIG)
     assert (half.state, half.resume) == ("interrupted", tmp_path / "b" / "last.pth")
     # best.pth is written before last.pth, and holds as much
-    only_best = standing(make(tmp_path / "c", epochs=1, checkpoint="best.pth"), CONFIG)
+    only_best = run_status(make(tmp_path / "c", epochs=1, checkpoint="best.pth"), CONFIG)
     assert (only_best.state, only_best.resume) == ("interrupted", tmp_path / "c" / "best.pth")
-    assert standing(make(tmp_path / "d", epochs=1, checkpoint=""), CONFIG).state == "absent"
-    assert standing(make(tmp_path / "e", checkpoint=""), CONFIG).state == "done"  # deleted to save space
+    assert run_status(make(tmp_path / "d", epochs=1, checkpoint=""), CONFIG).state == "absent"
+    assert run_status(make(tmp_path / "e", checkpoint=""), CONFIG).state == "done"  # deleted to save space
 
 
 def test_a_run_that_was_killed_between_its_evaluation_and_its_saving_is_not_done(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", checkpoint="")
     torch.save({"progress": {"step": 10}, "model": {"w": torch.zeros(3)}}, folder.last)
-    found = standing(folder, CONFIG)  # the final evaluation is that of step 20
+    found = run_status(folder, CONFIG)  # the final evaluation is that of step 20
     assert (found.state, found.resume) == ("interrupted", folder.last)
     torch.save({"progress": {"step": 20}}, folder.last)
-    assert standing(folder, CONFIG).state == "done"
+    assert run_status(folder, CONFIG).state == "done"
     assert saved_step(folder.last) == 20
     torch.save({"model": {}}, folder.last)  # weights alone, to save space
     assert saved_step(folder.last) is None
-    assert standing(folder, CONFIG).state == "done"
+    assert run_status(folder, CONFIG).state == "done"
 
 
 def test_a_training_line_of_the_last_epoch_is_no_final_evaluation(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", epochs=1)
     folder.metrics.write_text(record(0) + record(1, "train"))
-    assert standing(folder, CONFIG).state == "interrupted"
+    assert run_status(folder, CONFIG).state == "interrupted"
     assert final_evaluation(folder, CONFIG) is None
     assert final_evaluation(folder, {"epoches": 1}) == json.loads(record(0))
 
 
 def test_a_changed_config_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", config={"optimizer": {"lr": 0.2, "eps": 1}, "precision": "bf16"})
-    found = standing(folder, CONFIG)
+    found = run_status(folder, CONFIG)
     assert found.state == "done"
     assert found.differences == (
         "optimizer.eps: 1 there, '(absent)' here",
@@ -85,9 +85,9 @@ def test_a_changed_config_is_named(tmp_path: Path) -> None:
 
 
 def test_many_differences_are_cut_short() -> None:
-    from ablation.standing import Standing
+    from ablation.run_status import RunStatus
 
-    assert Standing("done", tuple("abcdefghij")).complaint == "a; b; c; d; e; f; g; h; and 2 more"
+    assert RunStatus("done", tuple("abcdefghij")).complaint == "a; b; c; d; e; f; g; h; and 2 more"
 
 
 def test_what_changes_no_number_is_no_difference() -> None:
@@ -135,13 +135,13 @@ def test_two_names_of_one_file_are_the_same(tmp_path: Path) -> None:
 def test_another_starting_checkpoint_is_a_difference(tmp_path: Path) -> None:
     folder = make(tmp_path / "a")
     folder.load_report.write_text(json.dumps({"source": "weights/old.pth"}))
-    assert standing(folder, {**CONFIG, "tuning": "weights/new.pth"}).differences == (
+    assert run_status(folder, {**CONFIG, "tuning": "weights/new.pth"}).differences == (
         "tuning: 'weights/old.pth' there, 'weights/new.pth' here",
     )
-    assert standing(folder, {**CONFIG, "tuning": "weights/old.pth"}).differences == ()
+    assert run_status(folder, {**CONFIG, "tuning": "weights/old.pth"}).differences == ()
     folder.load_report.write_text(json.dumps({"source": "runs/one/last.pth"}))
-    assert standing(folder, {**CONFIG, "tuning": "runs/one"}).differences == ()
-    assert standing(make(tmp_path / "b"), {**CONFIG, "tuning": "w.pth"}).differences == (
+    assert run_status(folder, {**CONFIG, "tuning": "runs/one"}).differences == ()
+    assert run_status(make(tmp_path / "b"), {**CONFIG, "tuning": "w.pth"}).differences == (
         "tuning: None there, 'w.pth' here",
     )
 
@@ -150,10 +150,10 @@ def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "a")
     folder.config.unlink()
     with pytest.raises(ConfigError, match=r"holds last.pth but no config.yml: move the folder away"):
-        standing(folder, CONFIG)
+        run_status(folder, CONFIG)
     folder.last.unlink()
     with pytest.raises(ConfigError, match=r"holds metrics.jsonl but no config.yml: move the folder away"):
-        standing(folder, CONFIG)
+        run_status(folder, CONFIG)
 
 
 def test_a_cut_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -> None:

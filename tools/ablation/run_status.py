@@ -29,7 +29,7 @@ _MOST_DIFFERENCES = 8
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """What is known of a run from its folder."""
 
     state: Literal["absent", "interrupted", "done", "changed"]
@@ -46,7 +46,7 @@ class Standing:
         return f"{listed}; and {more} more" if more > 0 else listed
 
 
-def standing(folder: RunFolder, expected: Mapping[str, Any]) -> Standing:
+def run_status(folder: RunFolder, expected: Mapping[str, Any]) -> RunStatus:
     """Where a run stands.
 
     Args:
@@ -61,15 +61,15 @@ def standing(folder: RunFolder, expected: Mapping[str, Any]) -> Standing:
         found = checkpoint or (folder.metrics if folder.metrics.is_file() else None)
         if found is not None:
             raise ConfigError(f"{folder.path}: holds {found.name} but no config.yml: move the folder away")
-        return Standing("absent")
+        return RunStatus("absent")
     saved = read_yaml(folder.config).plain()
     differences = (*differences_of(saved, expected), *_other_start(folder, expected))
     final = final_evaluation(folder, expected)
     if final is not None and not _lags_behind(folder.last, int(final["step"])):
-        return Standing("done", differences)
+        return RunStatus("done", differences)
     if checkpoint is None:  # killed before its first save: nothing to continue, nothing to lose
-        return Standing("absent")
-    return Standing("interrupted", differences, checkpoint)
+        return RunStatus("absent")
+    return RunStatus("interrupted", differences, checkpoint)
 
 
 def _lags_behind(last: Path, step: int) -> bool:
