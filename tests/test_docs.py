@@ -55,8 +55,39 @@ def test_ci_is_executable() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
 METHOD = ROOT / "docs" / "method.md"
 CODE = ("src", "tests", "tools", "configs", "docs")
+
+
+def test_the_index_leads_to_every_document() -> None:
+    index = ROOT / "docs" / "README.md"
+    links = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", index.read_text())}
+    assert [str(page.relative_to(ROOT)) for page in DOCUMENTS if page != index and page not in links] == []
+
+
+def test_files_and_links_of_the_documents_exist() -> None:
+    missing = []
+    for page in DOCUMENTS:
+        text = page.read_text()
+        links = [page.parent / link for link in re.findall(r"\]\((?!http)([^)#]+)", text)]
+        files = re.findall(r"(?<![\w/.-])((?:configs|docs|src|tests|tools)/[\w./-]+\.(?:md|py|yml))\b", text)
+        missing += [(page.name, str(path)) for path in (*links, *(ROOT / name for name in files)) if not path.exists()]
+    theirs = {"get_info.py", "trt_benchmark.py"}  # of the official code
+    assert [(page, path) for page, path in missing if Path(path).name not in theirs] == []
+
+
+def test_options_that_the_documents_name_exist() -> None:
+    sources = "".join(path.read_text() for folder in ("src", "tools") for path in (ROOT / folder).rglob("*.py"))
+    ours = set(re.findall(r"[\"'](--[a-z][\w-]+)[\"']", sources))
+    named = {
+        (page.name, option)
+        for page in (ROOT / "README.md", *DOCUMENTS)
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())
+    }
+    foreign = {"--nproc_per_node", "--use-pep517", "--stronglyTyped"}  # of torchrun, pip and trtexec
+    assert len(named) > 50
+    assert sorted((page, option) for page, option in named if option not in ours | foreign) == []
 
 
 def anchors() -> set[str]:
