@@ -14,8 +14,8 @@ import isdfine
 from bench.model_info import ModelInfo, model_info
 from isdfine.core.registry import REGISTRY
 from isdfine.deploy.fuse import fuse
+from isdfine.distill.objective import build_objective
 from isdfine.nn.norm import FrozenBatchNorm2d
-from isdfine.solver.objective import build_objective
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ROADMAP = CONFIGS / "roadmap"

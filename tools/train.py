@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
         dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
         setup_logging(dist.rank())
         dist.follow_launcher()
-        from isdfine.solver.agreement import compare_configs
+        from isdfine.solver.solver import compare_configs
 
         with dist.naming_ranks():
             compare_configs(config, f"test_only={options.test_only}, auto={options.auto}")

@@ -21,8 +21,7 @@ from ..core.errors import CheckpointError, ConfigError
 from ..data.evaluate import EvalResult, shown
 from ..distill.diagnostics import Diagnostics
 from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
-from .progress import TimeLeft
-from .stages import judge
+from .progress import TimeLeft, judge
 from .train import StepReport, StopTraining, train_one_epoch
 from .training import Training
 from .writers import JsonLines, ProgressBar, TensorBoard, Writer

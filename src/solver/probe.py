@@ -21,6 +21,7 @@ from ..core import dist
 from ..core.config import Config, without_initial_weights
 from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics, kinds_to_capture
+from ..distill.objective import build_objective
 from ..nn.capture import request_attention
 from ..nn.padding import CONTENT_SIZE
 from ..optim.ema import ModelEMA, NoEma
@@ -30,7 +31,6 @@ from ..optim.step import Optim
 from .allocations import lasting_tensors, peak_of_allocations, storage_bytes
 from .checkpoint import rng_state, set_rng_state
 from .made_up import made_up_target
-from .objective import build_objective
 from .speed import use_channels_last
 from .train import train_one_epoch
 from .trained import Trained

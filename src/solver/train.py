@@ -14,7 +14,7 @@ from torch import Tensor
 from ..optim.step import Optim
 
 Terms = Mapping[str, Tensor]
-LossesOf = Callable[[Tensor, list[dict[str, Tensor]]], Terms]
+ComputeLosses = Callable[[Tensor, list[dict[str, Tensor]]], Terms]
 """(images, targets) -> name -> weighted scalar on the device."""
 
 
@@ -49,7 +49,7 @@ class StepReport:
 
 
 def train_one_epoch(
-    losses_of: LossesOf,
+    compute_losses: ComputeLosses,
     loader: Iterable[tuple[Tensor, list[dict[str, Tensor]]]],
     optim: Optim,
     *,
@@ -60,7 +60,7 @@ def train_one_epoch(
     """One pass over the data. Everything periodic (logging, saving, stopping) is in ``on_step``.
 
     Args:
-        losses_of: (images, targets) -> named weighted losses on the device.
+        compute_losses: (images, targets) -> named weighted losses on the device.
         loader: yields images (B, 3, H, W) in [0, 1] and a list of B target dicts, both on the device.
         optim: precision, accumulation, optimiser, schedule and EMA.
         max_norm: largest global gradient norm; 0 for no clipping.
@@ -71,7 +71,7 @@ def train_one_epoch(
         lr = optim.schedule.lr[-1]
         with window():
             with optim.precision.autocast():
-                terms = losses_of(images, targets)
+                terms = compute_losses(images, targets)
             grad_norm = optim.step(sum_terms(terms), max_norm)
         on_step(StepReport(terms, grad_norm, lr))
 

@@ -22,7 +22,7 @@ from ..core.errors import CheckpointError, ConfigError
 from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
 from ..distill.diagnostics import kinds_to_capture
-from ..distill.objective import Objective
+from ..distill.objective import Objective, build_objective
 from ..nn.capture import request_attention
 from ..nn.sync_norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
@@ -30,16 +30,20 @@ from ..optim.freeze import Freeze
 from ..optim.precision import Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
-from .agreement import compare_data
-from .checkpoint import load_checkpoint, rng_state, save_checkpoint, seed_everything, set_rng_state
+from .checkpoint import (
+    check_moments,
+    load_checkpoint,
+    rng_state,
+    run_state,
+    save_checkpoint,
+    seed_everything,
+    set_rng_state,
+)
 from .folder import FolderLock, RunFolder, checkpoint_file, chosen_checkpoint
-from .objective import build_objective
 from .opening import introduce
-from .progress import Progress
-from .resume import check_moments, run_state
-from .solver import Evaluation
+from .progress import Progress, StagePlan
+from .solver import Evaluation, compare_data
 from .speed import compile_for
-from .stages import StagePlan
 from .trained import Trained
 from .tuning import ClassTables, check_label_space, tune
 

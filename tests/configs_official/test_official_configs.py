@@ -16,7 +16,7 @@ import isdfine
 from golden_cases import load_json
 from isdfine.core.errors import CheckpointError
 from isdfine.core.registry import REGISTRY
-from isdfine.solver.objective import build_objective
+from isdfine.distill.objective import build_objective
 from official_values import RANDOM_START, Calls, built_values, calls, differences, table, write_data
 
 __all__ = ["calls"]

@@ -17,10 +17,9 @@ from isdfine.core.errors import ConfigError
 from isdfine.distill import attention as attention_module
 from isdfine.distill.attention import AttentionDistillation, attn_kl
 from isdfine.distill.context import DistillationContext
-from isdfine.distill.objective import Objective
+from isdfine.distill.objective import Objective, build_objective
 from isdfine.nn.capture import CapturedAttention, request_attention
 from isdfine.nn.types import DetectorOutput
-from isdfine.solver.objective import build_objective
 from isdfine.zoo.dfine.decoder import DFINETransformer
 from losses.cases import official_criterion
 from nn.capture_cases import decoder, features, step, targets

@@ -110,7 +110,7 @@ def test_off_a_log_step_nothing_runs_on_the_device_and_nothing_waits(monkeypatch
 
 
 def test_what_waits_for_a_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isdfine.solver.recent.HELD", 4)
+    monkeypatch.setattr("isdfine.solver.callbacks.HELD", 4)
     written: list[dict[str, float]] = []
     guard = NonFiniteGuard()
     log = StepLog([Keep(written)], guard, every=100)

@@ -14,7 +14,8 @@ import torch
 
 from isdfine.core.errors import CheckpointError
 from isdfine.solver import checkpoint
-from isdfine.solver.checkpoint import is_better, load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from isdfine.solver.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from isdfine.solver.progress import is_better
 
 
 def test_saved_then_loaded_equals_before(tmp_path: Path) -> None:

@@ -17,10 +17,9 @@ from isdfine.core.registry import REGISTRY
 from isdfine.distill.context import Distiller
 from isdfine.distill.go_lsd import GOLSD
 from isdfine.distill.inter_layer import InterLayerDistillation
-from isdfine.distill.objective import Objective
+from isdfine.distill.objective import Objective, build_objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
-from isdfine.solver.objective import build_objective
 from isdfine.solver.train import StepReport, train_one_epoch
 from isdfine.solver.training import Training
 

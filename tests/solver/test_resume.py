@@ -15,10 +15,9 @@ import torch
 import isdfine
 from builders import write_micro_config
 from isdfine.core.errors import CheckpointError
-from isdfine.solver.checkpoint import save_checkpoint
+from isdfine.solver.checkpoint import run_state, save_checkpoint
 from isdfine.solver.fit import fit
 from isdfine.solver.folder import checkpoint_file, chosen_checkpoint
-from isdfine.solver.resume import run_state
 from isdfine.solver.training import Training
 
 State = dict[str, Any]

@@ -14,8 +14,8 @@ import isdfine
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.data.collate import BatchImageCollateFunction, CollateFunction, PaddedBatchCollateFunction
+from isdfine.distill.objective import build_objective
 from isdfine.solver import speed
-from isdfine.solver.objective import build_objective
 from isdfine.solver.speed import compile_for, compile_parts, runs_compiled, use_channels_last
 from isdfine.solver.training import Training
 

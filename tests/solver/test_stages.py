@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-from isdfine.solver.stages import BestSoFar, StagePlan, judge
+from isdfine.solver.progress import BestSoFar, StagePlan, judge
 
 PLAN = StagePlan(stop_epoch=4, restart_decay=0.999)
 

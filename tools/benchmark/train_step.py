@@ -44,11 +44,11 @@ from isdfine.core.environment import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.core.files import whole_file
 from isdfine.data.collate import STRIDE
+from isdfine.distill.objective import build_objective
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
 from isdfine.solver.allocations import peak_of_allocations
 from isdfine.solver.made_up import made_up_target
-from isdfine.solver.objective import build_objective
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
 from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 

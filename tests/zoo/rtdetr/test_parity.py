@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from golden_cases import load_golden, load_json
+from isdfine.distill.objective import build_objective
 from isdfine.nn.types import Predictions
-from isdfine.solver.objective import build_objective
 from rtdetr_cases import KEYS, by_row, filled, images_of, official, sets_of, step_of
 
 

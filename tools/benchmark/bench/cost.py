@@ -25,7 +25,7 @@ from isdfine.core.config import Config
 from isdfine.core.errors import ConfigError
 from isdfine.distill.context import DistillationContext
 from isdfine.distill.diagnostics import Diagnostics, kinds_to_capture
-from isdfine.distill.objective import Objective
+from isdfine.distill.objective import Objective, build_objective
 from isdfine.nn.capture import request_attention
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
@@ -33,7 +33,6 @@ from isdfine.optim.schedule import Schedule
 from isdfine.optim.step import Optim
 from isdfine.solver.allocations import lasting_tensors, peak_of_allocations, storage_bytes
 from isdfine.solver.made_up import made_up_target
-from isdfine.solver.objective import build_objective
 from isdfine.solver.train import train_one_epoch
 from isdfine.solver.trained import Trained
 
