@@ -12,7 +12,7 @@ from pathlib import Path
 from ...core.errors import DataError
 from ...core.files import file_bytes
 from ..dataset.file_names import UnlistedImages
-from ..dataset.json_stream import read_lists
+from ..dataset.json_lists import read_lists
 from ..dataset.layout import files_below
 from ..dataset.other_tools import TOOLS, other_tool
 from ..dataset.yolo_data import has_labels
@@ -83,7 +83,7 @@ def why_not_found(folder: Path) -> str:
     for file in (file for place in ("*.json", "annotations/*.json", "*/*.json") for file in sorted(folder.glob(place))):
         if file.is_file() and not file.name.startswith("."):
             try:
-                read_lists(file, dict.fromkeys(("images", "annotations", "categories"), lambda batch, first: None))
+                read_lists(file, ("images", "annotations", "categories"))
             except DataError as error:
                 return f"{error}, or name the annotation file itself"
     return "name its annotation file itself"

@@ -129,7 +129,7 @@ def _from_yaml(root: Located, place: str) -> LabelSpace:
 
 
 def _from_json(path: Path) -> LabelSpace:
-    from ..dataset.json_stream import read_list  # here, because data sets import label spaces
+    from ..dataset.json_lists import read_list  # here, because data sets import label spaces
 
     if path.stat().st_size <= _SMALL_JSON:
         try:

@@ -107,8 +107,11 @@ class Annotations:
     def without_area(self) -> NDArray[np.int64]:
         """Annotations (rows) that are no crowd and have nothing inside their image: empty, inverted, or outside."""
         sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)
-        rows: NDArray[np.int64] = np.flatnonzero(~has_area(clipped_corners(self.boxes_xywh_px, sizes)) & ~self.crowd)
-        return rows
+        # A box that begins inside and has a pixel need not be cut to see it: that leaves next to none.
+        begins, sides = self.boxes_xywh_px[:, :2], self.boxes_xywh_px[:, 2:]
+        plain = ((begins >= 0) & (begins <= sizes[:, ::-1] - 1) & (sides >= 1)).all(axis=1)
+        rows: NDArray[np.int64] = np.flatnonzero(~plain & ~self.crowd)
+        return rows[~has_area(clipped_corners(self.boxes_xywh_px[rows], sizes[rows]))]
 
 
 def clipped_corners(boxes_xywh_px: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:

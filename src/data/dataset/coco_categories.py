@@ -12,7 +12,7 @@ from typing import Any
 from ...core.checkpoint.classes import squeezed
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
-from .json_stream import read_list
+from .json_lists import read_list
 from .problems import Problems
 
 logger = logging.getLogger(__name__)

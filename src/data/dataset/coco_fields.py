@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Single fields of COCO entries, many at once; those in another form than they should have: numbers as text, words."""
+"""Single fields of COCO entries in another form than they should have: numbers as text, words."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from .problems import Problems
 
 _INT64 = 2**63
-Entry = Mapping[str, Any]
 _LONGEST = 40
 """Characters of a number: beyond, Python refuses to read it or takes long."""
 LARGEST = 1e12
@@ -23,7 +23,7 @@ _UPRIGHT_DEGREES = 0.5
 _FLAGS = {"": 0, "false": 0, "no": 0, "true": 1, "yes": 1}
 
 
-def fits_int64(value: object) -> bool:
+def fits_int64(value: object) -> TypeGuard[int]:
     """Whether it is a whole number as it should be."""
     return type(value) is int and -_INT64 <= value < _INT64
 
@@ -31,7 +31,7 @@ def fits_int64(value: object) -> bool:
 def whole_number(value: object) -> int | None:
     """``7``, ``7.0``, ``"7"`` or ``"7.0"`` as 7; None for what is no whole number of 64 bits."""
     if fits_int64(value):
-        return int(value)  # type: ignore[call-overload]
+        return value
     number = finite_number(value)
     if number is None or not number.is_integer():
         return None
@@ -104,9 +104,9 @@ class ImageIds:
         """(n,) with numbers above all others in place of texts."""
         texts = ids < len(self._texts) - _INT64
         largest = max(int(ids[~texts].max(initial=0)), 0)
-        found = ids.copy()
-        found[texts] = [largest + 1 + number + _INT64 for number in ids[texts].tolist()]
-        return found
+        numbered: NDArray[np.int64] = ids.copy()
+        numbered[texts] = [largest + 1 + number + _INT64 for number in ids[texts].tolist()]
+        return numbered
 
 
 def annotation_ids(values: Iterable[object]) -> list[int]:
@@ -119,57 +119,6 @@ def annotation_ids(values: Iterable[object]) -> list[int]:
     return numbers
 
 
-def entry_objects(batch: list[Any], first: int, key: str, place: str, problems: Problems) -> list[Entry]:
-    if set(map(type, batch)) == {dict}:
-        return batch
-    for index, entry in enumerate(batch, first):
-        if type(entry) is not dict:
-            text = f"{key}[{index}] is {short(entry)}, not an object: not COCO detection JSON"
-            boxes = int(key == "annotations")
-            problems.report("broken json", place, text, boxes=boxes, images=1 - boxes)
-    return [entry for entry in batch if type(entry) is dict]
-
-
-def whole_numbers(
-    entries: Sequence[Entry],
-    keep: NDArray[np.bool_],
-    key: str,
-    first: int,
-    place: str,
-    problems: Problems,
-    read: Callable[[object], int | None] = whole_number,
-    *,
-    values: list[Any] | None = None,
-    boxes: int = 0,
-) -> NDArray[np.int64]:
-    """One whole number per entry; those that ``read`` does not understand either are not kept.
-
-    Args:
-        values: of the entries, where they are not simply those of the key.
-        boxes: that are left out with an entry: 0 for an image, which is one itself.
-    """
-    values = [entry.get(key) for entry in entries] if values is None else values
-    if are_int64(values):
-        return np.array(values, dtype=np.int64)  # the usual case, many times as fast
-    for index, value in enumerate(values):
-        if type(value) is bool or fits_int64(value):
-            continue
-        which = f"entry {first + index} has {key} {short(value)}"
-        if type(value) is int:
-            text = f"{which}, which does not fit into 64 bits: renumber"
-        else:
-            text = f"{which}, not a whole number: {short(entries[index])}"
-        number = read(value)
-        if number is None:
-            lost = int(keep[index])
-            problems.report("bad entry", place, text, boxes=boxes * lost, images=(1 - boxes) * lost)
-        else:
-            problems.mend("odd entry", place, text)
-        values[index] = 0 if number is None else number
-        keep[index] &= number is not None
-    return np.array(values, dtype=np.int64)
-
-
 def is_box(value: object) -> bool:
     return (
         isinstance(value, list)
@@ -178,11 +127,112 @@ def is_box(value: object) -> bool:
     )
 
 
-def are_int64(values: Sequence[Any]) -> bool:
-    """Whether there is nothing to object to in some whole numbers: many times as fast as one by one."""
-    return set(map(type, values)) == {int} and -_INT64 <= min(values) <= max(values) < _INT64
-
-
 def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+@dataclass
+class OddEntry:
+    """An object in a list of a COCO file of which some field is in another form than it should have.
+
+    A field is read as what it means, and that is said. Where that is not clear the entry is left out.
+    """
+
+    fields: Mapping[str, Any]
+    number: int
+    place: str
+    problems: Problems
+    is_box: bool
+    """Else an image."""
+    kept: bool = True
+    name: str = "annotation 0"
+    """What messages call it."""
+
+    @classmethod
+    def of(cls, value: Any, number: int, key: str, place: str, problems: Problems) -> OddEntry | None:
+        """The entry that is ``number`` in the list ``key``; None, reported, where it is no object."""
+        is_box = key == "annotations"
+        if isinstance(value, dict):
+            return cls(value, number, place, problems, is_box)
+        text = f"{key}[{number}] is {short(value)}, not an object: not COCO detection JSON"
+        problems.report("broken json", place, text, boxes=int(is_box), images=int(not is_box))
+        return None
+
+    def get(self, key: str) -> Any:
+        return self.fields.get(key)
+
+    def leave_out(self, kind: str, text: str) -> None:
+        """Report a reason not to use it; only the first one counts it."""
+        lost = int(self.kept)
+        self.kept = False
+        self.problems.report(kind, self.place, text, boxes=lost * self.is_box, images=lost * (not self.is_box))
+
+    def whole(self, key: str, read: Callable[[object], int | None] = whole_number, value: Any = None) -> int:
+        """A whole number, as ``read`` understands it; 0 where the entry is left out for it."""
+        value = self.get(key) if value is None else value
+        if type(value) is bool or fits_int64(value):
+            return int(value)
+        text = f"entry {self.number} has {key} {short(value)}"
+        if type(value) is int:
+            text += ", which does not fit into 64 bits: renumber"
+        else:
+            text += f", not a whole number: {short(self.fields)}"
+        number = read(value)
+        if number is None:
+            self.leave_out("bad entry", text)
+        else:
+            self.problems.mend("odd entry", self.place, text)
+        return number or 0
+
+    def flag(self, key: str) -> bool:
+        """Whether it is set; nothing means no."""
+        value = self.fields.get(key, 0)
+        if value is None and self.kept:
+            self.problems.mend("odd entry", self.place, f"entry {self.number} has {key}: null: read as 0")
+        return bool(self.whole(key, flag, value or 0))
+
+    def annotation_id(self) -> int | None:
+        """The id, or None to be given one: nothing depends on it but how a message calls the annotation."""
+        value = self.get("id")
+        number = whole_number(value)
+        self.name = f"annotation {number or 0}"
+        if not fits_int64(value) and value is not None:  # none at all is as good as any
+            text = f"entry {self.number} has id {short(value)}, not a whole number: it is given one"
+            self.problems.mend("bad annotation id", self.place, text)
+        return number
+
+    def category_id(self) -> int:
+        value = self.get("category_id")
+        if fits_int64(value) or (type(value) is float and value.is_integer() and fits_int64(int(value))):
+            return int(value)  # some write 2.0
+        number = whole_number(value)
+        text = f"{self.name} has category_id {short(value)}: not a whole number"
+        self._said("unknown category", text, number is not None)
+        return number or 0
+
+    def box(self) -> tuple[float, float, float, float]:
+        """x, y, width, height."""
+        value = self.get("bbox")
+        numbers = box_numbers(value)
+        if not is_box(value):
+            expected = "expected 4 finite numbers x, y, width, height"
+            self._said("bad box", f"{self.name} has bbox {short(value)}: {expected}", numbers is not None)
+        x, y, width, height = numbers or (0.0, 0.0, 0.0, 0.0)
+        return x, y, width, height
+
+    def area(self) -> float | None:
+        """None where there is none that can be read; no box is left out for its area."""
+        value = self.get("area")
+        if value is None or (type(value) is float and value == value) or fits_int64(value):
+            return None if value is None else float(value)
+        number = finite_number(value)
+        text = f"{self.name} has area {short(value)}: expected a number of pixels, or no area"
+        self.problems.mend("wrong area" if number is None else "odd entry", self.place, text)
+        return number
+
+    def _said(self, kind: str, text: str, clear: bool) -> None:
+        if clear:
+            self.problems.mend("odd entry", self.place, text)
+        else:
+            self.leave_out(kind, text)

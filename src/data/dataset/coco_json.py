@@ -1,14 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""COCO JSON to flat arrays, read piece by piece and checked completely when it is opened."""
+"""COCO JSON to flat arrays, checked completely when it is opened.
+
+Entries as they should be are decoded into ``Image`` and ``Box`` many at a time. What does not fit is read again, one by
+one, by whoever knows in which other forms files have the same thing.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,30 +22,61 @@ from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
 from .areas import sound_areas
 from .coco_categories import categories_space, warn_of_groups, warn_of_other_names
-from .coco_fields import (
-    LARGEST,
-    Entry,
-    ImageIds,
-    are_int64,
-    box_numbers,
-    entry_objects,
-    finite_number,
-    fits_int64,
-    flag,
-    is_box,
-    is_rotated,
-    report_rotated,
-    short,
-    whole_number,
-    whole_numbers,
-)
-from .json_stream import read_lists
+from .coco_fields import LARGEST, ImageIds, OddEntry, fits_int64, is_rotated, report_rotated, short, whole_number
+from .json_lists import check_keys, load_all, no_collection, read_lists
 from .problems import Problems
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN_SIZE = (0, 0)
 """Of an image whose entry has none, where problems are collected: whoever knows the folder reads it from the file."""
+_BATCH = 1_000
+"""Entries that are objects at a time."""
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Pixels = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+_Number = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+_Flag = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_NO_FLAG = -1
+_COLON = ord(":")
+
+
+class Image(msgspec.Struct, gc=False):
+    """An entry of the list of images as it should be."""
+
+    id: _Int64
+    file_name: Annotated[str, msgspec.Meta(min_length=1)]
+    height: _Pixels
+    width: _Pixels
+
+
+class _Mask(msgspec.Struct, gc=False):
+    """A mask as run lengths, unread."""
+
+    counts: msgspec.Raw
+    size: msgspec.Raw
+
+
+class _Attributes(msgspec.Struct, gc=False):
+    """What CVAT writes beside a box."""
+
+    rotation: float | None = None
+
+
+class Box(msgspec.Struct, gc=False):
+    """An entry of the list of annotations as it should be."""
+
+    image_id: _Int64
+    category_id: _Int64
+    bbox: tuple[_Number, _Number, _Number, _Number]
+    id: _Int64 | None = None
+    area: float | None = None
+    iscrowd: _Flag = _NO_FLAG
+    isfake: _Flag = _NO_FLAG
+    segmentation: list[msgspec.Raw] | _Mask | None = None
+    attributes: _Attributes | None = None
+
+
+_Entry = TypeVar("_Entry", Image, Box)
 
 
 def parse_coco(
@@ -57,7 +94,8 @@ def parse_coco(
         remap_mscoco_category: use COCO's 80 classes, also where the file lists fewer.
         classes: class names in the order that labels shall have; categories that it leaves out must have no boxes.
             None: all categories in the order of the ids.
-        crowd_keys: an annotation with one of these keys set is a region that is neither a target nor counted.
+        crowd_keys: an annotation with one of these keys set is a region that is neither a target nor counted
+            (``iscrowd``, ``isfake``).
         problems: where to report what is wrong with entries; None raises at once. A file that is no COCO JSON at all
             raises in any case: there is nothing to go on with.
 
@@ -67,72 +105,113 @@ def parse_coco(
     place = str(path)
     problems = problems or Problems()
     numbers = ImageIds()
-    images, objects = _Images(place, problems, numbers), _Objects(place, problems, tuple(crowd_keys), numbers)
-    categories: list[Any] = []
-    receivers = {
-        "images": images.receive,
-        "annotations": objects.receive,
-        "categories": lambda batch, _: categories.extend(batch),
-    }
-    read_lists(path, receivers, skip="segmentation")
+    images, boxes = _Images(place, problems, numbers), _Boxes(place, problems, tuple(crowd_keys), numbers)
+    with no_collection():
+        image_texts, box_texts, category_texts = read_lists(path, ("images", "annotations", "categories"))
+        _read(image_texts, "images", images)
+        _read(box_texts, "annotations", boxes)
+        categories = load_all(category_texts, "categories", path)
     space = categories_space(categories, place, remap_mscoco_category, classes, problems)
     if remap_mscoco_category:
         warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
-    report_rotated(objects.rotated, place, problems)
+    report_rotated(boxes.rotated, place, problems)
     if not images.file_names:
         problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
-    found = objects.annotations(space, images)
+    annotations = boxes.annotations(space, images)
     if not remap_mscoco_category:
-        warn_of_groups(categories, found)
-    return found
+        warn_of_groups(categories, annotations)
+    return annotations
+
+
+class _Collector(Protocol[_Entry]):
+    """Takes the entries of one list."""
+
+    place: str
+    kind: type[_Entry]
+
+    def receive(self, entries: Sequence[_Entry], /) -> int:
+        """Keep what is needed of some entries; returns how many keys they have at least."""
+
+    def mended(self, number: int, value: Any) -> _Entry | None:
+        """What an entry in another form than it should have means; None, reported, where that is not clear."""
+
+
+def _read(texts: Sequence[msgspec.Raw], key: str, collector: _Collector[_Entry]) -> None:
+    """Hand the entries of a list to whoever collects them.
+
+    Raises:
+        DataError: an entry with a key twice, or that cannot be read.
+    """
+    single, place = msgspec.json.Decoder(collector.kind).decode, collector.place
+    many = msgspec.json.Decoder(list[collector.kind]).decode  # type: ignore[name-defined]
+    for first in range(0, len(texts), _BATCH):
+        batch = texts[first : first + _BATCH]
+        joined = b"[%b]" % b",".join(batch)
+        try:
+            keys = collector.receive(many(joined))
+            if np.count_nonzero(np.frombuffer(joined, np.uint8) == _COLON) > keys:
+                check_keys(batch, key, place, first)
+        except (msgspec.DecodeError, RecursionError):
+            check_keys(batch, key, place, first)
+            entries: list[_Entry] = []
+            for number, text in enumerate(batch, first):
+                try:
+                    entries.append(single(text))
+                except (msgspec.DecodeError, RecursionError):
+                    entry = collector.mended(number, *load_all([text], key, place, number))
+                    entries += [entry] if entry is not None else []
+            collector.receive(entries)
 
 
 class _Images:
-    """Receives image entries."""
+    """Collects image entries."""
+
+    kind = Image
 
     def __init__(self, place: str, problems: Problems, numbers: ImageIds) -> None:
         self.place, self.problems, self.numbers = place, problems, numbers
-        self.ids: list[NDArray[np.int64]] = []
+        self.ids: list[int] = []
         self.sizes: list[tuple[int, int]] = []
         self.file_names: list[str] = []
-        self.reported: dict[int, str] = {}
+        self.left_out: dict[int, str] = {}
         """Ids of entries that were left out, with the kind of problem: their boxes go with them."""
 
-    def receive(self, batch: list[Any], first: int) -> None:
-        images = entry_objects(batch, first, "images", self.place, self.problems)
-        keep = np.ones(len(images), dtype=bool)
-        ids = whole_numbers(images, keep, "id", first, self.place, self.problems, self.numbers.number)
-        for index in np.flatnonzero(keep).tolist():
-            image = images[index]
-            name, size = image.get("file_name"), (image.get("height"), image.get("width"))
-            if not isinstance(name, str) or not name:
-                text = f"image {ids[index]} has no file_name: every image entry needs one"
-                self.problems.report("bad entry", self.place, text, images=1)
-                self.reported[int(ids[index])] = "bad entry"
-                keep[index] = False
-                continue
-            if not all(fits_int64(side) and side > 0 for side in size):
-                shown = f"image {ids[index]} ({name}) has height, width {short(size)}"
-                text = (
-                    f"{shown}: give whole numbers above 0, in pixels (tools/dataset.py check --fix writes a copy with "
-                    "those of the files)"
-                )
-                sides = [whole_number(side) or 0 for side in size]
-                if min(sides) > 0:
-                    self.problems.mend("odd entry", self.place, text)
-                    size = (sides[0], sides[1])
-                else:
-                    self.problems.report("bad size", self.place, text, kept=True)
-                    size = UNKNOWN_SIZE
-            self.file_names.append(name)
-            self.sizes.append(size)
-        self.ids.append(ids[keep])
+    def receive(self, images: Sequence[Image]) -> int:
+        self.ids += [image.id for image in images]
+        self.sizes += [(image.height, image.width) for image in images]
+        self.file_names += [image.file_name for image in images]
+        return 4 * len(images)
+
+    def mended(self, number: int, value: Any) -> Image | None:
+        entry = OddEntry.of(value, number, "images", self.place, self.problems)
+        image_id = entry.whole("id", self.numbers.number) if entry else 0
+        if entry is None or not entry.kept:
+            return None
+        name, size = entry.get("file_name"), (entry.get("height"), entry.get("width"))
+        if not isinstance(name, str) or not name:
+            entry.leave_out("bad entry", f"image {image_id} has no file_name: every image entry needs one")
+            self.left_out[image_id] = "bad entry"
+            return None
+        if all(fits_int64(side) and side > 0 for side in size):
+            return Image(image_id, name, *size)
+        text = (
+            f"image {image_id} ({name}) has height, width {short(size)}: give whole numbers above 0, in pixels "
+            "(tools/dataset.py check --fix writes a copy with those of the files)"
+        )
+        height, width = (whole_number(side) or 0 for side in size)
+        if min(height, width) > 0:
+            self.problems.mend("odd entry", self.place, text)
+            return Image(image_id, name, height, width)
+        self.problems.report("bad size", self.place, text, kept=True)
+        return Image(image_id, name, *UNKNOWN_SIZE)
 
     def unique(self) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
         """Ids (n,), sizes (n, 2) as (height, width), file names; of entries with one id and one file the first."""
-        ids = np.concatenate([np.zeros(0, np.int64), *self.ids])
+        ids = np.array(self.ids, dtype=np.int64)
         sizes = np.array(self.sizes, dtype=np.int64).reshape(-1, 2)
         unique, first, counts = np.unique(ids, return_index=True, return_counts=True)
+        if len(unique) == len(ids):
+            return ids, sizes, tuple(self.file_names)
         wrong, by_id, ends = [], np.argsort(ids, kind="stable"), np.cumsum(counts)
         for which in np.flatnonzero(counts > 1):
             number, count = int(unique[which]), int(counts[which])
@@ -143,50 +222,78 @@ class _Images:
             self.problems.report("duplicate id", self.place, text, kept=same, images=0 if same else count)
             if not same:  # nobody can say whose the boxes are
                 wrong.append(number)
-                self.reported[number] = "duplicate id"
+                self.left_out[number] = "duplicate id"
         kept = np.sort(first[~np.isin(unique, wrong)])
         return ids[kept], sizes[kept], tuple(self.file_names[index] for index in kept.tolist())
 
 
-class _Objects:
-    """Receives annotation entries; keeps numbers only."""
+class _Boxes:
+    """Collects annotation entries; keeps numbers only."""
+
+    kind = Box
 
     def __init__(self, place: str, problems: Problems, crowd_keys: tuple[str, ...], numbers: ImageIds) -> None:
         self.place, self.problems, self.crowd_keys, self.numbers = place, problems, crowd_keys, numbers
         self.columns: list[tuple[NDArray[Any], ...]] = []
-        self.largest, self.unnumbered = 0, 0
         self.rotated: list[Any] = []
         """Ids of boxes that belong to rotated rectangles."""
-        self.left_out: list[NDArray[np.int64]] = []
+        self.left_out: list[int] = []
         """Image ids of entries that were left out."""
 
-    def receive(self, batch: list[Any], first: int) -> None:
-        entries = entry_objects(batch, first, "annotations", self.place, self.problems)
-        keep = np.ones(len(entries), dtype=bool)
-        ids, missing = self._ids(entries, first)
-        owners = whole_numbers(
-            entries, keep, "image_id", first, self.place, self.problems, self.numbers.number, boxes=1
-        )
-        has_owner = keep.copy()
-        crowd = self._crowd(entries, keep, first)
-        categories = self._categories(entries, keep, ids)
-        boxes = self._boxes(entries, keep, ids)
-        areas = self._areas(entries, ids)
-        self._count_rotated(entries)
-        self.left_out.append(owners[has_owner & ~keep])
-        self.columns.append(tuple(one[keep] for one in (ids, missing, owners, categories, boxes, areas, crowd)))
+    def receive(self, boxes: Sequence[Box]) -> int:
+        count = len(boxes)
+        if not count:
+            return 0
+        owners, categories, corners, ids, areas, *flags, masks, attributes = zip(*map(msgspec.structs.astuple, boxes))
+        crowd = np.zeros(count, dtype=bool)
+        for key, values in zip(("iscrowd", "isfake"), flags):
+            crowd |= (key in self.crowd_keys) & (np.array(values, dtype=np.int64) > 0)
+        if attributes.count(None) < count:
+            self.rotated += [box.id for box in boxes if box.attributes and is_rotated(box.attributes.rotation)]
+        unnumbered = np.array([number is None for number in ids], dtype=bool)
+        self.columns.append((
+            np.array([number or 0 for number in ids] if unnumbered.any() else ids, dtype=np.int64),
+            unnumbered,
+            np.array(owners, dtype=np.int64),
+            np.array(categories, dtype=np.int64),
+            np.fromiter(chain.from_iterable(corners), np.float64, 4 * count).reshape(-1, 4),
+            np.array(areas, dtype=np.float64),  # NaN for None
+            crowd,
+        ))  # fmt: skip
+        absent = sum(values.count(None) for values in (ids, areas, masks)) + sum(v.count(_NO_FLAG) for v in flags)
+        return 8 * count - absent + 2 * list(map(type, masks)).count(_Mask)
+
+    def mended(self, number: int, value: Any) -> Box | None:
+        entry = OddEntry.of(value, number, "annotations", self.place, self.problems)
+        if entry is None:
+            return None
+        box_id = entry.annotation_id()
+        image_id = entry.whole("image_id", self.numbers.number)
+        has_image = entry.kept
+        crowd = [entry.flag(key) for key in self.crowd_keys]
+        category = entry.category_id()
+        box = entry.box()
+        area = entry.area()
+        attributes = entry.get("attributes")
+        degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+        if degrees and is_rotated(degrees):
+            self.rotated.append(entry.get("id"))
+        if entry.kept:
+            return Box(image_id, category, box, box_id, area, iscrowd=int(any(crowd)))
+        self.left_out += [image_id] if has_image else []
+        return None
 
     def annotations(self, space: LabelSpace, images: _Images) -> Annotations:
         """The entries sorted by image, with labels instead of category ids."""
         image_ids, sizes, names = images.unique()
         empty = tuple(np.zeros(shape, kind) for shape, kind in _EMPTY)
-        columns = (np.concatenate(one) for one in zip(empty, *self.columns))
-        ids, missing, wanted, categories, boxes, areas, crowd = columns
+        columns = (np.concatenate(parts) for parts in zip(empty, *self.columns))
+        ids, unnumbered, wanted, categories, boxes, areas, crowd = columns
         self.columns = []
         owners, known_image = _positions(wanted, image_ids)
-        reported = ~known_image & np.isin(wanted, list(images.reported))
+        reported = ~known_image & np.isin(wanted, list(images.left_out))
         for number in wanted[reported].tolist():
-            self.problems.losses.add(images.reported[number], boxes=1)
+            self.problems.losses.add(images.left_out[number], boxes=1)
         self._unknown_images(ids, wanted, ~known_image & ~reported)
         labels, known_class = _positions(categories, np.array(space.category_ids))
         for row in np.flatnonzero(~known_class):
@@ -196,36 +303,13 @@ class _Objects:
         counts = np.bincount(owners[order], minlength=len(image_ids))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         areas = self._sound(areas, boxes, ids)
-        touched = np.isin(image_ids, np.concatenate([wanted[~keep], *self.left_out]))
+        touched = np.isin(image_ids, np.concatenate([wanted[~keep], np.array(self.left_out, dtype=np.int64)]))
         self.problems.losses.add("", emptied=int(np.count_nonzero(touched & (counts == 0))))
-        ids = np.where(missing > 0, self.largest + missing, ids)
+        ids = np.where(unnumbered, ids.max(initial=0) + np.cumsum(unnumbered), ids)
         return Annotations(
             space, self.place, names, self.numbers.numbered(image_ids), sizes, offsets,
             boxes[order], labels[order], areas[order], crowd[order], ids[order],
         )  # fmt: skip
-
-    def _ids(self, entries: Sequence[Entry], first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(A,) the ids, 0 where there is none that can be used; and those numbered from 1, 0 for the others.
-
-        Nothing depends on these numbers but how a message calls an annotation.
-        """
-        values: list[Any] = [entry.get("id") for entry in entries]
-        missing = np.zeros(len(values), dtype=np.int64)
-        if not are_int64(values):
-            for index, value in enumerate(values):
-                if fits_int64(value):
-                    continue
-                values[index] = number = whole_number(value)
-                if number is None:
-                    values[index] = 0
-                    self.unnumbered += 1
-                    missing[index] = self.unnumbered
-                if value is not None:  # none at all is as good as any
-                    text = f"entry {first + index} has id {short(value)}, not a whole number: it is given one"
-                    self.problems.mend("bad annotation id", self.place, text)
-        ids = np.array(values, dtype=np.int64)
-        self.largest = max(self.largest, int(ids.max(initial=0)))
-        return ids, missing
 
     def _unknown_images(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], foreign: NDArray[np.bool_]) -> None:
         rows = np.flatnonzero(foreign)
@@ -247,62 +331,6 @@ class _Objects:
             boxes=boxes,
         )
 
-    def _crowd(self, entries: Sequence[Entry], keep: NDArray[np.bool_], first: int) -> NDArray[np.bool_]:
-        crowd = np.zeros(len(entries), dtype=bool)
-        for key in self.crowd_keys:
-            values: list[Any] = [entry.get(key, 0) for entry in entries]
-            if are_int64(values):
-                crowd |= np.array(values, dtype=np.int64) != 0
-                continue
-            for index in np.flatnonzero(keep).tolist():
-                if values[index] is None:
-                    text = f"entry {first + index} has {key}: null: read as 0"
-                    self.problems.mend("odd entry", self.place, text)
-            values = [0 if value is None else value for value in values]
-            marked = whole_numbers(entries, keep, key, first, self.place, self.problems, flag, values=values, boxes=1)
-            crowd |= marked.astype(bool)
-        return crowd
-
-    def _categories(
-        self, entries: Sequence[Entry], keep: NDArray[np.bool_], ids: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        values: list[Any] = [entry.get("category_id") for entry in entries]
-        if are_int64(values):
-            return np.array(values, dtype=np.int64)
-        values = [int(one) if type(one) is float and one.is_integer() else one for one in values]  # some write 2.0
-        mended = self._check(
-            values, keep, ids, fits_int64, whole_number, "unknown category", "category_id", "not a whole number"
-        )
-        return np.array([0 if one is None else one for one in mended], dtype=np.int64)
-
-    def _boxes(self, entries: Sequence[Entry], keep: NDArray[np.bool_], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(A, 4)"""
-        values = [entry.get("bbox") for entry in entries]
-        try:
-            boxes = np.array(values)
-        except ValueError:  # rows of unequal length
-            boxes = np.array(None)
-        if boxes.dtype.kind in "iuf" and boxes.shape == (len(values), 4) and (np.abs(boxes) <= LARGEST).all():
-            return boxes.astype(np.float64)
-        mended = self._check(
-            values, keep, ids, is_box, box_numbers, "bad box", "bbox", "expected 4 finite numbers x, y, width, height"
-        )
-        return np.array([[0] * 4 if one is None else one for one in mended], dtype=np.float64).reshape(-1, 4)
-
-    def _areas(self, entries: Sequence[Entry], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(A,) as the file has them, NaN where it gives none that can be read."""
-
-        def fits(value: object) -> bool:
-            return value is None or (type(value) is float and value == value) or fits_int64(value)
-
-        values: list[Any] = [entry.get("area") for entry in entries]
-        if set(map(type, values)) == {float} and not np.isnan(areas := np.array(values)).any():
-            return areas
-        always = np.ones(len(values), dtype=bool)  # no box is left out for its area
-        expected = "expected a number of pixels, or no area"
-        found = self._check(values, always, ids, fits, finite_number, "wrong area", "area", expected, needed=False)
-        return np.array([np.nan if one is None else one for one in found], dtype=np.float64)
-
     def _sound(
         self, areas: NDArray[np.float64], boxes: NDArray[np.float64], ids: NDArray[np.int64]
     ) -> NDArray[np.float64]:
@@ -318,53 +346,26 @@ class _Objects:
             self.problems.mend("wrong area", self.place, text)
         return sound
 
-    def _count_rotated(self, entries: Sequence[Entry]) -> None:
-        """CVAT writes the rectangle before its rotation as bbox, and the rotation beside it."""
-        for entry in entries:
-            attributes = entry.get("attributes")
-            degrees = attributes.get("rotation") if attributes and type(attributes) is dict else None
-            if degrees and is_rotated(degrees):
-                self.rotated.append(entry.get("id"))
-
-    def _check(
-        self,
-        values: Sequence[Any],
-        keep: NDArray[np.bool_],
-        ids: NDArray[np.int64],
-        fits: Callable[[object], bool],
-        read: Callable[[object], Any],
-        kind: str,
-        key: str,
-        expected: str,
-        *,
-        needed: bool = True,
-    ) -> list[Any]:
-        """The values; those that do not fit as ``read`` understands them, else None, and where needed not kept."""
-        mended = list(values)
-        for index, value in enumerate(values):
-            if not fits(value):
-                mended[index] = read(value)
-                kept = not needed or mended[index] is not None
-                text = f"annotation {ids[index]} has {key} {short(value)}: {expected}"
-                if kept:
-                    self.problems.mend(kind if mended[index] is None else "odd entry", self.place, text)
-                else:
-                    self.problems.report(kind, self.place, text, boxes=int(keep[index]))
-                keep[index] &= kept
-        return mended
-
 
 _EMPTY: tuple[tuple[Any, type], ...] = (
-    (0, np.int64), (0, np.int64), (0, np.int64), (0, np.int64), ((0, 4), np.float64), (0, np.float64), (0, np.bool_)
+    (0, np.int64), (0, np.bool_), (0, np.int64), (0, np.int64), ((0, 4), np.float64), (0, np.float64), (0, np.bool_)
 )  # fmt: skip
-"""Shapes and types of the columns that ``_Objects`` collects."""
+"""Shapes and types of the columns that ``_Boxes`` collects."""
+_DENSE = 16
+"""Numbers in the range of ids for each of them up to which a table of the range is made."""
 
 
-def _positions(wanted: NDArray[Any], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _positions(wanted: NDArray[np.int64], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Position (A,) of each wanted number among ``ids`` (n,), and whether it is there."""
     if not ids.size:
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    low, high = int(ids.min()), int(ids.max())
+    if high - low < _DENSE * len(ids):  # a table of the range is many times as fast as searching
+        table = np.full(high - low + 1, -1)
+        table[ids - low] = np.arange(len(ids))
+        positions: NDArray[np.int64] = table[np.clip(wanted, low, high) - low]
+        return np.maximum(positions, 0), ids[positions] == wanted
     order = np.argsort(ids)
     nearest = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
-    positions: NDArray[np.int64] = order[nearest]
+    positions = order[nearest]
     return positions, ids[positions] == wanted

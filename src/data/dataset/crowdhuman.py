@@ -18,7 +18,7 @@ from .coco_fields import box_numbers, flag, is_box
 from .detection import DetectionDataset
 from .frame import Upright
 from .images import image_sizes
-from .json_stream import unique_keys
+from .json_lists import unique_keys
 from .prepare import prepare
 from .problems import Problems
 from .subset import Subset
