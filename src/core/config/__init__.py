@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigError, DataError, last_line
 from ..registry import REGISTRY, Registry, import_components
 from .check import settings_values, take_over, validate
+from .foreign import with_sizes_of_batches
 from .layers import Replaced, apply_overrides, apply_values, describe_moved, read_tree, settle, with_layer
 from .node import Located, dump_yaml
 from .plan import PURPOSES, RUNTIME_PARAMETERS, SLOTS, Plan, Planner, SharedReference, SlotReference, suggest
@@ -51,7 +52,7 @@ def load_config(
     replaced: Replaced = []
     base = read_tree(path, replaced)
     tree = apply_overrides(base, overrides, replaced)
-    tree = settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree)))
+    tree = with_sizes_of_batches(settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree))))
     tree = import_components(tree)
     tree, notes = take_over(Planner(tree, registry), replaced)
     config = Config(tree, str(path), registry, dict(resolvers or {}))

@@ -208,22 +208,26 @@ class Planner:
         return Plan(self.registry[name], schema, arguments, f"{node.origin}: {key}")
 
     def family_defaults(self, name: str) -> dict[Any, Located]:
-        """What the configured model sets in class ``name`` where the config does not (``part_defaults``).
+        """What the configured model and its parts set in class ``name`` where the config does not (``part_defaults``).
 
         Official files of several detectors share the names of parts, and mean other parts.
         """
         model = self.tree.value.get("model")
         chosen = model.value.get("type") if model is not None and isinstance(model.value, dict) else model
-        if chosen is None or chosen.value not in self.registry:
+        if chosen is None or not isinstance(chosen.value, str) or chosen.value not in self.registry:
             return {}
-        defaults = getattr(self.registry[chosen.value], "part_defaults", {}).get(name, {})
-        origin = f"{chosen.origin} ({chosen.value})"
-        return {argument: locate(value, origin, f"{name}.{argument}") for argument, value in defaults.items()}
+        defaults: dict[Any, Located] = {}
+        for part in (chosen, *self.section(chosen.value).value.values()):
+            cls = self.registry[part.value] if isinstance(part.value, str) and part.value in self.registry else None
+            of_part = getattr(cls, "part_defaults", {}).get(name, {})
+            origin = f"{part.origin} ({part.value})"
+            defaults |= {argument: locate(value, origin, f"{name}.{argument}") for argument, value in of_part.items()}
+        return defaults
 
     def arguments(self, name: str, given: Mapping[Any, Located], depth: int = 0) -> dict[str, Any]:
         """Planned values of what the config says about class ``name``; unknown arguments are reported."""
         schema, planned = self.schema(name), {}
-        for argument, node in given.items():
+        for argument, node in renamed_arguments(name, given).items():
             parameter = schema.parameters.get(argument)
             if parameter is not None:
                 planned[argument] = self.value(node, parameter.annotation, depth + 1)

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -47,6 +49,8 @@ class RTDETRTransformerv2(DFINETransformer):
 class RTDETRTransformer(RTDETRTransformerv2):
     """RT-DETR's decoder; the second version's in all but the names of a few parameters and arguments.
 
+    A config whose encoder does not say a ``version`` means the first one's, too.
+
     Args:
         num_classes: C.
         position_embed_type: ``sine`` only.
@@ -54,6 +58,8 @@ class RTDETRTransformer(RTDETRTransformerv2):
         version: ``v1`` names parameters as RT-DETR's first checkpoints do, ``v2`` as its second ones.
         options: see :class:`RTDETRTransformerv2`.
     """
+
+    part_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({"HybridEncoder": {"version": "v1"}})
 
     def __init__(
         self,
