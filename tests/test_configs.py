@@ -317,7 +317,7 @@ def test_mistakes_in_a_real_file_are_all_named() -> None:
         "DFINETransformer.num_layer=3",
         "HGNetv2.return_idx=all",
         "train_dataloader.dataset.tranforms={}",
-        "train_dataloader.collate_fn.type=BatchImageCollateFuncion",
+        "train_dataloader.collate_fn.type=BatchImageCollateFunctoin",
         "learning_rate=1",
     ]
     with pytest.raises(ConfigError) as caught:
@@ -326,6 +326,6 @@ def test_mistakes_in_a_real_file_are_all_named() -> None:
     assert "DFINETransformer.num_layer: no such argument of DFINETransformer; did you mean num_layers?" in text
     assert "HGNetv2.return_idx: expected list of int, found 'all' (str)" in text
     assert "train_dataloader.dataset.tranforms: no such argument of CocoDetection; did you mean transforms?" in text
-    assert "no component is called 'BatchImageCollateFuncion'; did you mean BatchImageCollateFunction?" in text
+    assert "no component is called 'BatchImageCollateFunctoin'; did you mean BatchImageCollateFunction?" in text
     assert "learning_rate: no such top-level key or component" in text
     assert len(text.splitlines()) == 5

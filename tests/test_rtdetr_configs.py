@@ -14,8 +14,8 @@ import yaml
 import isdfine
 from golden_cases import load_json
 from isdfine.core.errors import ConfigError
+from isdfine.distill.objective import build_objective
 from isdfine.losses.rtdetr import RTDETRCriterion, SetCriterion
-from isdfine.solver.objective import build_objective
 from isdfine.zoo.rtdetr.decoder import RTDETRTransformer, RTDETRTransformerv2
 
 CONFIGS = Path(__file__).parent.parent / "configs"

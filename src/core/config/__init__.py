@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigError, DataError, last_line
 from ..registry import REGISTRY, Registry, import_components
 from .check import settings_values, take_over, validate
-from .foreign import with_sizes_of_batches
-from .layers import Replaced, apply_overrides, apply_values, describe_moved, read_tree, settle, with_layer
+from .layers import (
+    Replaced,
+    apply_overrides,
+    apply_values,
+    describe_moved,
+    read_tree,
+    settle,
+    with_layer,
+    with_sizes_of_batches,
+)
 from .node import Located, dump_yaml
 from .plan import PURPOSES, RUNTIME_PARAMETERS, SLOTS, Plan, Planner, SharedReference, SlotReference, suggest
 from .settings import RunSettings

@@ -238,6 +238,26 @@ def settle(tree: Located) -> Located:
     return _with_missing_sizes(tree, node, size)
 
 
+def with_sizes_of_batches(tree: Located) -> Located:
+    """The finished tree in which the sizes of ``RTDETR.multi_scale`` stand where they are drawn from: in the collate
+    function.
+
+    RT-DETR's first repository resizes batches in the model, to sizes in the model's section.
+    """
+    section, loader = tree.value.get("RTDETR"), tree.value.get("train_dataloader")
+    if section is None or not isinstance(section.value, dict) or "multi_scale" not in section.value:
+        return tree
+    scales = section.value["multi_scale"]
+    rest = {name: child for name, child in section.value.items() if name != "multi_scale"}
+    top = {**tree.value, "RTDETR": Located(rest, section.origin, section.key)}
+    if loader is not None and isinstance(loader.value, dict):
+        collate = loader.value.get("collate_fn") or Located("BatchImageCollateFunction", scales.origin, "")
+        kind = {"type": collate} if isinstance(collate.value, str) else collate.value
+        given = Located({"scales": scales, **kind}, collate.origin, "train_dataloader.collate_fn")
+        top["train_dataloader"] = Located({**loader.value, "collate_fn": given}, loader.origin, loader.key)
+    return Located(top, tree.origin, tree.key)
+
+
 def describe_moved(tree: Located) -> str | None:
     """What follows the number of epochs, in one line; None where nothing does."""
     moved = [node for node in tree.walk() if isinstance(node, Moved)]
