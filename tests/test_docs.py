@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examples in docstrings and in the README run."""
 
+import ast
 import doctest
 import importlib
 import os
@@ -126,3 +127,15 @@ def test_nothing_refers_to_a_page_that_readers_do_not_have() -> None:
         r"\b[Ss]pec(?:ification)?[ /](?:dfine|self_distillation|detr_family|doc_layout|teacher_student|section|\d)"
     )
     assert {name for name, text in code_texts().items() if re.search(private, text)} == set()
+
+
+def test_every_option_of_the_tools_says_what_it_is() -> None:
+    calls = [
+        (path.relative_to(ROOT), node)
+        for path in sorted((ROOT / "tools").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+    ]
+    assert len(calls) > 50
+    silent = [(str(path), call.lineno) for path, call in calls if not any(k.arg == "help" for k in call.keywords)]
+    assert silent == []

@@ -37,9 +37,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path, help=".pth, .safetensors, or a folder of transformers")
     parser.add_argument("output", type=Path, help="file to write; a folder with --to huggingface")
-    parser.add_argument("--to", required=True, choices=("official", "huggingface", "safetensors"), dest="form")
+    parser.add_argument(
+        "--to", required=True, choices=("official", "huggingface", "safetensors"), dest="form", help="form to write"
+    )
     parser.add_argument("-c", "--config", help="YAML file the input was trained with")
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config",
+    )
     parser.add_argument("--classes", help="classes of the model: coco, or the COCO JSON file it was trained on")
     parser.add_argument("--licence", help="licence of the weights for the card, as an SPDX identifier")
     parser.add_argument("--metric", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="for the card")

@@ -58,9 +58,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("path", nargs="?", metavar="PATH", help="folder of a data set, or an annotation file")
     source.add_argument("-c", "--config", help="YAML file of a run: look at its training and validation data")
-    source.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
-    source.add_argument("--split", action="append", default=[], metavar="NAME=PATH[:IMAGES]", dest="splits")
-    source.add_argument("--format", choices=("auto", *sources.FORMATS), default="auto")
+    source.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config",
+    )
+    source.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="NAME=PATH[:IMAGES]",
+        dest="splits",
+        help="one split of the data, may be given several times",
+    )
+    source.add_argument(
+        "--format", choices=("auto", *sources.FORMATS), default="auto", help="format of the data (default: found out)"
+    )
     source.add_argument("--image-folder", metavar="DIR", help="where the images are, if that cannot be found")
     source.add_argument("--max-pixels", type=int, help="largest image that is decoded (default: Pillow's limit)")
     source.add_argument("--workers", type=int, help="threads that read images (default: one per core)")
@@ -69,34 +86,38 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("check", parents=[source], help="find what is wrong")
-    one.add_argument("--queries", type=int, help=f"queries of the model (default: the config's, else {QUERIES})")
-    one.add_argument("--json", metavar="FILE", help="write all findings as JSON")
-    one.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
-    one.add_argument("--fix", metavar="DIR", help="write a corrected copy into a new folder")
-    one.add_argument("--images", choices=("copy", "link"), default="copy", help="images of the corrected copy")
-    one.add_argument("--allow-loss", type=float, default=ALLOWED_LOSS, metavar="SHARE",
+    check = commands.add_parser("check", parents=[source], help="find what is wrong")
+    check.add_argument("--queries", type=int, help=f"queries of the model (default: the config's, else {QUERIES})")
+    check.add_argument("--json", metavar="FILE", help="write all findings as JSON")
+    check.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
+    check.add_argument("--fix", metavar="DIR", help="write a corrected copy into a new folder")
+    check.add_argument("--images", choices=("copy", "link"), default="copy", help="images of the corrected copy")
+    check.add_argument("--allow-loss", type=float, default=ALLOWED_LOSS, metavar="SHARE",
                      help="of boxes or images that the copy may lack, 0 to 1: else it is not written "
                      f"(default: {ALLOWED_LOSS})")  # fmt: skip
-    one.add_argument("--examples", type=int, default=3, help="places shown per kind of finding")
-    one = commands.add_parser("stats", parents=[source, output], help="plots and numbers")
-    one.add_argument("--json", metavar="FILE", help="write the numbers as JSON too")
-    one = commands.add_parser("convert", parents=[source, output], help="write it in another format")
-    one.add_argument("--to", required=True, choices=sources.FORMATS)
-    one.add_argument("--images", choices=("copy", "link", "none"), default="copy", help="link: symbolic links")
-    one = commands.add_parser("split", parents=[source, output], help="divide it into parts")
-    one.add_argument("--parts", nargs="+", required=True, metavar="NAME=FRACTION")
-    one.add_argument("--group-by", metavar="REGEX", help="images whose names give the same (first group) stay together")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--to", choices=sources.FORMATS, default="coco", help="format of the parts (default: coco)")
-    one.add_argument("--images", choices=("copy", "link", "none"), default="none",
+    check.add_argument("--examples", type=int, default=3, help="places shown per kind of finding")
+    stats = commands.add_parser("stats", parents=[source, output], help="plots and numbers")
+    stats.add_argument("--json", metavar="FILE", help="write the numbers as JSON too")
+    convert = commands.add_parser("convert", parents=[source, output], help="write it in another format")
+    convert.add_argument("--to", required=True, choices=sources.FORMATS, help="format to write")
+    convert.add_argument("--images", choices=("copy", "link", "none"), default="copy", help="link: symbolic links")
+    split = commands.add_parser("split", parents=[source, output], help="divide it into parts")
+    split.add_argument(
+        "--parts", nargs="+", required=True, metavar="NAME=FRACTION", help="names and shares of the parts"
+    )
+    split.add_argument(
+        "--group-by", metavar="REGEX", help="images whose names give the same (first group) stay together"
+    )
+    split.add_argument("--seed", type=int, default=0, help="of the parts")
+    split.add_argument("--to", choices=sources.FORMATS, default="coco", help="format of the parts (default: coco)")
+    split.add_argument("--images", choices=("copy", "link", "none"), default="none",
                      help="none: one COCO file per part, for the images where they are")  # fmt: skip
-    one = commands.add_parser("show", parents=[source, output], help="draw boxes on images")
-    one.add_argument("--count", type=int, default=16)
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--class", metavar="NAME", dest="class_name", help="only images with this class")
-    one.add_argument("--ids", nargs="+", default=[], help="image ids or file names")
-    one.add_argument("--only-problems", action="store_true", help="only images that check finds something about")
+    show = commands.add_parser("show", parents=[source, output], help="draw boxes on images")
+    show.add_argument("--count", type=int, default=16, help="pictures to write")
+    show.add_argument("--seed", type=int, default=0, help="of the choice of pictures")
+    show.add_argument("--class", metavar="NAME", dest="class_name", help="only images with this class")
+    show.add_argument("--ids", nargs="+", default=[], help="image ids or file names")
+    show.add_argument("--only-problems", action="store_true", help="only images that check finds something about")
     return parser.parse_args(arguments)
 
 

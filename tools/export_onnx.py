@@ -40,12 +40,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help=".pth, .safetensors, or a folder of transformers")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path,
                         help="file to write; default: the checkpoint's name with .onnx, in this folder")  # fmt: skip
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
-    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
+    parser.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config",
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="of weights and arithmetic inside the graph"
+    )
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels, multiples of 32")
     parser.add_argument("--dynamic-size", action="store_true", help="leave height and width free, in steps of 32")
     parser.add_argument("--uint8", action="store_true", help="images are uint8; scaling is inside the graph")
-    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET)
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help="version of the ONNX operators")
     parser.add_argument("--images", type=Path, help="folder of real images to compare on; default: the validation set")
     parser.add_argument("--ema", action=argparse.BooleanOptionalAction, help="averaged or plain weights of a .pth")
     return parser.parse_args(arguments)

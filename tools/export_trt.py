@@ -226,7 +226,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("graph", type=Path, help=".onnx file")
     parser.add_argument("-o", "--output", type=Path, help="file to write; default: the graph's name with .engine")
-    parser.add_argument("--batches", type=int, nargs=3, default=(1, 1, 8), metavar=("LEAST", "BEST", "MOST"))
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs=3,
+        default=(1, 1, 8),
+        metavar=("LEAST", "BEST", "MOST"),
+        help="images per call: least, usual, most",
+    )
     parser.add_argument("--sizes", type=int, nargs=6, metavar=("H", "W", "H", "W", "H", "W"),
                         help="least, best and most size of a graph of free size")  # fmt: skip
     parser.add_argument("--timing-cache", type=Path, help="file that keeps the timings of this GPU")

@@ -61,7 +61,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("-c", "--config", required=True, help="YAML file of the run")
     run.add_argument("-r", "--resume", required=True, help="checkpoint or run folder")
     run.add_argument("-o", "--output", required=True, type=Path, help="folder to write")
-    run.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    run.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config",
+    )
     run.add_argument("-d", "--device", help="cpu, cuda or cuda:0")
     run.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     judge = argparse.ArgumentParser(add_help=False)

@@ -77,13 +77,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--ways", nargs="+", choices=WAYS[1:], default=WAYS[1:], help="measured beside the official one"
     )
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=8, help="images per batch")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each way that count")
     parser.add_argument("--repeats", type=int, default=2, help="batches of a turn that count")
     parser.add_argument(
         "--workers", type=int, default=0, help="also measure our loader with 1 .. N workers (wall clock)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of images and draws")
     parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every batch")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)  # what the process of a way is told

@@ -46,7 +46,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, 80 classes")
     which.add_argument("-c", "--config", help="YAML file with model, criterion and optimizer")
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config",
+    )
     parser.add_argument("--image", nargs=2, type=int, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--batch", type=int, default=4, help="images per step")
     parser.add_argument("--boxes", type=int, default=10, help="ground-truth boxes per image (BCCD has 12, COCO 7)")
@@ -54,7 +62,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2, help="rounds before")
     parser.add_argument("--device", help="cpu, cuda or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--threads", type=int, help="of a CPU (default: torch's)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     parser.add_argument("--methods", nargs="+", default=list(USUAL), metavar="NAME", help=", ".join(METHODS))
     parser.add_argument("--diagnostics", action="store_true", help="also a step that writes diagnostics")
     parser.add_argument(

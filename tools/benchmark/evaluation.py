@@ -189,7 +189,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value in (("images", 5000), ("detections", 300), ("classes", 80), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default: {value}")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: both")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the made-up detections")
     parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every round")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     return parser.parse_args(arguments)

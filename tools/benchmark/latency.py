@@ -51,7 +51,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("-m", "--model", help="one model")
     which.add_argument("--compare", nargs="+", metavar="MODEL", help="two or more; ratios are to the first")
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config",
+    )
     parser.add_argument("--backend", choices=("eager", "compile", "graph", "onnx"), help="for models that name none")
     parser.add_argument("--device", help="cpu, cuda or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--threads", type=int, help="of a CPU (default: the backends' own choice)")
@@ -59,7 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="of models built here (fp16 on a GPU, fp32 on a CPU); a file has its own")  # fmt: skip
     parser.add_argument("--batch", type=int, default=1, help="images per call")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the network's input")
-    parser.add_argument("--rounds", type=int, default=Plan.rounds)
+    parser.add_argument("--rounds", type=int, default=Plan.rounds, help="turns of each model that count")
     parser.add_argument("--repeats", type=int, default=Plan.repeats, help="calls of a model per round that count")
     parser.add_argument("--warmup", type=int, default=Plan.warmup, help="calls before the first round")
     parser.add_argument("--with-preprocessing", action="store_true",

@@ -89,9 +89,9 @@ def measure(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=118_287)
-    parser.add_argument("--boxes", type=int, default=860_001)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=118_287, help="in the made-up file")
+    parser.add_argument("--boxes", type=int, default=860_001, help="in the made-up file")
+    parser.add_argument("--seed", type=int, default=0, help="of the made-up boxes")
     parser.add_argument("--file", type=Path, help="open this file instead of making one")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

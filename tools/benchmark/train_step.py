@@ -64,7 +64,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, 80 classes")
     which.add_argument("-c", "--config", help="YAML file with model, criterion and optimizer")
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE")
+    parser.add_argument(
+        "-u",
+        "--update",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="set any key of the config",
+    )
     parser.add_argument(
         "--variants", nargs="+", default=["eager"], metavar="NAME", help=f"{', '.join(OPTIONS)}, joined by +"
     )

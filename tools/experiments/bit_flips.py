@@ -65,8 +65,8 @@ def same(one: Any, other: Any) -> bool:
 def main() -> int:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--flips", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flips", type=int, default=300, help="trials")
+    parser.add_argument("--seed", type=int, default=0, help="of the places")
     options = parser.parse_args()
     choose, counts = random.Random(options.seed), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="bit-flips-") as folder:

@@ -46,10 +46,10 @@ class Graph(torch.nn.Module):
 def main(arguments: list[str] | None = None) -> int:
     """Print one line per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", required=True)
-    parser.add_argument("-r", "--resume", required=True)
+    parser.add_argument("-c", "--config", required=True, help="YAML file of the run")
+    parser.add_argument("-r", "--resume", required=True, help="checkpoint")
     parser.add_argument("--pages", choices=("train", "val"), default="val", help="split of a COCO folder of that name")
-    parser.add_argument("graphs", type=Path, nargs="+")
+    parser.add_argument("graphs", type=Path, nargs="+", help=".onnx files")
     options = parser.parse_args(arguments)
     config = isdfine.load_config(options.config)
     if options.pages == "train":

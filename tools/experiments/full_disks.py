@@ -199,9 +199,9 @@ def fault(kind: str, choose: random.Random, source: Path, work: Path) -> list[st
 def main() -> int:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--count", type=int, default=12, help="trials")
+    parser.add_argument("--seed", type=int, default=0, help="of kinds and moments")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of faults")
     options = parser.parse_args()
     import isdfine.components  # once, for all that are forked
 

@@ -201,10 +201,10 @@ def good(kind: str, guilty: int, outcome: Outcome, limit_s: float) -> bool:
 def main() -> int:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--count", type=int, default=20, help="trials")
     parser.add_argument("--timeout", type=float, default=60.0, help="ISDFINE_DIST_TIMEOUT of the runs, seconds")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--seed", type=int, default=0, help="of kinds and moments")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of faults")
     options = parser.parse_args()
     choose, failures = random.Random(options.seed), 0
     import isdfine.components  # once, for all that are forked
