@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..nn.backbone.hgnetv2 import ConvBlock, LearnableAffine
 from ..nn.conv import ConvNormAct, RepVGG
+from ..nn.padding import Padding, cleared
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -30,7 +32,34 @@ class Deployable(Protocol):
         ...
 
 
-def fuse(model: ModelT) -> ModelT:
+class BoundedConv(nn.Module):
+    """Convolution with bias, then a clamp.
+
+    Args:
+        conv: the convolution.
+        low, high: bounds of the result; None for none.
+
+    Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W').
+    """
+
+    def __init__(self, conv: nn.Conv2d, low: float | None, high: float | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.low, self.high = low, high
+
+    def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W'); the padding, if any, is cleared before it is read."""
+        found: Tensor = self.conv(cleared(maps, padding))
+        if self.low is None and self.high is None:
+            return found
+        return found.clamp(self.low, self.high)
+
+    def extra_repr(self) -> str:
+        """Bounds, for printing."""
+        return f"low={self.low}, high={self.high}"
+
+
+def fuse(model: ModelT, *, backbone: bool = False) -> ModelT:
     """A copy of a model in eval mode, rewritten for inference; the model itself is left alone.
 
     ``ConvNormAct`` becomes one biased convolution ``conv_bn_fused``, ``RepVGG`` one 3x3 convolution ``conv``, a
@@ -39,12 +68,15 @@ def fuse(model: ModelT) -> ModelT:
 
     Args:
         model: any module; also one of the parts named above.
+        backbone: make each layer of an HGNetv2 one ``BoundedConv`` as well. The official code leaves the backbone, and
+            with it the keys of a fused checkpoint: take this form to run and to export, not to keep weights.
 
     Returns:
         A deep copy. Its type is the model's own unless the model is itself one of the parts named above.
     """
     with torch.no_grad():
-        return _rewritten(copy.deepcopy(model)).eval()  # type: ignore[return-value]
+        fused = _rewritten(copy.deepcopy(model))
+        return (_bounded(fused) if backbone else fused).eval()  # type: ignore[return-value]
 
 
 def _rewritten(module: nn.Module) -> nn.Module:
@@ -53,24 +85,21 @@ def _rewritten(module: nn.Module) -> nn.Module:
     if isinstance(module, RepVGG):
         return _single_branch(module)
     if isinstance(module, ConvNormAct):
-        return nn.Sequential(OrderedDict(conv_bn_fused=biased(module.conv, *_folded(module)), act=module.act))
+        conv = _biased(module.conv, *_folded(module.conv, module.norm))
+        return nn.Sequential(OrderedDict(conv_bn_fused=conv, act=module.act))
     for name, child in module.named_children():
         setattr(module, name, _rewritten(child))
     return module
 
 
 def _single_branch(block: RepVGG) -> nn.Sequential:
-    kernel, bias = _folded(block.conv1)
-    point_kernel, point_bias = _folded(block.conv2)
+    kernel, bias = _folded(block.conv1.conv, block.conv1.norm)
+    point_kernel, point_bias = _folded(block.conv2.conv, block.conv2.norm)
     kernel = kernel + F.pad(point_kernel, (1, 1, 1, 1))  # (D, D, 3, 3): a 1x1 kernel is a 3x3 one with a zero rim
-    return nn.Sequential(OrderedDict(conv=biased(block.conv1.conv, kernel, bias + point_bias), act=block.act))
+    return nn.Sequential(OrderedDict(conv=_biased(block.conv1.conv, kernel, bias + point_bias), act=block.act))
 
 
-def _folded(block: ConvNormAct) -> tuple[Tensor, Tensor]:
-    return fold_norm(block.conv, block.norm)
-
-
-def fold_norm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+def _folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     """Kernel and bias of the convolution that does what convolution and normalisation do with running statistics.
 
     Args:
@@ -90,9 +119,26 @@ def fold_norm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
 
-def biased(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
+def _biased(conv: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution of the same geometry with other numbers and a bias."""
     fused = copy.deepcopy(conv)
     fused.weight = nn.Parameter(kernel)
     fused.bias = nn.Parameter(bias)
     return fused
+
+
+def _bounded(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        setattr(module, name, _bounded_conv(child) if isinstance(child, ConvBlock) else _bounded(child))
+    return module
+
+
+def _bounded_conv(block: ConvBlock) -> BoundedConv:
+    kernel, bias = _folded(block.conv, block.bn)
+    low: float | None = 0.0 if isinstance(block.act, nn.ReLU) else None
+    high: float | None = None
+    if isinstance(block.lab, LearnableAffine):
+        scale, shift = block.lab.scale, block.lab.bias
+        kernel, bias = kernel * scale, bias * scale + shift
+        low, high = (shift.item(), None) if scale.item() >= 0 else (None, shift.item())
+    return BoundedConv(_biased(block.conv, kernel, bias), low, high)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.config import Config
 from ...core.environment import pick_device
-from ..fold import inference_form
+from ..fuse import fuse
 from ..load import LoadedModel, load_model
 from .base import BackendInfo, Outputs
 
@@ -34,7 +34,7 @@ class TorchBackend:
         self.device = pick_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        self.model = inference_form(loaded.model).to(self.device)
+        self.model = fuse(loaded.model, backbone=True).to(self.device)
         self.postprocessor = loaded.postprocessor.to(self.device)
         name = f"torch {torch.__version__} ({self.device})"
         self.info = BackendInfo(loaded.labels, loaded.recipe, name, takes_content=loaded.recipe.padding is not None)

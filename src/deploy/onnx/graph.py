@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...core.environment import require
 from ...core.errors import ConfigError
-from ..fold import inference_form
+from ..fuse import fuse
 from ..preprocess import Recipe
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Deployed(nn.Module):
 
     def __init__(self, model: nn.Module, postprocessor: nn.Module, recipe: Recipe, *, uint8: bool = False) -> None:
         super().__init__()
-        self.model = inference_form(model)
+        self.model = fuse(model, backbone=True)
         self.postprocessor = postprocessor
         self.recipe = recipe
         self.uint8 = uint8

@@ -147,14 +147,14 @@ def test_trtexec_line_of_a_path_with_a_space() -> None:
     assert line.startswith("trtexec --onnx='my files/s.onnx' --saveEngine='my files/s.engine' --stronglyTyped")
 
 
-def test_a_fault_of_the_inference_form_is_refused(
+def test_a_fault_of_the_fused_form_is_refused(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is compared with the model as it was trained, not with what was made of it for inference."""
     trained = copy.deepcopy(exported.model)
     trained.decoder.dec_score_head[-1].bias.data += 0.01  # as if the inference form had lost it
     monkeypatch.setattr(export, "to_onnx", lambda *_: exported.graph())
-    monkeypatch.setattr(graph, "inference_form", lambda _: copy.deepcopy(exported.model))
+    monkeypatch.setattr(graph, "fuse", lambda _, backbone: copy.deepcopy(exported.model))
     with pytest.raises(ExportError, match="batch 1 of 64 x 64: scores: off by"):
         export_onnx(trained, exported.postprocessor, tmp_path / "a.onnx", size=(64, 64), images=images_in(IMAGES))
 

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from golden_cases import fill
-from isdfine.deploy.fold import BoundedConv, inference_form
-from isdfine.deploy.fuse import fuse
+from isdfine.deploy.fuse import BoundedConv, fuse
 from isdfine.nn.backbone.hgnetv2 import ConvBlock, HGNetv2, LearnableAffine, Style
 from isdfine.nn.norm import FrozenBatchNorm2d
 from isdfine.nn.padding import Padding
@@ -37,7 +36,7 @@ def test_an_affine_becomes_a_bound(scale: float, shift: float, options: dict[str
     with torch.no_grad():
         net.block.lab.scale.fill_(scale)
         net.block.lab.bias.fill_(shift)
-    folded = inference_form(net)
+    folded = fuse(net, backbone=True)
     maps = 3 * torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
     expected = net(maps)
     bound = expected.min() if scale >= 0 else expected.max()
@@ -49,7 +48,7 @@ def test_an_affine_becomes_a_bound(scale: float, shift: float, options: dict[str
 @pytest.mark.parametrize(("act", "bounds"), [(True, (0.0, None)), (False, (None, None))])
 def test_blocks_without_an_affine(act: bool, bounds: tuple[float | None, float | None]) -> None:
     net = network(use_lab=False, act=act)
-    folded = inference_form(net)
+    folded = fuse(net, backbone=True)
     assert isinstance(folded.block, BoundedConv)
     assert (folded.block.low, folded.block.high) == bounds
     maps = torch.randn(2, 4, 9, 8)
@@ -61,7 +60,7 @@ def test_padding_is_cleared_before_it_is_read() -> None:
     net = network()
     maps = torch.randn(1, 4, 8, 8)
     padding = Padding(torch.tensor([[4, 6]]), (8, 8))
-    torch.testing.assert_close(inference_form(net)(maps, padding), net(maps, padding), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fuse(net, backbone=True)(maps, padding), net(maps, padding), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(net(maps, padding), net(maps))
 
 
@@ -70,12 +69,12 @@ def test_backbones_answer_as_before_and_are_left_alone(name: str) -> None:
     backbone = fill.fill_module(HGNetv2(name, return_idx=[1, 2, 3])).eval()
     before = copy.deepcopy(backbone.state_dict())
     holder = nn.Sequential(backbone)
-    folded = inference_form(holder)
+    folded = fuse(holder, backbone=True)
     images = torch.rand(1, 3, 64, 96)
     for found, expected in zip(folded(images), backbone(images), strict=True):
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
     assert not any(isinstance(one, LearnableAffine | ConvBlock) for one in folded.modules())
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
     assert list(fuse(holder).state_dict()) == list(holder.state_dict())  # the deployed checkpoint keeps its keys
-    again = inference_form(folded)
+    again = fuse(folded, backbone=True)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), folded.parameters(), strict=True))
