@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""One side of tools/benchmark/checkouts.py: does what a checkout's own scripts build, once per line that it reads.
+
+It is copied beside a link to the checkout's package and run there, so it imports nothing of the checkout it came from.
+"""
+
+import contextlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+COUNTED = ("matching", "criterion")
+"""Phases of a training step whose operators are counted."""
+
+
+def load(checkout: Path, name: str) -> Any:
+    """A script of tools/benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(name, checkout / "tools" / "benchmark" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def training_step(checkout: Path, asked: dict[str, Any]) -> tuple[Callable[[], object], dict[str, int]]:
+    """A step as ``train_step.py`` takes it, and how many operators its losses and the whole of it have."""
+    tool = load(checkout, "train_step")
+    height, width = asked["image"]
+    options = tool.parse_arguments(
+        ["-c", asked["config"], "--image", str(height), str(width), "--batch", str(asked["batch"])]
+        + (["-u", *asked["update"]] if asked["update"] else [])
+    )
+    config = tool.without_initial_weights(tool.isdfine.load_config(asked["config"], asked["update"]))
+    values = {"num_classes": config.get("num_classes") or 80, "eval_spatial_size": [height, width]}
+    step = tool.Step("eager", config.with_values(values), options, tool.torch.device(asked["device"]))
+    step()
+    counts = {"operators": step.counts()["operators"], "criterion operators": 0}
+    original = step.clock.phase
+
+    @contextlib.contextmanager
+    def counted(name: str) -> Iterator[None]:
+        with original(name), tool.Operators() if name in COUNTED else contextlib.nullcontext() as operators:
+            yield
+        counts["criterion operators"] += operators.count if operators else 0
+
+    step.clock.phase = counted
+    step()
+    step.clock.phase = original
+    return step, counts
+
+
+def detection(checkout: Path, asked: dict[str, Any]) -> tuple[Callable[[], object], dict[str, int]]:
+    """A call as ``latency.py`` takes it, post-processing included."""
+    tool = load(checkout, "latency")
+    height, width = map(str, asked["image"])
+    options = tool.parse_arguments(
+        ["-m", asked["config"], "--size", height, width, "--device", asked["device"], "--precision", "fp32"]
+        + (["-u", *asked["update"]] if asked["update"] else [])
+    )
+    subjects, wanted = tool.open_all(options)
+    return tool.from_memory(*subjects.values(), wanted.batch), {}
+
+
+def main() -> None:
+    """Build, warm up, say so, then answer every line with seconds."""
+    checkout, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
+    import torch
+
+    torch.set_num_threads(asked["threads"])
+    call, counts = {"step": training_step, "latency": detection}[asked["what"]](checkout, asked)
+    for _ in range(asked["warmup"]):
+        call()
+    clock = time.process_time if asked["device"] == "cpu" else time.perf_counter
+    print(json.dumps(counts), flush=True)
+    for _ in sys.stdin:
+        begin = clock()
+        call()
+        print(clock() - begin, flush=True)
+
+
+if __name__ == "__main__":
+    main()
