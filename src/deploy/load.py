@@ -150,7 +150,7 @@ def _inference_config(data: Mapping[str, Any], place: str, classes: int | None =
     """
     registry = Registry()
     for cls in {**{one.__name__: one for one in _PARTS}, **{name: REGISTRY[name] for name in REGISTRY}}.values():
-        registry.register(cls)
+        registry.alias(cls.__name__, cls)  # it may have another project's name as well, and come twice
     kept = {key: value for key, value in data.items() if key in registry or key in SHARED or key in _SLOTS}
     if classes is not None and kept.get("num_classes") is None:
         kept["num_classes"] = classes
