@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
-BESIDE_TOOLS = [*sorted((ROOT / "tools/ablation").glob("*.py")), *sorted((ROOT / "tools/benchmark/bench").glob("*.py"))]
+BESIDE_TOOLS = [
+    file for name in ("ablation", "audit", "benchmark/bench") for file in sorted((ROOT / "tools" / name).glob("*.py"))
+]
 ALL = ("core", "data", "nn", "zoo", "losses", "distill", "optim", "solver", "deploy", "viz")
 MAY_IMPORT = {
     "core": ("core",),

@@ -34,13 +34,13 @@ from typing import Any
 from tqdm import tqdm
 
 import isdfine
+from audit import configured, partition, report, samples, sources, statistics, writers
+from audit.check import check_with, read_files
+from audit.findings import KINDS, Finding, Split
+from audit.fix import Corrected, TooMuchLost, corrected
+from audit.naming import check_report, filled, new_folder, write_json, write_text
 from isdfine.core.environment import setup_logging
 from isdfine.core.errors import ConfigError, DataError
-from isdfine.data.audit import configured, partition, report, samples, sources, statistics, writers
-from isdfine.data.audit.check import check_with, read_files
-from isdfine.data.audit.findings import KINDS, Finding, Split
-from isdfine.data.audit.fix import Corrected, TooMuchLost, corrected
-from isdfine.data.audit.naming import check_report, filled, new_folder, write_json, write_text
 from isdfine.data.dataset.images import limit_pixels
 
 ALLOWED_LOSS = 0.05

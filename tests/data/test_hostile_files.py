@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.audit.planted import quiet_tool
 from isdfine.core.errors import DataError
 from isdfine.core.files import check_regular, file_bytes
 from isdfine.data.dataset.coco import CocoDetection
@@ -21,6 +20,7 @@ from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
 from isdfine.data.dataset.image_folder import ImageFolder
 from isdfine.data.dataset.voc import VOCDetection
 from isdfine.data.dataset.yolo import YoloDetection
+from planted import quiet_tool
 
 
 def bind_socket(path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from builders import load_tool, write_micro_config
 from data import coco_files
-from data.audit.planted import Planted, plant_everything
+from planted import Planted, plant_everything
 
 
 @pytest.fixture(scope="module")

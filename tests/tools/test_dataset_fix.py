@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from audit.findings import Split
+from audit.sources import discover, read_all
 from builders import load_tool, write_micro_config
-from data.audit.planted import HEIGHT, WIDTH, Planted, picture
-from isdfine.data.audit.findings import Split
-from isdfine.data.audit.sources import discover, read_all
+from planted import HEIGHT, WIDTH, Planted, picture
 
 
 @pytest.fixture(scope="module")

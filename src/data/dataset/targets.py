@@ -75,7 +75,7 @@ class Shortage(NamedTuple):
     """Why there are no targets, or suspiciously few, or why they are in doubt."""
 
     kind: str
-    """One of ``audit.findings.KINDS``."""
+    """One of the kinds of finding of tools/dataset.py."""
     text: str
 
 

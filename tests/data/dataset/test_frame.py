@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from audit.check import check
+from audit.sources import discover, read_all
 from isdfine.core.errors import DataError
-from isdfine.data.audit.check import check
-from isdfine.data.audit.sources import discover, read_all
 from isdfine.data.dataset import frame
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection

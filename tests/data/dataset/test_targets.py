@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from audit.sources import discover, read_all
+from audit.writers import write_dataset
 from builders import write_coco
 from data import coco_files
 from isdfine.core.errors import DataError
-from isdfine.data.audit.sources import discover, read_all
-from isdfine.data.audit.writers import write_dataset
 from isdfine.data.dataset.annotations import Collected
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection

@@ -8,8 +8,8 @@ import re
 import pytest
 from PIL import Image
 
+from audit.sources import discover, read_all
 from isdfine.core.errors import DataError
-from isdfine.data.audit.sources import discover, read_all
 from isdfine.data.dataset.voc import VOCDetection
 
 XML = """<annotation>\n<folder>x</folder><filename>{}</filename>\n<size><width>60</width><height>40</height></size>

@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Findings as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from isdfine.core.errors import one_line
+
+from .findings import KINDS, SEVERITIES, Finding, Split
+
+CLEAN, FOUND = 0, 1
+"""Exit codes of a check; 2 (cannot read, bad usage) is the tool's."""
+
+
+def table(findings: Sequence[Finding], splits: Sequence[Split], *, examples: int = 3) -> str:
+    """Counts per kind, with the meaning, what a fix does, and the first places of each."""
+    lines = [
+        f"{split.name}: {len(split.annotations):,} images, {len(split.annotations.ids):,} boxes, "
+        f"{len(split.annotations.label_space)} classes ({split.format}, {split.annotations.place}, "
+        f"images in {split.img_folder})"
+        for split in splits
+    ]
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    for kind, found in by_kind.items():
+        lines += ["", f"{KINDS[kind].severity.upper():8}{len(found):>6}  {kind}: {KINDS[kind].meaning}"]
+        lines += [one_line(f"{'':16}{one.place}: {one.text}") for one in found[:examples]]
+        if len(found) > examples:
+            lines.append(f"{'':16}... and {len(found) - examples} more (all of them: --json FILE)")
+    return "\n".join([*lines, "", summary(findings)])
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """How many of each severity, in one line."""
+    counts = Counter(one.severity for one in findings)
+    if not findings:
+        return "nothing found"
+    return ", ".join(f"{counts[one]} {one}{'' if counts[one] == 1 else 's'}" for one in SEVERITIES)
+
+
+def to_json(findings: Sequence[Finding], splits: Sequence[Split], queries: int) -> dict[str, Any]:
+    """The whole report as plain data."""
+    return {
+        "splits": [
+            {
+                "name": split.name,
+                "format": split.format,
+                "annotations": split.annotations.place,
+                "images_in": str(split.img_folder),
+                "images": len(split.annotations),
+                "boxes": len(split.annotations.ids),
+                "classes": list(split.annotations.label_space.names),
+            }
+            for split in splits
+        ],
+        "queries": queries,
+        "severities": dict(Counter(one.severity for one in findings)),
+        "kinds": dict(Counter(one.kind for one in findings)),
+        "findings": [one.to_dict() for one in findings],
+    }
+
+
+def exit_code(findings: Sequence[Finding], *, strict: bool = False) -> int:
+    """0: no error (``strict``: no warning either); 1: otherwise."""
+    bad = ("error", "warning") if strict else ("error",)
+    return FOUND if any(one.severity in bad for one in findings) else CLEAN
