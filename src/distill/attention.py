@@ -23,6 +23,7 @@ from ..nn.capture import (
     CapturedAttention,
     attention_of,
 )
+from ..nn.types import Want
 from .captured import choose_rows, dense_maps, key_mask, point_maps, query_weights, row_weights, self_attention_maps
 from .context import DistillationContext, Distiller
 from .maps import DIVERGENCES, Compared, LayerMaps, attn_kl, compare_layers, some_weight
@@ -117,7 +118,7 @@ class AttentionDistillation(Distiller):
             DENSE_CROSS_ATTENTION: dense_cross,
         }
         self.kinds = tuple(kind for kind, asked in wanted.items() if asked)
-        self.captures = frozenset(self.kinds) | ({SELF_ATTENTION_MAPS} if self.explicit else frozenset())
+        self.want = Want(attention=frozenset(self.kinds) | ({SELF_ATTENTION_MAPS} if self.explicit else frozenset()))
         if not self.kinds:
             raise ValueError(
                 f"{who} compares nothing: set self_attention: True, cross_mode: levels or dense_cross: True, or take "
@@ -125,12 +126,12 @@ class AttentionDistillation(Distiller):
             )
 
     def check(self, model: nn.Module, criterion: Criterion) -> None:
-        for kind in (*self.kinds, *sorted(self.captures)):  # what stands in no option of its own comes last
+        for kind in (*self.kinds, *sorted(self.want.attention)):  # what stands in no option of its own comes last
             try:
                 attention_of(model, {kind})
             except ValueError as error:
                 raise ValueError(f"AttentionDistillation.{OPTIONS[kind]}: {error}") from error
-        decoder = attention_of(model, self.captures)
+        decoder = attention_of(model, self.want.attention)
         layers = decoder.num_attention_layers
         if layers < 2:
             raise ValueError(
@@ -230,7 +231,7 @@ def _attention(context: DistillationContext) -> CapturedAttention:
     if context.student.attention is None:
         raise ValueError(
             "AttentionDistillation needs the decoder's attention, which the output does not hold: "
-            "call isdfine.nn.capture.request_attention(model, distiller.captures) before the first step"
+            "call the model with want=objective.want"
         )
     return context.student.attention
 
@@ -244,8 +245,7 @@ def _layers(attention: CapturedAttention, kind: str) -> int:
     captured = found[kind]
     if not captured:
         raise ValueError(
-            f"AttentionDistillation compares {kind}, which was not captured: "
-            "call isdfine.nn.capture.request_attention(model, distiller.captures) before the first step"
+            f"AttentionDistillation compares {kind}, which was not captured: call the model with want=objective.want"
         )
     return len(captured)
 

@@ -104,7 +104,7 @@ def query_weights(step: MatchedStep, attention: CapturedAttention, kind: str, la
         step: the matched step.
         attention: of the same step.
         kind: ``conf`` for the best class score in decoder layer ``layer``, ``matched_only`` for 1 where the query has
-            a box in that layer, else 0.
+            a box in that layer, else 0. Queries of a group that is not supervised count 0.
         layer: 0-based.
 
     Raises:
@@ -113,7 +113,10 @@ def query_weights(step: MatchedStep, attention: CapturedAttention, kind: str, la
     groups = {group.name: group for group in step.groups}
     parts = []
     layers = len(attention.of_some_kind)
-    for name in attention.places:
+    for name, place in attention.places.items():
+        if name not in groups:  # not supervised
+            parts.append(step.matching.stack.boxes.new_zeros(step.matching.stack.batch, place.stop - place.start))
+            continue
         group = groups[name]
         if group.stack.teacher + 1 != layers:
             raise ValueError(

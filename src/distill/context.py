@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..losses.criterion import Criterion
 from ..losses.step import MatchedStep
-from ..nn.types import DetectorOutput
+from ..nn.types import DetectorOutput, Want
 
 T = TypeVar("T")
 
@@ -47,8 +47,8 @@ class Distiller(nn.Module):
     compares: ClassVar[str] = ""
     """What of the decoder layers it compares, in the words of messages: a list may hold one distiller for each. Empty
     for what goes beside all others."""
-    captures: frozenset[str] = frozenset()
-    """Kinds of attention that the model must hand out while it trains (see ``nn/capture.py``)."""
+    want: Want = Want()
+    """What the model must return for it in training, beside the predictions of all layers."""
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         """Weighted scalars by log name, the same names at every step; called outside autocast.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..losses.functions import edge_kl
 from ..losses.step import MatchedGroup
 from ..nn.capture import SELF_ATTENTION, CapturedAttention, offers_attention
+from ..nn.types import Want
 from .context import DistillationContext, Distiller, counted, told_apart
 
 _EDGES = 4
@@ -87,14 +88,14 @@ class Diagnostics:
         return list(dict.fromkeys([*usual, *listed]))
 
 
-def kinds_to_capture(model: nn.Module, wanted: frozenset[str]) -> frozenset[str]:
-    """Kinds of attention to request from a model that is diagnosed: what distillers want, and self-attention.
+def diagnosed(model: nn.Module, want: Want) -> Want:
+    """What to ask of a model that is diagnosed: what distillers want, and self-attention.
 
     Self-attention is asked for where the model offers it, and costs nothing then: its queries and keys are alive until
     the backward pass in any case.
     """
-    more = wanted | {SELF_ATTENTION}
-    return more if offers_attention(model, more) else wanted
+    more = want | Want(attention=frozenset({SELF_ATTENTION}))
+    return more if offers_attention(model, more.attention) else want
 
 
 def _overlaps(group: MatchedGroup) -> Tallies:

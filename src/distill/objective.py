@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from ..core.config import Config
 from ..core.errors import ConfigError
 from ..losses.criterion import Criterion
 from ..losses.step import MatchedStep
-from ..nn.types import DetectorOutput, Target
+from ..nn.types import TRAINING, DetectorOutput, Target, Want
 from .checks import answering_layers
 from .context import DistillationContext, Distiller, counted, told_apart
 from .go_lsd import GOLSD
@@ -49,9 +51,9 @@ class Objective(nn.Module):
         self.distillers: Sequence[Distiller] = nn.ModuleList(bound)  # type: ignore[assignment]
 
     @property
-    def captures(self) -> frozenset[str]:
-        """Kinds of attention that the model must hand out."""
-        return frozenset().union(*(one.captures for one in self.distillers))
+    def want(self) -> Want:
+        """What the model must return in a training step."""
+        return reduce(or_, (distiller.want for distiller in self.distillers), TRAINING)
 
     def forward(self, output: DetectorOutput, targets: Sequence[Target], progress: float = 0.0) -> dict[str, Tensor]:
         """:meth:`terms` of :meth:`context`."""

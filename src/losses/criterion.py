@@ -111,7 +111,7 @@ class DFINECriterion(nn.Module):
         """Pair queries and targets, in float32 whatever the precision of the model.
 
         Args:
-            output: prediction sets of B images; extra groups bring their pairs.
+            output: prediction sets of B images; extra groups bring their pairs, or are not ``supervised`` and left out.
             targets: one per image, ``boxes`` (T, 4) cxcywh fractions and ``labels`` (T,) in 0..C-1; T may be 0.
 
         Raises:
@@ -120,10 +120,11 @@ class DFINECriterion(nn.Module):
         check_output(output, self.num_classes, self.reg_max if "local" in self.losses else None)
         with torch.autocast(output.layers[-1].boxes.device.type, enabled=False):
             stack = matching_sets(output, proposals_as_layer=self.proposals_as_layer)
-            groups = [(group_sets(name, group), group) for name, group in output.groups.items()]
+            scored = {name: group for name, group in output.groups.items() if group.group.supervised}
+            groups = [(group_sets(name, group), group) for name, group in scored.items()]
             table = tabulate(targets, stack.batch, stack.boxes.device)
             paired = pair_up(self._match(stack, table), stack, groups, table, united=self.use_uni_set)
-            names, stacks = ("", *output.groups), (stack, *(one for one, _ in groups))
+            names, stacks = ("", *scored), (stack, *(one for one, _ in groups))
             matched = [
                 MatchedGroup(name, one, *pair, matched_boxes(one, pair[0], table, cxcywh_to_xyxy(one.boxes)), table)
                 for name, one, pair in zip(names, stacks, paired)

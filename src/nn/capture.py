@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Let a training step see what decoder layers attend to, with the fused attention and the inference graph untouched.
+"""Let a caller see what decoder layers attend to, with the fused attention and the inference graph untouched.
 
-A recorder travels through the layers of one training forward pass as an argument; nothing is kept on modules, so
-copies, state dicts and exported graphs do not know of it (docs/method.md 7.3).
+A recorder travels through the layers of one forward pass as an argument; nothing is kept on modules, so copies, state
+dicts and exported graphs do not know of it (docs/method.md 7.3).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from .types import QueryGroup
+from .types import QueryGroup, Want
 
 SELF_ATTENTION = "self_attention"
 """Projected queries and keys of the attention among decoder queries."""
@@ -30,7 +30,7 @@ DEFORMABLE_KINDS = frozenset({SELF_ATTENTION, SELF_ATTENTION_MAPS, CROSS_ATTENTI
 
 @dataclass(frozen=True)
 class CapturedAttention:
-    """What the decoder layers of one training step attended to; d channels per head, P points over all levels.
+    """What the decoder layers of one forward pass attended to; d channels per head, P points over all levels.
 
     Every tensor holds the queries of all groups, Q of them, on one axis, and is part of the graph. Kinds that were not
     asked for are empty tuples; the others have one entry per layer.
@@ -130,12 +130,10 @@ class AttentionRecorder:
 
 @runtime_checkable
 class OffersAttention(Protocol):
-    """A module whose training output carries ``attention`` on request."""
+    """A module whose output carries ``attention`` where ``Want.attention`` asks for it."""
 
     attention_kinds: frozenset[str]
     """Kinds that all of its layers have."""
-    captured: frozenset[str]
-    """Kinds that are asked for now; acts in training mode only and is not in the state dict."""
 
     @property
     def num_attention_layers(self) -> int:
@@ -161,42 +159,53 @@ def attention_of(model: nn.Module, kinds: Iterable[str]) -> OffersAttention:
             return module
     if not offers:
         raise ValueError(
-            f"{type(model).__name__} has no layers whose attention can be captured ({_listed(wanted)} was asked for): "
+            f"{type(model).__name__} has no layers whose attention can be captured ({listed(wanted)} was asked for): "
             "use a model whose decoder offers it, as DFINETransformer does, or leave the distiller out"
         )
-    missing = sorted(wanted - offers[0].attention_kinds)
-    raise ValueError(
-        f"the layers of {type(offers[0]).__name__} have no {_listed(missing)}: "
-        f"choose among {_listed(offers[0].attention_kinds)}"
+    raise _refusal(offers[0], wanted)
+
+
+def _refusal(offer: OffersAttention, wanted: frozenset[str]) -> ValueError:
+    return ValueError(
+        f"the layers of {type(offer).__name__} have no {listed(wanted - offer.attention_kinds)}: "
+        f"choose among {listed(offer.attention_kinds)}"
     )
+
+
+def recorder(offer: OffersAttention, wanted: frozenset[str]) -> AttentionRecorder | None:
+    """For one forward pass of a decoder; None where nothing is wanted, ValueError for kinds that it does not have."""
+    if wanted - offer.attention_kinds:
+        raise _refusal(offer, wanted)
+    return AttentionRecorder(wanted) if wanted else None
 
 
 def offers_attention(model: nn.Module, kinds: Iterable[str]) -> bool:
     """Whether some part of a model can record these kinds of attention."""
     wanted = frozenset(kinds)
-    return any(isinstance(one, OffersAttention) and wanted <= one.attention_kinds for one in model.modules())
+    return any(isinstance(part, OffersAttention) and wanted <= part.attention_kinds for part in model.modules())
 
 
-def request_attention(model: nn.Module, kinds: Iterable[str]) -> None:
-    """From now on the model's training output carries ``attention`` of exactly these kinds; of none if there are none.
-
-    Nothing else changes: outputs in training and eval mode are the same numbers, and eval mode records nothing.
-    (``self_attention_maps`` replaces the fused attention in training and is equal up to rounding.)
+def check_want(model: nn.Module, want: Want) -> None:
+    """Refuse what a model cannot return, before it runs (ValueError that names what there is).
 
     Args:
-        model: a detector, wrapped for distributed training or not.
-        kinds: ``self_attention``, ``self_attention_maps``, ``cross_attention``, ``dense_cross_attention``; all that any
-            distiller needs, at once.
-
-    Raises:
-        ValueError: the model has no attention of some kind; the message names what there is.
+        model: a detector or a decoder; it says which taps it has in an attribute ``taps``.
+        want: what is going to be asked for.
     """
-    wanted = frozenset(kinds)
-    recording = attention_of(model, wanted) if wanted else None
-    for module in model.modules():
-        if isinstance(module, OffersAttention):
-            module.captured = wanted if module is recording else frozenset()
+    if want.attention:
+        attention_of(model, want.attention)
+    check_taps(model, want.taps)
 
 
-def _listed(kinds: Iterable[str]) -> str:
-    return ", ".join(sorted(kinds))
+def check_taps(model: nn.Module, wanted: frozenset[str]) -> None:
+    """Refuse taps that a model does not have (ValueError)."""
+    taps: frozenset[str] = getattr(model, "taps", frozenset())
+    if wanted - taps:
+        raise ValueError(
+            f"{type(model).__name__} has no tap {listed(wanted - taps)}: choose among {listed(taps) or 'none'}"
+        )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Sorted, for messages."""
+    return ", ".join(sorted(names))

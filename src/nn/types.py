@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -30,6 +30,38 @@ class Detections(NamedTuple):
     """(B, K, 4) xyxy pixels of the original image."""
     scores: Tensor
     """(B, K) in [0, 1], descending."""
+
+
+@dataclass(frozen=True)
+class Want:
+    """What a forward pass of a detector returns besides the final predictions.
+
+    It says what comes back and nothing else: modes (``train()``, ``eval()``) decide about dropout and statistics.
+    """
+
+    layers: bool = False
+    """Predictions of every decoder layer, of FDR's first head and of the encoder, instead of the evaluated layer's."""
+    taps: frozenset[str] = frozenset()
+    """Inner tensors by name, see ``DetectorOutput.taps``."""
+    attention: frozenset[str] = frozenset()
+    """Kinds of attention of the decoder layers, see ``nn.capture``."""
+
+    def __or__(self, other: Want) -> Want:
+        """Everything that one of the two wants."""
+        return Want(self.layers or other.layers, self.taps | other.taps, self.attention | other.attention)
+
+
+TRAINING = Want(layers=True)
+"""What losses read."""
+
+
+class MemoryTap(NamedTuple):
+    """The tokens that the decoder reads."""
+
+    tokens: Tensor
+    """(B, S, D), S cells of all levels, row by row, level by level."""
+    sizes: list[tuple[int, int]]
+    """(height, width) of every level in cells."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +88,8 @@ class QueryGroup:
     """(B, Q, D) query embeddings; Q may be 0 (every rank runs the same graph whatever its batch holds)."""
     reference_logits: Tensor
     """(B, Q, 4) reference boxes cxcywh before the sigmoid."""
+    supervised: bool = True
+    """Whether the criterion scores what the decoder predicts for these queries."""
     mask: Tensor | None = None
     """(Q, Q) bool inside the group, True = blocked."""
     attends_to: tuple[str, ...] = ()
@@ -77,14 +111,17 @@ class GroupOutput:
     """One per decoder layer, the last is the final one."""
     initial: Predictions | None = None
     """FDR's first head, after decoder layer 0."""
+    hidden: tuple[Tensor, ...] = ()
+    """(B, Q, D) per decoder layer, where the tap ``hidden`` is wanted."""
 
 
 @dataclass(frozen=True)
 class DetectorOutput:
-    """Everything a training step needs from a model. In eval mode a model returns only the final ``Predictions``."""
+    """What a detector was asked for (:class:`Want`). By default a model in eval mode returns ``Predictions`` alone."""
 
     layers: list[Predictions]
-    """One per decoder layer for the matching queries, the last is the final one."""
+    """One per decoder layer for the matching queries, the last is the final one; the evaluated layer's alone where
+    ``Want.layers`` is off."""
     initial: Predictions | None = None
     """FDR's first head, after decoder layer 0: no distributions."""
     proposals: Predictions | None = None
@@ -99,4 +136,7 @@ class DetectorOutput:
     """(B, Q) int64 row of the flattened memory that each matching query came from; beyond its last row for queries of a
     padded batch that has fewer cells than queries."""
     attention: CapturedAttention | None = None
-    """What the decoder layers attended to, where it was requested (``nn.capture``)."""
+    """What the decoder layers attended to, where kinds of it are wanted (``nn.capture``)."""
+    taps: Mapping[str, Any] = field(default_factory=dict)
+    """Inner tensors by name: ``backbone`` and ``neck``, lists of maps (B, D, H, W); ``memory``, a :class:`MemoryTap`;
+    ``hidden``, a tuple with the matching queries (B, Q, D) after every decoder layer."""

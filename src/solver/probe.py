@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from ..core import dist
 from ..core.config import Config, without_initial_weights
 from ..data.loader import DataLoader
-from ..distill.diagnostics import Diagnostics, kinds_to_capture
+from ..distill.diagnostics import Diagnostics
 from ..distill.objective import build_objective
-from ..nn.capture import request_attention
 from ..nn.padding import CONTENT_SIZE
 from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import GradScaler, Precision
@@ -73,10 +72,8 @@ class Probe:
         if settings.keeps_channels_last(device.type):
             use_channels_last(self.model)
         self.objective = build_objective(config, self.model).to(device)
-        captures = self.objective.captures
         self._watch = Diagnostics(self.objective.distillers) if settings.diagnostics else None
-        request_attention(self.model, kinds_to_capture(self.model, captures) if self._watch else captures)
-        self.trained = Trained(self.model, self.objective)
+        self.trained = Trained(self.model, self.objective, diagnose=settings.diagnostics)
         optimizer = config.build("optimizer", model=self.trained)
         for group in optimizer.param_groups:
             group["lr"] = 0.0  # noise is nothing to learn from

@@ -11,8 +11,11 @@ from torch.optim import Optimizer
 
 from ..core.errors import ConfigError
 from ..distill.context import DistillationContext
+from ..distill.diagnostics import diagnosed
 from ..distill.objective import Objective
+from ..nn.capture import check_want
 from ..nn.padding import content_sizes_of
+from ..nn.types import TRAINING
 from ..optim.param_groups import trainable_parameters
 
 
@@ -20,12 +23,22 @@ class Trained(nn.Module):
     """What the optimiser, distributed training, clipping, checkpoints and resuming see.
 
     The average (EMA), exports and inference see ``model`` alone.
+
+    Args:
+        model: a detector.
+        objective: criterion and distillers.
+        diagnose: let the model return what diagnostics read too.
+
+    Raises:
+        ValueError: the model cannot return what a distiller reads.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, objective: Objective, *, diagnose: bool = False) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
+        self.want = diagnosed(model, objective.want) if diagnose else objective.want
+        check_want(model, self.want)
 
     def forward(
         self,
@@ -45,7 +58,8 @@ class Trained(nn.Module):
             progress, step_number, epoch: see :class:`~isdfine.distill.context.DistillationContext`.
             watch: called with the matched step after the losses (diagnostics).
         """
-        output = self.model(images, targets, **content_sizes_of(targets))
+        asked = {} if self.want == TRAINING else {"want": self.want}  # any model knows the default of train mode
+        output = self.model(images, targets, **content_sizes_of(targets), **asked)
         context = self.objective.context(output, targets, progress, step_number=step_number, epoch=epoch)
         terms = self.objective.terms(context)
         if watch is not None:

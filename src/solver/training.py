@@ -21,9 +21,7 @@ from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
-from ..distill.diagnostics import kinds_to_capture
 from ..distill.objective import Objective, build_objective
-from ..nn.capture import request_attention
 from ..nn.sync_norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
 from ..optim.freeze import Freeze
@@ -76,9 +74,7 @@ class Training(Evaluation):
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
-        self.trained = Trained(self.model, self.criterion)
-        captures = self.criterion.captures
-        request_attention(self.model, kinds_to_capture(self.model, captures) if settings.diagnostics else captures)
+        self.trained = Trained(self.model, self.criterion, diagnose=settings.diagnostics)
         self.plan = StagePlan(
             self.train_loader.collate_fn.restart_epoch, self.train_loader.collate_fn.ema_restart_decay
         )

@@ -18,11 +18,11 @@ from isdfine.distill import attention as attention_module
 from isdfine.distill.attention import AttentionDistillation, attn_kl
 from isdfine.distill.context import DistillationContext
 from isdfine.distill.objective import Objective, build_objective
-from isdfine.nn.capture import CapturedAttention, request_attention
+from isdfine.nn.capture import CapturedAttention
 from isdfine.nn.types import DetectorOutput
 from isdfine.zoo.dfine.decoder import DFINETransformer
 from losses.cases import official_criterion
-from nn.capture_cases import decoder, features, step, targets
+from nn.capture_cases import decoder, features, step, targets, with_attention
 
 DEEP, SHALLOW = [(0, 1), (1, 2)], [(1, 0), (2, 1)]
 
@@ -49,9 +49,7 @@ def test_defaults() -> None:
 
 def prepared(distiller: AttentionDistillation, **setting: object) -> tuple[DFINETransformer, Objective]:
     model = decoder(**setting)
-    objective = Objective(official_criterion(5, 8), [distiller])
-    request_attention(model, objective.captures)
-    return model, objective
+    return model, Objective(official_criterion(5, 8), [distiller])
 
 
 def losses(objective: Objective, output: DetectorOutput, progress: float = 0.5, counts: Any = (3, 1)) -> dict:
@@ -63,7 +61,7 @@ def run(progress: float = 0.5, counts: tuple[int, int] = (3, 1), setting: Any = 
     """Losses by name with a factor of 1 for every pair, the output and the context."""
     distiller = AttentionDistillation(**{"ramp": [0, 0], "weight": 2.0, **options})
     model, objective = prepared(distiller, **(setting or {}))
-    output = step(model, counts)
+    output = step(model, counts, objective.want)
     found = losses(objective, output, progress, counts)
     return found, output, objective.context(output, targets(counts), progress)
 
@@ -135,7 +133,7 @@ def test_no_row_of_weight_gives_zeros_and_zero_gradients(options: dict) -> None:
     """A tiny number as the sum of weights made infinity times 0 of it."""
     distiller = AttentionDistillation(ramp=[0, 0], row_weight="matched_only", cross_mode="points", **options)
     model, objective = prepared(distiller)
-    found = losses(objective, step(model, (0, 0)), counts=(0, 0))
+    found = losses(objective, step(model, (0, 0), objective.want), counts=(0, 0))
     assert all(value == 0 for value in found.values())
     scaled = {name: value * 65536 for name, value in found.items()}  # as half precision does
     got = [one for one in gradients(model, scaled).values() if one is not None]
@@ -201,7 +199,7 @@ def test_some_rows_only() -> None:
     distiller = AttentionDistillation(2.0, ramp=[0, 0], query_subsample=3, cross_mode="points", row_weight="conf")
     objective = Objective(official_criterion(5, 8), [distiller])
     full = prepared(distiller)[0]
-    output = step(full)
+    output = step(full, want=objective.want)
     state = torch.get_rng_state()
     found = losses(objective, output, 0.25)
     assert torch.equal(torch.get_rng_state(), state), "the run's random numbers are its own"
@@ -227,7 +225,7 @@ def test_explicit_maps_give_the_same_loss(queries: str, cross_mode: str) -> None
     for maps in ("recompute", "explicit"):
         distiller = AttentionDistillation(ramp=[0, 0], maps=maps, queries=queries, cross_mode=cross_mode)
         model, objective = prepared(distiller)
-        output = step(model)
+        output = step(model, want=objective.want)
         assert bool(output.attention.scores) == (maps == "explicit")
         found = losses(objective, output)
         results.append((found, gradients(model, found)))
@@ -243,7 +241,7 @@ def test_a_teacher_gets_no_gradient(direction: str) -> None:
     model, objective = prepared(distiller, num_layers=2)
     cut = lambda _, args: tuple(one.detach() if isinstance(one, Tensor) else one for one in args)  # noqa: E731
     model.decoder.layers[1].register_forward_pre_hook(cut)
-    got = gradients(model, losses(objective, step(model)))
+    got = gradients(model, losses(objective, step(model, want=objective.want)))
     student = 0 if direction == "deep_to_shallow" else 1
     for name, gradient in got.items():
         if name.startswith(f"decoder.layers.{1 - student}."):
@@ -256,7 +254,7 @@ def test_a_teacher_gets_no_gradient(direction: str) -> None:
 
 def test_equal_layers_cost_nothing() -> None:
     model, objective = prepared(AttentionDistillation(ramp=[0, 0], cross_mode="points"))
-    output = step(model)
+    output = step(model, want=objective.want)
     seen = output.attention
     for field in (seen.queries, seen.keys, seen.point_logits):
         for layer in field[1:]:
@@ -283,7 +281,7 @@ def test_uninformative_teachers_are_skipped(guarded: bool) -> None:
     model, objective = prepared(distiller)
     with torch.no_grad():
         model.decoder.layers[2].self_attn.in_proj_weight[:32] = 0  # flat attention
-    output = step(model)
+    output = step(model, want=objective.want)
     found = losses(objective, output)
     kept = distiller.diagnostics(objective.context(output, targets(), 0.5))
     if not guarded:
@@ -321,7 +319,7 @@ def permuted(output: DetectorOutput, order: Tensor) -> DetectorOutput:
 def test_a_joint_permutation_of_queries_changes_nothing(queries: str) -> None:
     distiller = AttentionDistillation(ramp=[0, 0], queries=queries, cross_mode="levels")
     model, objective = prepared(distiller)
-    output = step(model)
+    output = step(model, want=objective.want)
     moved = permuted(output, torch.randperm(8))
     assert not torch.equal(moved.attention.queries[0], output.attention.queries[0])
     torch.testing.assert_close(losses(objective, moved), losses(objective, output))
@@ -331,13 +329,12 @@ def trajectory(distillers: list[AttentionDistillation], progress: float) -> list
     """Parameters after three steps with dropout, and the next random numbers."""
     model, criterion = decoder(dropout=0.1), official_criterion(5, 8)
     objective = Objective(criterion, distillers)
-    request_attention(model, objective.captures)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3)
     given = features()
     torch.manual_seed(2)
     for _ in range(3):
         optimizer.zero_grad()
-        sum(objective(model(given, targets()), targets(), progress).values()).backward()
+        sum(objective(model(given, targets(), want=objective.want), targets(), progress).values()).backward()
         optimizer.step()
     return [*(one.detach() for one in model.parameters()), torch.rand(4)]
 
@@ -362,7 +359,7 @@ def test_two_ranks_of_one_image_are_one_of_two(row_weight: str, monkeypatch: pyt
     """Weights are summed over the ranks, as gradients are averaged over them."""
     distiller = AttentionDistillation(ramp=[0, 0], row_weight=row_weight, queries="all", cross_mode="points")
     model, objective = prepared(distiller)
-    output = step(model)
+    output = step(model, want=objective.want)
     whole = losses(objective, output)
     context = objective.context(output, targets(), 0.5)
     halves = []
@@ -399,9 +396,9 @@ def test_two_ranks_of_one_image_are_one_of_two(row_weight: str, monkeypatch: pyt
 def test_bfloat16_is_near_float32(maps: str) -> None:
     distiller = AttentionDistillation(ramp=[0, 0], maps=maps, cross_mode="levels")
     model, objective = prepared(distiller)
-    exact = losses(objective, step(model))
+    exact = losses(objective, step(model, want=objective.want))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = step(model)
+        output = step(model, want=objective.want)
         near = losses(objective, output)
     assert output.attention.queries[0].dtype == torch.bfloat16
     assert all(value.dtype == torch.float32 for value in near.values())
@@ -413,8 +410,8 @@ def test_wide_layers_and_copies() -> None:
     """Layers after ``eval_idx`` may have more channels per head: their maps have the same shape."""
     distiller = copy.deepcopy(AttentionDistillation(ramp=[0, 0], cross_mode="points"))
     model, objective = prepared(distiller, eval_idx=0, layer_scale=1.5)
-    assert list(losses(objective, step(model))) == [f"loss_attn{kind}_{i}" for kind in ("", "_cross") for i in (0, 1)]
-    assert not objective.state_dict()
+    named = losses(objective, step(model, want=objective.want))
+    assert list(named) == [f"loss_attn{kind}_{i}" for kind in ("", "_cross") for i in (0, 1)]
 
 
 def test_without_auxiliary_losses() -> None:
@@ -490,12 +487,10 @@ def test_models_that_cannot_serve_it() -> None:
 
 def test_output_without_attention() -> None:
     model, objective = prepared(AttentionDistillation())
-    request_attention(model, ())
     with pytest.raises(ValueError, match="needs the decoder's attention, which the output does not hold: call"):
         losses(objective, step(model))
-    request_attention(model, ["cross_attention"])
     with pytest.raises(ValueError, match="compares self_attention, which was not captured: call"):
-        losses(objective, step(model))
+        losses(objective, step(model, want=with_attention(["cross_attention"])))
 
 
 def configured(folder: Path, argument: str) -> Objective:
@@ -510,10 +505,10 @@ def configured(folder: Path, argument: str) -> Objective:
 def test_from_a_file(tmp_path: Path, word: str) -> None:
     objective = configured(tmp_path, f"cross_mode: {word}")
     cross = {"cross_attention"} if word == "levels" else set()
-    assert objective.captures == {"self_attention", *cross}
+    assert objective.want.attention == {"self_attention", *cross}
     update = f"distillers=[{{type: AttentionDistillation, cross_mode: {word}}}]"
     config = load_config(tmp_path / "micro.yml", [update])
-    assert build_objective(config, config.build("model")).captures == {"self_attention", *cross}
+    assert build_objective(config, config.build("model")).want.attention == {"self_attention", *cross}
 
 
 @pytest.mark.parametrize(

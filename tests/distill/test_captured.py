@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from isdfine.distill.attention import AttentionDistillation, attn_kl
 from isdfine.distill.captured import Rows, choose_rows, point_maps
 from isdfine.distill.context import DistillationContext
-from isdfine.nn.capture import AttentionRecorder, CapturedAttention, request_attention
-from isdfine.nn.types import DetectorOutput, QueryGroup
+from isdfine.nn.capture import AttentionRecorder, CapturedAttention, recorder
+from isdfine.nn.types import TRAINING, DetectorOutput, QueryGroup, Want
 from losses.cases import official_criterion
 
 CORNERS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -120,15 +120,14 @@ class DenseDecoder(nn.Module):
     """Just enough of a decoder with dense cross-attention."""
 
     attention_kinds = frozenset({"dense_cross_attention"})
-    captured: frozenset[str] = frozenset()
     num_attention_layers = num_answering_layers = 3
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DenseLayer(8) for _ in range(3))
 
-    def forward(self, content: Tensor, memory: Tensor, hidden: Tensor) -> DetectorOutput:
-        record = AttentionRecorder(self.captured) if self.training and self.captured else None
+    def forward(self, content: Tensor, memory: Tensor, hidden: Tensor, want: Want = TRAINING) -> DetectorOutput:
+        record = recorder(self, want.attention)
         group = QueryGroup("", content, content)
         for layer in self.layers:
             content = layer(content, memory, hidden, record)
@@ -143,8 +142,7 @@ def test_dense_cross_attention(subsample: int | None) -> None:
     hidden[0, 4:] = True
     distiller = AttentionDistillation(self_attention=False, dense_cross=True, query_subsample=subsample, ramp=(0, 0))
     distiller.check(model, official_criterion(5, 8))
-    request_attention(model, distiller.captures)
-    output = model(torch.randn(2, 3, 8), torch.randn(2, 7, 8), hidden)
+    output = model(torch.randn(2, 3, 8), torch.randn(2, 7, 8), hidden, distiller.want)
     found = distiller(context_of(output.attention))
     assert list(found) == ["loss_attn_dense_0", "loss_attn_dense_1"]
     seen = output.attention
@@ -158,7 +156,6 @@ def test_dense_cross_attention(subsample: int | None) -> None:
     found["loss_attn_dense_0"].backward()
     assert model.layers[0].key.weight.grad.any()
     assert model.layers[1].key.weight.grad is None
-    request_attention(model, ())
     with pytest.raises(ValueError, match="needs the decoder's attention, which the output does not hold"):
         distiller(context_of(model(torch.randn(2, 3, 8), torch.randn(2, 7, 8), hidden).attention))
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from isdfine.distill.context import DistillationContext, Distiller
-from isdfine.distill.diagnostics import Diagnostics, Tallies, attention_tallies, kinds_to_capture
+from isdfine.distill.diagnostics import Diagnostics, Tallies, attention_tallies, diagnosed
 from isdfine.distill.objective import Objective
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou
 from isdfine.nn.capture import CapturedAttention
+from isdfine.nn.types import TRAINING, Want
 from losses.cases import Case, images_of, official_criterion, random_case
 from losses.test_criterion import Operators
 
@@ -201,13 +202,13 @@ def test_cells_of_an_images_padding_are_not_attended_to() -> None:
 def test_self_attention_is_captured_where_there_is_any() -> None:
     class Offers(torch.nn.Module):
         attention_kinds = frozenset({"self_attention", "cross_attention"})
-        captured: frozenset[str] = frozenset()
         num_attention_layers = num_answering_layers = 2
 
     model = torch.nn.Sequential(Offers())
-    assert kinds_to_capture(model, frozenset()) == {"self_attention"}
-    assert kinds_to_capture(model, frozenset({"cross_attention"})) == {"self_attention", "cross_attention"}
-    assert kinds_to_capture(torch.nn.Linear(1, 1), frozenset()) == frozenset()
+    assert diagnosed(model, TRAINING) == Want(layers=True, attention=frozenset({"self_attention"}))
+    cross = Want(attention=frozenset({"cross_attention"}))
+    assert diagnosed(model, cross).attention == {"self_attention", "cross_attention"}
+    assert diagnosed(torch.nn.Linear(1, 1), TRAINING) == TRAINING
 
 
 def test_captured_attention_is_measured_with_the_step() -> None:

@@ -15,13 +15,14 @@ from isdfine.distill.context import DistillationContext, Distiller
 from isdfine.distill.go_lsd import GOLSD
 from isdfine.distill.inter_layer import InterLayerDistillation
 from isdfine.distill.objective import Objective, default_distillers
+from isdfine.nn.types import TRAINING, Want
 from losses.cases import Case, images_of, official_criterion, random_case
 
 
 class Watching(Distiller):
     """Keeps what it was given and adds one small term."""
 
-    captures = frozenset({"self_attention"})
+    want = Want(attention=frozenset({"self_attention"}))
 
     def __init__(self, name: str = "loss_watch_0") -> None:
         super().__init__()
@@ -74,8 +75,8 @@ def test_distillers_see_the_matched_step_and_the_progress() -> None:
     assert context.student is case.output
     assert context.step.output is case.output
     assert [one.name for one in context.step.groups] == ["", "dn"]
-    assert whole.captures == {"self_attention"}
-    assert objective(case, GOLSD()).captures == frozenset()
+    assert whole.want == Want(layers=True, attention=frozenset({"self_attention"}))
+    assert objective(case, GOLSD()).want == TRAINING
     with torch.autocast("cpu", torch.bfloat16):
         terms = whole.terms(whole.context(case.output, case.targets))
     assert terms["loss_watch_0"].dtype == torch.float32

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small decoder and a step of it, for tests of captured attention."""
 
+from collections.abc import Iterable
+
 import torch
 
 from golden_cases import fill
-from isdfine.nn.types import DetectorOutput
+from isdfine.nn.types import TRAINING, DetectorOutput, Want
 from isdfine.zoo.dfine.decoder import DFINETransformer
 
 BOTH = ("self_attention", "cross_attention")
@@ -28,6 +30,11 @@ def targets(counts: tuple[int, int] = (3, 1)) -> list[dict[str, torch.Tensor]]:
     return [{key: torch.from_numpy(value) for key, value in one.items()} for one in made]
 
 
-def step(model: DFINETransformer, counts: tuple[int, int] = (3, 1)) -> DetectorOutput:
+def step(model: DFINETransformer, counts: tuple[int, int] = (3, 1), want: Want = TRAINING) -> DetectorOutput:
     torch.manual_seed(4)
-    return model(features(), targets(counts))
+    return model(features(), targets(counts), want=want)
+
+
+def with_attention(kinds: Iterable[str]) -> Want:
+    """What losses read, and attention of these kinds."""
+    return Want(layers=True, attention=frozenset(kinds))

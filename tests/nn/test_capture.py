@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from isdfine.nn.attention import QuerySelfAttention
-from isdfine.nn.capture import AttentionRecorder, CapturedAttention, attention_of, request_attention
+from isdfine.nn.capture import AttentionRecorder, CapturedAttention, attention_of, check_want
 from isdfine.nn.sampling import DeformableAttention
-from isdfine.nn.types import DetectorOutput
-from nn.capture_cases import BOTH, decoder, features, step, targets
+from isdfine.nn.types import TRAINING, DetectorOutput
+from nn.capture_cases import BOTH, decoder, features, step, targets, with_attention
 
 
 class Answer(nn.Module):
@@ -32,8 +32,7 @@ def answers(output: DetectorOutput) -> list[torch.Tensor]:
 
 def test_what_is_captured() -> None:
     model = decoder()
-    request_attention(model, BOTH)
-    seen = step(model).attention
+    seen = step(model, want=with_attention(BOTH)).attention
     assert isinstance(seen, CapturedAttention)
     assert seen.places == {"dn": slice(0, 12), "": slice(12, 20)}
     assert [one.shape for one in (*seen.queries, *seen.keys)] == [(2, 4, 20, 4)] * 6
@@ -51,8 +50,7 @@ def test_what_is_captured() -> None:
 @pytest.mark.parametrize("kind", ["self_attention", "self_attention_maps", "cross_attention"])
 def test_only_what_was_asked_for_is_kept(kind: str) -> None:
     model = decoder()
-    request_attention(model, [kind])
-    seen = step(model).attention
+    seen = step(model, want=with_attention([kind])).attention
     lengths = [len(one) for one in (seen.queries, seen.keys, seen.scores, seen.point_logits)]
     assert lengths == {"self_attention": [3, 3, 0, 0], "cross_attention": [0, 0, 0, 3]}.get(kind, [3, 3, 3, 0])
     assert bool(seen.num_points) == (kind == "cross_attention")
@@ -83,8 +81,7 @@ def test_captured_tensors_are_those_of_the_layer() -> None:
 @pytest.mark.parametrize("counts", [(3, 1), (0, 0)])
 def test_training_is_the_same_bit_for_bit(dropout: float, counts: tuple[int, int]) -> None:
     plain, seen = decoder(dropout=dropout), decoder(dropout=dropout)
-    request_attention(seen, BOTH)
-    outputs = [step(model, counts) for model in (plain, seen)]
+    outputs = [step(plain, counts), step(seen, counts, with_attention(BOTH))]
     random = torch.rand(3)
     assert outputs[0].attention is None
     assert all(torch.equal(a, b) for a, b in zip(*(answers(one) for one in outputs)))
@@ -99,9 +96,8 @@ def test_training_is_the_same_bit_for_bit(dropout: float, counts: tuple[int, int
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_materialised_maps_give_the_same_output_up_to_rounding(dtype: torch.dtype) -> None:
     plain, seen = decoder(), decoder()
-    request_attention(seen, ["self_attention_maps"])
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        outputs = [step(model) for model in (plain, seen)]
+        outputs = [step(plain), step(seen, want=with_attention(["self_attention_maps"]))]
     near = 1e-4 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(outputs[1].layers[0].logits, outputs[0].layers[0].logits, rtol=near, atol=near)
     attention = outputs[1].attention
@@ -111,40 +107,49 @@ def test_materialised_maps_give_the_same_output_up_to_rounding(dtype: torch.dtyp
 
 def test_materialised_maps_are_dropped_out_too() -> None:
     model = decoder(dropout=0.5)
-    request_attention(model, ["self_attention_maps"])
-    given = features()
-    assert not torch.equal(model(given, targets()).layers[0].logits, model(given, targets()).layers[0].logits)
+    given, want = features(), with_attention(["self_attention_maps"])
+
+    def logits() -> torch.Tensor:
+        return model(given, targets(), want=want).layers[0].logits
+
+    assert not torch.equal(logits(), logits())
     model.decoder.layers[0].self_attn.dropout = 0.0
     model.decoder.layers[0].dropout.p = 0.0
-    assert torch.equal(model(given, targets()).layers[0].logits, model(given, targets()).layers[0].logits)
+    assert torch.equal(logits(), logits())
 
 
-def test_eval_state_and_copies_do_not_know_of_it() -> None:
+def test_a_request_leaves_nothing_behind() -> None:
     plain, seen = decoder().eval(), decoder().eval()
-    request_attention(seen, [*BOTH, "self_attention_maps"])
+    asked = seen(features(), want=with_attention([*BOTH, "self_attention_maps"]))
+    assert len(asked.attention.scores) == 3
     before, after = plain(features()), seen(features())
     assert torch.equal(before.logits, after.logits)
     assert torch.equal(before.boxes, after.boxes)
     assert list(plain.state_dict()) == list(seen.state_dict())
     assert torch.equal(seen.deployed()(features()).boxes, plain.deployed()(features()).boxes)
-    twin = copy.deepcopy(seen)
-    request_attention(seen, ())
     assert step(seen.train()).attention is None
-    assert len(step(twin.train()).attention.scores) == 3
 
 
 def test_eval_graph_is_the_same() -> None:
     plain, seen = (decoder(num_layers=1).eval() for _ in range(2))
-    request_attention(seen, BOTH)
+    seen(features(), want=with_attention(BOTH))
     graphs = [torch.export.export(Answer(model), tuple(features())).graph for model in (plain, seen)]
     assert len(graphs[0].nodes) > 100
     assert [str(node.target) for node in graphs[0].nodes] == [str(node.target) for node in graphs[1].nodes]
 
 
+def test_eval_mode_returns_attention_too() -> None:
+    model = decoder()
+    trained, evaluated = (
+        step(mode, want=with_attention(BOTH)).attention for mode in (model, copy.deepcopy(model).eval())
+    )
+    for kind in ("queries", "keys", "point_logits"):
+        torch.testing.assert_close(getattr(evaluated, kind), getattr(trained, kind))
+
+
 def test_gradient_reaches_the_projections() -> None:
     model = decoder()
-    request_attention(model, BOTH)
-    seen = step(model).attention
+    seen = step(model, want=with_attention(BOTH)).attention
     (seen.queries[2].sum() + seen.keys[2].square().sum() + seen.point_logits[2].square().sum()).backward()
     assert model.decoder.layers[2].self_attn.in_proj_weight.grad[:32].abs().sum() > 0
     assert model.decoder.layers[2].cross_attn.attention_weights.weight.grad.abs().sum() > 0
@@ -153,8 +158,7 @@ def test_gradient_reaches_the_projections() -> None:
 @pytest.mark.parametrize("setting", [{"aux_loss": False}, {"eval_idx": 0, "layer_scale": 1.5}, {"num_denoising": 0}])
 def test_further_settings(setting: dict[str, object]) -> None:
     model = decoder(**setting)
-    request_attention(model, BOTH)
-    output = step(model)
+    output = step(model, want=with_attention(BOTH))
     assert len(output.attention.queries) == model.num_attention_layers == 3
     assert len(output.layers) == (1 if setting == {"aux_loss": False} else 3)
     assert output.attention.keys[2].shape[-1] == (6 if "layer_scale" in setting else 4)
@@ -163,15 +167,17 @@ def test_further_settings(setting: dict[str, object]) -> None:
 
 def test_what_a_model_does_not_have() -> None:
     with pytest.raises(ValueError, match=r"Linear has no layers whose attention .* \(self_attention was asked for\)"):
-        request_attention(nn.Linear(2, 2), ["self_attention"])
+        check_want(nn.Linear(2, 2), with_attention(["self_attention"]))
     message = (
         "the layers of DFINETransformer have no dense_cross_attention: "
         "choose among cross_attention, self_attention, self_attention_maps"
     )
     with pytest.raises(ValueError, match=message):
-        request_attention(nn.Sequential(decoder()), ["self_attention", "dense_cross_attention"])
+        check_want(nn.Sequential(decoder()), with_attention(["self_attention", "dense_cross_attention"]))
+    with pytest.raises(ValueError, match=message):
+        step(decoder(), want=with_attention(["self_attention", "dense_cross_attention"]))
     model = decoder()
     model.attention_kinds = frozenset({"cross_attention"})
     with pytest.raises(ValueError, match="have no self_attention: choose among cross_attention"):
         attention_of(model, ["self_attention"])
-    request_attention(nn.Linear(2, 2), ())
+    check_want(nn.Linear(2, 2), TRAINING)

@@ -15,7 +15,7 @@ from builders import load_tool, micro_sections, write_coco
 from isdfine.data.collate import PaddedBatchCollateFunction
 from isdfine.data.evaluate import CocoEvaluator
 from isdfine.distill.objective import Objective
-from isdfine.nn.types import Predictions
+from isdfine.nn.types import TRAINING, Predictions
 from isdfine.solver.evaluate import evaluate
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.trained import Trained
@@ -112,6 +112,8 @@ class Recorder(nn.Module):
 
 class Unchanged(Objective):
     """Gives back the output."""
+
+    want = TRAINING
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

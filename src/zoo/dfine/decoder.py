@@ -8,7 +8,7 @@ import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,13 +18,22 @@ from torch.nn import functional as F
 
 from ...core.errors import ConfigError, check_counts
 from ...core.registry import register
-from ...nn.capture import DEFORMABLE_KINDS, AttentionRecorder, CapturedAttention
+from ...nn.capture import DEFORMABLE_KINDS, CapturedAttention, check_taps, recorder
 from ...nn.mlp import MLP
 from ...nn.padding import Padding
 from ...nn.queries import join_groups, split_predictions
 from ...nn.selection import anchor_logits, gather_rows, selector
 from ...nn.table_sampling import FeatureTable
-from ...nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup, Target
+from ...nn.types import (
+    TRAINING,
+    DetectorOutput,
+    GroupOutput,
+    MemoryTap,
+    Predictions,
+    QueryGroup,
+    Target,
+    Want,
+)
 from .decoder_layer import DecoderLayer
 from .denoising import MATCHING, DenoisingSetting, denoising_group, draw_noise
 from .depth import check_training_layers, layer_widths
@@ -95,7 +104,7 @@ class DFINETransformer(nn.Module):
     dec_bbox_head: nn.ModuleList
     rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
     attention_kinds: frozenset[str] = DEFORMABLE_KINDS
-    captured: frozenset[str] = frozenset()
+    taps: frozenset[str] = frozenset({"memory", "hidden"})
 
     def __init__(
         self,
@@ -204,32 +213,70 @@ class DFINETransformer(nn.Module):
             self.decoder.freeze_silent(self._heads())
 
     def forward(
-        self, features: Sequence[Tensor], targets: Sequence[Target] | None = None, padding: Padding | None = None
+        self,
+        features: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        padding: Padding | None = None,
+        *,
+        groups: Sequence[QueryGroup] = (),
+        want: Want | None = None,
     ) -> DetectorOutput | Predictions:
         """Select, refine, predict.
 
         Args:
             features: the encoder's maps (B, feat_channels[i], H, W), fine to coarse.
-            targets: ground truth, needed in training if ``num_denoising`` > 0 and not read otherwise.
+            targets: ground truth for denoising queries, which are made in training, and in eval mode where ``want`` is
+                given too. Needed in training if ``num_denoising`` > 0.
             padding: of the batch; boxes are then fractions of each image's content, and padded cells are never read
                 and selected only when nothing else is left.
+            groups: further queries; they come back in the output's ``groups``, by name.
+            want: what to return; None for ``TRAINING`` in train mode, and in eval mode for the final predictions alone.
 
-        Returns: in training everything the criterion needs, in eval mode the predictions of layer ``eval_idx`` alone.
+        Returns: in eval mode without ``want`` the predictions of layer ``eval_idx``, otherwise what is wanted.
+
+        Raises:
+            ValueError: no targets in training, a tap or kind of attention that there is not, or groups that do not fit.
         """
+        if want is None and self.training:
+            want = TRAINING
+        wanted = Want() if want is None else want
+        check_taps(self, wanted.taps)
+        record = recorder(self, wanted.attention)
         maps = self.input_proj(features, padding)
         selected = self._select(maps, padding)
-        groups = [self._matching_group(selected)]
-        if self.training and self.denoising.num_denoising > 0:
-            groups.insert(0, self._denoising_group(targets, maps[0].device))
-        queries = join_groups(groups)
-        values = FeatureTable([one.float() for one in maps])  # sampled in fp32: cast once for all layers
+        joined = [*groups, self._matching_group(selected)]
+        if self.denoising.num_denoising > 0 and (self.training or (want is not None and targets is not None)):
+            joined.insert(0, self._denoising_group(targets, maps[0].device))
+        queries = join_groups(joined)
+        values = FeatureTable([level.float() for level in maps])  # sampled in fp32: cast once for all layers
         extent = None if padding is None else padding.extent(_sizes(maps))
-        record = AttentionRecorder(self.captured) if self.training and self.captured else None
-        layers, initial = self.decoder(queries, values, self._heads(), extent=extent, record=record)
-        if not self.training:
+        layers, initial, hidden = self.decoder(
+            queries, values, self._heads(), every=wanted.layers, extent=extent, record=record
+        )
+        if want is None:
             return layers[-1]
-        attention = None if record is None else record.finish(groups, queries.blocked)
-        return self._output(groups, queries.sizes, layers, initial, selected, attention)
+        attention = None if record is None else record.finish(joined, queries.blocked)
+        output = self._output(joined, queries.sizes, layers, initial, selected, attention)
+        return self._tapped(output, want.taps, maps, hidden, queries.sizes)
+
+    def _tapped(
+        self,
+        output: DetectorOutput,
+        taps: frozenset[str],
+        maps: Sequence[Tensor],
+        hidden: Sequence[Tensor],
+        sizes: Sequence[int],
+    ) -> DetectorOutput:
+        """The output with the inner tensors that are wanted."""
+        tapped: dict[str, Any] = {}
+        extra = output.groups
+        if "memory" in taps:
+            tapped["memory"] = MemoryTap(torch.cat([level.flatten(2).mT for level in maps], dim=1), _sizes(maps))
+        if "hidden" in taps:
+            by_group = list(zip(*(layer.split_with_sizes(list(sizes), dim=1) for layer in hidden)))
+            tapped["hidden"] = by_group[-1]
+            extra = {name: replace(extra[name], hidden=states) for name, states in zip(extra, by_group)}
+        return replace(output, groups=extra, taps=tapped)
 
     @property
     def num_attention_layers(self) -> int:
@@ -316,12 +363,14 @@ class DFINETransformer(nn.Module):
             group.name: GroupOutput(group, list(own_layers), own_initial)
             for group, own_layers, own_initial in zip(groups[:-1], layers_of, initial_of)
         }
+        up, reg_scale = (self.decoder.bins().get(name) for name in ("up", "reg_scale"))
         return DetectorOutput(
             layers=list(layers_of[-1]),
             initial=initial_of[-1],
             proposals=Predictions(selected.logits, selected.box_logits.sigmoid()),
             groups=extra,
-            **{name: number[0] for name, number in self.decoder.bins().items()},
+            up=None if up is None else up[0],
+            reg_scale=None if reg_scale is None else reg_scale[0],
             memory_index=selected.index,
             attention=attention,
         )

@@ -35,15 +35,16 @@ class DirectDecoder(DecoderStack):
         values: Sequence[Tensor],
         heads: Heads,
         *,
+        every: bool,
         extent: Tensor | None = None,
         record: AttentionRecorder | None = None,
-    ) -> tuple[list[Predictions], Predictions | None]:
+    ) -> tuple[list[Predictions], Predictions | None, list[Tensor]]:
         """Run the layers and score their boxes, see :class:`DecoderStack`; there is no first head."""
         around = self.surroundings(queries, values, extent, record)
         content, references = queries.content, queries.reference_logits.float().sigmoid()
         moved = references
         steps: list[tuple[Tensor, Tensor]] = []  # queries and boxes after each layer
-        for index, box_head in zip(range(self.depth), heads.boxes):
+        for index, box_head in zip(range(self.depth(every)), heads.boxes):
             around = around.of_width(self.widths[index])
             content = enlarge_channels(content, self.widths[index])
             content = self.run_layer(index, content, references, heads.position(references), around)
@@ -52,8 +53,9 @@ class DirectDecoder(DecoderStack):
             moved = (offsets + inverse_sigmoid(references)).sigmoid()
             references = moved.detach()
         last = len(steps) - 1
-        answers = range(last + 1) if self.training and self.aux_loss else (last,)
-        return [Predictions(heads.scores[i](steps[i][0]).float(), steps[i][1]) for i in answers], None
+        answers = range(last + 1) if every and self.aux_loss else (last,)
+        layers = [Predictions(heads.scores[i](steps[i][0]).float(), steps[i][1]) for i in answers]
+        return layers, None, [content for content, _ in steps]
 
     def box_heads(self) -> dict[str, nn.Module]:
         """One head of offsets per layer."""
@@ -87,9 +89,10 @@ class DeployedDirect(DirectDecoder):
         values: Sequence[Tensor],
         heads: Heads,
         *,
+        every: bool,
         extent: Tensor | None = None,
         record: AttentionRecorder | None = None,
-    ) -> tuple[list[Predictions], Predictions | None]:
+    ) -> tuple[list[Predictions], Predictions | None, list[Tensor]]:
         """As :class:`DirectDecoder` in eval mode."""
-        refuse_training(self)
-        return super().forward(queries, values, heads, extent=extent, record=record)
+        refuse_training(self, every)
+        return super().forward(queries, values, heads, every=every, extent=extent, record=record)

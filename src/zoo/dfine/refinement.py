@@ -69,20 +69,23 @@ class RefinementDecoder(DecoderStack):
         values: Sequence[Tensor],
         heads: Heads,
         *,
+        every: bool,
         extent: Tensor | None = None,
         record: AttentionRecorder | None = None,
-    ) -> tuple[list[Predictions], Predictions | None]:
+    ) -> tuple[list[Predictions], Predictions | None, list[Tensor]]:
         """Run the layers and score their boxes, see :class:`DecoderStack`."""
-        initial_boxes, steps = self._refine(queries, heads, self.surroundings(queries, values, extent, record))
+        around = self.surroundings(queries, values, extent, record)
+        initial_boxes, steps = self._refine(queries, heads, around, every)
         base, last = initial_boxes.detach(), len(steps) - 1
-        if not self.training:
-            return [self._predict(last, steps[-1], heads.scores[last](steps[-1].content), base)], None
+        hidden = [step.content for step in steps]
+        if not every:
+            return [self._predict(last, steps[-1], heads.scores[last](steps[-1].content), base)], None, hidden
         first = heads.scores[0](steps[0].content)
         answers = range(last + 1) if self.aux_loss else (last,)
         layers = [
             self._predict(i, steps[i], first if i == 0 else heads.scores[i](steps[i].content), base) for i in answers
         ]
-        return layers, Predictions(first.float(), initial_boxes)
+        return layers, Predictions(first.float(), initial_boxes), hidden
 
     def box_heads(self) -> dict[str, nn.Module]:
         """The head of the box that all distributions refine, and one head of edge logits per layer."""
@@ -113,13 +116,15 @@ class RefinementDecoder(DecoderStack):
         """W(0..N), (N + 1,) float32."""
         return weighting(self.reg_max, self.up, self.reg_scale)
 
-    def _refine(self, queries: JoinedQueries, heads: Heads, around: Surroundings) -> tuple[Tensor, list[Refined]]:
+    def _refine(
+        self, queries: JoinedQueries, heads: Heads, around: Surroundings, every: bool
+    ) -> tuple[Tensor, list[Refined]]:
         """The first head's boxes (B, Q, 4) and the queries after each layer that runs."""
         assert heads.initial_box is not None
         bins = self.bin_weights()
         content, references = queries.content, queries.reference_logits.float().sigmoid()
         steps: list[Refined] = []
-        for index, edge_head in zip(range(self.depth), heads.boxes):
+        for index, edge_head in zip(range(self.depth(every)), heads.boxes):
             position = heads.position(references).clamp(-10, 10)
             around = around.of_width(self.widths[index])
             before = enlarge_channels(content, self.widths[index])
@@ -167,12 +172,13 @@ class DeployedRefinement(RefinementDecoder):
         values: Sequence[Tensor],
         heads: Heads,
         *,
+        every: bool,
         extent: Tensor | None = None,
         record: AttentionRecorder | None = None,
-    ) -> tuple[list[Predictions], Predictions | None]:
+    ) -> tuple[list[Predictions], Predictions | None, list[Tensor]]:
         """As :class:`RefinementDecoder` in eval mode."""
-        refuse_training(self)
-        return super().forward(queries, values, heads, extent=extent, record=record)
+        refuse_training(self, every)
+        return super().forward(queries, values, heads, every=every, extent=extent, record=record)
 
 
 def bin_parameters(up: float, reg_scale: int | float, *, learnable: bool) -> tuple[nn.Parameter, nn.Parameter]:

@@ -82,20 +82,23 @@ class DecoderStack(nn.Module):
         values: Sequence[Tensor],
         heads: Heads,
         *,
+        every: bool,
         extent: Tensor | None = None,
         record: AttentionRecorder | None = None,
-    ) -> tuple[list[Predictions], Predictions | None]:
+    ) -> tuple[list[Predictions], Predictions | None, list[Tensor]]:
         """Run the layers and score their boxes.
 
         Args:
             queries: all groups, concatenated.
             values: feature maps (B, D, H, W), one per level.
             heads: see :class:`Heads`.
+            every: run and score all layers; otherwise none after layer ``eval_idx``, and only that one is scored.
             extent: see :class:`Surroundings`.
-            record: collects what the layers attend to, in training only; None if nobody asked.
+            record: collects what the layers attend to; None if nobody asked.
 
-        Returns: in training the predictions of every layer (without ``aux_loss`` of the last) and those of the first
-            head if there is one; in eval mode those of layer ``eval_idx`` alone and None: no later layer runs.
+        Returns: with ``every`` the predictions of every layer (without ``aux_loss`` of the last) and those of the first
+            head if there is one; otherwise those of layer ``eval_idx`` alone and None. Then the queries (B, Q, D')
+            after each layer.
         """
         raise NotImplementedError(f"{type(self).__name__} must say how queries become boxes")
 
@@ -115,17 +118,16 @@ class DecoderStack(nn.Module):
         """The layers that eval mode runs (shared, not copied); the result cannot be trained."""
         raise NotImplementedError(f"{type(self).__name__} must say what it becomes")
 
-    @property
-    def depth(self) -> int:
-        """Layers that run: all in training, up to ``eval_idx`` otherwise."""
-        return len(self.layers) if self.training else self.eval_idx + 1
+    def depth(self, every: bool) -> int:
+        """Layers that run."""
+        return len(self.layers) if every else self.eval_idx + 1
 
     def surroundings(
         self, queries: JoinedQueries, values: Sequence[Tensor], extent: Tensor | None, record: AttentionRecorder | None
     ) -> Surroundings:
-        """What the layers will read; attention is recorded in training only."""
+        """What the layers will read."""
         allowed = None if queries.blocked is None else ~queries.blocked
-        return Surroundings(values, allowed, extent, record if self.training else None)
+        return Surroundings(values, allowed, extent, record)
 
     def run_layer(
         self, index: int, content: Tensor, references: Tensor, position: Tensor, around: Surroundings
@@ -142,7 +144,7 @@ class DecoderStack(nn.Module):
         )
 
 
-def refuse_training(stack: DecoderStack) -> None:
-    """RuntimeError for a deployed stack in training mode."""
-    if stack.training:
+def refuse_training(stack: DecoderStack, every: bool) -> None:
+    """RuntimeError for a deployed stack in training mode, or where all layers are wanted."""
+    if stack.training or every:
         raise RuntimeError("the deployed form has no training heads: call eval(), or train the model before fuse()")

@@ -12,7 +12,6 @@ from bench import cost
 from bench.cost import METHODS, Cost, Workload, check_methods, measure, peak_of_allocations
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
-from isdfine.nn.capture import request_attention
 
 CPU = torch.device("cpu")
 
@@ -86,8 +85,7 @@ def test_there_is_something_to_distil(tmp_path: Path) -> None:
     seen: list[dict[str, float]] = []
     for name in METHODS:
         step = cost._Step(bench, name)
-        request_attention(bench.model, step.captures)
-        terms = step.objective(bench.model(bench.images, bench.targets), bench.targets, 0.0)
+        terms = step.objective(bench.model(bench.images, bench.targets, want=step.trained.want), bench.targets, 0.0)
         seen.append(
             {
                 term: float(value.detach())

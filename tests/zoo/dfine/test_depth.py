@@ -20,7 +20,6 @@ from isdfine.distill.inter_layer import InterLayerDistillation
 from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
-from isdfine.nn.capture import request_attention
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 from isdfine.zoo.dfine.decoder import DFINETransformer
@@ -138,8 +137,7 @@ def test_other_distillers_work_across_widths() -> None:
     for one in distillers:
         one.check(model, criterion())
     objective = Objective(criterion(), distillers)
-    request_attention(model, objective.captures)
-    losses = objective(model(features(), targets()), targets(), 1.0)
+    losses = objective(model(features(), targets(), want=objective.want), targets(), 1.0)
     named = {name for name in losses if "isd" in name or "attn" in name}
     assert {"loss_isd_aux_0", "loss_isd_aux_2", "loss_attn_0", "loss_attn_2"} <= named
     sum(losses.values(), torch.zeros(())).backward()

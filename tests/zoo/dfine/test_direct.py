@@ -17,8 +17,7 @@ from isdfine.core.checkpoint.weights import load_weights
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.nn.boxes import inverse_sigmoid
-from isdfine.nn.capture import request_attention
-from isdfine.nn.types import DetectorOutput, Predictions
+from isdfine.nn.types import DetectorOutput, Predictions, Want
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 from isdfine.zoo.dfine.decoder import DFINETransformer
@@ -191,8 +190,8 @@ def test_wide_layers_have_wide_parts() -> None:
 
 def test_attention_is_captured() -> None:
     model = build(**RT_DETR)
-    request_attention(model, ["self_attention", "cross_attention"])
-    attention = model(features(), targets()).attention
+    want = Want(attention=frozenset({"self_attention", "cross_attention"}), layers=True)
+    attention = model(features(), targets(), want=want).attention
     assert attention is not None
     assert len(attention.queries) == len(attention.point_logits) == 3
     assert attention.point_logits[0].shape == (2, 20, 4, 3)

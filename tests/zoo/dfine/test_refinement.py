@@ -10,7 +10,7 @@ from isdfine.nn.edges import decode_corners
 from isdfine.nn.queries import JoinedQueries
 from isdfine.zoo.dfine.decoder import DFINETransformer
 from isdfine.zoo.dfine.refinement import DeployedRefinement
-from isdfine.zoo.dfine.stack import enlarge_channels
+from isdfine.zoo.dfine.stack import DecoderStack, enlarge_channels
 
 
 def stack(**more: object) -> tuple:
@@ -24,6 +24,11 @@ def stack(**more: object) -> tuple:
     return whole, queries, [torch.randn(2, 16, 4, 4)]
 
 
+def run(decoder: DecoderStack, whole: DFINETransformer, queries: JoinedQueries, values: list[torch.Tensor]) -> tuple:
+    """Predictions of the layers and of the first head: all in train mode, the answer in eval mode."""
+    return decoder(queries, values, whole._heads(), every=decoder.training)[:2]
+
+
 def test_enlarge_duplicates_channels() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0]])
     assert enlarge_channels(x, 6).tolist() == [[1, 1, 2, 2, 3, 3]]
@@ -35,7 +40,7 @@ def test_enlarge_duplicates_channels() -> None:
 
 def test_every_layer_refines_the_same_box() -> None:
     whole, queries, values = stack()
-    layers, initial = whole.decoder(queries, values, whole._heads())
+    layers, initial = run(whole.decoder, whole, queries, values)
     assert len(layers) == 3
     for one in layers:
         assert torch.equal(one.initial_boxes, initial.boxes)
@@ -47,7 +52,7 @@ def test_every_layer_refines_the_same_box() -> None:
 def test_gradients_flow_as_specified() -> None:
     """Deep layers reach shallow edge heads through the sum of logits, but neither the first head nor its box."""
     whole, queries, values = stack()
-    layers, _ = whole.decoder(queries, values, whole._heads())
+    layers, _ = run(whole.decoder, whole, queries, values)
     layers[-1].boxes.sum().backward()
     assert all(head.layers[0].weight.grad is not None for head in whole.dec_bbox_head)
     assert whole.pre_bbox_head.layers[0].weight.grad is None
@@ -57,7 +62,7 @@ def test_gradients_flow_as_specified() -> None:
 def test_boxes_are_decoded_in_float32_under_autocast() -> None:
     whole, queries, values = stack()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        layers, _ = whole.decoder(queries, values, whole._heads())
+        layers, _ = run(whole.decoder, whole, queries, values)
     for one in layers:
         edges = one.edge_logits.unflatten(-1, (4, 9))
         want = decode_corners(one.initial_boxes, edges, whole.decoder.bin_weights(), whole.reg_scale)
@@ -70,16 +75,16 @@ def test_last_addend_is_detached() -> None:
     seen = []
     whole.dec_bbox_head[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     whole.decoder.layers[1].register_forward_hook(lambda _, args, out: out.detach())
-    whole.decoder(queries, values, whole._heads())
+    run(whole.decoder, whole, queries, values)
     assert not seen[0].requires_grad
 
 
 def test_eval_stops_at_eval_idx() -> None:
     whole, queries, values = stack(eval_idx=1)
-    every, _ = whole.decoder(queries, values, whole._heads())
+    every, _ = run(whole.decoder, whole, queries, values)
     whole.eval()
     whole.decoder.layers[2].register_forward_hook(lambda *_: pytest.fail("layer 2 ran in eval mode"))
-    layers, initial = whole.decoder(queries, values, whole._heads())
+    layers, initial = run(whole.decoder, whole, queries, values)
     assert initial is None
     torch.testing.assert_close(layers[0].logits, every[1].logits)
     torch.testing.assert_close(layers[0].boxes, every[1].boxes)
@@ -97,7 +102,7 @@ def test_wide_layers() -> None:
     outs = []
     for one in whole.decoder.layers:
         one.register_forward_hook(lambda _, args, out: outs.append((args[0], out)))
-    layers, _ = whole.decoder(queries, values, whole._heads())
+    layers, _ = run(whole.decoder, whole, queries, values)
     assert [one.edge_logits.shape for one in layers] == [(2, 6, 36)] * 3
     assert torch.equal(outs[1][0], outs[0][1].repeat_interleave(2, dim=-1))
     assert torch.equal(seen[1], outs[1][1] + outs[1][0])
@@ -106,9 +111,9 @@ def test_wide_layers() -> None:
 
 def test_without_aux_loss_the_last_layer_alone_answers() -> None:
     whole, queries, values = stack()
-    every, _ = whole.decoder(queries, values, whole._heads())
+    every, _ = run(whole.decoder, whole, queries, values)
     whole.decoder.aux_loss = False
-    layers, initial = whole.decoder(queries, values, whole._heads())
+    layers, initial = run(whole.decoder, whole, queries, values)
     assert len(layers) == 1
     assert torch.equal(layers[0].logits, every[-1].logits)
     assert initial is not None
@@ -117,12 +122,12 @@ def test_without_aux_loss_the_last_layer_alone_answers() -> None:
 def test_deployed_form() -> None:
     whole, queries, values = stack(eval_idx=1)
     whole.eval()
-    want, _ = whole.decoder(queries, values, whole._heads())
+    want, _ = run(whole.decoder, whole, queries, values)
     deployed = DeployedRefinement(copy.deepcopy(whole.decoder))
-    got, initial = deployed(queries, values, whole._heads())
+    got, initial = run(deployed, whole, queries, values)
     assert initial is None
     assert torch.equal(got[0].logits, want[0].logits)
     assert torch.equal(got[0].boxes, want[0].boxes)
     assert not any("bins" in name or name.startswith("layers.2") for name in deployed.state_dict())
     with pytest.raises(RuntimeError, match=r"deployed form has no training heads: call eval\(\), or train the model"):
-        deployed.train()(queries, values, whole._heads())
+        run(deployed.train(), whole, queries, values)

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from isdfine.core.config import Config
 from isdfine.core.errors import ConfigError
 from isdfine.distill.context import DistillationContext
-from isdfine.distill.diagnostics import Diagnostics, kinds_to_capture
+from isdfine.distill.diagnostics import Diagnostics
 from isdfine.distill.objective import Objective, build_objective
-from isdfine.nn.capture import request_attention
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
 from isdfine.optim.schedule import Schedule
@@ -245,14 +244,12 @@ class _Step:
         config = bench.config.with_values(values)
         self.objective: Objective = build_objective(config, bench.model).to(bench.device)
         self.diagnose = Diagnostics(self.objective.distillers) if diagnose else None
-        captures = self.objective.captures
-        self.captures = kinds_to_capture(bench.model, captures) if diagnose else captures
+        self.trained = Trained(bench.model, self.objective, diagnose=diagnose)
 
     def __call__(self) -> None:
         bench = self.bench
-        request_attention(bench.model, self.captures)
         train_one_epoch(
-            partial(Trained(bench.model, self.objective), watch=self._watch),
+            partial(self.trained, watch=self._watch),
             [(bench.images, bench.targets)],
             bench.optim,
             max_norm=bench.max_norm,
