@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .padding import Padding
 
@@ -90,3 +91,9 @@ def selector(method: str) -> Callable[[Tensor, int], Tensor]:
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
     """Pick rows of every image: rows (B, S, D), index (B, Q) int64 -> (B, Q, D)."""
     return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def filled_up(rows: Tensor, count: int, value: float) -> Tensor:
+    """(B, S, D) with further rows of one value where there are fewer than ``count``."""
+    missing = count - rows.shape[1]
+    return F.pad(rows, (0, 0, 0, missing), value=value) if missing > 0 else rows

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...core.errors import ConfigError, check_counts
 from ...core.registry import register
@@ -22,7 +20,7 @@ from ...nn.capture import DEFORMABLE_KINDS, CapturedAttention, check_taps, recor
 from ...nn.mlp import MLP
 from ...nn.padding import Padding
 from ...nn.queries import join_groups, split_predictions
-from ...nn.selection import anchor_logits, gather_rows, selector
+from ...nn.selection import anchor_logits, filled_up, gather_rows, selector
 from ...nn.table_sampling import FeatureTable
 from ...nn.types import (
     TRAINING,
@@ -40,7 +38,7 @@ from .depth import check_training_layers, layer_widths
 from .direct import DirectDecoder
 from .projection import InputProjection, level_sizes
 from .refinement import RefinementDecoder, bin_parameters
-from .stack import DecoderStack, Heads
+from .stack import DecoderStack, Heads, class_head
 
 
 @dataclass(frozen=True)
@@ -202,9 +200,9 @@ class DFINETransformer(nn.Module):
         dim = widths[0]
         self.query_pos_head = MLP(4, 2 * dim, dim, 2)
         self.enc_output = nn.Sequential(OrderedDict(proj=nn.Linear(dim, dim), norm=nn.LayerNorm(dim)))
-        self.enc_score_head = _class_head(dim, num_selection_scores)
+        self.enc_score_head = class_head(dim, num_selection_scores)
         self.enc_bbox_head = MLP(dim, dim, 4, 3).start_at_zero()
-        self.dec_score_head = nn.ModuleList(_class_head(width, num_classes) for width in widths)
+        self.dec_score_head = nn.ModuleList(class_head(width, num_classes) for width in widths)
         for name, head in self.decoder.box_heads().items():
             self.add_module(name, head)
         for linear in (*self.query_pos_head.layers, self.enc_output.proj):
@@ -310,14 +308,14 @@ class DFINETransformer(nn.Module):
             )
         anchors, valid = self._anchors(_sizes(maps), memory.device, padding)
         if padding is not None:  # a larger canvas would have had enough cells
-            memory = _filled_up(memory, self.num_queries, 0)
-            anchors, valid = _filled_up(anchors, self.num_queries, torch.inf), _filled_up(valid, self.num_queries, 0)
+            memory = filled_up(memory, self.num_queries, 0)
+            anchors, valid = filled_up(anchors, self.num_queries, torch.inf), filled_up(valid, self.num_queries, 0)
         rows = self.enc_output(memory * valid)
         logits = self.enc_score_head(rows)
         ranked = logits.detach()
         if padding is not None:
             kept = torch.cat([padding.keep(size).flatten(2).mT for size in _sizes(maps)], dim=1)  # (B, S, 1)
-            ranked = ranked.masked_fill(~_filled_up(kept, self.num_queries, 0), -torch.inf)
+            ranked = ranked.masked_fill(~filled_up(kept, self.num_queries, 0), -torch.inf)
         index = self.select_rows(ranked, self.num_queries)
         content = gather_rows(rows, index)
         box_offsets = self.enc_bbox_head(content).float()
@@ -398,16 +396,3 @@ def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
 
 def _sizes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
     return [(one.shape[2], one.shape[3]) for one in maps]
-
-
-def _filled_up(rows: Tensor, count: int, value: float) -> Tensor:
-    """(B, S, D) with further rows of one value where there are fewer than ``count``."""
-    missing = count - rows.shape[1]
-    return F.pad(rows, (0, 0, 0, missing), value=value) if missing > 0 else rows
-
-
-def _class_head(dim: int, num_scores: int) -> nn.Linear:
-    """Scores start at 0.01, so that the many background queries do not swamp the first steps."""
-    head = nn.Linear(dim, num_scores)
-    nn.init.constant_(head.bias, -math.log(99))
-    return head

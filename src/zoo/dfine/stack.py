@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -148,3 +149,10 @@ def refuse_training(stack: DecoderStack, every: bool) -> None:
     """RuntimeError for a deployed stack in training mode, or where all layers are wanted."""
     if stack.training or every:
         raise RuntimeError("the deployed form has no training heads: call eval(), or train the model before fuse()")
+
+
+def class_head(dim: int, num_scores: int) -> nn.Linear:
+    """Scores start at 0.01, so that the many background queries do not swamp the first steps."""
+    head = nn.Linear(dim, num_scores)
+    nn.init.constant_(head.bias, -math.log(99))
+    return head
