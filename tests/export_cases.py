@@ -10,7 +10,7 @@ from torch import nn
 
 import isdfine
 from isdfine.deploy.onnx.export import ExportReport
-from isdfine.deploy.onnx.sample import Sample
+from isdfine.deploy.onnx.sample import VerificationSample
 
 IMAGES = Path(__file__).parents[1] / "data" / "doclayout-tiny" / "val"
 SIZE = (64, 64)
@@ -23,7 +23,7 @@ class Exported:
     config: isdfine.Config
     model: nn.Module
     postprocessor: nn.Module
-    sample: Sample
+    sample: VerificationSample
     report: ExportReport
 
     def graph(self) -> Any:

@@ -32,7 +32,7 @@ from isdfine.data.dataset.images import limit_pixels
 from isdfine.deploy.detector import BATCH_SIZE, THRESHOLD
 from isdfine.deploy.inference.run import Summary, run
 from isdfine.deploy.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
-from isdfine.deploy.inference.sources import ImageFiles, Source, open_sources
+from isdfine.deploy.inference.sources import ImageFiles, ImageSource, open_sources
 from isdfine.deploy.inference.tiling import Tiling
 from isdfine.deploy.inference.video import Video
 
@@ -77,7 +77,7 @@ def tiling_of(options: argparse.Namespace) -> Tiling | None:
     return Tiling((options.tile[0], options.tile[1]), overlap, options.tile_whole)
 
 
-def kinds_of(options: argparse.Namespace, sources: Sequence[Source]) -> list[str]:
+def kinds_of(options: argparse.Namespace, sources: Sequence[ImageSource]) -> list[str]:
     """What is to be written; without --save COCO JSON, pictures of images, and videos of videos."""
     videos = any(source.clip for source in sources)
     images = any(not source.clip for source in sources)
@@ -97,7 +97,7 @@ def kinds_of(options: argparse.Namespace, sources: Sequence[Source]) -> list[str
 
 
 def sinks_of(
-    kinds: Sequence[str], options: argparse.Namespace, sources: Sequence[Source], detector: isdfine.Detector
+    kinds: Sequence[str], options: argparse.Namespace, sources: Sequence[ImageSource], detector: isdfine.Detector
 ) -> list[Sink]:
     """One writer per kind."""
     folder, labels = options.output, detector.label_space
@@ -112,7 +112,7 @@ def sinks_of(
     return [sink for kind, sink in made.items() if kind in kinds]
 
 
-def keep_apart(sources: Sequence[Source], output: Path) -> None:
+def keep_apart(sources: Sequence[ImageSource], output: Path) -> None:
     """Refuse to write pictures, videos and labels where the sources themselves lie."""
     for source in sources:
         if isinstance(source, ImageFiles):

@@ -76,7 +76,7 @@ class Inspection:
 
 
 @dataclass
-class _Seen:
+class _HookRecords:
     """What the hooks collect: one entry per layer in each list."""
 
     references: list[Tensor] = field(default_factory=list)
@@ -105,7 +105,7 @@ def inspect_image(
     decoder = _decoder_of(model)
     if len(images) != 1 or model.training:
         raise ValueError(f"inspect_image reads one image in eval mode, got {len(images)}: call model.eval() before")
-    seen = _Seen()
+    seen = _HookRecords()
     with _listening(decoder, seen):
         predictions = model(images, **({} if content_sizes is None else {"content_sizes": content_sizes}))
     return _inspection(decoder, predictions, seen, size)
@@ -121,7 +121,7 @@ def _decoder_of(model: nn.Module) -> DFINETransformer:
 
 
 @contextmanager
-def _listening(decoder: DFINETransformer, seen: _Seen) -> Iterator[None]:
+def _listening(decoder: DFINETransformer, seen: _HookRecords) -> Iterator[None]:
     handles: list[RemovableHandle] = []
     try:
         for layer in decoder.decoder.layers:
@@ -135,7 +135,7 @@ def _listening(decoder: DFINETransformer, seen: _Seen) -> Iterator[None]:
             handle.remove()
 
 
-def _listen(layer: DecoderLayer, seen: _Seen) -> list[RemovableHandle]:
+def _listen(layer: DecoderLayer, seen: _HookRecords) -> list[RemovableHandle]:
     """Queries and keys come from a recorder that the layer is handed, as in training; points from their module."""
     recorders: list[AttentionRecorder] = []
 
@@ -165,7 +165,9 @@ def _listen(layer: DecoderLayer, seen: _Seen) -> list[RemovableHandle]:
     ]
 
 
-def _inspection(decoder: DFINETransformer, predictions: Predictions, seen: _Seen, size: tuple[int, int]) -> Inspection:
+def _inspection(
+    decoder: DFINETransformer, predictions: Predictions, seen: _HookRecords, size: tuple[int, int]
+) -> Inspection:
     scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=predictions.boxes.device)  # x, y
 
     def pixels(boxes_cxcywh: Tensor) -> Array:

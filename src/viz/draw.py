@@ -47,7 +47,7 @@ class Boxes(Protocol):
         """(T,) contiguous class index."""
 
 
-class Truth(Boxes, Protocol):
+class AnnotatedImage(Boxes, Protocol):
     """Annotated boxes that know their image."""
 
     def image(self) -> Image.Image:
@@ -115,7 +115,7 @@ def draw_boxes(image: Image.Image, truth: Boxes, label_space: ClassNames) -> Ima
 
 
 def side_by_side(
-    truth: Truth, detections: Scored, label_space: ClassNames, threshold: float = THRESHOLD
+    truth: AnnotatedImage, detections: Scored, label_space: ClassNames, threshold: float = THRESHOLD
 ) -> Image.Image:
     """Ground truth at the left, detections at the right; their titles say how many boxes have no caption."""
     image = truth.image()
@@ -138,7 +138,7 @@ def side_by_side(
 
 
 def save_comparison(
-    path: str | Path, truth: Truth, detections: Scored, label_space: ClassNames, threshold: float = THRESHOLD
+    path: str | Path, truth: AnnotatedImage, detections: Scored, label_space: ClassNames, threshold: float = THRESHOLD
 ) -> None:
     """Write ``side_by_side`` to an image file; the suffix of ``path`` decides the format."""
     side_by_side(truth, detections, label_space, threshold).save(path)

@@ -14,7 +14,7 @@ from ...core.errors import DataError
 from ..detections import Detections
 from ..detector import THRESHOLD, Detector
 from .sinks import Sink
-from .sources import Frame, Skipped
+from .sources import InputImage, Skipped
 from .tiling import Tiling
 
 
@@ -32,7 +32,7 @@ class Summary:
 
 def run(
     detector: Detector,
-    sources: Sequence[Iterable[Frame | Skipped]],
+    sources: Sequence[Iterable[InputImage | Skipped]],
     sinks: Sequence[Sink],
     *,
     threshold: float = THRESHOLD,
@@ -70,10 +70,10 @@ def run(
 
 
 def _answers(
-    detector: Detector, items: Iterable[Frame | Skipped], threshold: float, tiling: Tiling | None
-) -> Iterator[tuple[Frame | Skipped, Detections | None]]:
+    detector: Detector, items: Iterable[InputImage | Skipped], threshold: float, tiling: Tiling | None
+) -> Iterator[tuple[InputImage | Skipped, Detections | None]]:
     """Every item with its detections, in order; what turns out unusable becomes ``Skipped``."""
-    waiting: list[Frame | Skipped] = []
+    waiting: list[InputImage | Skipped] = []
     for item in items:
         waiting.append(item)
         if len(waiting) >= (1 if tiling else detector.batch_size):
@@ -83,9 +83,9 @@ def _answers(
 
 
 def _batch(
-    detector: Detector, items: Sequence[Frame | Skipped], threshold: float, tiling: Tiling | None
-) -> list[tuple[Frame | Skipped, Detections | None]]:
-    frames = [one for one in items if isinstance(one, Frame)]
+    detector: Detector, items: Sequence[InputImage | Skipped], threshold: float, tiling: Tiling | None
+) -> list[tuple[InputImage | Skipped, Detections | None]]:
+    frames = [one for one in items if isinstance(one, InputImage)]
     try:
         if tiling is None:
             answers = iter(detector.detect([one.image for one in frames], threshold))
@@ -95,4 +95,4 @@ def _batch(
         if len(items) == 1:
             return [(Skipped(items[0].name, f"{items[0].name}: {error}"), None)]
         return [pair for one in items for pair in _batch(detector, [one], threshold, tiling)]
-    return [(one, next(answers) if isinstance(one, Frame) else None) for one in items]
+    return [(one, next(answers) if isinstance(one, InputImage) else None) for one in items]

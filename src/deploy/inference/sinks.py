@@ -24,7 +24,7 @@ from ...core.errors import cell, one_line
 from ...core.files import whole_file
 from ...data.label_space import LabelSpace
 from ..detections import BOX_DIGITS, SCORE_DIGITS, Detections
-from .sources import Frame
+from .sources import InputImage
 from .video import VideoWriter
 
 _KEPT = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -35,7 +35,7 @@ _QUALITY = 92
 class Sink(Protocol):
     """Takes the detections of one picture after another."""
 
-    def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """``drawn`` gives the picture with its boxes; it is drawn once for all sinks, and only if one asks."""
 
     def __enter__(self) -> Any: ...
@@ -57,7 +57,7 @@ class Pictures:
         self.folder = folder
         self._names = frozenset(names)
 
-    def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         name = frame.name
         if PurePath(name).suffix.lower() not in _KEPT:
@@ -85,7 +85,7 @@ class Videos:
         self._open = ExitStack()
         self._writer: VideoWriter | None = None
 
-    def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         if frame.clip is None:
             return
@@ -128,7 +128,7 @@ class CocoJson:
         self._main.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"annotations": [')
         return self
 
-    def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         self._images += 1
         image: dict[str, Any] = {"id": self._images, "file_name": PurePath(frame.name).as_posix()}
@@ -176,7 +176,7 @@ class Yolo:
         stems = Counter(str(PurePath(name).with_suffix("")) for name in names)
         self._shared = {stem for stem, count in stems.items() if count > 1} | {"classes"} | set(names)
 
-    def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         stem = str(PurePath(frame.name).with_suffix(""))
         with whole_file(self.folder / f"{frame.name if stem in self._shared else stem}.txt", durable=False) as partial:
@@ -220,7 +220,7 @@ class Table:
         self._rows.writerow(self.HEAD)
         return self
 
-    def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         file = cell(one_line(frame.name))
         place: tuple[object, ...] = (file, "", "")

@@ -33,7 +33,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Frame:
+class InputImage:
     """One picture."""
 
     name: str
@@ -56,7 +56,7 @@ class Skipped:
     """One line that names the file."""
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Pictures one after another."""
 
     @property
@@ -67,7 +67,7 @@ class Source(Protocol):
     def clip(self) -> bool:
         """Whether it is a video or a camera."""
 
-    def __iter__(self) -> Iterator[Frame | Skipped]: ...
+    def __iter__(self) -> Iterator[InputImage | Skipped]: ...
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class ImageFiles:
         """Number of files."""
         return len(self.names)
 
-    def __iter__(self) -> Iterator[Frame | Skipped]:
+    def __iter__(self) -> Iterator[InputImage | Skipped]:
         for name in self.names:
             if not _is_utf8(name):  # JSON and CSV files could not hold it
                 yield Skipped(name, f"{str(self.root / name)!a}: its name is not UTF-8: rename the file")
                 continue
             try:
-                yield Frame(name, read_rgb(self.root / name))
+                yield InputImage(name, read_rgb(self.root / name))
             except DataError as error:
                 yield Skipped(name, str(error))
 
 
-def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 1) -> list[Source]:
+def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 1) -> list[ImageSource]:
     """Find out what each text means.
 
     Args:
@@ -125,7 +125,7 @@ def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 
                 videos.append(one)
             else:
                 images.append(Path(os.path.abspath(one)))
-    sources: list[Source] = []
+    sources: list[ImageSource] = []
     taken: set[str] = set()
     if images:
         root = Path(os.path.commonpath([path.parent for path in images]))

@@ -18,7 +18,7 @@ from PIL import Image
 from ...core.environment import require
 from ...core.errors import ConfigError
 from ...core.files import whole_file
-from .sources import Clip, Frame, Skipped
+from .sources import Clip, InputImage, Skipped
 
 _USUAL_RATE = Fraction(25)
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
@@ -72,7 +72,7 @@ class Video:
             return None  # said when it is read
         return -(-frames // self.every) or None
 
-    def __iter__(self) -> Iterator[Frame | Skipped]:
+    def __iter__(self) -> Iterator[InputImage | Skipped]:
         av, progress = package(), _Progress()
         try:
             with self._opened(av) as container:
@@ -101,14 +101,14 @@ class Video:
         form, device = _CAMERAS[sys.platform]
         return av.open(device.format(self.place), format=form)
 
-    def _frame(self, container: Any, frame: Any, number: int) -> Frame:
+    def _frame(self, container: Any, frame: Any, number: int) -> InputImage:
         stream = container.streams.video[0]
         clip = Clip(self.name, Fraction(stream.average_rate or stream.guessed_rate or _USUAL_RATE) / self.every)
         turn = _TURNS.get(round(frame.rotation) % 360)
         image: Image.Image = frame.to_image()
         if turn is not None:
             image = image.transpose(turn)
-        return Frame(f"{self.name}/{number:06}.jpg", image, clip, number, frame.time)
+        return InputImage(f"{self.name}/{number:06}.jpg", image, clip, number, frame.time)
 
 
 @dataclass

@@ -23,9 +23,9 @@ from ...core.files import whole_file
 from ..preprocess import SQUASH, Recipe
 from .compare import Difference
 from .graph import DEFAULT_OPSET, STRIDE, Deployed, GraphForm, to_onnx
-from .half import Share, share, to_half
+from .half import HalfShare, share, to_half
 from .pooling import guard_pools
-from .sample import Sample, draw_sample
+from .sample import VerificationSample, draw_sample
 from .structure import ExportError
 from .verify import verify
 
@@ -44,7 +44,7 @@ class ExportReport:
     path: Path
     differences: dict[str, Difference]
     """By case, for example ``batch 3 of 640 x 640``."""
-    share: Share
+    share: HalfShare
     nodes: int
     seconds: float
     """Of tracing and translating, without the comparison."""
@@ -168,7 +168,7 @@ def _describe(proto: ModelProto, recipe: Recipe, form: GraphForm, precision: str
 
 
 def _publish(
-    proto: ModelProto, path: Path, samples: Sequence[Sample], form: GraphForm, precision: str
+    proto: ModelProto, path: Path, samples: Sequence[VerificationSample], form: GraphForm, precision: str
 ) -> dict[str, Difference]:
     """Write under a temporary name, verify that file, rename it."""
     try:

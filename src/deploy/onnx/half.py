@@ -43,7 +43,7 @@ _LARGEST, _SMALLEST = 65504.0, 6.2e-5
 
 
 @dataclass(frozen=True)
-class Share:
+class HalfShare:
     """How much of a graph is in half precision."""
 
     nodes: int
@@ -78,14 +78,14 @@ def to_half(proto: ModelProto) -> ModelProto:
     return mixed
 
 
-def share(proto: ModelProto) -> Share:
+def share(proto: ModelProto) -> HalfShare:
     """Count what is half; types come from shape inference."""
     onnx = require("onnx", "ONNX export")
     graph = onnx.shape_inference.infer_shapes(proto).graph
     types = element_types(graph)
     counted = [types.get(node.output[0]) for node in graph.node if node.op_type not in ("Cast", "Constant")]
     sizes = [(int(np.prod(one.dims)), one.data_type) for one in graph.initializer if one.data_type in (FLOAT, HALF)]
-    return Share(
+    return HalfShare(
         sum(one in (FLOAT, HALF) for one in counted),
         sum(one == HALF for one in counted),
         sum(size for size, _ in sizes),

@@ -33,7 +33,7 @@ _Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], Fou
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class VerificationSample:
     """Images of one size and what PyTorch finds in them."""
 
     pixels: NDArray[np.uint8]
@@ -85,7 +85,9 @@ def images_in(folder: Path) -> list[Path]:
     return [folder / name for name in names[::step][:_CANDIDATES]]
 
 
-def draw_sample(model: nn.Module, postprocessor: nn.Module, paths: Sequence[Path], recipe: Recipe) -> Sample:
+def draw_sample(
+    model: nn.Module, postprocessor: nn.Module, paths: Sequence[Path], recipe: Recipe
+) -> VerificationSample:
     """Prepare images as the run evaluates, and let PyTorch detect.
 
     Near-ties in the selection of queries make a detector jump at rounding noise. Such images would say nothing about
@@ -113,7 +115,7 @@ def draw_sample(model: nn.Module, postprocessor: nn.Module, paths: Sequence[Path
             f"PyTorch's own detections jump at rounding noise on all {unstable} images: give other ones with --images"
         )
     pixels, inputs, shapes, found = (list(part) for part in zip(*(kept[i % len(kept)] for i in range(WANTED))))
-    return Sample(
+    return VerificationSample(
         np.concatenate(pixels),
         np.concatenate(inputs),
         np.concatenate(shapes),

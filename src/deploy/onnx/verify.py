@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.environment import require
 from .compare import FP32, Difference, Found, Tolerance, compare
-from .sample import Sample
+from .sample import VerificationSample
 from .structure import ExportError, read_graph, structure_problems
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TOLERANCES = {"fp32": FP32, "fp16": FP16}
 
 def verify(
     path: str | Path,
-    samples: Sequence[Sample] = (),
+    samples: Sequence[VerificationSample] = (),
     *,
     precision: str | None = None,
     dynamic_size: bool = False,
@@ -85,7 +85,7 @@ def session_of(path: str | Path) -> Any:
 
 
 def _run_all(
-    session: Any, proto: ModelProto, samples: Sequence[Sample], batches: Sequence[int], tolerance: Tolerance
+    session: Any, proto: ModelProto, samples: Sequence[VerificationSample], batches: Sequence[int], tolerance: Tolerance
 ) -> tuple[dict[str, Difference], list[str]]:
     """Differences and problems by case."""
     differences, wrong = {}, []
@@ -109,7 +109,7 @@ def _run_all(
     return differences, wrong
 
 
-def _run(session: Any, sample: Sample, count: int, *, as_uint8: bool) -> Found:
+def _run(session: Any, sample: VerificationSample, count: int, *, as_uint8: bool) -> Found:
     images: NDArray[Any] = sample.pixels[:count] if as_uint8 else sample.inputs[:count]
     feed = {"images": np.ascontiguousarray(images), "orig_target_sizes": sample.sizes[:count]}
     try:

@@ -14,7 +14,7 @@ from detector_cases import TellTale
 from isdfine import Detections, Detector
 from isdfine.core.errors import DataError
 from isdfine.deploy.inference.run import run
-from isdfine.deploy.inference.sources import Frame, Skipped
+from isdfine.deploy.inference.sources import InputImage, Skipped
 from isdfine.deploy.inference.tiling import Tiling
 
 
@@ -25,7 +25,7 @@ class Memory:
         self.seen: list[tuple[str, int]] = []
         self.pictures: list[Image.Image] = []
 
-    def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
         self.seen.append((frame.name, len(found)))
         self.pictures.append(drawn())
 
@@ -39,8 +39,8 @@ def one_box(_: Any) -> list[list[float]]:
     return [[1, 0.1, 0.1, 0.5, 0.5, 0.9]]
 
 
-def frame(number: int) -> Frame:
-    return Frame(f"{number}.jpg", Image.new("RGB", (40, 30), (number,) * 3))
+def frame(number: int) -> InputImage:
+    return InputImage(f"{number}.jpg", Image.new("RGB", (40, 30), (number,) * 3))
 
 
 def test_order_batches_and_skipped_ones() -> None:
@@ -63,7 +63,7 @@ def test_threshold_and_tiles() -> None:
     backend = TellTale(one_box)
     assert run(Detector(backend), [[frame(0)]], [Memory()], threshold=0.95).per_class == {}
     backend.batches.clear()
-    big = Frame("big.png", Image.new("RGB", (100, 64)))
+    big = InputImage("big.png", Image.new("RGB", (100, 64)))
     run(Detector(backend), [[big, frame(0)]], [Memory()], tiling=Tiling((64, 64), 0.2))
     assert backend.batches == [2, 1]
 
@@ -86,7 +86,7 @@ def test_a_picture_that_the_recipe_refuses_costs_no_other() -> None:
 
 
 def test_ctrl_c_ends_a_camera_and_keeps_what_there_is() -> None:
-    def camera() -> Iterator[Frame]:
+    def camera() -> Iterator[InputImage]:
         yield from (frame(0), frame(1))
         raise KeyboardInterrupt
 
@@ -108,13 +108,13 @@ def test_pictures_are_not_kept(tmp_path: Path) -> None:
         pytest.skip("resident memory is read from /proc, which only Linux has")
 
     class Count(Memory):
-        def write(self, frame: Frame, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+        def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
             self.seen.append((frame.name, len(found)))
             if len(self.seen) in (30, 150):
                 sizes.append(resident_mib())
 
     sizes: list[float] = []
     pixels = np.zeros((1000, 1000, 3), np.uint8)
-    frames = (Frame(f"{number}.jpg", Image.fromarray(pixels + number)) for number in range(150))  # 3 MB each
+    frames = (InputImage(f"{number}.jpg", Image.fromarray(pixels + number)) for number in range(150))  # 3 MB each
     run(Detector(TellTale(one_box), batch_size=4), [frames], [Count()])
     assert sizes[1] - sizes[0] < 60, f"resident memory {sizes} MiB after 30 and 150 pictures"

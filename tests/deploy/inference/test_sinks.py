@@ -19,7 +19,7 @@ from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.yolo_rows import parse_rows
 from isdfine.data.label_space import LabelSpace
 from isdfine.deploy.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
-from isdfine.deploy.inference.sources import Clip, Frame
+from isdfine.deploy.inference.sources import Clip, InputImage
 from video_cases import load_av, read_video
 
 IMAGE = Image.new("RGB", (60, 40), "gray")
@@ -34,19 +34,21 @@ def found(*rows: tuple[int, float, float, float, float, float]) -> Detections:
 TWO = found((1, 10, 5, 30, 25, 0.9), (0, -6, 0, 80, 20.004, 0.5))
 
 
-def write(sink: Sink, *items: tuple[Frame, Detections]) -> None:
+def write(sink: Sink, *items: tuple[InputImage, Detections]) -> None:
     with sink:
         for frame, detections in items:
             sink.write(frame, detections, detections.draw)
 
 
-def frames(count: int) -> list[tuple[Frame, Detections]]:
-    return [(Frame(f"clip/{n:06}.jpg", IMAGE, CLIP, n, n / 10), TWO) for n in range(count)]
+def frames(count: int) -> list[tuple[InputImage, Detections]]:
+    return [(InputImage(f"clip/{n:06}.jpg", IMAGE, CLIP, n, n / 10), TWO) for n in range(count)]
 
 
 def test_coco(tmp_path: Path) -> None:
     path = tmp_path / "new" / "d.json"
-    write(CocoJson(path, LABELS), (Frame("a/ü.jpg", IMAGE), TWO), (Frame("b.jpg", IMAGE), found()), *frames(1))
+    write(
+        CocoJson(path, LABELS), (InputImage("a/ü.jpg", IMAGE), TWO), (InputImage("b.jpg", IMAGE), found()), *frames(1)
+    )
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["categories"] == [{"id": 3, "name": "dark"}, {"id": 7, "name": "light"}]
     size = {"height": 40, "width": 60}
@@ -79,7 +81,7 @@ def test_nothing_is_left_after_an_error(tmp_path: Path, make: Callable[[Path], A
 
     def fail() -> None:
         with make(tmp_path / "out") as sink:
-            sink.write(Frame("a.jpg", IMAGE), TWO, TWO.draw)
+            sink.write(InputImage("a.jpg", IMAGE), TWO, TWO.draw)
             raise ValueError("stop")
 
     with pytest.raises(ValueError, match="stop"):
@@ -88,7 +90,12 @@ def test_nothing_is_left_after_an_error(tmp_path: Path, make: Callable[[Path], A
 
 
 def test_csv(tmp_path: Path) -> None:
-    write(Table(tmp_path / "d.csv"), (Frame('a,"b".jpg', IMAGE), TWO), (Frame("c.jpg", IMAGE), found()), *frames(2)[1:])
+    write(
+        Table(tmp_path / "d.csv"),
+        (InputImage('a,"b".jpg', IMAGE), TWO),
+        (InputImage("c.jpg", IMAGE), found()),
+        *frames(2)[1:],
+    )
     with open(tmp_path / "d.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
@@ -112,7 +119,7 @@ def test_texts_of_a_csv_file_are_no_formulas(tmp_path: Path) -> None:
     labels = LabelSpace(("=cmd|' /C calc'!A0", "-b\nc"), (5, 7))
     table = np.array([[0, 10, 5, 30, 25, 0.9], [1, 0, 0, 9, 9, 0.5]], np.float32)
     seen = Detections(table[:, 1:5], table[:, 5], table[:, 0].astype(np.int64), labels, (40, 60), IMAGE)
-    write(Table(tmp_path / "d.csv"), (Frame("@a\n.jpg", IMAGE), seen))
+    write(Table(tmp_path / "d.csv"), (InputImage("@a\n.jpg", IMAGE), seen))
     with open(tmp_path / "d.csv", newline="", encoding="utf-8") as file:
         rows = [(row["file"], row["name"]) for row in csv.DictReader(file)]
     assert rows == [("'@a?.jpg", "'=cmd|' /C calc'!A0"), ("'@a?.jpg", "'-b?c")]
@@ -122,9 +129,9 @@ def test_yolo_is_read_by_our_reader(tmp_path: Path) -> None:
     outside = found((0, 70, 10, 90, 20, 0.9), (1, 10, 5, 30, 25, 0.8))
     write(
         Yolo(tmp_path / "l", LABELS),
-        (Frame("a/b.jpg", IMAGE), TWO),
-        (Frame("c.jpg", IMAGE), found()),
-        (Frame("d.png", IMAGE), outside),
+        (InputImage("a/b.jpg", IMAGE), TWO),
+        (InputImage("c.jpg", IMAGE), found()),
+        (InputImage("d.png", IMAGE), outside),
     )
     rows = parse_rows(tmp_path / "l" / "a" / "b.txt", LABELS, Problems())
     np.testing.assert_allclose(rows, [(1, 20 / 60, 15 / 40, 20 / 60, 20 / 40), (0, 0.5, 0.25005, 1, 0.5001)], atol=1e-6)
@@ -135,14 +142,14 @@ def test_yolo_is_read_by_our_reader(tmp_path: Path) -> None:
 
 def test_yolo_scores_and_names_of_one_stem(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "b.jpg"]
-    write(Yolo(tmp_path, LABELS, scores=True, names=names), *((Frame(name, IMAGE), TWO[0]) for name in names))
+    write(Yolo(tmp_path, LABELS, scores=True, names=names), *((InputImage(name, IMAGE), TWO[0]) for name in names))
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jpg.txt", "a.png.txt", "b.txt", "classes.txt"]
     assert (tmp_path / "b.txt").read_text() == "1 0.333333 0.375000 0.333333 0.500000 0.90000\n"
 
 
 def test_pictures_keep_their_names(tmp_path: Path) -> None:
     names = ["a/b.jpg", "c.PNG", "d.tif", "e"]
-    write(Pictures(tmp_path), *((Frame(name, IMAGE), TWO) for name in names))
+    write(Pictures(tmp_path), *((InputImage(name, IMAGE), TWO) for name in names))
     written = sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file())
     assert written == ["a/b.jpg", "c.PNG", "d.tif.png", "e.png"]
     for one, form in (("a/b.jpg", "JPEG"), ("c.PNG", "PNG"), ("d.tif.png", "PNG")):
@@ -153,8 +160,8 @@ def test_pictures_keep_their_names(tmp_path: Path) -> None:
 
 def test_videos_one_file_each(tmp_path: Path) -> None:
     load_av()
-    other = [(Frame("x/0.jpg", IMAGE, Clip("other", Fraction(5)), 0), found())]
-    write(Videos(tmp_path), *frames(3), (Frame("a.jpg", IMAGE), TWO), *other)
+    other = [(InputImage("x/0.jpg", IMAGE, Clip("other", Fraction(5)), 0), found())]
+    write(Videos(tmp_path), *frames(3), (InputImage("a.jpg", IMAGE), TWO), *other)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["clip.mp4", "other.mp4"]
     assert [len(read_video(tmp_path / one)) for one in ("clip.mp4", "other.mp4")] == [3, 1]
     frame = read_video(tmp_path / "clip.mp4")[0].astype(int)
@@ -164,7 +171,7 @@ def test_videos_one_file_each(tmp_path: Path) -> None:
 
 def test_no_picture_takes_the_place_of_another(tmp_path: Path) -> None:
     names = ["d.tif", "d.tif.png", "e.png", "e.png.jpg", "e.jpg", "classes.jpg"]
-    items = [(Frame(name, IMAGE), TWO[0]) for name in names]
+    items = [(InputImage(name, IMAGE), TWO[0]) for name in names]
     write(Pictures(tmp_path / "p", names), *items)
     assert len(list((tmp_path / "p").iterdir())) == len(names)
     write(Yolo(tmp_path / "y", LABELS, names=names), *items)

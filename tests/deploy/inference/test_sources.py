@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.inference.sources import Frame, ImageFiles, Skipped, open_sources
+from isdfine.deploy.inference.sources import ImageFiles, InputImage, Skipped, open_sources
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_files_that_cannot_be_read_are_passed_over(tree: Path) -> None:
     assert isinstance(broken, Skipped)
     assert broken.name == "1.jpg"
     assert broken.reason.endswith("1.jpg: the file is empty")
-    assert isinstance(whole, Frame)
+    assert isinstance(whole, InputImage)
     assert (whole.name, whole.image.size, whole.clip) == ("2.PNG", (8, 6), None)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.inference.sources import Clip, Frame, Skipped, open_sources
+from isdfine.deploy.inference.sources import Clip, InputImage, Skipped, open_sources
 from isdfine.deploy.inference.video import Video, VideoWriter, package
 from video_cases import load_av, read_video, write_video
 
@@ -24,10 +24,10 @@ def test_frames_in_order(tmp_path: Path) -> None:
     video = Video(str(path), "clip", every=10)
     assert video.count == 3
     frames = list(video)
-    assert all(isinstance(one, Frame) for one in frames)
+    assert all(isinstance(one, InputImage) for one in frames)
     assert [one.name for one in frames] == ["clip/000000.jpg", "clip/000010.jpg", "clip/000020.jpg"]
     for one, number in zip(frames, (0, 10, 20)):
-        assert isinstance(one, Frame)
+        assert isinstance(one, InputImage)
         assert (one.number, one.clip) == (number, Clip("clip", Fraction(1)))
         assert one.seconds == pytest.approx(number / 10)
         assert abs(int(np.asarray(one.image)[40, 5, 0]) - 10 - number) <= 3
@@ -78,7 +78,7 @@ def test_phone_videos_are_turned(tmp_path: Path) -> None:
         upright = tmp_path / f"upright{degrees}.mp4"  # ffmpeg turns the pixels when it encodes
         subprocess.run(["ffmpeg", "-loglevel", "error", "-i", turned, "-q:v", "2", upright], check=True)
         frame = next(iter(Video(str(turned), "clip")))
-        assert isinstance(frame, Frame)
+        assert isinstance(frame, InputImage)
         expected = read_video(upright)[0]
         assert frame.image.size == expected.shape[1::-1]
         assert np.abs(np.asarray(frame.image).astype(int) - expected).mean() < 6
