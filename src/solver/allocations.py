@@ -38,13 +38,12 @@ def _changes(recorded: profile) -> Iterator[int]:
 
 def lasting_tensors(model: nn.Module, optim: Optim) -> list[Tensor]:
     """Weights, average and moments: what outlives a step."""
-    found = [one for module in (model, optim.ema.module) for one in (*module.parameters(), *module.buffers())]
-    for state in optim.optimizer.state.values():
-        found += [one for one in state.values() if isinstance(one, Tensor)]
-    return found
+    weights = [tensor for part in (model, optim.ema.module) for tensor in (*part.parameters(), *part.buffers())]
+    moments = [value for state in optim.optimizer.state.values() for value in state.values()]
+    return weights + [value for value in moments if isinstance(value, Tensor)]
 
 
 def storage_bytes(tensors: Sequence[Tensor]) -> int:
     """What tensors hold in memory, each storage once."""
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
-    return sum(storages.values())
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

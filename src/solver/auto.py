@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,28 +42,38 @@ SPARE = 1.25
 
 @dataclass(frozen=True)
 class Choice:
-    """What this machine gets, for each process, and what it was chosen by."""
+    """What every process gets, and what it was chosen by."""
 
     batch: int
-    workers: int
-    prefetch: int
     step_s: float
     """One step of ``batch`` images at the usual size."""
     load_s: float
     """One image from disk to tensor, on one core."""
     cores: int
-    reasons: tuple[str, ...]
-    """Why batch, workers and prefetch are what they are; a line each."""
+    fixed: Mapping[str, int]
+    """Workers and prefetch, where the command line says them."""
 
-    def epoch_s(self, batches: int, cores_shared: bool) -> float:
-        """Seconds of an epoch without its evaluation.
+    @property
+    def needed(self) -> int:
+        """Workers that keep up with the steps."""
+        return max(1, math.ceil(SPARE * self.batch * self.load_s / self.step_s))
 
-        Workers run beside the device. On a CPU they take cores from the step.
-        """
+    @property
+    def workers(self) -> int:
+        """Loader workers."""
+        return self.fixed.get("workers", min(self.needed, max(1, self.cores - 1)))
+
+    @property
+    def prefetch(self) -> int:
+        """Batches that each worker has ready."""
+        return self.fixed.get("prefetch", min(AHEAD, max(2, math.ceil(AHEAD / max(1, self.workers)))))
+
+    def epoch_s(self, steps: int, device: torch.device) -> float:
+        """Seconds of an epoch without its evaluation."""
         loading = self.batch * self.load_s
-        if cores_shared:
-            return batches * (self.step_s + loading / self.cores)
-        return batches * max(self.step_s, loading / max(1, self.workers))
+        if device.type == "cpu":  # workers take cores from the step
+            return steps * (self.step_s + loading / self.cores)
+        return steps * max(self.step_s, loading / max(1, self.workers))
 
 
 class Tuned(NamedTuple):
@@ -100,33 +109,20 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
     old = loader.sampler.batch_size
     load_s = seconds_per_sample(loader)  # not aside: what the data set warns of, it says once
     with aside():
-        usable = usable_bytes(device)
         probe = Probe(config, device, loader)
         begin = time.perf_counter()
-        memory = measure(probe, largest_size(loader), usable, old)
-        steps = _Steps(probe, _usual_size(loader), _slow_step(memory, time.perf_counter() - begin))
-        wanted = old if keep_batch or "batch" in fixed else _best_batch(old, memory, steps, loader)
-        choice = _completed(wanted, steps, load_s, loader, fixed)
+        memory = measure(probe, largest_size(loader), usable_bytes(device), old)
+        steps = _Steps(probe, _usual_size(loader), memory, time.perf_counter() - begin)
+        batch = old if keep_batch or "batch" in fixed else _best_batch(old, memory, steps, loader)
+        steps.try_batch(batch)
+    choice = _common(Choice(batch, steps(batch), load_s, usable_cores(), fixed))
     del probe
     tidy(device)
-    choice = _common(choice)
     refuse(memory, choice.batch)
     loader.close()
-    values = _values(config, choice)
-    tuned = config.with_values(values)
-    lines = [f"auto: {line}" for line in _lines(config, choice, memory, loader, device, fixed, keep_batch)]
-    return Tuned(tuned, lines, loader.dataset)
-
-
-def _slow_step(memory: Forecast, seconds: float) -> float | None:
-    """Seconds for each pixel of a model so slow on a CPU that the one step which measured its memory must do for its
-    time too.
-
-    Recording memory takes a part of them: such a time is up to a third too long.
-    """
-    if memory.device.type != "cpu" or len(memory.points) != 1 or seconds < BUDGET_S:
-        return None
-    return seconds / math.prod(memory.size)
+    kept = dict.fromkeys(fixed, "given with -u") | ({"batch": "kept, because the run is resumed"} if keep_batch else {})
+    lines = [f"auto: {line}" for line in _lines(config, loader, memory, steps, choice, kept)]
+    return Tuned(config.with_values(_values(config, choice)), lines, loader.dataset)
 
 
 class _Steps:
@@ -135,22 +131,24 @@ class _Steps:
     Args:
         probe: takes the steps.
         size: of their images.
-        per_pixel: seconds of a step of one image, where they are known; None measures.
+        memory: of the steps that were taken before, at the largest size.
+        seconds: that these took. A model so slow on a CPU that one of them takes longer than all of the budget is not
+            asked again: its time follows from that step, up to a third too long because its memory was recorded.
     """
 
-    def __init__(self, probe: Probe, size: Size, per_pixel: float | None = None) -> None:
+    def __init__(self, probe: Probe, size: Size, memory: Forecast, seconds: float) -> None:
         self.size = size
         self._probe = probe
         self._begin = time.perf_counter()
         self.known: dict[int, float] = {}
-        if per_pixel is None:
-            self._measure(1)
+        if memory.device.type == "cpu" and len(memory.points) == 1 and seconds >= BUDGET_S:
+            self.known[1] = seconds * math.prod(size) / math.prod(memory.size)
         else:
-            self.known[1] = per_pixel * math.prod(size)
+            self._measure(1)
 
     def __call__(self, batch: int) -> float:
         """Measured where it was, else in proportion to the nearest batch that was."""
-        nearest = min(self.known, key=lambda one: abs(one - batch))
+        nearest = min(self.known, key=lambda known: abs(known - batch))
         return self.known[nearest] * batch / nearest
 
     def try_batch(self, batch: int) -> bool:
@@ -168,8 +166,7 @@ class _Steps:
 
 def _best_batch(old: int, memory: Forecast, steps: _Steps, loader: DataLoader) -> int:
     """The config's batch if it fits; a larger one while doubling pays, on a CPU also a smaller one."""
-    samples, world = len(loader.dataset), loader.sampler.shard[1]
-    limit = min(memory.fits, max(old, samples // (FEWEST_STEPS * world)))
+    limit = min(memory.fits, max(old, len(loader.dataset) // (FEWEST_STEPS * dist.world_size())))
     if limit < 1:
         return 1  # refused with the figures
     best = min(old, limit)
@@ -183,8 +180,7 @@ def _best_batch(old: int, memory: Forecast, steps: _Steps, loader: DataLoader) -
 
 def seconds_per_sample(loader: DataLoader, at_most: int = 32) -> float:
     """Mean wall time to make one sample in one thread, from images all over the data set; 0 samples take no time."""
-    count = len(loader.dataset)
-    threads = torch.get_num_threads()
+    count, threads = len(loader.dataset), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         begin, done = time.perf_counter(), 0
@@ -198,34 +194,11 @@ def seconds_per_sample(loader: DataLoader, at_most: int = 32) -> float:
         torch.set_num_threads(threads)
 
 
-def _completed(batch: int, steps: _Steps, load_s: float, loader: DataLoader, fixed: Mapping[str, int]) -> Choice:
-    """Workers and prefetch for a batch."""
-    steps.try_batch(batch)
-    cores, step_s = usable_cores(), steps(batch)
-    needed = max(1, math.ceil(SPARE * batch * load_s / step_s))
-    most = max(1, cores - 1)
-    workers = fixed.get("workers", min(needed, most))
-    image = 3 * math.prod(max(batch_sizes(loader)))
-    # Batches on their way lie in shared memory: at most a tenth of what is free.
-    room = _shared_memory() // 10 // max(1, 4 * batch * image * max(1, workers))
-    ahead = min(AHEAD, max(2, math.ceil(AHEAD / max(1, workers))))
-    prefetch = fixed.get("prefetch", max(1, min(ahead, room)))
-    tried = ", ".join(f"{one}: {one / seconds:.3g}" for one, seconds in sorted(steps.known.items()))
-    reasons = (
-        f"images a second at {steps.size[0]}x{steps.size[1]} by batch: {tried}",
-        f"a step of {batch} takes {duration(step_s)}, loading its images {duration(batch * load_s)} on one core, so "
-        f"{needed} would do; {cores} cores for this process",
-        f"{AHEAD} batches ahead in all; {batch * image * 4 / 1e6:.0f} MB each at most",
-    )
-    return Choice(batch, workers, prefetch, step_s, load_s, cores, reasons)
-
-
 def _common(mine: Choice) -> Choice:
-    """The same choice on all ranks: the smallest of everything, and the slowest's times."""
-    all_ranks = dist.gather_objects((mine.batch, mine.workers, mine.prefetch, mine.step_s / mine.batch, mine.load_s))
-    batch, workers, prefetch = (min(one[index] for one in all_ranks) for index in range(3))
-    per_image, load_s = (max(one[index] for one in all_ranks) for index in (3, 4))
-    return Choice(int(batch), int(workers), int(prefetch), per_image * batch, load_s, mine.cores, mine.reasons)
+    """The same on all ranks: the smallest batch, the slowest times and the fewest cores."""
+    measured = (mine.batch, mine.step_s / mine.batch, mine.load_s, mine.cores)
+    batches, seconds_per_image, loads, cores = zip(*dist.gather_objects(measured))
+    return Choice(min(batches), min(batches) * max(seconds_per_image), max(loads), min(cores), mine.fixed)
 
 
 _KEYS = {"batch": ("batch_size", "total_batch_size"), "workers": ("num_workers",), "prefetch": ("prefetch_factor",)}
@@ -233,67 +206,63 @@ _KEYS = {"batch": ("batch_size", "total_batch_size"), "workers": ("num_workers",
 
 def _overridden(config: Config) -> dict[str, int]:
     """What the command line fixes, by what is chosen; its batch is read from the loader."""
-    origins, section = config.origins, _section(config)
-    found: dict[str, int] = {}
-    for name, keys in _KEYS.items():
-        for key in keys:
-            value = config.get(f"{section}.{key}")
-            if value is not None and origins.get(f"{section}.{key}", "").startswith("override "):
-                found[name] = int(value)
-    return found
+    places = {name: [f"{_section(config)}.{key}" for key in keys] for name, keys in _KEYS.items()}
+    return {
+        name: int(value)
+        for name, keys in places.items()
+        for key in keys
+        if (value := config.get(key)) is not None and config.origins.get(key, "").startswith("override ")
+    }
 
 
 def _values(config: Config, choice: Choice) -> dict[str, Any]:
+    """The choice as values of the config."""
     section = _section(config)
-    batch: dict[str, Any] = {"total_batch_size": choice.batch * dist.world_size()}
-    if config.get(f"{section}.batch_size") is not None:
-        batch = {"batch_size": choice.batch}
-    chosen = {**batch, "num_workers": choice.workers, "prefetch_factor": choice.prefetch}
+    by_process = config.get(f"{section}.batch_size") is not None
+    key, batch = ("batch_size", choice.batch) if by_process else ("total_batch_size", choice.batch * dist.world_size())
+    chosen = {key: batch, "num_workers": choice.workers, "prefetch_factor": choice.prefetch}
     return {f"{section}.{key}": value for key, value in chosen.items()}
 
 
 def _section(config: Config) -> str:
     """Where the loader's arguments stand: inline, or in a section that is named."""
-    found = config.get(SECTION)
-    if not isinstance(found, (dict, str)):
+    section = config.get(SECTION)
+    if not isinstance(section, (dict, str)):
         raise ConfigError(f"{config.origins.get(SECTION, config.path)}: {SECTION}: expected a data loader")
-    return found if isinstance(found, str) else SECTION
+    return section if isinstance(section, str) else SECTION
 
 
 def _lines(
-    config: Config,
-    choice: Choice,
-    memory: Forecast,
-    loader: DataLoader,
-    device: torch.device,
-    fixed: Mapping[str, int],
-    keep_batch: bool,
+    config: Config, loader: DataLoader, memory: Forecast, steps: _Steps, choice: Choice, kept: Mapping[str, str]
 ) -> list[str]:
-    """What was chosen and why, one line each."""
-    old, world = loader.sampler.batch_size, dist.world_size()
-    why = dict.fromkeys(fixed, "given with -u") | ({"batch": "kept, because the run is resumed"} if keep_batch else {})
+    """What was chosen and why, one line each; ``kept`` is why something was no choice."""
+    batch, old, world = choice.batch, loader.sampler.batch_size, dist.world_size()
+    rule = "the config's does not fit" if memory.fits < old else "it makes at least 10 % more images a second"
+    if batch == old:
+        rule = "it fits, and no other that was measured makes 10 % more images a second"
+    tried = ", ".join(f"{count}: {count / seconds:.3g}" for count, seconds in sorted(steps.known.items()))
+    why = {
+        "batch": f"{rule}; images a second at {steps.size[0]}x{steps.size[1]} by batch: {tried}",
+        "workers": f"a step of {batch} takes {duration(choice.step_s)}, loading its images "
+        f"{duration(batch * choice.load_s)} on one core, so {choice.needed} would do; {choice.cores} cores for this "
+        "process",
+        "prefetch": f"{AHEAD} batches ahead in all; {12e-6 * batch * math.prod(max(batch_sizes(loader))):.0f} MB each "
+        "at most",
+        **kept,
+    }
     ranks = f" for each of {world} processes" if world > 1 else ""
-    share = len(loader.dataset) / (choice.batch * world)
-    steps = max(1, math.floor(share) if loader.sampler.drop_last else math.ceil(share))
-    verdict = _verdict(choice.batch, old, memory.fits)
+    share = len(loader.dataset) / (batch * world)
+    batches = max(1, math.floor(share) if loader.sampler.drop_last else math.ceil(share))
     eager = "; of the eager model: compile makes it faster" if config.settings.compile else ""
     return [
-        f"batch {choice.batch}{ranks} (config: {old}): {why.get('batch', f'{verdict}; {choice.reasons[0]}')}",
+        f"batch {batch}{ranks} (config: {old}): {why['batch']}",
         f"memory: {memory.describe()}",
-        f"num_workers {choice.workers} (config: {loader.num_workers}): {why.get('workers', choice.reasons[1])}",
-        f"prefetch_factor {choice.prefetch} (config: {loader.prefetch_factor}): "
-        f"{why.get('prefetch', choice.reasons[2])}",
-        _about_the_rate(config, choice.batch / old, old * world, choice.batch * world),
-        f"expected: {duration(choice.epoch_s(steps, device.type == 'cpu'))} for an epoch of {steps} steps, without "
+        f"num_workers {choice.workers} (config: {loader.num_workers}): {why['workers']}",
+        f"prefetch_factor {choice.prefetch} (config: {loader.prefetch_factor}): {why['prefetch']}",
+        _about_the_rate(config, batch / old, old * world, batch * world),
+        f"expected: {duration(choice.epoch_s(batches, memory.device))} for an epoch of {batches} steps, without "
         f"evaluation and the start of workers{eager}",
     ]
-
-
-def _verdict(batch: int, old: int, fits: int) -> str:
-    """The rule that decided."""
-    if batch == old:
-        return "it fits, and no other that was measured makes 10 % more images a second"
-    return "the config's does not fit" if fits < old else "it makes at least 10 % more images a second"
 
 
 def _about_the_rate(config: Config, factor: float, old: int, new: int) -> str:
@@ -301,9 +270,8 @@ def _about_the_rate(config: Config, factor: float, old: int, new: int) -> str:
     rate = config.get("optimizer.lr")
     if factor == 1:
         return f"learning rate {rate}: fits, the batch is the config's"
-    scaled = (
-        "" if rate is None else f" -u optimizer.lr={float(rate) * factor:.3g} and every optimizer.params.N.lr alike"
-    )
+    again = "" if rate is None else f"optimizer.lr={float(rate) * factor:.3g}"
+    scaled = again and f" -u {again} and every optimizer.params.N.lr alike"
     return (
         f"learning rate {rate}: unchanged, though it was chosen for {old} images a step and there are {new} now; the "
         f"published recipes go in proportion (8e-4 at 128, 2e-4 at 32), which would be x{factor:.3g}:{scaled}; or keep "
@@ -316,11 +284,3 @@ def _usual_size(loader: DataLoader) -> Size:
     sizes = batch_sizes(loader)[:-1] or batch_sizes(loader)
     mean = sum(height * width for height, width in sizes) / len(sizes)
     return min(sizes, key=lambda size: abs(size[0] * size[1] - mean))
-
-
-def _shared_memory() -> int:
-    """Bytes that are free where workers put their batches."""
-    if not os.path.isdir("/dev/shm"):
-        return 2**40
-    room = os.statvfs("/dev/shm")
-    return room.f_bavail * room.f_frsize

@@ -1,33 +1,33 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory training will need, measured at small batches before it starts; and what to do when it ran out."""
+"""How much memory training needs: measured before it starts, or estimated on a CPU; and what to do when it ran out."""
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import shlex
 import time
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ..core import dist
-from ..core.config import Config
 from ..core.errors import ConfigError
 from ..data.collate import STRIDE
 from ..data.extent import Size, largest_size
-from ..data.loader import DataLoader
-from .footprint import activations
+from ..nn.padding import CONTENT_SIZE, content_sizes_of
+from ..optim.precision import Precision
 from .probe import Probe, aside
 from .resources import SHARE, free_memory, local_ranks, usable_bytes
 from .training import Training
 
 logger = logging.getLogger(__name__)
 
-AGREE = 0.8
-"""Lowest ratio of the two slopes (see :class:`Forecast`) at which larger batches need not be measured."""
 AT_LEAST = 0.9
 ON_TOP = 1.2
 """What a step takes at least and about, in proportion to the activations of a forward pass in evaluation mode (D-FINE-N
@@ -43,8 +43,8 @@ class Forecast:
     """Memory of training steps at one image size, from measured batches.
 
     A peak is the highest of several moments of a step, and the memory at each grows in proportion to the batch from
-    something that is at least ``held``. So it bends upwards: between measured batches a straight line is never too low;
-    beyond them the line through the last two is never too high, and the line from ``held`` never too low.
+    something that is at least ``held``. So it bends upwards: between measured batches a straight line is never too low,
+    and beyond them neither is the line from ``held`` through the last one.
     """
 
     device: torch.device
@@ -58,14 +58,10 @@ class Forecast:
     """Bytes that the run may fill."""
 
     @property
-    def settled(self) -> bool:
-        """Whether the two lines that hold larger batches between them nearly agree."""
-        return len(self.points) > 1 and self._slope >= AGREE * self._steepest
-
-    @property
     def per_image(self) -> float:
-        """Bytes that one image more than the largest measured batch takes; the careful figure where it is open."""
-        return self._slope if self.settled else self._steepest
+        """Bytes that one image more than the largest measured batch takes."""
+        batch, peak = self.points[-1]
+        return max(1.0, (peak - self.held) / batch)
 
     def peak(self, batch: int) -> int:
         """Bytes at the peak of a step."""
@@ -84,18 +80,8 @@ class Forecast:
             return last + int((self.usable - peak) // self.per_image)
         return sum(self.peak(batch) <= self.usable for batch in range(1, last))
 
-    @property
-    def _slope(self) -> float:
-        (before, low), (batch, peak) = self.points[-2:]
-        return max(1.0, (peak - low) / (batch - before))
-
-    @property
-    def _steepest(self) -> float:
-        batch, peak = self.points[-1]
-        return max(1.0, (peak - self.held) / batch)
-
     def describe(self) -> str:
-        """The line in words."""
+        """What was measured and what follows, in words."""
         if not self.points:
             return f"not even {_images(1, self.size)} fits into {_gb(self.usable)} of {self.device}"
         measured = ", ".join(f"batch {batch}: {_gb(peak)}" for batch, peak in self.points)
@@ -105,43 +91,43 @@ class Forecast:
         )
 
 
-def forecast(
-    config: Config, loader: DataLoader, device: torch.device, size: Size | None = None, batch: int | None = None
-) -> Forecast:
-    """Measure steps of a model of its own at the largest size that batches get; the run's state is not touched.
+def measure(probe: Probe, size: Size, usable: int, wanted: int) -> Forecast:
+    """Double the batch until it is the wanted one, does not fit, or takes long; the run's state is not touched.
 
     Args:
-        config: of the run, with ``num_classes``.
-        loader: of the training data.
-        device: of the run.
-        size: (height, width) of the images; None for the largest.
-        batch: images that are asked about; None for the loader's.
+        probe: takes the steps.
+        size: (height, width) of the images.
+        usable: bytes that the run may fill.
+        wanted: the batch that is asked about.
     """
-    with aside():
-        usable = usable_bytes(device)
-        probe = Probe(config, device, loader)
-        found = measure(probe, size or largest_size(loader), usable, batch or loader.sampler.batch_size)
-    del probe
-    tidy(device)
-    return found
-
-
-def measure(probe: Probe, size: Size, usable: int, wanted: int) -> Forecast:
-    """The same with a probe that is there already: batches of 1, 2, 4, ... until the line is known."""
     begin = time.perf_counter()
     # Buckets of distributed training hold every gradient once more, whatever the batch.
     shared = probe.gradient_bytes() if torch.distributed.is_initialized() else 0
-    found = Forecast(probe.device, size, (), probe.held_bytes() + shared, usable)
+    forecast = Forecast(probe.device, size, (), probe.held_bytes() + shared, usable)
     if probe.device.type == "cuda":
         _peak(probe, 1, size)  # libraries take what they keep
     batch = 1
     while (peak := _peak(probe, batch, size)) is not None:
-        found = replace(found, points=(*found.points, (batch, peak + shared)))
-        batch *= 2
-        known = found.settled or batch >= 2 * wanted
-        if known or found.peak(batch) > usable or time.perf_counter() - begin > SLOW_S:
+        forecast = replace(forecast, points=(*forecast.points, (batch, peak + shared)))
+        if batch >= wanted or time.perf_counter() - begin > SLOW_S:
             break
-    return found
+        batch = min(2 * batch, wanted)
+        if forecast.peak(batch) > usable and probe.device.type == "cpu":
+            break  # which has no allocator that says no: the system would end the process
+    if peak is None and forecast.points:  # what failed does not fit, whatever the line says
+        forecast = replace(forecast, usable=min(usable, forecast.peak(batch) - 1))
+    return forecast
+
+
+def measure_run(run: Training, size: Size, wanted: int) -> Forecast:
+    """The same with a model of its own."""
+    with aside():
+        usable = usable_bytes(run.device)
+        probe = Probe(run.config, run.device, run.train_loader)
+        forecast = measure(probe, size, usable, wanted)
+    del probe
+    tidy(run.device)
+    return forecast
 
 
 def check_memory(run: Training) -> Forecast | None:
@@ -153,26 +139,27 @@ def check_memory(run: Training) -> Forecast | None:
     Raises:
         ConfigError: with the batch that fits; on all ranks, where it fits not on one of them.
     """
-    wanted = run.settings.memory_forecast
-    if wanted is None and run.device.type == "cpu" and not run.settings.compile:  # which keeps less than it computes
+    setting = run.settings.memory_forecast
+    if setting is None and run.device.type == "cpu" and not run.settings.compile:  # which keeps less than it computes
         check_estimate(run)
-    if not (run.device.type == "cuda" if wanted is None else wanted):
+    if not (run.device.type == "cuda" if setting is None else setting):
         return None
-    found = forecast(run.config, run.train_loader, run.device)
-    refuse(found, run.train_loader.sampler.batch_size)
-    logger.info("memory: %s", found.describe())
-    return found
+    batch = run.train_loader.sampler.batch_size
+    forecast = measure_run(run, largest_size(run.train_loader), batch)
+    refuse(forecast, batch)
+    logger.info("memory: %s", forecast.describe())
+    return forecast
 
 
-def refuse(found: Forecast, batch: int) -> None:
+def refuse(forecast: Forecast, batch: int) -> None:
     """Raise :class:`ConfigError` where a batch will not fit on this or on any other rank."""
-    fits = min(dist.gather_objects(found.fits))
+    fits = min(dist.gather_objects(forecast.fits))
     if batch > fits:
         raise ConfigError(
-            f"train_dataloader: a batch of {_images(batch, found.size)} (the largest size) needs about "
-            f"{_gb(found.peak(batch))} and {_gb(found.usable)} of {found.device} are usable: {_remedy(fits)}"
-            if found.points
-            else f"train_dataloader: {found.describe()}: {_remedy(fits)}"
+            f"train_dataloader: a batch of {_images(batch, forecast.size)} (the largest size) needs about "
+            f"{_gb(forecast.peak(batch))} and {_gb(forecast.usable)} of {forecast.device} are usable: {_remedy(fits)}"
+            if forecast.points
+            else f"train_dataloader: {forecast.describe()}: {_remedy(fits)}"
         )
 
 
@@ -192,28 +179,14 @@ def check_estimate(run: Training) -> None:
     while _area(tried) > LARGE:  # the trial itself must fit; what it keeps grows with the area
         tried = (max(STRIDE, tried[0] // 2 // STRIDE * STRIDE), max(STRIDE, tried[1] // 2 // STRIDE * STRIDE))
     larger = _area(size) / _area(tried)
-    run.freeze.apply(run.optim.schedule.step)  # what rests keeps nothing
-    found, widest = Forecast(run.device, size, (), 0, free), 0
-    for count in (1, 2):  # the second tells what does not grow with the batch; it matters near the limit only
-        one, both = activations(run.model, count, tried, run.optim.precision, padded=padded)
-        found, widest = replace(found, points=(*found.points, (count, int(one * larger)))), widest or int(both * larger)
-        if batch <= count or found.peak(batch) < free / 2:
-            break
-    kept = found.peak(batch)
-    need = int(AT_LEAST * kept)
-    fits = int(SHARE["cpu"] * free / (ON_TOP * found.per_image))
-    ranks = dist.gather_objects((need > free, ON_TOP * kept > free, fits))
-    too_much, much, fits = any(one[0] for one in ranks), any(one[1] for one in ranks), min(one[2] for one in ranks)
-    what = f"a batch of {_images(batch, size)} (the largest size) needs"
-    if too_much:
-        raise ConfigError(
-            f"train_dataloader: {what} at least {_gb(need)} and {_gb(free)} of memory are free: {_remedy(fits)}"
-        )
-    if much and dist.is_main():
-        logger.warning(
-            "train_dataloader: %s about %s and %s of memory are free, so the system may end the run: %s",
-            what, _gb(ON_TOP * kept), _gb(free), _remedy(fits),
-        )  # fmt: skip
+    run.freeze.apply(run.optim.schedule.step)  # what is frozen keeps nothing
+    precision = run.optim.precision
+    kept, widest = (int(larger * count) for count in activations(run.model, 1, tried, precision, padded=padded))
+    estimate = Forecast(run.device, size, ((1, kept),), 0, free)
+    if batch > 1 and estimate.peak(batch) >= free / 2:  # near the limit: how much of it does not grow with the batch
+        two = int(larger * activations(run.model, 2, tried, precision, padded=padded)[0])
+        estimate = replace(estimate, points=((1, kept), (2, two)), held=max(0, 2 * kept - two))
+    _judge_training(estimate, batch, free)
     images = min(run.val_loader.sampler.batch_size, len(run.val_loader.dataset))
     shape = largest_size(run.val_loader)
     each_image = widest * _area(shape) / _area(size)
@@ -223,6 +196,68 @@ def check_estimate(run: Training) -> None:
             f"and {_gb(free)} of memory are free: set val_dataloader.total_batch_size="
             f"{max(1, int(SHARE['cpu'] * free / (4 * each_image))) * dist.world_size()}"
         )
+
+
+def _judge_training(estimate: Forecast, batch: int, free: int) -> None:
+    """Refuse a training batch that cannot fit on some rank; warn where it will hardly fit."""
+    kept = estimate.peak(batch)
+    need = int(AT_LEAST * kept)
+    fits = int(SHARE["cpu"] * free / (ON_TOP * estimate.per_image))
+    too_much, much, most = zip(*dist.gather_objects((need > free, ON_TOP * kept > free, fits)))
+    what = f"a batch of {_images(batch, estimate.size)} (the largest size) needs"
+    if any(too_much):
+        raise ConfigError(
+            f"train_dataloader: {what} at least {_gb(need)} and {_gb(free)} of memory are free: {_remedy(min(most))}"
+        )
+    if any(much) and dist.is_main():
+        logger.warning(
+            "train_dataloader: %s about %s and %s of memory are free, so the system may end the run: %s",
+            what, _gb(ON_TOP * kept), _gb(free), _remedy(min(most)),
+        )  # fmt: skip
+
+
+class Activations(NamedTuple):
+    """Bytes of one forward pass, both less than a run takes: losses, denoising queries and buffers come on top."""
+
+    kept: int
+    """What a training step keeps for its backward pass."""
+    widest: int
+    """Input and output of the layer where both together are largest: an evaluation holds at least these."""
+
+
+def activations(model: nn.Module, batch: int, size: Size, precision: Precision, *, padded: bool = False) -> Activations:
+    """Let images pass through a copy of the model, in evaluation mode, and count.
+
+    Args:
+        model: the run's detector, on a CPU.
+        batch: images.
+        size: (height, width) of the images.
+        precision: of training.
+        padded: whether batches say where their images end.
+    """
+    model = copy.deepcopy(model).eval()
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+    widest = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no other gets its address
+        return tensor
+
+    def compare(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal widest
+        widest = max(widest, sum(tensor.nbytes for tensor in (*inputs, output) if isinstance(tensor, Tensor)))
+
+    for module in model.modules():
+        if next(module.children(), None) is None:
+            module.register_forward_hook(compare)
+    target = {CONTENT_SIZE: torch.tensor(size, dtype=torch.float32)} if padded else {}
+    images = torch.full((batch, 3, *size), 0.5)
+    remember = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.enable_grad(), precision.autocast(), remember:
+        model(images, **content_sizes_of([target] * batch))
+    stored = (tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+    return Activations(sum(stored), widest)
 
 
 def out_of_memory(run: Training) -> ConfigError:
@@ -239,12 +274,10 @@ def out_of_memory(run: Training) -> ConfigError:
     batch, size = shape[0], (shape[2], shape[3])
     run.optim.optimizer.zero_grad(set_to_none=True)
     tidy(run.device)
-    found = forecast(
-        run.config, run.train_loader, run.device, max(size, largest_size(run.train_loader), key=_area), batch
-    )
-    fits = min(found.fits, batch - 1)  # the failure knows better
+    fits = measure_run(run, max(size, largest_size(run.train_loader), key=_area), batch).fits
     return ConfigError(
-        f"{run.device} ran out of memory in a step of {_images(batch, size)}: {_remedy(fits)}; continue with "
+        f"{run.device} ran out of memory in a step of {_images(batch, size)}: "
+        f"{_remedy(min(fits, batch - 1))}; continue with "  # the failure knows better than the forecast
         f"-r {shlex.quote(str(run.folder.path))} where a checkpoint was written"
     )
 
@@ -280,10 +313,11 @@ def _remedy(fits: int) -> str:
     if fits < 1:
         return f"not even one image fits; use {ways}"
     ranks = dist.world_size()
-    total = f"train_dataloader.total_batch_size={fits * ranks}" + (
-        f" ({fits} for each of {ranks})" if ranks > 1 else ""
+    each = f" ({fits} for each of {ranks})" if ranks > 1 else ""
+    return (
+        f"a batch of {fits} fits: set train_dataloader.total_batch_size={fits * ranks}{each}, with accumulate_steps to "
+        f"keep the effective batch; or use {ways}"
     )
-    return f"a batch of {fits} fits: set {total}, with accumulate_steps to keep the effective batch; or use {ways}"
 
 
 def _images(batch: int, size: Size) -> str:

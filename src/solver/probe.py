@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Real training steps on made-up images, beside the run: how long they take and how much memory they need.
+"""Real training steps on dummy images, beside the run: how long they take and how much memory they need.
 
 A probe builds a model, an optimiser and an average of its own and gives back every random state, so that the run that
 follows is, to the bit, the run without it.
@@ -29,7 +29,6 @@ from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .allocations import lasting_tensors, peak_of_allocations, storage_bytes
 from .checkpoint import rng_state, set_rng_state
-from .made_up import made_up_target
 from .speed import use_channels_last
 from .train import train_one_epoch
 from .trained import Trained
@@ -92,8 +91,8 @@ class Probe:
     def _make_moments(self) -> None:
         """Optimiser and average get theirs in the first step, which would else differ from the steps after it."""
         for group in self.optim.optimizer.param_groups:
-            for one in group["params"]:
-                one.grad = torch.zeros_like(one)
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
         self.optim.optimizer.step()
         self.optim.optimizer.zero_grad(set_to_none=True)
         self.optim.ema.update()
@@ -133,7 +132,7 @@ class Probe:
             self.step(images, targets)
             return torch.cuda.max_memory_allocated(self.device) - self._others
         risen = peak_of_allocations(partial(self.step, images, targets))
-        batch_bytes = storage_bytes([images, *(one for target in targets for one in target.values())])
+        batch_bytes = storage_bytes([images, *(tensor for target in targets for tensor in target.values())])
         return risen + batch_bytes + self.held_bytes()
 
     def held_bytes(self) -> int:
@@ -151,7 +150,7 @@ class Probe:
         targets = []
         for index in range(count):
             boxes = self.boxes[0] if index == 0 else self.boxes[1]
-            target = made_up_target(boxes, self.num_classes, random, self.device)
+            target = dummy_target(boxes, self.num_classes, random, self.device)
             if self.padded:
                 target[CONTENT_SIZE] = torch.tensor(size, dtype=torch.float32, device=self.device)
             targets.append(target)
@@ -167,3 +166,17 @@ def boxes_of(loader: DataLoader) -> tuple[int, int]:
     counts = loader.dataset.annotations.training_rows().offsets
     per_image = counts[1:] - counts[:-1]
     return (int(per_image.max()), -(-int(per_image.sum()) // len(per_image))) if len(per_image) else (1, 1)
+
+
+def dummy_boxes(*shape: int, generator: torch.Generator) -> Tensor:
+    """(*shape, 4) cxcywh inside the image, sides of 0.05 to 0.3 of it."""
+    size = torch.rand(*shape, 2, generator=generator) * 0.25 + 0.05
+    centre = size / 2 + torch.rand(*shape, 2, generator=generator) * (1 - size)
+    return torch.cat((centre, size), -1)
+
+
+def dummy_target(count: int, num_classes: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+    """Boxes (T, 4) and labels (T,) of one image."""
+    boxes = dummy_boxes(count, generator=generator)
+    labels = torch.randint(num_classes, (count,), generator=generator)
+    return {"boxes": boxes.to(device), "labels": labels.to(device)}

@@ -35,10 +35,10 @@ def free_memory(root: Path = Path("/"), *, swap: bool = False) -> int:
     """
     more = (_meminfo(root, "SwapFree:") or 0) if swap else 0
     groups = [_left_in_group(group) for controller in ("", "memory") for group in _groups(root, controller)]
-    found = [None if one is None else one + more for one in (_meminfo(root, "MemAvailable:"), *groups)]
-    found.append(_left_of_address_space(root))
-    known = [one for one in found if one is not None]
-    return min(known) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limits = [limit + more for limit in (_meminfo(root, "MemAvailable:"), *groups) if limit is not None]
+    if (address_space := _left_of_address_space(root)) is not None:
+        limits.append(address_space)
+    return min(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def usable_cores(root: Path = Path("/")) -> int:

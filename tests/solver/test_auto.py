@@ -118,10 +118,21 @@ def test_one_step_does_for_memory_and_time_of_a_very_slow_model(
     assert machine["steps"] == []
     assert "images a second at 64x96 by batch: 1: 0.2" in text  # a quarter of the pixels in 5 s
     one = Forecast(torch.device("cpu"), (10, 10), ((1, MB),), MB, MB)
-    assert auto._slow_step(one, 20.0) == 0.2
-    assert auto._slow_step(one, 10.0) is None
-    assert auto._slow_step(replace(one, points=((1, MB), (2, MB))), 20.0) is None
-    assert auto._slow_step(replace(one, device=torch.device("cuda")), 20.0) is None  # libraries load for so long
+
+    class Timed(Probe):
+        def __init__(self) -> None:
+            """Takes one second for every step."""
+
+        def seconds(self, batch: int, size: tuple[int, int]) -> float:
+            return 1.0
+
+    def of_one(memory: Forecast, seconds: float) -> float:
+        return auto._Steps(Timed(), (5, 10), memory, seconds)(1)
+
+    assert of_one(one, 20.0) == 10.0
+    assert of_one(one, 10.0) == 1.0
+    assert of_one(replace(one, points=((1, MB), (2, MB))), 20.0) == 1.0
+    assert of_one(replace(one, device=torch.device("cuda")), 20.0) == 1.0  # libraries load for so long
 
 
 def test_compiled_steps_are_announced_as_faster(tmp_path: Path, machine: dict[str, Any]) -> None:
@@ -207,12 +218,12 @@ def test_a_resumed_run_keeps_its_batch(tmp_path: Path, machine: dict[str, Any]) 
 def test_ranks_take_the_smallest_choice(
     tmp_path: Path, machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = auto.Choice(3, 5, 1, 0.3, 0.5, 4, ("", "", ""))
-    mine = auto.Choice(4, 2, 2, 0.2, 0.1, 4, ("", "", ""))
-    packed = [(one.batch, one.workers, one.prefetch, one.step_s / one.batch, one.load_s) for one in (mine, other)]
+    other = auto.Choice(3, 0.3, 0.5, 3, {})
+    mine = auto.Choice(4, 0.2, 0.1, 8, {"prefetch": 1})
+    packed = [(choice.batch, choice.step_s / choice.batch, choice.load_s, choice.cores) for choice in (mine, other)]
     monkeypatch.setattr("isdfine.core.dist.gather_objects", lambda own: packed if own == packed[0] else [own])
     common = auto._common(mine)
-    assert (common.batch, common.workers, common.prefetch) == (3, 2, 1)
+    assert (common.batch, common.workers, common.prefetch) == (3, 2, 1)  # workers: one core is left to the step
     assert common.step_s == pytest.approx(0.3)
     assert common.load_s == 0.5
 

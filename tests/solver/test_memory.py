@@ -5,7 +5,7 @@
 import os
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +14,9 @@ import torch
 import isdfine
 from builders import load_tool, write_micro_config
 from isdfine.core.errors import ConfigError
+from isdfine.data.extent import largest_size
 from isdfine.solver import memory
-from isdfine.solver.footprint import activations
-from isdfine.solver.memory import Forecast, check_memory, forecast, is_out_of_memory, refuse
+from isdfine.solver.memory import Forecast, activations, check_memory, is_out_of_memory, measure, measure_run, refuse
 from isdfine.solver.probe import Probe, aside, boxes_of
 from isdfine.solver.resources import free_memory, usable_cores
 from isdfine.solver.training import Training
@@ -43,7 +43,6 @@ def line(*points: tuple[int, int], usable: int = 1000, held: int = 100) -> Forec
 
 def test_the_line_through_measured_batches() -> None:
     straight = line((1, 200), (2, 300))
-    assert straight.settled
     assert straight.per_image == 100
     assert [straight.peak(batch) for batch in (1, 2, 5)] == [200, 300, 600]
     assert straight.fits == 9  # 1000 = 100 + 9 * 100
@@ -52,11 +51,29 @@ def test_the_line_through_measured_batches() -> None:
 
 def test_an_open_line_takes_the_careful_slope() -> None:
     open_line = line((1, 300), (2, 310))
-    assert not open_line.settled
     assert open_line.per_image == (310 - 100) / 2
     assert open_line.peak(4) == 310 + 2 * 105
     one = line((1, 200))
-    assert (one.settled, one.per_image, one.fits) == (False, 100, 9)
+    assert (one.per_image, one.fits) == (100, 9)
+
+
+def test_a_batch_that_failed_does_not_fit_whatever_the_line_says() -> None:
+    class Full:
+        device = torch.device("cuda")
+
+        def held_bytes(self) -> int:
+            return 100
+
+        def peak_bytes(self, batch: int, size: tuple[int, int]) -> int:
+            if batch > 4:
+                raise torch.OutOfMemoryError("no")
+            return 100 + 100 * batch
+
+        optim = SimpleNamespace(optimizer=SimpleNamespace(zero_grad=lambda **_: None))
+
+    forecast = measure(Full(), (64, 96), 10_000, 32)  # type: ignore[arg-type]
+    assert [batch for batch, _ in forecast.points] == [1, 2, 4]
+    assert forecast.fits == 7
 
 
 def test_what_was_measured_above_the_limit_is_read_between_the_points() -> None:
@@ -68,8 +85,7 @@ def test_what_was_measured_above_the_limit_is_read_between_the_points() -> None:
 
 def test_the_forecast_meets_a_measured_larger_batch(run: Training) -> None:
     size = (192, 192)  # large enough that images and not weights decide
-    found = forecast(run.config, run.train_loader, CPU, size)
-    assert found.settled
+    found = measure_run(run, size, 4)
     assert found.points[-1][0] <= 4
     with aside():
         measured = Probe(run.config, CPU, run.train_loader).peak_bytes(8, size)
@@ -90,7 +106,7 @@ def test_more_pixels_and_more_moments_need_more(run: Training) -> None:
 def test_a_probe_leaves_no_trace(run: Training) -> None:
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     state = torch.get_rng_state()
-    forecast(run.config, run.train_loader, CPU)
+    measure_run(run, (64, 96), 2)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert not run.optim.optimizer.state
@@ -100,11 +116,12 @@ def test_a_probe_leaves_no_trace(run: Training) -> None:
 def test_padded_batches_are_measured_as_padded_ones(tmp_path: Path) -> None:
     config = isdfine.load_config(write_padded_config(tmp_path), ["num_classes=2"])
     loader = config.build("train_dataloader")
-    found = forecast(config, loader, CPU, batch=1)
+    with aside():
+        probe = Probe(config, CPU, loader)
+        found = measure(probe, largest_size(loader), 10**10, 1)
+        _, targets = probe.batch(2, found.size)
     assert found.size == (96, 128)
     assert found.points[0][1] > found.held
-    with aside():
-        _, targets = Probe(config, CPU, loader).batch(2, found.size)
     assert [target["content_size"].tolist() for target in targets] == [[96, 128]] * 2
 
 

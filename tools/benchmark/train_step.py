@@ -48,7 +48,7 @@ from isdfine.distill.objective import build_objective
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
 from isdfine.solver.allocations import peak_of_allocations
-from isdfine.solver.made_up import made_up_target
+from isdfine.solver.probe import dummy_target
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
 from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 
@@ -136,7 +136,7 @@ class Step:
         self.max_norm = config.settings.clip_max_norm
         if self.compiled:
             compile_parts(self.model)
-        self.batch = made_up_batch(options, int(config.get("num_classes")), device)
+        self.batch = dummy_batch(options, int(config.get("num_classes")), device)
 
     def warm_up(self, steps: int) -> None:
         """Steps that do not count.
@@ -199,13 +199,13 @@ class Step:
         return peak_of_allocations(self)
 
 
-def made_up_batch(
+def dummy_batch(
     options: argparse.Namespace, num_classes: int, device: torch.device
 ) -> tuple[Tensor, list[dict[str, Tensor]]]:
     """Images (B, 3, H, W) of bytes and their targets."""
     random = torch.Generator().manual_seed(0)
     images = torch.randint(256, (options.batch, 3, *options.image), dtype=torch.uint8, generator=random)
-    targets = [made_up_target(options.boxes, num_classes, random, device) for _ in range(options.batch)]
+    targets = [dummy_target(options.boxes, num_classes, random, device) for _ in range(options.batch)]
     return images.to(device), targets
 
 

@@ -31,7 +31,7 @@ from isdfine.optim.precision import Precision
 from isdfine.optim.schedule import Schedule
 from isdfine.optim.step import Optim
 from isdfine.solver.allocations import lasting_tensors, peak_of_allocations, storage_bytes
-from isdfine.solver.made_up import made_up_target
+from isdfine.solver.probe import dummy_target
 from isdfine.solver.train import train_one_epoch
 from isdfine.solver.trained import Trained
 
@@ -275,5 +275,5 @@ def _batch(work: Workload, num_classes: int, device: torch.device) -> tuple[Tens
     """Images (B, 3, H, W) in [0, 1] and their targets."""
     random = torch.Generator().manual_seed(0)
     images = torch.rand(work.batch, 3, *work.image_size, generator=random)
-    targets = [made_up_target(work.boxes, num_classes, random, device) for _ in range(work.batch)]
+    targets = [dummy_target(work.boxes, num_classes, random, device) for _ in range(work.batch)]
     return images.to(device), targets

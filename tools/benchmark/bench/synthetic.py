@@ -12,7 +12,7 @@ from torch import Tensor
 from isdfine.core.errors import ConfigError
 from isdfine.nn.queries import split_predictions
 from isdfine.nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup
-from isdfine.solver.made_up import made_up_boxes
+from isdfine.solver.probe import dummy_boxes
 
 AGREEMENT = 0.02
 """How far a layer moves a box, in parts of the image: matches differ a little from layer to layer, as in training."""
@@ -148,4 +148,4 @@ class _Maker:
 
     def boxes(self, *shape: int) -> Tensor:
         """(..., 4) cxcywh inside the image."""
-        return made_up_boxes(*shape, generator=self.generator).to(self.device)
+        return dummy_boxes(*shape, generator=self.generator).to(self.device)
