@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +13,6 @@ from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, ConfigError
 from ..core.registry import register
-
-_ALIGNMENT = 64
-"""Bytes; torch's own for tensors on a CPU."""
 
 _Place = tuple[nn.Module, str]
 """The module that holds an entry of the state, and the entry's name there."""
@@ -77,8 +73,9 @@ class ModelEMA:
             return
         self.updates += 1
         factor = self.factor(self.updates)
-        for entries in self._entries:
-            entries.average(factor)
+        for places in self._entries:
+            averaged, current = ([getattr(owner, leaf) for owner, leaf in side] for side in zip(*places))
+            _average(averaged, current, factor)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -98,73 +95,30 @@ class ModelEMA:
         self.set_decay(state.get("decay", self._decay))
 
 
-class _Together:
-    """Entries of one device and type, averaged in a few calls however many they are.
+def _average(averaged: list[Tensor], current: list[Tensor], factor: float) -> None:
+    """v = d v + (1 - d) m, in a few calls however many entries there are."""
+    if _rounds_as_published(averaged[0].device):
+        torch._foreach_mul_(averaged, factor)
+        torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - factor))
+    else:
+        torch._foreach_lerp_(averaged, current, 1 - factor)
 
-    On a CPU the averages stand in one row, of which the entries of the averaged model are views; a second row of that
-    size takes in the present weights. An entry whose tensor was exchanged since (``Module.to``,
-    ``load_state_dict(assign=True)``) is found by its address, and the rows are made anew.
+
+def _rounds_as_published(device: torch.device) -> bool:
+    """Whether a device meets the official trajectories to the bit.
+
+    The other form, v + (1 - d)(m - v), rounds differently, but a GPU goes over its memory once for it, not three times.
     """
-
-    def __init__(self, places: Sequence[tuple[_Place, _Place]]) -> None:
-        self._of_average, self._of_current = zip(*places)
-        self._addresses: list[int] = []
-
-    def average(self, factor: float) -> None:
-        """v = d v + (1 - d) m."""
-        averaged = [getattr(owner, leaf) for owner, leaf in self._of_average]
-        current = [getattr(owner, leaf) for owner, leaf in self._of_current]
-        if not _in_a_row(averaged[0].device):
-            torch._foreach_lerp_(averaged, current, 1 - factor)
-            return
-        if self._addresses != [one.data_ptr() for one in (*averaged, *current)]:
-            self._line_up(averaged, current)
-        # The form v + (1 - d)(m - v) above, and a fused product and sum, round differently. So the official
-        # trajectories are met to the bit.
-        torch.cat(self._sources, out=self._taken)
-        self._row.mul_(factor).add_(self._taken.mul_(1 - factor))
-        for one, other in self._scattered:
-            one.mul_(factor).add_(other * (1 - factor))
-
-    def _line_up(self, averaged: Sequence[Tensor], current: Sequence[Tensor]) -> None:
-        """Make the row, every entry in the memory format of the one it follows."""
-        pairs = list(zip(averaged, current))
-        dense = [pair for pair in pairs if _is_dense(pair[1])]
-        self._scattered = [pair for pair in pairs if not _is_dense(pair[1])]
-        self._sources = [part for _, one in dense for part in _filled_up(one.detach().as_strided((one.numel(),), (1,)))]
-        self._row = averaged[0].new_zeros(sum(map(len, self._sources)))
-        self._taken = torch.empty_like(self._row)
-        parts = torch.split(self._row, [len(source) for source in self._sources])[::2]
-        for (mine, one), part in zip(dense, parts):
-            mine.data = part.as_strided(one.size(), one.stride()).copy_(mine)
-        self._addresses = [one.data_ptr() for pair in zip(*pairs) for one in pair]
-
-
-def _in_a_row(device: torch.device) -> bool:
-    """Whether the averages of a device are kept in one row; a GPU takes lists of tensors as fast."""
     return device.type == "cpu"
 
 
-def _filled_up(source: Tensor) -> tuple[Tensor, Tensor]:
-    """An entry and zeros behind it, so that the next one begins where memory of its own would: kernels may round
-    otherwise at other addresses, and weights must answer alike after they were saved and loaded."""
-    step = _ALIGNMENT // source.element_size()
-    return source, source.new_zeros(-len(source) % step)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements lie in memory side by side, in whatever order: then a copy keeps the strides."""
-    return torch.empty_like(tensor).stride() == tensor.stride()
-
-
-def _floating_entries(averaged: nn.Module, model: nn.Module) -> list[_Together]:
+def _floating_entries(averaged: nn.Module, model: nn.Module) -> list[list[tuple[_Place, _Place]]]:
     """Where the floating-point state lives, by device and type; an entry stored under two names stands once.
 
     Places and not tensors, because ``Module.to`` replaces buffers; places and not ``state_dict``, because
-    collecting a thousand entries at every step takes several milliseconds. Parameters and buffers apart: ``deepcopy``
-    copies what lies behind a buffer whole, but a parameter by itself.
+    collecting a thousand entries at every step takes several milliseconds.
     """
-    groups: dict[tuple[torch.device, torch.dtype, bool], list[tuple[_Place, _Place]]] = {}
+    groups: dict[tuple[torch.device, torch.dtype], list[tuple[_Place, _Place]]] = {}
     seen: set[int] = set()
     for path, owner in averaged.named_modules():
         for leaf, tensor in (*owner._parameters.items(), *owner._buffers.items()):
@@ -172,9 +126,9 @@ def _floating_entries(averaged: nn.Module, model: nn.Module) -> list[_Together]:
                 continue  # a table the model computes, equal on both sides; it may hold inf, and inf - inf is NaN
             if tensor is not None and tensor.is_floating_point() and id(tensor) not in seen:
                 seen.add(id(tensor))
-                kind = (tensor.device, tensor.dtype, isinstance(tensor, nn.Parameter))
-                groups.setdefault(kind, []).append(((owner, leaf), (model.get_submodule(path), leaf)))
-    return [_Together(places) for places in groups.values()]
+                place = ((owner, leaf), (model.get_submodule(path), leaf))
+                groups.setdefault((tensor.device, tensor.dtype), []).append(place)
+    return list(groups.values())
 
 
 class NoEma:

@@ -167,7 +167,7 @@ class WithTable(nn.Module):
 @pytest.mark.parametrize("fused", [False, True])
 def test_computed_tables_are_not_averaged(monkeypatch: pytest.MonkeyPatch, decay: float, fused: bool) -> None:
     if fused:  # what runs on a GPU
-        monkeypatch.setattr(ema_module, "_in_a_row", lambda _: False)
+        monkeypatch.setattr(ema_module, "_rounds_as_published", lambda _: False)
     model = WithTable()
     ema = ModelEMA(model, decay=decay, warmups=0)
     with torch.no_grad():
@@ -243,7 +243,8 @@ def test_every_entry_is_averaged_to_the_bit_whatever_was_exchanged_between(chang
             if name != "alias":
                 assert torch.equal(value, expected[name]), name
     assert ema.module.turned.stride() == model.turned.stride()
-    assert ema.module.convolution.weight.stride() == model.convolution.weight.stride()
+    if not change.startswith("layout"):  # the average keeps the layout it was made with: numbers are the same
+        assert ema.module.convolution.weight.stride() == model.convolution.weight.stride()
     if change != "layout of the average":
         assert ema.module.alias is ema.module.norm.running_mean
 
@@ -275,4 +276,4 @@ def test_few_calls_for_any_number_of_entries() -> None:
         with Operators() as seen:
             ema.update()
         counts.append(seen.names.total() - seen.names["detach"])
-    assert counts == [8, 8]  # parameters and buffers
+    assert counts == [3, 3]
