@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -27,6 +27,44 @@ logger = logging.getLogger(__name__)
 
 NEVER = torch.iinfo(torch.int64).max
 """Step of a term that was always finite."""
+HELD = 128
+"""Steps after which scalars are put together although nobody asks: bounds what waits where lines are rare."""
+
+
+class StepScalars:
+    """Scalars of steps, put together when someone looks: until then there is no operator on the device.
+
+    Args:
+        fold: values (R, names) of R steps and their numbers (R,) -> (names,).
+        join: what was folded before and what comes now -> (names,).
+    """
+
+    def __init__(self, fold: Callable[[Tensor, Tensor], Tensor], join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._fold, self._join = fold, join
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._waiting: dict[tuple[str, ...], list[tuple[int, Sequence[Tensor]]]] = {}
+        self._count = 0
+        self._folded: dict[tuple[str, ...], Tensor] = {}
+
+    def add(self, names: Iterable[str], scalars: Sequence[Tensor], step: int) -> None:
+        """Keep the scalars of a step; without their graphs, and not changed later."""
+        self._waiting.setdefault(tuple(names), []).append((step, scalars))
+        self._count += 1
+        if self._count >= HELD:
+            self.look()
+
+    def look(self) -> tuple[list[str], list[Tensor]]:
+        """All names, which may stand twice where steps had different ones, and what they come to; nothing is read."""
+        for names, rows in self._waiting.items():
+            values = torch.stack([scalar for _, scalars in rows for scalar in scalars]).view(len(rows), len(names))
+            steps = torch.tensor([step for step, _ in rows]).to(values.device, non_blocking=True)
+            folded, before = self._fold(values, steps), self._folded.get(names)
+            self._folded[names] = folded if before is None else self._join(before, folded)
+        self._waiting, self._count = {}, 0
+        return [name for names in self._folded for name in names], list(self._folded.values())
 
 
 HELD = 128
@@ -83,33 +121,24 @@ class NonFiniteGuard:
     def __init__(self, *, active: bool = True, watch_gradient: bool = True) -> None:
         self._active = active  # off where the run's policy is to skip such steps
         self._watch_gradient = watch_gradient  # under fp16 the scaler handles overflowing gradients
-        self._recent = Recent()
-        self._first_bad: dict[Names, Tensor] = {}
+        self._first_bad = StepScalars(
+            lambda values, steps: torch.where(values.isfinite(), NEVER, steps[:, None]).amin(0), torch.minimum
+        )
 
     def observe(self, report: StepReport, step: int) -> None:
         """Keep this step's terms: no operator on the device, save where many steps have come together."""
         if not self._active:
             return
-        self._recent.add(tuple(report.terms), report.scalars, step)
+        self._first_bad.add(report.terms, report.scalars, step)
         if self._watch_gradient and report.grad_norm is not None:
-            self._recent.add(("gradient norm",), (report.grad_norm.detach(),), step)
-        if self._recent.full:
-            self._look()
-
-    def _look(self) -> None:
-        """Note on the device when each term was not finite first."""
-        for names, steps, values in self._recent.take():
-            when = torch.where(values.isfinite(), NEVER, steps[:, None]).amin(0)
-            before = self._first_bad.get(names)
-            self._first_bad[names] = when if before is None else torch.minimum(before, when)
+            self._first_bad.add(("gradient norm",), (report.grad_norm.detach(),), step)
 
     def check(self) -> None:
         """Read (one transfer) and raise :class:`NonFiniteError` naming the earliest bad terms."""
-        self._look()
-        if not self._first_bad:
+        names, when = self._first_bad.look()
+        if not names:
             return
-        names = [name for some in self._first_bad for name in some]
-        read = torch.cat([one.reshape(-1) for one in self._first_bad.values()]).tolist()
+        read = torch.cat(when).tolist()
         step = min(read)
         if step < NEVER:
             first_bad = list(dict.fromkeys(name for name, when in zip(names, read) if when == step))
@@ -204,22 +233,14 @@ class StepLog:
         self._diagnose = diagnose
         self._left = left
         self._tallies: Tallies = {}
-        self._recent = Recent()
-        self._sums: dict[Names, Tensor] = {}
+        self._sums = StepScalars(lambda values, _: values.sum(0), torch.add)
         self._count = 0
         self._since = time.perf_counter()
 
     def observe(self, report: StepReport) -> None:
         """Keep this step's terms: no operator on the device, save where many steps have come together."""
-        self._recent.add(tuple(report.terms), report.scalars, self._count)
+        self._sums.add(report.terms, report.scalars, self._count)
         self._count += 1
-        if self._recent.full:
-            self._add_up()
-
-    def _add_up(self) -> None:
-        for names, _, values in self._recent.take():
-            total, before = values.sum(0), self._sums.get(names)
-            self._sums[names] = total if before is None else before + total
 
     def due(self, step: int) -> bool:
         """Whether a line is due after this step."""
@@ -235,13 +256,11 @@ class StepLog:
 
         Raises :class:`NonFiniteError` where a term is not finite. All ranks call this after the same step.
         """
-        self._add_up()
+        names, sums = self._sums.look()
         seen = [part.reshape(1) for tally in self._tallies.values() for part in tally]
-        names = [name for some in self._sums for name in some]
-        numbers = dist.mean(torch.cat([*self._sums.values(), *seen]))
+        numbers = dist.mean(torch.cat([*sums, *seen]))
         self._guard.check()
-        losses, tallies = numbers.split([len(names), len(seen)])
-        read = torch.cat((losses / self._count, tallies)).tolist()
+        read = torch.cat((numbers[: len(names)] / self._count, numbers[len(names) :])).tolist()
         means: dict[str, float] = {}
         for name, mean in zip(names, read):
             means[name] = means.get(name, 0.0) + mean
@@ -265,7 +284,8 @@ class StepLog:
 
     def restart(self) -> None:
         """Forget the sums and restart the clock (after a line, an evaluation or a save)."""
-        self._recent, self._sums, self._tallies = Recent(), {}, {}
+        self._sums.clear()
+        self._tallies = {}
         self._count, self._since = 0, time.perf_counter()
 
 

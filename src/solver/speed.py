@@ -169,7 +169,7 @@ def _problem(device: torch.device, backend: str | Callable[..., Any]) -> str | N
     """Why a small function cannot be compiled for a device; None if it can. A missing C++ compiler shows here."""
     try:
         values = torch.ones(3, device=device, requires_grad=True)
-        torch.compile(_probe, dynamic=False, backend=backend)(values).sum().backward()
+        torch.autograd.backward(torch.compile(_probe, dynamic=False, backend=backend)(values).sum())
     except (RuntimeError, ImportError, OSError) as error:
         return _first_line(error)
     return None
