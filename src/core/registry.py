@@ -28,30 +28,28 @@ T = TypeVar("T", bound=type)
 
 
 class Registry:
-    """Classes by the name a config uses. Filled while modules are imported, read-only from the first build on."""
+    """Classes by the name a config uses. Filled while modules are imported, and open for more at any time."""
 
     def __init__(self) -> None:
         self._classes: dict[str, type] = {}
-        self._frozen = False
 
     def register(self, cls: T) -> T:
-        """Class decorator: make ``cls`` available to configs under its own name and return it unchanged."""
-        name = cls.__name__
-        if self._frozen:
-            raise RuntimeError(f"{name} is registered after the first build: import its module before building")
-        if name in self._classes:
-            raise ValueError(f"the name {name} is taken by {self._classes[name].__module__}: rename one of the two")
-        self._classes[name] = cls
+        """Class decorator: make ``cls`` available to configs under its own name and return it unchanged.
+
+        A class defined again (a notebook's cell run twice, a module reloaded) takes the place of its earlier self.
+
+        Raises:
+            ValueError: another class has the name.
+        """
+        self.alias(cls.__name__, cls)
         return cls
 
     def alias(self, name: str, cls: type) -> None:
-        """Make a registered class available under a second name too, that of another project."""
-        if self._classes.setdefault(name, cls) is not cls:
-            raise ValueError(f"the name {name} is taken by {self._classes[name].__module__}: choose another alias")
-
-    def freeze(self) -> None:
-        """Refuse further registrations: called by the first build."""
-        self._frozen = True
+        """Make a class available under a further name, that of another project; see :meth:`register`."""
+        known = self._classes.get(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"the name {name} is taken by {known.__module__}: rename one of the two")
+        self._classes[name] = cls
 
     def __contains__(self, name: object) -> bool:
         return name in self._classes

@@ -193,7 +193,7 @@ def build(config: Config, registry: Registry, name: str, given: Mapping[str, Any
 
     Args:
         config: a checked config.
-        registry: where the classes are; closed for registration from now on.
+        registry: where the classes are.
         name: ``model``, ``train_dataloader``, ..., or a class name; ``train_dataloader.dataset.transforms`` is one
             argument of an argument, None where the config does not give it.
         given: run-time objects. Each fills the parameters of its name, in ``name`` and in all it contains.
@@ -201,7 +201,6 @@ def build(config: Config, registry: Registry, name: str, given: Mapping[str, Any
     Raises:
         ConfigError: the config has no such section, or a needed value is given nowhere.
     """
-    registry.freeze()
     planner = config.planner(registry)
     builder = _Builder(config, planner, dict(given or {}))
     slot, *parts = name.split(".")
