@@ -19,16 +19,8 @@ from .distill import inter_layer as inter_layer
 from .losses import criterion as criterion
 from .losses import matcher as matcher
 from .losses import rtdetr as rtdetr
-from .nn.backbone import hgnetv2 as hgnetv2
-from .nn.backbone import resnet as resnet
-from .nn.backbone import timm as timm
 from .optim import ema as ema
 from .optim import param_groups as param_groups
 from .optim import precision as precision
 from .optim import schedule as schedule
-from .zoo.dfine import decoder as decoder
-from .zoo.dfine import encoder as encoder
-from .zoo.dfine import model as model
-from .zoo.dfine import postprocess as postprocess
-from .zoo.rtdetr.decoder import RTDETRTransformer as RTDETRTransformer
-from .zoo.rtdetr.model import RTDETR as RTDETR
+from .zoo import parts as parts

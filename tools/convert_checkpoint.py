@@ -27,7 +27,7 @@ from isdfine.core.config.node import dump_yaml
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.deploy.convert import Conversion, Wanted, convert
-from isdfine.deploy.source import Source, open_source
+from isdfine.load import Checkpoint, open_checkpoint
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -85,7 +85,7 @@ def metrics_of(texts: list[str]) -> dict[str, float]:
     return found
 
 
-def config_of(source: Source, options: argparse.Namespace) -> isdfine.Config:
+def config_of(source: Checkpoint, options: argparse.Namespace) -> isdfine.Config:
     """The config of the command line, else the one in the input, else one made for its model."""
     if options.config:
         return isdfine.load_config(options.config, options.update)
@@ -130,7 +130,7 @@ def resize(data: dict[str, Any], image_size: list[int]) -> None:
     data["train_dataloader"]["collate_fn"]["base_size"] = image_size
 
 
-def labels_for(source: Source, config: isdfine.Config, given: LabelSpace | None) -> LabelSpace | None:
+def labels_for(source: Checkpoint, config: isdfine.Config, given: LabelSpace | None) -> LabelSpace | None:
     """Classes: those given, those of the input, or COCO's where the config says that labels are COCO's."""
     if given is not None or source.label_space is not None:
         return given or source.label_space
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        source = open_source(options.input, ema=options.ema)
+        source = open_checkpoint(options.input, ema=options.ema)
         print(f"{options.input}: {source.form}")
         config = config_of(source, options)
         labels = labels_for(source, config, classes_of(options.classes))

@@ -19,17 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from ..core.checkpoint.card import UNKNOWN_LICENCE, Card, card_path, save_weights, write_text
-from ..core.checkpoint.weights import load_weights
-from ..core.config import Config, without_initial_weights
+from ..core.config import Config
 from ..core.config.node import locate
 from ..core.errors import CheckpointError
 from ..core.files import why
 from ..data.label_space import LabelSpace
+from ..load import Checkpoint, build_with, open_checkpoint
 from ..nn.types import Predictions
 from ..zoo.dfine.huggingface import to_huggingface
-from ..zoo.dfine.huggingface_config import class_count, config_to_huggingface
+from ..zoo.dfine.huggingface_config import config_to_huggingface
 from ..zoo.dfine.huggingface_folder import write_folder
-from .source import Source, open_source
 from .training_layers import without_training_layers
 
 Form = Literal["official", "huggingface", "safetensors"]
@@ -77,7 +76,7 @@ class Conversion:
     """Which decoder layers were left out, in words."""
 
 
-def convert(source: Source, config: Config, wanted: Wanted) -> Conversion:
+def convert(source: Checkpoint, config: Config, wanted: Wanted) -> Conversion:
     """Write ``source`` in another form.
 
     Args:
@@ -89,15 +88,16 @@ def convert(source: Source, config: Config, wanted: Wanted) -> Conversion:
         CheckpointError: config and weights do not fit, the form cannot express the model, the output exists, or what
             was written is not the same model. Nothing that existed before is changed then.
     """
-    num_classes = class_count(source.weights)
-    _check_classes(config, wanted.label_space, num_classes)
     _check_output(wanted)
-    config = resolved(config, num_classes)
-    model, left_out, rounding = _model(config, source.weights), None, None
+    given = config
+    model, config = build_with(source, config)
+    _check_classes(given, wanted.label_space, config.get("num_classes"))
+    left_out: str | None = None
+    rounding: float | None = None
     if wanted.inference or wanted.form == "huggingface":
         config, source, model, left_out = _shortened(config, source, model)
     if wanted.half:
-        exact, model = model, _model(config, _halved(source.weights))
+        exact, (model, _) = model, build_with(replace(source, weights=_halved(source.weights)), config)
         rounding = _moved_scores(exact, model, image_size_of(config))
     stage = wanted.output.with_name(f".converting-{wanted.output.name}")
     _remove(stage)
@@ -111,12 +111,6 @@ def convert(source: Source, config: Config, wanted: Wanted) -> Conversion:
         files.append(_yaml_path(wanted))
         write_text(files[-1], config.dump())
     return Conversion(files, len(model.state_dict()), logits, boxes, rounding, left_out)
-
-
-def resolved(config: Config, num_classes: int) -> Config:
-    """The config as it is kept with weights: nothing to load, the class count written down."""
-    values = {"resume": None, "tuning": None, "num_classes": num_classes}
-    return without_initial_weights(config.with_values(values))
 
 
 def largest_differences(one: nn.Module, other: nn.Module, image_size: tuple[int, int]) -> tuple[float, float]:
@@ -154,21 +148,18 @@ def _largest(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
 
 
-def _model(config: Config, weights: Mapping[str, Tensor]) -> nn.Module:
-    model: nn.Module = config.build("model")
-    load_weights(model, weights)
-    return model.eval()
-
-
-def _shortened(config: Config, source: Source, model: nn.Module) -> tuple[Config, Source, nn.Module, str | None]:
+def _shortened(
+    config: Config, source: Checkpoint, model: nn.Module
+) -> tuple[Config, Checkpoint, nn.Module, str | None]:
     """All three without the layers that only training runs, if there are any; the outputs are compared."""
     config, weights, left_out = without_training_layers(config, source.weights)
     if left_out is None:
         return config, source, model, None
-    shorter = _model(config, weights)
+    source = replace(source, weights=weights)
+    shorter, _ = build_with(source, config)
     _check_difference(*largest_differences(model, shorter, image_size_of(config)))
     notes = "; ".join(note for note in (source.notes, left_out) if note)
-    return config, replace(source, weights=weights, notes=notes), shorter, left_out
+    return config, replace(source, notes=notes), shorter, left_out
 
 
 def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -184,7 +175,7 @@ def _halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return halved
 
 
-def _write(model: nn.Module, source: Source, config: Config, wanted: Wanted, stage: Path) -> None:
+def _write(model: nn.Module, source: Checkpoint, config: Config, wanted: Wanted, stage: Path) -> None:
     state = model.state_dict()
     if wanted.half:
         state = _halved(state)
@@ -204,7 +195,7 @@ def _write(model: nn.Module, source: Source, config: Config, wanted: Wanted, sta
         save_weights(state, stage, card)
     else:
         names = None if wanted.label_space is None else wanted.label_space.names
-        content = config_to_huggingface(config.data, num_classes=class_count(source.weights), names=names)
+        content = config_to_huggingface(config.data, num_classes=config.get("num_classes"), names=names)
         content["torch_dtype"] = "float16" if wanted.half else "float32"
         write_folder(stage, content, to_huggingface(state), card, image_size=image_size_of(config))
 
@@ -233,7 +224,7 @@ def _verify(model: nn.Module, config: Config, stage: Path) -> tuple[float, float
     Raises:
         CheckpointError: keys or outputs differ.
     """
-    found = open_source(stage)
+    found = open_checkpoint(stage)
     if found.config is None:
         raise CheckpointError(f"{stage}: the config did not come back: this is a fault of the conversion, report it")
     again = Config(locate(found.config, stage.name), str(stage), config.registry)
@@ -243,7 +234,8 @@ def _verify(model: nn.Module, config: Config, stage: Path) -> tuple[float, float
     rebuilt = {key for key in own if key.endswith((".anchors", ".valid_mask"))}
     if wrong := sorted((own - rebuilt) ^ (theirs - rebuilt)):
         raise CheckpointError(f"conversion failed, nothing was written: keys differ, for example {wrong[0]}")
-    logits, boxes = largest_differences(model, _model(again, found.weights), image_size_of(config))
+    read_back, _ = build_with(found, again)
+    logits, boxes = largest_differences(model, read_back, image_size_of(config))
     _check_difference(logits, boxes)
     return logits, boxes
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..core.checkpoint import refuse_url
 from ..core.config import Config
-from ..core.config.foreign import refuse_url
 from ..core.errors import CheckpointError, ConfigError
 from ..data.label_space import LabelSpace
 from .backends.base import Backend, BackendInfo, Outputs

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files: written whole or not at all, read without running code, and what a run goes on from."""
+"""The state of a run: written whole or not at all, read without running code, and what a run goes on from."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ from ..core import dist
 from ..core.checkpoint import read_checkpoint
 from ..core.errors import CheckpointError
 from ..core.files import whole_file, why
-from ..zoo.dfine.huggingface import from_huggingface
-from ..zoo.dfine.huggingface_config import class_count, label_names
-from ..zoo.dfine.huggingface_folder import is_huggingface, read_folder
+from ..zoo.dfine.huggingface_folder import is_huggingface
 from .folder import RunFolder, checkpoint_file
 from .progress import Progress
 
@@ -57,21 +55,6 @@ def save_checkpoint(state: Mapping[str, Any], path: str | PathLike[str]) -> None
             f"{path}: the checkpoint could not be saved ({why(error)}); {kept}. "
             "Free space or correct the folder's permissions, then continue with -r from the last saved checkpoint"
         ) from error
-
-
-def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
-    """Content of a checkpoint, tensors on the CPU; only tensors and plain data are read.
-
-    A folder of transformers' D-FINE becomes ``model``, the weights under our names, and ``class_names``.
-
-    Raises:
-        CheckpointError: no such file, truncated, not a checkpoint, or it holds pickled Python classes.
-    """
-    if not is_huggingface(path):
-        return read_checkpoint(path)
-    folder = read_folder(path)
-    weights = from_huggingface(folder.weights)
-    return {"model": weights, "class_names": label_names(folder.config, class_count(weights))}
 
 
 def seed_everything(seed: int) -> None:
@@ -219,7 +202,7 @@ def _read(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, holds weights only, or something else where the state of a run should be.
     """
-    state = load_checkpoint(file)
+    state = {} if is_huggingface(file) else read_checkpoint(file)
     missing = [key for key in ("model", "optim", "progress", "rng") if key not in state]
     if missing:
         official = "optimizer" in state and "last_epoch" in state

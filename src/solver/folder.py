@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from ..core import dist
-from ..core.config.foreign import refuse_url
+from ..core.checkpoint import refuse_url
 from ..core.errors import CheckpointError, ConfigError
 from ..core.files import is_locked, partial_name, take_lock, whole_file
 from ..zoo.dfine.huggingface_folder import is_huggingface

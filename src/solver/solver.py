@@ -28,9 +28,10 @@ from ..data.dataset.images import limit_pixels
 from ..data.evaluate import CocoEvaluator, EvalResult
 from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
+from ..load import open_checkpoint
 from ..nn.types import Detections
 from ..optim.precision import Precision
-from .checkpoint import load_checkpoint, seed_everything
+from .checkpoint import seed_everything
 from .evaluate import PostProcessor, detect, evaluate
 from .folder import checkpoint_file, chosen_checkpoint
 from .speed import use_channels_last
@@ -98,10 +99,9 @@ class Evaluation:
         Raises:
             CheckpointError: the file cannot be read, or belongs to another model or other classes.
         """
-        file = chosen_checkpoint(path)
-        content = load_checkpoint(file)
-        check_label_space(file, content, self.label_space)
-        report = load_weights(self.model, content, source=str(file))
+        checkpoint = open_checkpoint(chosen_checkpoint(path))
+        check_label_space(checkpoint, self.label_space)
+        report = load_weights(self.model, checkpoint.weights, source=str(checkpoint.path))
         logger.info("%s", report.summary())
         return report
 

@@ -16,27 +16,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..core import dist
+from ..core.checkpoint import read_checkpoint
 from ..core.checkpoint.weights import LoadReport, load_weights
 from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
 from ..distill.objective import Objective, build_objective
+from ..load import Checkpoint, open_checkpoint
 from ..nn.sync_norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
 from ..optim.freeze import Freeze
 from ..optim.precision import Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
-from .checkpoint import (
-    check_moments,
-    load_checkpoint,
-    rng_state,
-    run_state,
-    save_checkpoint,
-    seed_everything,
-    set_rng_state,
-)
+from .checkpoint import check_moments, rng_state, run_state, save_checkpoint, seed_everything, set_rng_state
 from .folder import FolderLock, RunFolder, checkpoint_file, chosen_checkpoint
 from .opening import introduce
 from .progress import Progress, StagePlan
@@ -132,7 +126,7 @@ class Training(Evaluation):
         """
         file = chosen_checkpoint(path)
         self.claim_folder()
-        report = tune(self.model, file, load_checkpoint(file), self.label_space, self.class_tables)
+        report = tune(self.model, open_checkpoint(file), self.label_space, self.class_tables)
         if isinstance(self.optim.ema, ModelEMA):
             self.optim.ema.module.load_state_dict(self.model.state_dict())
         if dist.is_main():
@@ -148,7 +142,7 @@ class Training(Evaluation):
         if _continues_in(self.folder, path):
             self.claim_folder()  # before the state is read: a run that goes on would write a newer one
         file, state = run_state(path)
-        check_label_space(file, state, self.label_space)
+        check_label_space(Checkpoint(file, "state of a run", state["model"], file, state), self.label_space)
         self._load_weights(state, file)
         self._load_optim(state, file)
         self.resumed_from = file.parent
@@ -297,7 +291,7 @@ class Training(Evaluation):
                 f"{self.folder.best_stage_one} is missing: stage two starts from the best checkpoint of stage one; "
                 "put it back, or turn the second stage off with -u train_dataloader.collate_fn.stop_epoch=null"
             )
-        state = load_checkpoint(self.folder.best_stage_one)
+        state = read_checkpoint(self.folder.best_stage_one)
         self._load_weights(state, self.folder.best_stage_one)
         schedule = self.optim.schedule.state_dict()
         self._load_optim({"optim": {**state["optim"], "schedule": schedule}}, self.folder.best_stage_one)

@@ -5,20 +5,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from ..core.checkpoint.card import read_card
 from ..core.checkpoint.classes import ClassMap, LoadReport, Synonyms, map_classes
 from ..core.checkpoint.weights import tune_weights
 from ..core.config.settings import RunSettings
 from ..core.errors import CheckpointError
 from ..data.classes import BUILT_IN, class_list, synonyms
 from ..data.label_space import LabelSpace, is_unused
+from ..load import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -45,72 +43,41 @@ class ClassTables:
         return cls(name, None if name is None else class_list(name), synonyms(settings.class_synonyms))
 
 
-def saved_label_space(file: Path, content: Mapping[str, Any]) -> LabelSpace | None:
-    """The classes that a checkpoint or the card of a weights file names, with ids; official files name none.
-
-    Raises:
-        CheckpointError: names without ids, or a card that cannot be read or belongs to other weights.
-    """
-    saved = content.get("label_space")
-    if not isinstance(saved, Mapping):
-        card = read_card(file)
-        saved = None if card is None else card.label_space
-    if saved is None:
-        return None
-    try:
-        return LabelSpace.from_dict(saved)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{file}: its label_space cannot be read ({error}): it must hold names and as many unique category_ids; "
-            "keep only the weights (torch.save of the state dict), and say the names with tuning_classes"
-        ) from error
-
-
-def saved_names(file: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Class names in the order of a checkpoint's rows, where it says them (transformers gives names without ids)."""
-    names = content.get("class_names")
-    if names:
-        return tuple(map(str, names))
-    space = saved_label_space(file, content)
-    return None if space is None else space.names
-
-
-def check_label_space(file: Path, content: Mapping[str, Any], ours: LabelSpace) -> None:
+def check_label_space(checkpoint: Checkpoint, ours: LabelSpace) -> None:
     """Refuse a checkpoint whose classes are not those of the data (official files name none and pass).
 
     Raises:
         CheckpointError: other classes, with both lists.
     """
-    names, theirs = content.get("class_names"), saved_label_space(file, content)
-    if names:
-        if map_classes(names, ours.names, synonyms(), source_place=str(file)).identical:
-            return
-        known = ", ".join(names)
-    elif theirs is None or theirs.names == ours.names:
+    theirs = checkpoint.label_space
+    if theirs is None or theirs.names == ours.names:
         return
-    else:
-        known = theirs.describe()
+    known = theirs.describe()
+    if checkpoint.folder is not None:  # transformers' names have no ids, and people write them in their own way
+        if map_classes(theirs.names, ours.names, synonyms(), source_place=str(checkpoint.path)).identical:
+            return
+        known = ", ".join(theirs.names)
     raise CheckpointError(
-        f"{file} was trained on the classes {known}, the data has {ours.describe()}: "
+        f"{checkpoint.path} was trained on the classes {known}, the data has {ours.describe()}: "
         "use the matching annotation file, or start a new run from these weights with -t"
     )
 
 
-def tune(model: nn.Module, file: Path, content: Mapping[str, Any], ours: LabelSpace, tables: ClassTables) -> LoadReport:
+def tune(model: nn.Module, checkpoint: Checkpoint, ours: LabelSpace, tables: ClassTables) -> LoadReport:
     """Load what fits of a checkpoint into a freshly built model, class heads by class name.
 
     Args:
         model: changed in place; unchanged when an error is raised.
-        file: where the content comes from.
-        content: of the checkpoint.
+        checkpoint: what the run starts from.
         ours: classes of the data.
         tables: what the run's settings say about the checkpoint's classes.
 
     Raises:
         CheckpointError: another architecture, or class names that do not fit the rows of the heads or each other.
     """
-    mapping = _Mapping(file, saved_names(file, content), ours, tables)
-    report = tune_weights(model, content, str(file), mapping.classes_of)
+    theirs = checkpoint.label_space
+    mapping = _Mapping(checkpoint.path, None if theirs is None else theirs.names, ours, tables)
+    report = tune_weights(model, checkpoint.weights, str(checkpoint.path), mapping.classes_of)
     if tables.name is not None and not mapping.used:
         report.notes.append(f"tuning_classes {tables.name} was not needed: {mapping.why_unused}")
     report.notes.extend(mapping.notes)

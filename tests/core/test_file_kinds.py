@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import isdfine
-from isdfine.core.config.foreign import refuse_url
+from isdfine.core.checkpoint import refuse_url
 from isdfine.core.errors import CheckpointError, ConfigError
 
 Load = Callable[..., isdfine.Config]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from isdfine.core.checkpoint import weights_in
 from isdfine.core.checkpoint.classes import ClassMap, map_classes
 from isdfine.core.checkpoint.weights import tune_weights
 from isdfine.core.errors import CheckpointError
@@ -68,7 +69,7 @@ def test_a_backbone_alone(form: str) -> None:
         "wrapped": {"state_dict": {f"module.{key}": value for key, value in bare.items()}},
         "stages": {"model": bare},
     }[form]
-    report = tune_weights(model, content, "b.pth", not_asked)
+    report = tune_weights(model, weights_in(content, "b.pth"), "b.pth", not_asked)
     after = model.state_dict()
     assert all((after[key] == 7).all() for key in after if key.startswith("backbone."))
     assert all(torch.equal(after[key], before[key]) for key in after if not key.startswith("backbone."))

@@ -16,8 +16,8 @@ from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.deploy import convert as module
-from isdfine.deploy.convert import Form, Wanted, convert, image_size_of, largest_differences, resolved
-from isdfine.deploy.source import Source, label_space_of, open_source
+from isdfine.deploy.convert import Form, Wanted, convert, image_size_of, largest_differences
+from isdfine.load import Checkpoint, label_space_of, open_checkpoint, resolved
 
 LABELS = LabelSpace(("dark", "light"), (3, 7))
 
@@ -29,11 +29,11 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def source(tmp_path: Path, config: Config) -> Source:
+def source(tmp_path: Path, config: Config) -> Checkpoint:
     """An official checkpoint of the micro model."""
     state = filled(config).state_dict()
     torch.save({"model": state, "ema": {"module": state}}, tmp_path / "micro.pth")
-    return open_source(tmp_path / "micro.pth")
+    return open_checkpoint(tmp_path / "micro.pth")
 
 
 def weights_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -43,7 +43,7 @@ def weights_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize(("form", "name"), [("official", "m.pth"), ("safetensors", "m.safetensors")])
 def test_a_full_disk_is_told_of_in_the_words_of_the_system(
-    tmp_path: Path, source: Source, config: Config, form: Form, name: str
+    tmp_path: Path, source: Checkpoint, config: Config, form: Form, name: str
 ) -> None:
     target, (before, most) = tmp_path / "out" / name, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
@@ -55,14 +55,14 @@ def test_a_full_disk_is_told_of_in_the_words_of_the_system(
     assert not list(target.parent.glob("*"))
 
 
-def test_a_chain_through_all_forms(tmp_path: Path, source: Source, config: Config) -> None:
+def test_a_chain_through_all_forms(tmp_path: Path, source: Checkpoint, config: Config) -> None:
     folder, file, back = tmp_path / "hf", tmp_path / "ours.safetensors", tmp_path / "back.pth"
     wanted: dict[str, Any] = {"label_space": LABELS, "version": "1.2"}
     found = convert(source, config, Wanted("huggingface", folder, licence="MIT", **wanted))
     assert (found.logits, found.boxes, found.rounding) == (0, 0, None)
     names = {"config.json", "model.safetensors", "model.json", "preprocessor_config.json"}
     assert {one.name for one in folder.iterdir()} == names == {one.name for one in found.files}
-    theirs = open_source(folder)
+    theirs = open_checkpoint(folder)
     assert (theirs.label_space, theirs.licence) == (LABELS, "MIT")
     assert (
         convert(theirs, config, Wanted("safetensors", file, metrics={"AP": 0.5}, with_yaml=True, **wanted)).logits == 0
@@ -73,28 +73,28 @@ def test_a_chain_through_all_forms(tmp_path: Path, source: Source, config: Confi
     assert card.source.startswith("transformers D-FINE folder (transformers unknown): hf, SHA-256 ")
     assert card.config["num_classes"] == 2
     assert (tmp_path / "ours.yml").is_file()
-    ours = open_source(file)
+    ours = open_checkpoint(file)
     assert ours.form.startswith("isdfine safetensors with card (isdfine 1.2, ")
     assert convert(ours, config, Wanted("official", back, **wanted)).files == [back]
-    last = open_source(back)
+    last = open_checkpoint(back)
     assert weights_equal(source.weights, last.weights)
     assert last.weights.keys() == source.weights.keys()
     assert (last.label_space, last.licence, last.metrics) == (LABELS, "MIT", {"AP": 0.5})
     assert not list(tmp_path.glob(".converting*"))
 
 
-def test_official_code_finds_its_entries(tmp_path: Path, source: Source, config: Config) -> None:
+def test_official_code_finds_its_entries(tmp_path: Path, source: Checkpoint, config: Config) -> None:
     convert(source, config, Wanted("official", tmp_path / "new.pth"))
     content = torch.load(tmp_path / "new.pth", weights_only=True)
     assert content["model"].keys() == content["ema"]["module"].keys() == filled(config).state_dict().keys()
 
 
-def test_sixteen_bits(tmp_path: Path, source: Source, config: Config) -> None:
+def test_sixteen_bits(tmp_path: Path, source: Checkpoint, config: Config) -> None:
     found = convert(source, config, Wanted("safetensors", tmp_path / "half.safetensors", half=True))
     assert found.logits == 0
     assert found.rounding is not None
     assert 0 < found.rounding < 0.1
-    weights = open_source(tmp_path / "half.safetensors").weights
+    weights = open_checkpoint(tmp_path / "half.safetensors").weights
     assert weights["decoder.enc_output.proj.weight"].dtype == torch.half
     assert weights["decoder.anchors"].dtype == torch.float32
     source.weights["decoder.enc_output.proj.weight"][0, 0] = 1e6
@@ -103,7 +103,7 @@ def test_sixteen_bits(tmp_path: Path, source: Source, config: Config) -> None:
 
 
 def test_nothing_is_written_over_and_nothing_is_left(
-    tmp_path: Path, source: Source, config: Config, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: Checkpoint, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.safetensors"
     output.write_bytes(b"mine")
@@ -119,15 +119,15 @@ def test_nothing_is_written_over_and_nothing_is_left(
             convert(source, config, Wanted("safetensors", output, force=True))
     with monkeypatch.context() as patched:
         patched.setattr(module, "to_huggingface", lambda state: {"model.decoder.up": state["decoder.up"]})
-        with pytest.raises(CheckpointError, match=r"no class heads or no reg_scale"):
+        with pytest.raises(CheckpointError, match=r"no class heads among the weights"):
             convert(source, config, Wanted("huggingface", tmp_path / "hf"))
     assert output.read_bytes() == b"mine"
     assert {one.name for one in tmp_path.iterdir()} == {"data", "micro.yml", "micro.pth", "out.safetensors"}
     convert(source, config, Wanted("safetensors", output, force=True))
-    assert weights_equal(source.weights, open_source(output).weights)
+    assert weights_equal(source.weights, open_checkpoint(output).weights)
 
 
-def test_a_folder_keeps_its_other_files(tmp_path: Path, source: Source, config: Config) -> None:
+def test_a_folder_keeps_its_other_files(tmp_path: Path, source: Checkpoint, config: Config) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "README.md").write_text("mine")
     with pytest.raises(CheckpointError, match="exists"):
@@ -146,12 +146,12 @@ def test_a_folder_keeps_its_other_files(tmp_path: Path, source: Source, config: 
         (Wanted("official", Path("x.pth"), LabelSpace(("a",), (1,))), r"1 class names \(a, ...\) for weights with 2"),
     ],
 )
-def test_wrong_wishes(source: Source, config: Config, wanted: Wanted, message: str) -> None:
+def test_wrong_wishes(source: Checkpoint, config: Config, wanted: Wanted, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         convert(source, config, wanted)
 
 
-def test_a_config_of_another_class_count(source: Source, config: Config) -> None:
+def test_a_config_of_another_class_count(source: Checkpoint, config: Config) -> None:
     with pytest.raises(
         CheckpointError, match=r"micro\.yml: num_classes is 80, the weights have 2 classes: .*num_classes=2"
     ):
@@ -177,20 +177,20 @@ def test_names_alone_become_classes() -> None:
     assert label_space_of(["b", "a"]) == LabelSpace(("b", "a"), (0, 1))
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, source: Source, config: Config) -> None:
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, source: Checkpoint, config: Config) -> None:
     for form, name in (("safetensors", "a.safetensors"), ("official", "a.pth")):
         (tmp_path / name).mkdir()
         with pytest.raises(CheckpointError, match=rf"{name}: is a folder, and --to {form} writes a file"):
             convert(source, config, Wanted(form, tmp_path / name, force=True))
 
 
-def test_what_a_card_says_of_rounding_travels_on(tmp_path: Path, source: Source, config: Config) -> None:
+def test_what_a_card_says_of_rounding_travels_on(tmp_path: Path, source: Checkpoint, config: Config) -> None:
     convert(source, config, Wanted("safetensors", tmp_path / "half.safetensors", half=True))
     path = tmp_path / "half.safetensors"
     steps: list[tuple[Form, str, bool]] = [
         ("huggingface", "hf", False), ("official", "a.pth", False), ("safetensors", "b.safetensors", True)
     ]  # fmt: skip
     for form, name, half in steps:
-        convert(open_source(path), config, Wanted(form, tmp_path / name, half=half))
+        convert(open_checkpoint(path), config, Wanted(form, tmp_path / name, half=half))
         path = tmp_path / name
-        assert open_source(path).notes == "weights rounded to 16 bits"
+        assert open_checkpoint(path).notes == "weights rounded to 16 bits"

@@ -9,8 +9,8 @@ from hf_cases import filled, micro
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.convert import Wanted, convert
-from isdfine.deploy.source import open_source
 from isdfine.deploy.training_layers import without_training_layers
+from isdfine.load import open_checkpoint
 
 DEEP = {"DFINETransformer.num_layers": 4, "DFINETransformer.eval_idx": 1, "DFINETransformer.layer_scale": 2}
 
@@ -64,14 +64,14 @@ def test_conversion(form: str, tmp_path: Path) -> None:
     """A folder of transformers never has these layers; other files only lose them when asked."""
     config = micro(tmp_path, **DEEP)
     torch.save({"model": filled(config).state_dict()}, tmp_path / "deep.pth")
-    source = open_source(tmp_path / "deep.pth")
+    source = open_checkpoint(tmp_path / "deep.pth")
     whole = convert(source, config, Wanted("official", tmp_path / "whole.pth"))
     assert whole.left_out is None
-    assert open_source(tmp_path / "whole.pth").weights.keys() == source.weights.keys()
+    assert open_checkpoint(tmp_path / "whole.pth").weights.keys() == source.weights.keys()
     output = tmp_path / ("hf" if form == "huggingface" else "short.pth")
     found = convert(source, config, Wanted(form, output, inference=form == "official"))
     assert found.left_out == "left out 2 of 4 decoder layers, which only training runs"
-    again = open_source(output)
+    again = open_checkpoint(output)
     assert not [key for key in again.weights if ".layers.2." in key and key.startswith("decoder.decoder.")]
     assert "which only training runs" in again.notes
     assert max(found.logits, found.boxes) == 0

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from isdfine.core.checkpoint import read_checkpoint
 from isdfine.core.errors import CheckpointError
 from isdfine.solver import checkpoint
-from isdfine.solver.checkpoint import load_checkpoint, rng_state, save_checkpoint, set_rng_state
+from isdfine.solver.checkpoint import rng_state, save_checkpoint, set_rng_state
 from isdfine.solver.progress import is_better
 
 
@@ -22,7 +23,7 @@ def test_saved_then_loaded_equals_before(tmp_path: Path) -> None:
     state = {"model": {"a": torch.arange(3.0)}, "epoch": 3, "names": ["cat", "dog"], "best": None, "rng": rng_state()}
     path = tmp_path / "run" / "deep" / "last.pth"
     save_checkpoint(state, path)
-    loaded = load_checkpoint(path)
+    loaded = read_checkpoint(path)
     assert torch.equal(loaded["model"]["a"], state["model"]["a"])
     assert {key: loaded[key] for key in ("epoch", "names", "best")} == {
         "epoch": 3,
@@ -71,7 +72,7 @@ def test_full_disk_leaves_the_earlier_file(room: int, tmp_path: Path, monkeypatc
             match=r"last.pth: the checkpoint could not be saved \(No space left on device\); the earlier .* untouched",
         ):
             save_checkpoint({"epoch": 2, "weights": torch.zeros(5000)}, path)
-    assert load_checkpoint(path) == {"epoch": 1}
+    assert read_checkpoint(path) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
 
 
@@ -89,7 +90,7 @@ def test_error_after_writing_leaves_the_earlier_file(
         patch.setattr(os, stage, fail)
         with pytest.raises(CheckpointError, match="Input/output error"):
             save_checkpoint({"epoch": 2}, path)
-    assert load_checkpoint(path) == {"epoch": 1}
+    assert read_checkpoint(path) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
 
 
@@ -116,7 +117,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     save_checkpoint({"weights": torch.zeros(5000)}, path)
     path.write_bytes(path.read_bytes()[:7000])
     with pytest.raises(CheckpointError, match=r"last.pth \(7000 bytes\) cannot be read: it is truncated"):
-        load_checkpoint(path)
+        read_checkpoint(path)
 
 
 def draws() -> list[float]:
@@ -135,7 +136,7 @@ def test_generators_continue_where_they_stopped(tmp_path: Path) -> None:
     save_checkpoint({"rng": rng_state()}, tmp_path / "rng.pth")
     expected = draws()
     draws()
-    set_rng_state(load_checkpoint(tmp_path / "rng.pth")["rng"])
+    set_rng_state(read_checkpoint(tmp_path / "rng.pth")["rng"])
     assert draws() == expected
 
 

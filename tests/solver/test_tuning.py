@@ -19,14 +19,15 @@ from torch import Tensor, nn
 import isdfine
 from builders import write_coco, write_micro_config
 from golden_cases import load_json
+from isdfine.core.checkpoint import weights_in
 from isdfine.core.checkpoint.card import Card, save_weights
 from isdfine.core.checkpoint.classes import LoadReport
 from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.classes import class_list
 from isdfine.data.label_space import LabelSpace
+from isdfine.load import Checkpoint, open_checkpoint
 from isdfine.nn.backbone.timm import TimmBackbone
-from isdfine.solver.checkpoint import load_checkpoint
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.training import Training
 from isdfine.solver.tuning import ClassTables, check_label_space, tune
@@ -74,7 +75,7 @@ class Tuned:
         self,
         config: isdfine.Config,
         names: Sequence[str],
-        content: dict[str, Any],
+        content: dict[str, Any] | Checkpoint,
         file: str = "o.pth",
         **settings: Any,
     ) -> None:
@@ -82,7 +83,9 @@ class Tuned:
         self.model = build(config, len(names), **values)
         self.before = copy.deepcopy(self.model.state_dict())
         tables = ClassTables.of(RunSettings(**settings))
-        self.report: LoadReport = tune(self.model, Path(file), content, space_of(names), tables)
+        if not isinstance(content, Checkpoint):
+            content = Checkpoint(Path(file), "given", weights_in(content, file), Path(file), content)
+        self.report: LoadReport = tune(self.model, content, space_of(names), tables)
 
     def check(self, theirs: dict[str, Tensor], rows: Sequence[int | None]) -> None:
         check_rows(self.model, self.before, theirs, rows)
@@ -119,7 +122,7 @@ def test_objects365_to_seven_shuffled_classes(micro: isdfine.Config, tmp_path: P
     elif form == "card":
         file = tmp_path / "objects.safetensors"
         save_weights(theirs, file, Card(config={}, label_space=objects.to_dict()))
-        run = Tuned(micro, SEVEN, load_checkpoint(file), str(file))
+        run = Tuned(micro, SEVEN, open_checkpoint(file))
     else:
         run = Tuned(micro, SEVEN, {"ema": {"module": theirs}}, tuning_classes=form)
     rows = [None if row is None else row + count - 365 for row in SEVEN_ROWS]
@@ -268,11 +271,11 @@ def test_a_folder_of_transformers(micro: isdfine.Config, tmp_path: Path) -> None
     )
     labels = {"0": "tvmonitor", "1": "cat"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "d_fine", "id2label": labels}))
-    content = load_checkpoint(tmp_path)
-    Tuned(micro, ["Cat", "dog", "TV"], content, str(tmp_path)).check(theirs, [1, None, 0])
-    check_label_space(tmp_path, content, space_of(["tv", "cat"]))
+    content = open_checkpoint(tmp_path)
+    Tuned(micro, ["Cat", "dog", "TV"], content).check(theirs, [1, None, 0])
+    check_label_space(content, space_of(["tv", "cat"]))
     with pytest.raises(CheckpointError, match="trained on the classes tvmonitor, cat, the data has 1=cat, 2=tv: use"):
-        check_label_space(tmp_path, content, space_of(["cat", "tv"]))
+        check_label_space(content, space_of(["cat", "tv"]))
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])

@@ -16,7 +16,7 @@ from hf_cases import filled, micro, write_micro_folder
 from isdfine.core.checkpoint.card import read_card
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import LabelSpace
-from isdfine.deploy.source import open_source
+from isdfine.load import open_checkpoint
 from isdfine.solver.tuning import check_label_space
 
 
@@ -87,10 +87,10 @@ def test_classes_in_an_order_of_their_own_survive(
     assert card is not None
     assert card.label_space == space.to_dict()
     assert tool.main([str(out), str(back), "--to", "official"]) == 0
-    assert open_source(back).label_space == space
-    check_label_space(out, {}, space)
+    assert open_checkpoint(back).label_space == space
+    check_label_space(open_checkpoint(out), space)
     with pytest.raises(CheckpointError, match="was trained on the classes 2=light, 1=dark, the data has 1=dark, 2=lig"):
-        check_label_space(out, {}, LabelSpace(("dark", "light"), (1, 2)))
+        check_label_space(open_checkpoint(out), LabelSpace(("dark", "light"), (1, 2)))
 
 
 def test_a_strange_folder_gets_a_config_that_runs(tool: ModuleType, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_strange_folder_gets_a_config_that_runs(tool: ModuleType, tmp_path: Pa
     (tmp_path / "hf" / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + weights[8 + size :])
     out = tmp_path / "out.pth"
     assert tool.main([str(tmp_path / "hf"), str(out), "--to", "official"]) == 0
-    source = open_source(out)
+    source = open_checkpoint(out)
     assert source.label_space is not None
     assert source.label_space.names == ("dark", "light")
     config = isdfine.load_config(out.with_suffix(".yml"))

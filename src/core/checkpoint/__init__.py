@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import shlex
 import struct
 import warnings
 import zipfile
@@ -38,6 +39,21 @@ _READ_ERRORS = (
     struct.error,
     AssertionError,
 )
+
+
+def refuse_url(path: str | PathLike[str]) -> None:
+    """See that a checkpoint is a path.
+
+    Raises:
+        CheckpointError: a URL, which is not fetched.
+    """
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=.)", str(path))  # a Path has joined its slashes; C:/ is a drive
+    if found is not None:
+        url = f"{found[1]}://{str(path)[found.end() :]}"
+        raise CheckpointError(
+            f"{url} is a URL, and nothing is downloaded here: fetch it first (curl -LO {shlex.quote(url)}), then give "
+            "the path of the file"
+        )
 
 
 def read_checkpoint(path: str | PathLike[str], *, lazy: bool = False) -> dict[str, Any]:

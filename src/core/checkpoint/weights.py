@@ -192,7 +192,7 @@ ClassesOf = Callable[[int], "ClassMap | None"]
 """Works out how classes map, given the number of classes of the file; None = names are not known."""
 
 
-def tune_weights(model: nn.Module, content: Mapping[str, Any], source: str, classes_of: ClassesOf) -> LoadReport:
+def tune_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, classes_of: ClassesOf) -> LoadReport:
     """Load what a file has for a freshly built model; everything else keeps its fresh initialisation.
 
     Class heads are copied row by row where ``classes_of`` knows the names, else loaded where their shapes are equal.
@@ -200,14 +200,13 @@ def tune_weights(model: nn.Module, content: Mapping[str, Any], source: str, clas
 
     Args:
         model: changed in place; unchanged when an error is raised.
-        content: of a checkpoint file.
+        state: weights of a checkpoint.
         source: its name for the report and messages.
         classes_of: called once, only for a file with class heads.
 
     Raises:
-        CheckpointError: no weights in it, another architecture, or less than 90 % of the backbone in a backbone's file.
+        CheckpointError: another architecture, or less than 90 % of the backbone in a backbone's file.
     """
-    state = weights_in(content, source)
     prefix = _backbone_prefix(model, state)
     if prefix is not None:
         own = model.state_dict()

@@ -11,12 +11,10 @@ same (``INSTEAD``, ``COMPONENTS``).
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
-from os import PathLike
 from typing import Any, NamedTuple
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from .node import Located
 from .words import WORDS
 
@@ -371,18 +369,3 @@ def refuse_other_kinds(tree: Located) -> None:
     for key, holds, text in _KINDS:
         if key in tree.value and holds(tree.value):
             raise ConfigError(f"{tree.value[key].origin}: {key}: {text}")
-
-
-def refuse_url(path: str | PathLike[str]) -> None:
-    """See that a checkpoint is a path.
-
-    Raises:
-        CheckpointError: a URL, which is not fetched.
-    """
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=.)", str(path))  # a Path has joined its slashes; C:/ is a drive
-    if found is not None:
-        url = f"{found[1]}://{str(path)[found.end() :]}"
-        raise CheckpointError(
-            f"{url} is a URL, and nothing is downloaded here: fetch it first (curl -LO {shlex.quote(url)}), then give "
-            "the path of the file"
-        )

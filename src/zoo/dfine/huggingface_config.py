@@ -129,6 +129,8 @@ def config_from_huggingface(
     """
     check_model_type(content, "config.json")
     num_classes = class_count(weights)
+    if "decoder.reg_scale" not in weights:
+        raise CheckpointError("no reg_scale among the weights: not a D-FINE, or incomplete")
     given = {**{key: value for key, _, value in (*_ENCODER, *_DECODER)}, **_FIXED, **_TRAINING, **content}
     for key, value in _FIXED.items():
         if given[key] != value:
@@ -255,8 +257,8 @@ def class_count(weights: Mapping[str, Tensor]) -> int:
         CheckpointError: no class head among them, or heads of different class counts.
     """
     rows = {key: len(one) for key, one in weights.items() if re.fullmatch(_CLASS_HEADS, key)}
-    if not rows or "decoder.reg_scale" not in weights:
-        raise CheckpointError("no class heads or no reg_scale among the weights: not a D-FINE, or incomplete")
+    if not rows:
+        raise CheckpointError("no class heads among the weights: not a D-FINE, or incomplete")
     if len(set(rows.values())) > 1:
         found = ", ".join(f"{key} {count}" for key, count in rows.items())
         raise CheckpointError(f"the class heads have different class counts ({found}): the file is damaged")

@@ -92,8 +92,10 @@ def test_weights_that_contradict_each_other(tmp_path: Path) -> None:
         CheckpointError, match=r"different class counts \(decoder\.enc_score_head\.weight 2, .*bias 3\)"
     ):
         config_from_huggingface(content, weights_of(2) | {"decoder.dec_score_head.0.bias": torch.zeros(3)})
-    with pytest.raises(CheckpointError, match="no class heads or no reg_scale among the weights: not a D-FINE"):
+    with pytest.raises(CheckpointError, match="no class heads among the weights: not a D-FINE"):
         config_from_huggingface(content, {})
+    with pytest.raises(CheckpointError, match="no reg_scale among the weights: not a D-FINE"):
+        config_from_huggingface(content, {key: one for key, one in weights_of(2).items() if "reg_scale" not in key})
 
 
 def test_unknown_and_differing_entries_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

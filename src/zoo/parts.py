@@ -1,0 +1,13 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Imports what detectors are built from, every backbone and every family, so that configs can name it."""
+
+from ..nn.backbone import hgnetv2 as hgnetv2
+from ..nn.backbone import resnet as resnet
+from ..nn.backbone import timm as timm
+from .dfine import decoder as decoder
+from .dfine import encoder as encoder
+from .dfine import model as model
+from .dfine import postprocess as postprocess
+from .rtdetr.decoder import RTDETRTransformer as RTDETRTransformer
+from .rtdetr.model import RTDETR as RTDETR
