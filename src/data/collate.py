@@ -216,7 +216,7 @@ class PaddedBatchCollateFunction(CollateFunction):
 
     @staticmethod
     def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Bilinear with antialiasing: nearest neighbour drops whole strokes of the text on a page (a quarter at 3/4)."""
+        """Bilinear with antialiasing: nearest neighbour drops whole strokes of text, a quarter of them at 3/4."""
         if size is None or tuple(images.shape[-2:]) == size:
             return images
         resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
