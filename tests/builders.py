@@ -4,6 +4,7 @@
 
 import importlib.util
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,9 @@ SIZE = (64, 96)
 
 
 def load_tool(name: str) -> ModuleType:
-    """``tools/NAME.py`` as a module."""
+    """``tools/NAME.py`` as a module; what lies beside it is found, as where Python runs it as a script."""
+    if str(ROOT / "tools") not in sys.path:
+        sys.path.append(str(ROOT / "tools"))
     spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
