@@ -204,7 +204,7 @@ def yolo_images_left_out(case: Case) -> None:
 
 def yolo_valid_key(case: Case) -> None:
     case.expect("check reads it", case.check() in (0, 1))
-    from isdfine.data.dataset.yolo_files import parse_yolo
+    from isdfine.data.dataset.yolo import parse_yolo
 
     for split in ("valid", "val"):
         case.expect(f"split {split} is read", len(parse_yolo(str(case.folder / "data.yaml"), split=split)) == 1)

@@ -12,7 +12,7 @@ from isdfine.core.config.node import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
 from isdfine.core.errors import ConfigError
 from isdfine.data.classes import class_list, synonyms
 from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.yolo_files import yolo_label_space
+from isdfine.data.dataset.yolo import yolo_label_space
 
 LEVELS = range(1, 9)
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(

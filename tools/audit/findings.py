@@ -16,7 +16,7 @@ from isdfine.data.dataset import problems
 from isdfine.data.dataset.annotations import Annotations
 from isdfine.data.dataset.problems import Losses
 from isdfine.data.dataset.voc_folder import xml_file
-from isdfine.data.dataset.yolo_files import label_files
+from isdfine.data.dataset.yolo import label_files
 
 Severity = Literal["error", "warning", "note"]
 """error: training stops, or evaluation is wrong; warning: a person should look; note: good to know."""

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from isdfine.core.errors import DataError
 from isdfine.core.files import file_bytes
-from isdfine.data.dataset.file_names import UnlistedImages
 from isdfine.data.dataset.json_lists import read_lists
-from isdfine.data.dataset.layout import files_below
+from isdfine.data.dataset.layout import UnlistedImages, files_below
 from isdfine.data.dataset.other_tools import TOOLS, other_tool
 from isdfine.data.dataset.yolo_data import has_labels
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from isdfine.data.dataset.annotations import clipped_corners, has_area
-from isdfine.data.dataset.yolo_files import label_files
+from isdfine.data.dataset.yolo import label_files
 
 from .edit import keep_rows
 from .findings import Split

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from isdfine.data.dataset.file_names import UnlistedImages
 from isdfine.data.dataset.frame import REMEDY, Evidence
 from isdfine.data.dataset.images import SUFFIXES
+from isdfine.data.dataset.layout import UnlistedImages
 from isdfine.data.dataset.orientation import belongs_upright
-from isdfine.data.dataset.yolo_files import label_files
+from isdfine.data.dataset.yolo import label_files
 
 from .findings import Finding, Split
 from .lookalikes import alike

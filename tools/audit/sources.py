@@ -18,15 +18,13 @@ from isdfine.core.errors import DataError
 from isdfine.core.files import check_regular
 from isdfine.data.dataset.annotations import Annotations, files_present
 from isdfine.data.dataset.coco_json import UNKNOWN_SIZE
-from isdfine.data.dataset.file_names import UnlistedImages
 from isdfine.data.dataset.formats import read_annotations
 from isdfine.data.dataset.frame import settled
 from isdfine.data.dataset.images import SUFFIXES, image_sizes
-from isdfine.data.dataset.layout import TEST, XML, folders_in, split_of, subfolder
+from isdfine.data.dataset.layout import TEST, XML, UnlistedImages, folders_in, split_of, subfolder, text_lines
 from isdfine.data.dataset.other_tools import other_tool
 from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.text_lines import text_lines
-from isdfine.data.dataset.voc_files import PAIR
+from isdfine.data.dataset.voc import PAIR
 from isdfine.data.dataset.voc_folder import xml_folders
 from isdfine.data.dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, find_data
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from isdfine.data.dataset.yolo_files import standard_label_file
+from isdfine.data.dataset.yolo import standard_label_file
 
 from .findings import Split
 from .losses import inside_boxes, lost_in

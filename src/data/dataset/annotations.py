@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...core.errors import DataError
 from ...core.files import check_regular
 from ..label_space import LabelSpace
-from .file_names import UnlistedImages
+from .layout import UnlistedImages
 from .problems import Problems
 
 

@@ -14,8 +14,7 @@ from .coco_categories import coco_label_space
 from .coco_json import parse_coco
 from .detection import DetectionDataset
 from .frame import Upright, settled
-from .prepare import prepare
-from .subset import Subset
+from .prepare import Subset, prepare
 
 
 @register

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
-from .areas import sound_areas
+from .box_format import sound_areas
 from .coco_categories import categories_space, warn_of_groups, warn_of_other_names
 from .coco_fields import LARGEST, ImageIds, OddEntry, fits_int64, is_rotated, report_rotated, short, whole_number
 from .json_lists import check_keys, load_all, no_collection, read_lists

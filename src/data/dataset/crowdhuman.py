@@ -19,10 +19,9 @@ from .detection import DetectionDataset
 from .frame import Upright
 from .images import image_sizes
 from .json_lists import unique_keys
-from .prepare import prepare
+from .layout import text_lines
+from .prepare import Subset, prepare
 from .problems import Problems
-from .subset import Subset
-from .text_lines import text_lines
 
 BoxKind = Literal["fbox", "vbox", "hbox"]
 _PERSON, _HEAD = "person", "head"

@@ -18,8 +18,8 @@ from .frame import Upright, settled
 from .image_folder import parse_folder
 from .objects365 import parse_objects365
 from .problems import Problems
-from .voc_files import parse_voc
-from .yolo_files import parse_yolo
+from .voc import parse_voc
+from .yolo import parse_yolo
 
 
 def read_annotations(

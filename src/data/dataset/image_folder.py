@@ -14,9 +14,8 @@ from .annotations import Annotations, Collected
 from .detection import DetectionDataset
 from .frame import Upright
 from .images import SUFFIXES, image_sizes, list_images
-from .prepare import prepare
+from .prepare import Subset, prepare
 from .problems import Problems
-from .subset import Subset
 
 
 @register

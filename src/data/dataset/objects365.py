@@ -21,9 +21,8 @@ from .coco_categories import coco_label_space
 from .coco_json import parse_coco
 from .detection import DetectionDataset
 from .frame import Upright, settled
-from .prepare import prepare
+from .prepare import Subset, prepare
 from .problems import Problems
-from .subset import Subset
 
 logger = logging.getLogger(__name__)
 

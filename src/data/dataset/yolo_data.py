@@ -16,9 +16,8 @@ from typing import Any
 from ...core.config.node import read_yaml
 from ...core.errors import ConfigError
 from ..label_space import LabelSpace
-from .layout import IMAGES, SPLITS, TEST, TRAIN, VAL, XML, files_below, folders_in, subfolder
+from .layout import IMAGES, SPLITS, TEST, TRAIN, VAL, XML, files_below, folders_in, subfolder, text_lines
 from .problems import Problems
-from .text_lines import text_lines
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from isdfine.data.dataset.areas import sound_areas
+from isdfine.data.dataset.box_format import sound_areas
 
 BOXES = np.array([[0, 0, 10, 10], [5, 5, 20, 30], [1, 1, 40, 40.0]])
 OWN = [100, 600, 1600]

@@ -5,8 +5,7 @@ import pytest
 
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.annotations import Collected
-from isdfine.data.dataset.prepare import prepare, with_class_count
-from isdfine.data.dataset.subset import Subset
+from isdfine.data.dataset.prepare import Subset, prepare, with_class_count
 from isdfine.data.label_space import LabelSpace
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from isdfine.core.errors import ConfigError, DataError
-from isdfine.data.dataset.subset import Subset
+from isdfine.data.dataset.prepare import Subset
 
 NAMES = [f"folder{index % 3}/image{index:03}.jpg" for index in range(200)]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from detector_cases import LABELS
 from isdfine import Detections
 from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.yolo_rows import parse_rows
+from isdfine.data.dataset.yolo import parse_rows
 from isdfine.data.label_space import LabelSpace
 from isdfine.deploy.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
 from isdfine.deploy.inference.sources import Clip, InputImage

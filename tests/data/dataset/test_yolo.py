@@ -9,8 +9,7 @@ from PIL import Image
 
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.yolo import YoloDetection
-from isdfine.data.dataset.yolo_files import label_files, parse_yolo, yolo_label_space
+from isdfine.data.dataset.yolo import YoloDetection, label_files, parse_yolo, yolo_label_space
 
 
 def write(root, labels=None, **yaml_keys):

@@ -8,10 +8,9 @@ from PIL import Image
 
 from isdfine.core.errors import DataError
 from isdfine.data.dataset import voc_xml
+from isdfine.data.dataset.prepare import Subset
 from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.subset import Subset
-from isdfine.data.dataset.voc import VOCDetection
-from isdfine.data.dataset.voc_files import parse_voc
+from isdfine.data.dataset.voc import VOCDetection, parse_voc
 
 SIZE = "<size>\n<width>60</width>\n<height>40</height>\n</size>"
 

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from isdfine.data.dataset.file_names import UnlistedImages
+from isdfine.data.dataset.layout import UnlistedImages
 
 WINDOWS, CASE, ENCODED = "paths of Windows: write / for \\", "upper and lower case", "percent-encoding"
 UNICODE, UPLOAD, FOLDER = "another Unicode form", "a prefix of Label Studio", "another folder"
