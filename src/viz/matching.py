@@ -58,7 +58,8 @@ def pairwise_overlap(
     union = own + other - shared
     if crowd is not None:
         union = np.where(crowd[None], own, union)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    overlap: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlap
 
 
 def match(image: JudgedImage, *, iou: float = IOU, max_detections: int = MAX_DETECTIONS) -> Matches:

@@ -117,7 +117,8 @@ def _cut_edges(boxes: NDArray[np.float64], frames: NDArray[np.float64], size: tu
     sides = (frames[:, 2:] - frames[:, :2])[:, [0, 1, 0, 1]]
     near = np.abs(boxes - frames) <= np.maximum(2, _CUT * sides)
     inner = np.concatenate([frames[:, :2] > 0, frames[:, 2:] < [width, height]], axis=1)
-    return near & inner
+    cut: NDArray[np.bool_] = near & inner
+    return cut
 
 
 def _groups(

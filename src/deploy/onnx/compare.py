@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,4 +129,5 @@ def _pairs(expected: Found, found: Found, scale: Array, tolerance: Tolerance) ->
     could_come_in = found.scores[theirs] <= expected.scores.min() + near
     tied = (price[mine, theirs] > 1) & could_be_cut & could_come_in
     counts = expected.scores[mine] >= tolerance.floor * expected.scores.max()
-    return rows[counts & ~tied]
+    compared: NDArray[np.floating[Any]] = rows[counts & ~tied]
+    return compared

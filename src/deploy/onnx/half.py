@@ -266,8 +266,9 @@ def _typed_inputs(op_type: str, opset: int, count: int) -> tuple[bool, ...]:
 def _finite(tensor: TensorProto) -> np.ndarray:
     from onnx import numpy_helper
 
-    values = numpy_helper.to_array(tensor)
-    return values[np.isfinite(values)]
+    values: np.ndarray = numpy_helper.to_array(tensor)
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
 
 
 def _fits(tensor: TensorProto) -> bool:
@@ -280,4 +281,4 @@ def _fits(tensor: TensorProto) -> bool:
 
 
 def _opset(proto: ModelProto) -> int:
-    return next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
+    return int(next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")))

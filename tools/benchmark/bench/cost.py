@@ -217,7 +217,7 @@ class _Bench:
         step()
         end.record()
         torch.cuda.synchronize(self.device)
-        return start.elapsed_time(end) / 1000
+        return float(start.elapsed_time(end)) / 1000
 
     def peak_bytes(self, step: _Step) -> int:
         """Peak of one step after the warm-up, what was there before included."""

@@ -18,20 +18,20 @@ class LiveTensors(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive at a time, also of tensors on the meta device.
 
     What a kernel takes for itself while it works (workspaces, copies in another layout) is no tensor and not counted.
-
-    Args:
-        existing: tensors that are there before; they count from the start to the end.
     """
 
-    def __init__(self, existing: Iterator[Tensor]) -> None:
-        super().__init__()
-        self._owners: Counter[int] = Counter()
-        self._bytes = 0
-        self.peak = 0
-        """Bytes."""
-        self._kept = list(existing)
-        for tensor in self._kept:
-            self._add(tensor)
+    _bytes = peak = 0
+    _owners: Counter[int]
+    _kept: list[Tensor]
+
+    @classmethod
+    def beside(cls, existing: Iterator[Tensor]) -> LiveTensors:
+        """A count in which tensors that are there before count from the start to the end."""
+        live = cls()
+        live._owners, live._kept = Counter(), list(existing)
+        for tensor in live._kept:
+            live._add(tensor)
+        return live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and look at what it returns."""
@@ -60,7 +60,8 @@ class LiveTensors(TorchDispatchMode):
 def counted_peak(model: nn.Module, images: Tensor) -> int:
     """Bytes of weights, buffers, images and intermediate results at the peak of a pass; on the meta device without
     using any."""
-    with torch.no_grad(), LiveTensors(_tensors(model, images)) as live:
+    live = LiveTensors.beside(_tensors(model, images))
+    with torch.no_grad(), live:
         model(images)
     return live.peak
 

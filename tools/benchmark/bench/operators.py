@@ -15,9 +15,7 @@ WAITS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "
 class Operators(TorchDispatchMode):
     """Counts operators, views included, and those among them that wait for the device."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = self.waits = 0
+    count = waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
