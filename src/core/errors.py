@@ -106,3 +106,9 @@ def check_counts(*, most: int = 100_000, **counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
         if value > most:
             raise ValueError(f"{name} must be at most {most}, got {value}")
+
+
+def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    """Refuse an option that is none of the choices (ValueError)."""
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(map(repr, choices))}")

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core import dist
-from ..core.errors import check_non_negative, check_positive
+from ..core.errors import check_choice, check_non_negative, check_positive
 from ..core.registry import register
-from ..losses.checks import check_choice
 from ..losses.criterion import Criterion
 from ..nn.capture import (
     CROSS_ATTENTION,

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..losses.sets import to_device
-from ..losses.step import MatchedStep
+from ..losses.matched import MatchedStep, to_device
 from ..nn.capture import CapturedAttention
 from .maps import LayerMaps, valid_rows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..losses.criterion import Criterion
-from ..losses.step import MatchedGroup
+from ..losses.matched import MatchedGroup
 
 
 def check_distributions(who: str, model: nn.Module) -> None:

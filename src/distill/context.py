@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 
 from ..losses.criterion import Criterion
-from ..losses.step import MatchedStep
+from ..losses.matched import MatchedStep
 from ..nn.types import DetectorOutput, Want
 
 T = TypeVar("T")

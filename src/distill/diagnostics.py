@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..losses.functions import edge_kl
-from ..losses.step import MatchedGroup
+from ..losses.matched import MatchedGroup
 from ..nn.capture import SELF_ATTENTION, CapturedAttention, offers_attention
 from ..nn.types import Want
 from .context import DistillationContext, Distiller, counted, told_apart

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ..core.errors import check_non_negative, check_positive
 from ..core.registry import register
 from ..losses.criterion import Criterion
-from ..losses.pairs import DnPadding
-from ..losses.step import MatchedGroup, MatchedStep
+from ..losses.matched import DnPadding, MatchedGroup, MatchedStep
 from .checks import (
     check_distributions,
     check_layers,

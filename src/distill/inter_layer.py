@@ -10,13 +10,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import check_non_negative, check_positive
+from ..core.errors import check_choice, check_non_negative, check_positive
 from ..core.registry import register
-from ..losses.checks import check_choice
 from ..losses.criterion import Criterion
 from ..losses.functions import class_kl, soften, softened_kl, zero_where_equal
-from ..losses.pairs import DnPadding
-from ..losses.step import MatchedGroup, MatchedStep
+from ..losses.matched import DnPadding, MatchedGroup, MatchedStep
 from .checks import (
     check_distributions,
     check_layers,

@@ -11,10 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..losses.checks import check_choice
+from ..core.errors import check_choice
 from ..losses.functions import ddf_loss, decoupled_mean
-from ..losses.pairs import DnPadding
-from ..losses.step import MatchedGroup, MatchedStep
+from ..losses.matched import DnPadding, MatchedGroup, MatchedStep
 
 DnCounts = Literal["shared", "own"]
 

@@ -17,7 +17,7 @@ from ..core import dist
 from ..core.config import Config
 from ..core.errors import ConfigError
 from ..losses.criterion import Criterion
-from ..losses.step import MatchedStep
+from ..losses.matched import MatchedStep
 from ..nn.types import TRAINING, DetectorOutput, Target, Want
 from .checks import answering_layers
 from .context import DistillationContext, Distiller, counted, told_apart

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from ..losses.checks import check_choice
+from ..core.errors import check_choice
 
 Direction = Literal["deep_to_shallow", "shallow_to_deep"]
 DIRECTIONS: tuple[str, ...] = get_args(Direction)

@@ -4,24 +4,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import check_counts
+from ..core.errors import ConfigError, check_choice, check_counts, check_non_negative
 from ..core.registry import register
 from ..nn.boxes import cxcywh_to_xyxy
 from ..nn.edges import encode_targets, weighting
-from ..nn.types import DetectorOutput, Target
-from .checks import LOSSES, check_choice, check_focal, check_output, check_weights, idle_parts
+from ..nn.types import DetectorOutput, Predictions, Target
 from .functions import fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
-from .matcher import HungarianMatcher
-from .pairs import matched_boxes, pair_up
-from .sets import SetStack, TargetTable, group_sets, matching_sets, tabulate
-from .step import MatchedGroup, MatchedStep
+from .matched import (
+    MatchedGroup,
+    MatchedStep,
+    SetStack,
+    TargetTable,
+    group_sets,
+    matched_boxes,
+    matching_sets,
+    pair_up,
+    tabulate,
+)
+from .matcher import HungarianMatcher, check_focal
+
+LOSSES = {
+    "vfl": ("loss_vfl",),
+    "focal": ("loss_focal",),
+    "boxes": ("loss_bbox", "loss_giou"),
+    "local": ("loss_fgl", "loss_ddf"),
+}
+"""What an entry of ``losses`` computes; ``weight_dict`` weighs the single terms."""
 
 Terms = dict[str, Tensor]
 """Name of a term -> (k,) values of the first k sets of a stack."""
@@ -222,3 +237,75 @@ class DFINECriterion(nn.Module):
         assert output.up is not None
         assert output.reg_scale is not None
         return weighting(self.reg_max, output.up, output.reg_scale), output.reg_scale
+
+
+def check_weights(weight_dict: Mapping[str, float], losses: Sequence[str]) -> None:
+    """Every loss and every weighted term must be known, and one loss at least must weigh something (ValueError)."""
+    for kind, names, known in (
+        ("losses: no loss", losses, [*LOSSES]),
+        ("weight_dict: no term", weight_dict, [term for terms in LOSSES.values() for term in terms]),
+    ):
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"DFINECriterion.{kind} named {', '.join(unknown)}; choose from {', '.join(known)}")
+    for term, weight in weight_dict.items():
+        check_non_negative(f"DFINECriterion.weight_dict.{term}", weight)
+    if not any(weight_dict.get(term) for name in losses for term in LOSSES[name]):
+        terms = [term for name in losses for term in LOSSES[name]] or ["those of at least one loss"]
+        raise ValueError(f"DFINECriterion: no loss weighs anything; give weights to {', '.join(terms)}")
+
+
+def idle_parts(weight_dict: Mapping[str, float], losses: Sequence[str]) -> list[str]:
+    """Weights without their loss, and losses without any weight: neither is computed, as in the official code."""
+    asked = [term for name in losses for term in LOSSES[name]]
+    spare = [term for term in weight_dict if term not in asked]
+    weightless = [name for name in losses if not any(term in weight_dict for term in LOSSES[name])]
+    return [
+        *(f"weight_dict.{term} has no effect: no loss of {list(losses)} computes it" for term in spare),
+        *(f"the loss {name} has no effect: weight_dict has no {' or '.join(LOSSES[name])}" for name in weightless),
+    ]
+
+
+def check_output(output: DetectorOutput, num_classes: int, reg_max: int | None) -> None:
+    """Compare an output's shapes with the criterion's options.
+
+    Args:
+        num_classes: classes every head must have; encoder proposals may be class-agnostic instead.
+        reg_max: highest bin N every decoder layer must have, or None when distributions are not scored.
+
+    Raises:
+        ConfigError: naming the place and both numbers.
+    """
+    for place, one, is_layer in _all_predictions(output):
+        classes = one.logits.shape[-1]
+        if classes != num_classes and not (classes == 1 and place == "proposals"):
+            raise ConfigError(
+                f"{place}.logits have {classes} classes but DFINECriterion.num_classes is {num_classes}: "
+                "give model and criterion the same num_classes"
+            )
+        if is_layer and reg_max is not None:
+            _check_edges(place, one, reg_max)
+    if reg_max is not None and (output.up is None or output.reg_scale is None):
+        raise ConfigError("losses ask for 'local', but the output has no up and reg_scale: needs an FDR head")
+
+
+def _check_edges(place: str, layer: Predictions, reg_max: int) -> None:
+    if layer.edge_logits is None or layer.initial_boxes is None:
+        raise ConfigError(f"losses ask for 'local', but {place} has no edge distributions: needs an FDR head")
+    values, expected = layer.edge_logits.shape[-1], 4 * (reg_max + 1)
+    if values != expected:
+        raise ConfigError(
+            f"{place}.edge_logits have {values} values per query, but DFINECriterion.reg_max {reg_max} asks for "
+            f"4 * (reg_max + 1) = {expected}: give decoder and criterion the same reg_max"
+        )
+
+
+def _all_predictions(output: DetectorOutput) -> Iterator[tuple[str, Predictions, bool]]:
+    """Every prediction set with its place, and whether it is a decoder layer."""
+    heads = [("", output.layers, output.initial)]
+    heads += [(f"groups[{name!r}].", group.layers, group.initial) for name, group in output.groups.items()]
+    for prefix, layers, initial in heads:
+        yield from ((f"{prefix}layers[{i}]", one, True) for i, one in enumerate(layers))
+        if initial is not None:
+            yield f"{prefix}initial", initial, False
+    if output.proposals is not None:
+        yield "proposals", output.proposals, False

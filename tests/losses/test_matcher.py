@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from golden_cases import load_golden
-from isdfine.losses.matcher import HungarianMatcher, union_match
-from isdfine.losses.pair_costs import focal_cost
-from isdfine.losses.sets import stack_sets, tabulate
+from isdfine.losses.matched import stack_sets, tabulate
+from isdfine.losses.matcher import HungarianMatcher, focal_cost, union_match
 from isdfine.nn.types import Predictions
 from losses.cases import official_matcher
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from isdfine.losses.step import MatchedGroup
+from isdfine.losses.matched import MatchedGroup
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou
 from isdfine.nn.types import Predictions
 from losses.cases import Case, official_criterion, random_case

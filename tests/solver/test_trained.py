@@ -16,7 +16,7 @@ from builders import write_micro_config
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.core.registry import REGISTRY
 from isdfine.distill.context import DistillationContext, Distiller
-from isdfine.losses.step import MatchedStep
+from isdfine.losses.matched import MatchedStep
 from isdfine.nn.types import DetectorOutput
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training

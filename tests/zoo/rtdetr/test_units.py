@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from golden_cases import fill_detr, load_golden
+from isdfine.losses.matched import stack_sets, tabulate
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.losses.rtdetr import RTDETRCriterion, RTDETRCriterionv2
-from isdfine.losses.sets import stack_sets, tabulate
 from isdfine.nn.position import POSITION_TABLES
 from isdfine.nn.projected_sampling import ProjectedDeformableAttention
 from isdfine.nn.queries import join_groups

@@ -1,0 +1,380 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""A training step from prediction sets to pairs: stacked where shapes agree, matched once for all losses.
+
+Row r = b * Q + q stands for query q of image b; the ground-truth boxes of a batch are numbered through, image by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import dist
+from ..nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
+from ..nn.types import DetectorOutput, GroupOutput, Predictions, Target
+
+DnPadding = Literal["include", "exclude"]
+
+
+def to_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Host array on the device; from pinned memory, so that the host does not wait for a busy accelerator."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+@dataclass(frozen=True)
+class SetStack:
+    """S prediction sets of the same queries, stacked. The first K sets carry distributions."""
+
+    suffixes: tuple[str, ...]
+    """One per set, appended to the losses' names."""
+    logits: tuple[Tensor, ...]
+    """(S_i, R, C_i) float32 for neighbouring sets with equal C; the S_i add up to S."""
+    boxes: Tensor
+    """(S, R, 4) float32 cxcywh."""
+    edge_logits: Tensor | None
+    """(K, R, 4, N + 1) float32, or None without FDR heads."""
+    initial_boxes: Tensor | None
+    """(R, 4) float32 boxes that all K sets refine, or None."""
+    batch: int
+    queries: int
+    teacher: int
+    """Which of the first K sets is the deepest layer: it teaches the others."""
+
+    def __len__(self) -> int:
+        return len(self.suffixes)
+
+    @property
+    def rows(self) -> int:
+        """R, queries of all images."""
+        return self.batch * self.queries
+
+    def only(self, index: int) -> SetStack:
+        """A stack of one set, for matching."""
+        start = 0
+        for block in self.logits:
+            if index < start + len(block):
+                logits = (block[index - start, None],)
+                boxes = self.boxes[index, None]
+                return SetStack((self.suffixes[index],), logits, boxes, None, None, self.batch, self.queries, 0)
+            start += len(block)
+        raise IndexError(f"set {index} of {len(self)}")
+
+
+def stack_sets(sets: Sequence[tuple[str, Predictions]], num_layers: int) -> SetStack:
+    """Stack named sets over the same queries; the first ``num_layers`` are decoder layers, the last of them teaches.
+
+    Raises:
+        ValueError: the sets do not share batch size and number of queries.
+    """
+    shapes = {name or "final": tuple(one.boxes.shape[:2]) for name, one in sets}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"prediction sets must share (batch, queries), got {shapes}: their rows are the same queries")
+    batch, queries = sets[0][1].boxes.shape[:2]
+    blocks: list[list[Tensor]] = []
+    for _, one in sets:
+        if not blocks or blocks[-1][0].shape != one.logits.shape:
+            blocks.append([])
+        blocks[-1].append(one.logits)
+    layers = [one for _, one in sets[:num_layers]]
+    edges = [one.edge_logits for one in layers if one.edge_logits is not None]
+    initial = layers[-1].initial_boxes if layers else None
+    return SetStack(
+        suffixes=tuple(name for name, _ in sets),
+        logits=tuple(torch.stack(block).float().flatten(1, 2) for block in blocks),
+        boxes=torch.stack([one.boxes for _, one in sets]).float().flatten(1, 2),
+        edge_logits=torch.stack(edges).float().flatten(1, 2).unflatten(-1, (4, -1)) if edges else None,
+        initial_boxes=None if initial is None else initial.detach().float().flatten(0, 1),
+        batch=batch,
+        queries=queries,
+        teacher=num_layers - 1,
+    )
+
+
+def matching_sets(output: DetectorOutput, *, proposals_as_layer: bool = False) -> SetStack:
+    """The sets that are matched: every layer (the last has no suffix), the initial head, the encoder's proposals.
+
+    The proposals are called ``_enc_0``, or like one more layer before the last (RT-DETR's first version).
+    """
+    last = len(output.layers) - 1
+    sets = [("" if i == last else f"_aux_{i}", one) for i, one in enumerate(output.layers)]
+    if output.initial is not None:
+        sets.append(("_pre", output.initial))
+    if output.proposals is not None:
+        sets.append((f"_aux_{last}" if proposals_as_layer else "_enc_0", output.proposals))
+    return stack_sets(sets, len(output.layers))
+
+
+def group_sets(name: str, group: GroupOutput) -> SetStack:
+    """The sets of an extra query group: every layer and the initial head."""
+    sets = [(f"_{name}_{i}", one) for i, one in enumerate(group.layers)]
+    if group.initial is not None:
+        sets.append((f"_{name}_pre", group.initial))
+    return stack_sets(sets, len(group.layers))
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """Ground truth of a batch, T = sum of ``counts`` boxes in image order."""
+
+    labels: Tensor
+    """(T,) int64."""
+    boxes: Tensor
+    """(T, 4) float32 cxcywh."""
+    corners: Tensor
+    """(T, 4) float32 xyxy."""
+    image: Tensor
+    """(T,) int64 image of every box."""
+    first: Tensor
+    """(B,) int64 number of each image's first box."""
+    counts: tuple[int, ...]
+    """Boxes per image, known to the host."""
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def starts(self) -> list[int]:
+        """B + 1 bounds of the images' blocks."""
+        return [0, *np.cumsum(self.counts).tolist()]
+
+
+def tabulate(targets: Sequence[Target], batch: int, device: torch.device) -> TargetTable:
+    """Concatenate the targets of a batch.
+
+    Args:
+        targets: one mapping per image with ``labels`` (T,) and ``boxes`` (T, 4) cxcywh fractions.
+        batch: images in the predictions.
+        device: where the predictions are.
+
+    Raises:
+        ValueError: the numbers of images, or of boxes and labels of an image, differ, or a box has not 4 numbers.
+    """
+    if len(targets) != batch:
+        raise ValueError(f"predictions of {batch} images but {len(targets)} targets: give one target per image")
+    # views are made only where needed: they count once per image
+    labels = [one["labels"] if one["labels"].dim() == 1 else one["labels"].reshape(-1) for one in targets]
+    boxes = [one["boxes"] if one["boxes"].dim() == 2 else one["boxes"].reshape(-1, 4) for one in targets]
+    for index, (label, box) in enumerate(zip(labels, boxes)):
+        if box.shape[-1] != 4:
+            raise ValueError(f"targets[{index}] has boxes of shape {tuple(box.shape)}: give (T, 4), cxcywh fractions")
+        if len(label) != len(box):
+            raise ValueError(f"targets[{index}] has {len(box)} boxes but {len(label)} labels: they belong row to row")
+    counts = np.array([len(label) for label in labels], dtype=np.int64)
+    image = np.repeat(np.arange(batch), counts)
+    packed = to_device(np.concatenate((image, np.cumsum(counts) - counts)), device)
+    all_boxes = torch.cat(boxes).to(device=device, dtype=torch.float32)
+    return TargetTable(
+        labels=torch.cat(labels).to(device=device, dtype=torch.int64),
+        boxes=all_boxes,
+        corners=cxcywh_to_xyxy(all_boxes),
+        image=packed[: len(image)],
+        first=packed[len(image) :],
+        counts=tuple(counts.tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P pairs (row, target number) per set: some for the class loss, some for the box losses."""
+
+    rows: Tensor
+    """(S, P) int64 in 0..B*Q-1."""
+    numbers: Tensor
+    """(S, P) int64 in 0..T-1."""
+    own: slice
+    """Columns that a set matched itself: class loss."""
+    agreed: slice
+    """Columns of the box losses: those on which all sets agree (their union, or fixed pairs; equal in every set), or
+    ``own`` again where each set is scored on its own matches."""
+    padding: Tensor | None = None
+    """(B * Q,) bool, rows that only fill up the batch; None where there are none."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Averages over ranks, scalar tensors: W ranks divide by what one rank with all their images would."""
+
+    own: Tensor
+    """Pairs of the class loss, at least 1 (``num_boxes``)."""
+    agreed: Tensor
+    """Pairs of the box losses, at least 1 (``num_boxes_go``)."""
+    matched: Tensor
+    """Queries with a box in ``agreed``."""
+    unmatched: Tensor
+    """All other queries, padding too."""
+    padding: Tensor
+    """Queries that only fill up the batch."""
+
+    def distilled(self, dn_padding: DnPadding) -> tuple[Tensor, Tensor]:
+        """Matched and unmatched queries of a distillation that does, or does not, include padding."""
+        return self.matched, self.unmatched if dn_padding == "include" else self.unmatched - self.padding
+
+
+def vote(rows: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Union of matches: the pair that most sets chose, for every query (D-FINE's global union; docs/method.md 6.2).
+
+    Args:
+        rows, numbers: any equal shape, matched rows and target numbers of all sets.
+
+    Returns: rows (U,) and numbers (U,), most votes first, ties by (row, number) ascending. A row occurs once; a target
+        may own several rows.
+    """
+    base = int(numbers.max(initial=0)) + 1
+    pairs, votes = np.unique(rows.astype(np.int64).ravel() * base + numbers.ravel(), return_counts=True)
+    ranked = pairs[np.argsort(-votes, kind="stable")]  # pairs were ascending, a stable sort keeps that among ties
+    _, firsts = np.unique(ranked // base, return_index=True)
+    kept = ranked[np.sort(firsts)]
+    return kept // base, kept % base
+
+
+@dataclass(frozen=True)
+class MatchedBoxes:
+    """Boxes of all pairs and their overlaps, each computed once."""
+
+    predicted: Tensor
+    """(S, P, 4) cxcywh."""
+    target: Tensor
+    """(S, P, 4) cxcywh."""
+    iou: Tensor
+    """(S, P)."""
+    giou: Tensor
+    """(S, P)."""
+
+
+def matched_boxes(stack: SetStack, pairs: Pairs, table: TargetTable, corners: Tensor) -> MatchedBoxes:
+    """Gather both sides of all pairs and compare them row by row.
+
+    Args:
+        corners: (S, R, 4) xyxy form of ``stack.boxes``.
+    """
+    both = torch.cat((stack.boxes, corners), -1)  # (S, R, 8)
+    both = both.gather(1, pairs.rows[..., None].expand(-1, -1, 8))
+    predicted, predicted_xyxy = both.split(4, -1)
+    truth, truth_xyxy = torch.cat((table.boxes, table.corners), -1)[pairs.numbers].split(4, -1)
+    return MatchedBoxes(predicted, truth, *paired_iou_and_giou(predicted_xyxy, truth_xyxy))
+
+
+def pair_up(
+    matched: tuple[np.ndarray, np.ndarray],
+    stack: SetStack,
+    groups: Sequence[tuple[SetStack, GroupOutput]],
+    table: TargetTable,
+    *,
+    united: bool = True,
+) -> list[tuple[Pairs, Counts]]:
+    """Pairs and counts of the matching queries, then of every extra group.
+
+    Args:
+        matched: rows and target numbers (S, M) from the matcher, on the host.
+        stack, groups: the prediction sets.
+        table: the batch's targets.
+        united: whether the sets' boxes are scored on the union of all matches; else each set's on its own.
+    """
+    rows, numbers = matched
+    own = rows.shape[1]
+    all_rows, all_numbers, boxed, agreed = rows, numbers, own, len(table)
+    if united:
+        union_rows, union_numbers = vote(rows, numbers)
+        spread = (len(stack), len(union_rows))
+        all_rows = np.concatenate((rows, np.broadcast_to(union_rows, spread)), 1)
+        all_numbers = np.concatenate((numbers, np.broadcast_to(union_numbers, spread)), 1)
+        boxed = agreed = len(union_rows)
+    sizes = [len(table), agreed, boxed, stack.rows - boxed]
+    for one, group in groups:
+        fixed = group.group.repeats * len(table)
+        sizes += [fixed, fixed, fixed, one.rows - fixed]
+    flat = np.concatenate((all_rows.ravel(), all_numbers.ravel(), np.array(sizes, dtype=np.int64)))
+    packed = to_device(flat, stack.boxes.device)  # the one copy back to the device
+    on_device = packed[: 2 * all_rows.size].view(2, *all_rows.shape)
+    scored = slice(own, None) if united else slice(0, own)
+    pairs = [Pairs(on_device[0], on_device[1], slice(0, own), scored)]
+    pairs += [fixed_pairs(one, group, table) for one, group in groups]
+    return list(zip(pairs, _average(packed[2 * all_rows.size :].float(), pairs)))
+
+
+def _average(sizes: Tensor, pairs: Sequence[Pairs]) -> list[Counts]:
+    """Counts of every group from their local sizes (4 each), in one small all-reduce."""
+    nothing = sizes.new_zeros(())
+    padding = torch.stack([nothing if one.padding is None else one.padding.sum().float() for one in pairs])
+    average = dist.mean(torch.cat((sizes.view(-1, 4), padding[:, None]), 1))
+    norms, queries = average.split((2, 3), 1)
+    return [Counts(*row.unbind()) for row in torch.cat((norms.clamp(min=1), queries), 1).unbind()]
+
+
+def fixed_pairs(stack: SetStack, group: GroupOutput, table: TargetTable) -> Pairs:
+    """Pairs of a group that knows its targets, without asking the device how many there are.
+
+    Raises:
+        ValueError: the group has no ``assigned``, or fewer queries than pairs.
+    """
+    query_group = group.group
+    if query_group.assigned is None:
+        raise ValueError(f"query group {query_group.name!r} has no assigned targets: the criterion cannot score it")
+    count = query_group.repeats * len(table)
+    if count > stack.rows:
+        raise ValueError(
+            f"query group {query_group.name!r} has {stack.rows} queries for {query_group.repeats} x {len(table)} "
+            "targets: repeats must say how often each target stands in assigned"
+        )
+    assigned = query_group.assigned.flatten()
+    # a stable sort puts the assigned rows first; their number is known, so nothing waits for the device
+    rows = (assigned < 0).int().argsort(stable=True)[:count]
+    numbers = assigned[rows] + table.first[rows // max(stack.queries, 1)]
+    padding = None if query_group.padding is None else query_group.padding.flatten()
+    everything = slice(0, None)
+    return Pairs(rows.expand(len(stack), -1), numbers.expand(len(stack), -1), everything, everything, padding)
+
+
+@dataclass(frozen=True)
+class MatchedGroup:
+    """The prediction sets of one query group with the pairs they are scored on. R = B * Q rows, K decoder layers."""
+
+    name: str
+    """Empty for the matching queries, else the group's name (``dn``)."""
+    stack: SetStack
+    """The sets; the first K are the decoder layers, of which ``stack.teacher`` is the deepest."""
+    pairs: Pairs
+    counts: Counts
+    """Averages over ranks."""
+    boxes: MatchedBoxes
+    table: TargetTable
+    """The targets of the whole batch."""
+
+    def matched(self, index: int = 0) -> Tensor:
+        """(R,) bool: queries that have a box in set ``index``; with a union, or fixed pairs, the same in every set."""
+        rows = self.pairs.rows[index, self.pairs.agreed]
+        return torch.zeros_like(self.stack.boxes[0, :, 0], dtype=torch.bool).index_fill(0, rows, True)
+
+    def overlaps(self, first: int, last: int) -> Tensor:
+        """(last - first, R) IoU of each query's box with its target in the sets ``first:last``, detached; 0 without
+        one."""
+        here = slice(first, last)
+        iou = self.boxes.iou[here, self.pairs.agreed].detach()
+        spread = iou.new_zeros(last - first, self.stack.rows)
+        return spread.scatter(1, self.pairs.rows[here, self.pairs.agreed], iou)
+
+    def confidence(self, first: int, last: int) -> Tensor:
+        """(last - first, R) best class score in (0, 1) of every query in decoder layers ``first:last``, detached."""
+        return self.stack.logits[0][first:last].detach().amax(-1).sigmoid()
+
+
+@dataclass(frozen=True)
+class MatchedStep:
+    """One training step, matched once for all losses."""
+
+    output: DetectorOutput
+    """What the model returned."""
+    groups: Sequence[MatchedGroup] = ()
+    """The matching queries, then every extra group in the output's order; none of a criterion without such pairs."""
+
+    @property
+    def matching(self) -> MatchedGroup:
+        """The matching queries."""
+        return self.groups[0]
