@@ -14,8 +14,7 @@ from .data.dataset import objects365 as objects365
 from .data.dataset import voc as voc
 from .data.dataset import yolo as yolo
 from .distill import attention as attention
-from .distill import go_lsd as go_lsd
-from .distill import inter_layer as inter_layer
+from .distill import layers as layers
 from .losses import criterion as criterion
 from .losses import matcher as matcher
 from .losses import rtdetr as rtdetr

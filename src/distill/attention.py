@@ -24,10 +24,8 @@ from ..nn.capture import (
 )
 from ..nn.types import Want
 from .captured import choose_rows, dense_maps, key_mask, point_maps, query_weights, row_weights, self_attention_maps
-from .context import DistillationContext, Distiller
+from .context import DIRECTIONS, Direction, DistillationContext, Distiller, Ramp, check_span, layer_pairs
 from .maps import DIVERGENCES, Compared, LayerMaps, attn_kl, compare_layers, some_weight
-from .pairs import DIRECTIONS, Direction, check_span, pairs
-from .ramp import Ramp
 
 __all__ = ["AttentionDistillation", "attn_kl"]
 
@@ -60,7 +58,7 @@ class AttentionDistillation(Distiller):
         query_subsample: rows of the maps that count in a step, chosen at random, the same in all layers; None for all.
         row_weight: ``uniform``; ``conf``: the best class score in the teacher's layer; ``matched_only``: queries that
             have a box.
-        ramp: see :class:`~isdfine.distill.ramp.Ramp`; the maps of a run's first steps are nearly uniform.
+        ramp: see :class:`~isdfine.distill.context.Ramp`; the maps of a run's first steps are nearly uniform.
         loss: ``kl`` of the student from the teacher, ``js``, or ``mse``: squared differences summed over the keys.
         entropy_guard: drop the loss of pairs whose teacher has more than 0.98 of the largest possible entropy on
             average (the mean is still over all pairs).
@@ -104,7 +102,8 @@ class AttentionDistillation(Distiller):
             raise ValueError(f"{who}.maps: explicit concerns self_attention, which is off: set it, or maps: recompute")
         if query_subsample is not None:
             check_positive(f"{who}.query_subsample", query_subsample)
-        self.weight, self.direction, self.span = weight, direction, span
+        self.weight, self.span = weight, span
+        self.direction: Direction = direction
         self.temperature, self.loss, self.row_weight = temperature, loss, row_weight
         self.everything, self.query_subsample = queries == "all", query_subsample
         self.ramp = Ramp(ramp, f"{who}.ramp")
@@ -151,7 +150,7 @@ class AttentionDistillation(Distiller):
 
     def attention_pairs(self, layers: int) -> list[tuple[int, int]]:
         """(student, teacher) decoder layers, 0-based, of a model with this many."""
-        return [(student - 1, teacher - 1) for student, teacher in pairs(layers, self.direction, self.span)]
+        return [(student - 1, teacher - 1) for student, teacher in layer_pairs(layers, self.direction, self.span)]
 
     def forward(self, context: DistillationContext) -> dict[str, Tensor]:
         attention = _attention(context)

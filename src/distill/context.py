@@ -1,20 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every distiller gets, and what it must offer."""
+"""What every distiller gets and what it must offer; when in a run it acts, and which layer learns from which."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
+from ..core.errors import check_choice
 from ..losses.criterion import Criterion
 from ..losses.matched import MatchedStep
 from ..nn.types import DetectorOutput, Want
 
 T = TypeVar("T")
+Direction = Literal["deep_to_shallow", "shallow_to_deep"]
+DIRECTIONS: tuple[str, ...] = get_args(Direction)
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,75 @@ def told_apart(named: Mapping[str, T], count: int) -> dict[str, T]:
         f"loss_{count}_{name.removeprefix('loss_')}" if name.startswith("loss_") else f"{count}_{name}": value
         for name, value in named.items()
     }
+
+
+class Ramp:
+    """Factor that grows linearly from 0 to 1 over a part of the run (docs/method.md 7.4).
+
+    Args:
+        span: where the growth begins and where it is complete, as shares of the run's optimiser steps, in [0, 1].
+            Two equal numbers switch on there; (0, 0) means always on.
+        name: how messages call it.
+
+    Raises:
+        ValueError: not two ascending shares.
+    """
+
+    def __init__(self, span: Sequence[float], name: str = "ramp") -> None:
+        if len(span) != 2 or not 0 <= span[0] <= span[1] <= 1:
+            raise ValueError(
+                f"{name} is {list(span)}: give [start, end] as shares of the run, 0 <= start <= end <= 1; "
+                "[0, 0] acts from the first step"
+            )
+        self.start, self.end = map(float, span)
+
+    def __call__(self, progress: float) -> float:
+        """Factor in [0, 1] at a share of the run."""
+        if progress >= self.end:
+            return 1.0
+        if progress <= self.start:
+            return 0.0
+        return (progress - self.start) / (self.end - self.start)
+
+
+def layer_pairs(layers: int, direction: Direction, span: int = 1) -> list[tuple[int, int]]:
+    """Neighbouring decoder layers as student and teacher (docs/method.md 7.2).
+
+    Args:
+        layers: decoder layers L; the first is 1, the last is the one that detects.
+        direction: ``deep_to_shallow``: every layer but the last learns from the one ``span`` layers deeper;
+            ``shallow_to_deep``: every layer but the first learns from the one ``span`` layers before it.
+        span: distance, 1 or more; cut off at the last or first layer.
+
+    Returns: (student, teacher), 1-based, students ascending, each once; empty for one layer.
+
+    Raises:
+        ValueError: an unknown direction, or a distance below 1.
+    """
+    check_choice("direction", direction, DIRECTIONS)
+    check_span("span", span)
+    if direction == "deep_to_shallow":
+        return [(student, min(student + span, layers)) for student in range(1, layers)]
+    return [(student, max(student - span, 1)) for student in range(2, layers + 1)]
+
+
+def check_span(name: str, span: int) -> None:
+    """Refuse a distance below one layer (ValueError)."""
+    if span < 1:
+        raise ValueError(f"{name} is {span}: give the distance between student and teacher in layers, 1 or more")
+
+
+def answering_layers(model: nn.Module) -> int:
+    """Decoder layers that predict in training: ``decoder.num_answering_layers``, or 2 where a decoder does not say."""
+    layers: int = getattr(getattr(model, "decoder", model), "num_answering_layers", 2)
+    return layers
+
+
+def check_layers(who: str, model: nn.Module) -> None:
+    """Refuse a decoder of which a single layer predicts in training (ValueError)."""
+    layers = answering_layers(model)
+    if layers < 2:
+        raise ValueError(
+            f"{who} needs two decoder layers or more, but {layers} predicts in training: raise "
+            f"DFINETransformer.num_layers and keep aux_loss: True, or take {who} out (distillers: [] for none)"
+        )

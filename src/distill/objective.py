@@ -19,9 +19,8 @@ from ..core.errors import ConfigError
 from ..losses.criterion import Criterion
 from ..losses.matched import MatchedStep
 from ..nn.types import TRAINING, DetectorOutput, Target, Want
-from .checks import answering_layers
-from .context import DistillationContext, Distiller, counted, told_apart
-from .go_lsd import GOLSD
+from .context import DistillationContext, Distiller, answering_layers, counted, told_apart
+from .layers import GOLSD
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from isdfine.distill.go_lsd import GOLSD
+from isdfine.distill.layers import GOLSD
 from isdfine.distill.objective import Objective
 from isdfine.nn.types import Predictions
 from losses.cases import official_criterion, random_case
@@ -40,7 +40,7 @@ def test_options_survive_the_criterions_weight() -> None:
     given = GOLSD(None, 2.0, denoising=False, dn_padding="exclude", dn_counts="own", ramp=(0.1, 0.3))
     bound = given.bound(official_criterion(4, 8))
     assert (bound.weight, bound.temperature) == (1.5, 2.0)
-    assert vars(bound.mixing) == vars(given.mixing)
+    assert vars(bound) == {**vars(given), "weight": bound.weight}
     assert vars(bound.ramp) == vars(given.ramp)
     assert given.weight is None
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isdfine.distill.go_lsd import GOLSD
-from isdfine.distill.inter_layer import InterLayerDistillation
+from isdfine.distill.layers import GOLSD, InterLayerDistillation
 from isdfine.distill.objective import Objective
 from isdfine.nn.types import Predictions
 from losses.cases import Case, official_criterion, random_case
@@ -365,8 +364,8 @@ def test_defaults() -> None:
     one, other = InterLayerDistillation(), InterLayerDistillation("shallow_to_deep")
     assert (one.direction, one.span, one.weight, one.temperature) == ("deep_to_shallow", 1, 1.5, 5.0)
     assert (one.match_weight, other.match_weight) == ("student_iou", "teacher_iou")
-    assert (one.detach_chain, one.class_weight, one.mixing.unmatched, one.mixing.denoising) == (False, 0.0, True, True)
-    assert (one.mixing.dn_padding, one.mixing.dn_counts) == ("exclude", "shared")
+    assert (one.detach_chain, one.class_weight, one.unmatched, one.denoising) == (False, 0.0, True, True)
+    assert (one.dn_padding, one.dn_counts) == ("exclude", "shared")
     assert one.ramp(0.0) == 1.0
 
 

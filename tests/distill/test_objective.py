@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from isdfine.core import dist
 from isdfine.distill.context import DistillationContext, Distiller
-from isdfine.distill.go_lsd import GOLSD
-from isdfine.distill.inter_layer import InterLayerDistillation
+from isdfine.distill.layers import GOLSD, InterLayerDistillation
 from isdfine.distill.objective import Objective, default_distillers
 from isdfine.nn.types import TRAINING, Want
 from losses.cases import Case, images_of, official_criterion, random_case

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from isdfine.distill.pairs import pairs
+from isdfine.distill.context import layer_pairs
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from isdfine.distill.pairs import pairs
     ],
 )
 def test_student_and_teacher_layers(layers: int, direction: Any, span: int, expected: list[tuple[int, int]]) -> None:
-    assert pairs(layers, direction, span) == expected
+    assert layer_pairs(layers, direction, span) == expected
 
 
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="direction: 'sideways' is none of 'deep_to_shallow', 'shallow_to_deep'"):
-        pairs(3, "sideways")  # type: ignore[arg-type]
+        layer_pairs(3, "sideways")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="span is 0: give the distance between student and teacher in layers, 1 or"):
-        pairs(3, "deep_to_shallow", 0)
+        layer_pairs(3, "deep_to_shallow", 0)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from isdfine.distill.ramp import Ramp
+from isdfine.distill.context import Ramp
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from golden_cases import load_golden
-from isdfine.distill.go_lsd import GOLSD
+from isdfine.distill.layers import GOLSD
 from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher

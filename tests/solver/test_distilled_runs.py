@@ -19,7 +19,7 @@ from builders import ROOT, write_micro_config
 from isdfine.core.errors import ConfigError, NonFiniteError
 from isdfine.core.registry import REGISTRY
 from isdfine.distill.context import DistillationContext
-from isdfine.distill.inter_layer import InterLayerDistillation
+from isdfine.distill.layers import InterLayerDistillation
 from isdfine.solver.fit import fit
 from isdfine.solver.train import StopTraining
 from isdfine.solver.training import Training

@@ -15,8 +15,7 @@ from builders import write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
 from isdfine.distill.context import Distiller
-from isdfine.distill.go_lsd import GOLSD
-from isdfine.distill.inter_layer import InterLayerDistillation
+from isdfine.distill.layers import GOLSD, InterLayerDistillation
 from isdfine.distill.objective import Objective, build_objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
@@ -56,7 +55,7 @@ def test_official_files_mean_go_lsd(text: str, tmp_path: Path) -> None:
 
 def test_the_default_takes_its_arguments_from_its_section(tmp_path: Path) -> None:
     (distiller,) = build(tmp_path, "GOLSD: {temperature: 2.5}\n", "GOLSD.dn_padding=exclude").distillers
-    assert (distiller.weight, distiller.temperature, distiller.mixing.dn_padding) == (1.5, 2.5, "exclude")
+    assert (distiller.weight, distiller.temperature, distiller.dn_padding) == (1.5, 2.5, "exclude")
 
 
 class PassesOn(DFINECriterion):

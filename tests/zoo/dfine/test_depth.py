@@ -16,7 +16,7 @@ from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.fuse import fuse
 from isdfine.distill.attention import AttentionDistillation
-from isdfine.distill.inter_layer import InterLayerDistillation
+from isdfine.distill.layers import InterLayerDistillation
 from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
