@@ -68,7 +68,7 @@ def write_coco(
             )
         Image.fromarray(picture).save(folder / "images" / f"{number:03}.png")
         entries.append({"id": number + 1, "file_name": f"{number:03}.png", "height": height, "width": width})
-    names = [{"id": one, "name": name} for one, name in categories]
+    names = [{"id": category_id, "name": name} for category_id, name in categories]
     path = folder / "annotations.json"
     path.write_text(json.dumps({"images": entries, "annotations": annotations, "categories": names}))
     return path

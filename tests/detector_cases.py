@@ -107,9 +107,9 @@ class TellTale:
     ) -> Outputs:
         self.batches.append(len(images))
         answers = [self.answer(image) for image in images]
-        count = max(len(one) for one in answers)
+        count = max(len(answer) for answer in answers)
         rows = np.zeros((len(images), count, 6))
-        for place, one in zip(rows, answers):
-            place[: len(one)] = np.array(one, dtype=float).reshape(-1, 6)
+        for place, answer in zip(rows, answers):
+            place[: len(answer)] = np.array(answer, dtype=float).reshape(-1, 6)
         boxes = rows[..., 1:5] * np.tile(orig_sizes, (1, 2))[:, None]
         return Outputs(rows[..., 0].astype(np.int64), boxes.astype(np.float32), rows[..., 5].astype(np.float32))

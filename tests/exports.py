@@ -79,7 +79,7 @@ def rows(stem: str, classes: Sequence[str] = ("cat", "dog")) -> str:
     lines = []
     for label, (x, y, w, h) in BOXES[stem]:
         numbers = ((x + w / 2) / WIDTH, (y + h / 2) / HEIGHT, w / WIDTH, h / HEIGHT)
-        lines.append(" ".join([str(classes.index(label)), *(f"{one:.6f}" for one in numbers)]))
+        lines.append(" ".join([str(classes.index(label)), *(f"{number:.6f}" for number in numbers)]))
     return "\n".join(lines) + "\n"
 
 
@@ -288,8 +288,8 @@ def via2_coco() -> Files:
               "url": "http://www.robots.ox.ac.uk/~vgg/software/via/", "date_created": "Wed May 01 2024"},
         licenses=[{"id": 1, "name": "Unknown", "url": ""}],
     )  # fmt: skip
-    for one in content["annotations"]:
-        one |= {"image_id": str(one["image_id"]), "segmentation": one["segmentation"][0]}
+    for annotation in content["annotations"]:
+        annotation |= {"image_id": str(annotation["image_id"]), "segmentation": annotation["segmentation"][0]}
     return {"via_export_coco.json": json.dumps(content), "a.jpg": 1, "b.jpg": 2}
 
 
@@ -313,8 +313,8 @@ def supervisely_coco() -> Files:
                   "date_created": "2024-05-01T10:00:00.000Z"},
             licenses=[{"url": "None", "id": 0, "name": "None"}],
         )  # fmt: skip
-        for one in content["categories"]:
-            one["supercategory"] = one["name"]
+        for category in content["categories"]:
+            category["supercategory"] = category["name"]
         files |= {f"{folder}/annotations/instances.json": json.dumps(content), f"{folder}/images/{stem}.jpg": seed}
     return files
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 def patch(figure: Any, gid: str) -> Any:
     """The one rectangle with a gid."""
-    (found,) = [one for one in figure.findobj(Rectangle) if one.get_gid() == gid]
+    (found,) = [bar for bar in figure.findobj(Rectangle) if bar.get_gid() == gid]
     return found
 
 
 def bars(figure: Any, gid: str) -> NDArray[np.float64]:
     """Heights of the bars with a gid, left to right."""
-    found = [one for one in figure.findobj(Rectangle) if one.get_gid() == gid]
+    found = [bar for bar in figure.findobj(Rectangle) if bar.get_gid() == gid]
     assert found
-    return np.array([one.get_height() for one in sorted(found, key=lambda one: float(one.get_x()))])
+    return np.array([bar.get_height() for bar in sorted(found, key=lambda bar: float(bar.get_x()))])
 
 
 def clipped_texts(figure: Any) -> list[str]:

@@ -226,7 +226,7 @@ CASES: dict[str, Callable[[Case], None]] = {
 def logging_to(text: io.StringIO) -> Iterator[None]:
     """Send log lines where the rest of a command's output goes."""
     root, ours = logging.getLogger(), logging.getLogger("isdfine")
-    kept = [(one, list(one.handlers), one.level) for one in (root, ours)]
+    kept = [(logger, list(logger.handlers), logger.level) for logger in (root, ours)]
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     root.handlers = [handler]
@@ -234,9 +234,9 @@ def logging_to(text: io.StringIO) -> Iterator[None]:
     try:
         yield
     finally:
-        for one, handlers, level in kept:
-            one.handlers = handlers
-            one.setLevel(level)
+        for logger, handlers, level in kept:
+            logger.handlers = handlers
+            logger.setLevel(level)
 
 
 def coco(folder: Path) -> Any:

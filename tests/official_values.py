@@ -31,7 +31,7 @@ def write_data(folder: Path, category_ids: list[int], images: int = 256) -> dict
         {"id": i + 1, "image_id": i, "category_id": category, "bbox": [4, 4, 20, 16], "area": 320, "iscrowd": 0}
         for i, category in enumerate(category_ids)
     ]
-    categories = [{"id": one, "name": f"class {one}"} for one in category_ids]
+    categories = [{"id": category_id, "name": f"class {category_id}"} for category_id in category_ids]
     content = {"images": entries, "annotations": boxes, "categories": categories}
     (folder / "boxes.json").write_text(json.dumps(content))
     return {
@@ -142,8 +142,8 @@ def differences(golden: Any, ours: Any, key: str = "") -> Iterator[tuple[str, An
     elif isinstance(golden, list) and isinstance(ours, (list, tuple)):
         if len(golden) != len(ours):
             yield f"{key} (length)", len(golden), len(ours)
-        for place, (one, other) in enumerate(zip(golden, ours)):
-            yield from differences(one, other, f"{key}.{place}")
+        for place, (expected, other) in enumerate(zip(golden, ours)):
+            yield from differences(expected, other, f"{key}.{place}")
     elif golden != ours or isinstance(golden, bool) is not isinstance(ours, bool):
         yield key, golden, ours
 

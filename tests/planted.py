@@ -44,7 +44,7 @@ class Planted:
                 "info": {"description": "planted"},
                 "images": [],
                 "annotations": [],
-                "categories": [{"id": 3 * one + 1, "name": name} for one, name in enumerate(CLASSES)],
+                "categories": [{"id": 3 * label + 1, "name": name} for label, name in enumerate(CLASSES)],
             }
             for number in range(count):
                 seed += 1
@@ -66,7 +66,7 @@ class Planted:
     def box(self, split: str, number: int, bbox: list[float], *, label: int = 0, **more: Any) -> int:
         """Add an annotation; returns its id."""
         content = self.content[split]
-        own = max((one["id"] for one in content["annotations"]), default=0) + 1
+        own = max((annotation["id"] for annotation in content["annotations"]), default=0) + 1
         area = abs(bbox[2] * bbox[3]) if len(bbox) == 4 else 0
         entry = {"id": own, "image_id": content["images"][number]["id"], "category_id": 3 * label + 1, "bbox": bbox,
                  "area": area, "iscrowd": 0}  # fmt: skip
@@ -125,10 +125,12 @@ def plant_everything(data: Planted) -> list[tuple[str, str, str]]:
         own = data.box("train", number, bbox)
         plant(kind, "train", f"annotation {own} (ant)", f"train_{number:02}.jpg")
     for number in (12, 13):
-        first = next(one for one in data.content["train"]["annotations"] if one["image_id"] == number + 1)
+        first = next(
+            annotation for annotation in data.content["train"]["annotations"] if annotation["image_id"] == number + 1
+        )
         own = data.box("train", number, [first["bbox"][0] + 0.3, *first["bbox"][1:]], label=(number + 1) % 3)
         plant("duplicate box", "train", f"annotation {own} ", f"annotation {first['id']},")
-    first = next(one for one in data.content["train"]["annotations"] if one["image_id"] == 15)
+    first = next(annotation for annotation in data.content["train"]["annotations"] if annotation["image_id"] == 15)
     own = data.box("train", 14, [first["bbox"][0] + 1, *first["bbox"][1:]], label=15 % 3)
     plant("near-duplicate box", "train", f"annotation {own} ", "IoU 0.907")
     data.add_image("train", "again.jpg", data.file("train", 15).read_bytes())

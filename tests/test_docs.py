@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def modules() -> list[str]:
-    return [one.name for one in pkgutil.walk_packages(isdfine.__path__, "isdfine.")]
+    return [module.name for module in pkgutil.walk_packages(isdfine.__path__, "isdfine.")]
 
 
 def test_every_module_imports_by_name_and_its_examples_hold() -> None:

@@ -29,7 +29,7 @@ def save(path: Path, content: dict[str, Any]) -> Path:
 
 
 def test_official_checkpoints_and_their_averages(tmp_path: Path, state: dict[str, Any]) -> None:
-    average = {key: one + 1 if one.is_floating_point() else one for key, one in state.items()}
+    average = {key: tensor + 1 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     path = save(tmp_path / "official.pth", {"model": state, "ema": {"module": average}})
     key = "decoder.enc_output.proj.bias"
     for ema, want, form in ((None, average, "averaged"), (True, average, "averaged"), (False, state, "plain")):
@@ -85,7 +85,7 @@ def test_transformers_in_every_wrapping(
     # saved again by transformers: the card no longer belongs to the weights
     weights = load_file(tmp_path / "hf" / "model.safetensors")
     save_file(
-        {key: one + 1 if one.is_floating_point() else one for key, one in weights.items()},
+        {key: weight + 1 if weight.is_floating_point() else weight for key, weight in weights.items()},
         tmp_path / "hf" / "model.safetensors",
     )
     with caplog.at_level(logging.WARNING):
@@ -95,7 +95,7 @@ def test_transformers_in_every_wrapping(
 
 
 def test_safetensors_without_card(tmp_path: Path, state: dict[str, Any]) -> None:
-    weights = {key: one.clone() for key, one in state.items()}
+    weights = {key: tensor.clone() for key, tensor in state.items()}
     save_file(weights, tmp_path / "bare.safetensors")
     source = open_checkpoint(tmp_path / "bare.safetensors")
     assert (source.form, source.config) == ("safetensors without card", None)

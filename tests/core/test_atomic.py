@@ -13,7 +13,7 @@ def test_a_file_takes_its_name_when_it_is_complete(tmp_path, durable):
     with whole_file(path, durable=durable) as partial:
         partial.write_text("half")
         assert not path.exists()
-    assert [one.name for one in path.parent.iterdir()] == ["a.txt"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
     assert path.read_text() == "half"
 
 
@@ -29,7 +29,7 @@ def test_nothing_is_left_of_an_interrupted_write(tmp_path, error):
 
     with pytest.raises(type(error)):
         write()
-    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert path.read_text() == "earlier"
 
 
@@ -43,4 +43,4 @@ def test_a_failed_rename_leaves_the_earlier_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"), whole_file(path) as partial:
         partial.write_text("half")
-    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

@@ -54,7 +54,7 @@ def test_a_card_comes_back_equal(weights: Path) -> None:
     assert card.names == ("dark", "light")
     assert make_card(label_space=None).names is None
     assert make_card(licence=UNKNOWN_LICENCE).licence == "unknown, set --licence"
-    assert sorted(one.name for one in weights.parent.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in weights.parent.iterdir()) == ["model.json", "model.safetensors"]
 
 
 def test_a_lone_weights_file_still_says_what_it_is(weights: Path) -> None:
@@ -144,7 +144,7 @@ def test_what_json_cannot_hold_is_refused_before_writing(tmp_path: Path, config:
 
 
 def test_a_failed_write_leaves_the_earlier_files(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {one: one.read_bytes() for one in weights.parent.iterdir()}
+    before = {path: path.read_bytes() for path in weights.parent.iterdir()}
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -152,7 +152,7 @@ def test_a_failed_write_leaves_the_earlier_files(weights: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(CheckpointError, match=r"could not be written \(No space left on device\).* untouched"):
         save_weights({"a": torch.ones(1)}, weights, make_card())
-    assert {one: one.read_bytes() for one in weights.parent.iterdir()} == before
+    assert {path: path.read_bytes() for path in weights.parent.iterdir()} == before
 
 
 def test_wrong_ending_and_missing_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_lengths_in_steps_epochs_or_for_ever() -> None:
     assert FreezePlan.of({"backbone": None}) is None
     assert FreezePlan.of({"backbone": {"steps": 7}}) == FreezePlan(steps=7, warmup=500)
     ends = [{"steps": 7}, {"epochs": 2}, {"stages": 1}, {"stages": 0, "epochs": 1, "warmup": 0}]
-    plans = [FreezePlan.of({"backbone": one}) for one in ends]
+    plans = [FreezePlan.of({"backbone": end}) for end in ends]
     assert [plan and plan.until(10) for plan in plans] == [7, 20, None, 10]
 
 

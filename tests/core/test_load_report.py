@@ -51,7 +51,13 @@ def test_json_has_every_tensor_and_class() -> None:
         "source": [None, "Person", "Moniter/TV"],
         "source_rows": [None, 0, 1],
     }
-    assert {one["status"] for one in data["tensors"].values()} == {"loaded", "mapped", "initialised", "unused", "kept"}
+    assert {tensor["status"] for tensor in data["tensors"].values()} == {
+        "loaded",
+        "mapped",
+        "initialised",
+        "unused",
+        "kept",
+    }
     assert len(data["tensors"]) == 3 + 7 + 2 + 2 + 1 + 1
     assert data["tensors"]["decoder.table.weight"] | {"detail": ""} == {
         "status": "mapped", "rows": 2, "of": 3, "detail": "",

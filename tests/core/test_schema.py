@@ -135,10 +135,12 @@ class Again(Kept):
 
 def test_what_a_constructor_passes_on_are_the_parameters_of_the_one_that_it_inherits() -> None:
     schema = schema_of(Again)
-    assert {name: one.default for name, one in schema.parameters.items() if not one.inherited} == {"alpha": 0.9}
+    assert {name: parameter.default for name, parameter in schema.parameters.items() if not parameter.inherited} == {
+        "alpha": 0.9
+    }
     assert set(schema.parameters) == {"part", "num_classes", "alpha", "extra"}
     assert not schema.open  # a misspelled argument is seen
-    assert not any(one.required for one in schema.parameters.values())  # the class may give them itself
+    assert not any(parameter.required for parameter in schema.parameters.values())  # the class may give them itself
     assert schema_of(Base).parameters["num_classes"].required
     assert not schema_of(Part).open
     assert schema_of(type("Loose", (), {"__init__": lambda self, **options: None})).open

@@ -46,7 +46,7 @@ def test_every_field_is_documented() -> None:
         for node in ast.parse(inspect.getsource(settings)).body
         if isinstance(node, ast.ClassDef) and node.name == "RunSettings"
     ]
-    fields = [one.name for one in dataclasses.fields(RunSettings)]
+    fields = [field.name for field in dataclasses.fields(RunSettings)]
     documented = [
         node.target.id
         for node, after in itertools.pairwise(body)

@@ -53,8 +53,8 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pair]]:
         return made[-1]
 
     yield make
-    for one in made:
-        one.watch.leave()
+    for observer in made:
+        observer.watch.leave()
 
 
 def test_a_rank_without_signs_is_named(pair: Callable[..., Pair]) -> None:

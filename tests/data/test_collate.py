@@ -129,11 +129,11 @@ def test_padded_batches_have_the_images_at_the_top_left():
     assert torch.equal(images[0, :, :40, :70], samples[0][0].as_subclass(torch.Tensor))
     assert (images[0, :, 40:] == 7).all()
     assert (images[0, :, :, 70:] == 7).all()
-    assert [one["content_size"].tolist() for one in targets] == [[40, 70], [65, 30]]
+    assert [target["content_size"].tolist() for target in targets] == [[40, 70], [65, 30]]
     assert targets[0]["content_size"].dtype == torch.int64
     assert targets[0]["labels"].tolist() == [1]
     assert "content_size" not in samples[0][1]
-    assert padded_share(torch.stack([one["content_size"] for one in targets]), (96, 96)) == pytest.approx(
+    assert padded_share(torch.stack([target["content_size"] for target in targets]), (96, 96)) == pytest.approx(
         1 - (40 * 70 + 65 * 30) / 2 / 96**2
     )
 
@@ -152,7 +152,7 @@ def test_scales_are_drawn_per_batch_and_keep_the_stride():
     assert Counter(sizes).keys() == {(224, 288), (288, 384), (352, 480)}
     assert sizes == [collate.size_at(*key, (288, 384)) for key in keys]
     wide = [collate.size_at(*key, (384, 640)) for key in keys]  # another rank's canvas: the same factor
-    assert {(one[0] < 288, other[0] < 384) for one, other in zip(sizes, wide)} == {(False, False), (True, True)}
+    assert {(size[0] < 288, other[0] < 384) for size, other in zip(sizes, wide)} == {(False, False), (True, True)}
     assert collate.size_at(0, 9, 0, (288, 384)) is None
     assert PaddedBatchCollateFunction().size_at(0, 0, 0, (288, 384)) is None
     with pytest.raises(ValueError, match="size of a batch depends on its canvas"):

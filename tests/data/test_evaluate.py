@@ -87,7 +87,7 @@ def reference_stats(path, dataset, image_ids, detections, max_dets):
 
     rows = []
     for index, image_id in enumerate(image_ids):
-        for label, box, score in zip(*(one[index].double().tolist() for one in detections)):
+        for label, box, score in zip(*(column[index].double().tolist() for column in detections)):
             x1, y1, x2, y2 = box
             category = dataset.label_space.category_ids[int(label)]
             rows.append(
@@ -111,7 +111,7 @@ def test_same_numbers_as_pycocotools(tmp_path, seed):
     evaluator = CocoEvaluator(dataset=dataset)
     for begin in range(0, len(ids), 5):
         part = slice(begin, begin + 5)
-        evaluator.update(Detections(*(one[part] for one in detections)), targets_of(ids[part]))
+        evaluator.update(Detections(*(column[part] for column in detections)), targets_of(ids[part]))
     result = evaluator.summarize()
     reference = reference_stats(tmp_path / "annotations.json", dataset, ids, detections, (1, 10, 100))
     assert list(result.stats) == NAMES
@@ -155,7 +155,7 @@ def test_perfect_detections(tmp_path):
     result = evaluator.summarize()
     assert result.stats["AP"] == pytest.approx(1.0)
     assert result.stats["APl"] == -1
-    assert [(one.name, one.num_boxes) for one in result.per_class] == [("ant", 1), ("zebra", 2)]
+    assert [(row.name, row.num_boxes) for row in result.per_class] == [("ant", 1), ("zebra", 2)]
 
 
 def test_no_detections_and_classes_without_boxes(tmp_path):
@@ -185,7 +185,7 @@ def test_images_count_once_over_all_ranks(tmp_path, monkeypatch):
     parts = []
     for rows in (slice(0, 7), slice(5, 12)):  # images 5 and 6 on both
         evaluator = CocoEvaluator(dataset=dataset)
-        evaluator.update(Detections(*(one[rows] for one in detections)), targets_of(ids[rows]))
+        evaluator.update(Detections(*(column[rows] for column in detections)), targets_of(ids[rows]))
         monkeypatch.setattr(dist, "gather_objects", lambda seen: [parts.append(seen) or seen])
         evaluator.summarize()
     monkeypatch.setattr(dist, "gather_objects", lambda _: parts)
@@ -221,7 +221,7 @@ def test_a_batch_is_read_when_the_next_one_is_queued(tmp_path, monkeypatch):
 
         def images(self):
             nonlocal most
-            most = max(most, sum(one() is not None for one in batches))
+            most = max(most, sum(batch() is not None for batch in batches))
             events.append(f"read {self.number}")
             return super().images()
 
@@ -229,7 +229,7 @@ def test_a_batch_is_read_when_the_next_one_is_queued(tmp_path, monkeypatch):
     evaluator = CocoEvaluator(dataset=dataset)
     for begin in range(0, 12, 4):
         part = slice(begin, begin + 4)
-        evaluator.update(Detections(*(one[part] for one in detections)), targets_of(ids[part]))
+        evaluator.update(Detections(*(column[part] for column in detections)), targets_of(ids[part]))
     in_parts = evaluator.summarize()
     assert events == ["queued 0", "queued 1", "read 0", "queued 2", "read 1", "read 2"]
     assert most == 2
@@ -251,8 +251,8 @@ def test_from_a_gpu_they_come_without_waiting(tmp_path):
         evaluator = CocoEvaluator(dataset=dataset)
         for begin in range(0, 12, 3):
             part = slice(begin, begin + 3)
-            batch = Detections(*(one[part].to(device) for one in detections))
-            targets = [{"image_id": one["image_id"].to(device)} for one in targets_of(ids[part])]
+            batch = Detections(*(column[part].to(device) for column in detections))
+            targets = [{"image_id": target["image_id"].to(device)} for target in targets_of(ids[part])]
             torch.cuda.set_sync_debug_mode("error")
             try:
                 evaluator.update(batch, targets)

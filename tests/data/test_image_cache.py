@@ -25,7 +25,7 @@ SIZE = (300, 400)
 
 
 def entries(folder):
-    return sorted(one for one in Path(folder).rglob("*") if one.is_file())
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -57,12 +57,12 @@ def test_entries_are_made_once_and_give_the_same_pixels(data, tmp_path):
     first = images(dataset(data, ImageCache(str(folder), side=96)))
     made = entries(folder)
     assert len(made) == 3
-    stamps = [one.stat().st_mtime_ns for one in made]
+    stamps = [entry.stat().st_mtime_ns for entry in made]
     again = images(dataset(data, ImageCache(str(folder), side=96)))
-    assert all(torch.equal(one, other) for one, other in zip(first, again))
-    assert [one.stat().st_mtime_ns for one in entries(folder)] == stamps
+    assert all(torch.equal(image, other) for image, other in zip(first, again))
+    assert [entry.stat().st_mtime_ns for entry in entries(folder)] == stamps
     plain = images(dataset(data, None))
-    assert all((one.int() - other.int()).abs().float().mean() < 2 for one, other in zip(first, plain))
+    assert all((image.int() - other.int()).abs().float().mean() < 2 for image, other in zip(first, plain))
 
 
 def test_what_needs_more_pixels_or_gains_nothing_is_read_from_the_file(data, tmp_path):
@@ -73,7 +73,7 @@ def test_what_needs_more_pixels_or_gains_nothing_is_read_from_the_file(data, tmp
     crop = RandomIoUCrop(min_scale=0.3, max_scale=0.31, sampler_options=[0.0, 1.0])
     cached = images(dataset(data, ImageCache(str(folder), side=96), first=crop))
     plain = images(dataset(data, None, first=crop))
-    assert 0 < sum(torch.equal(one, other) for one, other in zip(cached, plain)) < 3
+    assert 0 < sum(torch.equal(image, other) for image, other in zip(cached, plain)) < 3
 
 
 def test_a_changed_image_is_another_entry(data, tmp_path):
@@ -92,12 +92,12 @@ def test_a_changed_image_is_another_entry(data, tmp_path):
 def test_damaged_entries_are_made_anew(data, tmp_path, caplog, damage):
     folder = tmp_path / "cache"
     before = images(dataset(data, ImageCache(str(folder), side=96)))
-    whole = [one.read_bytes() for one in entries(folder)]
+    whole = [entry.read_bytes() for entry in entries(folder)]
     entries(folder)[0].write_bytes(damage(whole[0]))
     after = images(dataset(data, ImageCache(str(folder), side=96)))
     assert f"{entries(folder)[0]}: this entry of the image cache is damaged" in caplog.text
-    assert all(torch.equal(one, other) for one, other in zip(before, after))
-    assert [one.read_bytes() for one in entries(folder)] == whole
+    assert all(torch.equal(image, other) for image, other in zip(before, after))
+    assert [entry.read_bytes() for entry in entries(folder)] == whole
 
 
 def test_a_full_cache_goes_on_with_what_it_has(data, tmp_path, caplog):
@@ -109,7 +109,7 @@ def test_a_full_cache_goes_on_with_what_it_has(data, tmp_path, caplog):
     found = images(dataset(data, small))
     assert len(entries(folder)) == 2  # one above the limit at most, in a folder so small
     roomy = images(dataset(data, ImageCache(str(tmp_path / "roomy"), side=96)))
-    assert all(torch.equal(one, other) for one, other in zip(found, roomy))  # a resumed run may find more room
+    assert all(torch.equal(image, other) for image, other in zip(found, roomy))  # a resumed run may find more room
     assert caplog.text.count(f"{folder}: the image cache is full") == 1
     assert "raise max_gigabytes" in caplog.text
 
@@ -124,7 +124,7 @@ def test_no_space_is_named_and_the_run_goes_on(data, tmp_path, caplog, monkeypat
     folder = tmp_path / "cache"
     found = images(dataset(data, ImageCache(str(folder), side=96)))
     assert entries(folder) == []
-    assert all(torch.equal(one, other) for one, other in zip(found, expected))
+    assert all(torch.equal(image, other) for image, other in zip(found, expected))
     assert caplog.text.count(f"{folder}: the image cache cannot be written (No space left on device)") == 1
 
 
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_made_is_named_and_the_run_goes_on(data, tmp_pat
     expected = images(dataset(data, ImageCache(str(tmp_path / "roomy"), side=96)))
     (tmp_path / "file").write_text("")
     found = images(dataset(data, ImageCache(str(tmp_path / "file"), side=96)))
-    assert all(torch.equal(one, other) for one, other in zip(found, expected))
+    assert all(torch.equal(image, other) for image, other in zip(found, expected))
     assert caplog.text.count(f"{tmp_path / 'file'}: the image cache cannot be written (") == 1
     assert "choose another folder" in caplog.text
 
@@ -141,7 +141,7 @@ def test_a_folder_that_is_deleted_during_a_run_is_filled_again(data, tmp_path, c
     of = dataset(data, ImageCache(str(tmp_path / "cache"), side=96))
     before = images(of)
     shutil.rmtree(tmp_path / "cache")
-    assert all(torch.equal(one, other) for one, other in zip(images(of), before))
+    assert all(torch.equal(image, other) for image, other in zip(images(of), before))
     assert len(entries(tmp_path / "cache")) == 3
     assert caplog.text == ""
 
@@ -153,7 +153,7 @@ def test_damage_that_cannot_be_mended_is_reported_once(data, tmp_path, caplog, m
     for entry in entries(tmp_path / "cache"):
         entry.write_bytes(b"")
     for _ in range(3):
-        assert all(torch.equal(one, other) for one, other in zip(images(of), before))
+        assert all(torch.equal(image, other) for image, other in zip(images(of), before))
     assert caplog.text.count("this entry of the image cache is damaged") == 3
 
 
@@ -192,12 +192,12 @@ def test_other_files_in_the_folder_are_left_alone(data, tmp_path):
     """A folder of images given by mistake must not lose any."""
     others = [data[0] / "notes.txt", data[0] / "ab" / "cd.77.tmp", data[0] / "1.jpg"]
     others[1].parent.mkdir()
-    for one in others[:2]:
-        one.write_text("mine")
-    for one in others:
-        os.utime(one, (time.time() - 7200,) * 2)
+    for other in others[:2]:
+        other.write_text("mine")
+    for other in others:
+        os.utime(other, (time.time() - 7200,) * 2)
     images(dataset(data, ImageCache(str(data[0]), side=96)))
-    assert all(one.exists() for one in others)
+    assert all(other.exists() for other in others)
 
 
 def test_two_runs_on_one_cache(data, tmp_path):
@@ -215,18 +215,18 @@ def test_two_runs_on_one_cache(data, tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(run, range(8)))
-    assert all(np.array_equal(one, other) for many in found for one, other in zip(many, found[0]))
+    assert all(np.array_equal(image, other) for many in found for image, other in zip(many, found[0]))
     assert len(entries(folder)) == 3
     again = images(dataset(data, ImageCache(str(folder), side=96)))
-    assert all(torch.equal(one, other) for one, other in zip(again, expected))
+    assert all(torch.equal(image, other) for image, other in zip(again, expected))
 
 
 def test_unfinished_files_of_killed_runs_are_removed(data, tmp_path):
     folder = tmp_path / "cache" / "ab"
     folder.mkdir(parents=True)
     old, new = (folder / f"{digit * 46}.77.8.tmp" for digit in "cd")
-    for one in (old, new):
-        one.write_bytes(b"half")
+    for path in (old, new):
+        path.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
     images(dataset(data, ImageCache(str(folder.parent), side=96)))
     assert not old.exists()

@@ -32,7 +32,7 @@ class Tree:
 def test_labels_follow_the_ids_whatever_the_order_of_the_file():
     space = LabelSpace.from_coco(coco_files.content())
     assert space == LabelSpace(("ant", "zebra"), (2, 9))
-    assert [space.index_of(one) for one in (2, 9)] == [0, 1]
+    assert [space.index_of(category_id) for category_id in (2, 9)] == [0, 1]
     assert len(space) == 2
 
 
@@ -123,7 +123,7 @@ def test_all_wrong_categories_are_collected():
     categories = [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}, {"id": 2, "name": "A"}, {"name": "c"}]
     problems = Problems(collect=True)
     assert LabelSpace.from_coco({"categories": categories}, "place", problems) == LabelSpace(("a", "A"), (1, 2))
-    assert {one.kind for one in problems.found} == {"bad class"}
+    assert {problem.kind for problem in problems.found} == {"bad class"}
     assert len(problems.found) == 2
     assert not LabelSpace.from_coco({"categories": []}, "place", problems).names
 

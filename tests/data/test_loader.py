@@ -258,7 +258,7 @@ def test_batches_on_a_gpu_equal_those_on_the_cpu():
     found = passes(loader(num_workers=2).to("cuda"))
     assert found[0][0].device.type == "cuda"
     assert found[0][1][0]["boxes"].device.type == "cuda"
-    cpu = [(images.cpu(), [{k: v.cpu() for k, v in one.items()} for one in targets]) for images, targets in found]
+    cpu = [(images.cpu(), [{k: v.cpu() for k, v in target.items()} for target in targets]) for images, targets in found]
     assert_equal_batches(cpu, reference)
 
 
@@ -275,7 +275,7 @@ def test_sizes_that_strides_do_not_divide():
 def test_even_loaders_have_equally_many_batches_on_every_rank(shuffle, drop_last):
     ranks = [loader(total_batch_size=10, shuffle=shuffle, drop_last=drop_last, shard=(rank, 10)) for rank in range(10)]
     assert ranks[0].even == (shuffle or drop_last)
-    assert (len({len(one) for one in ranks}) == 1) == ranks[0].even
+    assert (len({len(rank) for rank in ranks}) == 1) == ranks[0].even
 
 
 def padded(ops=None, **options):
@@ -302,9 +302,11 @@ def test_padded_batches_do_not_depend_on_workers_and_ranks_and_restart():
     later = padded(collate_fn=collate)
     later.start_at(2)
     assert_equal_batches(list(later), whole[2:5])
-    ids = [[int(one["image_id"]) for one in targets] for _, targets in passes(padded(total_batch_size=8), epochs=[0])]
+    ids = [
+        [int(target["image_id"]) for target in targets] for _, targets in passes(padded(total_batch_size=8), epochs=[0])
+    ]
     ranks = [passes(padded(total_batch_size=8, shard=(rank, 2)), epochs=[0]) for rank in range(2)]
-    joined = [[int(one["image_id"]) for one in a[1] + b[1]] for a, b in zip(*ranks, strict=True)]
+    joined = [[int(target["image_id"]) for target in a[1] + b[1]] for a, b in zip(*ranks, strict=True)]
     assert joined == ids
 
 
@@ -333,7 +335,7 @@ def test_buckets_keep_the_padding_of_mixed_shapes_below_15_percent():
     )  # portraits, squares, 4:3, 16:9
     width = random.integers(400, 1600, 1000)
     sizes = np.stack([np.round(width / 2**octaves).astype(np.int64), width], axis=1)
-    without, with_buckets = (share_of_padding(sizes, buckets=one) for one in (False, True))
+    without, with_buckets = (share_of_padding(sizes, buckets=buckets) for buckets in (False, True))
     assert without > 0.3
     assert with_buckets < 0.12
 

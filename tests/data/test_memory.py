@@ -44,8 +44,8 @@ def test_memory_does_not_grow_over_epochs(workers):
         for _ in loader:
             pass
         gc.collect()
-        processes = ["self", *(one.pid for one in multiprocessing.active_children())]
-        used.append(sum(resident_mb(one) for one in processes))
+        processes = ["self", *(active_child.pid for active_child in multiprocessing.active_children())]
+        used.append(sum(resident_mb(process) for process in processes))
     loader.close()
     slope = np.polyfit(np.arange(SETTLED, EPOCHS), used[SETTLED:], 1)[0]
-    assert slope < 1, [round(one) for one in used]  # MB per epoch
+    assert slope < 1, [round(megabytes) for megabytes in used]  # MB per epoch

@@ -73,7 +73,7 @@ def test_batches_hold_one_shape_as_far_as_there_are_enough():
     found = batches(40, 4, buckets=SHAPES)
     shapes = [sorted({SHAPES[sample] for sample in batch}) for batch in found]
     assert sorted(chain(*found)) == list(range(40))
-    assert sum(len(one) == 1 for one in shapes) >= 8  # 5 + 1 + 2 + 0 full ones
+    assert sum(len(shape) == 1 for shape in shapes) >= 8  # 5 + 1 + 2 + 0 full ones
     assert sorted(map(len, shapes))[-1] <= 3
     assert [batch for batch in found if SHAPES[batch[0]] == 0] != [list(range(k, k + 4)) for k in range(0, 20, 4)]
 

@@ -35,7 +35,7 @@ def titles(figure) -> str:
 
 def test_first_and_last_layer_unless_others_are_named(seen: Inspection) -> None:
     figure = draw_refinement(IMAGE, seen, 4, "cat")
-    assert [f"left, layer {one}" in titles(figure) for one in (1, 2, 3)] == [True, False, True]
+    assert [f"left, layer {layer}" in titles(figure) for layer in (1, 2, 3)] == [True, False, True]
     assert patch(figure, "refined").get_bbox().extents == pytest.approx(seen.boxes_xyxy_px[4], abs=1e-3)
     assert "left, layer 2" in titles(draw_refinement(IMAGE, seen, 4, "cat", [2]))
 
@@ -45,8 +45,8 @@ def test_all_layers_unless_some_are_named(seen: Inspection) -> None:
         lambda layers: draw_attention(IMAGE, seen, 4, "cat", layers),
         lambda layers: draw_self_attention(seen, layers),
     ):
-        assert [f"layer {one}" in titles(draw(())) for one in (1, 2, 3)] == [True] * 3
-        assert [f"layer {one}" in titles(draw([3, 1])) for one in (1, 2, 3)] == [True, False, True]
+        assert [f"layer {layer}" in titles(draw(())) for layer in (1, 2, 3)] == [True] * 3
+        assert [f"layer {layer}" in titles(draw([3, 1])) for layer in (1, 2, 3)] == [True, False, True]
 
 
 def test_layers_that_are_not_there() -> None:

@@ -41,11 +41,13 @@ def test_answers_are_those_of_the_evaluation(tmp_path: Path, rule: str) -> None:
     path = micro_checkpoint(tmp_path, rule)
     run = Evaluation(micro_config(tmp_path, rule))
     run.load(path)
-    files = [run.val_loader.dataset.img_folder / one for one in run.val_loader.dataset.annotations.file_names]
+    files = [
+        run.val_loader.dataset.img_folder / file_name for file_name in run.val_loader.dataset.annotations.file_names
+    ]
     detector = Detector.load(path, device="cpu", batch_size=3)
     answers = detector.detect(files, threshold=0.0)
     for (_, expected), got in zip(run.sample_detections(len(files)), answers):
-        labels, boxes, scores = (one.numpy() for one in expected)
+        labels, boxes, scores = (column.numpy() for column in expected)
         same([got], [replace(got, boxes=boxes, scores=scores, labels=labels)])
         assert got.boxes.dtype == got.scores.dtype == np.float32
     assert len(answers) == len(files) == 8
@@ -56,14 +58,14 @@ def test_one_list_array_and_batches(tmp_path: Path, rule: str) -> None:
     detector = Detector.load(micro_checkpoint(tmp_path, rule), device="cpu", batch_size=3)
     paths = pictures(tmp_path)
     together = detector.detect(paths, threshold=0.0)
-    assert [one.size for one in together] == [(64, 96), (100, 70), (40, 90), (64, 96)]
+    assert [detections.size for detections in together] == [(64, 96), (100, 70), (40, 90), (64, 96)]
     images = [Image.open(path).convert("RGB") for path in paths]
-    arrays = [np.array(one) for one in images]
+    arrays = [np.array(image) for image in images]
     same(together, [detector.detect(str(path), threshold=0.0) for path in paths])
     same(together, detector(images, 0.0))
     same(together, detector.detect(arrays, threshold=0.0))
-    same(together, detector.detect([one[:, :, ::-1] for one in arrays], 0.0, channels="bgr"))
-    same(together, detector.detect(tuple(torch.from_numpy(one).permute(2, 0, 1) for one in arrays), 0.0))
+    same(together, detector.detect([array[:, :, ::-1] for array in arrays], 0.0, channels="bgr"))
+    same(together, detector.detect(tuple(torch.from_numpy(array).permute(2, 0, 1) for array in arrays), 0.0))
     same(together[::3], detector.detect(np.stack(arrays[::3]), 0.0))
     same(together[::3], list(detector.stream(iter(arrays[::3]), 0.0)))
     assert detector.detect([]) == []
@@ -136,7 +138,7 @@ def test_exif_rotation_gives_boxes_of_the_displayed_image(tmp_path: Path) -> Non
 
 
 def same_in_threads(detector: Detector, images: Sequence[Path]) -> None:
-    expected = [detector.detect(one, 0.0) for one in images]
+    expected = [detector.detect(image, 0.0) for image in images]
     with ThreadPoolExecutor(8) as pool:
         same(list(pool.map(lambda one: detector.detect(one, 0.0), images)), expected)
 
@@ -154,7 +156,7 @@ def test_threads_get_their_own_answers_of_onnx_runtime(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", ["squash", "padded"])
 def test_onnx_runtime_agrees(tmp_path: Path, rule: str) -> None:
     path = micro_checkpoint(tmp_path, rule)
-    ours, theirs = (Detector.load(one, device="cpu", threads=1) for one in (path, micro_onnx(path)))
+    ours, theirs = (Detector.load(model, device="cpu", threads=1) for model in (path, micro_onnx(path)))
     assert theirs.label_space == ours.label_space == LABELS
     assert theirs.info.backend.startswith("onnxruntime")
     assert ours.info.size == theirs.info.size == (64, 96)

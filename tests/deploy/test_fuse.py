@@ -105,7 +105,7 @@ def test_keys_and_parameter_count_of_every_fused_detector(size: str) -> None:
     fused = fuse(detector(load_json("configs.json")["variants"][f"{size}_coco"]))
     expected = {key: (value["shape"], value["dtype"]) for key, value in record["state_dict_deploy"].items()}
     assert described(fused.state_dict()) == expected
-    assert sum(one.numel() for one in fused.parameters()) == record["params_deploy"]
+    assert sum(parameter.numel() for parameter in fused.parameters()) == record["params_deploy"]
 
 
 @pytest.fixture(scope="module")

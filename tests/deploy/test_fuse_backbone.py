@@ -42,7 +42,7 @@ def test_an_affine_becomes_a_bound(scale: float, shift: float, options: dict[str
     bound = expected.min() if scale >= 0 else expected.max()
     assert torch.isclose(bound, torch.tensor(shift))  # the ReLU acts on these maps
     torch.testing.assert_close(folded(maps), expected, atol=1e-5, rtol=1e-5)
-    assert [type(one) for one in folded.modules()] == [Net, BoundedConv, nn.Conv2d]
+    assert [type(module) for module in folded.modules()] == [Net, BoundedConv, nn.Conv2d]
 
 
 @pytest.mark.parametrize(("act", "bounds"), [(True, (0.0, None)), (False, (None, None))])
@@ -73,7 +73,7 @@ def test_backbones_answer_as_before_and_are_left_alone(name: str) -> None:
     images = torch.rand(1, 3, 64, 96)
     for found, expected in zip(folded(images), backbone(images), strict=True):
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
-    assert not any(isinstance(one, LearnableAffine | ConvBlock) for one in folded.modules())
+    assert not any(isinstance(module, LearnableAffine | ConvBlock) for module in folded.modules())
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
     assert list(fuse(holder).state_dict()) == list(holder.state_dict())  # the deployed checkpoint keeps its keys
     again = fuse(folded, backbone=True)

@@ -45,16 +45,16 @@ def seen(model: nn.Module, images: Tensor) -> Inspection:
 
 
 def hooks(model: nn.Module) -> int:
-    return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in model.modules())
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def test_the_answer_is_the_same_and_nothing_is_left_behind(model: nn.Module, images: Tensor) -> None:
     with torch.inference_mode():
         before = model(images)
-    hooked, state = hooks(model), {name: one.clone() for name, one in model.state_dict().items()}
+    hooked, state = hooks(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = inspect_image(model, images, ORIGINAL)
     assert hooks(model) == hooked
-    assert all(torch.equal(state[name], one) for name, one in model.state_dict().items())
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     scale = torch.tensor([ORIGINAL[1], ORIGINAL[0]] * 2)
     assert torch.equal(torch.from_numpy(found.scores), before.logits[0].sigmoid())
     assert torch.equal(torch.from_numpy(found.boxes_xyxy_px), cxcywh_to_xyxy(before.boxes[0]) * scale)
@@ -107,7 +107,9 @@ def test_points_are_those_that_grid_sample_is_given(
     monkeypatch.setattr(functional, "grid_sample", note)
     answers: list[Tensor] = []
     attentions = [layer.cross_attn for layer in model.decoder.decoder.layers]
-    handles = [one.register_forward_hook(lambda _, __, answer: answers.append(answer)) for one in attentions]
+    handles = [
+        attention.register_forward_hook(lambda _, __, answer: answers.append(answer)) for attention in attentions
+    ]
     with torch.inference_mode():
         model(images)
     for handle in handles:
@@ -156,10 +158,10 @@ def test_padding_does_not_move_anything(tmp_path: Path, images: Tensor) -> None:
     wider = torch.zeros(1, 3, SIZE[0] + 32, SIZE[1] + 64)
     wider[:, :, : SIZE[0], : SIZE[1]] = images
     padded = inspect_image(model, wider, ORIGINAL, torch.tensor([SIZE]))
-    for one, other in zip(plain.layers, padded.layers):
-        order = np.lexsort(one.references_xyxy_px.T), np.lexsort(other.references_xyxy_px.T)
+    for layer, other in zip(plain.layers, padded.layers):
+        order = np.lexsort(layer.references_xyxy_px.T), np.lexsort(other.references_xyxy_px.T)
         for name in ("references_xyxy_px", "boxes_xyxy_px", "points_px", "point_weights"):
-            expected, got = getattr(one, name)[order[0]], getattr(other, name)[order[1]]
+            expected, got = getattr(layer, name)[order[0]], getattr(other, name)[order[1]]
             assert got == pytest.approx(expected, abs=1e-3 * max(ORIGINAL)), name
 
 

@@ -26,12 +26,12 @@ def test_pixels_are_those_of_the_evaluation(tmp_path: Path, rule: str, scale: bo
     loader = config.build("val_dataloader")
     images, targets = next(iter(loader))
     files = [loader.dataset.img_folder / name for name in loader.dataset.annotations.file_names[: len(images)]]
-    for one in (recipe, again):
-        assert one.rule == ("fit" if rule == "padded" else rule)
-        [(indices, prepared)] = one.prepare([Image.open(path).convert("RGB") for path in files])
+    for preprocess in (recipe, again):
+        assert preprocess.rule == ("fit" if rule == "padded" else rule)
+        [(indices, prepared)] = preprocess.prepare([Image.open(path).convert("RGB") for path in files])
         assert indices == list(range(len(images)))
         assert prepared.pixels.dtype == np.uint8
-        assert torch.equal(one.to_input(torch.from_numpy(prepared.pixels)), images)
+        assert torch.equal(preprocess.to_input(torch.from_numpy(prepared.pixels)), images)
         assert prepared.sizes.tolist() == [target["orig_size"].tolist() for target in targets]
         content = [target["content_size"].tolist() for target in targets if "content_size" in target]
         assert ([] if prepared.content is None else prepared.content.tolist()) == content

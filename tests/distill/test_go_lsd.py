@@ -110,7 +110,7 @@ def test_what_cannot_serve_it_is_refused() -> None:
         GOLSD().check(model, official_criterion(4, 8))
 
     case = random_case(4)
-    layers = [Predictions(one.logits, one.boxes) for one in case.output.layers]
+    layers = [Predictions(layer.logits, layer.boxes) for layer in case.output.layers]
     criterion = official_criterion(4, 8, weight_dict={"loss_vfl": 1.0}, losses=["vfl"])
     with pytest.raises(ValueError, match="GOLSD compares edge distributions, but the output has none: it needs an FDR"):
         Objective(criterion, [GOLSD(1.0)])(replace(case.output, layers=layers), case.targets)

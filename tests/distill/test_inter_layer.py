@@ -27,7 +27,9 @@ def losses(case: Case, progress: float = 0.0, **options: Any) -> dict[str, Tenso
 def gradients(case: Case, total: Tensor) -> dict[str, Tensor]:
     """Gradients of the case's leaves that the total depends on at all."""
     found = torch.autograd.grad(total, list(case.inputs.values()), retain_graph=True, allow_unused=True)
-    return {name: one for name, one in zip(case.inputs, found) if one is not None and bool(one.any())}
+    return {
+        name: gradient for name, gradient in zip(case.inputs, found) if gradient is not None and bool(gradient.any())
+    }
 
 
 def with_equal_layers(case: Case) -> Case:
@@ -57,12 +59,12 @@ def test_equals_the_plain_reference(counts: tuple[int, ...], options: Any, pairs
     case = random_case(0, counts=counts, layers=4)
     found = losses(case, **options)
     union = PlainObjective(case.output, case.targets, case.reg_max).union
-    truths, layers = [one["boxes"].double() for one in case.targets], case.output.layers
+    truths, layers = [target["boxes"].double() for target in case.targets], case.output.layers
     weighs_student = options.get("match_weight", "student_iou" if "direction" not in options else "") == "student_iou"
     assert len(found) == 3
     for student, teacher in pairs:
         boxes = layers[student if weighs_student else teacher].boxes
-        edges = [layers[one].edge_logits for one in (student, teacher)]
+        edges = [layers[layer].edge_logits for layer in (student, teacher)]
         of_images = [
             [(values[b].double(), logits[b].double().unflatten(-1, (4, -1))) for b in range(len(counts))]
             for values, logits in ((boxes, edges[0]), (layers[teacher].logits, edges[1]))
@@ -87,8 +89,8 @@ def test_from_deep_to_shallow_over_two_layers_it_is_go_lsd(counts: Any, dn_paddi
         assert torch.equal(value, other)
         expected, found = gradients(case, other), gradients(case, value)
         assert set(found) == set(expected)
-        for key, one in expected.items():
-            torch.testing.assert_close(found[key], one, rtol=1e-6, atol=1e-8)
+        for key, loss in expected.items():
+            torch.testing.assert_close(found[key], loss, rtol=1e-6, atol=1e-8)
 
 
 def divergence(student: Tensor, teacher: Tensor) -> float:
@@ -176,9 +178,9 @@ def permuted(case: Case, order: Tensor, *, targets: bool = True) -> Case:
     output = case.output
     assert output.initial is not None
     assert output.proposals is not None
-    layers, heads = [move(one) for one in output.layers], {"initial": output.initial, "proposals": output.proposals}
-    moved = replace(output, layers=layers, **{name: move(one) for name, one in heads.items()})
-    backwards = [{key: value.flip(0) for key, value in one.items()} for one in case.targets]
+    layers, heads = [move(layer) for layer in output.layers], {"initial": output.initial, "proposals": output.proposals}
+    moved = replace(output, layers=layers, **{name: move(head) for name, head in heads.items()})
+    backwards = [{key: value.flip(0) for key, value in target.items()} for target in case.targets]
     return replace(case, output=moved, targets=backwards if targets else case.targets)
 
 
@@ -188,7 +190,9 @@ def permuted(case: Case, order: Tensor, *, targets: bool = True) -> Case:
 def test_a_permutation_of_queries_changes_nothing(options: Any) -> None:
     case = random_case(16, counts=(4, 2, 0), layers=4)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    before, after = (losses(one, class_weight=0.5, **options) for one in (case, permuted(case, order, targets=False)))
+    before, after = (
+        losses(inputs, class_weight=0.5, **options) for inputs in (case, permuted(case, order, targets=False))
+    )
     assert len(before) == 6
     for name, value in before.items():
         torch.testing.assert_close(after[name], value)
@@ -223,12 +227,12 @@ def test_the_chain_of_logits_can_be_cut(direction: Any) -> None:
     case = random_case(6, counts=(3, 2), layers=4)
     heads = [torch.randn(2, 9, 4 * 9, requires_grad=True) for _ in range(4)]
     chain = [sum(heads[: index + 1], torch.zeros(())) for index in range(4)]
-    layers = [replace(one, edge_logits=logits) for one, logits in zip(case.output.layers, chain)]
+    layers = [replace(layer, edge_logits=logits) for layer, logits in zip(case.output.layers, chain)]
     chained = replace(case, output=replace(case.output, layers=layers))
 
     def reached(value: Tensor) -> list[int]:
         found = torch.autograd.grad(value, heads, retain_graph=True, allow_unused=True)
-        return [index for index, one in enumerate(found) if one is not None and one.abs().max() > 1e-6]
+        return [index for index, gradient in enumerate(found) if gradient is not None and gradient.abs().max() > 1e-6]
 
     plain, cut = losses(chained, direction=direction), losses(chained, direction=direction, detach_chain=True)
     for name, value in plain.items():
@@ -327,8 +331,8 @@ def test_low_precision_gives_nearly_the_same() -> None:
         return replace(one, logits=one.logits.bfloat16(), edge_logits=one.edge_logits.bfloat16())
 
     output = case.output
-    dn = replace(output.groups["dn"], layers=[narrow(one) for one in output.groups["dn"].layers])
-    rounded = replace(output, layers=[narrow(one) for one in output.layers], groups={"dn": dn})
+    dn = replace(output.groups["dn"], layers=[narrow(layer) for layer in output.groups["dn"].layers])
+    rounded = replace(output, layers=[narrow(layer) for layer in output.layers], groups={"dn": dn})
     for name, value in losses(replace(case, output=rounded), **options).items():
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(expected[name].item(), rel=1e-2)
@@ -338,7 +342,7 @@ def test_agnostic_proposals_do_not_shift_the_layers_scores() -> None:
     plain, agnostic = random_case(13, counts=(2, 2)), random_case(13, counts=(2, 2), agnostic=True)
     for value in (losses(plain, class_weight=1.0), losses(agnostic, class_weight=1.0)):
         assert set(value) == {f"loss_isd{kind}_aux_{i}" for kind in ("", "_cls") for i in (0, 1)}
-        assert all(one.isfinite() for one in value.values())
+        assert all(loss.isfinite() for loss in value.values())
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_a_divergence_is_positive_and_zero_for_equal_maps(kind: str, masked: boo
 @pytest.mark.parametrize("kind", sorted(DIVERGENCES))
 def test_what_stands_at_masked_entries_never_counts(kind: str) -> None:
     """Not even minus infinity, whose difference from itself is no number."""
-    maps = [log_map(one, None, 1) for one in scores(3, 4)]
-    wider = [torch.nn.functional.pad(one, (0, 2), value=-torch.inf) for one in maps]
+    maps = [log_map(score, None, 1) for score in scores(3, 4)]
+    wider = [torch.nn.functional.pad(feature_map, (0, 2), value=-torch.inf) for feature_map in maps]
     mask = torch.arange(6) >= 4
     torch.testing.assert_close(DIVERGENCES[kind](*wider, mask), DIVERGENCES[kind](*maps, None))
 
@@ -71,10 +71,10 @@ def test_other_divergences_by_hand() -> None:
     p, r = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.2, 0.4, 0.4]])
     middle = (p + r) / 2
     js = 0.5 * ((p * (p / middle).log()).sum() + (r * (r / middle).log()).sum())
-    maps = [log_map(one.log(), None, 1) for one in (r, p)]
+    maps = [log_map(row.log(), None, 1) for row in (r, p)]
     torch.testing.assert_close(js_rows(*maps), js[None])
     torch.testing.assert_close(mse_rows(*maps), torch.tensor([0.09 + 2 * 0.15**2]))
-    apart = [log_map(torch.tensor([one]), None, 1) for one in ([0.0, -200.0], [-200.0, 0.0])]
+    apart = [log_map(torch.tensor([row]), None, 1) for row in ([0.0, -200.0], [-200.0, 0.0])]
     torch.testing.assert_close(js_rows(*apart), torch.tensor([math.log(2)]))
 
 
@@ -82,7 +82,7 @@ def test_a_joint_permutation_changes_nothing() -> None:
     student, teacher = scores(2, 6, 6)
     mask, order = torch.rand(6, 6) > 0.7, torch.randperm(6)
     weights = torch.rand(6)
-    moved = [one[..., order, :][..., order] for one in (student, teacher, mask)]
+    moved = [tensor[..., order, :][..., order] for tensor in (student, teacher, mask)]
     torch.testing.assert_close(
         attn_kl(*moved, 2.0, weights[order]), attn_kl(student, teacher, mask, 2.0, weights), rtol=1e-5, atol=1e-7
     )
@@ -91,7 +91,7 @@ def test_a_joint_permutation_changes_nothing() -> None:
 @pytest.mark.parametrize("tau", [0.25, 1.0, 4.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_fully_masked_rows_are_finite_and_do_not_count(tau: float, dtype: torch.dtype) -> None:
-    student, teacher = (one.to(dtype) * 50 for one in scores(1, 5, 5))
+    student, teacher = (score.to(dtype) * 50 for score in scores(1, 5, 5))
     student.requires_grad_()
     mask = torch.zeros(5, 5, dtype=torch.bool)
     mask[1:3] = True
@@ -119,7 +119,7 @@ def test_no_valid_row_gives_a_zero_in_the_graph(nothing: dict, tau: float, facto
 
 
 def test_the_teacher_gets_no_gradient_and_half_precision_is_computed_in_float32() -> None:
-    student, teacher = (one.requires_grad_() for one in scores(2, 4, 4))
+    student, teacher = (score.requires_grad_() for score in scores(2, 4, 4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = attn_kl(student, teacher)
     assert value.dtype == torch.float32
@@ -140,7 +140,7 @@ def test_entropy() -> None:
 def projected(layers: int = 4, images: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
     torch.manual_seed(5)
     made = torch.randn(layers, 2, images, 2, 6, 4, dtype=torch.float64)
-    return [tuple(one.requires_grad_() for one in pair.unbind()) for pair in made]
+    return [tuple(tensor.requires_grad_() for tensor in pair.unbind()) for pair in made]
 
 
 def product(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -174,7 +174,7 @@ def test_gradients_taken_at_once_are_the_gradients(
             assert mine is None
         else:
             torch.testing.assert_close(mine, expected)
-    assert sum(one is not None for one in results[0][3:]) == 6, "three students learn"
+    assert sum(result is not None for result in results[0][3:]) == 6, "three students learn"
 
 
 @pytest.mark.parametrize("kind", sorted(DIVERGENCES))
@@ -201,7 +201,7 @@ def test_gradients_are_those_of_finite_differences(
 
 
 def test_maps_are_computed_in_float32_under_autocast() -> None:
-    layers = [tuple(one.detach().bfloat16().requires_grad_() for one in layer) for layer in projected(2)]
+    layers = [tuple(tensor.detach().bfloat16().requires_grad_() for tensor in layer) for layer in projected(2)]
     maps, found = LayerMaps(layers, product, None, (3, 2, 6, 6)), []
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
@@ -209,7 +209,7 @@ def test_maps_are_computed_in_float32_under_autocast() -> None:
         gradients = torch.autograd.grad(value, layers[0])
         assert (value.dtype, gradients[0].dtype) == (torch.float32, torch.bfloat16)
         found.append([value, *gradients])
-    assert all(torch.equal(one, other) for one, other in zip(*found))
+    assert all(torch.equal(gradient, other) for gradient, other in zip(*found))
 
 
 def test_excess_entropy() -> None:

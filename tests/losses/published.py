@@ -61,17 +61,19 @@ class PublishedObjective:
         self.edges: dict[str, Any] = {}
         losses: dict[str, Tensor] = {}
         last = len(output.layers) - 1
-        sets = [("" if i == last else f"_aux_{i}", one) for i, one in enumerate(output.layers)]
+        sets = [("" if i == last else f"_aux_{i}", layer) for i, layer in enumerate(output.layers)]
         sets += [("_pre", output.initial), ("_enc_0", output.proposals)]
-        own = {name: self.match(one) for name, one in sets}
+        own = {name: self.match(predictions) for name, predictions in sets}
         union = self.unite(list(own.values()))
-        count = torch.as_tensor([sum(len(one["labels"]) for one in targets)], dtype=torch.float)
+        count = torch.as_tensor([sum(len(target["labels"]) for target in targets)], dtype=torch.float)
         num_boxes = count.clamp(min=1).item()
         num_go = torch.as_tensor([sum(len(q) for q, _ in union)], dtype=torch.float).clamp(min=1).item()
-        for name, one in sets:
-            losses |= self.class_loss(name, one, own[name], num_boxes) | self.box_losses(name, one, union, num_go)
-            if one.edge_logits is not None:
-                losses |= self.local_losses(name, one, output.layers[-1], union, num_go, "")
+        for name, predictions in sets:
+            losses |= self.class_loss(name, predictions, own[name], num_boxes) | self.box_losses(
+                name, predictions, union, num_go
+            )
+            if predictions.edge_logits is not None:
+                losses |= self.local_losses(name, predictions, output.layers[-1], union, num_go, "")
         for group in output.groups.values():
             losses |= self.group_losses(group, num_boxes)
         return losses
@@ -83,24 +85,24 @@ class PublishedObjective:
             fixed.append((queries, row[queries]))
         norm = num_boxes * group.group.repeats or 1
         losses: dict[str, Tensor] = {}
-        for i, one in enumerate(group.layers):
+        for i, layer in enumerate(group.layers):
             name = f"_dn_{i}"
-            losses |= self.class_loss(name, one, fixed, norm) | self.box_losses(name, one, fixed, norm)
-            losses |= self.local_losses(name, one, group.layers[-1], fixed, norm, "dn")
+            losses |= self.class_loss(name, layer, fixed, norm) | self.box_losses(name, layer, fixed, norm)
+            losses |= self.local_losses(name, layer, group.layers[-1], fixed, norm, "dn")
         losses |= self.class_loss("_dn_pre", group.initial, fixed, norm)
         return losses | self.box_losses("_dn_pre", group.initial, fixed, norm)
 
-    def labels(self, one: Predictions) -> list[Tensor]:
+    def labels(self, predictions: Predictions) -> list[Tensor]:
         labels = [target["labels"] for target in self.targets]
-        return labels if one.logits.shape[-1] > 1 else [torch.zeros_like(label) for label in labels]
+        return labels if predictions.logits.shape[-1] > 1 else [torch.zeros_like(label) for label in labels]
 
     @torch.no_grad()
-    def match(self, one: Predictions) -> Matches:
-        batch, queries = one.boxes.shape[:2]
-        score = one.logits.flatten(0, 1).float().sigmoid()[:, torch.cat(self.labels(one))]
+    def match(self, predictions: Predictions) -> Matches:
+        batch, queries = predictions.boxes.shape[:2]
+        score = predictions.logits.flatten(0, 1).float().sigmoid()[:, torch.cat(self.labels(predictions))]
         negative = 0.75 * score**2 * -(1 - score + 1e-8).log()
         positive = 0.25 * (1 - score) ** 2 * -(score + 1e-8).log()
-        boxes, truth = one.boxes.flatten(0, 1), torch.cat([target["boxes"] for target in self.targets])
+        boxes, truth = predictions.boxes.flatten(0, 1), torch.cat([target["boxes"] for target in self.targets])
         overlap = all_gious(corners_of(boxes), corners_of(truth))
         cost = 5 * torch.cdist(boxes, truth, p=1) + 2 * (positive - negative) - 2 * overlap
         cost = torch.nan_to_num(cost.view(batch, queries, -1), nan=1.0).cpu()
@@ -128,14 +130,14 @@ class PublishedObjective:
         images = torch.cat([torch.full_like(q, b) for b, (q, _) in enumerate(matches)])
         return images, torch.cat([q for q, _ in matches])
 
-    def matched_iou(self, one: Predictions, matches: Matches) -> Tensor:
-        boxes = corners_of(one.boxes[self.place(matches)])
+    def matched_iou(self, predictions: Predictions, matches: Matches) -> Tensor:
+        boxes = corners_of(predictions.boxes[self.place(matches)])
         return torch.diag(all_ious(boxes, corners_of(self.picked(matches, "boxes")))[0]).detach()
 
-    def class_loss(self, name: str, one: Predictions, matches: Matches, norm: float) -> dict[str, Tensor]:
-        place, logits, classes = self.place(matches), one.logits.float(), one.logits.shape[-1]
-        quality = self.matched_iou(one, matches)
-        labels = torch.cat([label[t] for label, (_, t) in zip(self.labels(one), matches)])
+    def class_loss(self, name: str, predictions: Predictions, matches: Matches, norm: float) -> dict[str, Tensor]:
+        place, logits, classes = self.place(matches), predictions.logits.float(), predictions.logits.shape[-1]
+        quality = self.matched_iou(predictions, matches)
+        labels = torch.cat([label[t] for label, (_, t) in zip(self.labels(predictions), matches)])
         target = torch.full(logits.shape[:2], classes, dtype=torch.int64, device=logits.device)
         target[place] = labels
         one_hot = F.one_hot(target, classes + 1)[..., :-1]
@@ -146,8 +148,8 @@ class PublishedObjective:
         loss = F.binary_cross_entropy_with_logits(logits, score, weight=weight, reduction="none")
         return {f"loss_vfl{name}": loss.mean(1).sum() * logits.shape[1] / norm * WEIGHTS["vfl"]}
 
-    def box_losses(self, name: str, one: Predictions, matches: Matches, norm: float) -> dict[str, Tensor]:
-        boxes, truth = one.boxes[self.place(matches)], self.picked(matches, "boxes")
+    def box_losses(self, name: str, predictions: Predictions, matches: Matches, norm: float) -> dict[str, Tensor]:
+        boxes, truth = predictions.boxes[self.place(matches)], self.picked(matches, "boxes")
         giou = 1 - torch.diag(all_gious(corners_of(boxes), corners_of(truth)))
         l1 = F.l1_loss(boxes, truth, reduction="none").sum() / norm
         return {f"loss_bbox{name}": l1 * WEIGHTS["bbox"], f"loss_giou{name}": giou.sum() / norm * WEIGHTS["giou"]}
@@ -156,11 +158,11 @@ class PublishedObjective:
         a = (output.up * output.reg_scale).abs().float().reshape(())
         step = (a + 1) ** (2 / (self.reg_max - 2))
         right = [step**k - 1 for k in range(1, self.reg_max // 2)]
-        return torch.stack([-2 * a, *(-one for one in reversed(right)), a * 0, *right, 2 * a])
+        return torch.stack([-2 * a, *(-offset for offset in reversed(right)), a * 0, *right, 2 * a])
 
-    def edge_targets(self, one: Predictions, matches: Matches) -> tuple[Tensor, Tensor]:
+    def edge_targets(self, predictions: Predictions, matches: Matches) -> tuple[Tensor, Tensor]:
         """Fractional bin and the share of the upper one, edge by edge."""
-        cx, cy, w, h = one.initial_boxes[self.place(matches)].unbind(-1)
+        cx, cy, w, h = predictions.initial_boxes[self.place(matches)].unbind(-1)
         x1, y1, x2, y2 = corners_of(self.picked(matches, "boxes")).unbind(-1)
         w, h = w / self.scale + 1e-16, h / self.scale + 1e-16
         value = torch.stack(((cx - x1) / w, (cy - y1) / h, (x2 - cx) / w, (y2 - cy) / h), 1).flatten() - self.scale / 2
@@ -173,18 +175,18 @@ class PublishedObjective:
         return index.clamp(0, self.reg_max - 1), share
 
     def local_losses(
-        self, name: str, one: Predictions, deepest: Predictions, matches: Matches, norm: float, kind: str
+        self, name: str, predictions: Predictions, deepest: Predictions, matches: Matches, norm: float, kind: str
     ) -> dict[str, Tensor]:
         place, bins = self.place(matches), self.reg_max + 1
-        edges, iou = one.edge_logits.float(), self.matched_iou(one, matches)
+        edges, iou = predictions.edge_logits.float(), self.matched_iou(predictions, matches)
         if kind not in self.edges:
-            self.edges[kind] = self.edge_targets(one, matches)
+            self.edges[kind] = self.edge_targets(predictions, matches)
         index, share = self.edges[kind]
         logits = edges[place].reshape(-1, bins)
         entropy = F.cross_entropy(logits, index, reduction="none") * (1 - share)
         entropy = entropy + F.cross_entropy(logits, index + 1, reduction="none") * share
         losses = {f"loss_fgl{name}": (entropy * iou.repeat_interleave(4)).sum() / norm * WEIGHTS["fgl"]}
-        if one is not deepest or kind:
+        if predictions is not deepest or kind:
             losses[f"loss_ddf{name}"] = self.distil(edges, deepest, place, iou, kind) * WEIGHTS["ddf"]
         return losses
 

@@ -117,64 +117,74 @@ class Objective:
     """All named losses of one step."""
 
     def __init__(self, output: DetectorOutput, targets: list[dict[str, Tensor]], reg_max: int) -> None:
-        self.labels = [one["labels"] for one in targets]
-        self.truths = [one["boxes"].double() for one in targets]
+        self.labels = [target["labels"] for target in targets]
+        self.truths = [target["boxes"].double() for target in targets]
         self.s = float(output.reg_scale)
         self.offsets = bin_offsets(reg_max, float(output.up), self.s)
         self.losses: dict[str, Tensor] = {}
         self.num_boxes = max(1, sum(map(len, self.labels)))
         last = len(output.layers) - 1
-        sets = [("" if i == last else f"_aux_{i}", one) for i, one in enumerate(output.layers)]
+        sets = [("" if i == last else f"_aux_{i}", layer) for i, layer in enumerate(output.layers)]
         sets += [("_pre", output.initial), ("_enc_0", output.proposals)]
-        own = {name: self.match_images(one) for name, one in sets}
+        own = {name: self.match_images(predictions) for name, predictions in sets}
         self.union = [unite([pairs[b] for pairs in own.values()]) for b in range(len(targets))]
         num_go = max(1, sum(map(len, self.union)))
-        for name, one in sets:
-            self.score(name, one, own[name], self.num_boxes, self.union, num_go)
-        for name, one in sets[:last]:
-            self.shares = self.distil(name, one, output.layers[-1], self.union, None)
+        for name, predictions in sets:
+            self.score(name, predictions, own[name], self.num_boxes, self.union, num_go)
+        for name, predictions in sets[:last]:
+            self.shares = self.distil(name, predictions, output.layers[-1], self.union, None)
         for group in output.groups.values():
             self.score_group(group)
 
     def score_group(self, group) -> None:
         pairs = [[(q, t) for q, t in enumerate(row.tolist()) if t >= 0] for row in group.group.assigned]
         norm = max(1, self.num_boxes * group.group.repeats)
-        for i, one in enumerate(group.layers):
-            self.score(f"_dn_{i}", one, pairs, norm, pairs, norm)
-            self.distil(f"_dn_{i}", one, group.layers[-1], pairs, self.shares)
+        for i, layer in enumerate(group.layers):
+            self.score(f"_dn_{i}", layer, pairs, norm, pairs, norm)
+            self.distil(f"_dn_{i}", layer, group.layers[-1], pairs, self.shares)
         self.score("_dn_pre", group.initial, pairs, norm, pairs, norm)
 
-    def labels_for(self, one: Predictions, b: int) -> Tensor:
-        return self.labels[b] if one.logits.shape[-1] > 1 else torch.zeros_like(self.labels[b])
+    def labels_for(self, predictions: Predictions, b: int) -> Tensor:
+        return self.labels[b] if predictions.logits.shape[-1] > 1 else torch.zeros_like(self.labels[b])
 
-    def match_images(self, one: Predictions) -> list[list[tuple[int, int]]]:
+    def match_images(self, predictions: Predictions) -> list[list[tuple[int, int]]]:
         return [
-            match(one.logits[b].detach().double(), one.boxes[b].detach().double(), self.labels_for(one, b), truth)
+            match(
+                predictions.logits[b].detach().double(),
+                predictions.boxes[b].detach().double(),
+                self.labels_for(predictions, b),
+                truth,
+            )
             for b, truth in enumerate(self.truths)
         ]
 
-    def score(self, name: str, one: Predictions, own: list, norm: int, agreed: list, norm_go: int) -> None:
+    def score(self, name: str, predictions: Predictions, own: list, norm: int, agreed: list, norm_go: int) -> None:
         sums = dict.fromkeys(("vfl", "bbox", "giou", "fgl"), torch.zeros((), dtype=torch.float64))
         for b, truth in enumerate(self.truths):
-            logits, boxes = one.logits[b].double(), one.boxes[b].double()
-            sums["vfl"] = sums["vfl"] + class_loss(logits, boxes, self.labels_for(one, b), truth, own[b])
+            logits, boxes = predictions.logits[b].double(), predictions.boxes[b].double()
+            sums["vfl"] = sums["vfl"] + class_loss(logits, boxes, self.labels_for(predictions, b), truth, own[b])
             for q, t in agreed[b]:
                 iou, giou = overlap(boxes[q], truth[t])
                 sums["bbox"] = sums["bbox"] + (boxes[q] - truth[t]).abs().sum()
                 sums["giou"] = sums["giou"] + 1 - giou
-                if one.edge_logits is not None:
-                    edges, base = one.edge_logits[b, q].double().view(4, -1), one.initial_boxes[b, q].double()
+                if predictions.edge_logits is not None:
+                    edges, base = (
+                        predictions.edge_logits[b, q].double().view(4, -1),
+                        predictions.initial_boxes[b, q].double(),
+                    )
                     entropy = edge_cross_entropy(base, truth[t], edges, self.offsets, self.s)
                     sums["fgl"] = sums["fgl"] + iou.detach() * entropy
-        if one.edge_logits is None:
+        if predictions.edge_logits is None:
             del sums["fgl"]
         for term, value in sums.items():
             self.losses[f"loss_{term}{name}"] = WEIGHTS[term] * value / (norm if term == "vfl" else norm_go)
 
-    def distil(self, name: str, one: Predictions, deepest: Predictions, pairs: list, shares: tuple | None) -> tuple:
+    def distil(
+        self, name: str, predictions: Predictions, deepest: Predictions, pairs: list, shares: tuple | None
+    ) -> tuple:
         rows = [
             [(x[b].double(), e[b].double().unflatten(-1, (4, -1))) for b in range(len(self.truths))]
-            for x, e in ((one.boxes, one.edge_logits), (deepest.logits, deepest.edge_logits))
+            for x, e in ((predictions.boxes, predictions.edge_logits), (deepest.logits, deepest.edge_logits))
         ]
         value, own = distillation(*rows, pairs, self.truths, shares)
         self.losses[f"loss_ddf{name}"] = WEIGHTS["ddf"] * value

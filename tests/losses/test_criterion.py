@@ -62,7 +62,7 @@ def test_golden_losses_and_gradients(name):
 def test_golden_matches(name):
     case, arrays, _ = golden_case(name)
     output = case.output
-    sets = {f"aux_{i}": one for i, one in enumerate(output.layers[:-1])}
+    sets = {f"aux_{i}": layer for i, layer in enumerate(output.layers[:-1])}
     sets |= {"final": output.layers[-1], "pre": output.initial, "enc_0": output.proposals}
     found = dict(zip(sets, official_criterion(2, 4).matcher.match_sets(list(sets.values()), case.targets)))
     found["go_union"] = union_match(list(found.values()))
@@ -113,7 +113,7 @@ def test_focal_loss_replaces_vfl():
 
 def test_direct_heads_need_no_distributions():
     case = random_case(2)
-    layers = [Predictions(one.logits, one.boxes) for one in case.output.layers]
+    layers = [Predictions(layer.logits, layer.boxes) for layer in case.output.layers]
     output = replace(case.output, layers=layers, up=None, reg_scale=None)
     criterion = official_criterion(4, 8, weight_dict={"loss_vfl": 1.0, "loss_bbox": 5.0}, losses=["vfl", "boxes"])
     expected = score(case)
@@ -166,19 +166,19 @@ def test_the_mean_over_ranks_equals_one_process(monkeypatch, counts, options):
     ranks = [images_of(case, slice(b, b + 1)) for b in range(2)]
     seen = []
     monkeypatch.setattr(dist, "mean", lambda counts: seen.append(counts) or counts)
-    for one in ranks:
-        score(one, **options)
+    for rank in ranks:
+        score(rank, **options)
     assert len(seen) == 2  # one all-reduce per step
     average = torch.stack(seen).mean(0)
     monkeypatch.setattr(dist, "mean", lambda counts: average)
-    parts = [score(one, **options) for one in ranks]
+    parts = [score(rank, **options) for rank in ranks]
     for name, value in whole.items():
         torch.testing.assert_close(
             (parts[0][name] + parts[1][name]) / 2, value, msg=lambda text, n=name: f"{n}: {text}"
         )
     together = gradients(case, whole)
-    for b, (one, losses) in enumerate(zip(ranks, parts)):
-        for name, found in gradients(one, losses).items():
+    for b, (rank, losses) in enumerate(zip(ranks, parts)):
+        for name, found in gradients(rank, losses).items():
             torch.testing.assert_close(found / 2, together[name][b : b + 1], atol=1e-6, rtol=1e-4)
 
 
@@ -195,11 +195,11 @@ def test_a_permutation_of_queries_and_targets_changes_nothing():
     output = case.output
     moved.output = replace(
         output,
-        layers=[permute(one) for one in output.layers],
+        layers=[permute(layer) for layer in output.layers],
         initial=permute(output.initial),
         proposals=permute(output.proposals),
     )
-    moved.targets = [{key: value.flip(0) for key, value in one.items()} for one in case.targets]
+    moved.targets = [{key: value.flip(0) for key, value in target.items()} for target in case.targets]
     before, after = score(case), score(moved)
     for name in ("loss_vfl", "loss_vfl_aux_0", "loss_vfl_pre", "loss_vfl_enc_0"):
         torch.testing.assert_close(after[name], before[name])
@@ -250,7 +250,7 @@ def test_autocast_is_left_and_low_precision_inputs_are_widened():
         return Predictions(one.logits.bfloat16(), one.boxes, one.edge_logits.bfloat16(), one.initial_boxes)
 
     output = case.output
-    layers, heads = [narrow(one) for one in output.layers], {"initial": narrow(output.initial)}
+    layers, heads = [narrow(layer) for layer in output.layers], {"initial": narrow(output.initial)}
     rounded = score(replace(case, output=replace(output, layers=layers, groups={}, **heads)))
     for name, value in rounded.items():
         assert value.dtype == torch.float32
@@ -353,7 +353,7 @@ def test_outputs_that_do_not_fit_are_refused():
     refuse(r"layers\[0\].logits have 4 classes but DFINECriterion.num_classes is 80", num_classes=80)
     refuse(r"layers\[0\].edge_logits have 36 values per query, but .*reg_max 16 .* = 68", reg_max=16)
     refuse("losses ask for 'local', but the output has no up and reg_scale", up=None)
-    bare = [Predictions(one.logits, one.boxes) for one in output.layers]
+    bare = [Predictions(layer.logits, layer.boxes) for layer in output.layers]
     refuse(r"losses ask for 'local', but layers\[0\] has no edge distributions", layers=bare)
     group = output.groups["dn"]
     unassigned = replace(group, group=replace(group.group, assigned=None))

@@ -222,16 +222,16 @@ def test_stacked_sets_equal_single_ones_and_row_dimensions_may_be_two():
     sets = torch.stack((student, 2 * student))
     stacked = ddf_loss(sets, teacher, torch.stack((iou, iou)), conf, matched)
     torch.testing.assert_close(stacked[1], ddf_loss(2 * student, teacher, iou, conf, matched))
-    by_image = [one.unflatten(0, (2, 3)) for one in (student, teacher, iou, conf, matched)]
+    by_image = [tensor.unflatten(0, (2, 3)) for tensor in (student, teacher, iou, conf, matched)]
     torch.testing.assert_close(ddf_loss(*by_image), stacked[0])
     left, shares = torch.zeros(6, 4, dtype=torch.int64), torch.full((6, 4), 0.5)
     stacked = fgl_loss(sets, left, shares, shares, iou.expand(2, -1), 3)
     torch.testing.assert_close(stacked[0], fgl_loss(student, left, shares, shares, iou, 3))
-    flat = [one.unflatten(0, (2, 3)) for one in (student, left, shares, shares, iou)]
+    flat = [tensor.unflatten(0, (2, 3)) for tensor in (student, left, shares, shares, iou)]
     torch.testing.assert_close(fgl_loss(*flat, 3), stacked[0])
     logits, rows, labels = torch.randn(2, 6, 3), torch.tensor([[0, 1], [4, 2]]), torch.tensor([[0, 1], [2, 2]])
     for loss, extra in ((vfl_loss, (torch.rand(2, 2),)), (focal_loss, ())):
-        single = [loss(logits[i], rows[i], labels[i], *(one[i] for one in extra), 2) for i in range(2)]
+        single = [loss(logits[i], rows[i], labels[i], *(argument[i] for argument in extra), 2) for i in range(2)]
         torch.testing.assert_close(loss(logits, rows, labels, *extra, 2), torch.stack(single))
 
 

@@ -43,7 +43,7 @@ def train_step(name, monkeypatch):
 
 def different_matches(criterion, output, targets, arrays):
     """Share of pairs (image, memory row, target) per set that only one side has; query order may differ."""
-    sets = {f"aux_{i}": one for i, one in enumerate(output.layers[:-1])}
+    sets = {f"aux_{i}": layer for i, layer in enumerate(output.layers[:-1])}
     sets |= {"final": output.layers[-1], "pre": output.initial, "enc_0": output.proposals}
     found = dict(zip(sets, criterion.matcher.match_sets(list(sets.values()), targets)))
     found["go_union"] = union_match(list(found.values()))
@@ -71,7 +71,7 @@ def test_a_training_step_equals_the_official_one(name, monkeypatch):
 
     norms = load_json(f"{name}_grads.json")["grad_norm"]
     largest = max(norm for norm in norms.values() if norm is not None)
-    gradients = {key: one.grad for key, one in model.named_parameters() if one.requires_grad}
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.requires_grad}
     for key, expected in norms.items():
         if expected is None:
             assert gradients.get(key) is None, key

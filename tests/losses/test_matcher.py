@@ -108,8 +108,8 @@ def test_sets_matched_together_equal_sets_matched_alone():
     targets = random_input()[1]
     agnostic = Predictions(inputs[0].logits[..., :1], inputs[0].boxes)
     together = official_matcher().match_sets([*inputs, agnostic], targets)
-    alone = [official_matcher()(one, targets) for one in [*inputs, agnostic]]
-    assert [as_lists(one) for one in together] == [as_lists(one) for one in alone]
+    alone = [official_matcher()(source, targets) for source in [*inputs, agnostic]]
+    assert [as_lists(indices) for indices in together] == [as_lists(indices) for indices in alone]
 
 
 def test_a_permutation_of_the_targets_permutes_the_matches():

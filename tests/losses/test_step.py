@@ -19,7 +19,7 @@ def groups_of(case: Case, **options: Any) -> dict[str, MatchedGroup]:
     step = official_criterion(case.num_classes, case.reg_max, **options).match(case.output, case.targets)
     assert step.matching is step.groups[0]
     assert step.output is case.output
-    return {one.name: one for one in step.groups}
+    return {group.name: group for group in step.groups}
 
 
 def test_queries_with_a_box_are_those_of_the_union_and_of_the_fixed_pairs() -> None:
@@ -41,8 +41,8 @@ def test_overlaps_and_confidence_by_query() -> None:
     assert overlaps.shape == (2, 18)
     assert not overlaps.requires_grad
     assert not overlaps[:, ~matched].any()
-    rows, numbers = (one[0, group.pairs.agreed] for one in (group.pairs.rows, group.pairs.numbers))
-    truth = torch.cat([one["boxes"] for one in case.targets])[numbers]
+    rows, numbers = (column[0, group.pairs.agreed] for column in (group.pairs.rows, group.pairs.numbers))
+    truth = torch.cat([target["boxes"] for target in case.targets])[numbers]
     for index, layer in enumerate(case.output.layers[1:3]):
         expected = paired_iou(cxcywh_to_xyxy(layer.boxes.flatten(0, 1)[rows]), cxcywh_to_xyxy(truth))
         torch.testing.assert_close(overlaps[index, rows], expected)
@@ -94,9 +94,9 @@ def test_without_the_union_every_set_is_scored_on_its_own_matches(options: Any) 
         torch.autograd.grad(sum(terms.values(), torch.zeros(())), leaves, allow_unused=True)
         for terms in (losses, expected)
     )
-    for name, one, reference in zip(case.inputs, found, other):
-        plain = torch.zeros_like(one) if reference is None else reference
-        torch.testing.assert_close(one, plain, atol=2e-6, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+    for name, gradient, reference in zip(case.inputs, found, other):
+        plain = torch.zeros_like(gradient) if reference is None else reference
+        torch.testing.assert_close(gradient, plain, atol=2e-6, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_without_the_union_the_boxes_are_scored_otherwise_and_the_classes_alike() -> None:
@@ -107,7 +107,7 @@ def test_without_the_union_the_boxes_are_scored_otherwise_and_the_classes_alike(
     changed = {name for name in united if own[name] != united[name]}
     assert changed == {name for name in united if "vfl" not in name and "dn" not in name}
     matched = [groups_of(case, use_uni_set=False)[""].matched(index) for index in range(3)]
-    assert all(one.sum() == 8 for one in matched)
+    assert all(mask.sum() == 8 for mask in matched)
     assert not torch.equal(matched[0], matched[2])
 
 
@@ -119,8 +119,8 @@ def test_direct_heads_are_scored_without_distributions(use_uni_set: bool) -> Non
         return Predictions(one.logits, one.boxes)
 
     output = case.output
-    dn = replace(output.groups["dn"], layers=[direct(one) for one in output.groups["dn"].layers], initial=None)
-    layers = [direct(one) for one in output.layers]
+    dn = replace(output.groups["dn"], layers=[direct(layer) for layer in output.groups["dn"].layers], initial=None)
+    layers = [direct(layer) for layer in output.layers]
     bare = replace(output, layers=layers, initial=None, groups={"dn": dn}, up=None, reg_scale=None)
     weights = {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
     criterion = official_criterion(4, 8, weight_dict=weights, losses=["vfl", "boxes"], use_uni_set=use_uni_set)

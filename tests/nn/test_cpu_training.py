@@ -17,13 +17,13 @@ def test_affine_and_its_gradients(layout: torch.memory_format, upstream_layout: 
     upstream = torch.randn(2, 3, 4, 5).contiguous(memory_format=upstream_layout)
     gradients: list[tuple[Tensor, ...]] = []
     for form in (affine, lambda one, scale, bias: scale * one + bias):
-        leaves = [one.clone().requires_grad_() for one in (maps, torch.tensor([1.5]), torch.tensor([-0.5]))]
+        leaves = [tensor.clone().requires_grad_() for tensor in (maps, torch.tensor([1.5]), torch.tensor([-0.5]))]
         found = form(*leaves)
         assert found.is_contiguous(memory_format=layout)
         torch.testing.assert_close(found, 1.5 * maps - 0.5)
         gradients.append(torch.autograd.grad(found, leaves, upstream))
-    for one, other in zip(*gradients):
-        torch.testing.assert_close(one, other)
+    for gradient, other in zip(*gradients):
+        torch.testing.assert_close(gradient, other)
 
 
 def test_affine_with_resting_parts() -> None:

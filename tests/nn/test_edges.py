@@ -125,7 +125,7 @@ def test_published_target_of_an_offset_between_two_bins():
     left, *shares = encode_targets(B0, torch.tensor([0.27, 0.41, 0.74, 0.60]), weighting(32, 0.5, 4), 4)
     assert left[0] == 19
     torch.testing.assert_close(
-        torch.stack([one[0] for one in shares]), torch.tensor([0.426711, 0.573289]), atol=2e-6, rtol=0
+        torch.stack([share[0] for share in shares]), torch.tensor([0.426711, 0.573289]), atol=2e-6, rtol=0
     )
 
 

@@ -13,7 +13,7 @@ def test_golden() -> None:
     state = gate.state_dict()
     assert sorted(state) == sorted(meta["gate"]["keys"])
     gate.load_state_dict(
-        {key: torch.from_numpy(fill.fill_array(prefix + key, one.shape)) for key, one in state.items()}
+        {key: torch.from_numpy(fill.fill_array(prefix + key, tensor.shape)) for key, tensor in state.items()}
     )
     out = gate(torch.from_numpy(arrays["gate/x1"]), torch.from_numpy(arrays["gate/x2"]))
     torch.testing.assert_close(out, torch.from_numpy(arrays["gate/out"]), atol=2e-5, rtol=1e-4)

@@ -32,7 +32,7 @@ def test_a_cell_is_kept_if_it_holds_any_content() -> None:
 def test_kept_cells_and_centres_do_not_depend_on_the_canvas(canvas: tuple[int, int]) -> None:
     tight, wide = padding((277, 370)), padding((277, 370), canvas=canvas)
     for stride in (4, 8, 16, 32, 64):  # at 64 the map of 288 pixels has 5 cells, half a cell more than the canvas
-        small, large = ([-(-side // stride) for side in one] for one in ((288, 384), canvas))
+        small, large = ([-(-side // stride) for side in sides] for sides in ((288, 384), canvas))
         assert kept(tight, tuple(small)) == kept(wide, tuple(large))
         for few, many in zip(tight.centres([tuple(small)])[0], wide.centres([tuple(large)])[0]):
             assert torch.equal(few, many[:, : few.shape[1]])
@@ -50,12 +50,15 @@ def test_the_stride_of_maps_that_cannot_be_halved_further() -> None:
     levels = [(32 // s, 160 // s) for s in (8, 16, 32)] + [(1, 3), (1, 2), (1, 1), (1, 1)]
     assert strip.level_strides(levels) == [8, 16, 32, 64, 128, 256, 512]
     assert corner.level_strides([(2, 2), (1, 1), (1, 1)]) == [16, 32, 64]
-    for one, few, many in ((strip, levels[2:5], [(2, 5), (1, 3), (1, 2)]), (corner, [(1, 1)] * 3, [(2, 2), (1, 1)])):
-        wide = padding((5, 20), canvas=(64, one.canvas[1] if one is strip else 64))
-        for (y, x), (more_y, more_x) in zip(one.centres(few), wide.centres(many)):
+    for content, few, many in (
+        (strip, levels[2:5], [(2, 5), (1, 3), (1, 2)]),
+        (corner, [(1, 1)] * 3, [(2, 2), (1, 1)]),
+    ):
+        wide = padding((5, 20), canvas=(64, content.canvas[1] if content is strip else 64))
+        for (y, x), (more_y, more_x) in zip(content.centres(few), wide.centres(many)):
             assert torch.equal(y, more_y[:, : y.shape[1]])
             assert torch.equal(x, more_x[:, : x.shape[1]])
-        assert one.extent(few)[0, 1].tolist() == wide.extent(many)[0, 1].tolist()
+        assert content.extent(few)[0, 1].tolist() == wide.extent(many)[0, 1].tolist()
 
 
 def test_full_content_gives_the_plain_centres() -> None:

@@ -13,7 +13,9 @@ def test_golden(num_bins: int) -> None:
     lqe, prefix = LocationQualityEstimator(num_bins), meta["lqe"]["key_prefix"]
     state = lqe.state_dict()
     assert sorted(state) == sorted(meta["lqe"]["keys"])
-    lqe.load_state_dict({key: torch.from_numpy(fill.fill_array(prefix + key, one.shape)) for key, one in state.items()})
+    lqe.load_state_dict(
+        {key: torch.from_numpy(fill.fill_array(prefix + key, tensor.shape)) for key, tensor in state.items()}
+    )
     scores, corners, out = (
         torch.from_numpy(arrays[f"lqe_rm{num_bins}/{name}"]) for name in ("scores", "corners", "out")
     )

@@ -19,20 +19,20 @@ def build(case: str) -> tuple[DeformableAttention, dict[str, torch.Tensor], dict
     )
     got = {name: torch.from_numpy(value) for name, value in arrays.items() if name.startswith(case + "/")}
     got = {name.removeprefix(case + "/"): value for name, value in got.items()}
-    assert {key: list(one.shape) for key, one in attention.state_dict().items()} == setting["keys"]
+    assert {key: list(tensor.shape) for key, tensor in attention.state_dict().items()} == setting["keys"]
     torch.testing.assert_close(attention.sampling_offsets.bias.detach(), got.get("init_offset_bias"), atol=1e-6, rtol=0)
     torch.testing.assert_close(attention.num_points_scale, got["num_points_scale"], atol=0, rtol=0)
-    assert {key: one.requires_grad for key, one in attention.named_parameters()} == setting["requires_grad"]
-    for key, one in attention.named_parameters():
+    assert {key: parameter.requires_grad for key, parameter in attention.named_parameters()} == setting["requires_grad"]
+    for key, parameter in attention.named_parameters():
         with torch.no_grad():
-            one.copy_(torch.from_numpy(fill.fill_array(meta["key_prefix"] + key, one.shape)))
+            parameter.copy_(torch.from_numpy(fill.fill_array(meta["key_prefix"] + key, parameter.shape)))
     return attention, got, setting
 
 
 def run(attention: DeformableAttention, got: dict[str, torch.Tensor], setting: dict):
     query = got["query"].requires_grad_()
     stored = [got[f"value_{i}"].requires_grad_() for i in range(len(setting["spatial_shapes_hw"]))]
-    maps = [one.flatten(1, 2).unflatten(2, size) for one, size in zip(stored, setting["spatial_shapes_hw"])]
+    maps = [rows.flatten(1, 2).unflatten(2, size) for rows, size in zip(stored, setting["spatial_shapes_hw"])]
     return query, stored, attention(query, got["ref"].squeeze(2), maps)
 
 
@@ -45,9 +45,9 @@ def test_golden(case: str) -> None:
     torch.testing.assert_close(query.grad, got["grad_query"], atol=2e-5, rtol=1e-4)
     for i, value in enumerate(stored):
         torch.testing.assert_close(value.grad, got[f"grad_value_{i}"], atol=2e-5, rtol=1e-4)
-    for key, one in attention.named_parameters():
-        if one.requires_grad:
-            torch.testing.assert_close(one.grad, got["grad/" + key], atol=1e-4, rtol=1e-4)
+    for key, parameter in attention.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, got["grad/" + key], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -64,7 +64,7 @@ def test_sampling_points_are_where_forward_reads(case: str) -> None:
     sampler = sample_nearest if setting["method"] == "discrete" else sample_bilinear
     total = torch.zeros_like(out)
     for head in range(heads):
-        parts = zip(maps, *(one[:, head].split(attention.num_points, dim=2) for one in (points, weights)))
+        parts = zip(maps, *(tensor[:, head].split(attention.num_points, dim=2) for tensor in (points, weights)))
         channels = slice(head * out.shape[-1] // heads, (head + 1) * out.shape[-1] // heads)
         for values, places, shares in parts:
             read = sampler(values[:, channels], places)  # (B, D / heads, Q, P)
@@ -134,7 +134,10 @@ def test_references_are_fractions_of_what_the_extent_says(method: str) -> None:
     attention = DeformableAttention(8, 2, 2, [2, 3], method=method)
     queries, references = torch.randn(2, 5, 8), torch.rand(2, 5, 4)
     tight = [torch.randn(2, 8, 4, 6), torch.randn(2, 8, 2, 3)]
-    wide = [torch.nn.functional.pad(one, (0, one.shape[3], 0, one.shape[2] // 2)) for one in tight]
+    wide = [
+        torch.nn.functional.pad(feature_map, (0, feature_map.shape[3], 0, feature_map.shape[2] // 2))
+        for feature_map in tight
+    ]
     extent = torch.tensor([0.5, 1 / 1.5]).expand(2, 2, 2)  # twice as wide, one and a half times as high
     expected = attention(queries, references, tight)
     torch.testing.assert_close(attention(queries, references, wide, extent), expected, atol=1e-5, rtol=1e-4)

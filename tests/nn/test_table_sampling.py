@@ -18,8 +18,8 @@ class Case:
     def __init__(self, seed: int = 0, spread: float = 0.6) -> None:
         random = torch.Generator().manual_seed(seed)
         self.attention = DeformableAttention(16, 4, 3, POINTS)
-        for one in self.attention.parameters():
-            torch.nn.init.normal_(one, std=spread, generator=random)
+        for parameter in self.attention.parameters():
+            torch.nn.init.normal_(parameter, std=spread, generator=random)
         self.queries = torch.randn(2, 9, 16, generator=random).requires_grad_()
         centre = torch.rand(2, 9, 2, generator=random) * 1.4 - 0.2  # also beyond the maps
         self.references = torch.cat((centre, torch.rand(2, 9, 2, generator=random)), -1).requires_grad_()
@@ -40,7 +40,7 @@ def test_values_and_gradients_are_those_of_grid_sample(
 ) -> None:
     case = Case(seed)
     form = getattr(torch, layout)
-    case.values = [one.detach().contiguous(memory_format=form).requires_grad_() for one in case.values]
+    case.values = [value.detach().contiguous(memory_format=form).requires_grad_() for value in case.values]
     asked = []
     kept = sampling.sample_table
     monkeypatch.setattr(sampling, "sample_table", lambda *given: (asked.append(1), kept(*given))[1])
@@ -50,8 +50,8 @@ def test_values_and_gradients_are_those_of_grid_sample(
     expected, others = case.run(padded=padded)
     assert len(asked) == 1
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
-    for one, other in zip(gradients, others):
-        torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=1e-4)
+    for gradient, other in zip(gradients, others):
+        torch.testing.assert_close(gradient, other, atol=1e-5 * float(other.abs().max()), rtol=1e-4)
 
 
 def test_gradients_are_those_of_small_differences() -> None:
@@ -62,7 +62,7 @@ def test_gradients_are_those_of_small_differences() -> None:
     sides = torch.tensor([(7, 5)] * 3 + [(4, 3)] * 2)
     place = locations * sides - 0.5
     assert (place - place.round()).abs().min() > 0.03  # at a cell's border the slope jumps
-    leaves = [one.requires_grad_() for one in (rows, locations, weights)]
+    leaves = [tensor.requires_grad_() for tensor in (rows, locations, weights)]
 
     def total(*given: Tensor) -> Tensor:
         return sample_table(given[0], SIZES[:2], [3, 2], given[1], given[2]).square().sum()
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_small_differences() -> None:
     gradients = torch.autograd.grad(total(*leaves), leaves)
     for leaf, gradient in zip(leaves, gradients):
         step = torch.randn(leaf.shape, generator=random) * 1e-3
-        others = [[one + sign * step if one is leaf else one for one in leaves] for sign in (1, -1)]
+        others = [[tensor + sign * step if tensor is leaf else tensor for tensor in leaves] for sign in (1, -1)]
         rise = (total(*others[0]) - total(*others[1])).item() / 2
         assert rise == pytest.approx((gradient * step).sum().item(), rel=2e-2, abs=1e-4)
 
@@ -115,7 +115,7 @@ def test_layers_share_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case()
     table = FeatureTable(case.values)
     assert len(table) == 3
-    assert [tuple(one.shape) for one in table] == [(2, 16, *size) for size in SIZES]
+    assert [tuple(feature_map.shape) for feature_map in table] == [(2, 16, *size) for size in SIZES]
     rows = table.rows(4)
     assert table.rows(4) is rows
     assert rows.shape == (2, 4, 5 * 7 + 3 * 4 + 2, 4)

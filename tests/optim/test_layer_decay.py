@@ -66,7 +66,7 @@ def test_groups_keep_their_order_their_options_and_what_lies_outside_the_backbon
     optimizer = AdamW(detector("HGNetv2"), ENTRIES, lr=1e-3, layer_decay=0.9)
     first, second = ENTRIES[0]["params"], ENTRIES[1]["params"]
     stages = [f"[stage {k}, lr x {0.9 ** (4 - k):.4g}]" for k in (4, 3, 2, 1, 0)]
-    names = [*(f"{first} {one}" for one in stages), second, *(f"{second} {one}" for one in stages), "rest"]
+    names = [*(f"{first} {stage}" for stage in stages), second, *(f"{second} {stage}" for stage in stages), "rest"]
     assert [group["name"] for group in optimizer.param_groups] == names
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-2] * 5 + [0.0] * 6 + [1e-2]
     assert optimizer.param_groups[5]["param_names"] == ["head.bias"]

@@ -98,10 +98,14 @@ def test_a_slip_is_said_and_kept(variant: str, place: int, said: str, caplog: py
     section = load_json("configs.json")["variants"][f"{variant}_coco"]["optimizer"]
     with caplog.at_level(logging.INFO):
         AdamW(skeleton(variant), section["groups"], lr=section["lr"], weight_decay=section["weight_decay"])
-    lines = [one for one in caplog.messages if one.startswith(f"optimizer.params[{place}]") and "as written" in one]
+    lines = [
+        message
+        for message in caplog.messages
+        if message.startswith(f"optimizer.params[{place}]") and "as written" in message
+    ]
     assert len(lines) == 1
     assert re.search(said, lines[0])
-    assert all(one.levelno == logging.INFO for one in caplog.records if "as written" in one.message)
+    assert all(record.levelno == logging.INFO for record in caplog.records if "as written" in record.message)
 
 
 def test_what_a_slip_leaves_out_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -175,8 +175,8 @@ def test_few_calls_for_clipping_optimizer_and_average_together(rounds: int) -> N
     schedule = Schedule(optimizer, None, None, steps_per_epoch=10, total_epochs=10)
     optim = Optim(optimizer, schedule, ModelEMA(model), Precision("fp32", "cpu"))
     for _ in range(2):  # the first makes the moments
-        for one in model.parameters():
-            one.grad = torch.ones_like(one)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
         with Operators() as seen:
             optim.step(torch.ones((), requires_grad=True), max_norm=0.1)
         calls = seen.names.total() - seen.names["detach"]
@@ -195,5 +195,5 @@ def test_the_fused_update_is_that_of_each_parameter_by_itself() -> None:
         for model, optimizer in zip(models, optimizers):
             model.weight.grad, model.bias.grad = torch.full((3, 5), 0.1 * step - 0.1), torch.linspace(-1, 1, 3)
             optimizer.step()
-    for one, other in zip(models[0].parameters(), models[1].parameters()):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    for parameter, other in zip(models[0].parameters(), models[1].parameters()):
+        torch.testing.assert_close(parameter, other, rtol=1e-6, atol=1e-7)

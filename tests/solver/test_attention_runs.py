@@ -44,10 +44,10 @@ def test_a_resumed_run_takes_the_same_rows(tmp_path: Path) -> None:
         fit(run)
     run_micro(config, *common, f"output_dir={part}", resume=part)
     assert_same_weights(tmp_path / "whole" / "last.pth", part / "last.pth")
-    seen = [one["loss_attn_0"] for one in lines(tmp_path / "whole")]
+    seen = [line["loss_attn_0"] for line in lines(tmp_path / "whole")]
     assert seen[:3] == [0, 0, 0], "until a quarter of the eight steps is done"
-    assert all(one > 0 for one in seen[3:])
-    assert all(one["loss_attn_cross_0"] > 0 for one in lines(tmp_path / "whole")[3:])
+    assert all(loss > 0 for loss in seen[3:])
+    assert all(line["loss_attn_cross_0"] > 0 for line in lines(tmp_path / "whole")[3:])
 
 
 @pytest.mark.slow

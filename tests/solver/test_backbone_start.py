@@ -18,7 +18,7 @@ def test_random_weights_that_nobody_asked_for_are_a_warning(tmp_path: Path, capl
     config = write_micro_config(tmp_path)
     with caplog.at_level(logging.INFO):
         Training(isdfine.load_config(config))
-    (record,) = [one for one in caplog.records if "starts from" in one.message]
+    (record,) = [record for record in caplog.records if "starts from" in record.message]
     assert record.levelno == logging.WARNING
     assert "the backbone (HGNetv2) starts from random weights" in record.message
     assert "or write pretrained: False if this is meant" in record.message
@@ -28,7 +28,7 @@ def test_random_weights_that_are_meant_are_a_line(tmp_path: Path, caplog: pytest
     config = write_micro_config(tmp_path)
     with caplog.at_level(logging.INFO):
         Training(isdfine.load_config(config, ["HGNetv2.pretrained=False"]))
-    (record,) = [one for one in caplog.records if "starts from" in one.message]
+    (record,) = [record for record in caplog.records if "starts from" in record.message]
     assert record.levelno == logging.INFO
     assert "starts from random weights (pretrained: False)" in record.message
 

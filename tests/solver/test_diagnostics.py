@@ -87,10 +87,10 @@ def test_the_trajectory_is_the_same_without_them(tmp_path: Path, options: list[s
     for name, choice in (("on", "true"), ("off", "false")):
         run_micro(config, SMALL, *options, f"diagnostics={choice}", f"output_dir={tmp_path / name}")
     assert_same_weights(tmp_path / "on" / "last.pth", tmp_path / "off" / "last.pth")
-    assert [one["step"] for one in lines(tmp_path / "on", "diagnostics")] == [1, 2]
+    assert [line["step"] for line in lines(tmp_path / "on", "diagnostics")] == [1, 2]
     assert not lines(tmp_path / "off", "diagnostics")
     on, off = (lines(tmp_path / name) for name in ("on", "off"))
-    assert [one["loss"] for one in on] == [one["loss"] for one in off]
+    assert [record["loss"] for record in on] == [record["loss"] for record in off]
     entropies = [name for name in lines(tmp_path / "on", "diagnostics")[0] if "attention_entropy" in name]
     kinds = ("", "cross_") if options else ("",)  # sampling points only where a distiller compares them
     assert entropies == [f"{kind}attention_entropy_layer_{i}" for kind in kinds for i in (0, 1)]

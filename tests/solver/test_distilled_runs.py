@@ -56,7 +56,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def logged(run: Training, kind: str = "train") -> list[dict[str, Any]]:
     records = map(json.loads, (run.folder.path / "metrics.jsonl").read_text().splitlines())
-    return [one for one in records if one["kind"] == kind]
+    return [record for record in records if record["kind"] == kind]
 
 
 def test_a_distiller_that_is_off_leaves_weights_average_and_random_state_as_without(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_distiller_that_is_off_leaves_weights_average_and_random_state_as_with
         assert same(ended[name][0], ended["none"][0]), name
         assert same(ended[name][1], ended["none"][1]), name
     assert not same(ended["on"][0], ended["none"][0])
-    assert all(torch.equal(one[2], ended["none"][2]) for one in ended.values())
+    assert all(torch.equal(state[2], ended["none"][2]) for state in ended.values())
 
 
 def stop_after(run: Training, batches: int) -> None:
@@ -110,8 +110,8 @@ def test_a_run_killed_in_the_middle_of_its_ramp_goes_on_identically(method: str,
     assert same(weights(rest), weights(whole))
     assert same(rest.optim.ema.module.state_dict(), whole.optim.ema.module.state_dict())
     key = "loss_isd_aux_0" if method.startswith("Inter") else "loss_ddf_aux_0"
-    expected = {one["step"]: one[key] for one in logged(whole)}
-    assert {one["step"]: one[key] for one in logged(rest)} == expected
+    expected = {record["step"]: record[key] for record in logged(whole)}
+    assert {record["step"]: record[key] for record in logged(rest)} == expected
     assert [step for step, value in expected.items() if value == 0] == [1, 2, 3]  # the window before the ramp begins
     assert len(expected) == 8
 
@@ -122,13 +122,13 @@ def test_images_and_batches_without_objects_give_the_same_terms(tmp_path: Path) 
     fit(run)
     records = logged(run)
     assert len(records) == 4
-    names = [sorted(name for name in one if name.startswith("loss")) for one in records]
-    assert all(one == names[0] for one in names)
+    names = [sorted(name for name in record if name.startswith("loss")) for record in records]
+    assert all(name == names[0] for name in names)
     assert {"loss_isd_aux_0", "loss_isd_dn_0"} <= set(names[0])
-    empty = [one for one in records if one["loss_vfl_dn_0"] == 0]  # no objects, no denoising queries
+    empty = [record for record in records if record["loss_vfl_dn_0"] == 0]  # no objects, no denoising queries
     assert len(empty) == 2
-    assert all(one["loss_isd_dn_0"] == 0 for one in empty)
-    assert any(one["loss_isd_dn_0"] > 0 for one in records)
+    assert all(record["loss_isd_dn_0"] == 0 for record in empty)
+    assert any(record["loss_isd_dn_0"] > 0 for record in records)
 
 
 class Spoiled(InterLayerDistillation):
@@ -186,6 +186,6 @@ def test_ranks_with_and_without_objects_train_together(boxes: tuple[int, ...], t
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    trained = [one for one in records if one["kind"] == "train"]
+    trained = [record for record in records if record["kind"] == "train"]
     assert len(trained) == 3
-    assert all("loss_isd_aux_0" in one and "loss_isd_cls_dn_0" in one for one in trained)
+    assert all("loss_isd_aux_0" in record and "loss_isd_cls_dn_0" in record for record in trained)

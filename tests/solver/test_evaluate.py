@@ -43,8 +43,8 @@ def test_a_perfect_model_scores_one_whatever_the_input_size(tmp_path: Path, size
     config.write_text("val_dataloader: ~\n")
     section = {"val_dataloader": loader_section(annotations, train=False, batch=2, size=size)}
     loader = isdfine.load_config(config).with_values(section).build("val_dataloader")
-    truths = [loader.dataset.ground_truth(int(one)) for one in loader.dataset.annotations.image_ids]
-    model = Oracle([(one.boxes, one.labels, one.size) for one in truths])
+    truths = [loader.dataset.ground_truth(int(image_id)) for image_id in loader.dataset.annotations.image_ids]
+    model = Oracle([(truth.boxes, truth.labels, truth.size) for truth in truths])
     model.train()
     result = evaluate(model, DFINEPostProcessor(2, num_top_queries=5), loader, CocoEvaluator(dataset=loader.dataset))
     assert result.num_images == 5
@@ -55,9 +55,9 @@ def test_a_perfect_model_scores_one_whatever_the_input_size(tmp_path: Path, size
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_moves_detections_a_little_and_keeps_their_type(tmp_path: Path, precision: str) -> None:
     config = write_micro_config(tmp_path, images=4)
-    full, half = (Evaluation(isdfine.load_config(config, [f"eval_precision={one}"])) for one in ("fp32", precision))
+    full, half = (Evaluation(isdfine.load_config(config, [f"eval_precision={form}"])) for form in ("fp32", precision))
     half.model.load_state_dict(full.model.state_dict())
-    exact, near = (dict(one.sample_detections(4)) for one in (full, half))
+    exact, near = (dict(evaluation.sample_detections(4)) for evaluation in (full, half))
     for image_id, found in near.items():
         assert found.scores.dtype == found.boxes.dtype == torch.float32
         assert not torch.equal(found.scores, exact[image_id].scores)

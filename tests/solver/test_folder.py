@@ -61,7 +61,7 @@ def test_a_folder_of_transformers_is_a_checkpoint(tmp_path: Path) -> None:
 def test_files_of_the_folder_are_written_whole(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "new" / "run")
     folder.write(folder.load_report, "{}")
-    assert [one.name for one in folder.path.iterdir()] == ["load_report.json"]
+    assert [path.name for path in folder.path.iterdir()] == ["load_report.json"]
     folder.check_free()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"output_dir .*file cannot be written"):
@@ -117,4 +117,4 @@ def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text("")
     folder.clear_unfinished()
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["last.pth", "mine.tmp", "notes.pth.tmp"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pth", "mine.tmp", "notes.pth.tmp"]

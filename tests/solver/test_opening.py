@@ -21,7 +21,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture, folder: Path, *overrides: str)
     caplog.clear()
     with caplog.at_level(logging.INFO):
         Training(config)
-    return [one.message for one in caplog.records if one.levelno >= logging.WARNING]
+    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize(
@@ -105,5 +105,5 @@ def test_the_shipped_recipe_warns_of_nothing_that_nobody_can_act_on(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         Training(config)
-    assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert "taken as written" in caplog.text

@@ -106,7 +106,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 def test_a_run_trains_evaluates_and_keeps_its_files(tmp_path: Path) -> None:
     run = run_micro(write_micro_config(tmp_path))
     folder = tmp_path / "run"
-    assert {"config.yml", "last.pth", "best.pth", "metrics.jsonl"} <= {one.name for one in folder.iterdir()}
+    assert {"config.yml", "last.pth", "best.pth", "metrics.jsonl"} <= {path.name for path in folder.iterdir()}
     assert not list(folder.glob("*.tmp"))
     assert [record["step"] for record in lines(folder)] == [1, 2, 3, 4]
     assert all(0 < record["loss"] < 1000 for record in lines(folder))

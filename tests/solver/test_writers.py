@@ -94,4 +94,4 @@ def test_tensorboard_hides_what_a_killed_process_wrote_too_much(tmp_path: Path) 
             writer.write("train", step, {"loss": float(10 * done + step)})
         writer.close()
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert [(one.step, one.value) for one in events.Scalars("train/loss")] == [(1, 1.0), (2, 12.0)]
+    assert [(scalar.step, scalar.value) for scalar in events.Scalars("train/loss")] == [(1, 1.0), (2, 12.0)]

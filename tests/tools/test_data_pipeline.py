@@ -27,10 +27,10 @@ def test_every_way_is_measured_and_written(tool, tmp_path, capsys):
     assert list(found["timings"]) == ways == list(found["stages"])
     assert all(way in shown for way in ways)
     assert found["timings"]["official"]["times_official"] == 1
-    assert all(len(one["seconds_by_round"]) == 2 for one in found["timings"].values())
-    for one in found["stages"].values():
-        assert one["decode"] > 0
-        assert one["geometry"] > 0
+    assert all(len(timing["seconds_by_round"]) == 2 for timing in found["timings"].values())
+    for stage in found["stages"].values():
+        assert stage["decode"] > 0
+        assert stage["geometry"] > 0
     assert found["stages"]["ours, fused"]["decisions"] > 0
 
 
@@ -46,7 +46,7 @@ def test_every_way_makes_batches_from_the_same_images(tool, tmp_path, capsys, mo
     assert (made["official"][0] * 255 - made["ours, fused"][0].float()).abs().mean() < 1
     monkeypatch.setattr("sys.stdin", ["", ""])
     tool.serve("ours, fused", str(folder), str(path), 1)
-    assert [float(one) > 0 for one in capsys.readouterr().out.split()] == [True, True]
+    assert [float(number) > 0 for number in capsys.readouterr().out.split()] == [True, True]
 
 
 def test_synthetic_photos_are_the_same_for_a_seed(tool):

@@ -43,7 +43,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Exit code, output and errors of the command."""
 
     def call(*arguments: Any) -> tuple[int, str, str]:
-        code = TOOL.main([str(one) for one in arguments])
+        code = TOOL.main([str(argument) for argument in arguments])
         return code, *capsys.readouterr()
 
     return call
@@ -116,7 +116,7 @@ def test_a_file_is_written(checkpoint: Path, tmp_path: Path, run: Run) -> None:
     assert "batch 8 of 64 x 96: scores" in out
     assert "weights in float16" in out
     assert "TensorRT: trtexec --onnx=" in out
-    texts = {one.key: one.value for one in onnx.load(str(path)).metadata_props}
+    texts = {prop.key: prop.value for prop in onnx.load(str(path)).metadata_props}
     assert (json.loads(texts["names"]), json.loads(texts["ids"])) == (["dark", "light"], [3, 7])
     assert (texts["precision"], texts["input"], json.loads(texts["size"])) == ("fp16", "uint8 RGB", [64, 96])
 

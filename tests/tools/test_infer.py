@@ -33,7 +33,7 @@ def infer(model: Path, output: Path, *arguments: object) -> int:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_folder_with_everything_wrong_in_it(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,9 +64,9 @@ def test_a_folder_with_everything_wrong_in_it(model: Path, tmp_path: Path, capsy
     assert "skipped:    3" in printed.out
     assert "detections: 120 (" in printed.out
     content = json.loads((out / "detections.json").read_text())
-    sizes = {one["file_name"]: (one["height"], one["width"]) for one in content["images"]}
+    sizes = {image["file_name"]: (image["height"], image["width"]) for image in content["images"]}
     assert (sizes["turned.jpg"], sizes["dot.png"], sizes["strip.png"]) == ((96, 64), (1, 1), (100, 20000))
-    assert {one["category_id"] for one in content["annotations"]} <= {3, 7}
+    assert {annotation["category_id"] for annotation in content["annotations"]} <= {3, 7}
     assert len(files(out / "images")) == 12
     assert len(files(out / "labels")) == 13
     with Image.open(out / "images" / "turned.jpg") as drawn:

@@ -30,7 +30,7 @@ def test_a_comparison(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "time / m" in lines[0]
     content = json.loads(file.read_text())
     assert content["models"]["micro"]["time_over_m"]["median"] > 1, "a network takes longer than a mean"
-    assert [len(one) for one in content["models"]["t"]["seconds_by_round"]] == [2, 2, 2]
+    assert [len(turn) for turn in content["models"]["t"]["seconds_by_round"]] == [2, 2, 2]
     assert (content["models"]["m"]["precision"], content["models"]["t"]["precision"]) == ("fp16", "unknown")
     assert content["machine"]["versions"]["isdfine"]
     assert content["plan"]["rounds"] == 3
@@ -87,7 +87,7 @@ def test_labels_are_short_and_differ(folder: Path, tmp_path: Path) -> None:
 )
 def test_mistakes(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graphs = {"M": str(ours(tmp_path / "m.onnx")), "FREE": str(ours(tmp_path / "free.onnx", size=("H", "W")))}
-    given = [graphs.get(one, one) for one in arguments]
+    given = [graphs.get(argument, argument) for argument in arguments]
     assert load_tool("benchmark/latency").main(["--device", "cpu", *given]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -26,16 +26,16 @@ def test_both_sides_are_timed_and_agree(tool: ModuleType, tmp_path: Path, capsys
     assert [row.split()[0] for row in rows[:3]] == ["objects", "3", "6"]
     found = json.loads(file.read_text())
     assert found["machine"]["versions"]["torch"]
-    for one, objects in zip(found["comparison"], (3, 6)):
-        assert one["shapes"]["objects"] == objects
-        assert one["target"] is None  # targets are for batch 8
-        assert one["largest_loss_difference"] < 1e-4
-        assert one["largest_gradient_difference"] < 1e-4
-        ours, published = one["sides"]["ours"], one["sides"]["published"]
+    for result, objects in zip(found["comparison"], (3, 6)):
+        assert result["shapes"]["objects"] == objects
+        assert result["target"] is None  # targets are for batch 8
+        assert result["largest_loss_difference"] < 1e-4
+        assert result["largest_gradient_difference"] < 1e-4
+        ours, published = result["sides"]["ours"], result["sides"]["published"]
         assert 0 < ours["operators"] <= 640 < published["operators"]
         assert ours["peak_bytes"] > 0
         assert ours["summary"]["median_ms"] > 0
-        assert one["ratio"]["median"] > 0
+        assert result["ratio"]["median"] > 0
 
 
 @pytest.mark.parametrize("found", [False, True])
@@ -44,7 +44,7 @@ def test_growth_over_objects_and_batch(tool: ModuleType, capsys: pytest.CaptureF
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in capsys.readouterr().out.splitlines()[2:7]]
     assert [(row[0], row[1]) for row in cells] == [("2", "2"), ("2", "4"), ("2", "8"), ("1", "4"), ("4", "4")]
     options = tool.parse_arguments([*SMALL, "--objects", "2", "--growth", *["--found"] * found])
-    assert [one["shapes"]["found"] for one in tool.run(options)["growth"]] == [found] * 3
+    assert [result["shapes"]["found"] for result in tool.run(options)["growth"]] == [found] * 3
 
 
 def test_wrong_options_are_one_message(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,14 +41,14 @@ def visualize(run_folder: Path, tmp_path: Path) -> Visualize:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_report(visualize: Visualize, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert visualize("report", "--samples", 3, "--threshold", 0.01) == 0
     out = tmp_path / "out"
     written = files(out)
-    assert [one for one in written if one.startswith("sample_")] == [
+    assert [name for name in written if name.startswith("sample_")] == [
         "sample_1_000.png", "sample_5_004.png", "sample_8_007.png",
     ]  # fmt: skip
     assert {"report.html", "report.json", "precision_recall.png", "f1.png", "confusion.png"} <= set(written)
@@ -56,7 +56,7 @@ def test_a_report(visualize: Visualize, tmp_path: Path, capsys: pytest.CaptureFi
     html = (out / "report.html").read_text()
     assert numbers["num_images"] == 8
     assert f"<td>{100 * numbers['stats']['AP']:.1f}</td>" in html
-    assert sum(map(sum, numbers["confusion"][:-1])) == sum(one["num_boxes"] for one in numbers["per_class"])
+    assert sum(map(sum, numbers["confusion"][:-1])) == sum(row["num_boxes"] for row in numbers["per_class"])
     assert set(numbers["best"]) == {"dark", "light"}
     assert numbers["threshold"] == 0.01
     assert "8 of 8 images" in html
@@ -88,7 +88,7 @@ def test_errors(visualize: Visualize, tmp_path: Path, capsys: pytest.CaptureFixt
     for kind in KINDS:
         count = sum(row["kind"] == kind for row in rows)
         assert int(printed[kind]) == count
-        pages = [one for one in files(tmp_path / "out") if one.startswith(kind)]
+        pages = [file for file in files(tmp_path / "out") if file.startswith(kind)]
         assert len(pages) == -(-min(count, 30) // TOOL.SHEET)
     assert rows
     assert {row["class"] for row in rows} <= {"dark", "light"}
@@ -115,7 +115,7 @@ def test_a_file_of_the_validation_set_has_its_ground_truth(
 
 
 def test_files_of_one_name_do_not_overwrite_each_other(visualize: Visualize, tmp_path: Path) -> None:
-    named = [tmp_path / one for one in ("a/page.png", "a/page.jpg", "b/page.png")]
+    named = [tmp_path / name for name in ("a/page.png", "a/page.jpg", "b/page.png")]
     for number, file in enumerate(named, 1):
         file.parent.mkdir(exist_ok=True)
         Image.new("RGB", (100 * number, 90)).save(file)
@@ -232,7 +232,7 @@ def test_exported_models(visualize: Visualize, tmp_path: Path, capsys: pytest.Ca
 def test_without_matplotlib(
     visualize: Visualize, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [one for one in sys.modules if one.split(".")[0] == "matplotlib"]:
+    for name in [module for module in sys.modules if module.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Without("matplotlib"), *sys.meta_path])
     assert visualize("fdr", "--max-images", 1, "--threshold", 0) == 2

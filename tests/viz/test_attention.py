@@ -33,7 +33,7 @@ def test_points_are_where_they_are_read_and_as_large_as_their_weight(count: int,
     for layer in given:
         for level in range(3):
             gid = f"points/{layer.layer}/{level}"
-            (spots,) = [one for one in figure.findobj(PathCollection) if one.get_gid() == gid]
+            (spots,) = [collection for collection in figure.findobj(PathCollection) if collection.get_gid() == gid]
             own = layer.levels == level
             assert np.asarray(spots.get_offsets()) == pytest.approx(layer.points_px[:, own].reshape(-1, 2))
             weights = layer.weights[:, own].ravel()
@@ -48,9 +48,9 @@ def test_marked_queries_are_those_with_most_weight() -> None:
     (layer,) = layers(1)
     figure = attention_figure(Image.new("RGB", (400, 300)), "cat", 3, [layer])
     lower = figure.axes[1]
-    marked = {tuple(np.round(one.get_bbox().extents, 3)) for one in lower.patches}
+    marked = {tuple(np.round(patch.get_bbox().extents, 3)) for patch in lower.patches}
     order = np.argsort(-layer.self_weights)[:12]
-    expected = {tuple(np.round(layer.query_boxes_xyxy_px[one], 3)) for one in {*order.tolist(), 3}}
+    expected = {tuple(np.round(layer.query_boxes_xyxy_px[query], 3)) for query in {*order.tolist(), 3}}
     assert marked == expected
     share = layer.self_weights[order].sum()
     assert f"{share:.0%} of the weight" in lower.get_title()
@@ -62,6 +62,6 @@ def test_maps_show_the_chosen_queries_in_order() -> None:
     figure = attention_maps_figure(maps, [1, 2, 4], [5, 0, 7])
     shown = [axes for axes in figure.axes if axes.get_images()]
     assert [axes.get_title() for axes in shown] == ["layer 1", "layer 2", "layer 4"]
-    for axes, one in zip(shown, maps):
-        assert np.asarray(axes.get_images()[0].get_array()) == pytest.approx(one[[5, 0, 7]][:, [5, 0, 7]])
+    for axes, feature_map in zip(shown, maps):
+        assert np.asarray(axes.get_images()[0].get_array()) == pytest.approx(feature_map[[5, 0, 7]][:, [5, 0, 7]])
     assert not clipped_texts(figure)

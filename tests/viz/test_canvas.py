@@ -48,8 +48,8 @@ def test_axes_are_in_pixels_of_the_whole_image(tmp_path: Path) -> None:
     save_figure(figure, tmp_path / "new" / "a.png")
     with Image.open(tmp_path / "new" / "a.png") as written:
         assert written.size == (330, 330)
-    assert [one.name for one in (tmp_path / "new").iterdir()] == ["a.png"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
 def test_colours_are_those_of_drawn_pictures() -> None:
-    assert [round(255 * one) for one in color_of(7)] == list(class_color(7))
+    assert [round(255 * channel) for channel in color_of(7)] == list(class_color(7))

@@ -15,7 +15,7 @@ def numbers(name="train", classes=3, boxes=200, seed=0):
     random = np.random.default_rng(seed)
     return SimpleNamespace(
         name=name,
-        classes=tuple(f"class number {one}" for one in range(classes)),
+        classes=tuple(f"class number {index}" for index in range(classes)),
         class_counts=random.integers(0, 2000, classes),
         boxes_per_image=random.integers(0, 30, 50),
         image_sizes=random.integers(100, 900, (50, 2)),

@@ -50,7 +50,7 @@ def test_captions_stay_inside(box):
     """The whole caption is visible: as many pixels change as for a box in the middle, whose caption surely fits."""
     reference = draw_detections(picture(), detections([[100, 100, 101, 101]], [0.9], [1]), NAMES)
     drawn = draw_detections(picture(), detections([box], [0.9], [1]), NAMES)
-    white = [(np.asarray(one) > 170).all(axis=-1).sum() for one in (reference, drawn)]
+    white = [(np.asarray(image) > 170).all(axis=-1).sum() for image in (reference, drawn)]
     assert white[0] == white[1] > 0
 
 
@@ -96,8 +96,8 @@ def test_captions_avoid_each_other_and_other_boxes():
     boxes = [[60, 60, 160, 120], [62, 62, 158, 118], [60, 20, 160, 58]]
     names = SimpleNamespace(names=("text",))
     drawn = draw_detections(picture(), detections(boxes, [0.9, 0.8, 0.7]), names)
-    alone = [draw_detections(picture(), detections([one], [0.9]), names) for one in boxes]
-    white = [(np.asarray(one) > 200).all(axis=-1).sum() for one in (drawn, *alone)]
+    alone = [draw_detections(picture(), detections([box], [0.9]), names) for box in boxes]
+    white = [(np.asarray(image) > 200).all(axis=-1).sum() for image in (drawn, *alone)]
     assert white[0] >= 0.97 * sum(white[1:]), "all letters of all captions are visible"
     assert not changed(picture(), drawn)[24:54, 64:156].any(), "the inside of the upper box is free"
 
@@ -116,12 +116,14 @@ def test_many_captions_are_smaller_than_few():
 @pytest.mark.parametrize("index", range(24))
 def test_captions_stand_out_from_their_colour(index):
     """Contrast of at least 3, which WCAG asks of large letters."""
-    names = SimpleNamespace(names=[f"class {one}" for one in range(24)])
+    names = SimpleNamespace(names=[f"class {index}" for index in range(24)])
     drawn = np.asarray(draw_detections(picture(), detections([[100, 100, 180, 160]], [0.9], [index]), names))
     inside = drawn[88:99, 103:150].reshape(-1, 3)
 
     def luminance(color):
-        part = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (one / 255 for one in color)]
+        part = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (channel / 255 for channel in color)
+        ]
         return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2]
 
     ink = (255, 255, 255) if (inside > 200).all(axis=-1).any() else (0, 0, 0)
@@ -140,7 +142,7 @@ def test_captions_of_a_crowd_leave_the_picture_visible():
     random = np.random.default_rng(0)
     corners = random.uniform(0, [620, 400], (300, 2))
     boxes = np.concatenate([corners, corners + 16], axis=1)
-    names = SimpleNamespace(names=tuple(f"class {one:02}, a name of forty characters.." for one in range(80)))
+    names = SimpleNamespace(names=tuple(f"class {index:02}, a name of forty characters.." for index in range(80)))
     found = detections(boxes, random.uniform(0.4, 1, 300).tolist(), random.integers(0, 80, 300).tolist())
     image = picture(640, 425)
     assert 0.2 < changed(image, draw_detections(image, found, names)).mean() < 0.5

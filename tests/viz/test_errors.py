@@ -41,9 +41,9 @@ def test_one_of_each_kind() -> None:
     (background,) = mistakes.of("background")
     assert (background.score, background.truth_xyxy_px) == (0.5, None)
     misses = mistakes.of("miss")
-    assert [one.score for one in misses] == [0, 0, 0.2]
+    assert [miss.score for miss in misses] == [0, 0, 0.2]
     assert misses[0].size_px == pytest.approx((19 * 30) ** 0.5)
-    assert all(one.box_xyxy_px is None for one in misses)
+    assert all(miss.box_xyxy_px is None for miss in misses)
 
 
 def test_a_lower_threshold_finds_more() -> None:
@@ -56,13 +56,13 @@ def test_a_lower_threshold_finds_more() -> None:
 def test_a_neighbour_of_a_found_object_is_no_localisation_error() -> None:
     images = [judged([(0, 0, 10, 10, 0)], [(0, 0, 10, 10, 0, 0.9), (7, 0, 17, 10, 0, 0.8)])]
     mistakes = find_mistakes(images, match_all(images), 1, 0.5)
-    assert [one.kind for one in mistakes.errors] == ["background"]
+    assert [error.kind for error in mistakes.errors] == ["background"]
 
 
 def test_crowds_are_nobodys_mistake() -> None:
     images = [judged([(0, 0, 90, 90, 0, True)], [(5, 5, 20, 20, 0, 0.9), (5, 5, 20, 20, 1, 0.8)])]
     mistakes = find_mistakes(images, match_all(images), 2, 0.5)
-    assert [(one.kind, one.label) for one in mistakes.errors] == [("background", 1)]
+    assert [(error.kind, error.label) for error in mistakes.errors] == [("background", 1)]
     assert mistakes.confusion.sum() == 1
 
 
@@ -73,17 +73,17 @@ def test_sums(seed: int) -> None:
     matches, threshold = match_all(images), 0.35
     mistakes = find_mistakes(images, matches, 3, threshold)
     matrix, counts = mistakes.confusion, {kind: len(mistakes.of(kind)) for kind in KINDS}
-    objects = np.concatenate([one.truth_labels[~one.crowd] for one in images])
+    objects = np.concatenate([image.truth_labels[~image.crowd] for image in images])
     assert matrix[:-1].sum(axis=1).tolist() == np.bincount(objects, minlength=3).tolist()
-    kept = [one.labels[(one.scores >= threshold) & ~found.ignored] for one, found in zip(images, matches)]
+    kept = [image.labels[(image.scores >= threshold) & ~found.ignored] for image, found in zip(images, matches)]
     assert matrix[:, :-1].sum(axis=0).tolist() == np.bincount(np.concatenate(kept), minlength=3).tolist()
-    right = sum(int(((one.scores >= threshold) & (found.truth >= 0)).sum()) for one, found in zip(images, matches))
+    right = sum(int(((image.scores >= threshold) & (found.truth >= 0)).sum()) for image, found in zip(images, matches))
     assert np.trace(matrix[:-1, :-1]) == right
     assert matrix[:-1, :-1].sum() - right == counts["confusion"]
     assert matrix[-1].sum() == counts["localisation"] + counts["duplicate"] + counts["background"]
     assert matrix[:-1, -1].sum() == counts["miss"]
     assert min(counts.values()) > 0
-    scores = [one.score for one in mistakes.of("background")]
+    scores = [error.score for error in mistakes.of("background")]
     assert scores == sorted(scores, reverse=True)
-    sizes = [one.size_px for one in mistakes.of("miss")]
+    sizes = [error.size_px for error in mistakes.of("miss")]
     assert sizes == sorted(sizes, reverse=True)

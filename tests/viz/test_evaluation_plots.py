@@ -16,12 +16,12 @@ from judged_cases import random_images
 
 def curves_of(classes: int, images: int = 40) -> list[ScoreCurve]:
     made = random_images(3, images, classes)
-    names = [f"class {one} with a name that is longer than most names are" for one in range(classes)]
+    names = [f"class {index} with a name that is longer than most names are" for index in range(classes)]
     return score_curves(made, match_all(made), names)
 
 
 def line(figure, gid):
-    (found,) = [one for axes in figure.axes for one in axes.get_lines() if one.get_gid() == gid]
+    (found,) = [drawn_line for axes in figure.axes for drawn_line in axes.get_lines() if drawn_line.get_gid() == gid]
     return found
 
 
@@ -43,13 +43,13 @@ def test_lines_are_the_curves(classes: int) -> None:
 
 def test_numbers_in_the_legend() -> None:
     curves = curves_of(2)
-    texts = [one.get_text() for one in precision_recall_figure(curves).legends[0].get_texts()]
+    texts = [text.get_text() for text in precision_recall_figure(curves).legends[0].get_texts()]
     for curve, text in zip(curves, texts):
         assert text.endswith(f"{100 * curve.ap:.1f}")
         assert "…" in text
     best = curves[0].best()
     assert best is not None
-    (first, *_) = [one.get_text() for one in f1_figure(curves).legends[0].get_texts()]
+    (first, *_) = [text.get_text() for text in f1_figure(curves).legends[0].get_texts()]
     assert first.endswith(f"{best.f1:.2f} at {best.threshold:.2f}")
 
 
@@ -65,10 +65,10 @@ def test_names_are_shown_as_they_are() -> None:
     for figure in (precision_recall_figure(curves), f1_figure(curves), confusion_figure(np.ones((5, 5), int), NAMES)):
         assert png(figure).startswith(b"\x89PNG")
         if figure.legends:
-            listed = [one.get_text() for one in figure.legends[0].get_texts()]
-            assert [one.rpartition("  ")[0].strip() for one in listed[:4]] == shown
+            listed = [text.get_text() for text in figure.legends[0].get_texts()]
+            assert [text.rpartition("  ")[0].strip() for text in listed[:4]] == shown
         else:
-            assert [one.get_text() for one in figure.axes[0].get_xticklabels()] == [*shown, "missed"]
+            assert [xticklabel.get_text() for xticklabel in figure.axes[0].get_xticklabels()] == [*shown, "missed"]
 
 
 def test_panels_of_many_classes_keep_their_distance() -> None:
@@ -78,26 +78,26 @@ def test_panels_of_many_classes_keep_their_distance() -> None:
     (title,) = figure.texts
     assert title.get_text() == "F1 over score threshold; numbers: best F1 and its threshold"
     extents.append(title.get_window_extent())
-    assert not any(one.overlaps(other) for one, other in itertools.combinations(extents, 2))
+    assert not any(extent.overlaps(other) for extent, other in itertools.combinations(extents, 2))
 
 
 def test_classes_without_objects_are_left_out() -> None:
     empty = ScoreCurve("none", 0, *(np.zeros(0) for _ in range(3)))
-    assert not [one for axes in precision_recall_figure([empty]).axes for one in axes.get_lines()]
+    assert not [drawn_line for axes in precision_recall_figure([empty]).axes for drawn_line in axes.get_lines()]
     figure = f1_figure([*curves_of(1), empty])
-    assert {one.get_gid() for axes in figure.axes for one in axes.get_lines()} >= {"mean"}
-    assert not [one for axes in figure.axes for one in axes.get_lines() if one.get_gid() == "none"]
+    assert {drawn_line.get_gid() for axes in figure.axes for drawn_line in axes.get_lines()} >= {"mean"}
+    assert not [drawn_line for axes in figure.axes for drawn_line in axes.get_lines() if drawn_line.get_gid() == "none"]
 
 
 @pytest.mark.parametrize("classes", [1, 8, 40])
 def test_a_confusion_matrix_has_all_its_names_and_numbers(classes: int) -> None:
     random = np.random.default_rng(0)
     counts = random.integers(0, 2000, (classes + 1, classes + 1))
-    figure = confusion_figure(counts, [f"class {one} with a long name" for one in range(classes)])
+    figure = confusion_figure(counts, [f"class {index} with a long name" for index in range(classes)])
     axes = figure.axes[0]
     assert axes.get_xticklabels()[-1].get_text() == "missed"
     assert axes.get_yticklabels()[-1].get_text() == "nothing"
-    numbers = {(int(one.get_position()[1]), int(one.get_position()[0])): one.get_text() for one in axes.texts}
+    numbers = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axes.texts}
     if classes < 25:
         assert numbers == {(row, column): f"{counts[row, column]:,}" for row, column in zip(*np.nonzero(counts))}
     else:

@@ -19,7 +19,7 @@ def test_the_threshold_is_the_best_for_all_classes_unless_it_is_given() -> None:
     images = random_images(1, 20)
     chosen = judge(images, NAMES)
     means = {
-        threshold: sum(one.at(threshold)[2] for one in chosen.curves)
+        threshold: sum(curve.at(threshold)[2] for curve in chosen.curves)
         for threshold in (chosen.threshold, 0.1, 0.3, 0.5, 0.7, 0.9)
     }
     assert max(means.values()) == means[chosen.threshold]

@@ -26,17 +26,21 @@ def coco_precision(images: list[JudgedImage], classes: int, most: int) -> NDArra
         ]
 
     truth, found = [], []
-    for number, one in enumerate(images, 1):
+    for number, image in enumerate(images, 1):
         here = [{"image_id": number}]
         truth += [
             row | here[0]
             for row in entries(
-                one.truth_xyxy_px, category_id=(one.truth_labels + 1).tolist(), iscrowd=one.crowd.astype(int).tolist()
+                image.truth_xyxy_px,
+                category_id=(image.truth_labels + 1).tolist(),
+                iscrowd=image.crowd.astype(int).tolist(),
             )
         ]
         found += [
             row | here[0]
-            for row in entries(one.boxes_xyxy_px, category_id=(one.labels + 1).tolist(), score=one.scores.tolist())
+            for row in entries(
+                image.boxes_xyxy_px, category_id=(image.labels + 1).tolist(), score=image.scores.tolist()
+            )
         ]
     base = {
         "images": [{"id": number, "height": 200, "width": 200} for number in range(1, len(images) + 1)],
@@ -99,7 +103,7 @@ def test_the_best_threshold_keeps_what_it_promises() -> None:
         for curve in score_curves(images, match_all(images), ["a", "b", "c"]):
             best = curve.best()
             assert best is not None
-            assert best[1:] == pytest.approx([one[0] for one in curve.at(np.array([best.threshold]))])
+            assert best[1:] == pytest.approx([values[0] for values in curve.at(np.array([best.threshold]))])
             assert best.f1 == pytest.approx(curve.f1.max())
 
 

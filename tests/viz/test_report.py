@@ -105,7 +105,11 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     assert len(links) == 6
     assert all(link is not None and link.startswith("data:") for link in links)
     assert not re.search(r"https?:|url\(|@import", page(report()).replace("http-equiv", ""))
-    policy = next(one["content"] for _, one in read.tags if one.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attributes["content"]
+        for _, attributes in read.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -113,10 +117,10 @@ def test_pictures_are_whole_and_not_larger_than_needed() -> None:
     read = Reader(page(report()))
     pictures = [attributes for tag, attributes in read.tags if tag == "img"]
     assert len(pictures) == 5
-    for one in pictures:
-        assert one["alt"]
-        assert one["src"] is not None
-        with Image.open(io.BytesIO(base64.b64decode(one["src"].split(",")[1]))) as image:
+    for picture in pictures:
+        assert picture["alt"]
+        assert picture["src"] is not None
+        with Image.open(io.BytesIO(base64.b64decode(picture["src"].split(",")[1]))) as image:
             image.load()
             assert max(image.size) <= LARGEST_PX
 

@@ -26,7 +26,7 @@ def mistakes():
 
 def test_captions_say_what_is_wrong() -> None:
     found = mistakes()
-    said = {kind: [caption(one, NAMES) for one in found.of(kind)] for kind in KINDS}
+    said = {kind: [caption(error, NAMES) for error in found.of(kind)] for kind in KINDS}
     assert said == {
         "confusion": [("cat 0.70", "is dog, IoU 0.90")],
         "localisation": [("cat 0.60", "of cat, IoU 0.40")],

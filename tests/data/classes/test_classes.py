@@ -24,7 +24,7 @@ def test_lists_have_their_sizes_and_ids() -> None:
     assert sizes == {"coco": 80, "objects365": 365, "objects365_366": 366, "voc": 20}
     objects = class_list("objects365")
     assert objects.category_ids == tuple(range(1, 366))
-    assert [objects.names[one] for one in (0, 1, 37, 196, 299, 364)] == [
+    assert [objects.names[label] for label in (0, 1, 37, 196, 299, 364)] == [
         *("Person", "Sneakers", "Moniter/TV", "Cigar/Cigarette ", "Tape Measur/ Ruler", "Table Tennis "),
     ]
     padded = class_list("objects365_366")
@@ -56,7 +56,7 @@ def test_voc_is_all_in_coco_and_objects365() -> None:
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_no_list_has_two_names_of_one_group(name: str) -> None:
     table, names = synonyms(), class_list(name).names
-    assert len({table.get(squeezed(one), squeezed(one)) for one in names}) == len(names)
+    assert len({table.get(squeezed(name), squeezed(name)) for name in names}) == len(names)
 
 
 def test_corrected_spellings_and_open_images_habits() -> None:

@@ -76,6 +76,6 @@ def test_missing_images_are_collected(tmp_path):
     problems = Problems(collect=True)
     names = ["a.png", "b.png", str(root / "sub" / "b.png")]
     assert check_files(root, names, "x.json", problems).tolist() == [True, False, True]
-    assert [(one.kind, one.place) for one in problems.found] == [("missing image", str(root / "b.png"))]
+    assert [(problem.kind, problem.place) for problem in problems.found] == [("missing image", str(root / "b.png"))]
     assert "not there, but x.json lists it: add it or remove its entry" in problems.found[0].text
     assert not check_files(root / "nowhere", ["a.png"], "x.json", problems).any()

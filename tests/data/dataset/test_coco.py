@@ -105,7 +105,7 @@ def test_a_contradicting_class_count(tmp_path):
 def test_largest_id_plus_one_makes_ids_the_labels(tmp_path, caplog):
     dataset = open_small(tmp_path, num_classes=10)
     assert dataset.label_space.category_ids == tuple(range(10))
-    assert [dataset.label_space.names[one] for one in (0, 2, 9)] == ["(unused 0)", "ant", "zebra"]
+    assert [dataset.label_space.names[label] for label in (0, 2, 9)] == ["(unused 0)", "ant", "zebra"]
     assert dataset[0][1]["labels"].tolist() == [2, 9]
     assert "num_classes is 10, the largest category id + 1, for 2 classes: the ids are the labels" in caplog.text
     assert "8 outputs stay unused; leave num_classes out" in caplog.text
@@ -189,7 +189,7 @@ def test_augmentation_depends_on_the_key_alone(tmp_path):
     dataset[SampleKey(3, 1, 5)]
     assert torch.equal(dataset[(3, 0, 5)][0], first)
     others = [dataset[key][0] for key in ((4, 0, 5), (3, 0, 6), (3, 0))]
-    assert all(not torch.equal(one, first) for one in others)
+    assert all(not torch.equal(other, first) for other in others)
     assert torch.equal(dataset[0][0], dataset[(0, 0)][0])
 
 

@@ -192,7 +192,7 @@ def test_an_area_that_cannot_be_true_is_the_box_own(tmp_path, caplog, value, sai
     assert len(caplog.records) == bool(said)
     problems = Problems(collect=True)
     parse_coco(coco_files.write(tmp_path, changed("annotations.3.area", value), images=False)[1], problems=problems)
-    assert [(one.kind, one.kept) for one in problems.found] == [("wrong area", True)] * bool(said)
+    assert [(problem.kind, problem.kept) for problem in problems.found] == [("wrong area", True)] * bool(said)
 
 
 @pytest.mark.parametrize("name", ["coco128", "bccd", "doclayout-mini"])
@@ -256,7 +256,7 @@ def test_every_wrong_entry_is_collected_and_the_rest_is_read(tmp_path):
     assert +problems.losses.boxes == {"bad box": 1, "unknown category": 2, "unknown image": 1, "bad entry": 1,
                                      "duplicate id": 1}  # fmt: skip
     assert +problems.losses.images == {"broken json": 1, "bad entry": 1, "duplicate id": 2}
-    texts = sorted(f"{one.kind}: {one.text}" for one in problems.found)
+    texts = sorted(f"{problem.kind}: {problem.text}" for problem in problems.found)
     assert [text[:50] for text in texts] == [
         "bad box: annotation 23 has bbox [1, 1, 2]: expecte",
         "bad entry: entry 10 has image_id None, not a whole",
@@ -275,12 +275,14 @@ def test_every_wrong_entry_is_collected_and_the_rest_is_read(tmp_path):
 def test_boxes_of_a_reported_image_go_with_it(tmp_path):
     data = coco_files.content()
     del data["images"][0]["file_name"]
-    data["annotations"] += [coco_files.annotation(number, one, 2, [1, 1, 2, 2]) for number, one in ((21, 98), (22, 99))]
+    data["annotations"] += [
+        coco_files.annotation(number, image_id, 2, [1, 1, 2, 2]) for number, image_id in ((21, 98), (22, 99))
+    ]
     data["annotations"].append(coco_files.annotation(23, 99, 2, [1, 1, 2, 2]))
     problems = Problems(collect=True)
     found = parse_coco(coco_files.write(tmp_path, data, images=False)[1], problems=problems)
     assert found.ids.tolist() == [11]
-    assert [one.text.split(":")[0] for one in problems.found] == [
+    assert [problem.text.split(":")[0] for problem in problems.found] == [
         "image 7 has no file_name",
         "annotation 21 has image_id 98, which no image has (1 such annotations)",
         "annotation 22 has image_id 99, which no image has (2 such annotations)",
@@ -304,4 +306,4 @@ def test_numbers_that_no_picture_is_large_enough_for_are_no_box(tmp_path, value)
     problems = Problems(collect=True)
     path = coco_files.write(tmp_path, changed("annotations.3.bbox", [5, 5, value, value]), images=False)[1]
     assert len(parse_coco(path, problems=problems).ids) == 3
-    assert [one.kind for one in problems.found] == ["bad box"]
+    assert [problem.kind for problem in problems.found] == ["bad box"]

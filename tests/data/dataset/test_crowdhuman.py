@@ -26,7 +26,7 @@ def mask():
 def write(root, *lines, images=("a,1", "b")):
     for name in images:
         Image.new("RGB", (60, 40)).save(root / f"{name}.jpg")
-    (root / "x.odgt").write_text("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in lines))
+    (root / "x.odgt").write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
     return {"img_folder": str(root), "ann_file": str(root / "x.odgt")}
 
 

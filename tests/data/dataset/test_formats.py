@@ -37,7 +37,7 @@ def test_annotations_and_their_folder(tmp_path):
     problems = Problems(collect=True)
     (root / "a.png").write_text("no image")
     assert len(read_annotations("folder", {"img_folder": str(root)}, problems)[0]) == 1
-    assert [one.kind for one in problems.found] == ["unreadable image"]
+    assert [problem.kind for problem in problems.found] == ["unreadable image"]
 
 
 def test_arguments_that_a_format_does_not_have():
@@ -164,6 +164,6 @@ def test_hopeless_data_is_reported_and_empty(tmp_path, monkeypatch, format, wher
     problems = Problems(collect=True)
     annotations, _ = read_annotations(format, where, problems)
     assert len(annotations) == len(annotations.ids) == 0
-    assert [one.kind for one in problems.found] == kinds
+    assert [problem.kind for problem in problems.found] == kinds
     with pytest.raises(DataError):
         read_annotations(format, where)

@@ -188,7 +188,7 @@ def test_sizes_from_headers(tmp_path):
     assert image_sizes([tmp_path / "c.png", *paths, tmp_path / "d.png"], problems=problems) == [
         None, (6, 9), (4, 5), None,
     ]  # fmt: skip
-    assert [one.kind for one in problems.found] == ["missing image", "unreadable image"]
+    assert [problem.kind for problem in problems.found] == ["missing image", "unreadable image"]
 
 
 def test_an_upright_image_is_turned_even_where_its_size_stays(tmp_path):

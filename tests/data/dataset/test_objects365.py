@@ -40,8 +40,8 @@ def test_files_are_found_where_they_lie(tmp_path, caplog, lie_at, said):
     dataset = Objects365Detection(*write(tmp_path, lie_at=lie_at))
     assert dataset.annotations.file_names == (f"{lie_at}a.png", f"{lie_at}b.png")
     assert dataset[0][1]["labels"].tolist() == [0, 1]
-    own = [one.getMessage().split(": ")[1] for one in caplog.records if one.name.endswith("objects365")]
-    assert [one[: len(said or "")] for one in own] == [said][: bool(said)]
+    own = [record.getMessage().split(": ")[1] for record in caplog.records if record.name.endswith("objects365")]
+    assert [message[: len(said or "")] for message in own] == [said][: bool(said)]
 
 
 def test_missing_files_are_named_as_in_the_file(tmp_path):

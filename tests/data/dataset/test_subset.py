@@ -13,12 +13,12 @@ NAMES = [f"folder{index % 3}/image{index:03}.jpg" for index in range(200)]
 
 
 def draw(fraction, seed=0, names=NAMES):
-    return {names[one] for one in Subset(fraction, seed).indices(names, range(len(names)), "x").tolist()}
+    return {names[index] for index in Subset(fraction, seed).indices(names, range(len(names)), "x").tolist()}
 
 
 def test_smaller_fractions_are_part_of_larger_ones():
     drawn = [draw(fraction) for fraction in (0.001, 0.1, 0.2, 0.55, 1.0)]
-    assert [len(one) for one in drawn] == [1, 20, 40, 110, 200]
+    assert [len(share) for share in drawn] == [1, 20, 40, 110, 200]
     assert all(a <= b for a, b in pairwise(drawn))
 
 

@@ -124,7 +124,7 @@ def test_the_cause_of_a_broken_file_is_said_in_every_way(tmp_path, text, said):
         VOCDetection(root, classes=["ant"])
     problems = Problems(collect=True)
     parse_voc(root, problems=problems)
-    assert [one.kind for one in problems.found] == ["bad class", "broken xml"]
+    assert [problem.kind for problem in problems.found] == ["bad class", "broken xml"]
     assert re.search(said, str(problems.found[1]))
 
 

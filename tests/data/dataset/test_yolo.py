@@ -23,7 +23,7 @@ def write(root, labels=None, **yaml_keys):
         if rows is not None:
             text.write_text(rows)
     content = {"path": ".", "train": "images/train", "names": ["ant", "bee"], **yaml_keys}
-    (root / "data.yaml").write_text(yaml.safe_dump({key: one for key, one in content.items() if one is not None}))
+    (root / "data.yaml").write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
     return str(root / "data.yaml")
 
 
@@ -221,7 +221,7 @@ def test_files_that_are_no_yaml(tmp_path):
 def test_a_folder_without_labels_is_said(tmp_path, caplog):
     data = write(tmp_path, {"a.png": "0 .5 .5 .5 .5", "sub/b.png": None})
     YoloDetection(data)
-    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     (tmp_path / "labels/train/sub").rmdir()
     YoloDetection(data)
     assert re.search(r"data.yaml \(train\): there is no folder .*labels/train/sub: none of its images", caplog.text)

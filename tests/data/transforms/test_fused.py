@@ -181,7 +181,9 @@ def test_colours_are_those_of_torchvision(draws):
 @draws
 def test_whole_samples_keep_the_boxes_of_torchvision(draws):
     random, ops, kept = np.random.default_rng(2), official_ops(64), 0
-    theirs = [one for place, one in enumerate(official.official_transforms(64)) if place != 7]  # no pixels
+    theirs = [
+        official_transform for place, official_transform in enumerate(official.official_transforms(64)) if place != 7
+    ]  # no pixels
     for seed in range(draws):
         size = tuple(random.integers(30, 60, 2).tolist())
         boxes = boxes_of(random, int(random.integers(1, 8)), size)
@@ -260,7 +262,7 @@ def test_the_list_is_that_of_the_recipe():
     ops = yaml.safe_load(recipe.read_text())["train_dataloader"]["dataset"]["transforms"]["ops"]
     given = [{name: value for name, value in op.items() if name != "type"} for op in ops]
     built = [getattr(T, op["type"])(**options) for op, options in zip(ops, given)]
-    assert [str(vars(one)) for one in built] == [str(vars(one)) for one in official.our_ops()]
+    assert [str(vars(op)) for op in built] == [str(vars(our_op)) for our_op in official.our_ops()]
 
 
 def test_frames_are_mirrored_in_any_order():

@@ -112,7 +112,7 @@ def test_iou_crop_can_keep_near_the_aspect_of_the_image():
     assert max(free) > 1.25
     assert min(free) < 0.75
     assert len(set(near)) > 10
-    assert all(1 / 1.2 - 1e-9 <= one <= 1.2 + 1e-9 for one in near)
+    assert all(1 / 1.2 - 1e-9 <= ratio <= 1.2 + 1e-9 for ratio in near)
     assert max(cropped_aspects(aspect_change=1.2, max_aspect_ratio=1.5)) <= 1
     with pytest.raises(ValueError, match=r"aspect_change is 0\.5: give a factor of at least 1"):
         T.RandomIoUCrop(aspect_change=0.5)

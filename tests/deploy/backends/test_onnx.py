@@ -67,8 +67,8 @@ def test_batches_of_any_and_of_one_size(tmp_path: Path, batch: int | str) -> Non
     assert detector.info.max_batch == (None if batch == "N" else batch)
     images = [np.full((10, 20 + number, 3), 51 * number, np.uint8) for number in range(5)]
     found = detector.detect(images, 0.0)
-    np.testing.assert_allclose([one.scores[0] for one in found], [0, 0.2, 0.4, 0.6, 0.8], atol=1e-5)
-    assert [one.boxes[0].tolist() for one in found] == [[0, 0, 20 + number, 10] for number in range(5)]
+    np.testing.assert_allclose([answer.scores[0] for answer in found], [0, 0.2, 0.4, 0.6, 0.8], atol=1e-5)
+    assert [answer.boxes[0].tolist() for answer in found] == [[0, 0, 20 + number, 10] for number in range(5)]
     assert found[0].label_space == LABELS
 
 

@@ -53,7 +53,7 @@ def test_order_batches_and_skipped_ones() -> None:
         on_skip=skipped.append, on_picture=lambda: done.append(1),
     )  # fmt: skip
     assert first.seen == second.seen == [("0.jpg", 1), ("1.jpg", 1), ("2.jpg", 1)]
-    assert all(one is other for one, other in zip(first.pictures, second.pictures)), "drawn once for all sinks"
+    assert all(picture is other for picture, other in zip(first.pictures, second.pictures)), "drawn once for all sinks"
     assert (summary.pictures, summary.skipped, summary.per_class) == (3, 1, {"light": 3})
     assert skipped == [broken]
     assert len(done) == 4
@@ -71,10 +71,10 @@ def test_threshold_and_tiles() -> None:
 def test_a_picture_that_the_recipe_refuses_costs_no_other() -> None:
     class Refusing(Detector):
         def stream(self, images: Any, *arguments: Any, **options: Any) -> Iterator[Detections]:
-            for one in images:
-                if one.getpixel((0, 0))[0] == 1:
+            for image in images:
+                if image.getpixel((0, 0))[0] == 1:
                     raise DataError("PadToSize: does not fit")
-                yield from super().stream([one], *arguments, **options)
+                yield from super().stream([image], *arguments, **options)
 
     skipped: list[Skipped] = []
     sink = Memory()

@@ -73,8 +73,8 @@ def test_videos_get_names_of_their_own(tree: Path) -> None:
     images, *videos = open_sources(specs)
     assert isinstance(images, ImageFiles)
     assert images.names == ["a/1.jpg", "a/2.PNG", "b/1.jpg"]
-    assert [one.name for one in videos] == ["clip", "clip-2", "a-2", "camera0", "live"]  # type: ignore[attr-defined]
-    assert all(one.clip for one in videos)
+    assert [video.name for video in videos] == ["clip", "clip-2", "a-2", "camera0", "live"]  # type: ignore[attr-defined]
+    assert all(video.clip for video in videos)
 
 
 def test_a_folder_called_as_a_camera_is_a_folder(tree: Path) -> None:

@@ -34,7 +34,7 @@ def seen(window: Window, objects: Sequence[Sequence[float]], noise: float = 0.0)
 
 def found(objects: Sequence[Sequence[float]], tiling: Tiling, noise: float = 0.0) -> Detections:
     windows = tiling.windows(*SIZE)
-    return merge([seen(one, objects, noise) for one in windows], windows, SIZE)
+    return merge([seen(window, objects, noise) for window in windows], windows, SIZE)
 
 
 def test_windows_cover_and_overlap() -> None:
@@ -45,7 +45,7 @@ def test_windows_cover_and_overlap() -> None:
         assert (y2 - y1, x2 - x1) == (200, 300)
         covered[y1:y2, x1:x2] = True
     assert covered.all()
-    lefts, tops = sorted({one[0] for one in windows}), sorted({one[1] for one in windows})
+    lefts, tops = sorted({window[0] for window in windows}), sorted({window[1] for window in windows})
     assert max(np.diff(lefts)) <= 225
     assert max(np.diff(tops)) <= 150
     assert tiling.windows(150, 300) == [(0, 0, 300, 150)]
@@ -68,10 +68,10 @@ def objects_everywhere(sides: Sequence[tuple[int, int]]) -> list[list[float]]:
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_every_object_is_reported_once_and_whole(tiling: Tiling, noise: float) -> None:
     """Smaller than the overlap, as large as a tile, far larger than several tiles; wherever the seams cut it."""
-    for one in objects_everywhere([(30, 30), (60, 25), (150, 150), (40, 450), (400, 90), (450, 600)]):
-        merged = found([one], tiling, noise)
-        assert len(merged) == 1, (one, merged.boxes)
-        np.testing.assert_allclose(merged.boxes[0], one[1:5], atol=0.01 + 4 * noise)
+    for item in objects_everywhere([(30, 30), (60, 25), (150, 150), (40, 450), (400, 90), (450, 600)]):
+        merged = found([item], tiling, noise)
+        assert len(merged) == 1, (item, merged.boxes)
+        np.testing.assert_allclose(merged.boxes[0], item[1:5], atol=0.01 + 4 * noise)
         assert merged.scores[0] == pytest.approx(0.9)
         assert merged.labels[0] == 1
 

@@ -37,7 +37,7 @@ def test_what_is_half_and_what_is_not(exported: Exported, half: Any) -> None:
     chosen = [node.input[0] for node in half.graph.node if node.op_type == "TopK"]
     assert len(chosen) == 3  # queries, peaks of the distributions, detections
     assert {types[name] for name in chosen} == {FLOAT}
-    values = [(one.name, one.type.tensor_type.elem_type) for one in (*half.graph.input, *half.graph.output)]
+    values = [(value.name, value.type.tensor_type.elem_type) for value in (*half.graph.input, *half.graph.output)]
     assert values == [("images", 1), ("orig_target_sizes", 7), ("labels", 7), ("boxes", 1), ("scores", 1)]
 
 
@@ -46,14 +46,14 @@ def test_softmax_is_half_in_attention_only(half: Any) -> None:
     types = element_types(half.graph)
     for node in half.graph.node:
         if node.op_type == "Softmax":
-            readers = {one.op_type for one in half.graph.node if node.output[0] in one.input}
+            readers = {reader.op_type for reader in half.graph.node if node.output[0] in reader.input}
             assert (types[node.output[0]] == HALF) == (readers == {"MatMul"})
     assert kinds(half, "Softmax")[HALF] == 3
     assert kinds(half, "Softmax")[FLOAT] >= 5
 
 
 def test_the_clamp_before_the_norm_survives(half: Any) -> None:
-    constants = {one.name: onnx.numpy_helper.to_array(one) for one in half.graph.initializer}
+    constants = {initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in half.graph.initializer}
     limits = [
         [constants[name] for name in node.input[1:]]
         for node in half.graph.node
@@ -86,7 +86,7 @@ def test_the_graph_given_stays(exported: Exported) -> None:
 def test_weights_beyond_half_are_refused(exported: Exported) -> None:
     graph = exported.graph()
     conv = next(node for node in graph.graph.node if node.op_type == "Conv")
-    weight = next(one for one in graph.graph.initializer if one.name == conv.input[1])
+    weight = next(initializer for initializer in graph.graph.initializer if initializer.name == conv.input[1])
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[0] = 1e5
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
@@ -97,7 +97,7 @@ def test_weights_beyond_half_are_refused(exported: Exported) -> None:
 def small(nodes: list[Any], constants: dict[str, Any]) -> Any:
     """A graph from x (1, 4) to y."""
     values = [onnx.helper.make_tensor_value_info(name, 1, [1, 4]) for name in ("x", "y")]
-    given = [onnx.numpy_helper.from_array(np.array(one, np.float32), name) for name, one in constants.items()]
+    given = [onnx.numpy_helper.from_array(np.array(constant, np.float32), name) for name, constant in constants.items()]
     graph = onnx.helper.make_graph(nodes, "small", values[:1], values[1:], given)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
 

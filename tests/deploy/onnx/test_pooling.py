@@ -104,7 +104,7 @@ def test_channels_must_be_known() -> None:
 def test_exports_are_guarded(exported: Exported) -> None:
     graph = exported.graph().graph
     makers = {node.output[0]: node for node in graph.node}
-    kernels = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    kernels = {initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in graph.initializer}
     (pool,) = [node for node in graph.node if node.op_type == "MaxPool"]
     kernel = kernels[makers[pool.input[0]].input[1]]
     assert makers[pool.input[0]].op_type == "Conv"
@@ -115,7 +115,7 @@ def test_a_border_in_half_precision_gets_a_half_kernel() -> None:
     half = to_half(padded_half())
     assert guard_pools(half) == 1
     onnx.checker.check_model(half, full_check=True)
-    (kernel,) = [one for one in half.graph.initializer if one.name.endswith(".kernel")]
+    (kernel,) = [initializer for initializer in half.graph.initializer if initializer.name.endswith(".kernel")]
     assert onnx.numpy_helper.to_array(kernel).dtype == np.float16
 
 

@@ -33,5 +33,5 @@ def test_onnx_runtime_finds_what_pytorch_finds(tmp_path: Path, name: str, size: 
         filled(config), config.build("postprocessor"), tmp_path / "a.onnx", size=size, images=images_in(IMAGES)
     )
     assert len(report.differences) == 3
-    assert max(one.score for one in report.differences.values()) <= 1e-4
-    assert max(one.box for one in report.differences.values()) <= 0.05
+    assert max(difference.score for difference in report.differences.values()) <= 1e-4
+    assert max(difference.box for difference in report.differences.values()) <= 0.05

@@ -34,7 +34,7 @@ def constant(graph: Any, name: str, value: Any, dtype: type = np.float32) -> str
 
 def rename_output(graph: Any, old: str, new: str) -> None:
     """The node that makes an output makes ``new`` instead, so that something can be put between."""
-    maker = next(one for one in graph.node if old in one.output)
+    maker = next(maker for maker in graph.node if old in maker.output)
     maker.output[list(maker.output).index(old)] = new
 
 
@@ -43,7 +43,7 @@ def split_layer_norms(proto: Any) -> int:
     graph, count = proto.graph, 0
     constant(graph, "two", 2.0)
     constant(graph, "last", [-1], np.int64)
-    for norm in [one for one in graph.node if one.op_type == "LayerNormalization"]:
+    for norm in [layer for layer in graph.node if layer.op_type == "LayerNormalization"]:
         x, weight, bias, out, at = *norm.input, norm.output[0], list(graph.node).index(norm)
         name = f"split{count}"
         eps = constant(graph, f"{name}_eps", next(a.f for a in norm.attribute if a.name == "epsilon"))
@@ -67,7 +67,7 @@ def split_layer_norms(proto: Any) -> int:
 
 def test_the_file_itself_passes(exported: Exported) -> None:
     found = verify(exported.report.path, [exported.sample], precision="fp32")
-    assert max(one.score for one in found.values()) < 1e-4
+    assert max(difference.score for difference in found.values()) < 1e-4
     assert verify(exported.report.path) == {}  # structure alone
 
 
@@ -170,9 +170,9 @@ def test_every_image_gets_the_results_of_the_first(exported: Exported, save: Sav
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_one_weight_that_is_no_number(exported: Exported, save: Save, precision: str) -> None:
     proto = exported.graph() if precision == "fp32" else to_half(exported.graph())
-    next(one for one in proto.metadata_props if one.key == "precision").value = precision
-    conv = next(one for one in proto.graph.node if one.op_type == "Conv")
-    weight = next(one for one in proto.graph.initializer if one.name == conv.input[1])
+    next(prop for prop in proto.metadata_props if prop.key == "precision").value = precision
+    conv = next(layer for layer in proto.graph.node if layer.op_type == "Conv")
+    weight = next(initializer for initializer in proto.graph.initializer if initializer.name == conv.input[1])
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[0] = np.nan
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
@@ -191,7 +191,7 @@ def test_a_model_with_a_weight_that_is_no_number(exported: Exported) -> None:
 def half_top_k(proto: Any) -> None:
     """Select the best queries in float16."""
     graph = proto.graph
-    top = next(one for one in graph.node if one.op_type == "TopK")
+    top = next(layer for layer in graph.node if layer.op_type == "TopK")
     values = top.output[0]
     graph.node.insert(list(graph.node).index(top), node("Cast", [top.input[0]], "half_scores", to=10))
     top.input[0], top.output[0] = "half_scores", "half_values"
@@ -211,7 +211,7 @@ def half_boxes(proto: Any) -> None:
 def test_fragile_operations_in_half(exported: Exported, save: Save, plant: Callable[[Any], None], kind: str) -> None:
     """What no comparison on a CPU need show."""
     proto = to_half(exported.graph())
-    next(one for one in proto.metadata_props if one.key == "precision").value = "fp16"
+    next(prop for prop in proto.metadata_props if prop.key == "precision").value = "fp16"
     assert verify(save(proto)) == {}
     plant(proto)
     with pytest.raises(ExportError, match=f"called fp16, but these compute in float16 and must not: {kind}; export"):
@@ -232,13 +232,13 @@ def test_precisions_that_are_not_there(exported: Exported, save: Save) -> None:
     with pytest.raises(ExportError, match=r"called fp16, but 0% of the weights .* are in float16, expected 90%"):
         verify(exported.report.path, [exported.sample], precision="fp16")
     renamed = exported.graph()
-    next(one for one in renamed.metadata_props if one.key == "precision").value = "fp16"
+    next(prop for prop in renamed.metadata_props if prop.key == "precision").value = "fp16"
     with pytest.raises(ExportError, match="called fp16"):  # the file's own claim
         verify(save(renamed))
     half = to_half(exported.graph())
     with pytest.raises(ExportError, match=r"called fp32, but .* floating-point nodes .* in float16"):
         verify(save(half), precision="fp32")
-    next(one for one in renamed.metadata_props if one.key == "precision").value = "bf16"
+    next(prop for prop in renamed.metadata_props if prop.key == "precision").value = "bf16"
     with pytest.raises(ExportError, match="its precision is 'bf16': known are fp32, fp16"):
         verify(save(renamed))
 
@@ -313,5 +313,5 @@ def test_images_on_which_pytorch_is_unstable_are_left_out(exported: Exported, mo
 def test_one_image_is_shown_in_eight_ways(exported: Exported) -> None:
     """A batch of one image eight times would not show that its results are mixed up."""
     drawn = draw_sample(exported.model, exported.postprocessor, images_in(IMAGES)[:1], Recipe.squash((64, 64)))
-    assert len({one.tobytes() for one in drawn.pixels}) == 8
+    assert len({pixel.tobytes() for pixel in drawn.pixels}) == 8
     assert np.array_equal(drawn.pixels[1], drawn.pixels[0][:, :, ::-1])  # mirrored

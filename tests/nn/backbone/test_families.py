@@ -38,7 +38,8 @@ LARGE: dict[str, Callable[[], Any]] = {
 }
 EVERY = [(family, SIZE) for family in FAMILIES] + [
     pytest.param(family, size, marks=pytest.mark.slow)
-    for family, size in [(one, (288, 416)) for one in LARGE] + [("hgnetv2", (352, 480)), ("convnext_tiny", (352, 480))]
+    for family, size in [(family_name, (288, 416)) for family_name in LARGE]
+    + [("hgnetv2", (352, 480)), ("convnext_tiny", (352, 480))]
 ]
 
 
@@ -77,15 +78,17 @@ def test_a_detector_learns_and_its_fused_form_says_the_same(family: str, size: t
     model = detector(family, size=size).train()
     target = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}
     output = model(torch.rand(2, 3, *size), [target, target])
-    sum(one.boxes.sum() + one.logits.sum() for one in output.layers).backward()  # type: ignore[union-attr]
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.backbone.parameters())
+    sum(layer.boxes.sum() + layer.logits.sum() for layer in output.layers).backward()  # type: ignore[union-attr]
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.backbone.parameters()
+    )
     model.eval()
     images = torch.rand(1, 3, *size)
     with torch.no_grad():
         features, fused = model.backbone(images), fuse(model.backbone)(images)
         assert model(images).boxes.shape == (1, 8, 4)
-    for one, other in zip(features, fused):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for feature, other in zip(features, fused):
+        torch.testing.assert_close(feature, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -94,8 +97,8 @@ def test_the_exported_graph_computes_the_same(family: str) -> None:
     images = torch.rand(1, 3, *SIZE)
     exported = torch.export.export(copy.deepcopy(backbone), (images,)).module()
     with torch.no_grad():
-        for one, other in zip(backbone(images), exported(images)):
-            torch.testing.assert_close(one, other)
+        for feature_map, other in zip(backbone(images), exported(images)):
+            torch.testing.assert_close(feature_map, other)
 
 
 @pytest.mark.slow  # tracing the decoder takes most of the time, and is the same for all
@@ -105,8 +108,8 @@ def test_the_exported_graph_of_the_detector_computes_the_same(family: str, size:
     images = torch.rand(1, 3, *size)
     exported = torch.export.export(copy.deepcopy(model), (images,)).module()
     with torch.no_grad():
-        for one, other in zip(model(images), exported(images)):
-            torch.testing.assert_close(one, other)
+        for feature_map, other in zip(model(images), exported(images)):
+            torch.testing.assert_close(feature_map, other)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -45,14 +45,17 @@ def test_outputs_are_the_official_ones(case: str) -> None:
     backbone = HGNetv2(name, lab == "lab1", range(4), freeze_at=0 if freeze else -1, freeze_norm=freeze)
     backbone = filled(backbone).eval()
     assert {key: list(value.shape) for key, value in backbone.state_dict().items()} == expected["keys"]
-    assert sum(one.numel() for one in backbone.parameters()) == expected["params"]
-    assert sum(one.numel() for one in backbone.parameters() if not one.requires_grad) == expected["frozen_params"]
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == expected["params"]
+    assert (
+        sum(parameter.numel() for parameter in backbone.parameters() if not parameter.requires_grad)
+        == expected["frozen_params"]
+    )
     assert backbone.channels == expected["out_channels"]
     with torch.no_grad():
         maps = backbone(torch.from_numpy(fill.image_batch(meta["image_seed"], 1, *meta["image_hw"])))
-    for stage, one in enumerate(maps):
-        assert list(one.shape) == expected[f"shape_{stage}"]
-        values = one.flatten()
+    for stage, feature_map in enumerate(maps):
+        assert list(feature_map.shape) == expected[f"shape_{stage}"]
+        values = feature_map.flatten()
         step = max(1, len(values) // 64)
         picked = values[torch.arange(64) * step % len(values)].numpy()
         np.testing.assert_allclose(picked, golden[f"{case}/slice_{stage}"], atol=2e-5, rtol=1e-4)
@@ -75,7 +78,7 @@ def test_keys_and_frozen_parameters_of_every_detector(size: str) -> None:
     }
     assert mine == stored
     assert list(mine) == list(stored)
-    frozen = [f"backbone.{name}" for name, one in backbone.named_parameters() if not one.requires_grad]
+    frozen = [f"backbone.{name}" for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
     assert frozen == [name for name in keys["frozen_parameters"] if name.startswith("backbone.")]
 
 
@@ -87,24 +90,27 @@ def test_what_freezing_freezes(stem_only: bool, freeze_at: int, frozen: set[str]
     backbone = small(freeze_stem_only=stem_only, freeze_at=freeze_at)
     parts = {"stem": backbone.stem, **{f"stages.{i}": stage for i, stage in enumerate(backbone.stages)}}
     for name, part in parts.items():
-        assert {one.requires_grad for one in part.parameters()} == {name not in frozen}
+        assert {parameter.requires_grad for parameter in part.parameters()} == {name not in frozen}
 
 
 def test_frozen_norms_and_stage_choice() -> None:
     backbone = small(return_idx=(0, 3))
-    assert not [one for one in backbone.modules() if isinstance(one, torch.nn.BatchNorm2d)]
-    assert [one for one in backbone.modules() if isinstance(one, FrozenBatchNorm2d)]
+    assert not [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
     assert (backbone.channels, backbone.strides) == ([64, 1024], [4, 32])
-    assert [one.shape for one in backbone(torch.rand(1, 3, 64, 96))] == [(1, 64, 16, 24), (1, 1024, 2, 3)]
+    assert [feature_map.shape for feature_map in backbone(torch.rand(1, 3, 64, 96))] == [
+        (1, 64, 16, 24),
+        (1, 1024, 2, 3),
+    ]
 
 
 def test_a_batch_of_two_is_two_batches_of_one() -> None:
     backbone = filled(small(use_lab=True, freeze_norm=False)).eval()
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
-        singles = [backbone(one[None]) for one in images]
+        singles = [backbone(image[None]) for image in images]
         for level, both in enumerate(backbone(images)):
-            torch.testing.assert_close(both, torch.cat([one[level] for one in singles]), atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(both, torch.cat([single[level] for single in singles]), atol=2e-5, rtol=1e-4)
 
 
 def test_channels_last_is_kept_and_changes_nothing() -> None:
@@ -113,20 +119,20 @@ def test_channels_last_is_kept_and_changes_nothing() -> None:
     with torch.no_grad():
         plain = backbone(images)
         last = backbone.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
-    for one, other in zip(plain, last):
+    for feature_map, other in zip(plain, last):
         assert other.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(feature_map, other, atol=2e-5, rtol=1e-4)
 
 
 def test_affine_starts_as_identity_and_is_trained() -> None:
     backbone = small(use_lab=True, freeze_at=-1, freeze_norm=False)
-    affine = {name: one for name, one in backbone.named_parameters() if ".lab." in name}
-    assert {one.item() for name, one in affine.items() if name.endswith("scale")} == {1.0}
-    assert {one.item() for name, one in affine.items() if name.endswith("bias")} == {0.0}
+    affine = {name: parameter for name, parameter in backbone.named_parameters() if ".lab." in name}
+    assert {tensor.item() for name, tensor in affine.items() if name.endswith("scale")} == {1.0}
+    assert {tensor.item() for name, tensor in affine.items() if name.endswith("bias")} == {0.0}
     # a plain sum would hide a wrong gradient: batch norm cancels it
-    sum(one.square().sum() for one in backbone(torch.rand(2, 3, 64, 64))).backward()
-    gradients = [one.grad for one in backbone.parameters()]
-    assert all(one is not None and one.isfinite().all() for one in gradients)
+    sum(feature_map.square().sum() for feature_map in backbone(torch.rand(2, 3, 64, 64))).backward()
+    gradients = [parameter.grad for parameter in backbone.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
 def test_weights_come_from_the_local_folder(tmp_path: Path) -> None:
@@ -162,7 +168,9 @@ def test_wrong_choices_are_listed() -> None:
 def test_every_variant_is_consistent() -> None:
     for variant in VARIANTS.values():
         assert variant.stem[1] == variant.stages[0].in_channels
-        assert [one.out_channels for one in variant.stages[:-1]] == [one.in_channels for one in variant.stages[1:]]
+        assert [stage.out_channels for stage in variant.stages[:-1]] == [
+            stage.in_channels for stage in variant.stages[1:]
+        ]
 
 
 @pytest.mark.parametrize("name", ["B0", pytest.param("B5", marks=pytest.mark.slow)])  # B5 has every kind of block
@@ -177,17 +185,19 @@ def test_the_content_does_not_see_how_much_padding_there_is(name: str, size: tup
         padding = Padding(torch.tensor([size]), canvas)
         with torch.no_grad():
             maps = backbone(images, padding)
-        for one in maps:
-            assert not one[~padding.keep((one.shape[2], one.shape[3])).expand_as(one)].any()
-        results.append([one[..., : 64 // s, : 96 // s] for one, s in zip(maps, backbone.strides)])
+        for feature_map in maps:
+            assert not feature_map[
+                ~padding.keep((feature_map.shape[2], feature_map.shape[3])).expand_as(feature_map)
+            ].any()
+        results.append([feature_map[..., : 64 // s, : 96 // s] for feature_map, s in zip(maps, backbone.strides)])
     for other in results[1:]:
-        for one, first in zip(other, results[0]):
-            torch.testing.assert_close(one, first, atol=1e-5 * float(first.abs().max()), rtol=0)
+        for feature_map, first in zip(other, results[0]):
+            torch.testing.assert_close(feature_map, first, atol=1e-5 * float(first.abs().max()), rtol=0)
     with torch.no_grad():
         bare = backbone(content)  # stops where the content does
-        for one, padded in zip(bare, results[0]):
-            expected = padded[..., : one.shape[2], : one.shape[3]]
-            torch.testing.assert_close(one, expected, atol=1e-5 * float(one.abs().max()), rtol=0)
+        for feature_map, padded in zip(bare, results[0]):
+            expected = padded[..., : feature_map.shape[2], : feature_map.shape[3]]
+            torch.testing.assert_close(feature_map, expected, atol=1e-5 * float(feature_map.abs().max()), rtol=0)
         unmasked = backbone(torch.nn.functional.pad(content, (0, 128 - width, 0, 96 - height)))[0]
     assert not torch.allclose(unmasked[..., :16, :24], results[0][0], atol=1e-3)
 

@@ -55,8 +55,8 @@ def test_maps_are_those_of_another_implementation(depth: int) -> None:
     ours.load_state_dict({published_name(key): value for key, value in theirs.state_dict().items()})
     images = torch.rand(1, 3, 96, 160)
     with torch.no_grad():
-        for one, other in zip(ours(images), theirs(images).feature_maps):
-            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+        for feature_map, other in zip(ours(images), theirs(images).feature_maps):
+            torch.testing.assert_close(feature_map, other, rtol=1e-6, atol=1e-6)
 
 
 def test_names_are_the_published_ones() -> None:
@@ -79,7 +79,7 @@ def test_names_are_the_published_ones() -> None:
 def test_numbers_of_parameters(depth: int, variant: Any, millions: float) -> None:
     with torch.device("meta"):
         backbone = PResNet(depth, variant, freeze_norm=False)
-    assert sum(one.numel() for one in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 @pytest.mark.parametrize("variant", ["a", "b", "c", "d"])
@@ -89,7 +89,7 @@ def test_maps_are_what_channels_and_strides_say(depth: int, variant: Any) -> Non
         backbone = PResNet(depth, variant, return_idx=[1, 3], freeze_norm=False)
         maps = backbone(torch.rand(1, 3, 160, 224))
     assert backbone.strides == [8, 32]
-    assert [tuple(one.shape) for one in maps] == [
+    assert [tuple(feature_map.shape) for feature_map in maps] == [
         (1, channels, 160 // stride, 224 // stride) for channels, stride in zip(backbone.channels, backbone.strides)
     ]
 
@@ -122,9 +122,9 @@ def test_variant_b_is_torchvisions() -> None:
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         last = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-        for index, one in enumerate(ours(images), start=1):
+        for index, feature_map in enumerate(ours(images), start=1):
             last = getattr(theirs, f"layer{index}")(last)
-            torch.testing.assert_close(one, last)
+            torch.testing.assert_close(feature_map, last)
 
 
 @pytest.mark.parametrize("content", [(64, 96), (52, 75)])
@@ -146,8 +146,8 @@ def test_features_do_not_depend_on_the_padding(variant: Any, content: tuple[int,
         assert not wide[..., columns:].any()
     if content == (64, 96):
         with torch.no_grad():
-            for one, other in zip(backbone(image), maps(128, 192)):
-                torch.testing.assert_close(one, other[..., : one.shape[2], : one.shape[3]])
+            for feature_map, other in zip(backbone(image), maps(128, 192)):
+                torch.testing.assert_close(feature_map, other[..., : feature_map.shape[2], : feature_map.shape[3]])
 
 
 @pytest.mark.parametrize("freeze_norm", [False, True])
@@ -156,28 +156,28 @@ def test_fused_maps_are_equal_and_hold_no_norm(freeze_norm: bool) -> None:
     if freeze_norm:
         frozen = small(18, freeze_norm=True).eval()
         frozen.load_state_dict(
-            {key: one for key, one in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
+            {key: tensor for key, tensor in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
         )
         backbone = frozen
     fused, images = fuse(backbone), torch.rand(1, 3, 96, 160)
-    assert not [one for one in fused.modules() if isinstance(one, (nn.BatchNorm2d, FrozenBatchNorm2d))]
+    assert not [module for module in fused.modules() if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d))]
     with torch.no_grad():
-        for one, other in zip(backbone(images), fused(images)):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        for feature_map, other in zip(backbone(images), fused(images)):
+            torch.testing.assert_close(feature_map, other, rtol=1e-4, atol=1e-4)
 
 
 def test_every_parameter_learns() -> None:
     backbone = small(50, return_idx=[1, 2, 3]).train()
-    sum(one.square().mean() for one in backbone(torch.rand(2, 3, 64, 96))).backward()  # type: ignore[union-attr]
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in backbone.parameters())
+    sum(feature_map.square().mean() for feature_map in backbone(torch.rand(2, 3, 64, 96))).backward()  # type: ignore[union-attr]
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
 
 
 @pytest.mark.parametrize("freeze_at", [-1, 0, 2, 4])
 def test_the_first_stages_are_frozen(freeze_at: int) -> None:
     with torch.device("meta"):
         backbone = PResNet(18, freeze_at=freeze_at)
-    for name, one in backbone.named_parameters():
-        assert one.requires_grad == (backbone.stage_of(name) > freeze_at), name
+    for name, parameter in backbone.named_parameters():
+        assert parameter.requires_grad == (backbone.stage_of(name) > freeze_at), name
     assert {backbone.stage_of(name) for name, _ in backbone.named_parameters()} == {0, 1, 2, 3, 4}
     assert backbone.num_stages == 4
 

@@ -40,15 +40,15 @@ def small(name: str = "test_resnet", **options: Any) -> TimmBackbone:
 def test_maps_are_what_channels_and_strides_say(name: str) -> None:
     backbone = small(name)
     assert backbone.strides == [8, 16, 32]
-    shapes = [tuple(one.shape) for one in backbone(torch.rand(1, 3, 64, 96))]
+    shapes = [tuple(feature_map.shape) for feature_map in backbone(torch.rand(1, 3, 64, 96))]
     assert shapes == [(1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, backbone.strides)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_behind_the_last_map_are_dropped(name: str) -> None:
     backbone = small(name, out_indices=[1, 2])
-    sum(one.sum() for one in backbone(torch.rand(1, 3, 64, 64))).backward()
-    assert not [key for key, one in backbone.named_parameters() if one.grad is None]
+    sum(feature_map.sum() for feature_map in backbone(torch.rand(1, 3, 64, 64))).backward()
+    assert not [key for key, parameter in backbone.named_parameters() if parameter.grad is None]
     everything = small(name)
     assert len(list(backbone.parameters())) < len(list(everything.parameters()))
 
@@ -60,14 +60,14 @@ def test_efficientnet_lite0_has_the_known_channels() -> None:
 
 def test_maps_are_channels_first_whatever_the_model_computes_in() -> None:
     backbone = small("swin_tiny_patch4_window7_224")
-    shapes = [tuple(one.shape) for one in backbone(torch.rand(1, 3, 224, 224))]
+    shapes = [tuple(feature_map.shape) for feature_map in backbone(torch.rand(1, 3, 224, 224))]
     assert shapes == [(1, 192, 28, 28), (1, 384, 14, 14), (1, 768, 7, 7)]
 
 
 def test_images_are_normalised_as_the_weights_expect() -> None:
     backbone, images = small("test_convnext"), torch.rand(2, 3, 64, 64)
     cfg = backbone.body.pretrained_cfg
-    mean, std = (torch.tensor(cfg[one])[:, None, None] for one in ("mean", "std"))
+    mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         for ours, theirs in zip(backbone(images), backbone.body((images - mean) / std)):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
@@ -131,8 +131,8 @@ def test_a_config_builds_a_detector_that_trains(tmp_path: Path) -> None:
     target = {"labels": torch.tensor([0]), "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]])}
     output = model(torch.rand(2, 3, 64, 96), [target, target])
     output.layers[-1].boxes.sum().backward()
-    gradients = [one.grad for one in model.backbone.parameters()]
-    assert all(one is not None and one.isfinite().all() for one in gradients)
+    gradients = [parameter.grad for parameter in model.backbone.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
 def test_a_config_with_an_unknown_name_says_where(tmp_path: Path) -> None:

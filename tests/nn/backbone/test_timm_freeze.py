@@ -33,14 +33,14 @@ def training(name: str = "test_resnet", **options: Any) -> TimmBackbone:
 
 def step(backbone: TimmBackbone, images: torch.Tensor) -> list[torch.Tensor]:
     maps = backbone(images)
-    sum(one.square().mean() for one in maps).backward()
+    sum(feature_map.square().mean() for feature_map in maps).backward()
     return maps
 
 
 @pytest.mark.parametrize("freeze_at", [-1, 0, 2, 4])
 def test_the_stages_of_efficientnet_lite0_are_frozen_up_to_the_number(freeze_at: int) -> None:
     backbone = training("tf_efficientnet_lite0", out_indices=[3, 4], freeze_at=freeze_at)
-    frozen = tuple(one for number in range(freeze_at + 1) for one in LITE0_STAGES[number])
+    frozen = tuple(prefix for number in range(freeze_at + 1) for prefix in LITE0_STAGES[number])
     for name, parameter in backbone.body.model.named_parameters():
         assert parameter.requires_grad != name.startswith(frozen or "nothing"), name
 
@@ -48,7 +48,7 @@ def test_the_stages_of_efficientnet_lite0_are_frozen_up_to_the_number(freeze_at:
 @pytest.mark.parametrize(("name", "trained"), [("test_convnext", "stages.1."), ("test_resnet", "layer2.")])
 def test_stage_one_ends_at_stride_4_in_every_family(name: str, trained: str) -> None:
     backbone = training(name, freeze_at=1)
-    first = next(key for key, one in backbone.body.model.named_parameters() if one.requires_grad)
+    first = next(key for key, parameter in backbone.body.model.named_parameters() if parameter.requires_grad)
     assert first.startswith(trained)
 
 
@@ -57,8 +57,8 @@ def test_what_is_frozen_rests_and_the_remainder_learns(name: str) -> None:
     backbone = training(name, freeze_at=2, drop_path_rate=0.5)
     before = copy.deepcopy(backbone.state_dict())
     step(backbone, torch.rand(2, 3, 64, 96))
-    frozen = [key for key, one in backbone.named_parameters() if not one.requires_grad]
-    learning = [key for key, one in backbone.named_parameters() if one.requires_grad]
+    frozen = [key for key, parameter in backbone.named_parameters() if not parameter.requires_grad]
+    learning = [key for key, parameter in backbone.named_parameters() if parameter.requires_grad]
     gradients = dict(backbone.named_parameters())
     assert frozen
     assert all(gradients[key].grad is None for key in frozen)
@@ -75,23 +75,23 @@ def test_what_is_frozen_rests_and_the_remainder_learns(name: str) -> None:
 def test_the_frozen_part_builds_no_graph() -> None:
     backbone = training(freeze_at=3)
     maps = backbone(torch.rand(1, 3, 64, 64))
-    assert [one.requires_grad for one in maps] == [False, False, True]
+    assert [feature_map.requires_grad for feature_map in maps] == [False, False, True]
 
 
 def test_a_frozen_part_computes_the_same_in_training_and_eval() -> None:
     backbone, images = training("test_convnext", freeze_at=4, drop_path_rate=0.5), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         trained, judged = backbone(images), backbone.eval()(images)
-    for one, other in zip(trained, judged):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for feature_map, other in zip(trained, judged):
+        torch.testing.assert_close(feature_map, other, rtol=0, atol=0)
 
 
 def test_the_mode_survives_copies_and_synced_norms() -> None:
     backbone = convert_sync_batchnorm(training("test_efficientnet", freeze_at=1), "cpu")
     again = copy.deepcopy(backbone).eval().train()
-    for one in (backbone.train(), again):
-        assert isinstance(one, TimmBackbone)
-        modes = {name: module.training for name, module in one.body.model.named_modules()}
+    for network in (backbone.train(), again):
+        assert isinstance(network, TimmBackbone)
+        modes = {name: module.training for name, module in network.body.model.named_modules()}
         assert not any(modes[name] for name in modes if name.startswith(("conv_stem", "bn1", "blocks.0", "blocks.1")))
         assert all(modes[name] for name in modes if name.startswith(("blocks.2", "blocks.4")))
 
@@ -114,12 +114,15 @@ def test_what_cannot_be_frozen_is_refused(options: dict[str, Any], message: str)
 def test_frozen_norms_are_constants_that_compute_as_in_eval(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     state = timm.create_model(name).state_dict()
-    state = {key: one + 0.1 * torch.rand_like(one) if one.is_floating_point() else one for key, one in state.items()}
+    state = {
+        key: tensor + 0.1 * torch.rand_like(tensor) if tensor.is_floating_point() else tensor
+        for key, tensor in state.items()
+    }
     save_file(state, tmp_path / "w.safetensors")
     trainable = training(name, weights=str(tmp_path / "w.safetensors"))
     frozen = training(name, weights=str(tmp_path / "w.safetensors"), freeze_norm=True)
-    assert not [one for one in frozen.modules() if isinstance(one, nn.BatchNorm2d)]
-    assert [one for one in frozen.modules() if isinstance(one, FrozenBatchNorm2d)]
+    assert not [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [module for module in frozen.modules() if isinstance(module, FrozenBatchNorm2d)]
     assert set(trainable.state_dict()) - set(frozen.state_dict()) == {
         key for key in trainable.state_dict() if key.endswith("num_batches_tracked")
     }
@@ -127,4 +130,4 @@ def test_frozen_norms_are_constants_that_compute_as_in_eval(name: str, tmp_path:
     images = torch.rand(2, 3, 64, 64)
     for ours, theirs in zip(step(frozen, images), trainable.eval()(images)):
         torch.testing.assert_close(ours, theirs)
-    assert all(torch.equal(before[key], one) for key, one in frozen.state_dict().items())
+    assert all(torch.equal(before[key], tensor) for key, tensor in frozen.state_dict().items())

@@ -40,12 +40,12 @@ def test_convnext_has_the_channels_and_parameters_of_the_table(size: str) -> Non
         model = config.build("model")
         maps = model.backbone(torch.rand(1, 3, 640, 928))
     assert (model.backbone.name, model.backbone.channels) == (f"convnext_{size}.dinov3_lvd1689m", channels)
-    assert [tuple(one.shape[1:]) for one in maps] == [
+    assert [tuple(feature_map.shape[1:]) for feature_map in maps] == [
         (channels[0], 80, 116), (channels[1], 40, 58), (channels[2], 20, 29),
     ]  # fmt: skip
     for part, expected in ((model.backbone, backbone_millions), (model, millions)):
-        assert sum(one.numel() for one in part.parameters()) / 1e6 == pytest.approx(expected, abs=0.01)
-    mean, std = ([round(float(value), 3) for value in one.flatten()] for one in _normalisation(size))
+        assert sum(parameter.numel() for parameter in part.parameters()) / 1e6 == pytest.approx(expected, abs=0.01)
+    mean, std = ([round(float(value), 3) for value in values.flatten()] for values in _normalisation(size))
     assert (mean, std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -62,7 +62,7 @@ def test_the_groups_of_the_convnext_config_decay_no_norm_scale_or_bias() -> None
         inside = [name.startswith("backbone.") for name in group["param_names"]]
         assert all(inside) or not any(inside)
         assert group["lr"] == pytest.approx(1e-5 if all(inside) else 1e-4)
-        vectors = [one.dim() <= 1 for one in group["params"]]
+        vectors = [param.dim() <= 1 for param in group["params"]]
         if all(inside):
             assert all(vectors) if group["weight_decay"] == 0 else not any(vectors)
 
@@ -156,7 +156,7 @@ def test_models_for_one_image_size_take_any_where_timm_can() -> None:
     torch.manual_seed(0)
     backbone = TimmBackbone("swin_tiny_patch4_window7_224").eval()
     with torch.no_grad():
-        shapes = [tuple(one.shape[1:]) for one in backbone(torch.rand(1, 3, 96, 160))]
+        shapes = [tuple(feature_map.shape[1:]) for feature_map in backbone(torch.rand(1, 3, 96, 160))]
     assert shapes == [(192, 12, 20), (384, 6, 10), (768, 3, 5)]
 
 
@@ -179,7 +179,11 @@ def test_one_image_size_is_the_only_one() -> None:
     torch.manual_seed(0)
     backbone = TimmBackbone("test_maxvit", img_size=[96, 160]).eval()
     with torch.no_grad():
-        assert [tuple(one.shape[2:]) for one in backbone(torch.rand(1, 3, 96, 160))] == [(12, 20), (6, 10), (3, 5)]
+        assert [tuple(feature_map.shape[2:]) for feature_map in backbone(torch.rand(1, 3, 96, 160))] == [
+            (12, 20),
+            (6, 10),
+            (3, 5),
+        ]
     with pytest.raises(ValueError, match=r"was built for images of \(96, 160\) .*got \(160, 96\): resize"):
         backbone(torch.rand(1, 3, 160, 96))
 
@@ -196,7 +200,7 @@ def test_features_do_not_depend_on_the_padding(name: str, content: tuple[int, in
         canvas[..., : content[0], : content[1]] = image
         padding = Padding(torch.tensor([content]), (height, width))
         with torch.no_grad(), cleared_reads(backbone, padding):
-            return [padding.clear(one) for one in backbone(canvas)]
+            return [padding.clear(feature_map) for feature_map in backbone(canvas)]
 
     for tight, wide, stride in zip(maps(64, 96), maps(128, 192), backbone.strides):
         rows, columns = -(-content[0] // stride), -(-content[1] // stride)
@@ -213,7 +217,7 @@ def test_torchvisions_file_fits_the_model_of_its_name(tmp_path: Path) -> None:
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         last = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1((images - backbone.mean) / backbone.std))))
-        for number, one in zip((1, 2, 3, 4), [None, *backbone(images)]):
+        for number, feature_map in zip((1, 2, 3, 4), [None, *backbone(images)]):
             last = getattr(theirs, f"layer{number}")(last)
-            if one is not None:
-                torch.testing.assert_close(one, last)
+            if feature_map is not None:
+                torch.testing.assert_close(feature_map, last)

@@ -22,7 +22,7 @@ PLACE = "isdfine.nn.backbone.timm_weights"
 def whole_state(name: str) -> dict[str, Tensor]:
     torch.manual_seed(11)
     state: dict[str, Tensor] = timm.create_model(name).state_dict()
-    return {key: one + 0.1 if one.is_floating_point() else one for key, one in state.items()}
+    return {key: tensor + 0.1 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
 
 
 def holds(backbone: TimmBackbone, state: dict[str, Tensor]) -> bool:

@@ -40,12 +40,12 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path):
     open_ = list(found)
     for kind, split, names in expected:
         hits = [
-            one
-            for one in open_
-            if (one.kind, one.split) == (kind, split)
-            and all(name in f"{one.place}: {one.text}" for name in names.split("|"))
+            finding
+            for finding in open_
+            if (finding.kind, finding.split) == (kind, split)
+            and all(name in f"{finding.place}: {finding.text}" for name in names.split("|"))
         ]
-        assert len(hits) == 1, (kind, split, names, [one for one in found if one.kind == kind])
+        assert len(hits) == 1, (kind, split, names, [finding for finding in found if finding.kind == kind])
         open_.remove(hits[0])
     assert not open_, open_
 
@@ -55,7 +55,7 @@ def test_classes_that_differ_in_case_are_one_warning(tmp_path):
     for content in data.content.values():
         content["categories"][1]["name"] = "ANT"
     found = findings_of(data.write())
-    assert [(one.kind, one.severity) for one in found] == [("classes alike", "warning")]
+    assert [(finding.kind, finding.severity) for finding in found] == [("classes alike", "warning")]
     assert "'ant' and 'ANT' differ in case or spaces only" in found[0].text
 
 
@@ -68,7 +68,7 @@ def as_format(folder: Path, form: str) -> Path:
 
 def said(found) -> set[tuple[str, str]]:
     """Kinds, with the name of the file and the line."""
-    return {(one.kind, one.place.split(" ")[0].split("/")[-1]) for one in found}
+    return {(finding.kind, finding.place.split(" ")[0].split("/")[-1]) for finding in found}
 
 
 def test_faults_of_voc_files_are_found_at_their_lines(tmp_path):
@@ -159,10 +159,12 @@ def test_turned_pictures_are_noted_and_their_size_counts_both_ways(tmp_path):
     for number, size in ((0, (HEIGHT, WIDTH)), (1, (WIDTH, HEIGHT))):
         picture(500 + number).save(data.file("train", number), exif=exif)
         data.image("train", number).update(height=size[0], width=size[1])
-    data.content["train"]["annotations"] = [one for one in data.content["train"]["annotations"] if one["image_id"] != 2]
+    data.content["train"]["annotations"] = [
+        annotation for annotation in data.content["train"]["annotations"] if annotation["image_id"] != 2
+    ]
     data.box("train", 1, [10, 90, 30, 30])
     found = findings_of(data.write())
-    assert [(one.kind, one.image) for one in found] == [
+    assert [(finding.kind, finding.image) for finding in found] == [
         ("mixed orientation", ""), ("turned image", "train_00.jpg"), ("turned image", "train_01.jpg"),
     ]  # fmt: skip
 
@@ -174,7 +176,7 @@ def test_files_of_splits_that_are_not_checked_are_no_strangers(tmp_path):
     data.write()
     picture(7777).save(tmp_path / "train" / "stranger.png")
     found = findings_of(tmp_path / "annotations" / "train.json")
-    assert [(one.kind, one.image) for one in found] == [("unlisted file", "stranger.png")]
+    assert [(finding.kind, finding.image) for finding in found] == [("unlisted file", "stranger.png")]
 
 
 def test_class_lists_that_differ_are_an_error(tmp_path):
@@ -192,26 +194,30 @@ def test_skew_between_classes_and_splits(tmp_path):
     data = Planted(tmp_path)
     for split, content in data.content.items():
         keep = {"train": (1, 4), "val": (1, 7)}[split]
-        content["annotations"] = [one for one in content["annotations"] if one["category_id"] in keep]
+        content["annotations"] = [
+            annotation for annotation in content["annotations"] if annotation["category_id"] in keep
+        ]
     found = findings_of(data.write())
-    kinds = {one.kind: one.text for one in found}
+    kinds = {finding.kind: finding.text for finding in found}
     assert set(kinds) == {"class not in training", "class not in evaluation"}
     assert "'cow' has no box to learn from, but val has 8" in kinds["class not in training"]
     assert "'bee' has no box here, but 24 in training" in kinds["class not in evaluation"]
-    bees = [one for one in data.content["train"]["annotations"] if one["category_id"] == 4][1:]
-    data.content["train"]["annotations"] = [one for one in data.content["train"]["annotations"] if one not in bees]
+    bees = [annotation for annotation in data.content["train"]["annotations"] if annotation["category_id"] == 4][1:]
+    data.content["train"]["annotations"] = [
+        annotation for annotation in data.content["train"]["annotations"] if annotation not in bees
+    ]
     for number in range(80):
         data.box("train", number % 24, [2 + 4 * (number % 30), 80, 3, 5])
-    texts = [one.text for one in findings_of(data.write(), queries=100) if one.kind == "class imbalance"]
+    texts = [finding.text for finding in findings_of(data.write(), queries=100) if finding.kind == "class imbalance"]
     assert texts == ["ant has 104 boxes, 1 classes have at most 1/50 of that: bee 1"]
 
 
 def test_one_box_of_two_classes_is_found(tmp_path):
     data = Planted(tmp_path)
-    first = next(one for one in data.content["train"]["annotations"] if one["image_id"] == 4)
+    first = next(annotation for annotation in data.content["train"]["annotations"] if annotation["image_id"] == 4)
     other = data.box("train", 3, first["bbox"], label=(4 + 1) % 3)
     again = data.box("train", 3, first["bbox"], label=4 % 3)
-    found = {one.kind: one for one in findings_of(data.write())}
+    found = {finding.kind: finding for finding in findings_of(data.write())}
     assert set(found) == {"box of two classes", "duplicate box"}
     assert f"annotation {other} (cow)" in found["box of two classes"].place
     assert f"the same box as annotation {first['id']}, which is bee" in found["box of two classes"].text
@@ -225,8 +231,8 @@ def test_annotation_ids_that_occur_twice_are_found(tmp_path):
     (found,) = findings_of(data.write())
     assert (found.kind, found.severity, found.image) == ("duplicate annotation id", "error", "train_02.jpg")
     assert found.text == "has the id of an annotation of train_00.jpg: ids must be unique"
-    for one in content:
-        del one["id"]
+    for entry in content:
+        del entry["id"]
     assert findings_of(data.write()) == []  # an id is not needed
 
 
@@ -237,7 +243,7 @@ def test_file_names_with_blanks_are_recognised(tmp_path):
             file = root / folder / "train" / f"train_0{number}.{suffix}"
             file.rename(file.with_name(f"train 0{number} (copy).{suffix}"))
     (root / "images" / "train" / "train 00 (copy).jpg").write_bytes(b"")
-    assert [one.kind for one in findings_of(root)] == ["unreadable image"]
+    assert [finding.kind for finding in findings_of(root)] == ["unreadable image"]
     data = Planted(tmp_path / "blank")
     for number in range(8):
         name = f"val {number}.jpg"
@@ -255,7 +261,7 @@ def test_names_that_no_file_can_have_are_missing_images(tmp_path):
         data.file("train", number).unlink()
     data.file("train", 2).symlink_to(data.file("train", 2))
     data.file("train", 3).mkdir()
-    found = {(one.kind, one.image[:9]) for one in findings_of(data.write()) if one.severity == "error"}
+    found = {(finding.kind, finding.image[:9]) for finding in findings_of(data.write()) if finding.severity == "error"}
     assert found == {
         ("missing image", "zero\0byte"),
         ("unreadable image", "xxxxxxxxx"),
@@ -269,7 +275,7 @@ def test_a_data_set_without_targets_is_an_error(tmp_path):
     for entry in data.content["train"]["annotations"]:
         entry["iscrowd"] = 1
     data.content["val"]["annotations"].clear()
-    found = {(one.kind, one.split, one.severity): one.text for one in findings_of(data.write())}
+    found = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
     assert "all 12 boxes are crowd" in found["no targets", "train", "error"]
     assert "none of the 2 images has a box" in found["nothing to evaluate", "val", "warning"]
 
@@ -280,7 +286,7 @@ def test_boxes_that_are_fractions_are_an_error(tmp_path):
         entry["bbox"] = [0.2, 0.3, 0.1, 0.4]
     for entry in data.content["val"]["annotations"]:
         entry["bbox"] = [0.2, 0.3, 0.1, 0.4]
-    found = {(one.kind, one.split, one.severity): one.text for one in findings_of(data.write())}
+    found = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
     assert "2 of 12 boxes lie in 0..1" in found["some normalised boxes", "train", "warning"]
     assert "all 6 boxes lie in 0..1" in found["normalised boxes", "val", "error"]
 
@@ -293,7 +299,7 @@ def test_fields_that_cannot_be_true_are_found(tmp_path):
     for entry in data.content["val"]["annotations"]:
         x, y, width, height = entry["bbox"]
         entry["bbox"] = [x + 25, y + 20, x + width + 25, y + height + 20]
-    found = {(one.kind, one.split, one.severity): one.text for one in findings_of(data.write())}
+    found = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
     assert "12 of 12 areas are below 0" in found["wrong area", "train", "warning"]
     assert "1 boxes are rectangles from before a rotation" in found["rotated box", "train", "warning"]
     assert "fit if the numbers are corners x1, y1, x2, y2" in found["other box format", "val", "error"]
@@ -338,7 +344,7 @@ def test_two_entries_never_get_one_file(tmp_path):
 def test_names_in_voc_lists_and_yolo_lists_and_crowdhuman(tmp_path):
     voc = as_format(tmp_path / "a", "voc")
     (voc / "JPEGImages/train_00.jpg").rename(voc / "JPEGImages/Train_00.JPG")
-    assert {one.kind for one in findings_of(voc)} == {"wrong name"}
+    assert {finding.kind for finding in findings_of(voc)} == {"wrong name"}
     with pytest.raises(DataError, match=r"did you mean 'JPEGImages/Train_00.JPG'\? \(upper and lower case\)"):
         VOCDetection(str(voc), "train.txt")
     yolo = as_format(tmp_path / "b", "yolo")
@@ -356,7 +362,7 @@ def test_names_in_voc_lists_and_yolo_lists_and_crowdhuman(tmp_path):
 def test_a_label_under_another_name_than_its_image(tmp_path):
     root = as_format(tmp_path, "yolo")
     (root / "labels/train/train_03.txt").rename(root / "labels/train/Train_03.txt")
-    [found] = [one for one in findings_of(root) if one.kind == "label without image"]
+    [found] = [finding for finding in findings_of(root) if finding.kind == "label without image"]
     assert found.text == "no image of this name; did you mean 'train_03.jpg'? (upper and lower case)"
 
 
@@ -377,7 +383,7 @@ def test_what_macos_puts_beside_files_is_no_finding(tmp_path, caplog):
     for folder in (data.folder, tmp_path / "yolo", tmp_path / "voc"):
         assert findings_of(folder) == []
     shutil.rmtree(tmp_path / "voc" / "ImageSets")
-    assert [one.kind for one in findings_of(tmp_path / "voc")] == []
+    assert [finding.kind for finding in findings_of(tmp_path / "voc")] == []
     assert not caplog.records
 
 
@@ -388,6 +394,6 @@ def test_pictures_that_training_reads_as_black_are_found(tmp_path):
         data.image("train", number)["file_name"] = f"{number}.png"
         Image.fromarray(pixels).save(data.folder / "train" / f"{number}.png")
         (data.folder / "train" / f"train_{number:02}.jpg").unlink()
-    found = [one for one in findings_of(data.write()) if one.kind == "dark image"]
-    assert [one.image for one in found] == ["0.png", "2.png"]
+    found = [finding for finding in findings_of(data.write()) if finding.kind == "dark image"]
+    assert [finding.image for finding in found] == ["0.png", "2.png"]
     assert "no pixel is brighter than 15 of 255: black, or with fewer bits" in found[0].text

@@ -33,7 +33,7 @@ def test_each_data_set_of_a_run_is_read_in_its_format(tmp_path):
     yolo = {"type": "YoloDetection", "data": str(tmp_path / "yolo" / "data.yaml"), "split": "val", "subset": 0.5}
     config = config_with(tmp_path, train_dataloader=voc, val_dataloader=yolo)
     splits = read_all(sources_of(config))
-    assert [(one.name, one.format, len(one.annotations), len(one.problems)) for one in splits] == [
+    assert [(split.name, split.format, len(split.annotations), len(split.problems)) for split in splits] == [
         ("train", "voc", 4, 0),
         ("val", "yolo", 2, 0),
     ]
@@ -45,7 +45,7 @@ def test_the_classes_of_coco_are_used_where_the_run_asks_for_them(tmp_path):
     coco = {"type": "CocoDetection", "img_folder": str(annotations.parent / "images"), "ann_file": str(annotations),
             "return_masks": False, "remap_mscoco_category": True}  # fmt: skip
     config = config_with(tmp_path, train_dataloader=coco, val_dataloader=coco)
-    assert [len(one.annotations.label_space) for one in read_all(sources_of(config))] == [80, 80]
+    assert [len(source.annotations.label_space) for source in read_all(sources_of(config))] == [80, 80]
 
 
 def test_a_run_without_boxes_to_look_at_is_refused(tmp_path):
@@ -61,10 +61,12 @@ def test_boxes_that_the_recipe_drops_are_found(tmp_path):
     coco = {"type": "CocoDetection", "img_folder": str(data / "train"), "return_masks": False,
             "ann_file": str(data / "annotations" / "train.json")}  # fmt: skip
     config = config_with(tmp_path, train_dataloader=coco, val_dataloader=coco)
-    assert [one.ops for one in sources_of(config)] == [(), ()]
+    assert [source.ops for source in sources_of(config)] == [(), ()]
     ops = [{"type": "Resize", "size": [32, 32]}, {"type": "SanitizeBoundingBoxes", "min_size": 6}]
     config = config.with_values({"train_dataloader.dataset.transforms.ops": ops})
-    found = {one.split: one.text for one in check(read_all(sources_of(config))) if one.kind == "no targets"}
+    found = {
+        finding.split: finding.text for finding in check(read_all(sources_of(config))) if finding.kind == "no targets"
+    }
     assert list(found) == ["train"]
     assert (
         "all 12 boxes are too small for SanitizeBoundingBoxes (min_size 6 pixels) at the size after Resize to 32 x"

@@ -76,8 +76,8 @@ def test_what_a_tool_exports_is_read(tmp_path: Path, tool: str) -> None:
     write(tmp_path, files)
     sources = discover(tmp_path)
     splits = read_all(sources)
-    assert [one.name for one in splits] == list(parts)
-    assert {one.kind for one in check(splits)} <= {*kinds, "class not in evaluation", "no class list"}
+    assert [split.name for split in splits] == list(parts)
+    assert {finding.kind for finding in check(splits)} <= {*kinds, "class not in evaluation", "no class list"}
     for source, split, stems in zip(sources, splits, parts.values()):
         where = {**source.where, **({"img_folder": str(split.img_folder)} if source.format == "coco" else {})}
         data = READERS[source.format](**where)
@@ -103,7 +103,7 @@ def test_sizes_that_via_3_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has height, width \(-1, -1\): .* check --fix writes a copy with"):
         CocoDetection(str(tmp_path), str(tmp_path / "pets-coco.json"))
     (split,) = read_all(discover(tmp_path))
-    assert {one.kind for one in split.problems} == {"bad size"}
+    assert {problem.kind for problem in split.problems} == {"bad size"}
     assert split.annotations.sizes.tolist() == [[HEIGHT, WIDTH]] * 2
 
 
@@ -159,7 +159,7 @@ REFUSED = {
         "no XML files in Annotations: export",
     ),
     "a folder too far up": (
-        {f"pets/{name}": one for name, one in exports.cvat_yolo().items()},
+        {f"pets/{name}": text for name, text in exports.cvat_yolo().items()},
         "there is one in .*pets:",
     ),
     "pictures": ({"a.jpg": 1}, "name its annotation file itself"),
@@ -193,9 +193,9 @@ def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
         (folder / "b.jpg").rename(folder / odd)
     (tmp_path / "annotations/b.xml").rename(tmp_path / "annotations" / f"{odd[:-4]}.xml")
     splits = read_all(discover(tmp_path))
-    said = [f"{one.place} {one.text}" for one in check(splits)]
-    assert all(one.isprintable() for one in said)
-    assert any(r"b\udce9\n.jpg" in one for one in said)
+    said = [f"{finding.place} {finding.text}" for finding in check(splits)]
+    assert all(text.isprintable() for text in said)
+    assert any(r"b\udce9\n.jpg" in text for text in said)
     (voc,) = read_all(discover(tmp_path, format="voc"))
     assert len(VOCDetection(str(tmp_path), "annotations")) == len(voc.annotations) == 2
     with pytest.raises(DataError, match=r"all.txt: would hold .*udce9.*, of a file whose name is not UTF-8: rename"):
@@ -234,7 +234,7 @@ def test_odd_keys_of_a_data_yaml(tmp_path: Path, keys: dict[str, str], said: str
     with pytest.raises(DataError, match=said):
         YoloDetection(str(tmp_path / "data.yaml"))
     try:
-        problems = [str(one) for split in read_all(discover(tmp_path / "data.yaml")) for one in split.problems]
+        problems = [str(problem) for split in read_all(discover(tmp_path / "data.yaml")) for problem in split.problems]
     except DataError as error:
         problems = [str(error)]
-    assert any(re.search(said, one) for one in problems), problems  # check says what training says
+    assert any(re.search(said, problem) for problem in problems), problems  # check says what training says

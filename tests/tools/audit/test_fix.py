@@ -28,9 +28,9 @@ def test_the_corrected_copy_has_no_error_left(tmp_path, form):
     again = read_all(discover(tmp_path / "copy"))
     left = check_with(again, read_files(again), queries=20)
     # Boxes cannot be thrown away for the model's sake: that one is for the person.
-    assert {one.kind for one in left if one.severity == "error"} == {"too many objects"}
+    assert {finding.kind for finding in left if finding.severity == "error"} == {"too many objects"}
     gone = {"empty box", "box beyond edge", "duplicate box", "duplicate image", "unlisted file"}
-    assert not gone & {one.kind for one in left}
+    assert not gone & {finding.kind for finding in left}
     assert len(changes) >= 20
     assert {path: path.read_bytes() for path in data.folder.rglob("*") if path.is_file()} == before
 
@@ -74,7 +74,7 @@ def test_fields_that_we_do_not_use_survive(tmp_path):
     assert content["info"] == {"description": "planted"}
     assert content["images"][0]["licence"] == 7
     assert content["categories"][0]["supercategory"] == "insects"
-    entry = next(one for one in content["annotations"] if one["id"] == own)
+    entry = next(annotation for annotation in content["annotations"] if annotation["id"] == own)
     assert entry == data.content["train"]["annotations"][own - 1]
 
 

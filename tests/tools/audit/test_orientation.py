@@ -22,7 +22,9 @@ def with_orientation(folder, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(data.file("train", 0), quality=95, exif=exif)
-    data.content["train"]["annotations"] = [one for one in data.content["train"]["annotations"] if one["image_id"] != 1]
+    data.content["train"]["annotations"] = [
+        annotation for annotation in data.content["train"]["annotations"] if annotation["image_id"] != 1
+    ]
     data.box("train", 0, BOX)
     return data.write()
 
@@ -30,9 +32,9 @@ def with_orientation(folder, orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_boxes_follow_the_picture_that_the_format_means(tmp_path, orientation):
     found = discover(with_orientation(tmp_path / "data", orientation))
-    splits = read_all([replace(one, where={**one.where, "upright": False}) for one in found])
+    splits = read_all([replace(finding, where={**finding.where, "upright": False}) for finding in found])
     remarks = write_dataset(splits, tmp_path / "yolo", "yolo")
-    assert any("1 images that EXIF turns" in one for one in remarks) == (orientation > 1)
+    assert any("1 images that EXIF turns" in remark for remark in remarks) == (orientation > 1)
     yolo = read_all(discover(tmp_path / "yolo"))
     with Image.open(yolo[0].path(0)) as image:
         upright = np.asarray(ImageOps.exif_transpose(image).convert("L"))
@@ -49,4 +51,4 @@ def test_boxes_follow_the_picture_that_the_format_means(tmp_path, orientation):
     assert ("train: boxes belong to the pictures as stored: say upright: False in its dataset section" in remarks) == (
         orientation > 1
     )
-    assert not [one for one in check(back) if one.severity == "error"]
+    assert not [finding for finding in check(back) if finding.severity == "error"]

@@ -74,7 +74,7 @@ def test_groups_stay_together_and_shares_hold():
     data = skewed()
     groups = groups_by_name(data, r"(scene\d+)_")
     part_of = divide(data, PARTS, groups, seed=0)
-    assert all(len({part_of[i] for i in range(len(data)) if groups[i] == one}) == 1 for one in set(groups))
+    assert all(len({part_of[i] for i in range(len(data)) if groups[i] == group}) == 1 for group in set(groups))
     np.testing.assert_allclose(shares(data, part_of)[:, 0], [0.7, 0.2, 0.1], atol=0.05)
 
 
@@ -109,7 +109,7 @@ def test_splits_are_merged_before_they_are_divided(tmp_path):
     assert all(whole.path(index).is_file() for index in range(9))
     np.testing.assert_array_equal(class_counts(whole), class_counts(splits[0]) + class_counts(splits[1]))
     parts = divided(whole, divide(whole.annotations, {"a": 0.5, "b": 0.5}, range(9), seed=0), {"a": 0.5, "b": 0.5})
-    assert sum(len(one.annotations) for one in parts) == 9
+    assert sum(len(part.annotations) for part in parts) == 9
     table = shares_table(parts, {"a": 0.5, "b": 0.5})
     assert "a (50.0%)" in table
     assert all(name in table for name in ("images", "boxes", "ant", "bee", "cow"))

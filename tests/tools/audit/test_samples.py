@@ -24,7 +24,7 @@ def test_the_seed_decides_and_the_order_is_that_of_the_data(tmp_path):
 def test_images_of_a_class_by_id_and_with_findings(tmp_path):
     data = Planted(tmp_path, train=4, val=2)
     for content in data.content.values():
-        content["annotations"] = [one for one in content["annotations"] if one["category_id"] != 4]
+        content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] != 4]
     own = data.box("train", 2, [4, 5, 30, 20], label=1)
     bad = data.box("train", 3, [60, 60, -10, -20])
     splits = read_all(discover(data.write()))

@@ -40,8 +40,8 @@ def test_coco_layouts(tmp_path, annotations, images):
     data = Planted(tmp_path / "source", train=1, val=1)
     for split in ("val", "train"):
         file, folder = tmp_path / "data" / annotations.format(split), tmp_path / "data" / images.format(split)
-        for one in (file.parent, folder):
-            one.mkdir(parents=True, exist_ok=True)
+        for place in (file.parent, folder):
+            place.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content(split)))
         shutil.copy(data.file(split, 0), folder / f"{split}.jpg")
     (tmp_path / "data" / "notes.json").write_text('{"images": "none of your business"}')
@@ -56,14 +56,14 @@ def test_official_coco_files_are_taken_before_captions(tmp_path):
     (tmp_path / "annotations").mkdir()
     for name in ("instances_train2017", "person_keypoints_train2017"):
         (tmp_path / "annotations" / f"{name}.json").write_text(json.dumps(content("train")))
-    assert [one.name for one in discover(tmp_path)] == ["train2017"]
+    assert [source.name for source in discover(tmp_path)] == ["train2017"]
 
 
 @pytest.mark.parametrize("form", ["voc", "yolo", "coco"])
 def test_each_format_is_recognised_and_can_be_asked_for(tmp_path, form):
     write_dataset(read_all(discover(Planted(tmp_path / "data", train=3, val=2).write())), tmp_path / "it", form)
-    assert [(one.name, one.format) for one in discover(tmp_path / "it")] == [("train", form), ("val", form)]
-    assert [one.format for one in discover(tmp_path / "it", format=form)] == [form] * 2
+    assert [(source.name, source.format) for source in discover(tmp_path / "it")] == [("train", form), ("val", form)]
+    assert [source.format for source in discover(tmp_path / "it", format=form)] == [form] * 2
     other = "crowdhuman"
     with pytest.raises(DataError, match=r"no data set found in this folder .crowdhuman.: leave --format out, it"):
         discover(tmp_path / "it", format=other)
@@ -85,7 +85,7 @@ def test_voc_without_a_class_list_takes_the_classes_of_its_files(tmp_path):
     (tmp_path / "voc" / "label_list.txt").unlink()
     splits = read_all(discover(tmp_path / "voc"))
     assert [split.annotations.label_space.names for split in splits] == [("ant", "bee", "cow")] * 2
-    assert [one.kind for split in splits for one in split.problems] == ["no class list"] * 2
+    assert [problem.kind for split in splits for problem in split.problems] == ["no class list"] * 2
     for file in (tmp_path / "voc" / "Annotations").iterdir():
         file.write_text("<annotation></annotation>")
     problems = read_all(discover(tmp_path / "voc"))[0].problems
@@ -108,7 +108,7 @@ def test_yaml_files_about_other_things_are_passed_over(tmp_path):
     with pytest.raises(DataError, match=r"no data set found in this folder"):
         discover(tmp_path)
     data = Planted(tmp_path, train=1, val=1).write()
-    assert [one.format for one in discover(data)] == ["coco", "coco"]
+    assert [source.format for source in discover(data)] == ["coco", "coco"]
 
 
 def test_a_broken_data_yaml_is_said(tmp_path, caplog):
@@ -118,7 +118,7 @@ def test_a_broken_data_yaml_is_said(tmp_path, caplog):
         discover(tmp_path)
     with pytest.raises(DataError, match=r"data\.yaml:2: not valid YAML"):
         YoloDetection(str(tmp_path))
-    assert [one.format for one in discover(Planted(tmp_path, train=1, val=1).write())] == ["coco", "coco"]
+    assert [source.format for source in discover(Planted(tmp_path, train=1, val=1).write())] == ["coco", "coco"]
     assert "data.yaml: cannot be read and is passed over" in caplog.text
 
 
@@ -177,13 +177,13 @@ def test_the_validation_split_has_one_rule_for_check_and_training(tmp_path, capl
     write_dataset(read_all(discover(data)), tmp_path / "yolo", "yolo")
     file = tmp_path / "yolo/data.yaml"
     file.write_text(file.read_text().replace("\nval:", f"\n{key}:"))
-    assert [one.name for one in discover(tmp_path / "yolo")] == ["train", key]
+    assert [source.name for source in discover(tmp_path / "yolo")] == ["train", key]
     assert len(YoloDetection(str(file), asked)) == 2
     with pytest.raises(DataError, match=rf"data\.yaml: minival is None: name a folder.* .there is: train, {key}\)"):
         YoloDetection(str(file), "minival")
     file.write_text(file.read_text() + "minival: images/val\nversion: '3'\ntest: images/test\n")
     assert len(YoloDetection(str(file), "minival")) == 2
-    assert [one.name for one in discover(tmp_path / "yolo")] == ["train", key, "minival"]
+    assert [source.name for source in discover(tmp_path / "yolo")] == ["train", key, "minival"]
     assert "test: images/test is not there: passed over" in caplog.text
 
 

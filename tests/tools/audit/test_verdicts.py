@@ -33,9 +33,12 @@ def images(folder: Path) -> None:
 
 
 def coco(root: Path, change: Change) -> Load:
-    entries = [{"id": one, "file_name": f"{one}.jpg", "height": 96, "width": 128} for one in range(3)]
-    boxes = [{"id": one + 1, "image_id": one // 2, "category_id": 1 + one % 2, "bbox": [10 + 9 * one, 5, 30, 20],
-              "area": 600, "iscrowd": 0} for one in range(6)]  # fmt: skip
+    entries = [{"id": index, "file_name": f"{index}.jpg", "height": 96, "width": 128} for index in range(3)]
+    boxes = [
+        {"id": index + 1, "image_id": index // 2, "category_id": 1 + index % 2, "bbox": [10 + 9 * index, 5, 30, 20],
+         "area": 600, "iscrowd": 0}
+        for index in range(6)
+    ]  # fmt: skip
     names = [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}]
     content = {"images": entries, "annotations": boxes, "categories": names}
     change(root, content)
@@ -47,7 +50,7 @@ def voc(root: Path, change: Change) -> Load:
     corners = "<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>{}</xmax><ymax>40</ymax></bndbox>"
     named = (("ant", 50), ("bee", 70))
     objects = "".join(f"<object><name>{name}</name>{corners.format(right)}</object>" for name, right in named)
-    xml = {str(one): f"<annotation>{SIZE}{objects}</annotation>" for one in range(3)}
+    xml = {str(index): f"<annotation>{SIZE}{objects}</annotation>" for index in range(3)}
     content = {"xml": xml, "list": "0\n1\n2\n", "labels": "ant\nbee\n"}
     (root / "Annotations").mkdir()
     (root / "ImageSets" / "Main").mkdir(parents=True)
@@ -61,7 +64,7 @@ def voc(root: Path, change: Change) -> Load:
 
 
 def yolo(root: Path, change: Change) -> Load:
-    rows = {str(one): "0 0.3 0.3 0.2 0.2\n1 0.6 0.6 0.3 0.3\n" for one in range(3)}
+    rows = {str(index): "0 0.3 0.3 0.2 0.2\n1 0.6 0.6 0.3 0.3\n" for index in range(3)}
     content: dict[str, Any] = {"data": "train: images/train\nnames: [ant, bee]\n", "rows": rows}
     (root / "labels" / "train").mkdir(parents=True)
     change(root, content)
@@ -74,9 +77,9 @@ def yolo(root: Path, change: Change) -> Load:
 def crowdhuman(root: Path, change: Change) -> Load:
     person = {"tag": "person", "fbox": [5, 5, 30, 40]}
     other = {**person, "fbox": [50, 5, 30, 40]}
-    content = {"lines": [{"ID": str(one), "gtboxes": [dict(person), dict(other)]} for one in range(3)]}
+    content = {"lines": [{"ID": str(index), "gtboxes": [dict(person), dict(other)]} for index in range(3)]}
     change(root, content)
-    lines = [one if isinstance(one, str) else json.dumps(one) for one in content["lines"]]
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in content["lines"]]
     (root / "annotation_train.odgt").write_text("\n".join(lines))
     return lambda: CrowdHumanDetection(str(root / "Images"), str(root / "annotation_train.odgt"))
 

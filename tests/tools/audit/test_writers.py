@@ -56,7 +56,7 @@ def test_round_trips_keep_boxes_labels_and_names(tmp_path, route, images):
         for name, (labels, boxes, size) in wanted.items():
             assert found[name][0] == labels
             assert found[name][2] == size
-            np.testing.assert_allclose(found[name][1], boxes, rtol=0, atol=max(TOLERANCE_PX[one] for one in route))
+            np.testing.assert_allclose(found[name][1], boxes, rtol=0, atol=max(TOLERANCE_PX[form] for form in route))
         for index in range(len(after.annotations)):
             assert after.path(index).is_symlink() == (images == "link")
 
@@ -126,12 +126,12 @@ def test_equal_names_get_new_ones_and_every_box_stays_with_its_image(tmp_path):
     remarks = write_dataset(before, tmp_path / "voc", "voc")
     assert re.search(r"2 images get new names.*0\.png is now 0_train\.png", "\n".join(remarks))
     after = read_all(discover(tmp_path / "voc"))
-    for one, other in zip(before, after):
+    for split, other in zip(before, after):
         for index in range(2):
-            assert one.path(index).read_bytes() == other.path(index).read_bytes()
-            rows = one.annotations.rows(index), other.annotations.rows(index)
+            assert split.path(index).read_bytes() == other.path(index).read_bytes()
+            rows = split.annotations.rows(index), other.annotations.rows(index)
             np.testing.assert_array_equal(
-                one.annotations.boxes_xywh_px[rows[0]], other.annotations.boxes_xywh_px[rows[1]]
+                split.annotations.boxes_xywh_px[rows[0]], other.annotations.boxes_xywh_px[rows[1]]
             )
 
 
@@ -180,16 +180,16 @@ def test_awkward_file_names_keep_their_boxes(tmp_path, route):
 def test_every_written_annotation_has_an_id_and_fields_of_its_own(tmp_path):
     data = Planted(tmp_path / "data", train=3, val=2)
     content = data.content["train"]["annotations"]
-    for number, one in enumerate(content):
-        one["mark"] = number
+    for number, entry in enumerate(content):
+        entry["mark"] = number
     content[1]["id"] = content[0]["id"]  # in one image
     content[8]["id"] = content[4]["id"]  # in two
     remarks = write_dataset(read_all(discover(data.write())), tmp_path / "new", "coco")
     assert "train: 2 boxes without an id of their own get a new one" in remarks
     written = json.loads((tmp_path / "new" / "annotations" / "train.json").read_text())["annotations"]
-    assert len({one["id"] for one in written}) == len(written) == 9
-    by_box = {(one["image_id"], *one["bbox"]): one for one in content}
-    marks = [(one.get("mark"), by_box[(one["image_id"], *one["bbox"])]["mark"]) for one in written]
+    assert len({entry["id"] for entry in written}) == len(written) == 9
+    by_box = {(entry["image_id"], *entry["bbox"]): entry for entry in content}
+    marks = [(entry.get("mark"), by_box[(entry["image_id"], *entry["bbox"])]["mark"]) for entry in written]
     assert [pair for pair in marks if pair[0] != pair[1]] == [(None, 0), (None, 1)]  # nobody can tell whose they are
 
 
@@ -203,7 +203,7 @@ def test_category_fields_stay_with_the_name(tmp_path):
     write_dataset(read_all(discover(data.write())), tmp_path / "new", "coco")
     for split in ("train", "val"):
         written = json.loads((tmp_path / "new" / "annotations" / f"{split}.json").read_text())["categories"]
-        assert [(one["id"], one["supercategory"]) for one in written] == [(1, "ANT"), (4, "BEE"), (7, "COW")]
+        assert [(entry["id"], entry["supercategory"]) for entry in written] == [(1, "ANT"), (4, "BEE"), (7, "COW")]
 
 
 def test_turned_pictures_keep_their_masks_in_coco(tmp_path):
@@ -216,4 +216,7 @@ def test_turned_pictures_keep_their_masks_in_coco(tmp_path):
     write_dataset(read_all(discover(data.write())), tmp_path / "new", "coco")
     written = json.loads((tmp_path / "new" / "annotations" / "train.json").read_text())
     assert written["images"][0] == data.image("train", 0)
-    assert next(one for one in written["annotations"] if one["id"] == own) == data.content["train"]["annotations"][-1]
+    assert (
+        next(annotation for annotation in written["annotations"] if annotation["id"] == own)
+        == data.content["train"]["annotations"][-1]
+    )

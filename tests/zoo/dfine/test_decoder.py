@@ -45,23 +45,26 @@ def features(batch: int = 2, height: int = 64, width: int = 64, channels: int = 
 
 def targets(counts: tuple[int, ...] = (3, 1)) -> list[dict[str, torch.Tensor]]:
     made = fill.random_targets(7, counts, 5)
-    return [{key: torch.from_numpy(value) for key, value in one.items()} for one in made]
+    return [{key: torch.from_numpy(value) for key, value in target.items()} for target in made]
 
 
 def everything(output: DetectorOutput) -> torch.Tensor:
     """A scalar that depends on all predictions of a step."""
     dn = output.groups["dn"]
     sets = [*output.layers, output.initial, output.proposals, *dn.layers, dn.initial]
-    return sum((one.logits.square().sum() + one.boxes.square().sum() for one in sets), start=torch.zeros(()))
+    return sum(
+        (prediction.logits.square().sum() + prediction.boxes.square().sum() for prediction in sets),
+        start=torch.zeros(()),
+    )
 
 
 def test_training_output() -> None:
     output = filled()(features(), targets())
     assert len(output.layers) == 3
-    for one in output.layers:
-        assert one.logits.shape == (2, 8, 5)
-        assert one.boxes.shape == one.initial_boxes.shape == (2, 8, 4)
-        assert one.edge_logits.shape == (2, 8, 36)
+    for layer in output.layers:
+        assert layer.logits.shape == (2, 8, 5)
+        assert layer.boxes.shape == layer.initial_boxes.shape == (2, 8, 4)
+        assert layer.edge_logits.shape == (2, 8, 36)
     assert output.initial.logits.shape == output.proposals.logits.shape == (2, 8, 5)
     assert output.memory_index.shape == (2, 8)
     assert (output.up.item(), output.reg_scale.item()) == (0.5, 4)
@@ -78,9 +81,9 @@ def test_denoising_leaves_the_matching_queries_alone() -> None:
     without = model(features(), targets((0, 0)))
     assert without.groups["dn"].layers[0].logits.shape == (2, 0, 5)
     assert without.groups["dn"].group.repeats == 0
-    for one, other in zip(with_dn.layers, without.layers):
-        torch.testing.assert_close(one.logits, other.logits, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(one.boxes, other.boxes, atol=1e-5, rtol=1e-5)
+    for layer, other in zip(with_dn.layers, without.layers):
+        torch.testing.assert_close(layer.logits, other.logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(layer.boxes, other.boxes, atol=1e-5, rtol=1e-5)
 
 
 def test_permuted_targets_permute_the_denoising_queries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +91,8 @@ def test_permuted_targets_permute_the_denoising_queries(monkeypatch: pytest.Monk
     monkeypatch.setattr(decoder_module, "draw_noise", lambda *_: silent)
     model, truth = filled(num_denoising=3), targets((3, 3))
     order = torch.tensor([2, 0, 1])
-    shuffled = [{key: value[order] for key, value in one.items()} for one in truth]
-    straight, permuted = (model(features(), one).groups["dn"].layers[-1] for one in (truth, shuffled))
+    shuffled = [{key: value[order] for key, value in target.items()} for target in truth]
+    straight, permuted = (model(features(), truths).groups["dn"].layers[-1] for truths in (truth, shuffled))
     torch.testing.assert_close(permuted.logits[:, :3], straight.logits[:, :3][:, order], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(permuted.boxes[:, 3:], straight.boxes[:, 3:][:, order], atol=1e-5, rtol=1e-5)
 
@@ -99,10 +102,10 @@ def test_every_parameter_gets_a_finite_gradient(counts: tuple[int, int]) -> None
     """Whatever the batch holds: distributed training needs the same graph on every rank."""
     model = filled()
     everything(model(features(), targets(counts))).backward()
-    for name, one in model.named_parameters():
-        if one.requires_grad:
-            assert one.grad is not None, name
-            assert torch.isfinite(one.grad).all(), name
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
 
 
 def test_border_cells_fill_up_small_images() -> None:
@@ -111,7 +114,7 @@ def test_border_cells_fill_up_small_images() -> None:
     output = model(features(), targets())
     assert torch.isinf(output.proposals.boxes.logit()).any()
     everything(output).backward()
-    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
 
 
 def test_eval_answers_with_the_final_predictions() -> None:
@@ -127,9 +130,9 @@ def test_batch_of_two_is_two_batches_of_one(size: tuple[int, int]) -> None:
     model, maps = filled().eval(), features(2, *size)
     both = model(maps)
     for i in range(2):
-        one = model([value[i : i + 1] for value in maps])
-        torch.testing.assert_close(one.logits[0], both.logits[i], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(one.boxes[0], both.boxes[i], atol=1e-5, rtol=1e-5)
+        single = model([value[i : i + 1] for value in maps])
+        torch.testing.assert_close(single.logits[0], both.logits[i], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(single.boxes[0], both.boxes[i], atol=1e-5, rtol=1e-5)
 
 
 def test_stored_anchors_equal_computed_ones() -> None:
@@ -165,9 +168,9 @@ def test_learned_content() -> None:
 def test_discrete_sampling_does_not_learn_offsets() -> None:
     model = filled(cross_attn_method="discrete")
     everything(model(features(2, 32, 96), targets())).backward()
-    offsets = [one for name, one in model.named_parameters() if "sampling_offsets" in name]
+    offsets = [parameter for name, parameter in model.named_parameters() if "sampling_offsets" in name]
     assert len(offsets) == 6
-    assert not any(one.requires_grad for one in offsets)
+    assert not any(offset.requires_grad for offset in offsets)
 
 
 def test_extra_level() -> None:
@@ -201,12 +204,12 @@ def test_bfloat16_autocast_is_near_float32(batch: int) -> None:
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = model(features(), truth)
-    for one in (*mixed.layers, mixed.initial, mixed.proposals, *mixed.groups["dn"].layers):
-        for value in (one.logits, one.boxes, one.edge_logits):
+    for layer in (*mixed.layers, mixed.initial, mixed.proposals, *mixed.groups["dn"].layers):
+        for value in (layer.logits, layer.boxes, layer.edge_logits):
             assert value is None or value.dtype == torch.float32
     assert full.layers[0].boxes.shape == mixed.layers[0].boxes.shape
     everything(mixed).backward()
-    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
     same = (full.memory_index == mixed.memory_index).all(0)
     torch.testing.assert_close(full.initial.boxes[:, same], mixed.initial.boxes[:, same], atol=0.05, rtol=0)
 
@@ -253,8 +256,8 @@ def test_initial_values() -> None:
     bound = math.sqrt(6 / 32)
     assert 0.8 * bound < model.enc_output.proj.weight.abs().max() <= bound
     output = model(features(), targets())
-    for one in output.layers:  # zero distributions leave the first box where it is
-        torch.testing.assert_close(one.boxes, output.initial.boxes)
+    for layer in output.layers:  # zero distributions leave the first box where it is
+        torch.testing.assert_close(layer.boxes, output.initial.boxes)
 
 
 @pytest.mark.parametrize(
@@ -306,17 +309,17 @@ def test_inputs_that_do_not_fit() -> None:
 @pytest.mark.gpu
 def test_half_precision_step_without_synchronisation() -> None:
     model = filled().cuda()
-    maps = [one.cuda() for one in features()]
-    truth = [{key: value.cuda() for key, value in one.items()} for one in targets()]
+    maps = [feature.cuda() for feature in features()]
+    truth = [{key: value.cuda() for key, value in target.items()} for target in targets()]
     with torch.autocast("cuda", dtype=torch.float16):
         model(maps, truth)
         torch.cuda.set_sync_debug_mode("error")
         try:
             output = model(maps, truth)
-            everything_on_device = [one.logits for one in output.layers]
+            everything_on_device = [layer.logits for layer in output.layers]
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert all(one.dtype == torch.float32 and torch.isfinite(one).all() for one in everything_on_device)
+    assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in everything_on_device)
 
 
 def test_computed_tables_survive_a_checkpoint_for_another_size() -> None:
@@ -335,5 +338,7 @@ def test_wide_layers_scale_the_feed_forward_net_itself() -> None:
 def test_without_auxiliary_losses_every_trainable_parameter_gets_a_gradient() -> None:
     model = build(aux_loss=False).train()
     everything(model(features(), targets())).backward()
-    assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
-    assert not any(one.requires_grad for one in model.decoder.lqe_layers[0].parameters())
+    assert [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ] == []
+    assert not any(parameter.requires_grad for parameter in model.decoder.lqe_layers[0].parameters())

@@ -49,9 +49,9 @@ def test_eval_outputs_and_position_table_are_the_official_ones(case: str) -> Non
     assert {key: list(value.shape) for key, value in encoder.state_dict().items()} == record["keys"]
     with torch.no_grad():
         outputs = encoder.eval()(inputs)
-    for level, one in enumerate(outputs):
+    for level, output in enumerate(outputs):
         step = 2 if record[f"eval_{level}_subsampled"] else 1
-        np.testing.assert_allclose(one[..., ::step, ::step], golden[f"eval_{level}"], atol=2e-5, rtol=1e-4)
+        np.testing.assert_allclose(output[..., ::step, ::step], golden[f"eval_{level}"], atol=2e-5, rtol=1e-4)
     height, width = inputs[-1].shape[-2:]
     table = sine_table(height, width, record["config"]["hidden_dim"])
     np.testing.assert_allclose(table, golden["pos_embed"], atol=2e-5)
@@ -60,8 +60,8 @@ def test_eval_outputs_and_position_table_are_the_official_ones(case: str) -> Non
 @pytest.mark.parametrize("case", ["n", "s", "m"])
 def test_train_outputs_are_the_official_ones(case: str) -> None:
     encoder, inputs, golden, _ = golden_case(case)
-    for level, one in enumerate(encoder.train()(inputs)):
-        values = one.detach().flatten()
+    for level, feature_map in enumerate(encoder.train()(inputs)):
+        values = feature_map.detach().flatten()
         stat = [values.double().mean(), values.double().std(correction=0), values.double().norm()]
         np.testing.assert_allclose(stat, golden[f"train_{level}_stat"], rtol=1e-5)
         picked = values[torch.arange(64) * max(1, len(values) // 64) % len(values)]
@@ -86,9 +86,11 @@ def test_stored_tables_and_fresh_ones_give_the_same(height: int, width: int) -> 
     fresh = small().eval()
     assert list(stored.state_dict()) == list(fresh.state_dict())
     with torch.no_grad():
-        for one, other, fed in zip(stored(maps(height, width)), fresh(maps(height, width)), maps(height, width)):
-            assert torch.equal(one, other)
-            assert one.shape == (2, 16, *fed.shape[-2:])
+        for feature_map, other, fed in zip(
+            stored(maps(height, width)), fresh(maps(height, width)), maps(height, width)
+        ):
+            assert torch.equal(feature_map, other)
+            assert feature_map.shape == (2, 16, *fed.shape[-2:])
 
 
 def test_the_stored_table_is_the_one_used() -> None:
@@ -102,9 +104,9 @@ def test_the_stored_table_is_the_one_used() -> None:
 def test_a_batch_of_two_is_two_batches_of_one() -> None:
     encoder = small().eval()
     with torch.no_grad():
-        singles = [encoder([one[i : i + 1] for one in maps()]) for i in range(2)]
+        singles = [encoder([feature_map[i : i + 1] for feature_map in maps()]) for i in range(2)]
         for level, both in enumerate(encoder(maps())):
-            torch.testing.assert_close(both, torch.cat([one[level] for one in singles]))
+            torch.testing.assert_close(both, torch.cat([single[level] for single in singles]))
 
 
 def test_channels_last_is_kept_and_plain_stays_plain() -> None:
@@ -112,17 +114,17 @@ def test_channels_last_is_kept_and_plain_stays_plain() -> None:
     with torch.no_grad():
         plain = encoder(maps())
         encoder.to(memory_format=torch.channels_last)
-        last = encoder([one.contiguous(memory_format=torch.channels_last) for one in maps()])
-    for one, other in zip(plain, last):
-        assert one.is_contiguous()
+        last = encoder([feature_map.contiguous(memory_format=torch.channels_last) for feature_map in maps()])
+    for feature_map, other in zip(plain, last):
+        assert feature_map.is_contiguous()
         assert other.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(feature_map, other, atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_reach_every_parameter() -> None:
     encoder = small()
-    sum(one.square().sum() for one in encoder(maps())).backward()
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in encoder.parameters())
+    sum(feature_map.square().sum() for feature_map in encoder(maps())).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
 
 def test_options_act() -> None:
@@ -153,16 +155,19 @@ def test_the_content_depends_neither_on_the_amount_nor_on_the_content_of_the_pad
     results = []
     for canvas in ((96, 96), (96, 96), (128, 160)):
         features = [
-            torch.randn(1, one.shape[1], canvas[0] // s, canvas[1] // s) for one, s in zip(content, (8, 16, 32))
+            torch.randn(1, feature_map.shape[1], canvas[0] // s, canvas[1] // s)
+            for feature_map, s in zip(content, (8, 16, 32))
         ]
-        for one, inside in zip(features, content):
-            one[..., : inside.shape[2], : inside.shape[3]] = inside
+        for feature, inside in zip(features, content):
+            feature[..., : inside.shape[2], : inside.shape[3]] = inside
         with torch.no_grad():
             found = encoder(features, Padding(torch.tensor([[85, 70]]), canvas))
-        results.append([one[..., : inside.shape[2], : inside.shape[3]] for one, inside in zip(found, content)])
+        results.append(
+            [feature_map[..., : inside.shape[2], : inside.shape[3]] for feature_map, inside in zip(found, content)]
+        )
     for other in results[1:]:
-        for one, first in zip(other, results[0]):
-            torch.testing.assert_close(one, first, atol=1e-5, rtol=1e-5)
+        for feature_map, first in zip(other, results[0]):
+            torch.testing.assert_close(feature_map, first, atol=1e-5, rtol=1e-5)
 
 
 def test_rt_detr_fusion_has_the_names_of_rt_detr() -> None:
@@ -182,19 +187,21 @@ def test_rt_detr_fusion_has_the_names_of_rt_detr() -> None:
 @pytest.mark.parametrize("options", [RTDETR, {"downsample": "conv"}, {"fusion": "csp"}])
 def test_other_blocks_train_and_fuse(options: dict[str, Any]) -> None:
     encoder = small(**options)
-    sum(one.square().sum() for one in encoder(maps())).backward()
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in encoder.parameters())
+    sum(feature_map.square().sum() for feature_map in encoder(maps())).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in encoder.parameters())
     encoder = fill.fill_module(encoder).eval()
     fused = fuse(encoder)
     assert not [part for part in fused.modules() if isinstance(part, (ConvNormAct, RepVGG))]
     with torch.no_grad():
-        for one, other in zip(encoder(maps()), fused(maps())):
-            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        for feature_map, other in zip(encoder(maps()), fused(maps())):
+            torch.testing.assert_close(feature_map, other, atol=1e-4, rtol=1e-4)
 
 
 def test_layouts_agree_on_squares_only() -> None:
     for stored in (None, (64, 64)):
-        official, grid = (small(position_layout=one, eval_spatial_size=stored).eval() for one in ("official", "grid"))
+        official, grid = (
+            small(position_layout=layout, eval_spatial_size=stored).eval() for layout in ("official", "grid")
+        )
         with torch.no_grad():
             assert torch.equal(official(maps(2, 2))[0], grid(maps(2, 2))[0])
             assert not torch.allclose(official(maps())[0], grid(maps())[0], atol=1e-5)

@@ -26,7 +26,10 @@ STRIDES = {"n": (16, 32)}
 def official_state(size: str) -> dict[str, Tensor]:
     """An official state dict in shapes and types; tensors take no memory."""
     found = load_json(f"dfine_{size}_keys.json")["state_dict"]
-    return {key: torch.zeros((), dtype=getattr(torch, one["dtype"])).expand(one["shape"]) for key, one in found.items()}
+    return {
+        key: torch.zeros((), dtype=getattr(torch, tensor_info["dtype"])).expand(tensor_info["shape"])
+        for key, tensor_info in found.items()
+    }
 
 
 @pytest.mark.parametrize("layout", ["file", "module"])
@@ -35,7 +38,7 @@ def test_ours_there_and_back(size: str, layout: Layout) -> None:
     ours = official_state(size)
     theirs = to_huggingface(ours, layout=layout)
     back = from_huggingface(theirs, image_size=(640, 640), strides=STRIDES.get(size, (8, 16, 32)))
-    assert {key: one.shape for key, one in back.items()} == {key: one.shape for key, one in ours.items()}
+    assert {key: tensor.shape for key, tensor in back.items()} == {key: tensor.shape for key, tensor in ours.items()}
     assert to_huggingface(back, layout=layout).keys() == theirs.keys()
     assert theirs["model.decoder.reg_scale"].dtype == torch.float32
 
@@ -110,7 +113,7 @@ def test_what_transformers_saves(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         assert found.weights_file.name.endswith(".index.json") == (folder == "shards")
         weights = from_huggingface(found.weights)
         assert weights.keys() == want.keys()
-        assert all(torch.equal(one, want[key]) for key, one in weights.items())
+        assert all(torch.equal(weight, want[key]) for key, weight in weights.items())
         with caplog.at_level(logging.WARNING, logger="isdfine"):
             sections = config_from_huggingface(found.config, weights, image_size=(64, 64))
         assert "config.json" not in caplog.text
@@ -147,7 +150,9 @@ def test_damaged_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"class_embed\.0\.bias and model\.decoder\.class_embed\.0\.bias must be"):
         from_huggingface(both)
     lone = {
-        key: one for key, one in weights.items() if not key.startswith(("model.decoder.class_", "model.decoder.bbox_"))
+        key: weight
+        for key, weight in weights.items()
+        if not key.startswith(("model.decoder.class_", "model.decoder.bbox_"))
     }
     assert from_huggingface(lone).keys() == from_huggingface(weights).keys()
     del weights["model.decoder.layers.0.self_attn.k_proj.bias"]

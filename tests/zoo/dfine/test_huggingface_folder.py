@@ -34,7 +34,7 @@ def shard(folder: Path) -> Path:
     (folder / "model.safetensors").unlink()
     places = {key: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, key in enumerate(weights)}
     for name in set(places.values()):
-        save_file({key: one for key, one in weights.items() if places[key] == name}, folder / name)
+        save_file({key: weight for key, weight in weights.items() if places[key] == name}, folder / name)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
     return index
@@ -51,7 +51,7 @@ def test_a_folder_its_file_and_its_shards_are_the_same(folder: Path) -> None:
     for path in (folder, index):
         split = read_folder(path)
         assert split.weights.keys() == whole.weights.keys()
-        assert all(torch.equal(one, whole.weights[key]) for key, one in split.weights.items())
+        assert all(torch.equal(weight, whole.weights[key]) for key, weight in split.weights.items())
     set_json(index, weight_map=dict.fromkeys(whole.weights, "pytorch_model.bin"))
     torch.save(whole.weights, folder / "pytorch_model.bin")
     index.unlink()

@@ -173,7 +173,7 @@ def test_a_backbone_that_takes_no_padding() -> None:
         assert not model.backbone_takes_padding
         alone = predict(model, content(96, 96)[None], torch.tensor([[96, 96]]))
         assert_same(predict(model, *on_canvas(96, 160, content(96, 96))), alone)
-        assert not any(one._forward_pre_hooks for one in model.modules())
+        assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_an_ordinary_timm_backbone() -> None:
@@ -206,10 +206,10 @@ def test_training_has_finite_losses_and_gradients() -> None:
     matcher = HungarianMatcher({"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0})
     criterion = DFINECriterion(matcher, weights, ["vfl", "boxes", "local"], num_classes=3, reg_max=8)
     terms = Objective(criterion)(output, targets(2, 0))
-    assert all(one.isfinite() for one in terms.values())
+    assert all(term.isfinite() for term in terms.values())
     sum(terms.values()).backward()
-    gradients = {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
-    assert [name for name, one in gradients.items() if one is None or not one.isfinite().all()] == []
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
 
 
 def test_selected_cells_lie_inside_the_content() -> None:

@@ -32,12 +32,15 @@ def test_keys_shapes_dtypes_and_counts(size: str) -> None:
     keys = load_json(f"dfine_{size}_keys.json")
     with torch.device("meta"):
         model = build(size)
-    state = {name: {"shape": list(one.shape), "dtype": str(one.dtype)[6:]} for name, one in model.state_dict().items()}
+    state = {
+        name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype)[6:]}
+        for name, tensor in model.state_dict().items()
+    }
     assert state == keys["state_dict"]
-    assert sum(one.numel() for one in model.parameters()) == keys["params_train_form"]
-    trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    assert sum(parameter.numel() for parameter in model.parameters()) == keys["params_train_form"]
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trainable == keys["params_train_form_trainable"]
-    frozen = [name for name, one in model.named_parameters() if not one.requires_grad]
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert sorted(frozen) == sorted(keys["frozen_parameters"])
 
 
@@ -112,13 +115,13 @@ def compare_train(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float
     compare("final", final)
     want_base = by_row(want_rows, torch.from_numpy(arrays["final/ref_points"]))
     worst["base"] = (by_row(output.memory_index, final.initial_boxes) - want_base).abs().max().item()
-    for i, one in enumerate(auxiliary):
-        compare(f"aux_{i}", one)
+    for i, layer in enumerate(auxiliary):
+        compare(f"aux_{i}", layer)
     compare("pre", output.initial)
     compare("enc_0", output.proposals)
-    for i, one in enumerate(output.groups["dn"].layers if output.groups else []):
+    for i, layer in enumerate(output.groups["dn"].layers if output.groups else []):
         assert f"dn_{i}/pred_boxes" in arrays
-        compare(f"dn_{i}", one, matching=False)
+        compare(f"dn_{i}", layer, matching=False)
     return worst
 
 

@@ -19,8 +19,15 @@ def test_extra_levels_always_get_smaller() -> None:
     for channels in (8, 4):
         projection = InputProjection([8, channels], 8, 4)
         maps = projection([torch.randn(2, 8, 10, 6), torch.randn(2, channels, 5, 3)])
-        assert [tuple(one.shape) for one in maps] == [(2, 8, 10, 6), (2, 8, 5, 3), (2, 8, 3, 2), (2, 8, 2, 1)]
-        assert [(one.shape[2], one.shape[3]) for one in maps] == level_sizes((80, 48), (8, 16), 4)
+        assert [tuple(feature_map.shape) for feature_map in maps] == [
+            (2, 8, 10, 6),
+            (2, 8, 5, 3),
+            (2, 8, 3, 2),
+            (2, 8, 2, 1),
+        ]
+        assert [(feature_map.shape[2], feature_map.shape[3]) for feature_map in maps] == level_sizes(
+            (80, 48), (8, 16), 4
+        )
     assert isinstance(projection[1].conv, nn.Conv2d)
     assert projection[1].conv.kernel_size == (1, 1)
     assert projection[3].conv.stride == (2, 2)
