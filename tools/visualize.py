@@ -168,7 +168,7 @@ def evaluate(options: argparse.Namespace) -> Evaluated:
             break
     result, ids = run.evaluator.summarize(), sorted(found)
     judgement = judge(
-        [found[one] for one in ids], run.label_space.names, options.threshold,
+        [found[image_id] for image_id in ids], run.label_space.names, options.threshold,
         max_detections=run.evaluator.max_dets[-1],
     )  # fmt: skip
     return Evaluated(run, result, ids, judgement)
@@ -225,7 +225,7 @@ def report(options: argparse.Namespace) -> None:
         title=f"Evaluation of {Path(options.resume).name} on {len(judgement.images):,} images",
         facts=facts(options, evaluated),
         stats=evaluated.result.stats,
-        class_aps=[one.ap for one in evaluated.result.per_class],
+        class_aps=[row.ap for row in evaluated.result.per_class],
         curves=judgement.curves,
         threshold=judgement.threshold,
         confusion=judgement.mistakes.confusion,
@@ -270,7 +270,7 @@ def chosen_by(options: argparse.Namespace, run: Evaluation) -> Iterator[ChosenIm
     """Those named on the command line, or the first of the validation set."""
     dataset = run.val_loader.dataset
     first = dataset.annotations.image_ids[: options.max_images or FIRST]
-    wanted = options.images[: options.max_images] or [str(one) for one in first.tolist()]
+    wanted = options.images[: options.max_images] or [str(image_id) for image_id in first.tolist()]
     return chosen_images(wanted, dataset, recipe_of(run.config), run.device)
 
 

@@ -53,8 +53,12 @@ def write(path: Path, images: int, boxes: int, seed: int) -> None:
         for first in range(0, boxes, 10_000):
             part = owners[first : first + 10_000].tolist()
             file.write(", " if first else "")
-            file.write(", ".join(json.dumps(_box(random, first + k, one, classes)) for k, one in enumerate(part)))
-        categories = [{"supercategory": "none", "id": int(one), "name": f"class {one}"} for one in sorted(classes)]
+            file.write(
+                ", ".join(json.dumps(_box(random, first + k, image_id, classes)) for k, image_id in enumerate(part))
+            )
+        categories = [
+            {"supercategory": "none", "id": int(label), "name": f"class {label}"} for label in sorted(classes)
+        ]
         file.write(f'], "categories": {json.dumps(categories)}}}')
 
 

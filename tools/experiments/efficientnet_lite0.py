@@ -71,7 +71,7 @@ def differences(package_model: nn.Module, timm_model: nn.Module, size: int) -> d
     last_of_stride = [seen[sum(REPEATS[: stage + 1]) - 1] for stage in (0, 1, 2, 4, 6)]
     pairs = {"logits": (logits, theirs)}
     pairs.update({f"stride {2 ** (1 + i)}": both for i, both in enumerate(zip(last_of_stride, maps, strict=True))})
-    return {what: (float((one - other).abs().max()), float(one.abs().max())) for what, (one, other) in pairs.items()}
+    return {what: (float((ours - other).abs().max()), float(ours.abs().max())) for what, (ours, other) in pairs.items()}
 
 
 def convert(source: Path, target: Path, sizes: tuple[int, ...] = (224, 320)) -> bool:

@@ -40,7 +40,7 @@ class Graph(torch.nn.Module):
         if self.session.get_inputs()[0].type == "tensor(uint8)":
             pixels = np.rint(pixels * 255).astype(np.uint8)
         feed = {"images": pixels, "orig_target_sizes": sizes.numpy()}
-        return Detections(*(torch.from_numpy(one) for one in self.session.run(None, feed)))
+        return Detections(*(torch.from_numpy(column) for column in self.session.run(None, feed)))
 
 
 def main(arguments: list[str] | None = None) -> int:

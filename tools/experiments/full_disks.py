@@ -117,7 +117,7 @@ class Disk:
 
     def files(self) -> Iterator[Path]:
         """What the tool has left."""
-        yield from (one for one in self.path.rglob("*") if one.is_file() and one != self._ballast)
+        yield from (path for path in self.path.rglob("*") if path.is_file() and path != self._ballast)
 
     def close(self) -> None:
         """Unmount."""
@@ -219,8 +219,8 @@ def main() -> int:
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 wrong = fault(kind, choose, source, Path(work))
             failures += bool(wrong)
-            for one in wrong:
-                print(f"      WRONG: {one}", flush=True)
+            for message in wrong:
+                print(f"      WRONG: {message}", flush=True)
     print(f"{options.count - failures} of {options.count} full disks were told of clearly and left whole files")
     return 1 if failures else 0
 

@@ -55,7 +55,7 @@ def prepare(folder: Path) -> Path:
     moved = json.loads(json.dumps(whole))
     moved["annotations"][0]["bbox"][0] += 1
     fewer = {**whole, "images": whole["images"][:4]}
-    fewer["annotations"] = [one for one in whole["annotations"] if one["image_id"] <= 4]
+    fewer["annotations"] = [annotation for annotation in whole["annotations"] if annotation["image_id"] <= 4]
     for name, content in (("classes", turned), ("images", fewer), ("boxes", moved)):
         (folder / "data" / f"{name}.json").write_text(json.dumps(content))
     return config
