@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
 BESIDE_TOOLS = [
-    file for name in ("ablation", "audit", "benchmark/bench") for file in sorted((ROOT / "tools" / name).glob("*.py"))
+    file
+    for name in ("ablation", "audit", "benchmark/bench", "inference")
+    for file in sorted((ROOT / "tools" / name).glob("*.py"))
 ]
 ALL = ("core", "data", "nn", "zoo", "losses", "distill", "optim", "solver", "deploy", "viz")
 MAY_IMPORT = {

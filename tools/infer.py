@@ -27,14 +27,14 @@ from PIL import Image
 from tqdm import tqdm
 
 import isdfine
+from inference.run import Summary, run
+from inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
+from inference.sources import ImageFiles, ImageSource, open_sources
+from inference.tiling import Tiling
+from inference.video import Video
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.data.dataset.images import limit_pixels
 from isdfine.deploy.detector import BATCH_SIZE, THRESHOLD
-from isdfine.deploy.inference.run import Summary, run
-from isdfine.deploy.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
-from isdfine.deploy.inference.sources import ImageFiles, ImageSource, open_sources
-from isdfine.deploy.inference.tiling import Tiling
-from isdfine.deploy.inference.video import Video
 
 KINDS = ("images", "video", "coco", "yolo", "csv")
 LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 0)

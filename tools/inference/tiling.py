@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...core.errors import ConfigError
-from ..detections import Detections
-from ..detector import Detector
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.detections import Detections
+from isdfine.deploy.detector import Detector
 
 Window = tuple[int, int, int, int]
 """x1, y1, x2, y2 in pixels of the large image."""

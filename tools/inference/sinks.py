@@ -20,10 +20,11 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ...core.errors import cell, one_line
-from ...core.files import whole_file
-from ...data.label_space import LabelSpace
-from ..detections import BOX_DIGITS, SCORE_DIGITS, Detections
+from isdfine.core.errors import cell, one_line
+from isdfine.core.files import whole_file
+from isdfine.data.label_space import LabelSpace
+from isdfine.deploy.detections import BOX_DIGITS, SCORE_DIGITS, Detections
+
 from .sources import InputImage
 from .video import VideoWriter
 

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from PIL import Image
 
-from ...core.errors import ConfigError, DataError
-from ...data.dataset.images import SUFFIXES, list_images
-from ..pictures import read_rgb
+from isdfine.core.errors import ConfigError, DataError
+from isdfine.data.dataset.images import SUFFIXES, list_images
+from isdfine.deploy.pictures import read_rgb
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 """Files that are opened as videos."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 
-from ...core.errors import DataError
-from ..detections import Detections
-from ..detector import THRESHOLD, Detector
+from isdfine.core.errors import DataError
+from isdfine.deploy.detections import Detections
+from isdfine.deploy.detector import THRESHOLD, Detector
+
 from .sinks import Sink
 from .sources import InputImage, Skipped
 from .tiling import Tiling

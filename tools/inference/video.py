@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...core.environment import require
-from ...core.errors import ConfigError
-from ...core.files import whole_file
+from isdfine.core.environment import require
+from isdfine.core.errors import ConfigError
+from isdfine.core.files import whole_file
+
 from .sources import Clip, InputImage, Skipped
 
 _USUAL_RATE = Fraction(25)
