@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,50 +65,6 @@ class StepScalars:
             self._folded[names] = folded if before is None else self._join(before, folded)
         self._waiting, self._count = {}, 0
         return [name for names in self._folded for name in names], list(self._folded.values())
-
-
-HELD = 128
-"""Steps after which scalars are put together although nobody asks: bounds what waits where lines are rare."""
-
-Names = tuple[str, ...]
-
-
-class Rows(NamedTuple):
-    """Steps that had the same scalars."""
-
-    names: Names
-    steps: Tensor
-    """(R,) int64."""
-    values: Tensor
-    """(R, names)."""
-
-
-class Recent:
-    """Collects scalars without an operator on the device; they are put together when someone looks."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Names, list[tuple[int, Sequence[Tensor]]]] = {}
-        self._count = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether it is time to :meth:`take` what is here."""
-        return self._count >= HELD
-
-    def add(self, names: Names, scalars: Sequence[Tensor], step: int) -> None:
-        """Keep the scalars of a step; without their graphs, and not changed later."""
-        self._waiting.setdefault(names, []).append((step, scalars))
-        self._count += 1
-
-    def take(self) -> list[Rows]:
-        """Everything since the last call; nothing is read from the device."""
-        found = []
-        for names, rows in self._waiting.items():
-            values = torch.stack([one for _, scalars in rows for one in scalars]).view(len(rows), len(names))
-            steps = torch.tensor([step for step, _ in rows]).to(values.device, non_blocking=True)
-            found.append(Rows(names, steps, values))
-        self._waiting, self._count = {}, 0
-        return found
 
 
 class NonFiniteGuard:
