@@ -40,10 +40,10 @@ def detect(
     """
     sizes_hw = torch.stack([target["orig_size"] for target in targets])
     with contextlib.nullcontext() if precision is None else precision.autocast():
-        found = model(images, **content_sizes_of(targets))
+        predictions = model(images, **content_sizes_of(targets))
     if precision is not None:
-        found = replace(found, logits=found.logits.float(), boxes=found.boxes.float())
-    return postprocessor(found, sizes_hw.flip(-1))
+        predictions = replace(predictions, logits=predictions.logits.float(), boxes=predictions.boxes.float())
+    return postprocessor(predictions, sizes_hw.flip(-1))
 
 
 @torch.inference_mode()

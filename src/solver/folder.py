@@ -82,13 +82,13 @@ class RunFolder:
     def checkpoints(self) -> list[Path]:
         """The checkpoints that lie here."""
         kept = (self.last, self.best, self.best_stage_one)
-        return [*(one for one in kept if one.exists()), *sorted(self.path.glob("checkpoint*.pth"))]
+        return [*(path for path in kept if path.exists()), *sorted(self.path.glob("checkpoint*.pth"))]
 
     def check_space(self, checkpoint_bytes: int) -> None:
         """Raise :class:`ConfigError` where last, best, best of stage one and one in writing do not fit."""
-        there = next(one for one in (self.path, *self.path.absolute().parents) if one.exists())
+        there = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         free, needed = shutil.disk_usage(there).free, 4 * checkpoint_bytes
-        free += sum(one.stat().st_size for one in self.checkpoints()[:3])  # these are written over
+        free += sum(path.stat().st_size for path in self.checkpoints()[:3])  # these are written over
         if free < needed:
             raise ConfigError(
                 f"output_dir {self.path} has {free / 2**20:.0f} MiB free, the checkpoints of this run need about "
@@ -100,7 +100,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"output_dir {self.path} is a file: choose a folder with -u output_dir=...")
         self.check_idle()
-        taken = [one.name for one in self.checkpoints()]
+        taken = [path.name for path in self.checkpoints()]
         if taken:
             raise ConfigError(
                 f"output_dir {self.path} holds another run ({', '.join(taken)}): continue it with "

@@ -32,7 +32,7 @@ _WAYS = (
 
 def introduce(run: Training) -> None:
     """Log what is trained on what, and warn of what the run is too short for or starts without."""
-    parameters = sum(one.numel() for one in run.model.parameters())
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
     logger.info(
         "%.2f M parameters, %s, %s; %d training and %d validation images, classes %s; %d epochs of %d batches",
         parameters / 1e6, run.device, run.optim.precision.name, len(run.train_loader.dataset),

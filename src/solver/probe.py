@@ -141,7 +141,7 @@ class Probe:
 
     def gradient_bytes(self) -> int:
         """Of all parameters that are trained."""
-        return sum(one.nbytes for one in self.trained.parameters() if one.requires_grad)
+        return sum(parameter.nbytes for parameter in self.trained.parameters() if parameter.requires_grad)
 
     def batch(self, count: int, size: Size) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Images (B, 3, H, W) of noise and random boxes; the first image is the fullest one."""

@@ -96,9 +96,9 @@ def compile_parts(model: nn.Module, *, backend: str | Callable[..., Any] = "indu
 
 def runs_compiled(model: nn.Module) -> bool:
     """Whether the parts that :func:`compile_parts` took on have been compiled and none of them failed."""
-    found = [model._modules[name].__dict__.get("forward") for name in COMPILED if name in model._modules]
-    taken = [one for one in found if isinstance(one, _CompiledForward)]
-    return bool(taken) and all(one.forms for one in taken)
+    forwards = [model._modules[name].__dict__.get("forward") for name in COMPILED if name in model._modules]
+    taken = [forward for forward in forwards if isinstance(forward, _CompiledForward)]
+    return bool(taken) and all(forward.forms for forward in taken)
 
 
 class _CompiledForward:
@@ -116,7 +116,7 @@ class _CompiledForward:
     def __call__(self, maps: Tensor | list[Tensor]) -> Any:
         if self.broken or not self.part.training:
             return self.eager(maps)
-        size = tuple(tuple(one.shape) for one in ([maps] if isinstance(maps, Tensor) else maps))
+        size = tuple(tuple(level.shape) for level in ([maps] if isinstance(maps, Tensor) else maps))
         form = self.forms.get(size)
         if form is not None:
             return form(maps)
@@ -132,23 +132,23 @@ class _CompiledForward:
 
     def _first(self, size: Any, maps: Tensor | list[Tensor]) -> Any:
         """Compile for a size and run that; eager from now on where it fails."""
-        before = [one.clone() for one in self.part.buffers()]
+        before = [buffer.clone() for buffer in self.part.buffers()]
         form = torch.compile(self._entry(size), dynamic=False, **self.options)
         try:
-            found = form(maps)
+            output = form(maps)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ImportError, OSError) as error:
             problem = _first_line(error)
         else:
             self.forms[size] = form
-            return found
+            return output
         logger.warning("compile: %s cannot be compiled (%s): it runs eagerly from here on", self.name, problem)
         self.broken = True
         self.forms.clear()
         with torch.no_grad():
-            for one, value in zip(self.part.buffers(), before):  # statistics, where it failed half way
-                one.copy_(value)
+            for buffer, value in zip(self.part.buffers(), before):  # statistics, where it failed half way
+                buffer.copy_(value)
         return self.eager(maps)
 
     def _entry(self, size: Any) -> Callable[..., Any]:

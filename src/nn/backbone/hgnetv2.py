@@ -155,7 +155,8 @@ class ConvBlock(nn.Module):
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W'); the padding, if any, is cleared before it is read."""
-        return self.lab(self.act(self.bn(self.conv(cleared(maps, padding)))))
+        result: Tensor = self.lab(self.act(self.bn(self.conv(cleared(maps, padding)))))
+        return result
 
 
 class LightConvBlock(nn.Module):
@@ -171,7 +172,8 @@ class LightConvBlock(nn.Module):
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        return self.conv2(self.conv1(maps), padding)
+        result: Tensor = self.conv2(self.conv1(maps), padding)
+        return result
 
 
 class Stem(nn.Module):
@@ -200,7 +202,8 @@ class Stem(nn.Module):
         padded = F.pad(cleared(self.stem1(images, padding), padding), (0, 1, 0, 1))
         convolved = self.stem2b(F.pad(cleared(self.stem2a(padded), padding), (0, 1, 0, 1)))
         pooled = F.max_pool2d(padded, kernel_size=2, stride=1)
-        return self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1), padding))
+        result: Tensor = self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1), padding))
+        return result
 
 
 class Block(nn.Module):
@@ -232,10 +235,11 @@ class Block(nn.Module):
         results = [maps]
         for layer in self.layers:
             results.append(layer(results[-1], padding))
-        return self.aggregation(torch.cat(results, dim=1))
+        result: Tensor = self.aggregation(torch.cat(results, dim=1))
+        return result
 
 
-class ResidualBlock(Block):
+class ResidualHGBlock(Block):
     """The same plus its input; every block of a stage but the first."""
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
@@ -256,7 +260,7 @@ class StageBlocks(nn.Module):
         if index > 0:
             self.downsample = ConvBlock(entry, entry, 3, style, stride=2, groups=entry, act=False)
         first = Block(sizes, entry, num_layers, light, style)
-        rest = (ResidualBlock(sizes, sizes.out_channels, num_layers, light, style) for _ in range(sizes.blocks - 1))
+        rest = (ResidualHGBlock(sizes, sizes.out_channels, num_layers, light, style) for _ in range(sizes.blocks - 1))
         self.blocks = nn.Sequential(first, *rest)
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:

@@ -97,7 +97,7 @@ class TimmBackbone(nn.Module):
         _check_weights(timm, name, pretrained, weights, accept_license)
         with torch.device("meta"):  # shapes only: what the whole model has
             whole = timm.create_model(name)
-        chosen = _chosen_maps(name, [one["reduction"] for one in whole.feature_info], out_indices)
+        chosen = _chosen_maps(name, [stage["reduction"] for stage in whole.feature_info], out_indices)
         options = _options(drop_path_rate, img_size, fixed=bool(whole.pretrained_cfg.get("fixed_input_size")))
         _try_out(timm, name, chosen, options)
         self.name, self.img_size = name, options.get("img_size")
@@ -109,7 +109,7 @@ class TimmBackbone(nn.Module):
             raise ValueError(
                 f"TimmBackbone freeze_norm: {name} has no batch norm: leave it out; freeze_at keeps whole stages fixed"
             )
-        maps = [(one["module"], one["reduction"]) for one in whole.feature_info[: chosen[-1] + 1]]
+        maps = [(stage["module"], stage["reduction"]) for stage in whole.feature_info[: chosen[-1] + 1]]
         self._leaf_stages = leaf_stages(self.body.model, maps)
         self._frozen = self._freeze(freeze_at)
         self._set_normalisation(timm.data.resolve_model_data_config(self.body), {"mean": mean, "std": std})
@@ -250,12 +250,12 @@ def _try_out(timm: Any, name: str, chosen: tuple[int, ...], options: dict[str, A
         model = _feature_model(timm, name, chosen, options).eval()
         info = model.feature_info
         try:
-            found = [tuple(one.shape[1:]) for one in model(torch.empty(1, 3, height, width))]
+            shapes = [tuple(level.shape[1:]) for level in model(torch.empty(1, 3, height, width))]
         except (AssertionError, RuntimeError, ValueError) as error:  # what timm's models raise for sizes they refuse
             raise _size_refused(name, (height, width), str(error), "img_size" in options) from error
     announced = [(c, height // s, width // s) for c, s in zip(info.channels(), info.reduction())]
-    if found != announced:
-        reason = f"its maps are {found} instead of {announced} (channels, height, width)"
+    if shapes != announced:
+        reason = f"its maps are {shapes} instead of {announced} (channels, height, width)"
         raise _size_refused(name, (height, width), reason, "img_size" in options)
 
 

@@ -69,7 +69,7 @@ def check_published(timm: Any, name: str) -> None:
     architecture = name.partition(".")[0]
     if timm.list_pretrained(f"{architecture}.*"):
         return
-    trained = sorted({one.partition(".")[0] for one in timm.list_pretrained()})
+    trained = sorted({model.partition(".")[0] for model in timm.list_pretrained()})
     near = difflib.get_close_matches(architecture, trained, _SHOWN, cutoff=0.5)
     raise ValueError(
         f"TimmBackbone pretrained: timm {timm.__version__} has no published weights of {architecture}: "
@@ -107,7 +107,8 @@ def weights_named_in(timm: Any, architecture: str, path: str) -> list[str]:
     writes it, ``dinov3_convnext_tiny_pretrain_lvd1689m.pth`` as its authors do.
     """
     words = set(_words(path))
-    return [one for one in timm.list_pretrained(f"{architecture}.*") if words.issuperset(_words(one.partition(".")[2]))]
+    models = timm.list_pretrained(f"{architecture}.*")
+    return [model for model in models if words.issuperset(_words(model.partition(".")[2]))]
 
 
 def published_weights(timm: Any, name: str, img_size: tuple[int, int] | None = None) -> dict[str, Tensor]:
@@ -144,8 +145,8 @@ def _cached_file(hub_id: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = hub_id.partition("@")
-    found = (try_to_load_from_cache(repository, one, revision=revision or None) for one in _HUB_FILES)
-    return next((one for one in found if isinstance(one, str)), None)
+    paths = (try_to_load_from_cache(repository, name, revision=revision or None) for name in _HUB_FILES)
+    return next((path for path in paths if isinstance(path, str)), None)
 
 
 def _check_connection() -> None:
@@ -210,7 +211,9 @@ def fill(body: nn.Module, whole: nn.Module, state: Mapping[str, Tensor], name: s
         wrong = {
             "missing in the file": report.missing,
             "unknown to the model": report.unexpected,
-            "of another shape": [f"{one.name} {one.file_shape} for {one.model_shape}" for one in report.mismatched],
+            "of another shape": [
+                f"{misfit.name} {misfit.file_shape} for {misfit.model_shape}" for misfit in report.mismatched
+            ],
         }
         raise CheckpointError(
             f"{source}: these are not weights of timm's {name}: {len(report.loaded)} tensors fit; "
