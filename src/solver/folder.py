@@ -24,56 +24,40 @@ from ..zoo.dfine.huggingface_folder import is_huggingface
 logger = logging.getLogger(__name__)
 
 
+class _Inside:
+    """Path of something inside a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: RunFolder, _: object = None) -> Path:
+        return folder.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside ``output_dir``."""
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved config: can be trained from as it is."""
-        return self.path / "config.yml"
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint, to resume from."""
-        return self.path / "last.pth"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the best AP of the run."""
-        return self.path / "best.pth"
-
-    @property
-    def best_stage_one(self) -> Path:
-        """The best checkpoint before strong augmentation stopped: stage two starts from it."""
-        return self.path / "best_stg1.pth"
-
-    @property
-    def metrics(self) -> Path:
-        """Every reported number, one JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def load_report(self) -> Path:
-        """What became of every tensor of the checkpoint that the run started from (``-t``)."""
-        return self.path / "load_report.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Event files for ``tensorboard --logdir``."""
-        return self.path / "tensorboard"
-
-    @property
-    def pictures(self) -> Path:
-        """Detections beside the ground truth."""
-        return self.path / "pictures"
-
-    @property
-    def lock(self) -> Path:
-        """Locked by the process (rank 0) that writes into the folder; its text says which one that is."""
-        return self.path / ".lock"
+    config = _Inside("config.yml")
+    """The resolved config: can be trained from as it is."""
+    last = _Inside("last.pth")
+    """The newest checkpoint, to resume from."""
+    best = _Inside("best.pth")
+    """The checkpoint with the best AP of the run."""
+    best_stage_one = _Inside("best_stg1.pth")
+    """The best checkpoint before strong augmentation stopped: stage two starts from it."""
+    metrics = _Inside("metrics.jsonl")
+    """Every reported number, one JSON object a line."""
+    load_report = _Inside("load_report.json")
+    """What became of every tensor of the checkpoint that the run started from (``-t``)."""
+    tensorboard = _Inside("tensorboard")
+    """Event files for ``tensorboard --logdir``."""
+    pictures = _Inside("pictures")
+    """Detections beside the ground truth."""
+    lock = _Inside(".lock")
+    """Locked by the process (rank 0) that writes into the folder; its text says which one that is."""
 
     def numbered(self, epoch: int) -> Path:
         """The checkpoint that is kept of an epoch (0-based)."""

@@ -63,9 +63,8 @@ def _meminfo(root: Path, name: str) -> int | None:
 
 def _left_of_address_space(root: Path) -> int | None:
     """None where there is no limit."""
-    limits = [line.split() for line in _text(root / "proc/self/limits").splitlines()]
-    limit = next((line[3] for line in limits if line[:3] == ["Max", "address", "space"]), "unlimited")
-    pages = _words(root / "proc/self/statm")
+    words, pages = _words(root / "proc/self/limits"), _words(root / "proc/self/statm")
+    limit = words[words.index("address") + 2] if "address" in words else "unlimited"
     if limit == "unlimited" or not pages:
         return None
     return max(0, int(limit) - int(pages[0]) * os.sysconf("SC_PAGE_SIZE"))
@@ -86,9 +85,9 @@ def _groups(root: Path, controller: str) -> list[Path]:
 def _left_in_group(group: Path) -> int | None:
     """None where there is no limit. Pages of files count as used there, but go where memory is needed."""
     for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-        most, now = _words(group / limit), _words(group / used)
-        if most and now and most[0] != "max":
-            return max(0, int(most[0]) - int(now[0]) + _pages_of_files(group))
+        most, now = _text(group / limit).strip(), _text(group / used).strip()
+        if most and now and most != "max":
+            return max(0, int(most) - int(now) + _pages_of_files(group))
     return None
 
 
