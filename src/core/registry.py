@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar, Union
 
-from .config.node import Located
+from .config.node import Node
 from .errors import ConfigError, last_line
 
 T = TypeVar("T", bound=type)
@@ -265,7 +265,7 @@ _MARK = "__isdfine_folder__"
 """Attribute of such modules: the folder that they were found in."""
 
 
-def import_components(tree: Located) -> Located:
+def import_components(tree: Node) -> Node:
     """Import the modules listed under ``imports``.
 
     An entry is the dotted name of a module or the path of one, ``parts``, ``pkg.parts``, ``../mine/parts.py``. It is
@@ -283,11 +283,11 @@ def import_components(tree: Located) -> Located:
     entries = node.value if isinstance(node.value, list) else [node]
     if not isinstance(node.value, list) or not all(isinstance(entry.value, str) for entry in entries):
         raise ConfigError(f"{node.origin}: {IMPORTS}: expected a list of module names, found {node.plain()!r}")
-    found = Located([_imported(entry) for entry in entries], node.origin, node.key)
-    return Located({**tree.value, IMPORTS: found}, tree.origin, tree.key)
+    found = Node([_imported(entry) for entry in entries], node.origin, node.key)
+    return Node({**tree.value, IMPORTS: found}, tree.origin, tree.key)
 
 
-def _imported(entry: Located) -> Located:
+def _imported(entry: Node) -> Node:
     """One entry, with its folder where it was found beside its file."""
     place = f"{entry.origin}: {IMPORTS}: {entry.value}"
     folder, name = os.path.split(entry.value)
@@ -313,7 +313,7 @@ def _imported(entry: Located) -> Located:
     if where is None or where == Path.cwd():
         return entry
     shown = os.path.relpath(where) if where.is_relative_to(Path.cwd()) else str(where)
-    return Located(os.path.join(shown, name), entry.origin, entry.key)
+    return Node(os.path.join(shown, name), entry.origin, entry.key)
 
 
 class _Beside:

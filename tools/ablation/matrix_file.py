@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isdfine.core.config.node import Located, read_yaml
+from isdfine.core.config.node import Node, read_yaml
 from isdfine.core.config.plan import suggest
 from isdfine.core.errors import ConfigError
 
@@ -63,10 +63,10 @@ class _Reader:
         self.path = path
         self.problems: list[str] = []
 
-    def report(self, node: Located, text: str) -> None:
+    def report(self, node: Node, text: str) -> None:
         self.problems.append(f"{node.origin}: {node.key}: {text}" if node.key else f"{node.origin}: {text}")
 
-    def matrix(self, root: Located) -> Matrix | None:
+    def matrix(self, root: Node) -> Matrix | None:
         """The matrix, or None where the file is no mapping."""
         if not isinstance(root.value, dict):
             self.report(root, f"an ablation file holds `key: value` lines with {', '.join(_KEYS)}")
@@ -95,12 +95,12 @@ class _Reader:
             variants=variants,
         )
 
-    def known(self, node: Located, keys: tuple[str, ...]) -> None:
+    def known(self, node: Node, keys: tuple[str, ...]) -> None:
         for name, child in node.value.items():
             if name not in keys:
                 self.report(child, f"no such key{suggest(name, keys)}")
 
-    def text(self, root: Located, key: str, default: str) -> str:
+    def text(self, root: Node, key: str, default: str) -> str:
         node = root.value.get(key)
         if node is None:
             return default
@@ -109,7 +109,7 @@ class _Reader:
             return default
         return node.value
 
-    def file(self, node: Located) -> Path:
+    def file(self, node: Node) -> Path:
         """A YAML file named relative to the ablation file."""
         if not isinstance(node.value, str):
             self.report(node, f"expected the name of a YAML file, found {node.plain()!r}")
@@ -119,7 +119,7 @@ class _Reader:
             self.report(node, f"{found}: no such file; paths are relative to {self.path.parent}")
         return found
 
-    def seeds(self, root: Located) -> tuple[int, ...]:
+    def seeds(self, root: Node) -> tuple[int, ...]:
         node = root.value.get("seeds")
         seeds = node.plain() if node else [0]
         sound = isinstance(seeds, list) and seeds and all(type(one) is int and one >= 0 for one in seeds)
@@ -128,7 +128,7 @@ class _Reader:
             return (0,)
         return tuple(seeds)
 
-    def metrics(self, root: Located) -> tuple[str, ...]:
+    def metrics(self, root: Node) -> tuple[str, ...]:
         node = root.value.get("metrics")
         metrics = node.plain() if node else ["AP", "AP50"]
         sound = isinstance(metrics, list) and metrics and all(_METRIC.fullmatch(str(one)) for one in metrics)
@@ -139,7 +139,7 @@ class _Reader:
             return ("AP",)
         return tuple(metrics)
 
-    def judge(self, root: Located) -> Judge:
+    def judge(self, root: Node) -> Judge:
         node = root.value.get("judge")
         if node is None or node.value == "last":
             return "last"
@@ -147,7 +147,7 @@ class _Reader:
             self.report(node, f"expected last or best, found {node.plain()!r}")
         return "best"
 
-    def changes(self, root: Located, key: str, *, data: bool) -> tuple[Change, ...]:
+    def changes(self, root: Node, key: str, *, data: bool) -> tuple[Change, ...]:
         node = root.value.get(key)
         if node is None:
             return ()
@@ -156,7 +156,7 @@ class _Reader:
             return ()
         return tuple(self.change(str(name), child, data=data) for name, child in node.value.items())
 
-    def change(self, name: str, node: Located, *, data: bool) -> Change:
+    def change(self, name: str, node: Node, *, data: bool) -> Change:
         """One entry of ``variants`` or ``data``: null, a list of overrides, or a mapping with set and include."""
         if not _NAME.fullmatch(name) or name == "composed":
             self.report(node, f"{name!r} names a folder: use letters, digits, _ . + and -, and not `composed`")
@@ -179,7 +179,7 @@ class _Reader:
             base=self.file(value["base"]) if data and "base" in value else None,
         )
 
-    def overrides(self, node: Located) -> Iterator[str]:
+    def overrides(self, node: Node) -> Iterator[str]:
         """``key.path=value`` texts, from a list of them or from a mapping of dotted keys."""
         for one, text in self.written(node):
             key = text.partition("=")[0].strip()
@@ -187,7 +187,7 @@ class _Reader:
                 self.report(one, f"{key} is set by the ablation: {_OWN_KEYS[key]}")
             yield text
 
-    def written(self, node: Located) -> Iterator[tuple[Located, str]]:
+    def written(self, node: Node) -> Iterator[tuple[Node, str]]:
         """Each override with its place."""
         if isinstance(node.value, dict):
             yield from ((child, f"{key}={json.dumps(child.plain())}") for key, child in node.value.items())

@@ -24,7 +24,7 @@ from .layers import (
     with_layer,
     with_sizes_of_batches,
 )
-from .node import Located, dump_yaml
+from .node import Node, dump_yaml
 from .plan import PURPOSES, RUNTIME_PARAMETERS, SLOTS, Plan, Planner, SharedReference, SlotReference, suggest
 from .settings import RunSettings
 
@@ -73,7 +73,7 @@ def load_config(
     return config
 
 
-def _goes_on(path: str | Path, tree: Located) -> bool:
+def _goes_on(path: str | Path, tree: Node) -> bool:
     """Whether a run is resumed with the config in its own folder: more epochs then go on with the schedule as it is."""
     resume = tree.value.get("resume")
     if resume is None or not isinstance(resume.value, str):
@@ -90,7 +90,7 @@ class Config:
         ConfigError: all unknown, missing and mistyped keys, one per line.
     """
 
-    _tree: Located = field(repr=False)
+    _tree: Node = field(repr=False)
     path: str
     """File it was loaded from."""
     registry: Registry = field(default=REGISTRY, repr=False)

@@ -13,12 +13,12 @@ from ..registry import IMPORTS
 from . import self_distill
 from .foreign import key_hint, unused_key
 from .layers import INPUT_SIZE, Replaced
-from .node import Located
+from .node import Node
 from .plan import SHARED, SLOTS, Broken, Planner, suggest
 from .settings import RunSettings, range_problems
 
 
-def settings_values(tree: Located) -> dict[str, Any]:
+def settings_values(tree: Node) -> dict[str, Any]:
     """The top-level values that are run settings, without places."""
     names = [one.name for one in dataclasses.fields(RunSettings)]
     return {name: tree.value[name].plain() for name in names if name in tree.value}
@@ -57,7 +57,7 @@ def validate(planner: Planner) -> dict[str, str]:
     return planner.notes
 
 
-def take_over(planner: Planner, replaced: Replaced) -> tuple[Located, dict[str, str]]:
+def take_over(planner: Planner, replaced: Replaced) -> tuple[Node, dict[str, str]]:
     """Leave out what components that got another type have of the old one and do not know.
 
     A schedule or a stage that vanishes with the old component is easily overlooked, so what an included file says of
@@ -91,7 +91,7 @@ def take_over(planner: Planner, replaced: Replaced) -> tuple[Located, dict[str, 
     return tree, notes
 
 
-def _exchanged(tree: Located, old: Located, new: Located) -> Located:
+def _exchanged(tree: Node, old: Node, new: Node) -> Node:
     if tree is old:
         return new
     if isinstance(tree.value, dict):

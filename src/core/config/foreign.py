@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
-from .node import Located
+from .node import Node
 from .words import WORDS
 
 RENAMED: dict[str, str] = {
@@ -239,7 +239,7 @@ COMPONENTS: dict[str, Foreign] = {
 """Components that files of other projects name and this one does not have."""
 
 
-def renamed(own: Located) -> Located:
+def renamed(own: Node) -> Node:
     """One file's top level with our spelling of its keys.
 
     Raises:
@@ -250,14 +250,14 @@ def renamed(own: Located) -> Located:
             node = own.value[other]
             raise ConfigError(f"{node.origin}: {other}: the same setting as {name}, which is there too: keep one")
     children = {RENAMED.get(name, name): _moved(name, child) for name, child in own.value.items()}
-    return Located(children, own.origin, own.key)
+    return Node(children, own.origin, own.key)
 
 
-def _moved(name: object, child: Located) -> Located:
-    return Located(child.value, child.origin, RENAMED[name]) if isinstance(name, str) and name in RENAMED else child
+def _moved(name: object, child: Node) -> Node:
+    return Node(child.value, child.origin, RENAMED[name]) if isinstance(name, str) and name in RENAMED else child
 
 
-def renamed_arguments(component: str, given: Mapping[Any, Located]) -> dict[Any, Located]:
+def renamed_arguments(component: str, given: Mapping[Any, Node]) -> dict[Any, Node]:
     """The arguments of one component with our spelling of their names; ours wins where both are there."""
     names = RENAMED_ARGUMENTS.get(component, {})
     moved = {names[name]: node for name, node in given.items() if name in names}
@@ -334,7 +334,7 @@ _TRANSFORMERS = (
 )
 _COCO = "this is a COCO annotation file, not a run: name it as ann_file of CocoDetection in a config"
 
-_KINDS: tuple[tuple[str, Callable[[dict[Any, Located]], bool], str], ...] = (
+_KINDS: tuple[tuple[str, Callable[[dict[Any, Node]], bool], str], ...] = (
     ("names", lambda top: bool({"train", "val", "test", "path", "nc"} & set(top)), _YOLO_DATA),
     ("backbone", lambda top: isinstance(top["backbone"].value, list), _YOLO_MODEL),
     ("head", lambda top: isinstance(top["head"].value, list), _YOLO_MODEL),
@@ -360,7 +360,7 @@ def refuse_python(name: str) -> None:
         )
 
 
-def refuse_other_kinds(tree: Located) -> None:
+def refuse_other_kinds(tree: Node) -> None:
     """See that a file describes a run.
 
     Raises:

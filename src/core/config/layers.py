@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .foreign import RENAMED, refuse_other_kinds, refuse_python, renamed
-from .node import MAX_DEPTH, MAX_VALUES, Located, VainNull, locate, parse_yaml, read_yaml
+from .node import MAX_DEPTH, MAX_VALUES, Node, VainNull, locate, parse_yaml, read_yaml
 
 INCLUDE = "__include__"
 MAX_FILES = 100
@@ -21,11 +21,11 @@ MAX_FILES = 100
 
 _OF_EVERY_FORMAT = ("transforms",)
 
-Replaced = list[tuple[Located, Located]]
+Replaced = list[tuple[Node, Node]]
 """Components that were replaced by ones of another ``type``: the earlier mapping and the later one."""
 
 
-def merge(earlier: Located, later: Located, replaced: Replaced | None = None) -> Located:
+def merge(earlier: Node, later: Node, replaced: Replaced | None = None) -> Node:
     """``later`` on top of ``earlier``.
 
     Mappings merge key by key; anything else is replaced. Two mappings that both name a ``type`` and disagree describe
@@ -41,10 +41,10 @@ def merge(earlier: Located, later: Located, replaced: Replaced | None = None) ->
         old = {name: old[name] for name in _OF_EVERY_FORMAT if name in old}
     both = {name: merge(old[name], child, replaced) if name in old else _fresh(child) for name, child in new.items()}
     merged = {**old, **both}
-    return Located(merged, later.origin, later.key)
+    return Node(merged, later.origin, later.key)
 
 
-def _fresh(child: Located) -> Located:
+def _fresh(child: Node) -> Node:
     """A later entry that no earlier one is below: as null it takes nothing away."""
     return VainNull(None, child.origin, child.key) if child.value is None else child
 
@@ -56,7 +56,7 @@ def read_tree(
     _from: str = "",
     _open: tuple[Path, ...] = (),
     _read: list[int] | None = None,
-) -> Located:
+) -> Node:
     """One YAML file with everything it includes; its own keys win over its includes, later includes over earlier ones.
 
     Args:
@@ -83,13 +83,13 @@ def read_tree(
         what = f"{MAX_FILES} files" if len(read) > MAX_FILES else f"{MAX_VALUES} values"
         raise ConfigError(f"{_from}: {INCLUDE}: more than {what} with all that is included: include less")
     if own.value is None:
-        own = Located({}, own.origin, "")
+        own = Node({}, own.origin, "")
     if not isinstance(own.value, dict):
         kind, place = type(own.value).__name__, f" (included at {_from})" if _from else ""
         raise ConfigError(f"{own.origin}: a config file must hold `key: value` lines, found a {kind}{place}")
     refuse_other_kinds(own)
-    below = renamed(Located({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
-    tree = Located({}, own.origin, "")
+    below = renamed(Node({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
+    tree = Node({}, own.origin, "")
     for entry in _included(own):
         file = path.parent / os.path.expanduser(entry.value)
         included = read_tree(file, replaced, _from=entry.origin, _open=(*_open, real), _read=read)
@@ -97,7 +97,7 @@ def read_tree(
     return with_layer(tree, merge(tree, below, replaced))
 
 
-def _included(own: Located) -> list[Located]:
+def _included(own: Node) -> list[Node]:
     entry = own.value.get(INCLUDE)
     if entry is None or entry.value is None:
         return []
@@ -118,7 +118,7 @@ def _shown(path: Path) -> str:
     return min(text, relative, key=len)
 
 
-def apply_overrides(tree: Located, overrides: Iterable[str], replaced: Replaced | None = None) -> Located:
+def apply_overrides(tree: Node, overrides: Iterable[str], replaced: Replaced | None = None) -> Node:
     """Command-line overrides ``a.b.c=value`` on top of ``tree``, in order; the value is YAML.
 
     Args:
@@ -141,14 +141,14 @@ def apply_overrides(tree: Located, overrides: Iterable[str], replaced: Replaced 
     return tree
 
 
-def apply_values(tree: Located, values: dict[str, Any], origin: str) -> Located:
+def apply_values(tree: Node, values: dict[str, Any], origin: str) -> Node:
     """The same with Python values by dotted key."""
     for key, value in values.items():
         tree = put(tree, key.split("."), locate(value, origin, key))
     return tree
 
 
-def put(tree: Located, parts: list[str], value: Located, replaced: Replaced | None = None) -> Located:
+def put(tree: Node, parts: list[str], value: Node, replaced: Replaced | None = None) -> Node:
     """``tree`` with ``value`` merged in at the path ``parts``; missing mappings on the way are made."""
     if not parts:
         return merge(tree, value, replaced)
@@ -159,14 +159,14 @@ def put(tree: Located, parts: list[str], value: Located, replaced: Replaced | No
             raise ConfigError(f"{value.origin}: {found}, so {head!r} must be an index below {len(tree.value)}")
         index = int(head)
         changed = put(tree.value[index], rest, value, replaced)
-        return Located([*tree.value[:index], changed, *tree.value[index + 1 :]], tree.origin, tree.key)
+        return Node([*tree.value[:index], changed, *tree.value[index + 1 :]], tree.origin, tree.key)
     if tree.value is not None and not isinstance(tree.value, dict):
         raise ConfigError(f"{value.origin}: {tree.key} is {tree.value!r} ({tree.origin}), which has no key {head!r}")
     children = tree.value or {}
     name = next((known for known in children if str(known) == head), head)
-    old = children.get(name, Located(None, value.origin, tree.at(head)))
+    old = children.get(name, Node(None, value.origin, tree.at(head)))
     below = put(old, rest, value, replaced) if rest or name in children else _fresh(value)
-    new = Located({**children, name: below}, tree.origin, tree.key)
+    new = Node({**children, name: below}, tree.origin, tree.key)
     if replaced is not None and parts == ["type"] and isinstance(old.value, str) and old.value != value.value:
         replaced.append((tree, replace(new, origin=value.origin)))
     return new
@@ -185,14 +185,14 @@ _OTHER_SIZES = ("ResizeShortestEdge", "ResizeToFit", "RandomCrop", "PadToSize")
 
 
 @dataclass(frozen=True)
-class Moved(Located):
+class Moved(Node):
     """A value of the schedule that follows the number of epochs."""
 
     was: Any
     """What the file below says."""
 
 
-def with_layer(earlier: Located, merged: Located, *, keep_schedule: bool = False) -> Located:
+def with_layer(earlier: Node, merged: Node, *, keep_schedule: bool = False) -> Node:
     """What a later layer's epochs and input size mean for the keys that it does not give itself.
 
     Args:
@@ -213,7 +213,7 @@ def with_layer(earlier: Located, merged: Located, *, keep_schedule: bool = False
     return _changed(merged, lambda node: locate(size, given.origin, node.key) if id(node) in sizes else node)
 
 
-def settle(tree: Located) -> Located:
+def settle(tree: Node) -> Node:
     """The finished tree with ``input_size`` carried out everywhere, and without that key.
 
     Raises:
@@ -222,7 +222,7 @@ def settle(tree: Located) -> Located:
     node = tree.value.get(INPUT_SIZE)
     if node is None:
         return tree
-    tree = Located({name: child for name, child in tree.value.items() if name != INPUT_SIZE}, tree.origin, tree.key)
+    tree = Node({name: child for name, child in tree.value.items() if name != INPUT_SIZE}, tree.origin, tree.key)
     if node.value is None:
         return tree
     size = _size(node)
@@ -238,7 +238,7 @@ def settle(tree: Located) -> Located:
     return _with_missing_sizes(tree, node, size)
 
 
-def with_sizes_of_batches(tree: Located) -> Located:
+def with_sizes_of_batches(tree: Node) -> Node:
     """The finished tree in which the sizes of ``RTDETR.multi_scale`` stand where they are drawn from: in the collate
     function.
 
@@ -249,16 +249,16 @@ def with_sizes_of_batches(tree: Located) -> Located:
         return tree
     scales = section.value["multi_scale"]
     rest = {name: child for name, child in section.value.items() if name != "multi_scale"}
-    top = {**tree.value, "RTDETR": Located(rest, section.origin, section.key)}
+    top = {**tree.value, "RTDETR": Node(rest, section.origin, section.key)}
     if loader is not None and isinstance(loader.value, dict):
-        collate = loader.value.get("collate_fn") or Located("BatchImageCollateFunction", scales.origin, "")
+        collate = loader.value.get("collate_fn") or Node("BatchImageCollateFunction", scales.origin, "")
         kind = {"type": collate} if isinstance(collate.value, str) else collate.value
-        given = Located({"scales": scales, **kind}, collate.origin, "train_dataloader.collate_fn")
-        top["train_dataloader"] = Located({**loader.value, "collate_fn": given}, loader.origin, loader.key)
-    return Located(top, tree.origin, tree.key)
+        given = Node({"scales": scales, **kind}, collate.origin, "train_dataloader.collate_fn")
+        top["train_dataloader"] = Node({**loader.value, "collate_fn": given}, loader.origin, loader.key)
+    return Node(top, tree.origin, tree.key)
 
 
-def describe_moved(tree: Located) -> str | None:
+def describe_moved(tree: Node) -> str | None:
     """What follows the number of epochs, in one line; None where nothing does."""
     moved = [node for node in tree.walk() if isinstance(node, Moved)]
     if not moved:
@@ -269,7 +269,7 @@ def describe_moved(tree: Located) -> str | None:
     return f"{moves}: {listed} (a key that is given stays)"
 
 
-def _moved(node: Located, earlier: Located, merged: Located) -> Located:
+def _moved(node: Node, earlier: Node, merged: Node) -> Node:
     """A value of the schedule in proportion to the epochs that a later layer sets; other values as they are."""
     before, after = (layer.value.get(EPOCHS) for layer in (earlier, merged))
     if before is None or after is None or not _SCHEDULE.search(node.key):
@@ -291,7 +291,7 @@ def _moved(node: Located, earlier: Located, merged: Located) -> Located:
     return Moved(locate(moved, after.origin, node.key).value, after.origin, node.key, plain)
 
 
-def _sizes(node: Located) -> Iterator[Located]:
+def _sizes(node: Node) -> Iterator[Node]:
     """Every size of images that a tree gives: of ``Resize``, ``base_size`` and ``eval_spatial_size``."""
     if isinstance(node.value, dict):
         kind = node.value.get("type")
@@ -312,7 +312,7 @@ def _pair(size: Any) -> Any:
     return [size, size] if type(size) is int else size
 
 
-def _size(node: Located) -> list[int]:
+def _size(node: Node) -> list[int]:
     """Value of ``input_size``: [height, width], or one side of a square."""
     size = _pair(node.plain())
     whole = isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)
@@ -324,7 +324,7 @@ def _size(node: Located) -> list[int]:
     return [int(side) for side in size]
 
 
-def _check_ops(loader: Located, given: Located) -> None:
+def _check_ops(loader: Node, given: Node) -> None:
     """Refuse an input size for a loader whose images it would not reach."""
     names = [
         node.value["type"].value for node in loader.walk() if isinstance(node.value, dict) and "type" in node.value
@@ -339,23 +339,23 @@ def _check_ops(loader: Located, given: Located) -> None:
     )
 
 
-def _with_missing_sizes(tree: Located, given: Located, size: list[int]) -> Located:
+def _with_missing_sizes(tree: Node, given: Node, size: list[int]) -> Node:
     """The tree with the sizes that no file gives: their defaults are others."""
 
-    def with_base_size(node: Located) -> Located:
+    def with_base_size(node: Node) -> Node:
         if node.key != "train_dataloader.collate_fn" or not isinstance(node.value, dict) or "base_size" in node.value:
             return node
         kind = node.value.get("type")
         if kind is None or kind.value != "BatchImageCollateFunction":
             return node
         children = {**node.value, "base_size": locate(size, given.origin, node.at("base_size"))}
-        return Located(children, node.origin, node.key)
+        return Node(children, node.origin, node.key)
 
     evaluated = locate(size, given.origin, "eval_spatial_size")
-    return _changed(Located({**tree.value, "eval_spatial_size": evaluated}, tree.origin, tree.key), with_base_size)
+    return _changed(Node({**tree.value, "eval_spatial_size": evaluated}, tree.origin, tree.key), with_base_size)
 
 
-def _changed(node: Located, change: Callable[[Located], Located]) -> Located:
+def _changed(node: Node, change: Callable[[Node], Node]) -> Node:
     """The tree with ``change`` applied from the leaves' side; what it leaves alone stays the same object."""
     new = change(node)
     if new is not node or not isinstance(node.value, (dict, list)):
@@ -363,7 +363,7 @@ def _changed(node: Located, change: Callable[[Located], Located]) -> Located:
     if isinstance(node.value, dict):
         children = {name: _changed(child, change) for name, child in node.value.items()}
         same = all(child is node.value[name] for name, child in children.items())
-        return node if same else Located(children, node.origin, node.key)
+        return node if same else Node(children, node.origin, node.key)
     items = [_changed(child, change) for child in node.value]
     same = all(new is old for new, old in zip(items, node.value))
-    return node if same else Located(items, node.origin, node.key)
+    return node if same else Node(items, node.origin, node.key)

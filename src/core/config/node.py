@@ -16,11 +16,11 @@ from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Located:
+class Node:
     """One value of a config. Trees are never changed: merging and overriding make new ones."""
 
     value: Any
-    """dict[Any, Located], list[Located] or a scalar."""
+    """dict[Any, Node], list[Node] or a scalar."""
     origin: str
     """``file:line`` of the key, or the text of the override that set it."""
     key: str
@@ -38,7 +38,7 @@ class Located:
             return [child.plain() for child in self.value]
         return self.value
 
-    def walk(self) -> Iterator[Located]:
+    def walk(self) -> Iterator[Node]:
         """This value and everything below it, parents first."""
         yield self
         children = self.value.values() if isinstance(self.value, dict) else self.value
@@ -47,21 +47,21 @@ class Located:
                 yield from child.walk()
 
 
-class VainNull(Located):
+class VainNull(Node):
     """A null of a later file or override where nothing stands that it could take away."""
 
 
-def locate(value: Any, origin: str, key: str = "") -> Located:
+def locate(value: Any, origin: str, key: str = "") -> Node:
     """Give plain data one common origin."""
 
     def below(part: object) -> str:
         return f"{key}.{part}" if key else str(part)
 
     if isinstance(value, dict):
-        return Located({name: locate(child, origin, below(name)) for name, child in value.items()}, origin, key)
+        return Node({name: locate(child, origin, below(name)) for name, child in value.items()}, origin, key)
     if isinstance(value, (list, tuple)):
-        return Located([locate(child, origin, below(i)) for i, child in enumerate(value)], origin, key)
-    return Located(value, origin, key)
+        return Node([locate(child, origin, below(i)) for i, child in enumerate(value)], origin, key)
+    return Node(value, origin, key)
 
 
 _FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
@@ -118,7 +118,7 @@ _WIDEST = 2**64
 """Whole numbers stay below, in either direction: no arithmetic of a run takes longer ones."""
 
 
-def read_yaml(path: str | Path, name: str | None = None) -> Located:
+def read_yaml(path: str | Path, name: str | None = None) -> Node:
     """Read a YAML file. Every YAML file of a user is read here: it may hold anything, by mistake or on purpose.
 
     Args:
@@ -142,7 +142,7 @@ def read_yaml(path: str | Path, name: str | None = None) -> Located:
     return parse_yaml(text, name)
 
 
-def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None) -> Located:
+def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None) -> Node:
     """Read one YAML document.
 
     Args:
@@ -163,7 +163,7 @@ def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None
         _check_extent(text, name, origin)
         node = loader.get_single_node()
         if node is None:
-            return Located(None, origin or f"{name}:1", key)
+            return Node(None, origin or f"{name}:1", key)
         return _Reader(loader, name, origin).read(node, key, 1, ())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -210,7 +210,7 @@ def _check_extent(text: str, name: str, origin: str | None) -> None:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns YAML nodes into located values."""
+    """Turns YAML nodes into nodes."""
 
     loader: Any
     name: str
@@ -220,7 +220,7 @@ class _Reader:
         place = self.origin or f"{self.name}:{line}"
         return f"{place}: {key}" if key else place
 
-    def read(self, node: Any, key: str, line: int, open_nodes: tuple[int, ...]) -> Located:
+    def read(self, node: Any, key: str, line: int, open_nodes: tuple[int, ...]) -> Node:
         if id(node) in open_nodes:
             raise ConfigError(f"{self.place(line, key)}: the alias stands inside its own anchor: write the value out")
         self.check_tag(node, line, key)
@@ -242,7 +242,7 @@ class _Reader:
             ]
         else:
             value = self.scalar(node, line, key)
-        return Located(value, self.place(line), key)
+        return Node(value, self.place(line), key)
 
     def check_tag(self, node: Any, line: int, key: str) -> None:
         """Refuse dates, binary data, sets and objects."""

@@ -31,7 +31,7 @@ from ..registry import (
 )
 from .foreign import WITHOUT_EFFECT, component_hint, key_hint, renamed_arguments, unused_argument, wakes_up
 from .layers import merge
-from .node import Located, VainNull, locate
+from .node import Node, VainNull, locate
 
 PURPOSES: dict[str, str] = {
     "model": "the detector",
@@ -112,7 +112,7 @@ class Broken:
 class Planner:
     """Reads one tree and changes nothing in it; problems gather in ``problems``."""
 
-    tree: Located
+    tree: Node
     registry: Registry
     resolvable: Collection[str] = ()
     """Shared values that can be worked out where the tree has none."""
@@ -123,21 +123,21 @@ class Planner:
 
     _schemas: dict[str, Schema] = field(default_factory=dict)
 
-    def report(self, node: Located, key: str, text: str) -> Broken:
+    def report(self, node: Node, key: str, text: str) -> Broken:
         self.problems.setdefault(f"{node.origin}: {key}", text)
         return Broken()
 
-    def note(self, node: Located, key: str, text: str) -> None:
+    def note(self, node: Node, key: str, text: str) -> None:
         self.notes.setdefault(f"{node.origin}: {key}", text)
 
-    def without_effect(self, node: Located, key: str, reason: str) -> None:
+    def without_effect(self, node: Node, key: str, reason: str) -> None:
         """Files may bring such a key along; who writes it into an override means something by it."""
         if node.origin.startswith("override "):
             self.report(node, key, f"it has no effect here: {reason}")
         else:
             self.note(node, key, WITHOUT_EFFECT + reason)
 
-    def unknown(self, name: object, node: Located, key: str) -> Broken:
+    def unknown(self, name: object, node: Node, key: str) -> Broken:
         """Report the name of a component that is not registered."""
         hint = component_hint(name) or suggest(name, self.registry)
         return self.report(node, key, f"no component is called {name!r}{hint}")
@@ -155,14 +155,14 @@ class Planner:
             return self.listed(node, name)
         return self.component(name, {}, node, name) if name in self.registry else self.value(node, type)
 
-    def listed(self, node: Located, name: str) -> Any:
+    def listed(self, node: Node, name: str) -> Any:
         """Plans of a slot that holds a list."""
         if not isinstance(node.value, list):
             example = "write - {type: ...}, with a dash, for every one; [] for none"
             return self.report(node, name, f"expected a list of components, found {shown(node.plain())}: {example}")
         return [self.member(child, name) for child in node.value]
 
-    def member(self, node: Located, slot: str) -> Any:
+    def member(self, node: Node, slot: str) -> Any:
         """Plan of one component in a list slot: of a class whose attribute ``slot`` names it."""
         choices = [name for name in self.registry if getattr(self.registry[name], "slot", None) == slot]
         kind = node.value.get("type") if isinstance(node.value, dict) else node
@@ -170,14 +170,14 @@ class Planner:
             return self.report(kind, node.key, f"{slot} knows no {kind.value!r}{suggest(kind.value, choices)}")
         return self.value(node, type)
 
-    def section(self, name: str) -> Located:
+    def section(self, name: str) -> Node:
         """Arguments that the top level gives to class ``name``; empty where it has no such section."""
         node = self.tree.value.get(name)
         if node is None or node.value is None:
-            return Located({}, node.origin if node else self.tree.origin, name)
+            return Node({}, node.origin if node else self.tree.origin, name)
         if not isinstance(node.value, dict):
             self.report(node, name, f"expected the arguments of {name} as a mapping, found {shown(node.plain())}")
-            return Located({}, node.origin, name)
+            return Node({}, node.origin, name)
         return node
 
     def schema(self, name: str) -> Schema:
@@ -185,12 +185,12 @@ class Planner:
             self._schemas[name] = schema_of(self.registry[name])
         return self._schemas[name]
 
-    def component(self, name: str, inline: Mapping[Any, Located], node: Located, key: str, depth: int = 0) -> Any:
+    def component(self, name: str, inline: Mapping[Any, Node], node: Node, key: str, depth: int = 0) -> Any:
         """Plan of class ``name``: inline arguments over its section over slots, shared values and defaults."""
         if depth > MAX_DEPTH:
             return self.report(node, key, f"components nest more than {MAX_DEPTH} deep: does {name} contain itself?")
         schema, section = self.schema(name), self.section(name)
-        given = merge(section, Located(dict(inline), node.origin, key)).value
+        given = merge(section, Node(dict(inline), node.origin, key)).value
         given = self.family_defaults(name) | renamed_arguments(name, given)
         if section.value and not inline:  # what is missing belongs into the section, not where it is referred to
             node, key = section, name
@@ -207,7 +207,7 @@ class Planner:
                     self.report(node, f"{key}.{parameter.name}", f"missing: {name} needs it, expected {what}")
         return Plan(self.registry[name], schema, arguments, f"{node.origin}: {key}")
 
-    def family_defaults(self, name: str) -> dict[Any, Located]:
+    def family_defaults(self, name: str) -> dict[Any, Node]:
         """What the configured model and its parts set in class ``name`` where the config does not (``part_defaults``).
 
         Official files of several detectors share the names of parts, and mean other parts.
@@ -216,7 +216,7 @@ class Planner:
         chosen = model.value.get("type") if model is not None and isinstance(model.value, dict) else model
         if chosen is None or not isinstance(chosen.value, str) or chosen.value not in self.registry:
             return {}
-        defaults: dict[Any, Located] = {}
+        defaults: dict[Any, Node] = {}
         for part in (chosen, *self.section(chosen.value).value.values()):
             cls = self.registry[part.value] if isinstance(part.value, str) and part.value in self.registry else None
             of_part = getattr(cls, "part_defaults", {}).get(name, {})
@@ -224,7 +224,7 @@ class Planner:
             defaults |= {argument: locate(value, origin, f"{name}.{argument}") for argument, value in of_part.items()}
         return defaults
 
-    def arguments(self, name: str, given: Mapping[Any, Located], depth: int = 0) -> dict[str, Any]:
+    def arguments(self, name: str, given: Mapping[Any, Node], depth: int = 0) -> dict[str, Any]:
         """Planned values of what the config says about class ``name``; unknown arguments are reported."""
         schema, planned = self.schema(name), {}
         for argument, node in renamed_arguments(name, given).items():
@@ -242,7 +242,7 @@ class Planner:
                 self.report(node, node.key, f"no such argument of {name}{hint}")
         return planned
 
-    def compare_with_shared(self, name: str, node: Located) -> None:
+    def compare_with_shared(self, name: str, node: Node) -> None:
         """Say which value holds where a section and the top level disagree."""
         top = self.tree.value.get(name) if name in SHARED else None
         if top is not None and top.value is not None and top.plain() != node.plain() and name != "seed":
@@ -265,7 +265,7 @@ class Planner:
             return None if optional_runtime else SlotReference(name)
         return None
 
-    def value(self, node: Located, annotation: Any, depth: int = 0) -> Any:
+    def value(self, node: Node, annotation: Any, depth: int = 0) -> Any:
         """Plan one value for a parameter with this annotation."""
         if not is_plain(annotation):
             return self.built(node, annotation, depth)
@@ -278,7 +278,7 @@ class Planner:
         hint = ": put a space after the colon" if found is None and ":" in wrong.key.rsplit(".", 1)[-1] else ""
         return self.report(wrong, wrong.key, f"expected {describe(wanted)}, found {shown(found)}{hint}")
 
-    def without_nulls(self, node: Located, annotation: Any) -> Located:
+    def without_nulls(self, node: Node, annotation: Any) -> Node:
         """Without the null entries of a mapping whose values cannot be None: so a later file takes an entry away."""
         item = next((item for one in members(annotation) if (item := mapping_item(one)) is not None), Any)
         if not isinstance(node.value, dict) or "type" in node.value or fits(None, item):
@@ -289,9 +289,9 @@ class Planner:
             if isinstance(child, VainNull) and name not in kept:
                 known = suggest(child.key.rpartition(".")[2], kept)
                 self.note(child, child.key, f"null takes an entry away, and there is none of this name{known}")
-        return Located(kept, node.origin, node.key)
+        return Node(kept, node.origin, node.key)
 
-    def built(self, node: Located, annotation: Any, depth: int) -> Any:
+    def built(self, node: Node, annotation: Any, depth: int) -> Any:
         """Plan a value that is a component, or a list or mapping of components."""
         node = self.without_nulls(node, annotation)
         value, alternatives = node.value, members(annotation)
@@ -314,7 +314,7 @@ class Planner:
         hint = ": a mapping needs `type: Name`" if isinstance(value, dict) else ""
         return self.report(node, node.key, f"expected {describe(annotation)}, found {shown(node.plain())}{hint}")
 
-    def named(self, name: str, node: Located, annotation: Any, depth: int) -> Any:
+    def named(self, name: str, node: Node, annotation: Any, depth: int) -> Any:
         """Plan a value given as text: the name of a class, of a slot, or text where the annotation takes text."""
         if name in self.registry:
             return self.checked(self.component(name, {}, node, node.key, depth), node, annotation)
@@ -324,7 +324,7 @@ class Planner:
             return convert(name, annotation)
         return self.unknown(name, node, node.key)
 
-    def checked(self, plan: Plan | Broken, node: Located, annotation: Any) -> Plan | Broken:
+    def checked(self, plan: Plan | Broken, node: Node, annotation: Any) -> Plan | Broken:
         """Refuse a component of the wrong kind, where the annotation names classes (protocols are not looked into)."""
         kinds = [one for one in members(annotation) if inspect.isclass(one) and not is_plain(one)]
         exact = kinds and all(is_plain(one) or one in kinds for one in members(annotation))
@@ -335,7 +335,7 @@ class Planner:
         return self.report(node, node.key, f"expected {describe(annotation)}, found a {plan.cls.__name__}")
 
 
-def innermost_misfit(node: Located, annotation: Any) -> tuple[Located, Any]:
+def innermost_misfit(node: Node, annotation: Any) -> tuple[Node, Any]:
     """The first entry of a plain list or mapping that does not fit, with what it should be; else the value itself."""
     candidates = [pairs for one in members(annotation) if (pairs := _entries(node, one))]
     if len(candidates) == 1:  # of several alternatives nobody can tell which was meant
@@ -345,7 +345,7 @@ def innermost_misfit(node: Located, annotation: Any) -> tuple[Located, Any]:
     return node, annotation
 
 
-def _entries(node: Located, member: Any) -> list[tuple[Located, Any]]:
+def _entries(node: Node, member: Any) -> list[tuple[Node, Any]]:
     """Every entry with its annotation, where ``node`` is a container of the kind that ``member`` asks for."""
     if isinstance(node.value, dict) and (item := mapping_item(member)) is not None:
         return [(child, item) for child in node.value.values()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.checkpoint.classes import Synonyms, squeezed
-from ...core.config.node import Located, parse_yaml, read_yaml
+from ...core.config.node import Node, parse_yaml, read_yaml
 from ...core.errors import ConfigError
 from ..label_space import MSCOCO, LabelSpace
 
@@ -59,7 +59,7 @@ def class_list(name: str | Path) -> LabelSpace:
     if path.suffix in (".yml", ".yaml"):
         return _from_yaml(read_yaml(path), str(path))
     lines = [(number, line.strip()) for number, line in enumerate(_text(path).splitlines(), 1)]
-    return _space([Located(line, f"{path}:{number}", "") for number, line in lines if line], str(path))
+    return _space([Node(line, f"{path}:{number}", "") for number, line in lines if line], str(path))
 
 
 def synonyms(path: str | Path | None = None) -> Synonyms:
@@ -93,7 +93,7 @@ def synonyms(path: str | Path | None = None) -> Synonyms:
     return table
 
 
-def _resource(name: str) -> Located:
+def _resource(name: str) -> Node:
     return parse_yaml(files(__package__ or __name__).joinpath(name).read_text(encoding="utf-8"), name)
 
 
@@ -108,7 +108,7 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read as text ({error}): give a file with class names") from error
 
 
-def _from_yaml(root: Located, place: str) -> LabelSpace:
+def _from_yaml(root: Node, place: str) -> LabelSpace:
     first = 0
     names = root
     if isinstance(root.value, dict):
@@ -141,10 +141,10 @@ def _from_json(path: Path) -> LabelSpace:
     return LabelSpace.from_coco({"categories": read_list(path, "categories")}, str(path))
 
 
-def _space(names: list[Located], place: str, first_id: int = 0) -> LabelSpace:
+def _space(names: list[Node], place: str, first_id: int = 0) -> LabelSpace:
     if not names:
         raise ConfigError(f"{place}: the list of class names is empty: give one name per row of the class heads")
-    seen: dict[str, Located] = {}
+    seen: dict[str, Node] = {}
     for one in names:
         other = seen.setdefault(_name(one), one)
         if other is not one:
@@ -154,12 +154,12 @@ def _space(names: list[Located], place: str, first_id: int = 0) -> LabelSpace:
     return LabelSpace(tuple(_name(one) for one in names), tuple(range(first_id, first_id + len(names))))
 
 
-def _name(one: Located) -> str:
+def _name(one: Node) -> str:
     if isinstance(one.value, bool) or not isinstance(one.value, (str, int)) or not str(one.value).strip():
         raise ConfigError(f"{one.origin}: {one.value!r} is no class name: write a text, in quotes if need be")
     return str(one.value)
 
 
-def _short(node: Located) -> str:
+def _short(node: Node) -> str:
     text = repr(node.plain())
     return text if len(text) <= 80 else text[:77] + "..."
