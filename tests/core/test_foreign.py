@@ -12,13 +12,14 @@ import pytest
 
 import isdfine
 from isdfine import components
-from isdfine.core.config.foreign import COMPONENTS, INSTEAD, MODELS, RENAMED, UNUSED, UNUSED_ARGUMENTS
+from isdfine.core.config.foreign import table
 from isdfine.core.config.plan import SHARED, SLOTS
 from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
 
 assert components
+TABLE = table()
 
 Load = Callable[..., isdfine.Config]
 
@@ -33,20 +34,20 @@ def load(tmp_path: Path) -> Load:
 
 
 def test_the_tables_name_only_what_exists() -> None:
-    assert {found.ours for found in COMPONENTS.values() if found.ours} <= set(REGISTRY)
-    assert not {*COMPONENTS, *MODELS} & set(REGISTRY)
-    assert not set(COMPONENTS) & set(MODELS)
+    assert {found.ours for found in TABLE.components.values() if found.ours} <= set(REGISTRY)
+    assert not {*TABLE.components, *TABLE.models} & set(REGISTRY)
+    assert not set(TABLE.components) & set(TABLE.models)
     settings = set(inspect.signature(RunSettings).parameters)
-    assert set(RENAMED.values()) <= settings
-    assert not {*UNUSED, *RENAMED, *INSTEAD} & {*settings, *SLOTS, *SHARED}
-    for name, arguments in UNUSED_ARGUMENTS.items():
+    assert set(TABLE.renamed.values()) <= settings
+    assert not {*TABLE.unused, *TABLE.renamed, *TABLE.instead} & {*settings, *SLOTS, *SHARED}
+    for name, arguments in TABLE.unused_arguments.items():
         assert not set(arguments) & set(inspect.signature(REGISTRY[name]).parameters)
-    for dotted in INSTEAD:
+    for dotted in TABLE.instead:
         name, _, argument = dotted.rpartition(".")
         assert not name or argument not in inspect.signature(REGISTRY[name]).parameters
 
 
-@pytest.mark.parametrize(("other", "ours"), RENAMED.items())
+@pytest.mark.parametrize(("other", "ours"), TABLE.renamed.items())
 def test_other_spellings_are_the_same_key(other: str, ours: str, load: Load) -> None:
     config = load(f"{other}: 3\n")
     assert getattr(config.settings, ours) == 3
@@ -66,17 +67,18 @@ def test_the_later_file_wins_in_any_spelling(load: Load, tmp_path: Path) -> None
         load("__include__: [base.yml]\nepochs: 0\n")
 
 
-@pytest.mark.parametrize("key", UNUSED)
+@pytest.mark.parametrize("key", TABLE.unused)
 def test_keys_without_effect_are_said_once(key: str, load: Load, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         config = load(f"seed: 1\n{key}: ~\n")
         config.with_values({"seed": 2}).with_values({"seed": 3})
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].endswith(f"run.yml:2: {key}: accepted, but without effect here: {UNUSED[key]}")
+    assert caplog.messages[0].endswith(f"run.yml:2: {key}: accepted, but without effect here: {TABLE.unused[key]}")
 
 
 def test_an_override_without_effect_is_an_error(load: Load) -> None:
-    for key, reason in (("batch_size", UNUSED["batch_size"]), ("train_dataloader.pin_memory", "memory is pinned ")):
+    batch = TABLE.unused["batch_size"]
+    for key, reason in (("batch_size", batch), ("train_dataloader.pin_memory", "memory is pinned ")):
         with pytest.raises(ConfigError, match=re.escape(f"{key}: it has no effect here: {reason}")):
             load("train_dataloader: {type: DataLoader, dataset: {type: ImageFolder, img_folder: a}}\n", f"{key}=8")
 
@@ -101,7 +103,7 @@ def test_arguments_without_effect_are_said(load: Load, caplog: pytest.LogCapture
     assert [one.partition("run.yml:")[2] for one in caplog.messages] == [
         "3: train_dataloader.pin_memory: accepted, but without effect here: memory is pinned where the run uses a GPU",
         "5: DFINECriterion.end_epoch: accepted, but without effect here: "
-        + UNUSED_ARGUMENTS["DFINECriterion"]["end_epoch"],
+        + TABLE.unused_arguments["DFINECriterion"]["end_epoch"],
     ]
 
 
@@ -143,13 +145,14 @@ def test_only_one_process_says_it(
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TABLE.models)
 def test_a_part_of_another_model_gets_no_part_of_dfine_for_it(name: str, load: Load) -> None:
     with pytest.raises(ConfigError) as caught:
         load(f"model: {name}\n{name}: {{depth: 50}}\ncriterion: {{type: {name}}}\n")
     for line in str(caught.value).splitlines():
         assert line.endswith(
-            f"; {name} is a part of {MODELS[name]}, another model than D-FINE and RT-DETR, which is not supported yet"
+            f"; {name} is a part of {TABLE.models[name]}, "
+            "another model than D-FINE and RT-DETR, which is not supported yet"
         )
         assert "did you mean" not in line
 
@@ -179,6 +182,11 @@ def test_nor_does_a_name_of_such_a_family_that_is_listed_nowhere(name: str, load
         ("max_det", "write DFINEPostProcessor.num_top_queries"),
         ("Compose.mosaic_prob", "mixing of images is not available yet: remove it"),
         ("DataLoader.workers", "write num_workers"),
+        (
+            "self_distill",
+            "write distillers: [{type: GOLSD}], or {type: InterLayerDistillation} in its place, and "
+            "{type: AttentionDistillation}; each takes weight, temperature and what else its section said",
+        ),
     ],
 )
 def test_words_of_other_frameworks_get_ours(word: str, hint: str, load: Load) -> None:
@@ -209,15 +217,15 @@ def test_nothing_else_is_accepted(load: Load) -> None:
         load("DataLoader: {pin_memori: True}\n")
 
 
-@pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.parametrize("name", TABLE.components)
 def test_a_component_of_a_fork_is_named_with_ours(name: str, load: Load) -> None:
-    found = COMPONENTS[name]
+    found = TABLE.components[name]
     with pytest.raises(ConfigError) as caught:
         load(f"model: {name}\n{name}: {{depth: 50}}\ncriterion: {{type: {name}}}\n")
     lines = [line.partition("run.yml:")[2] for line in str(caught.value).splitlines()]
     assert [line.split(": ")[:2] for line in lines] == [["1", "model"], ["2", name], ["3", "criterion"]]
     for line in lines:
-        assert found.origin in line
+        assert found.of in line
         assert (found.ours or "leave it out") in line
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from ..registry import IMPORTS
-from . import self_distill
 from .foreign import key_hint, unused_key
 from .layers import INPUT_SIZE, Replaced
 from .node import Node
@@ -47,8 +46,6 @@ def validate(planner: Planner) -> dict[str, str]:
             planner.arguments(name, planner.section(name).value)
         elif (reason := unused_key(name)) is not None:
             planner.without_effect(node, str(name), reason)
-        elif name == self_distill.KEY:
-            planner.report(node, name, f"no such top-level key; {self_distill.instead(node.plain())}")
         elif name != IMPORTS:
             hint = key_hint(name) or owners(name, planner) or suggest_key(name, known)
             planner.report(node, str(name), f"no such top-level key or component{hint}")

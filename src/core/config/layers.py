@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .foreign import RENAMED, refuse_other_kinds, refuse_python, renamed
+from .foreign import refuse_other_kinds, refuse_python, renamed, table
 from .node import MAX_DEPTH, MAX_VALUES, Node, VainNull, locate, parse_yaml, read_yaml
 
 INCLUDE = "__include__"
@@ -136,7 +136,7 @@ def apply_overrides(tree: Node, overrides: Iterable[str], replaced: Replaced | N
             raise ConfigError(f"{origin}: expected key.path=value, for example optimizer.lr=1e-4")
         if len(parts) > MAX_DEPTH:
             raise ConfigError(f"{origin}: a key of {len(parts)} parts: at most {MAX_DEPTH}")
-        parts[0] = RENAMED.get(parts[0], parts[0])
+        parts[0] = table().renamed.get(parts[0], parts[0])
         tree = put(tree, parts, parse_yaml(value, origin, key=".".join(parts), origin=origin), replaced)
     return tree
 
