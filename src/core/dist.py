@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as torch_dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # types that torch.distributed does not export
 
 from .errors import ConfigError, RankError
 from .watch import PATIENCE, Watch, end_process
@@ -71,7 +72,7 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
             watch.start()
         torch_dist.init_process_group(
             "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
-            store=torch_dist.PrefixStore("group", store), rank=number, world_size=size,
+            store=PrefixStore("group", store), rank=number, world_size=size,
             timeout=datetime.timedelta(seconds=(PATIENCE + 1) * limit_s),  # the watch speaks before that
         )  # fmt: skip
         torch_dist.barrier()  # the group works
@@ -83,11 +84,11 @@ def init(device: str | None = None, timeout_s: float | None = None) -> None:
     logger.info("joined the process group as %s", where)
 
 
-def _store(number: int, limit_s: float, *, owner: bool) -> torch_dist.Store:
+def _store(number: int, limit_s: float, *, owner: bool) -> Store:
     """A connection to the store of the group, which torchrun holds, or else rank 0."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        store = torch_dist.TCPStore(
+        store = TCPStore(
             address, port, is_master=owner and not _agent(), timeout=datetime.timedelta(seconds=limit_s),
             wait_for_workers=False,
         )  # fmt: skip
@@ -95,7 +96,7 @@ def _store(number: int, limit_s: float, *, owner: bool) -> torch_dist.Store:
         if owner or _agent():
             raise
         raise RuntimeError(f"rank 0, which holds the store of the group, is not there: {error}") from error
-    return torch_dist.PrefixStore(f"isdfine/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore(f"isdfine/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _agent() -> bool:
@@ -103,7 +104,7 @@ def _agent() -> bool:
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def _await_all(store: torch_dist.Store, size: int, limit_s: float) -> None:
+def _await_all(store: Store, size: int, limit_s: float) -> None:
     """Wait for the first sign of every rank."""
     keys = {other: f"sign/{other}" for other in range(size)}
     try:

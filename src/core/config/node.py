@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -88,8 +88,11 @@ def _with_numbers(cls: Any) -> Any:
     return cls
 
 
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The same loader in C, several times faster, where PyYAML was built with libyaml."""
+if TYPE_CHECKING:
+    from yaml import SafeLoader as _SafeLoader
+else:
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    """The same loader in C, several times faster, where PyYAML was built with libyaml."""
 
 
 @_with_numbers

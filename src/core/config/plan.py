@@ -172,7 +172,7 @@ class Planner:
 
     def section(self, name: str) -> Node:
         """Arguments that the top level gives to class ``name``; empty where it has no such section."""
-        node = self.tree.value.get(name)
+        node: Node | None = self.tree.value.get(name)
         if node is None or node.value is None:
             return Node({}, node.origin if node else self.tree.origin, name)
         if not isinstance(node.value, dict):
