@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .core.checkpoint import read_checkpoint, refuse_url, weights_in
 from .core.checkpoint.card import Card, file_sha256, read_card
 from .core.checkpoint.classes import class_tensors, count_classes
-from .core.checkpoint.weights import load_weights, nothing_fits
+from .core.checkpoint.weights import family_of, load_weights, nothing_fits
 from .core.config import Config, without_initial_weights
 from .core.config.layers import read_tree
 from .core.config.node import locate, parse_yaml
@@ -281,7 +281,9 @@ def _from_torch(path: Path, ema: bool | None) -> Checkpoint:
     if is_huggingface_state(weights):
         return Checkpoint(path, "transformers D-FINE state dict", from_huggingface(weights), path)
     if "label_space" not in content and "config" not in content:
-        return Checkpoint(path, f"official D-FINE checkpoint ({which})", weights, path, content)
+        return Checkpoint(
+            path, f"official {family_of(weights) or 'D-FINE'} checkpoint ({which})", weights, path, content
+        )
     texts = {key: content[key] for key in ("licence", "notes") if isinstance(content.get(key), str)}
     return Checkpoint(path, f"isdfine checkpoint ({which})", weights, path, content, _metrics(content, path), **texts)
 

@@ -12,6 +12,7 @@ import torch
 import isdfine
 from builders import SIZE, write_micro_config
 from detector_cases import pictures
+from isdfine.core.errors import CheckpointError
 from isdfine.deploy.convert import Wanted, convert
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.load import load_model
@@ -78,3 +79,12 @@ def test_a_direct_head_is_judged_and_started_from(trained: Path, tmp_path: Path)
     assert Evaluation(isdfine.load_config(config, [f"resume={trained}"])).load(trained).complete
     run = Training(isdfine.load_config(config, [f"tuning={trained}", f"output_dir={tmp_path / 'next'}"]))
     assert run.tune_from(trained).complete
+
+
+def test_a_checkpoint_of_another_family_is_named(trained: Path, tmp_path: Path) -> None:
+    config = isdfine.load_config(write_micro_config(tmp_path))
+    family = "these are the weights of RT-DETR, another family of detectors than D-FINE"
+    with pytest.raises(CheckpointError, match=family):
+        load_detector(trained, config)
+    with pytest.raises(CheckpointError, match=family):
+        Evaluation(config.with_values({"resume": str(trained)})).load(trained)

@@ -232,3 +232,26 @@ def test_official_keys_of_one_size_do_not_fit_another() -> None:
         model.register_buffer(name, value)
     with pytest.raises(CheckpointError, match="use the config the checkpoint was trained with"):
         load_weights(model, tensors(small))
+
+
+@pytest.mark.parametrize(
+    ("keys", "family"),
+    [
+        (["decoder.pre_bbox_head.layers.0.bias", "decoder.dec_bbox_head.0.layers.0.bias"], "D-FINE"),
+        (["decoder.dec_bbox_head.0.layers.0.bias"], "RT-DETR"),
+        (["backbone.0.projector.stages.0.weight", "refpoint_embed.weight"], "RF-DETR or LW-DETR"),
+        (["label_enc.weight", "transformer.enc_out_class_embed.bias", "transformer.level_embed"], "DINO"),
+        (["label_enc.weight", "refpoint_embed.weight"], "DN-DETR"),
+        (["refpoint_embed.weight"], "DAB-DETR"),
+        (["transformer.level_embed", "query_embed.weight"], "Deformable DETR"),
+        (["transformer.decoder.layers.0.multihead_attn.in_proj_bias", "query_embed.weight"], "DETR"),
+        (["roi_heads.box_predictor.cls_score.bias", "rpn.head.conv.0.0.bias"], "Faster R-CNN"),
+        (["model.0.conv.weight", "model.22.cv2.0.bias"], "a YOLO of Ultralytics"),
+    ],
+)
+def test_a_checkpoint_of_another_family_is_named(keys: list[str], family: str) -> None:
+    state = {key: torch.zeros(1) for key in keys}
+    with pytest.raises(CheckpointError) as error:
+        load_weights(nn.ModuleDict({"head": nn.Linear(2, 2)}), state, source="x.pth")
+    assert f"these are the weights of {family}, another family of detectors" in str(error.value)
+    assert "\n" not in str(error.value)

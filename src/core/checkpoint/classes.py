@@ -230,6 +230,21 @@ class LoadReport:
     """What a reader should know about this load."""
 
     @property
+    def in_file(self) -> list[str]:
+        """Names of the tensors that the file has (and that the model might take)."""
+        return [*self.loaded, *self.unexpected, *self._in_both]
+
+    @property
+    def in_model(self) -> list[str]:
+        """Names of the tensors that the model might take from a file."""
+        return [*self.loaded, *self.missing, *self._in_both]
+
+    @property
+    def _in_both(self) -> list[str]:
+        """Names of the tensors of both that are not loaded as they are."""
+        return [*(misfit.name for misfit in self.mismatched), *(rows.name for rows in self.mapped)]
+
+    @property
     def complete(self) -> bool:
         """Whether file and model fit each other entirely."""
         return not (self.missing or self.unexpected or self.mismatched or self.mapped)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -61,10 +62,46 @@ def load_weights(
 
 def nothing_fits(model: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
     """Error text for a file of which no tensor can be used."""
+    family = _other_family(state, model.state_dict())
     return (
         f"{source}: none of its {len(state)} tensors fits {type(model).__name__}, for example "
-        f"{listed(list(state), 3)}: check that the checkpoint belongs to this model"
+        f"{listed(list(state), 3)}{family}: check that the checkpoint belongs to this model"
     )
+
+
+_FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("D-FINE", (r"^decoder\.pre_bbox_head\.",)),
+    ("RT-DETR", (r"^decoder\.dec_bbox_head\.",)),
+    ("RF-DETR or LW-DETR", (r"^backbone\.0\.(encoder|projector)\.",)),
+    ("DINO", (r"^label_enc\.", r"^transformer\.enc_out_class_embed\.")),
+    ("DN-DETR", (r"^label_enc\.",)),
+    ("DAB-DETR", (r"^refpoint_embed\.|^transformer\.decoder\.ref_point_head\.",)),
+    ("Deformable DETR", (r"^transformer\.level_embed$",)),
+    ("DETR", (r"^transformer\.decoder\.layers\.0\.multihead_attn\.",)),
+    ("Faster R-CNN", (r"^roi_heads\.",)),
+    ("RetinaNet", (r"^head\.classification_head\.",)),
+    ("a detector of mmdetection", (r"^bbox_head\.",)),
+    ("YOLOX", (r"^head\.cls_convs\.",)),
+    ("a YOLO of Ultralytics", (r"^(model\.)?model\.\d+\.",)),
+)
+"""Families of detectors and the tensors that give them away; the first of which all are there is meant."""
+
+
+def family_of(keys: Iterable[str]) -> str | None:
+    """Name of the family whose detectors have tensors of these names; None where none is known by them."""
+    names = list(keys)
+    for family, patterns in _FAMILIES:
+        if all(any(re.search(pattern, name) for name in names) for pattern in patterns):
+            return family
+    return None
+
+
+def _other_family(file: Iterable[str], model: Iterable[str]) -> str:
+    """A clause that names the family of a file's tensors, where the model is not one of it."""
+    theirs, ours = family_of(file), family_of(model)
+    if theirs is None or theirs == ours:
+        return ""
+    return f"; these are the weights of {theirs}, another family of detectors{f' than {ours}' if ours else ''}"
 
 
 def compare(
@@ -154,7 +191,8 @@ def _fits_exactly(value: Tensor, dtype: torch.dtype) -> bool:
 
 def _misfit(report: LoadReport) -> str:
     """Error text of a strict load."""
-    parts = [f"{report.source} does not fit the model ({len(report.loaded)} tensors would)"]
+    family = _other_family(report.in_file, report.in_model)
+    parts = [f"{report.source} does not fit the model ({len(report.loaded)} tensors would){family}"]
     for what, items in (
         ("missing in the file", report.missing),
         ("not in the model", report.unexpected),
@@ -276,7 +314,8 @@ def _require_same_architecture(model: nn.Module, report: LoadReport) -> None:
         return
     raise CheckpointError(
         f"{report.source} is of another architecture: {fitting} of the {total} tensors of {type(model).__name__} fit, "
-        f"{in_backbone[0]} of {in_backbone[1]} in the backbone{_facts(report)}: use the config the checkpoint was "
+        f"{in_backbone[0]} of {in_backbone[1]} in the backbone{_facts(report)}"
+        f"{_other_family(report.in_file, report.in_model)}: use the config the checkpoint was "
         "trained with (its size n, s, m, l or x), or a checkpoint of this model"
     )
 
