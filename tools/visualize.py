@@ -45,8 +45,8 @@ from isdfine.viz.canvas import save_figure
 from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
 from isdfine.viz.errors import Kind
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
+from isdfine.viz.fonts import legible_name
 from isdfine.viz.judgement import SHEET, Judgement, judge
-from isdfine.viz.lettering import legible_name
 from isdfine.viz.matching import JudgedImage
 from isdfine.viz.report import EvaluationReport, Picture, write_report
 

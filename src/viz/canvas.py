@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..core.files import whole_file
 from .draw import class_color
-from .lettering import face_of, family_for, legible
+from .fonts import face_of, family_for, legible
 
 DPI = 110
 _FLATTEST = 0.35

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .canvas import DPI, new_figure
+
 _BOUNDS_PX = (32.0, 96.0)
 """COCO's small | medium | large."""
 _COLORS = ("#2a6fbb", "#e08214", "#4d9221", "#b2457f", "#6b6b6b", "#8c6d31")
-_DPI = 110
 _CELLS, _FINE_CELLS, _MANY = 16, 32, 10_000
 """Cells a side of the map of centres: few for few boxes, else it shows single boxes."""
 
@@ -62,18 +63,13 @@ def save_plots(splits: Sequence[Numbers], folder: Path) -> list[Path]:
     paths = []
     for name, plot in draw.items():
         path = folder / f"{name}.png"
-        plot(splits).savefig(path, dpi=_DPI)
+        plot(splits).savefig(path, dpi=DPI)
         paths.append(path)
     return paths
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, list[Any]]:
-    """A figure without a window and without global state, and its axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     return figure, list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .lettering import font_for, legible_name, shortened
+from .fonts import font_for, legible_name, shortened
 
 THRESHOLD = 0.4
 """Score from which a detection is drawn: about where a trained D-FINE's F1 is highest."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import color_of, new_figure
-from .lettering import cut, legible_name
+from .fonts import cut, legible_name
 from .operating_points import RECALLS, THRESHOLDS, ScoreCurve
 
 TOGETHER = 10

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from .canvas import view_around
 from .draw import class_color
 from .errors import Error
-from .lettering import font_for, legible, legible_name, shortened
+from .fonts import font_for, legible, legible_name, shortened
 
 COLUMNS = 6
 _TILE = (200, 230)

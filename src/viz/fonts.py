@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Letters for names in any script: a font that has them, and texts that fit."""
+"""A font for names in any script, the first that has all their letters; and texts that fit."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,13 +24,13 @@ def legible(text: str, instead: str | None = None) -> str:
         text: a class name or a file name.
         instead: what stands for a text that no font can write; None for "?" in place of each missing letter.
     """
-    line = "".join(one for one in " ".join(text.split()) if one.isprintable())
+    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     if face_of(line) is not None:
         return line
     _warn_once()
     if instead is not None:
         return instead
-    return "".join(one if one in _letters(_own_face()) else "?" for one in line)
+    return "".join(letter if letter in _letters(_own_face()) else "?" for letter in line)
 
 
 def legible_name(name: str, label: int) -> str:
@@ -60,20 +61,22 @@ def cut(text: str, most: int) -> str:
     return f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
+@cache
 def face_of(text: str) -> str | None:
-    """File of a font with all letters of the text; "" for Pillow's own, which is enough for ASCII; None for none.
+    """File of the first font with all letters of the text; None for none.
 
-    Others come from the font that matplotlib brings (Latin, Cyrillic, Greek), else from the first that is installed.
+    "" is Pillow's own, which is enough for ASCII; next comes the font that matplotlib brings (Latin, Cyrillic, Greek),
+    then what is installed.
     """
     letters = text.replace("…", "")  # every font has it
-    return "" if letters.isascii() else _face_with(frozenset(letters))
+    if letters.isascii():
+        return ""
+    return next((path for path in _faces() if _letters(path).issuperset(letters)), None)
 
 
-@cache
-def _face_with(letters: frozenset[str]) -> str | None:
-    if letters <= _letters(_own_face()):
-        return _own_face()
-    return next((path for path in _installed() if letters <= _letters(path)), None)
+def _faces() -> Iterator[str]:
+    yield _own_face()
+    yield from _installed()
 
 
 def _own_face() -> str:

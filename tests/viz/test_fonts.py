@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from PIL import ImageFont
 
-from isdfine.viz import lettering
-from isdfine.viz.lettering import cut, family_for, font_for, legible, legible_name, shortened
+from isdfine.viz import fonts
+from isdfine.viz.fonts import cut, family_for, font_for, legible, legible_name, shortened
 
 
 @pytest.fixture
 def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """No fonts but those that come with Pillow and matplotlib."""
-    monkeypatch.setattr(lettering, "_installed", tuple)
-    for cached in (lettering._face_with, lettering._warn_once):
+    monkeypatch.setattr(fonts, "_installed", tuple)
+    for cached in (fonts.face_of, fonts._warn_once):
         cached.cache_clear()
 
 
@@ -41,13 +41,13 @@ def test_an_installed_font_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     broken = tmp_path / "broken.ttf"
     other = Path(matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf")
-    lettering._face_with.cache_clear()
+    fonts.face_of.cache_clear()
     broken.write_bytes(b"no font")
-    monkeypatch.setattr(lettering, "_installed", lambda: (str(broken), str(other)))
-    letter = min(lettering._letters(str(other)) - lettering._letters(lettering._own_face()))
+    monkeypatch.setattr(fonts, "_installed", lambda: (str(broken), str(other)))
+    letter = min(fonts._letters(str(other)) - fonts._letters(fonts._own_face()))
     assert legible(letter) == letter
     assert font_for(letter, 12).getname()[0] == family_for(letter) == "STIXGeneral"
-    lettering._face_with.cache_clear()
+    fonts.face_of.cache_clear()
 
 
 def test_one_line_of_printable_letters() -> None:
