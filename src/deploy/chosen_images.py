@@ -60,7 +60,7 @@ def chosen_images(
         else:
             place = dataset.annotations.place
             raise DataError(f"--images {text}: neither a file nor a name or id of an image in {place}")
-        name = next(one for one in chain([name], (f"{name}-{number}" for number in count(2))) if one not in names)
+        name = next(free for free in chain([name], (f"{name}-{number}" for number in count(2))) if free not in names)
         names.add(name)
         ((_, prepared),) = recipe.prepare([image])
         height, width = prepared.sizes[0].tolist()
@@ -81,4 +81,4 @@ def _known(dataset: DetectionDataset) -> dict[str, int]:
     for name, image_id in zip(reversed(data.file_names), reversed(data.image_ids.tolist())):  # of equal names the first
         known |= {str((dataset.img_folder / name).resolve()): image_id, Path(name).name: image_id}
     known |= dict(zip(data.file_names, data.image_ids.tolist()))
-    return known | {str(one): one for one in data.image_ids.tolist()}
+    return known | {str(image_id): image_id for image_id in data.image_ids.tolist()}

@@ -24,7 +24,7 @@ def layer_numbers(wanted: Sequence[int], count: int) -> list[int]:
     Raises:
         ConfigError: there is no such layer.
     """
-    if wrong := [one for one in wanted if not 1 <= one <= count]:
+    if wrong := [number for number in wanted if not 1 <= number <= count]:
         raise ConfigError(f"--layers {wrong[0]}: the decoder has the layers 1 to {count}")
     return sorted(set(wanted))
 

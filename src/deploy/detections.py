@@ -91,9 +91,9 @@ class Detections:
             DataError: a class that the model does not know.
         """
         known = self.label_space.names
-        if unknown := [one for one in names if one not in known]:
+        if unknown := [name for name in names if name not in known]:
             raise DataError(f"no class is called {unknown[0]!r}: the model knows {self.label_space.describe()}")
-        return self[np.isin(self.labels, [known.index(one) for one in names])]
+        return self[np.isin(self.labels, [known.index(name) for name in names])]
 
     def clipped(self) -> Detections:
         """The same with boxes cut at the border of the image."""

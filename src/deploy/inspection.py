@@ -72,7 +72,7 @@ class Inspection:
         """The ``count`` queries with the highest best class of at least ``threshold``, best first."""
         best = self.scores.max(axis=1)
         order = np.argsort(-best, kind="stable")[:count]
-        return [int(one) for one in order if best[one] >= threshold]
+        return [int(query) for query in order if best[query] >= threshold]
 
 
 @dataclass
@@ -112,7 +112,7 @@ def inspect_image(
 
 
 def _decoder_of(model: nn.Module) -> DFINETransformer:
-    found = [one for one in model.modules() if isinstance(one, DFINETransformer)]
+    found = [module for module in model.modules() if isinstance(module, DFINETransformer)]
     if not found:
         raise ConfigError(
             f"{type(model).__name__} has no DFINETransformer: pictures of the decoder exist for D-FINE's family only"
@@ -178,11 +178,11 @@ def _inspection(
     bins: Tensor | None = None
     if isinstance(stack, RefinementDecoder):
         assert predictions.initial_boxes is not None
-        bins, edges = stack.bin_weights(), [one[0] for one in _summed(seen.head_outputs)]
+        bins, edges = stack.bin_weights(), [logits[0] for logits in _summed(seen.head_outputs)]
         boxes = [
-            decode_corners(predictions.initial_boxes, one[None], bins, stack.reg_scale)
-            for one in edges
-            if one is not None
+            decode_corners(predictions.initial_boxes, logits[None], bins, stack.reg_scale)
+            for logits in edges
+            if logits is not None
         ]
     else:  # a layer's boxes are what the next one starts from
         boxes = [*seen.references[1:], predictions.boxes]

@@ -41,9 +41,7 @@ MAX_SIDE = 1 << 14
 SQUASH, FIT, SHORTER_SIDE = "squash", "fit", "shorter_side"
 _RULES: dict[type, str] = {Resize: SQUASH, ResizeToFit: FIT, ResizeShortestEdge: SHORTER_SIDE}
 _BOXES_ONLY = (EmptyTransform, SanitizeBoundingBoxes, ConvertBoxes, ConvertPILImage)
-_BY_NAME: dict[str, type[nn.Module]] = {
-    one.__name__: one for one in (Resize, ResizeToFit, ResizeShortestEdge, PadToSize)
-}
+_BY_NAME: dict[str, type[nn.Module]] = {op.__name__: op for op in (Resize, ResizeToFit, ResizeShortestEdge, PadToSize)}
 
 
 @dataclass(frozen=True)
@@ -133,14 +131,14 @@ class Recipe:
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (pixels, _) in enumerate(ready):
             groups.setdefault(self._canvas(pixels), []).append(index)
-        return [(indices, self._stacked([ready[one] for one in indices])) for indices in groups.values()]
+        return [(indices, self._stacked([ready[index] for index in indices])) for indices in groups.values()]
 
     def to_input(self, pixels: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> float32 as the network reads it; the same arithmetic as the loader of a run."""
         floats = self.pixels(pixels)
         if self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             return floats
-        mean, std = (torch.tensor(one, device=floats.device)[:, None, None] for one in (self.mean, self.std))
+        mean, std = (torch.tensor(values, device=floats.device)[:, None, None] for values in (self.mean, self.std))
         return (floats - mean) / std
 
     def to_metadata(self) -> dict[str, str]:
@@ -148,7 +146,7 @@ class Recipe:
         ``preprocess`` with everything, which ``from_metadata`` reads."""
         mean, std = self.mean, self.std
         if not self.pixels.scale:  # 0..255 is 0..1 divided by 1/255
-            mean, std = tuple(one / 255 for one in mean), tuple(one / 255 for one in std)
+            mean, std = tuple(value / 255 for value in mean), tuple(value / 255 for value in std)
         return {
             "resize": self.rule,
             "size": json.dumps(self.size),
@@ -204,7 +202,7 @@ class Recipe:
         if self.padding is None:
             return Prepared(torch.stack([pixels for pixels, _ in samples]).numpy(), sizes, None)
         canvas, targets = self.padding(samples)
-        return Prepared(canvas.numpy(), sizes, torch.stack([one[CONTENT_SIZE] for one in targets]).numpy())
+        return Prepared(canvas.numpy(), sizes, torch.stack([target[CONTENT_SIZE] for target in targets]).numpy())
 
 
 def _checked(recipe: Recipe) -> Recipe:

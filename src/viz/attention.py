@@ -87,10 +87,10 @@ def attention_maps_figure(maps: Sequence[NDArray[Any]], numbers: Sequence[int], 
     figure = new_figure(max(6.5, 3.1 * len(maps)), 3.9)
     figure.suptitle(f"self-attention of the {len(order)} surest queries (surest first)", fontsize=11)
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    shown = [one[np.ix_(order, order)] for one in maps]
-    highest = max(float(np.quantile(one, 0.995)) for one in shown)
-    for panel, one, number in zip(panels, shown, numbers):
-        picture = panel.imshow(one, cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
+    shown = [weights[np.ix_(order, order)] for weights in maps]
+    highest = max(float(np.quantile(weights, 0.995)) for weights in shown)
+    for panel, weights, number in zip(panels, shown, numbers):
+        picture = panel.imshow(weights, cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
         panel.set_title(f"layer {number}", fontsize=9)
         panel.set_xlabel("read query", fontsize=8)
         panel.tick_params(labelsize=7)
@@ -103,11 +103,11 @@ def attention_maps_figure(maps: Sequence[NDArray[Any]], numbers: Sequence[int], 
 
 def _view(image: Image.Image, layers: Sequence[LayerAttention]) -> tuple[int, int, int, int]:
     """The boxes and nearly all of the weight of the points: single far points would make the rest tiny."""
-    points = np.concatenate([one.points_px.reshape(-1, 2) for one in layers])
-    weights = np.concatenate([one.weights.ravel() for one in layers])
+    points = np.concatenate([layer.points_px.reshape(-1, 2) for layer in layers])
+    weights = np.concatenate([layer.weights.ravel() for layer in layers])
     heavy = points[weights >= np.quantile(weights, 0.5)]
     low, high = np.quantile(heavy, 0.03, axis=0), np.quantile(heavy, 0.97, axis=0)
-    boxes = [*(one.reference_xyxy_px for one in layers), np.concatenate([low, high])]
+    boxes = [*(layer.reference_xyxy_px for layer in layers), np.concatenate([low, high])]
     return view_around(np.stack(boxes), (image.height, image.width), margin=0.1)
 
 

@@ -89,8 +89,8 @@ def view_around(
     span = np.maximum((high - low) * (1 + 2 * margin), least)
     span = np.maximum(span, _FLATTEST * np.minimum(span, limits).max())
     start = ((low + high - span) / 2).clip(0, np.maximum(limits - span, 0))
-    left, top = (int(one) for one in np.minimum(start, limits - 1))
-    right, bottom = (int(one) for one in np.minimum(np.ceil(start + span), limits))
+    left, top = (int(side) for side in np.minimum(start, limits - 1))
+    right, bottom = (int(side) for side in np.minimum(np.ceil(start + span), limits))
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
@@ -112,7 +112,7 @@ def add_box(axes: Any, box_xyxy_px: Sequence[float] | NDArray[Any], *, rim: bool
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
-    left, top, right, bottom = (float(one) for one in box_xyxy_px)
+    left, top, right, bottom = (float(side) for side in box_xyxy_px)
     width = style.pop("linewidth", 1.8)
     patch = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=width, **style)
     if rim:

@@ -97,7 +97,7 @@ def _classes(splits: Sequence[Numbers]) -> Any:
         axes.xaxis.set_major_formatter("{x:,.0f}")
     else:
         axes.margins(x=0.1)
-    axes.set_yticks(np.arange(len(names)), [names[one] for one in order], fontsize=8)
+    axes.set_yticks(np.arange(len(names)), [names[index] for index in order], fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     _finish(axes, "boxes per class", "boxes (logarithmic)" if logarithmic else "boxes", None, 0)
     axes.legend(loc="lower right", fontsize=8)
@@ -107,7 +107,7 @@ def _classes(splits: Sequence[Numbers]) -> Any:
 def _box_sizes(splits: Sequence[Numbers]) -> Any:
     """Sides of boxes (root of the area) in pixels, with COCO's bounds, and relative to the image."""
     figure, (absolute, relative) = _figure(11, 4.2, columns=2)
-    _histogram(absolute, splits, [np.sqrt(one.box_sizes_px.prod(axis=1)) for one in splits])
+    _histogram(absolute, splits, [np.sqrt(split.box_sizes_px.prod(axis=1)) for split in splits])
     for bound in _BOUNDS_PX:
         absolute.axvline(bound, color="black", linewidth=0.8, linestyle="--")
     low, high = absolute.get_xlim()
@@ -118,14 +118,14 @@ def _box_sizes(splits: Sequence[Numbers]) -> Any:
         absolute.annotate(text, (float(np.sqrt(left * right)), 0.985), xycoords=("data", "axes fraction"), ha="center",
                           va="top", fontsize=9)  # fmt: skip
     _finish(absolute, "box size in pixels", "root of width x height [px]", "boxes [%]", len(splits))
-    _histogram(relative, splits, [100 * np.sqrt(one.box_sizes.prod(axis=1)) for one in splits])
+    _histogram(relative, splits, [100 * np.sqrt(split.box_sizes.prod(axis=1)) for split in splits])
     _finish(relative, "box size in the image", "root of the area [% of the image's]", "boxes [%]", len(splits))
     return figure
 
 
 def _aspect_ratios(splits: Sequence[Numbers]) -> Any:
     figure, (axes,) = _figure(7.5, 4.2)
-    _histogram(axes, splits, [one.box_sizes_px[:, 1] / one.box_sizes_px[:, 0] for one in splits])
+    _histogram(axes, splits, [split.box_sizes_px[:, 1] / split.box_sizes_px[:, 0] for split in splits])
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
     _finish(axes, "shape of boxes", "width / height (below 1: tall, above 1: wide)", "boxes [%]", len(splits))
     return figure
@@ -139,7 +139,7 @@ def _image_sizes(splits: Sequence[Numbers]) -> Any:
         label = f"{split.name}: {len(split.image_sizes):,} images, {len(sizes):,} size{'s' if len(sizes) > 1 else ''}"
         spots = 20 + 400 * counts / counts.max(initial=1)
         axes.scatter(sizes[:, 1], sizes[:, 0], spots, color=_color(row), alpha=0.45, label=label, linewidths=0)
-    largest = max([int(one.image_sizes.max(initial=1)) for one in splits])
+    largest = max([int(split.image_sizes.max(initial=1)) for split in splits])
     axes.plot((0, largest * 1.1), (0, largest * 1.1), color="black", linewidth=0.6, linestyle=":")
     axes.set_xlim(0, largest * 1.1)
     axes.set_ylim(0, largest * 1.1)
@@ -153,7 +153,7 @@ def _image_sizes(splits: Sequence[Numbers]) -> Any:
 
 def _objects_per_image(splits: Sequence[Numbers]) -> Any:
     figure, (axes,) = _figure(7.5, 4.2)
-    largest = max(int(one.boxes_per_image.max(initial=0)) for one in splits)
+    largest = max(int(split.boxes_per_image.max(initial=0)) for split in splits)
     width = max(1, -(-(largest + 1) // 60))
     edges = np.arange(0, largest + 1 + width, width) - 0.5
     for row, split in enumerate(splits):
@@ -168,11 +168,11 @@ def _box_centers(splits: Sequence[Numbers]) -> Any:
     columns = min(len(splits), 3)
     rows = -(-len(splits) // columns)
     figure, panels = _figure(0.8 + 4.0 * columns, 4.3 * rows, rows, columns)
-    maps, side = [], _FINE_CELLS if min(len(one.centers) for one in splits) >= _MANY else _CELLS
+    maps, side = [], _FINE_CELLS if min(len(split.centers) for split in splits) >= _MANY else _CELLS
     for split in splits:
         cells, _, _ = np.histogram2d(split.centers[:, 1], split.centers[:, 0], side, ((0, 1), (0, 1)))
         maps.append(100 * cells / max(1, len(split.centers)))
-    highest = max(float(one.max()) for one in maps) or 1.0
+    highest = max(float(cells.max()) for cells in maps) or 1.0
     for panel, split, cells in zip(panels, splits, maps):
         picture = panel.imshow(cells, extent=(0, 1, 1, 0), vmin=0, vmax=highest, cmap="viridis")
         panel.set_title(f"{split.name}: box centres", fontsize=11)

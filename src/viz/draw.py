@@ -156,10 +156,10 @@ def _kept(detections: Scored, label_space: ClassNames, threshold: float) -> tupl
     """Boxes, labels and captions of the detections of at least ``threshold``, the surest last."""
     kept = [index for index, score in enumerate(detections.scores.tolist()) if score >= threshold]
     kept.sort(key=lambda index: float(detections.scores[index]))
-    labels = [int(detections.labels[one]) for one in kept]
+    labels = [int(detections.labels[index]) for index in kept]
     captions = [
-        (legible_name(label_space.names[label], label), f"  {float(detections.scores[one]):.2f}")
-        for one, label in zip(kept, labels)
+        (legible_name(label_space.names[label], label), f"  {float(detections.scores[index]):.2f}")
+        for index, label in zip(kept, labels)
     ]
     return detections.boxes[kept], detections.labels[kept], captions
 
@@ -255,6 +255,6 @@ def _shared(places: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.
 
 def _readable_on(color: Color) -> str:
     """White or black, whichever stands out more (relative luminance of WCAG 2)."""
-    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in (c / 255 for c in color)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (c / 255 for c in color)]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if luminance > 0.3 else "white"

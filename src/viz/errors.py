@@ -63,8 +63,8 @@ class Mistakes:
 
     def of(self, kind: Kind) -> list[Error]:
         """Errors of a kind: the surest first, misses by size with the largest first."""
-        own = [one for one in self.errors if one.kind == kind]
-        return sorted(own, key=lambda one: -one.size_px if kind == "miss" else -one.score)
+        own = [error for error in self.errors if error.kind == kind]
+        return sorted(own, key=lambda error: -error.size_px if kind == "miss" else -error.score)
 
 
 def find_mistakes(

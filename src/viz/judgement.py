@@ -61,7 +61,7 @@ class Judgement:
             most: errors shown per kind, ``SHEET`` of them on each sheet.
             open_image: index of an image -> RGB.
         """
-        image_names = [one.name for one in self.images]
+        image_names = [image.name for image in self.images]
         for kind in KINDS:
             errors = self.mistakes.of(kind)
             parts = [errors[start : min(start + SHEET, most)] for start in range(0, min(len(errors), most), SHEET)]
@@ -75,15 +75,15 @@ class Judgement:
         with whole_file(path, durable=False) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(COLUMNS)
-            for one in (error for kind in KINDS for error in self.mistakes.of(kind)):
+            for error in (error for kind in KINDS for error in self.mistakes.of(kind)):
                 found, object_ = (
                     [""] * 4 if box is None else [f"{value:.2f}" for value in box]
-                    for box in (one.box_xyxy_px, one.truth_xyxy_px)
+                    for box in (error.box_xyxy_px, error.truth_xyxy_px)
                 )
-                image, name = cell(one_line(self.images[one.image].name)), cell(self.names[one.label])
-                row = [one.kind, image, name, f"{one.score:.5f}", *found]
-                truth = "" if one.truth_label < 0 else cell(self.names[one.truth_label])
-                table.writerow([*row, truth, *object_, f"{one.overlap:.4f}"])
+                image, name = cell(one_line(self.images[error.image].name)), cell(self.names[error.label])
+                row = [error.kind, image, name, f"{error.score:.5f}", *found]
+                truth = "" if error.truth_label < 0 else cell(self.names[error.truth_label])
+                table.writerow([*row, truth, *object_, f"{error.overlap:.4f}"])
 
 
 def judge(

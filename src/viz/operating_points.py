@@ -92,11 +92,11 @@ def score_curves(images: Sequence[JudgedImage], matches: Sequence[Matches], name
             (which sorts them by id).
         names: of the C classes.
     """
-    labels = np.concatenate([np.zeros(0, np.int64), *(one.labels for one in images)])
-    scores = np.concatenate([np.zeros(0), *(one.scores for one in images)])
-    right = np.concatenate([np.zeros(0, bool), *(one.truth >= 0 for one in matches)])
-    counted = ~np.concatenate([np.zeros(0, bool), *(one.ignored for one in matches)])
-    truth = np.concatenate([np.zeros(0, np.int64), *(one.truth_labels[~one.crowd] for one in images)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(image.labels for image in images)])
+    scores = np.concatenate([np.zeros(0), *(image.scores for image in images)])
+    right = np.concatenate([np.zeros(0, bool), *(match.truth >= 0 for match in matches)])
+    counted = ~np.concatenate([np.zeros(0, bool), *(match.ignored for match in matches)])
+    truth = np.concatenate([np.zeros(0, np.int64), *(image.truth_labels[~image.crowd] for image in images)])
     objects = np.bincount(truth, minlength=len(names))
     curves = []
     for label, name in enumerate(names):

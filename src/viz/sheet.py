@@ -75,13 +75,13 @@ def caption(error: Error, class_names: Sequence[str]) -> tuple[str, str]:
 
 def _crop(image: Image.Image, error: Error) -> Image.Image:
     """The boxes with their surroundings, enlarged or reduced to fit a tile."""
-    boxes = [one for one in (error.box_xyxy_px, error.truth_xyxy_px) if one is not None]
+    boxes = [box for box in (error.box_xyxy_px, error.truth_xyxy_px) if box is not None]
     left, top, right, bottom = view_around(boxes, (image.height, image.width), margin=0.25)
     scale = min(_TILE[1] / (right - left), _TILE[0] / (bottom - top))
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     crop = image.crop((left, top, right, bottom)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(crop)
-    places = [_placed(one, (left, top), scale, size) for one in boxes]
+    places = [_placed(box, (left, top), scale, size) for box in boxes]
     if error.truth_xyxy_px is not None:
         _dashed(draw, places[-1], class_color(error.truth_label))
     if error.box_xyxy_px is not None:

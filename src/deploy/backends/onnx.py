@@ -52,8 +52,8 @@ class OnnxBackend:
                 "or of another version: install those that onnxruntime.ai names for it, or give cpu"
             )
         self._path = path
-        inputs = {one.name: one for one in self._session.get_inputs()}
-        check_interface(str(path), list(inputs), [one.name for one in self._session.get_outputs()])
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        check_interface(str(path), list(inputs), [value.name for value in self._session.get_outputs()])
         batch, _, *size = inputs[INPUTS[0]].shape
         self._fixed_batch = batch if isinstance(batch, int) else None
         self._type: Any = np.uint8 if UINT8 in inputs[INPUTS[0]].type else np.float32
@@ -64,7 +64,7 @@ class OnnxBackend:
             f"onnxruntime {runtime.__version__} ({where})",
             uint8=self._type is np.uint8,
             max_batch=self._fixed_batch,
-            size=(size[0], size[1]) if all(isinstance(one, int) for one in size) else None,
+            size=(size[0], size[1]) if all(isinstance(side, int) for side in size) else None,
             names=names,
         )
 
@@ -78,7 +78,7 @@ class OnnxBackend:
         feed = {INPUTS[0]: images, INPUTS[1]: orig_sizes.astype(np.int64, copy=False)}
         if self._fixed_batch is not None and count < self._fixed_batch:  # the rest repeats the last image
             spare = [(0, self._fixed_batch - count)]
-            feed = {k: np.pad(one, spare + [(0, 0)] * (one.ndim - 1), mode="edge") for k, one in feed.items()}
+            feed = {k: np.pad(array, spare + [(0, 0)] * (array.ndim - 1), mode="edge") for k, array in feed.items()}
         try:
             labels, boxes, scores = self._session.run(list(OUTPUTS), feed)
         except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception

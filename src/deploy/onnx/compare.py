@@ -104,8 +104,8 @@ def compare(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -
     beyond = np.maximum(partners[:, 0] / tolerance.score, partners[:, 1] / tolerance.box)
     order = np.argsort(np.where(np.isnan(beyond), np.inf, beyond), kind="stable")
     kept = partners[order[: max(0, len(order) - spare)]]
-    score, box = (float(one) for one in kept.max(axis=0)) if len(kept) else (0.0, 0.0)
-    middle_score, middle_box = (float(one) for one in np.median(partners, axis=0)) if len(partners) else (0.0, 0.0)
+    score, box = (float(value) for value in kept.max(axis=0)) if len(kept) else (0.0, 0.0)
+    middle_score, middle_box = (float(value) for value in np.median(partners, axis=0)) if len(partners) else (0.0, 0.0)
     score, box = (
         value if np.isfinite(numbers).all() else np.nan
         for value, numbers in ((score, found.scores), (box, found.boxes))

@@ -111,8 +111,8 @@ def export_onnx(
     seconds = time.perf_counter() - started
     _describe(proto, recipe, form, precision, metadata or {})
     differences = _publish(proto, path, samples, form, precision)
-    unstable = sum(one.unstable for one in samples)
-    jitter = min(one.jitter for one in samples)
+    unstable = sum(sample.unstable for sample in samples)
+    jitter = min(sample.jitter for sample in samples)
     return ExportReport(path, differences, share(proto), len(proto.graph.node), seconds, unstable, jitter)
 
 

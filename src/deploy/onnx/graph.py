@@ -94,8 +94,8 @@ class Deployed(nn.Module):
         floats = images.float()
         if self.recipe.pixels.scale:
             floats = floats / 255.0  # not in place, as training does: the graph has no such operation
-        if any(self.recipe.mean) or any(one != 1 for one in self.recipe.std):
-            mean, std = (torch.tensor(one)[:, None, None] for one in (self.recipe.mean, self.recipe.std))
+        if any(self.recipe.mean) or any(deviation != 1 for deviation in self.recipe.std):
+            mean, std = (torch.tensor(values)[:, None, None] for values in (self.recipe.mean, self.recipe.std))
             floats = (floats - mean) / std
         return floats
 
@@ -140,7 +140,7 @@ def to_onnx(deployed: Deployed, form: GraphForm) -> ModelProto:
         ) from error
     assert program is not None
     proto: ModelProto = program.model_proto
-    written = next(one.version for one in proto.opset_import if not one.domain)
+    written = next(entry.version for entry in proto.opset_import if not entry.domain)
     if written != form.opset:
         raise ConfigError(
             f"opset {form.opset} was asked for and torch {torch.__version__} wrote {written}: ask for {written}"

@@ -84,10 +84,14 @@ def share(proto: ModelProto) -> HalfShare:
     graph = onnx.shape_inference.infer_shapes(proto).graph
     types = element_types(graph)
     counted = [types.get(node.output[0]) for node in graph.node if node.op_type not in ("Cast", "Constant")]
-    sizes = [(int(np.prod(one.dims)), one.data_type) for one in graph.initializer if one.data_type in (FLOAT, HALF)]
+    sizes = [
+        (int(np.prod(tensor.dims)), tensor.data_type)
+        for tensor in graph.initializer
+        if tensor.data_type in (FLOAT, HALF)
+    ]
     return HalfShare(
-        sum(one in (FLOAT, HALF) for one in counted),
-        sum(one == HALF for one in counted),
+        sum(kind in (FLOAT, HALF) for kind in counted),
+        sum(kind == HALF for kind in counted),
         sum(size for size, _ in sizes),
         sum(size for size, kind in sizes if kind == HALF),
     )
@@ -109,9 +113,9 @@ def misplaced(proto: ModelProto) -> list[str]:
 
 def element_types(graph: object) -> dict[str, int]:
     """Element type of every value of an inferred graph whose type is known."""
-    found = {one.name: one.data_type for one in graph.initializer}  # type: ignore[attr-defined]
+    found = {tensor.name: tensor.data_type for tensor in graph.initializer}  # type: ignore[attr-defined]
     for values in (graph.value_info, graph.input, graph.output):  # type: ignore[attr-defined]
-        found |= {one.name: one.type.tensor_type.elem_type for one in values}
+        found |= {value.name: value.type.tensor_type.elem_type for value in values}
     return found
 
 
@@ -121,9 +125,9 @@ class _Graph:
     def __init__(self, graph: object) -> None:
         self.nodes: list[NodeProto] = list(graph.node)  # type: ignore[attr-defined]
         self.types = element_types(graph)
-        self.constants: dict[str, TensorProto] = {one.name: one for one in graph.initializer}  # type: ignore[attr-defined]
+        self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}  # type: ignore[attr-defined]
         self.maker = {name: node for node in self.nodes for name in node.output}
-        self.outputs = {one.name for one in graph.output}  # type: ignore[attr-defined]
+        self.outputs = {value.name for value in graph.output}  # type: ignore[attr-defined]
         self.exact = self._sliced()
 
     def is_float(self, name: str) -> bool:
@@ -149,12 +153,14 @@ class _Graph:
             return False
         products = [name for name in node.input if name in self.maker and self.maker[name].op_type == "MatMul"]
         biases = [name for name in node.input if name in self.constants and len(self.constants[name].dims) <= 1]
-        return len(products) == len(biases) == 1 and any(one in self.constants for one in self.maker[products[0]].input)
+        return len(products) == len(biases) == 1 and any(
+            name in self.constants for name in self.maker[products[0]].input
+        )
 
     def feeds_matmul(self, node: NodeProto) -> bool:
         """Whether nothing but products reads the result."""
-        readers = [one for one in self.nodes if node.output[0] in one.input]
-        return bool(readers) and all(one.op_type == "MatMul" for one in readers)
+        readers = [reader for reader in self.nodes if node.output[0] in reader.input]
+        return bool(readers) and all(reader.op_type == "MatMul" for reader in readers)
 
 
 class _Conversion(_Graph):
@@ -243,7 +249,7 @@ class _Conversion(_Graph):
         del graph.node[:], graph.value_info[:]
         graph.node.extend(nodes)
         read = {name for node in nodes for name in node.input}
-        kept = [one for one in graph.initializer if one.name in read]
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
         for name, new in halved.items():
             values = numpy_helper.to_array(self.constants[name])
             kept.append(numpy_helper.from_array(values.astype(np.float16), new))
@@ -258,9 +264,9 @@ def _typed_inputs(op_type: str, opset: int, count: int) -> tuple[bool, ...]:
 
     schema = defs.get_schema(op_type, opset)
     kind = schema.outputs[0].type_str
-    inputs = [one.type_str for one in schema.inputs]
+    inputs = [parameter.type_str for parameter in schema.inputs]
     inputs += inputs[-1:] * (count - len(inputs))  # the last one may be variadic
-    return tuple(one == kind for one in inputs[:count])
+    return tuple(allowed == kind for allowed in inputs[:count])
 
 
 def _finite(tensor: TensorProto) -> np.ndarray:

@@ -30,7 +30,7 @@ def guard_pools(proto: ModelProto) -> int:
     from onnx import helper, numpy_helper, shape_inference
 
     graph = proto.graph
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     maker = {name: node for node in graph.node for name in node.output}
     known = shape_inference.infer_shapes(proto).graph
     replaced = 0
@@ -55,7 +55,10 @@ def guard_pools(proto: ModelProto) -> int:
 
 def _zero_border(pad: NodeProto, constants: dict[str, NDArray[Any]]) -> list[int] | None:
     """Top, left, bottom and right of a Pad that puts zeros around maps; None for any other node."""
-    if pad.op_type != "Pad" or next((one.s for one in pad.attribute if one.name == "mode"), b"constant") != b"constant":
+    if (
+        pad.op_type != "Pad"
+        or next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant") != b"constant"
+    ):
         return None
     if len(pad.input) > 3 and pad.input[3]:  # axes of their own; torch writes none
         return None
@@ -87,6 +90,6 @@ def _channels(graph: GraphProto, name: str) -> tuple[int, type[np.floating[Any]]
 
 def _drop_unread(graph: GraphProto) -> None:
     """Remove borders that only a pooling read."""
-    read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
-    for node in [one for one in graph.node if one.op_type == "Pad" and one.output[0] not in read]:
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Pad" and node.output[0] not in read]:
         graph.node.remove(node)

@@ -61,9 +61,9 @@ def read_graph(path: str | Path) -> ModelProto:
 
 def check_names(proto: ModelProto, place: str) -> None:
     """ExportError for a graph whose inputs or outputs are not those of a detector of ours."""
-    constants = {one.name for one in proto.graph.initializer}
-    inputs = tuple(one.name for one in proto.graph.input if one.name not in constants)
-    outputs = tuple(one.name for one in proto.graph.output)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = tuple(value.name for value in proto.graph.input if value.name not in constants)
+    outputs = tuple(value.name for value in proto.graph.output)
     if inputs != INPUTS or outputs != OUTPUTS:
         raise ExportError(
             f"{place}: its inputs are {', '.join(inputs) or 'none'} and its outputs {', '.join(outputs) or 'none'}, "
@@ -82,10 +82,10 @@ def structure_problems(
         layer_norms: how often the model normalises layers; None if unknown.
         dynamic_size: height and width must be free.
     """
-    stated = {one.key: one.value for one in proto.metadata_props}.get("precision", "fp32")
+    stated = {entry.key: entry.value for entry in proto.metadata_props}.get("precision", "fp32")
     found = [*_interface_problems(proto, dynamic_size=dynamic_size), *_operator_problems(proto)]
     found += _layer_norm_problems(proto, layer_norms)
-    if any(one.domain not in _STANDARD for one in proto.graph.node):
+    if any(node.domain not in _STANDARD for node in proto.graph.node):
         return found  # the types of such a graph cannot be worked out
     return found + _precision_problems(proto, precision or stated)
 
@@ -103,9 +103,9 @@ def _interface_problems(proto: ModelProto, *, dynamic_size: bool) -> list[str]:
         batches.add(dims[0])
         if isinstance(dims[0], int):
             found.append(f"{value.name}: the batch is baked in as {dims[0]}")
-        if value.name == "images" and dynamic_size and any(isinstance(one, int) for one in dims[2:]):
+        if value.name == "images" and dynamic_size and any(isinstance(side, int) for side in dims[2:]):
             found.append(f"images: height and width are {dims[2]} x {dims[3]}, asked for free ones")
-    names = {one for one in batches if isinstance(one, str) and one}
+    names = {name for name in batches if isinstance(name, str) and name}
     if len(names) > 1:
         found.append(
             f"the batch has several names ({', '.join(sorted(names))}): inputs and outputs do not belong together"
@@ -115,27 +115,27 @@ def _interface_problems(proto: ModelProto, *, dynamic_size: bool) -> list[str]:
 
 def _dims(value: ValueInfoProto) -> list[int | str]:
     shape = value.type.tensor_type.shape.dim
-    return [one.dim_value if one.HasField("dim_value") else one.dim_param for one in shape]
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in shape]
 
 
 def _operator_problems(proto: ModelProto) -> list[str]:
     found = []
-    foreign = {f"{one.domain}.{one.op_type}" for one in proto.graph.node if one.domain not in _STANDARD}
+    foreign = {f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain not in _STANDARD}
     if foreign:
         found.append(f"operations outside the ONNX standard: {', '.join(sorted(foreign))}")
     if proto.functions:
         found.append(f"{len(proto.functions)} functions of its own instead of one flat graph")
-    flow = sorted({one.op_type for one in proto.graph.node if one.op_type in _CONTROL_FLOW})
+    flow = sorted({node.op_type for node in proto.graph.node if node.op_type in _CONTROL_FLOW})
     if flow:
         found.append(f"control flow ({', '.join(flow)}), which runtimes cannot fuse")
-    opset = next((one.version for one in proto.opset_import if one.domain in _STANDARD), 0)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in _STANDARD), 0)
     if opset < _NATIVE_LAYER_NORM:
         found.append(f"opset {opset} has no LayerNormalization: export with opset {_NATIVE_LAYER_NORM} or newer")
     return found
 
 
 def _layer_norm_problems(proto: ModelProto, layer_norms: int | None) -> list[str]:
-    native = Counter(one.op_type for one in proto.graph.node)["LayerNormalization"]
+    native = Counter(node.op_type for node in proto.graph.node)["LayerNormalization"]
     split = _split_norms(proto)
     if split:
         return [
@@ -157,10 +157,10 @@ def _split_norms(proto: ModelProto) -> int:
 
     def is_split(root: NodeProto) -> bool:
         total = made_by(root.input[0], "Add")
-        means = [made_by(one, "ReduceMean") for one in (total.input if total else ())]
-        squares = [made_by(one.input[0], "Pow", "Mul") for one in means if one]
-        distances = [made_by(one.input[0], "Sub") for one in squares if one]
-        return any(made_by(name, "ReduceMean") for one in distances if one for name in one.input)
+        means = [made_by(name, "ReduceMean") for name in (total.input if total else ())]
+        squares = [made_by(node.input[0], "Pow", "Mul") for node in means if node]
+        distances = [made_by(node.input[0], "Sub") for node in squares if node]
+        return any(made_by(name, "ReduceMean") for node in distances if node for name in node.input)
 
     return sum(is_split(node) for node in proto.graph.node if node.op_type == "Sqrt")
 
@@ -189,7 +189,7 @@ def _heavy_weights(proto: ModelProto) -> dict[int, int]:
     """Numbers by element type in initialisers that convolutions and products read."""
     read = {name for node in proto.graph.node if node.op_type in HEAVY for name in node.input}
     count: dict[int, Any] = {FLOAT: 0, HALF: 0}
-    for one in proto.graph.initializer:
-        if one.name in read and one.data_type in count:
-            count[one.data_type] += int(np.prod(one.dims))
+    for tensor in proto.graph.initializer:
+        if tensor.name in read and tensor.data_type in count:
+            count[tensor.data_type] += int(np.prod(tensor.dims))
     return count

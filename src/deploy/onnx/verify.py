@@ -49,7 +49,7 @@ def verify(
         ExportError: all that is wrong, with the output and the batch where a comparison failed.
     """
     proto = read_graph(path)
-    named = precision or {one.key: one.value for one in proto.metadata_props}.get("precision", "fp32")
+    named = precision or {entry.key: entry.value for entry in proto.metadata_props}.get("precision", "fp32")
     if named not in TOLERANCES:
         raise ExportError(f"{path}: its precision is {named!r}: known are {', '.join(TOLERANCES)}")
     problems = structure_problems(
@@ -102,10 +102,10 @@ def _run_all(
             expected = sample.expected.take(slice(count))
             shapes = {part.shape for part in found} - {part.shape for part in expected}
             if shapes:
-                wrong.append(f"{case}: results of shape {shapes}, PyTorch's are {[one.shape for one in expected]}")
+                wrong.append(f"{case}: results of shape {shapes}, PyTorch's are {[array.shape for array in expected]}")
                 continue
             differences[case] = compare(expected, found, sample.scale[:count], tolerance)
-            wrong += [f"{case}: {one}" for one in differences[case].problems(tolerance)]
+            wrong += [f"{case}: {problem}" for problem in differences[case].problems(tolerance)]
     return differences, wrong
 
 
