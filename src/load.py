@@ -32,9 +32,10 @@ from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
 from .data.label_space import MSCOCO, LabelSpace
 from .zoo import parts as parts
-from .zoo.dfine.huggingface import from_huggingface, is_huggingface_state
-from .zoo.dfine.huggingface_config import class_count, config_from_huggingface, label_names
+from .zoo.dfine.huggingface import is_huggingface_state
+from .zoo.dfine.huggingface_config import class_count, label_names
 from .zoo.dfine.huggingface_folder import CONFIG, HuggingFaceFolder, is_huggingface, read_folder
+from .zoo.huggingface import config_from_huggingface, from_huggingface, transformers_family
 
 logger = logging.getLogger(__name__)
 
@@ -237,7 +238,8 @@ def label_space_of(names: list[str] | None) -> LabelSpace | None:
 
 def _from_folder(path: Path) -> Checkpoint:
     folder = read_folder(path)
-    form = f"transformers D-FINE folder (transformers {folder.config.get('transformers_version') or 'unknown'})"
+    version = folder.config.get("transformers_version") or "unknown"
+    form = f"transformers {transformers_family(folder.weights)} folder (transformers {version})"
     try:
         card = read_card(folder.weights_file)
     except CheckpointError as error:  # the model was saved again by transformers since
@@ -251,7 +253,12 @@ def _from_safetensors(path: Path) -> Checkpoint:
     if is_huggingface_state(weights) and (path.parent / CONFIG).is_file():
         return _from_folder(path)
     if is_huggingface_state(weights):
-        return Checkpoint(path, "transformers D-FINE weights without config.json", from_huggingface(weights), path)
+        return Checkpoint(
+            path,
+            f"transformers {transformers_family(weights)} weights without config.json",
+            from_huggingface(weights),
+            path,
+        )
     form = "safetensors without card"
     if card is not None:
         form = f"isdfine safetensors with card (isdfine {card.version or '?'}, {card.date or 'no date'})"
@@ -279,7 +286,9 @@ def _from_torch(path: Path, ema: bool | None) -> Checkpoint:
     weights = weights_in(chosen, str(path))
     which = "averaged weights" if has_ema and ema is not False else "plain weights"
     if is_huggingface_state(weights):
-        return Checkpoint(path, "transformers D-FINE state dict", from_huggingface(weights), path)
+        return Checkpoint(
+            path, f"transformers {transformers_family(weights)} state dict", from_huggingface(weights), path
+        )
     if "label_space" not in content and "config" not in content:
         return Checkpoint(
             path, f"official {family_of(weights) or 'D-FINE'} checkpoint ({which})", weights, path, content

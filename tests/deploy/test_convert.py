@@ -118,7 +118,7 @@ def test_nothing_is_written_over_and_nothing_is_left(
         ):
             convert(source, config, Wanted("safetensors", output, force=True))
     with monkeypatch.context() as patched:
-        patched.setattr(module, "to_huggingface", lambda state: {"model.decoder.up": state["decoder.up"]})
+        patched.setattr(module, "to_huggingface", lambda state, data: {"model.decoder.up": state["decoder.up"]})
         with pytest.raises(CheckpointError, match=r"no class heads among the weights"):
             convert(source, config, Wanted("huggingface", tmp_path / "hf"))
     assert output.read_bytes() == b"mine"

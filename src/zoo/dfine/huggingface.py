@@ -50,7 +50,7 @@ _AIFI, _AIFI_HF = "encoder.encoder.<n>.layers.<m>", "model.encoder.encoder.<n>.l
 _LAYER, _LAYER_HF = "decoder.decoder.layers.<n>", "model.decoder.layers.<n>"
 _HEADS = ("class_embed.", "bbox_embed.")
 # Ours, theirs in the layout "file". A placeholder stands for the same text on both sides.
-_RULES = (
+RULES = (
     ("backbone.stem.<stem>.conv.weight", f"{_BACKBONE}.embedder.<stem>.convolution.weight"),
     ("backbone.stem.<stem>.bn.<w>", f"{_BACKBONE}.embedder.<stem>.normalization.<w>"),
     ("backbone.stem.<stem>.lab.<lab>", f"{_BACKBONE}.embedder.<stem>.lab.<lab>"),
@@ -98,11 +98,11 @@ _RULES = (
     ("decoder.dec_score_head.<n>.<wb>", "model.decoder.class_embed.<n>.<wb>"),
     ("decoder.dec_bbox_head.<n>.layers.<m>.<wb>", "model.decoder.bbox_embed.<n>.layers.<m>.<wb>"),
 )  # fmt: skip
-_ATTENTION = (
+ATTENTION = (
     (f"{_AIFI}.self_attn.in_proj_<wb>", f"{_AIFI_HF}.self_attn.?.<wb>"),
     (f"{_LAYER}.self_attn.in_proj_<wb>", f"{_LAYER_HF}.self_attn.?.<wb>"),
 )  # fmt: skip
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _REBUILT = ("decoder.anchors", "decoder.valid_mask")
 _TWICE = {"decoder.decoder.up": "decoder.up", "decoder.decoder.reg_scale": "decoder.reg_scale"}
 _SCALARS = tuple(_TWICE.values())
@@ -137,18 +137,18 @@ def to_huggingface(state: Mapping[str, Tensor], *, layout: Layout = "file") -> d
     for key, value in state.items():
         if key in _REBUILT or key in _TWICE:
             continue
-        if (name := _renamed(key, _OURS_TO_THEIRS)) is not None:
+        if (name := renamed(key, _OURS_TO_THEIRS)) is not None:
             theirs[name] = value.float() if key in _SCALARS else value
-        elif (pattern := _renamed(key, _FUSED_TO_SPLIT)) is not None:
+        elif (pattern := renamed(key, _FUSED_TO_SPLIT)) is not None:
             _check_fused(key, value)
-            theirs.update(zip((pattern.replace("?", one) for one in _PROJECTIONS), value.chunk(3)))
+            theirs.update(zip((pattern.replace("?", one) for one in PROJECTIONS), value.chunk(3)))
         else:
             unknown.append(key)
     if unknown:
         fused = (
             " (a fused model cannot be converted: take the weights from before fuse())" if _is_fused(unknown) else ""
         )
-        raise CheckpointError(f"not weights of our D-FINE: transformers has no place for {_listed(unknown)}{fused}")
+        raise CheckpointError(f"not weights of our D-FINE: transformers has no place for {listed(unknown)}{fused}")
     return theirs if layout == "file" else _as_module(theirs)
 
 
@@ -170,27 +170,25 @@ def from_huggingface(
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     unknown = []
-    for key, value in _untied(_as_file(state)).items():
-        if (name := _renamed(key, _THEIRS_TO_OURS)) is not None:
+    for key, value in untied(as_file(state)).items():
+        if (name := renamed(key, _THEIRS_TO_OURS)) is not None:
             ours[name] = value
             ours.update({twin: value for twin, one in _TWICE.items() if one == name})
-        elif split := re.fullmatch(rf"(.*\.self_attn\.)({'|'.join(_PROJECTIONS)})(\.\w+)", key):
+        elif split := re.fullmatch(rf"(.*\.self_attn\.)({'|'.join(PROJECTIONS)})(\.\w+)", key):
             parts.setdefault(f"{split[1]}?{split[3]}", {})[split[2]] = value
         else:
             unknown.append(key)
     for pattern, found in parts.items():
-        name = _renamed(pattern, _SPLIT_TO_FUSED)
+        name = renamed(pattern, _SPLIT_TO_FUSED)
         if name is None:
             unknown.extend(pattern.replace("?", one) for one in found)
             continue
-        if missing := [pattern.replace("?", one) for one in _PROJECTIONS if one not in found]:
-            raise CheckpointError(
-                f"weights of transformers' D-FINE: {_listed(missing)} missing: the file is incomplete"
-            )
-        ours[name] = torch.cat([found[one] for one in _PROJECTIONS])
+        if missing := [pattern.replace("?", one) for one in PROJECTIONS if one not in found]:
+            raise CheckpointError(f"weights of transformers' D-FINE: {listed(missing)} missing: the file is incomplete")
+        ours[name] = torch.cat([found[one] for one in PROJECTIONS])
     if unknown:
         raise CheckpointError(
-            f"not weights of transformers' D-FINE (DFineForObjectDetection): no counterpart for {_listed(unknown)}"
+            f"not weights of transformers' D-FINE (DFineForObjectDetection): no counterpart for {listed(unknown)}"
         )
     if image_size is not None:
         sizes = level_sizes(image_size, strides, len(strides))
@@ -198,7 +196,10 @@ def from_huggingface(
     return ours
 
 
-def _templates(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
+Templates = list[tuple[re.Pattern[str], str]]
+
+
+def templates(pairs: Iterable[tuple[str, str]]) -> Templates:
     """(source, target) with placeholders -> (regular expression, replacement)."""
     compiled = []
     for source, target in pairs:
@@ -211,13 +212,14 @@ def _templates(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], 
     return compiled
 
 
-_OURS_TO_THEIRS = _templates(_RULES)
-_THEIRS_TO_OURS = _templates((theirs, ours) for ours, theirs in _RULES)
-_FUSED_TO_SPLIT = _templates(_ATTENTION)
-_SPLIT_TO_FUSED = _templates((theirs, ours) for ours, theirs in _ATTENTION)
+_OURS_TO_THEIRS = templates(RULES)
+_THEIRS_TO_OURS = templates((theirs, ours) for ours, theirs in RULES)
+_FUSED_TO_SPLIT = templates(ATTENTION)
+_SPLIT_TO_FUSED = templates((theirs, ours) for ours, theirs in ATTENTION)
 
 
-def _renamed(key: str, rules: Sequence[tuple[re.Pattern[str], str]]) -> str | None:
+def renamed(key: str, rules: Templates) -> str | None:
+    """The key by the first rule that fits; None where none does."""
     for pattern, replacement in rules:
         if found := pattern.fullmatch(key):
             return found.expand(replacement)
@@ -235,7 +237,8 @@ def _as_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**named, **heads}
 
 
-def _as_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names in the layout ``file``, whichever they had."""
     named = {}
     for key, value in state.items():
         for _, _, pattern, replacement in _MODULE_NAMES:
@@ -248,7 +251,7 @@ def _is_decoder_head(key: str) -> bool:
     return key.startswith(tuple(f"model.decoder.{head}" for head in _HEADS))
 
 
-def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every head once, under the decoder, where transformers reads it."""
     single = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
     for key, value in state.items():
@@ -278,6 +281,7 @@ def _is_fused(keys: Sequence[str]) -> bool:
     return any("conv_bn_fused" in key for key in keys)
 
 
-def _listed(keys: Sequence[str]) -> str:
+def listed(keys: Sequence[str]) -> str:
+    """Some of the keys, and how many more there are."""
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return ", ".join(keys[:_SHOWN]) + more

@@ -266,12 +266,12 @@ def class_count(weights: Mapping[str, Tensor]) -> int:
 
 
 def check_model_type(content: Mapping[str, Any], place: str) -> None:
-    """Raise :class:`CheckpointError` where a ``config.json`` is of another architecture than D-FINE."""
+    """Raise :class:`CheckpointError` where a ``config.json`` is of another architecture than D-FINE and RT-DETR."""
     found = content.get("model_type")
-    if found != MODEL_TYPE:
+    if found not in (MODEL_TYPE, "rt_detr", "rt_detr_v2"):
         raise CheckpointError(
             f"{place}: this is a model of type {found!r} ({', '.join(content.get('architectures') or ['?'])}), only "
-            f"D-FINE ({MODEL_TYPE!r}, DFineForObjectDetection) can be converted"
+            f"D-FINE ({MODEL_TYPE!r}, DFineForObjectDetection) and RT-DETR ('rt_detr', 'rt_detr_v2') can be converted"
         )
 
 

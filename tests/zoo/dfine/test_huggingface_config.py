@@ -64,7 +64,7 @@ def test_labels() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "rt_detr", "architectures": ["RTDetrForObjectDetection"]}, r"type 'rt_detr' \(RTDetrForObject"),
+        ({"model_type": "deformable_detr", "architectures": ["DeformableDetr"]}, r"type .deformable_detr. \(Deform"),
         ({"model_type": None}, "model of type None"),
         ({"normalize_before": True}, "normalize_before is True, our D-FINE has False and no choice"),
         ({"eval_size": [640, 640]}, r"eval_size is \[640, 640\]"),
