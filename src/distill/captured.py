@@ -117,10 +117,10 @@ def query_weights(step: MatchedStep, attention: CapturedAttention, kind: str, la
             parts.append(step.matching.stack.boxes.new_zeros(step.matching.stack.batch, place.stop - place.start))
             continue
         group = groups[name]
-        if group.stack.teacher + 1 != layers:
+        if group.stack.last_layer + 1 != layers:
             raise ValueError(
                 f"AttentionDistillation.row_weight {kind} reads the predictions of all {layers} decoder layers, but "
-                f"the output has those of {group.stack.teacher + 1}: set aux_loss: True, or row_weight: uniform"
+                f"the output has those of {group.stack.last_layer + 1}: set aux_loss: True, or row_weight: uniform"
             )
         rows = group.confidence(layer, layer + 1)[0] if kind == "conf" else group.matched(layer).float()
         parts.append(rows.view(group.stack.batch, group.stack.queries))

@@ -22,7 +22,7 @@ from .context import DistillationContext, Distiller, counted, told_apart
 _EDGES = 4
 
 
-class Tally(NamedTuple):
+class WeightedMean(NamedTuple):
     """A mean before the division: add both numbers over ranks, then divide; a weight of 0 means that there is none."""
 
     total: Tensor
@@ -31,7 +31,7 @@ class Tally(NamedTuple):
     """Scalar."""
 
 
-Tallies = dict[str, Tally]
+WeightedMeans = dict[str, WeightedMean]
 
 
 class Diagnostics:
@@ -60,25 +60,25 @@ class Diagnostics:
         self._distillers = tuple(distillers)
 
     @torch.no_grad()
-    def __call__(self, context: DistillationContext) -> Tallies:
+    def __call__(self, context: DistillationContext) -> WeightedMeans:
         """Measure one step.
 
         Args:
             context: as distillers get it; heads without distributions have overlaps only.
         """
-        tallies: Tallies = {}
+        means: WeightedMeans = {}
         with torch.autocast(context.student.layers[-1].boxes.device.type, enabled=False):
             for group in context.step.groups:
-                tallies |= _overlaps(group)
+                means |= _overlaps(group)
                 if group.stack.edge_logits is not None:
                     pairs = self._pairs(len(group.stack.edge_logits))
-                    tallies |= _distributions(group, group.stack.edge_logits, pairs)
+                    means |= _distributions(group, group.stack.edge_logits, pairs)
             if context.student.attention is not None:
-                tallies |= attention_tallies(context.student.attention)
+                means |= attention_means(context.student.attention)
             for count, distiller in counted(self._distillers):
                 named = told_apart(distiller.diagnostics(context), count)
-                tallies |= {name: _mean(value.float()) for name, value in named.items()}
-        return tallies
+                means |= {name: _mean(value.float()) for name, value in named.items()}
+        return means
 
     def _pairs(self, layers: int) -> list[tuple[int, int]]:
         """(student, teacher), each once."""
@@ -98,52 +98,52 @@ def diagnosed(model: nn.Module, want: Want) -> Want:
     return more if offers_attention(model, more.attention) else want
 
 
-def _overlaps(group: MatchedGroup) -> Tallies:
-    iou = group.boxes.iou[:, group.pairs.agreed]
+def _overlaps(group: MatchedGroup) -> WeightedMeans:
+    iou = group.boxes.iou[:, group.pairs.union]
     suffix, count = _suffix(group), iou.new_full((), iou.shape[1])
-    return {f"iou{suffix}_layer_{i}": Tally(iou[i].sum(), count) for i in range(group.stack.teacher + 1)}
+    return {f"iou{suffix}_layer_{i}": WeightedMean(iou[i].sum(), count) for i in range(group.stack.last_layer + 1)}
 
 
-def _distributions(group: MatchedGroup, edges: Tensor, pairs: Iterable[tuple[int, int]]) -> Tallies:
+def _distributions(group: MatchedGroup, edges: Tensor, pairs: Iterable[tuple[int, int]]) -> WeightedMeans:
     """Divergences and entropies of (K, R, 4, N + 1) edge logits."""
     suffix, counts = _suffix(group), group.counts
     padding = group.pairs.padding
     real = torch.ones_like(group.stack.boxes[0, :, 0]) if padding is None else (~padding).float()
     one = real.new_ones(())
-    tallies: Tallies = {
-        f"km{suffix}": Tally(counts.matched * _EDGES, one),
-        f"ku{suffix}": Tally((counts.unmatched - counts.padding) * _EDGES, one),
+    means: WeightedMeans = {
+        f"km{suffix}": WeightedMean(counts.with_box * _EDGES, one),
+        f"ku{suffix}": WeightedMean((counts.without_box - counts.padding) * _EDGES, one),
     }
     matched = [group.matched(i).float() for i in range(len(edges))]
     for i, logits in enumerate(edges):
         of_query = _entropy(logits).mean(-1)
-        tallies[f"entropy{suffix}_layer_{i}"] = _tally(of_query, real)
-        tallies[f"entropy_matched{suffix}_layer_{i}"] = _tally(of_query, matched[i])
+        means[f"entropy{suffix}_layer_{i}"] = _weighted_mean(of_query, real)
+        means[f"entropy_matched{suffix}_layer_{i}"] = _weighted_mean(of_query, matched[i])
     for student, teacher in pairs:
         divergence = edge_kl(edges[student], edges[teacher], 1.0)
         which = f"{suffix}_layer_{student}_from_{teacher}"
-        tallies[f"kl_matched{which}"] = _tally(divergence, matched[student])
-        tallies[f"kl_unmatched{which}"] = _tally(divergence, real * (1 - matched[student]))
-    return tallies
+        means[f"kl_matched{which}"] = _weighted_mean(divergence, matched[student])
+        means[f"kl_unmatched{which}"] = _weighted_mean(divergence, real * (1 - matched[student]))
+    return means
 
 
-def attention_tallies(attention: CapturedAttention) -> Tallies:
+def attention_means(attention: CapturedAttention) -> WeightedMeans:
     """Entropies of the matching queries' attention, per layer that was captured."""
     place = attention.places[""]
-    tallies: Tallies = {}
+    means: WeightedMeans = {}
     blocked = None if attention.blocked is None else attention.blocked[place]
     for i, (queries, keys) in enumerate(zip(attention.queries, attention.keys)):
         # image by image: this is the moment of the step at which most memory is taken, and a batch of maps is large
         images = [_map_entropy(query[:, place], key, blocked) for query, key in zip(queries, keys)]
-        tallies[f"attention_entropy_layer_{i}"] = _mean(torch.stack(images))
+        means[f"attention_entropy_layer_{i}"] = _mean(torch.stack(images))
     for i, logits in enumerate(attention.point_logits):
-        tallies[f"cross_attention_entropy_layer_{i}"] = _mean(_entropy(logits[:, place].float()))
+        means[f"cross_attention_entropy_layer_{i}"] = _mean(_entropy(logits[:, place].float()))
     hidden = attention.hidden_cells
     for i, (queries, keys) in enumerate(zip(attention.dense_queries, attention.dense_keys)):
         unread = [None] * len(keys) if hidden is None else hidden.expand(len(keys), -1)
         images = [_map_entropy(query[:, place], key, cells) for query, key, cells in zip(queries, keys, unread)]
-        tallies[f"dense_attention_entropy_layer_{i}"] = _mean(torch.stack(images))
-    return tallies
+        means[f"dense_attention_entropy_layer_{i}"] = _mean(torch.stack(images))
+    return means
 
 
 def _map_entropy(query: Tensor, key: Tensor, blocked: Tensor | None) -> Tensor:
@@ -157,12 +157,12 @@ def _entropy(logits: Tensor) -> Tensor:
     return torch.special.entr(logits.softmax(-1)).sum(-1)
 
 
-def _tally(values: Tensor, weights: Tensor) -> Tally:
-    return Tally((values * weights).sum(), weights.sum())
+def _weighted_mean(values: Tensor, weights: Tensor) -> WeightedMean:
+    return WeightedMean((values * weights).sum(), weights.sum())
 
 
-def _mean(values: Tensor) -> Tally:
-    return Tally(values.mean(), values.new_ones(()))
+def _mean(values: Tensor) -> WeightedMean:
+    return WeightedMean(values.mean(), values.new_ones(()))
 
 
 def _suffix(group: MatchedGroup) -> str:

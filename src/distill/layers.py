@@ -189,7 +189,7 @@ class GOLSD(EdgeDistillation):
         factor = self.weight * self.ramp(context.progress)
         named: dict[str, Tensor] = {}
         for group in self.groups(context.step):
-            edges, last = self.edge_logits(group), group.stack.teacher
+            edges, last = self.edge_logits(group), group.stack.last_layer
             losses = edges.new_zeros(last)
             if factor and last:
                 losses = self._losses(group, edges, last, context.step) * factor

@@ -138,7 +138,7 @@ class DFINECriterion(nn.Module):
             scored = {name: group for name, group in output.groups.items() if group.group.supervised}
             groups = [(group_sets(name, group), group) for name, group in scored.items()]
             table = tabulate(targets, stack.batch, stack.boxes.device)
-            paired = pair_up(self._match(stack, table), stack, groups, table, united=self.use_uni_set)
+            paired = pair_up(self._match(stack, table), stack, groups, table, union=self.use_uni_set)
             names, stacks = ("", *scored), (stack, *(one for one, _ in groups))
             matched = [
                 MatchedGroup(name, one, *pair, matched_boxes(one, pair[0], table, cxcywh_to_xyxy(one.boxes)), table)
@@ -162,59 +162,60 @@ class DFINECriterion(nn.Module):
         return named
 
     def _match(self, stack: SetStack, table: TargetTable) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and target numbers (S, M) on the host."""
+        """Queries and targets (S, M) on the host."""
         if not self.share_matched_indices:
             return self.matcher.assign(stack, table, self.num_classes)
-        rows, numbers = self.matcher.assign(stack.only(stack.teacher), table, self.num_classes)
-        return rows.repeat(len(stack), 0), numbers.repeat(len(stack), 0)
+        query_index, target_index = self.matcher.assign(stack.only(stack.last_layer), table, self.num_classes)
+        return query_index.repeat(len(stack), 0), target_index.repeat(len(stack), 0)
 
     def _class_terms(self, scored: MatchedGroup) -> Terms:
         """VFL or focal loss of every set on its own matches; a class-agnostic head knows class 0 only."""
         terms: dict[str, list[Tensor]] = {}
         overlap = scored.boxes.giou if self.boxes_weight_format == "giou" else scored.boxes.iou
-        own, norm = scored.pairs.own, scored.counts.own
-        all_labels = scored.table.labels[scored.pairs.numbers[:, own]]
+        matched, norm = scored.pairs.matched, scored.counts.matched
+        all_labels = scored.table.labels[scored.pairs.target_index[:, matched]]
         start = 0
         for logits in scored.stack.logits:
             here = slice(start, start + len(logits))
             start = here.stop
-            rows, quality, labels = scored.pairs.rows[here, own], overlap[here, own], all_labels[here]
+            query_index, quality = scored.pairs.query_index[here, matched], overlap[here, matched]
+            labels = all_labels[here]
             if logits.shape[-1] == 1:
                 labels = torch.zeros_like(labels)
             if self._wants("loss_vfl"):
-                loss = vfl_loss(logits, rows, labels, quality, norm, self.alpha, self.gamma)
+                loss = vfl_loss(logits, query_index, labels, quality, norm, self.alpha, self.gamma)
                 terms.setdefault("loss_vfl", []).append(loss)
             if self._wants("loss_focal"):
-                loss = focal_loss(logits, rows, labels, norm, self.alpha, self.gamma)
+                loss = focal_loss(logits, query_index, labels, norm, self.alpha, self.gamma)
                 terms.setdefault("loss_focal", []).append(loss)
         return {name: torch.cat(parts) for name, parts in terms.items()}
 
     def _box_terms(self, scored: MatchedGroup) -> Terms:
-        """L1 and GIoU of every set on the agreed pairs."""
+        """L1 and GIoU of every set on the pairs of the union."""
         terms: Terms = {}
-        boxes, agreed, norm = scored.boxes, scored.pairs.agreed, scored.counts.agreed
+        boxes, union, norm = scored.boxes, scored.pairs.union, scored.counts.union
         if self._wants("loss_bbox"):
-            terms["loss_bbox"] = l1_loss(boxes.predicted[:, agreed], boxes.target[:, agreed], norm)
+            terms["loss_bbox"] = l1_loss(boxes.predicted[:, union], boxes.target[:, union], norm)
         if self._wants("loss_giou"):
             weights = {"iou": boxes.iou, "giou": boxes.giou}
-            weight = None if self.boxes_weight_format is None else weights[self.boxes_weight_format][:, agreed]
-            terms["loss_giou"] = giou_loss(boxes.giou[:, agreed], norm, weight)
+            weight = None if self.boxes_weight_format is None else weights[self.boxes_weight_format][:, union]
+            terms["loss_giou"] = giou_loss(boxes.giou[:, union], norm, weight)
         return terms
 
     def _fgl(self, scored: MatchedGroup, weights: Tensor, s: Tensor) -> Tensor:
-        """FGL of every decoder layer on the agreed pairs, (K,)."""
-        stack, agreed, norm = scored.stack, scored.pairs.agreed, scored.counts.agreed
+        """FGL of every decoder layer on the pairs of the union, (K,)."""
+        stack, union, norm = scored.stack, scored.pairs.union, scored.counts.union
         assert stack.edge_logits is not None
         assert stack.initial_boxes is not None
         layers = len(stack.edge_logits)
-        iou = scored.boxes.iou[:layers, agreed]
+        iou = scored.boxes.iou[:layers, union]
         if self.use_uni_set or scored.name:  # the same pairs in every layer
-            rows, numbers = scored.pairs.rows[0, agreed], scored.pairs.numbers[0, agreed]
-            bins = encode_targets(stack.initial_boxes[rows], scored.table.corners[numbers], weights, s)
-            return fgl_loss(stack.edge_logits.index_select(1, rows), *bins, iou, norm)
-        rows, numbers = scored.pairs.rows[:layers, agreed], scored.pairs.numbers[:layers, agreed]
-        bins = encode_targets(stack.initial_boxes[rows], scored.table.corners[numbers], weights, s)
-        picked = (logits[of_layer] for logits, of_layer in zip(stack.edge_logits, rows))
+            query_index, target_index = scored.pairs.query_index[0, union], scored.pairs.target_index[0, union]
+            bins = encode_targets(stack.initial_boxes[query_index], scored.table.corners[target_index], weights, s)
+            return fgl_loss(stack.edge_logits.index_select(1, query_index), *bins, iou, norm)
+        query_index, target_index = scored.pairs.query_index[:layers, union], scored.pairs.target_index[:layers, union]
+        bins = encode_targets(stack.initial_boxes[query_index], scored.table.corners[target_index], weights, s)
+        picked = (logits[of_layer] for logits, of_layer in zip(stack.edge_logits, query_index))
         return torch.stack([fgl_loss(*one, norm) for one in zip(picked, *bins, iou)])
 
     def _wants(self, term: str) -> bool:

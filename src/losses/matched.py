@@ -44,8 +44,8 @@ class SetStack:
     """(R, 4) float32 boxes that all K sets refine, or None."""
     batch: int
     queries: int
-    teacher: int
-    """Which of the first K sets is the deepest layer: it teaches the others."""
+    last_layer: int
+    """Which of the first K sets is the deepest layer."""
 
     def __len__(self) -> int:
         return len(self.suffixes)
@@ -93,7 +93,7 @@ def stack_sets(sets: Sequence[tuple[str, Predictions]], num_layers: int) -> SetS
         initial_boxes=None if initial is None else initial.detach().float().flatten(0, 1),
         batch=batch,
         queries=queries,
-        teacher=num_layers - 1,
+        last_layer=num_layers - 1,
     )
 
 
@@ -182,17 +182,17 @@ def tabulate(targets: Sequence[Target], batch: int, device: torch.device) -> Tar
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs (row, target number) per set: some for the class loss, some for the box losses."""
+    """P pairs (query, target) per set: some for the class loss, some for the box losses."""
 
-    rows: Tensor
+    query_index: Tensor
     """(S, P) int64 in 0..B*Q-1."""
-    numbers: Tensor
+    target_index: Tensor
     """(S, P) int64 in 0..T-1."""
-    own: slice
+    matched: slice
     """Columns that a set matched itself: class loss."""
-    agreed: slice
+    union: slice
     """Columns of the box losses: those on which all sets agree (their union, or fixed pairs; equal in every set), or
-    ``own`` again where each set is scored on its own matches."""
+    ``matched`` again where each set is scored on its own matches."""
     padding: Tensor | None = None
     """(B * Q,) bool, rows that only fill up the batch; None where there are none."""
 
@@ -201,33 +201,33 @@ class Pairs:
 class Counts:
     """Averages over ranks, scalar tensors: W ranks divide by what one rank with all their images would."""
 
-    own: Tensor
-    """Pairs of the class loss, at least 1 (``num_boxes``)."""
-    agreed: Tensor
-    """Pairs of the box losses, at least 1 (``num_boxes_go``)."""
     matched: Tensor
-    """Queries with a box in ``agreed``."""
-    unmatched: Tensor
+    """Pairs of the class loss, at least 1 (``num_boxes``)."""
+    union: Tensor
+    """Pairs of the box losses, at least 1 (``num_boxes_go``)."""
+    with_box: Tensor
+    """Queries with a box in ``union``."""
+    without_box: Tensor
     """All other queries, padding too."""
     padding: Tensor
     """Queries that only fill up the batch."""
 
     def distilled(self, dn_padding: DnPadding) -> tuple[Tensor, Tensor]:
         """Matched and unmatched queries of a distillation that does, or does not, include padding."""
-        return self.matched, self.unmatched if dn_padding == "include" else self.unmatched - self.padding
+        return self.with_box, self.without_box if dn_padding == "include" else self.without_box - self.padding
 
 
-def vote(rows: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def union_of_matches(query_index: np.ndarray, target_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Union of matches: the pair that most sets chose, for every query (D-FINE's global union; docs/method.md 6.2).
 
     Args:
-        rows, numbers: any equal shape, matched rows and target numbers of all sets.
+        query_index, target_index: any equal shape, matched queries and targets of all sets.
 
-    Returns: rows (U,) and numbers (U,), most votes first, ties by (row, number) ascending. A row occurs once; a target
-        may own several rows.
+    Returns: query indices (U,) and target indices (U,), most votes first, ties by (query, target) ascending. A query
+        occurs once; a target may have several.
     """
-    base = int(numbers.max(initial=0)) + 1
-    pairs, votes = np.unique(rows.astype(np.int64).ravel() * base + numbers.ravel(), return_counts=True)
+    base = int(target_index.max(initial=0)) + 1
+    pairs, votes = np.unique(query_index.astype(np.int64).ravel() * base + target_index.ravel(), return_counts=True)
     ranked = pairs[np.argsort(-votes, kind="stable")]  # pairs were ascending, a stable sort keeps that among ties
     _, firsts = np.unique(ranked // base, return_index=True)
     kept = ranked[np.sort(firsts)]
@@ -255,9 +255,9 @@ def matched_boxes(stack: SetStack, pairs: Pairs, table: TargetTable, corners: Te
         corners: (S, R, 4) xyxy form of ``stack.boxes``.
     """
     both = torch.cat((stack.boxes, corners), -1)  # (S, R, 8)
-    both = both.gather(1, pairs.rows[..., None].expand(-1, -1, 8))
+    both = both.gather(1, pairs.query_index[..., None].expand(-1, -1, 8))
     predicted, predicted_xyxy = both.split(4, -1)
-    truth, truth_xyxy = torch.cat((table.boxes, table.corners), -1)[pairs.numbers].split(4, -1)
+    truth, truth_xyxy = torch.cat((table.boxes, table.corners), -1)[pairs.target_index].split(4, -1)
     return MatchedBoxes(predicted, truth, *paired_iou_and_giou(predicted_xyxy, truth_xyxy))
 
 
@@ -267,36 +267,36 @@ def pair_up(
     groups: Sequence[tuple[SetStack, GroupOutput]],
     table: TargetTable,
     *,
-    united: bool = True,
+    union: bool = True,
 ) -> list[tuple[Pairs, Counts]]:
     """Pairs and counts of the matching queries, then of every extra group.
 
     Args:
-        matched: rows and target numbers (S, M) from the matcher, on the host.
+        matched: query and target indices (S, M) from the matcher, on the host.
         stack, groups: the prediction sets.
         table: the batch's targets.
-        united: whether the sets' boxes are scored on the union of all matches; else each set's on its own.
+        union: whether the sets' boxes are scored on the union of all matches; else each set's on its own.
     """
-    rows, numbers = matched
-    own = rows.shape[1]
-    all_rows, all_numbers, boxed, agreed = rows, numbers, own, len(table)
-    if united:
-        union_rows, union_numbers = vote(rows, numbers)
-        spread = (len(stack), len(union_rows))
-        all_rows = np.concatenate((rows, np.broadcast_to(union_rows, spread)), 1)
-        all_numbers = np.concatenate((numbers, np.broadcast_to(union_numbers, spread)), 1)
-        boxed = agreed = len(union_rows)
-    sizes = [len(table), agreed, boxed, stack.rows - boxed]
-    for one, group in groups:
+    query_index, target_index = matched
+    own_pairs = query_index.shape[1]
+    all_queries, all_targets, boxed, scored_pairs = query_index, target_index, own_pairs, len(table)
+    if union:
+        union_queries, union_targets = union_of_matches(query_index, target_index)
+        spread = (len(stack), len(union_queries))
+        all_queries = np.concatenate((query_index, np.broadcast_to(union_queries, spread)), 1)
+        all_targets = np.concatenate((target_index, np.broadcast_to(union_targets, spread)), 1)
+        boxed = scored_pairs = len(union_queries)
+    sizes = [len(table), scored_pairs, boxed, stack.rows - boxed]
+    for sets, group in groups:
         fixed = group.group.repeats * len(table)
-        sizes += [fixed, fixed, fixed, one.rows - fixed]
-    flat = np.concatenate((all_rows.ravel(), all_numbers.ravel(), np.array(sizes, dtype=np.int64)))
+        sizes += [fixed, fixed, fixed, sets.rows - fixed]
+    flat = np.concatenate((all_queries.ravel(), all_targets.ravel(), np.array(sizes, dtype=np.int64)))
     packed = to_device(flat, stack.boxes.device)  # the one copy back to the device
-    on_device = packed[: 2 * all_rows.size].view(2, *all_rows.shape)
-    scored = slice(own, None) if united else slice(0, own)
-    pairs = [Pairs(on_device[0], on_device[1], slice(0, own), scored)]
-    pairs += [fixed_pairs(one, group, table) for one, group in groups]
-    return list(zip(pairs, _average(packed[2 * all_rows.size :].float(), pairs)))
+    on_device = packed[: 2 * all_queries.size].view(2, *all_queries.shape)
+    scored = slice(own_pairs, None) if union else slice(0, own_pairs)
+    pairs = [Pairs(on_device[0], on_device[1], slice(0, own_pairs), scored)]
+    pairs += [fixed_pairs(sets, group, table) for sets, group in groups]
+    return list(zip(pairs, _average(packed[2 * all_queries.size :].float(), pairs)))
 
 
 def _average(sizes: Tensor, pairs: Sequence[Pairs]) -> list[Counts]:
@@ -324,12 +324,14 @@ def fixed_pairs(stack: SetStack, group: GroupOutput, table: TargetTable) -> Pair
             "targets: repeats must say how often each target stands in assigned"
         )
     assigned = query_group.assigned.flatten()
-    # a stable sort puts the assigned rows first; their number is known, so nothing waits for the device
-    rows = (assigned < 0).int().argsort(stable=True)[:count]
-    numbers = assigned[rows] + table.first[rows // max(stack.queries, 1)]
+    # a stable sort puts the assigned query_index first; their number is known, so nothing waits for the device
+    query_index = (assigned < 0).int().argsort(stable=True)[:count]
+    target_index = assigned[query_index] + table.first[query_index // max(stack.queries, 1)]
     padding = None if query_group.padding is None else query_group.padding.flatten()
     everything = slice(0, None)
-    return Pairs(rows.expand(len(stack), -1), numbers.expand(len(stack), -1), everything, everything, padding)
+    return Pairs(
+        query_index.expand(len(stack), -1), target_index.expand(len(stack), -1), everything, everything, padding
+    )
 
 
 @dataclass(frozen=True)
@@ -339,7 +341,7 @@ class MatchedGroup:
     name: str
     """Empty for the matching queries, else the group's name (``dn``)."""
     stack: SetStack
-    """The sets; the first K are the decoder layers, of which ``stack.teacher`` is the deepest."""
+    """The sets; the first K are the decoder layers, of which ``stack.last_layer`` is the deepest."""
     pairs: Pairs
     counts: Counts
     """Averages over ranks."""
@@ -349,16 +351,16 @@ class MatchedGroup:
 
     def matched(self, index: int = 0) -> Tensor:
         """(R,) bool: queries that have a box in set ``index``; with a union, or fixed pairs, the same in every set."""
-        rows = self.pairs.rows[index, self.pairs.agreed]
+        rows = self.pairs.query_index[index, self.pairs.union]
         return torch.zeros_like(self.stack.boxes[0, :, 0], dtype=torch.bool).index_fill(0, rows, True)
 
     def overlaps(self, first: int, last: int) -> Tensor:
         """(last - first, R) IoU of each query's box with its target in the sets ``first:last``, detached; 0 without
         one."""
         here = slice(first, last)
-        iou = self.boxes.iou[here, self.pairs.agreed].detach()
+        iou = self.boxes.iou[here, self.pairs.union].detach()
         spread = iou.new_zeros(last - first, self.stack.rows)
-        return spread.scatter(1, self.pairs.rows[here, self.pairs.agreed], iou)
+        return spread.scatter(1, self.pairs.query_index[here, self.pairs.union], iou)
 
     def confidence(self, first: int, last: int) -> Tensor:
         """(last - first, R) best class score in (0, 1) of every query in decoder layers ``first:last``, detached."""

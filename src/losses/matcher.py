@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.errors import check_non_negative, check_share
 from ..core.registry import register
 from ..nn.types import Predictions, Target
-from .matched import SetStack, TargetTable, stack_sets, tabulate, vote
+from .matched import SetStack, TargetTable, stack_sets, tabulate, union_of_matches
 
 _COSTS = ("cost_class", "cost_bbox", "cost_giou")
 _UNBOUNDED = 1e9
@@ -84,14 +84,14 @@ class HungarianMatcher(nn.Module):
         """
         stack = stack_sets([(str(index), one) for index, one in enumerate(sets)], 0)
         table = tabulate(targets, stack.batch, stack.boxes.device)
-        rows, numbers = self.assign(stack, table)
+        query_index, target_index = self.assign(stack, table)
         sizes = np.minimum(table.counts, stack.queries)
         bounds = [0, *np.cumsum(sizes).tolist()]
         return [
             [
                 (
-                    torch.from_numpy(rows[s, low:high] - image * stack.queries),
-                    torch.from_numpy(numbers[s, low:high] - table.starts[image]),
+                    torch.from_numpy(query_index[s, low:high] - image * stack.queries),
+                    torch.from_numpy(target_index[s, low:high] - table.starts[image]),
                 )
                 for image, (low, high) in enumerate(pairwise(bounds))
             ]
@@ -109,7 +109,7 @@ class HungarianMatcher(nn.Module):
             table: the batch's targets.
             num_classes: labels must lie below it; default: the widest logits, unless those are class-agnostic.
 
-        Returns: rows (S, M) and target numbers (S, M), image by image, ascending in the row; M = sum of min(Q, T_b).
+        Returns: query and target indices (S, M), image by image, queries ascending; M = sum of min(Q, T_b).
 
         Raises:
             ValueError: a label outside the head.
@@ -169,32 +169,31 @@ def _check_labels(extremes: np.ndarray, stack: SetStack, num_classes: int | None
 
 def _solve(cost: np.ndarray, starts: Sequence[int], queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact assignment of every (set, image) block of ``cost`` (S, T, Q); see :meth:`HungarianMatcher.assign`."""
-    rows: list[list[np.ndarray]] = []
-    numbers: list[list[np.ndarray]] = []
+    pairs: list[np.ndarray] = []
     for of_set in cost:
-        rows.append([])
-        numbers.append([])
+        images: list[np.ndarray] = []
         for image, (low, high) in enumerate(pairwise(starts)):
             query, target = linear_sum_assignment(of_set[low:high].T)
-            rows[-1].append(query + image * queries)
-            numbers[-1].append(target + low)
-    return np.stack([np.concatenate(one) for one in rows]), np.stack([np.concatenate(one) for one in numbers])
+            images.append(np.stack((query + image * queries, target + low)))
+        pairs.append(np.concatenate(images, axis=1))
+    query_index, target_index = np.stack(pairs, axis=1)
+    return query_index, target_index
 
 
 def union_match(list_of_indices: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Indices:
-    """Union of the matches of several prediction sets, image by image; the rule is :func:`vote`'s.
+    """Union of the matches of several prediction sets, image by image, by the rule of ``union_of_matches``.
 
     Args:
         list_of_indices: per set, per image (query, target) as :class:`HungarianMatcher` returns them.
 
     Returns: per image (query, target), int64 on the host.
     """
-    united = []
+    unions = []
     for of_image in zip(*list_of_indices):
         query, target = (torch.cat([torch.as_tensor(pair[side]).cpu() for pair in of_image]) for side in (0, 1))
-        rows, numbers = vote(query.numpy(), target.numpy())
-        united.append((torch.from_numpy(rows), torch.from_numpy(numbers)))
-    return united
+        query_index, target_index = union_of_matches(query.numpy(), target.numpy())
+        unions.append((torch.from_numpy(query_index), torch.from_numpy(target_index)))
+    return unions
 
 
 def focal_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:

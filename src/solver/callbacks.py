@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core import dist
 from ..core.errors import NonFiniteError
 from ..distill.context import DistillationContext
-from ..distill.diagnostics import Tallies
+from ..distill.diagnostics import WeightedMeans
 from .train import StepReport, StopTraining
 from .writers import Writer
 
@@ -180,7 +180,7 @@ class StepLog:
         writers: Sequence[Writer],
         guard: NonFiniteGuard,
         every: int,
-        diagnose: Callable[[DistillationContext], Tallies] | None = None,
+        diagnose: Callable[[DistillationContext], WeightedMeans] | None = None,
         left: Callable[[int], str] = lambda step: "",
     ) -> None:
         self._writers = writers
@@ -188,7 +188,7 @@ class StepLog:
         self._every = every
         self._diagnose = diagnose
         self._left = left
-        self._tallies: Tallies = {}
+        self._diagnosed: WeightedMeans = {}
         self._sums = StepScalars(lambda values, _: values.sum(0), torch.add)
         self._count = 0
         self._since = time.perf_counter()
@@ -205,7 +205,7 @@ class StepLog:
     def watch(self, context: DistillationContext, step: int) -> None:
         """Look at a step between its losses and its gradients; nothing is read from the device."""
         if self._diagnose is not None and self.due(step):
-            self._tallies = self._diagnose(context)
+            self._diagnosed = self._diagnose(context)
 
     def line(self, report: StepReport, *, epoch: int, step: int, batch: int, batches: int) -> None:
         """Average over steps and ranks, read (one transfer), write one line, start over.
@@ -213,14 +213,14 @@ class StepLog:
         Raises :class:`NonFiniteError` where a term is not finite. All ranks call this after the same step.
         """
         names, sums = self._sums.look()
-        seen = [part.reshape(1) for tally in self._tallies.values() for part in tally]
+        seen = [part.reshape(1) for mean in self._diagnosed.values() for part in mean]
         numbers = dist.mean(torch.cat([*sums, *seen]))
         self._guard.check()
         read = torch.cat((numbers[: len(names)] / self._count, numbers[len(names) :])).tolist()
         means: dict[str, float] = {}
         for name, mean in zip(names, read):
             means[name] = means.get(name, 0.0) + mean
-        diagnostics = _ratios(list(self._tallies), read[len(names) :])
+        diagnostics = _ratios(list(self._diagnosed), read[len(names) :])
         seconds = (time.perf_counter() - self._since) / self._count
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
         loss = sum(means.values())
@@ -241,7 +241,7 @@ class StepLog:
     def restart(self) -> None:
         """Forget the sums and restart the clock (after a line, an evaluation or a save)."""
         self._sums.clear()
-        self._tallies = {}
+        self._diagnosed = {}
         self._count, self._since = 0, time.perf_counter()
 
 

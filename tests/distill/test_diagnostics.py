@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isdfine.distill.context import DistillationContext, Distiller
-from isdfine.distill.diagnostics import Diagnostics, Tallies, attention_tallies, diagnosed
+from isdfine.distill.diagnostics import Diagnostics, WeightedMeans, attention_means, diagnosed
 from isdfine.distill.objective import Objective
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou
 from isdfine.nn.capture import CapturedAttention
@@ -24,8 +24,8 @@ def context_of(case: Case, **options: bool) -> DistillationContext:
     return Objective(criterion, []).context(case.output, case.targets)
 
 
-def means(tallies: Tallies) -> dict[str, float]:
-    return {name: float(total / weight) for name, (total, weight) in tallies.items()}
+def means(measured: WeightedMeans) -> dict[str, float]:
+    return {name: float(total / weight) for name, (total, weight) in measured.items()}
 
 
 def with_edges(case: Case, *layers: Tensor) -> Case:
@@ -72,7 +72,7 @@ def test_means_are_those_of_a_loop_over_queries() -> None:
     found = means(Diagnostics()(context))
     matching = context.step.matching
     matched = matching.matched().tolist()
-    rows, numbers = (of[0, matching.pairs.agreed] for of in (matching.pairs.rows, matching.pairs.numbers))
+    rows, numbers = (of[0, matching.pairs.union] for of in (matching.pairs.query_index, matching.pairs.target_index))
     edges = [case.inputs[f"l{i}.corners"].detach().flatten(0, 1).unflatten(-1, (4, -1)) for i in range(3)]
     p, q = edges[2].softmax(-1), edges[0].softmax(-1)
     divergence = (p * (p / q).log()).sum(-1).mean(-1)
@@ -112,10 +112,10 @@ def test_parts_of_a_batch_add_up_to_the_whole(dn_groups: int) -> None:
 
 
 def test_a_batch_without_boxes_has_nothing_to_average() -> None:
-    tallies = Diagnostics()(context_of(random_case(5, counts=(0, 0))))
-    empty = {name for name, tally in tallies.items() if not tally.weight}
-    assert empty == {name for name in tallies if name.startswith("iou") or "_matched_" in name}
-    assert all(torch.isfinite(tally.total) for tally in tallies.values())
+    measured = Diagnostics()(context_of(random_case(5, counts=(0, 0))))
+    empty = {name for name, mean in measured.items() if not mean.weight}
+    assert empty == {name for name in measured if name.startswith("iou") or "_matched_" in name}
+    assert all(torch.isfinite(mean.total) for mean in measured.values())
 
 
 class _Upwards(Distiller):
@@ -140,8 +140,8 @@ def test_heads_without_distributions_have_overlaps_only() -> None:
     heads = [replace(head, edge_logits=None, initial_boxes=None) for head in case.output.layers]
     criterion = official_criterion(4, 8, losses=["vfl", "boxes"], weight_dict={"loss_vfl": 1.0, "loss_bbox": 5.0})
     output = replace(case.output, layers=heads, up=None, reg_scale=None)
-    tallies = Diagnostics()(Objective(criterion, []).context(output, case.targets))
-    assert list(tallies) == ["iou_layer_0", "iou_layer_1", "iou_layer_2"]
+    measured = Diagnostics()(Objective(criterion, []).context(output, case.targets))
+    assert list(measured) == ["iou_layer_0", "iou_layer_1", "iou_layer_2"]
 
 
 def test_numbers_are_float32_without_a_graph_also_under_autocast() -> None:
@@ -151,17 +151,17 @@ def test_numbers_are_float32_without_a_graph_also_under_autocast() -> None:
     plain = Diagnostics()(context)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = Diagnostics()(context)
-    for name, tally in mixed.items():
-        assert tally.total.dtype == tally.weight.dtype == torch.float32, name
-        assert not tally.total.requires_grad
-        assert torch.equal(tally.total, plain[name].total), name
+    for name, mean in mixed.items():
+        assert mean.total.dtype == mean.weight.dtype == torch.float32, name
+        assert not mean.total.requires_grad
+        assert torch.equal(mean.total, plain[name].total), name
 
 
 def test_entropy_of_attention() -> None:
     query = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).view(1, 1, 3, 2)
     captured = attention([query, query * 0], [query, query])
     maps = (query[0, 0] @ query[0, 0].T / math.sqrt(2)).softmax(-1)
-    found = means(attention_tallies(captured))
+    found = means(attention_means(captured))
     assert found["attention_entropy_layer_0"] == pytest.approx(float(-(maps * maps.log()).sum(-1).mean()), rel=1e-6)
     assert found["attention_entropy_layer_1"] == pytest.approx(math.log(3), rel=1e-6)
 
@@ -173,12 +173,12 @@ def test_blocked_keys_and_other_groups_are_not_attended_to() -> None:
     blocked[2:, :2] = blocked[:2, 2:] = True  # two denoising queries stand in front
     both = attention([query], [key], blocked=blocked, places={"dn": slice(0, 2), "": slice(2, 5)})
     alone = attention([query[:, :, 2:]], [key[:, :, 2:]])
-    assert means(attention_tallies(both)) == pytest.approx(means(attention_tallies(alone)), rel=1e-6)
+    assert means(attention_means(both)) == pytest.approx(means(attention_means(alone)), rel=1e-6)
     logits = torch.randn(2, 5, 4, 12)
     points = attention(
         [], [], point_logits=(logits, torch.zeros(2, 5, 4, 12)), places={"dn": slice(0, 2), "": slice(2, 5)}
     )
-    found = means(attention_tallies(points))
+    found = means(attention_means(points))
     assert list(found) == ["cross_attention_entropy_layer_0", "cross_attention_entropy_layer_1"]
     assert found["cross_attention_entropy_layer_1"] == pytest.approx(math.log(12), rel=1e-6)
     assert found["cross_attention_entropy_layer_0"] == pytest.approx(
@@ -194,9 +194,9 @@ def test_cells_of_an_images_padding_are_not_attended_to() -> None:
     logits = query @ key.mT / 2
     of_image = [torch.distributions.Categorical(logits=one).entropy().mean() for one in (logits[0], logits[1, ..., :2])]
     expected = {"dense_attention_entropy_layer_0": float(sum(of_image) / 2)}
-    assert means(attention_tallies(given)) == pytest.approx(expected, rel=1e-5)
+    assert means(attention_means(given)) == pytest.approx(expected, rel=1e-5)
     free = attention([], [], dense_queries=(query,), dense_keys=(key * 0,))
-    assert means(attention_tallies(free)) == pytest.approx({"dense_attention_entropy_layer_0": math.log(6)})
+    assert means(attention_means(free)) == pytest.approx({"dense_attention_entropy_layer_0": math.log(6)})
 
 
 def test_self_attention_is_captured_where_there_is_any() -> None:

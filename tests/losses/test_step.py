@@ -41,7 +41,7 @@ def test_overlaps_and_confidence_by_query() -> None:
     assert overlaps.shape == (2, 18)
     assert not overlaps.requires_grad
     assert not overlaps[:, ~matched].any()
-    rows, numbers = (column[0, group.pairs.agreed] for column in (group.pairs.rows, group.pairs.numbers))
+    rows, numbers = (column[0, group.pairs.union] for column in (group.pairs.query_index, group.pairs.target_index))
     truth = torch.cat([target["boxes"] for target in case.targets])[numbers]
     for index, layer in enumerate(case.output.layers[1:3]):
         expected = paired_iou(cxcywh_to_xyxy(layer.boxes.flatten(0, 1)[rows]), cxcywh_to_xyxy(truth))

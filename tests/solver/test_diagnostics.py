@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from builders import write_micro_config
-from isdfine.distill.diagnostics import Tally
+from isdfine.distill.diagnostics import WeightedMean
 from isdfine.solver.callbacks import NonFiniteGuard, StepLog
 from isdfine.solver.train import StepReport
 from solver.test_training import assert_same_weights, lines, run_micro
@@ -37,7 +37,10 @@ def test_a_line_carries_the_diagnostics_of_its_step() -> None:
 
     def diagnose(context: Any) -> Any:
         asked.append(context)
-        return {"iou": Tally(torch.tensor(3.0), torch.tensor(4.0)), "none": Tally(torch.tensor(0.0), torch.tensor(0.0))}
+        return {
+            "iou": WeightedMean(torch.tensor(3.0), torch.tensor(4.0)),
+            "none": WeightedMean(torch.tensor(0.0), torch.tensor(0.0)),
+        }
 
     log = StepLog([records], NonFiniteGuard(), 2, diagnose)
     report = StepReport({"loss_a": torch.tensor(0.1)}, torch.tensor(1.0), 0.1)
@@ -54,7 +57,7 @@ def test_a_line_carries_the_diagnostics_of_its_step() -> None:
 
 def test_a_restart_forgets_what_was_seen() -> None:
     records = Records()
-    log = StepLog([records], NonFiniteGuard(), 1, lambda _: {"iou": Tally(torch.tensor(1.0), torch.tensor(1.0))})
+    log = StepLog([records], NonFiniteGuard(), 1, lambda _: {"iou": WeightedMean(torch.tensor(1.0), torch.tensor(1.0))})
     report = StepReport({"loss_a": torch.tensor(0.1)}, None, 0.1)
     log.watch(None, 1)  # type: ignore[arg-type]
     log.restart()
@@ -65,11 +68,11 @@ def test_a_restart_forgets_what_was_seen() -> None:
 
 def test_what_is_not_finite_is_named(caplog: pytest.LogCaptureFixture) -> None:
     records = Records()
-    tallies = {
-        "iou": Tally(torch.tensor(1.0), torch.tensor(1.0)),
-        "kl": Tally(torch.tensor(torch.nan), torch.tensor(1.0)),
+    measured = {
+        "iou": WeightedMean(torch.tensor(1.0), torch.tensor(1.0)),
+        "kl": WeightedMean(torch.tensor(torch.nan), torch.tensor(1.0)),
     }
-    log = StepLog([records], NonFiniteGuard(active=False), 1, lambda _: tallies)
+    log = StepLog([records], NonFiniteGuard(active=False), 1, lambda _: measured)
     report = StepReport({"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(torch.inf)}, torch.tensor(1.0), 0.1)
     log.watch(None, 1)  # type: ignore[arg-type]
     log.observe(report)

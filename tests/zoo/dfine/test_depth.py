@@ -109,7 +109,7 @@ def test_the_deepest_layer_teaches_all_others(deep: dict[str, Any]) -> None:
     output = model(features(), targets())
     assert len(output.layers) == len(output.groups["dn"].layers) == layers
     context = objective.context(output, targets())
-    assert context.step.matching.stack.teacher == layers - 1
+    assert context.step.matching.stack.last_layer == layers - 1
     losses = objective.terms(context)
     taught = {name for name in losses if name.startswith("loss_ddf") and "dn" not in name}
     assert taught == {f"loss_ddf_aux_{i}" for i in range(layers - 1)}
