@@ -34,7 +34,7 @@ def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
         groups: at least one, names unique. A query reads its own group (where the group's own mask lets it) and the
             groups in ``attends_to``; everything else is blocked.
 
-    Raises: ValueError for two groups of one name, or for an ``attends_to`` that names no group.
+    Raises: ValueError for two groups of one name, an ``attends_to`` that names no group, or queries of another width.
     """
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
@@ -42,6 +42,12 @@ def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
     for group in groups:
         if missing := sorted(set(group.attends_to) - set(names)):
             raise ValueError(f"query group {group.name!r} attends to {missing}, which is not among {names}")
+        width, expected = group.content.shape[-1], groups[-1].content.shape[-1]
+        if width != expected:
+            raise ValueError(
+                f"query group {group.name!r} has queries of width {width}, the decoder's have {expected}: give its "
+                "source the decoder's hidden_dim"
+            )
     return JoinedQueries(
         content=torch.cat([group.content for group in groups], dim=1),
         reference_logits=torch.cat([group.reference_logits for group in groups], dim=1),

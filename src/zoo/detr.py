@@ -26,6 +26,9 @@ class DETR(nn.Module):
         backbone: images -> feature maps, fine to coarse (``HGNetv2``).
         encoder: feature maps -> feature maps of one width (``HybridEncoder``).
         decoder: feature maps -> predictions (``DFINETransformer``): selects queries from the maps and refines them.
+        sources: of further query groups in training, and in eval mode where ``want`` and targets are given:
+            ``source(features, targets)`` makes a :class:`~isdfine.nn.types.QueryGroup` from the encoder's maps and the
+            ground truth. Their weights are the model's.
 
     In eval mode predictions do not depend on the padding of a batch if the backbone's ``forward`` takes ``padding``
     (``HGNetv2`` does), or if all its layers that read neighbours are convolution and pooling layers (see
@@ -34,13 +37,21 @@ class DETR(nn.Module):
     Keys of the state dict start with ``backbone.``, ``encoder.`` and ``decoder.``.
     """
 
-    def __init__(self, backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        sources: list[nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         _check_chain(backbone, encoder, decoder)
         self.backbone = backbone
         self.backbone_takes_padding = "padding" in inspect.signature(backbone.forward).parameters
         self.encoder = encoder
         self.decoder = decoder
+        self.sources = nn.ModuleList(sources or ())
 
     @property
     def taps(self) -> frozenset[str]:
@@ -78,7 +89,7 @@ class DETR(nn.Module):
         Raises:
             ValueError: a tap or kind of attention that there is not, or sizes for another number of images.
         """
-        further: dict[str, Any] = {"groups": groups} if groups else {}
+        further: dict[str, Any] = {}
         if want is not None:
             check_taps(self, want.taps)
             further["want"] = replace(want, taps=want.taps & self.decoder_taps)
@@ -89,6 +100,10 @@ class DETR(nn.Module):
             padding = Padding(content_sizes.to(images.device), (images.shape[-2], images.shape[-1]))
         maps = self._backbone_maps(images, padding)
         features = self.encoder(maps) if padding is None else self.encoder(maps, padding)
+        if self.training or (want is not None and targets is not None):
+            groups = (*groups, *(source(features, targets) for source in self.sources))
+        if groups:
+            further["groups"] = groups
         if padding is not None:
             further["padding"] = padding
         output: DetectorOutput | Predictions = self.decoder(features, targets, **further)

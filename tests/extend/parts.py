@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from isdfine.core.registry import register
+from isdfine.distill.context import DistillationContext, Distiller
+from isdfine.losses.criterion import DFINECriterion
+from isdfine.losses.matched import MatchedStep
+from isdfine.losses.matcher import HungarianMatcher
+from isdfine.nn.boxes import inverse_sigmoid
+from isdfine.nn.types import QueryGroup, Target, Want
+
+
+@register
+class PlainBackbone(nn.Module):
+    """A backbone: images (B, 3, H, W) -> maps at strides 16 and 32, fine to coarse."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.channels, self.strides = [width, 2 * width], [16, 32]
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 16, stride=16), nn.BatchNorm2d(width), nn.ReLU())
+        self.last = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU())
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        fine = self.stem(images)
+        return [fine, self.last(fine)]
+
+
+@register
+class PlainEncoder(nn.Module):
+    """An encoder: the backbone's maps -> maps of one width."""
+
+    def __init__(self, in_channels: list[int], strides: list[int], hidden_dim: int = 16) -> None:
+        super().__init__()
+        self.in_channels, self.strides = in_channels, strides
+        self.channels = [hidden_dim] * len(in_channels)
+        self.projections = nn.ModuleList(nn.Conv2d(channels, hidden_dim, 1) for channels in in_channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [projection(level) for projection, level in zip(self.projections, maps)]
+
+
+@register
+class TruthQueries(nn.Module):
+    """A source of query groups: one query at every ground-truth box, to be predicted again by every decoder layer."""
+
+    def __init__(self, hidden_dim: int = 16) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.zeros(hidden_dim))
+
+    def forward(self, features: Sequence[Tensor], targets: Sequence[Target]) -> QueryGroup:
+        boxes = pad_sequence([target["boxes"].float() for target in targets], batch_first=True)  # (B, T, 4)
+        counts = torch.tensor([len(target["boxes"]) for target in targets], device=boxes.device)
+        number = torch.arange(boxes.shape[1], device=boxes.device)
+        padding = number >= counts[:, None]  # (B, T): slots of images with fewer boxes than the fullest one
+        return QueryGroup(
+            name="truth",  # the losses are called loss_vfl_truth_0, ...
+            content=self.content.expand(*boxes.shape[:2], -1),
+            reference_logits=inverse_sigmoid(boxes),
+            assigned=number.expand_as(padding).masked_fill(padding, -1),
+            padding=padding,
+        )
+
+
+@register
+class AreaCriterion(DFINECriterion):
+    """D-FINE's criterion and one term more: the difference in area of every predicted box and its target."""
+
+    def __init__(self, matcher: HungarianMatcher, area_weight: float = 1.0, **options: Any) -> None:
+        super().__init__(matcher, **options)
+        self.area_weight = area_weight
+
+    def terms(self, step: MatchedStep) -> dict[str, Tensor]:
+        named = super().terms(step)
+        group = step.matching
+        boxes, union = group.boxes, group.pairs.union  # S prediction sets, the pairs that the sets agree on
+        predicted, target = (side[:, union, 2:].prod(-1) for side in (boxes.predicted, boxes.target))  # (S, P)
+        losses = (predicted - target).abs().sum(-1) / group.counts.union * self.area_weight
+        return named | {f"loss_area{suffix}": loss for suffix, loss in zip(group.stack.suffixes, losses)}
+
+
+@register
+class HiddenDistillation(Distiller):
+    """A distiller with weights: through a learned map, the first decoder layer's queries become like the last one's."""
+
+    want = Want(taps=frozenset({"hidden"}))
+
+    def __init__(self, hidden_dim: int = 16, weight: float = 1.0, after: int = 0) -> None:
+        super().__init__()
+        self.adapter = nn.Linear(hidden_dim, hidden_dim)
+        self.weight, self.after = weight, after
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        hidden = context.student.taps["hidden"]  # (B, Q, D) per layer
+        distance = (self.adapter(hidden[0].float()) - hidden[-1].detach().float()).square().mean()
+        factor = self.weight if context.step_number >= self.after else 0.0
+        return {"loss_hidden_aux_0": factor * distance}
