@@ -150,7 +150,7 @@ def open_splits(options: argparse.Namespace) -> tuple[list[Split], int]:
 def open_sound(options: argparse.Namespace) -> list[Split]:
     """Splits of which everything could be read: what is written anew must not lack entries in silence."""
     splits, _ = open_splits(options)
-    problems = [one for split in splits for one in split.problems if KINDS[one.kind].severity == "error"]
+    problems = [problem for split in splits for problem in split.problems if KINDS[problem.kind].severity == "error"]
     if problems:
         raise DataError(f"{problems[0]} ({len(problems)} such problems): run check with --fix first")
     return splits
@@ -179,7 +179,7 @@ def check(options: argparse.Namespace) -> int:
             print(report.table(findings, splits, examples=options.examples))
             if folder is not None:
                 fixed = corrected(splits, findings, pixels)
-                content["changes"], content["losses"] = fixed.changes, [str(one) for one in fixed.tolls]
+                content["changes"], content["losses"] = fixed.changes, [str(toll) for toll in fixed.tolls]
                 write_copy(options, splits, fixed, folder)
     except TooMuchLost as error:
         refused = error
@@ -189,7 +189,7 @@ def check(options: argparse.Namespace) -> int:
         again = [replace(split, ops=ops.get(split.name, ())) for split in again]
         left = find(options, again, queries)[0]
         print(f"\n{len(content['changes'])} changes; the copy in {target}: {report.summary(left)}")
-        if any(one.severity != "note" for one in left):
+        if any(finding.severity != "note" for finding in left):
             print("what is left in the copy, for a person to decide:", report.table(left, again), sep="\n")
     if options.json:
         write_json(Path(options.json), content)
@@ -201,7 +201,7 @@ def check(options: argparse.Namespace) -> int:
 
 def write_copy(options: argparse.Namespace, splits: list[Split], fixed: Corrected, folder: Path) -> None:
     """Write the corrected copy and say what was changed and what is lost."""
-    tolls = [str(one) for one in fixed.tolls]
+    tolls = [str(toll) for toll in fixed.tolls]
     try:
         fixed.check_losses(options.allow_loss)
     except TooMuchLost:
@@ -227,7 +227,7 @@ def stats(options: argparse.Namespace) -> int:
         check_report(options.json)
     splits, _ = open_splits(options)
     numbers = [statistics.statistics_of(split) for split in splits]
-    summaries = {one.name: statistics.summary_of(one) for one in numbers}
+    summaries = {described.name: statistics.summary_of(described) for described in numbers}
     print(statistics.summary_table(summaries))
     target = new_folder(options.output, "-o", splits)
     with filled(target) as folder:
@@ -244,8 +244,8 @@ def convert(options: argparse.Namespace) -> int:
     target = new_folder(options.output, "-o", splits)
     with filled(target) as folder:
         remarks = writers.write_dataset(splits, folder, options.to, images=options.images, progress=progress)
-    print(*remarks, *(f"{one.name}: {len(one.annotations):,} images, {len(one.annotations.ids):,} boxes"
-                      for one in splits), target, sep="\n")  # fmt: skip
+    print(*remarks, *(f"{split.name}: {len(split.annotations):,} images, {len(split.annotations.ids):,} boxes"
+                      for split in splits), target, sep="\n")  # fmt: skip
     return 0
 
 
@@ -281,7 +281,7 @@ def show(options: argparse.Namespace) -> int:
             if picture is not None:
                 draw_boxes(picture, marked, marked).save(folder / target.name)
             print(f"{target if picture is not None else 'no picture'}: {name}, {len(marked.labels)} boxes",
-                  *(f"    {one.kind}: {one.text}" for one in sample.findings), sep="\n")  # fmt: skip
+                  *(f"    {finding.kind}: {finding.text}" for finding in sample.findings), sep="\n")  # fmt: skip
     return 0
 
 

@@ -131,7 +131,7 @@ def _starts(*keys: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where rows begin whose keys are not those of the row before."""
     if not len(keys[0]):
         return np.zeros(0, np.int64)
-    changes = np.any([one[1:] != one[:-1] for one in keys], axis=0)
+    changes = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return np.concatenate([[0], np.flatnonzero(changes) + 1])
 
 
@@ -153,15 +153,15 @@ def _match(truth: Truth, detected: Detected) -> _Outcome:
     ignored = np.repeat(_outside(detected.boxes_xywh_px[:, 2] * detected.boxes_xywh_px[:, 3])[:, :, None], shape[2], 2)
     neutral = _outside(truth.area_px) | truth.crowd[:, None]  # (G, A)
     taken = np.zeros((len(truth.labels), *shape[1:]), np.bool_)
-    for one in _turns(truth, detected):
-        free = one.iou[:, None, None] >= np.minimum(IOU_THRESHOLDS, _HALF_OPEN)
-        free = free & (truth.crowd[one.objects][:, None, None] | ~taken[one.objects])  # (P, A, T)
+    for turn in _turns(truth, detected):
+        free = turn.iou[:, None, None] >= np.minimum(IOU_THRESHOLDS, _HALF_OPEN)
+        free = free & (truth.crowd[turn.objects][:, None, None] | ~taken[turn.objects])  # (P, A, T)
         # Pairs of a detection ascend by overlap: the last free one that counts wins, else the last free one.
-        value = (one.place + 1)[:, None] + np.where(neutral[one.objects], 0, one.place.max() + 1)  # (P, A)
-        best = np.maximum.reduceat(np.where(free, value[:, :, None], 0), one.starts)  # (N, A, T); 0 = no free one
+        value = (turn.place + 1)[:, None] + np.where(neutral[turn.objects], 0, turn.place.max() + 1)  # (P, A)
+        best = np.maximum.reduceat(np.where(free, value[:, :, None], 0), turn.starts)  # (N, A, T); 0 = no free one
         number, area, threshold = np.nonzero(best)
-        pair = one.starts[number] + (best[number, area, threshold] - 1) % (one.place.max() + 1)
-        winner, row = one.objects[pair], one.detections[number]
+        pair = turn.starts[number] + (best[number, area, threshold] - 1) % (turn.place.max() + 1)
+        winner, row = turn.objects[pair], turn.detections[number]
         taken[winner, area, threshold] = True
         counts = ~neutral[winner, area]
         hit[row, area, threshold] = counts

@@ -56,13 +56,13 @@ class EvalResult:
 
     def table(self) -> str:
         """Both tables as text: summary, then one line per class."""
-        width = max([len("class"), *(len(one.name) for one in self.per_class)])
+        width = max([len("class"), *(len(result.name) for result in self.per_class)])
         lines = [f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'boxes':>7}"]
         lines += [
-            f"{one.name:<{width}}  {shown(one.ap):>6}  {shown(one.ap50):>6}  {one.num_boxes:>7}"
-            for one in self.per_class
+            f"{result.name:<{width}}  {shown(result.ap):>6}  {shown(result.ap50):>6}  {result.num_boxes:>7}"
+            for result in self.per_class
         ]
-        boxes = sum(one.num_boxes for one in self.per_class)
+        boxes = sum(result.num_boxes for result in self.per_class)
         all_classes = f"{shown(self.stats['AP']):>6}  {shown(self.stats['AP50']):>6}  {boxes:>7}"
         lines += ["-" * len(lines[0]), f"{'all':<{width}}  {all_classes}", ""]
         names = list(self.stats)
@@ -89,8 +89,8 @@ class _Arriving:
 
     def __init__(self, detections: Detections, targets: Iterable[Mapping[str, Tensor]]) -> None:
         ids = torch.cat([target["image_id"].reshape(1) for target in targets])
-        boxes, scores = (one.detach().float() for one in (detections.boxes, detections.scores))
-        self._tensors = [one.to("cpu", non_blocking=True) for one in (ids, boxes, scores, detections.labels)]
+        boxes, scores = (tensor.detach().float() for tensor in (detections.boxes, detections.scores))
+        self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in (ids, boxes, scores, detections.labels)]
         self._copied = torch.cuda.current_stream(scores.device).record_event() if scores.is_cuda else None
 
     def images(self) -> Iterator[ImageDetections]:
@@ -103,7 +103,7 @@ class _Arriving:
             self._copied.synchronize()
         # Pinned memory is scarce and goes back at once; a CPU's own tensors are kept as they are.
         ids, boxes, scores, labels = (
-            one.numpy() if self._copied is None else one.numpy().copy() for one in self._tensors
+            tensor.numpy() if self._copied is None else tensor.numpy().copy() for tensor in self._tensors
         )
         finite = np.isfinite(boxes).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
         if not finite.all():
@@ -192,7 +192,7 @@ class CocoEvaluator:
         parts = dist.gather_objects(self._seen)
         outcome: EvalResult | DataError | None = None
         if dist.is_main():
-            merged = {one.image_id: one for part in reversed(parts) for one in reversed(part)}
+            merged = {detection.image_id: detection for part in reversed(parts) for detection in reversed(part)}
             try:
                 outcome = evaluate_detections(self.dataset.annotations, list(merged.values()), self.max_dets)
             except DataError as error:  # every rank must hear of it, or the others would wait forever
@@ -208,7 +208,7 @@ def evaluate_detections(
     annotations: Annotations, detections: Sequence[ImageDetections], max_dets: Sequence[int]
 ) -> EvalResult:
     """COCO metrics of the images in ``detections``, on one process."""
-    seen = np.sort(np.array([one.image_id for one in detections], np.int64))
+    seen = np.sort(np.array([detection.image_id for detection in detections], np.int64))
     foreign = np.setdiff1d(seen, annotations.image_ids)
     if foreign.size:
         raise DataError(f"{annotations.place}: no image has the id {foreign[0]}, but there are detections for it")
@@ -234,21 +234,22 @@ def _truth(annotations: Annotations, seen: NDArray[np.int64]) -> Truth:
 
 def _detected(annotations: Annotations, detections: Sequence[ImageDetections], seen: NDArray[np.int64]) -> Detected:
     count = len(annotations.label_space)
-    for one in detections:
-        if one.labels.size and not 0 <= one.labels.min() <= one.labels.max() < count:
+    for detection in detections:
+        labels = detection.labels
+        if labels.size and not 0 <= labels.min() <= labels.max() < count:
             raise DataError(
-                f"detections of image {one.image_id} have labels {one.labels.min()}..{one.labels.max()}, "
+                f"detections of image {detection.image_id} have labels {labels.min()}..{labels.max()}, "
                 f"but {annotations.place} has {count} classes: {annotations.label_space.describe()}"
             )
-    owners = np.array([one.image_id for one in detections], np.int64)
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(one.boxes_xyxy_px for one in detections)])
+    owners = np.array([detection.image_id for detection in detections], np.int64)
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(detection.boxes_xyxy_px for detection in detections)])
     boxes_xywh = boxes.astype(np.float64)
     boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
     return Detected(
-        np.repeat(np.searchsorted(seen, owners), [len(one.scores) for one in detections]),
-        np.concatenate([np.zeros(0, np.int64), *(one.labels for one in detections)]),
+        np.repeat(np.searchsorted(seen, owners), [len(detection.scores) for detection in detections]),
+        np.concatenate([np.zeros(0, np.int64), *(detection.labels for detection in detections)]),
         boxes_xywh,
-        np.concatenate([np.zeros(0, np.float32), *(one.scores for one in detections)]),
+        np.concatenate([np.zeros(0, np.float32), *(detection.scores for detection in detections)]),
     )
 
 

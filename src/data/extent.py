@@ -41,8 +41,8 @@ def _without_scales(loader: DataLoader) -> Size:
         height, width = last.size
     else:
         shapes = np.unique(sizes, axis=0).tolist()
-        shapes = [last.size_of(*one) for one in shapes] if last is not None else shapes
-        height, width = (max(one[axis] for one in shapes) for axis in (0, 1))
+        shapes = [last.size_of(*shape) for shape in shapes] if last is not None else shapes
+        height, width = (max(shape[axis] for shape in shapes) for axis in (0, 1))
     stride = collate.stride if isinstance(collate, PaddedBatchCollateFunction) else 1
     return -(-height // stride) * stride, -(-width // stride) * stride
 

@@ -84,8 +84,8 @@ class LabelSpace:
         if not named:
             problems.report("bad class", place, "the list of categories is empty: add {id, name} for every class")
         ids = sorted(named)
-        check_names({one: named[one] for one in ids}, place, problems)
-        return cls(tuple(named[one] for one in ids), tuple(ids))
+        check_names({number: named[number] for number in ids}, place, problems)
+        return cls(tuple(named[number] for number in ids), tuple(ids))
 
     @classmethod
     def from_names(cls, names: Sequence[str], place: str, problems: Problems | None = None) -> LabelSpace:
@@ -113,7 +113,7 @@ class LabelSpace:
         if min(known, default=0) < 0:
             raise DataError(f"category id {min(known)} cannot be a label: ids as labels start at 0")
         ids = tuple(range(max(known, default=-1) + 1))
-        return LabelSpace(tuple(known.get(one, f"{_UNUSED}{one})") for one in ids), ids)
+        return LabelSpace(tuple(known.get(number, f"{_UNUSED}{number})") for number in ids), ids)
 
     def in_order(self, classes: Sequence[str], place: str, problems: Problems | None = None) -> LabelSpace:
         """The classes of these names with labels in their order, whatever their ids; others are left out.
@@ -123,12 +123,12 @@ class LabelSpace:
         """
         problems = problems or Problems()
         ids = dict(zip(self.names, self.category_ids))
-        unknown = [one for one in classes if one not in ids]
+        unknown = [name for name in classes if name not in ids]
         if unknown or not classes or len(set(classes)) != len(classes):
             text = f"classes: the file's classes are {self.describe()}; unknown: {unknown or 'none'}: give each once"
             problems.report("bad class", place, text)
             return self
-        return LabelSpace(tuple(classes), tuple(ids[one] for one in classes))
+        return LabelSpace(tuple(classes), tuple(ids[name] for name in classes))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for checkpoints and exports; ``from_dict`` reads it back to an equal object."""
@@ -142,13 +142,13 @@ class LabelSpace:
             KeyError, TypeError, DataError: something else.
         """
         names, ids = tuple(data["names"]), tuple(data["category_ids"])
-        if not all(isinstance(name, str) for name in names) or not all(type(one) is int for one in ids):
+        if not all(isinstance(name, str) for name in names) or not all(type(number) is int for number in ids):
             raise TypeError("class names must be texts, and category_ids whole numbers")
         return cls(names, ids)
 
     @cached_property
     def _index(self) -> dict[int, int]:
-        return {one: index for index, one in enumerate(self.category_ids)}
+        return {number: index for index, number in enumerate(self.category_ids)}
 
     def index_of(self, category_id: int) -> int:
         """Contiguous label of an original category id.
@@ -165,11 +165,11 @@ class LabelSpace:
         mistake."""
         first: dict[str, str] = {}
         pairs = [(first.setdefault(" ".join(name.split()).casefold(), name), name) for name in self.names]
-        return [(one, other) for one, other in pairs if one != other]
+        return [(value, other) for value, other in pairs if value != other]
 
     def describe(self) -> str:
         """``id=name`` of every class, abbreviated for long lists."""
-        shown = [f"{one}={name}" for one, name in zip(self.category_ids[:_SHOWN], self.names)]
+        shown = [f"{number}={name}" for number, name in zip(self.category_ids[:_SHOWN], self.names)]
         return ", ".join([*shown, f"... ({len(self) - _SHOWN} more)"] if len(self) > _SHOWN else shown)
 
 

@@ -118,7 +118,7 @@ class BatchSampler(Sampler[list[SampleKey]]):
         if self.shuffle and 0 < len(samples) < world:
             fill = order or list(range(self.num_samples))
             samples += [fill[index % self.num_samples] for index in range(world - len(samples))]
-        begin, end = (len(samples) * one // world for one in (rank, rank + 1))
+        begin, end = (len(samples) * bound // world for bound in (rank, rank + 1))
         return samples[begin:end]
 
 

@@ -111,9 +111,9 @@ def repeated_rows(split: Split, index: int) -> list[tuple[int, int, float]]:
         same = np.abs(boxes[strip, None] - boxes[None, ahead]).max(axis=-1) <= SAME_PX
         iou = np.where(same, 1.0, np.minimum(_pairwise_iou(boxes[strip], boxes[ahead]), 1 - 1e-9))
         alike = (iou == 1) | ((iou >= NEAR_IOU) & (data.labels[rows[strip], None] == data.labels[None, rows[ahead]]))
-        for one, other in zip(*np.nonzero(np.triu(alike, 1))):
-            first, later = sorted((int(rows[start + one]), int(rows[start + other])))
-            found.append((first, later, float(iou[one, other])))
+        for row, other in zip(*np.nonzero(np.triu(alike, 1))):
+            first, later = sorted((int(rows[start + row]), int(rows[start + other])))
+            found.append((first, later, float(iou[row, other])))
     return sorted(found)
 
 

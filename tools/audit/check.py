@@ -44,11 +44,11 @@ def check_with(splits: Sequence[Split], pixels: Mapping[Path, Pixels], *, querie
     """``check`` for images that were read already."""
     found: list[Finding] = []
     for split in splits:
-        said = {(one.kind, one.place, one.text) for one in found}
+        said = {(finding.kind, finding.place, finding.text) for finding in found}
         found += [
-            Finding(one.kind, split.name, one.place, one.text)
-            for one in split.problems
-            if (one.kind, one.place, one.text) not in said  # of a file that splits share
+            Finding(problem.kind, split.name, problem.place, problem.text)
+            for problem in split.problems
+            if (problem.kind, problem.place, problem.text) not in said  # of a file that splits share
         ]
         found += check_files(split, pixels)
         sized = with_true_sizes(split, pixels)
@@ -61,4 +61,4 @@ def check_with(splits: Sequence[Split], pixels: Mapping[Path, Pixels], *, querie
     found += check_unlisted(splits)
     found += check_classes(splits)
     order = list(KINDS)
-    return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), order.index(one.kind)))
+    return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), order.index(finding.kind)))

@@ -29,7 +29,7 @@ def check_objects(split: Split, queries: int) -> Iterator[Finding]:
         yield Finding(kind, split.name, split.place_of(int(index)), text, data.file_names[index], int(index))
     empty = np.flatnonzero(counts == 0)
     if empty.size:
-        names = ", ".join(data.file_names[one] for one in empty[:_SHOWN])
+        names = ", ".join(data.file_names[index] for index in empty[:_SHOWN])
         more = ", ..." if empty.size > _SHOWN else ""
         text = f"{empty.size} of {len(data)} images have no object to learn: {names}{more}"
         yield Finding("image without boxes", split.name, data.place, text)
@@ -52,8 +52,8 @@ def check_classes(splits: Sequence[Split]) -> Iterator[Finding]:
     """Classes against boxes, within each split and between them."""
     first = splits[0]
     space = first.annotations.label_space
-    for one, twin in space.alike():
-        text = f"the classes {one!r} and {twin!r} differ in case or spaces only: rename one if they are one class"
+    for name, twin in space.alike():
+        text = f"the classes {name!r} and {twin!r} differ in case or spaces only: rename one if they are one class"
         yield Finding("classes alike", "", first.annotations.place, text)
     for other in splits[1:]:
         theirs = other.annotations.label_space
@@ -66,32 +66,32 @@ def check_classes(splits: Sequence[Split]) -> Iterator[Finding]:
             return  # the counts of different lists cannot be compared
     counts = {split.name: class_counts(split) for split in splits}
     yield from _absent(splits, counts)
-    for split in [one for one in splits if one.is_training] or splits[:1]:
+    for split in [split for split in splits if split.is_training] or splits[:1]:
         yield from _imbalance(split, counts[split.name])
 
 
 def _absent(splits: Sequence[Split], counts: dict[str, NDArray[np.int64]]) -> Iterator[Finding]:
     """Classes that no split, no training split, or no evaluation split has."""
     names = splits[0].annotations.label_space.names
-    training = [one for one in splits if one.is_training]
-    evaluation = [one for one in splits if not one.is_training]
+    training = [split for split in splits if split.is_training]
+    evaluation = [split for split in splits if not split.is_training]
     none = np.zeros(len(names), dtype=np.int64)
-    total, learnt = sum(counts.values(), none), sum((counts[one.name] for one in training), none)
+    total, learnt = sum(counts.values(), none), sum((counts[split.name] for split in training), none)
     for label, name in enumerate(names):
         if name.startswith("(unused "):  # an id without a class (LabelSpace.with_unused_ids)
             continue
         if total[label] == 0:
-            place = ", ".join(one.annotations.place for one in splits)
+            place = ", ".join(split.annotations.place for split in splits)
             yield Finding("class without boxes", "", place, f"class {name!r} has no box in any split")
         elif training and learnt[label] == 0:
-            where = ", ".join(f"{one.name} has {counts[one.name][label]}" for one in evaluation)
+            where = ", ".join(f"{split.name} has {counts[split.name][label]}" for split in evaluation)
             text = f"class {name!r} has no box to learn from, but {where}"
             yield Finding("class not in training", training[0].name, training[0].annotations.place, text)
         elif training:
-            for one in evaluation:
-                if counts[one.name][label] == 0:
+            for split in evaluation:
+                if counts[split.name][label] == 0:
                     text = f"class {name!r} has no box here, but {learnt[label]} in training: its AP is undefined"
-                    yield Finding("class not in evaluation", one.name, one.annotations.place, text)
+                    yield Finding("class not in evaluation", split.name, split.annotations.place, text)
 
 
 def _imbalance(split: Split, counts: NDArray[np.int64]) -> Iterator[Finding]:
@@ -101,7 +101,7 @@ def _imbalance(split: Split, counts: NDArray[np.int64]) -> Iterator[Finding]:
         return
     rare = present[np.argsort(counts[present], kind="stable")]
     rare = rare[counts[rare] * IMBALANCE <= counts.max()]
-    shown = ", ".join(f"{names[one]} {counts[one]}" for one in rare[:_SHOWN])
+    shown = ", ".join(f"{names[label]} {counts[label]}" for label in rare[:_SHOWN])
     text = (
         f"{names[int(counts.argmax())]} has {counts.max()} boxes, {rare.size} classes have at most 1/{IMBALANCE} of "
         f"that: {shown}{', ...' if rare.size > _SHOWN else ''}"

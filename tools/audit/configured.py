@@ -66,5 +66,5 @@ def _values(tree: Any, key: str) -> Iterator[int]:
             else:
                 yield from _values(value, key)
     elif isinstance(tree, list):
-        for one in tree:
-            yield from _values(one, key)
+        for value in tree:
+            yield from _values(value, key)

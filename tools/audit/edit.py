@@ -41,7 +41,7 @@ def merge_images(data: Annotations, into: Mapping[int, int]) -> Annotations:
         into: by position of an image that of the one its boxes go to.
     """
     owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
-    owners = np.array([into.get(one, one) for one in owners.tolist()], dtype=np.int64)
+    owners = np.array([into.get(owner, owner) for owner in owners.tolist()], dtype=np.int64)
     order = np.argsort(owners, kind="stable")
     return replace(
         data,

@@ -71,7 +71,7 @@ class Toll:
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
-    ordered = sorted((one for one in counts.items() if one[1]), key=lambda one: -one[1])
+    ordered = sorted((item for item in counts.items() if item[1]), key=lambda item: -item[1])
     return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
 
 
@@ -100,9 +100,9 @@ class Corrected(NamedTuple):
         """
         if not self.splits:
             raise TooMuchLost("nothing usable would be left of the data set: nothing is written")
-        if any(one.boxes for one in self.tolls) and not any(len(one.annotations.ids) for one in self.splits):
+        if any(toll.boxes for toll in self.tolls) and not any(len(split.annotations.ids) for split in self.splits):
             raise TooMuchLost("no box would be left: nothing is written; see above why each is left out")
-        worst = max(self.tolls, key=lambda one: one.share)
+        worst = max(self.tolls, key=lambda toll: toll.share)
         if worst.share > allowed:
             raise TooMuchLost(
                 f"{worst}: {worst.share:.1%} is more than --allow-loss {allowed:g}, so nothing is written: mend what "
@@ -119,22 +119,22 @@ def corrected(splits: Sequence[Split], findings: Sequence[Finding], pixels: Mapp
     """
     changes, tolls, result = [], [], []
     for split in splits:
-        for one in split.problems:
-            done = KINDS[one.kind].fix if one.kind in _SAID else "put right" if one.kept else "left out"
-            changes.append(f"{done}: {one}")
-        own = [one for one in findings if one.split == split.name]
+        for problem in split.problems:
+            done = KINDS[problem.kind].fix if problem.kind in _SAID else "put right" if problem.kept else "left out"
+            changes.append(f"{done}: {problem}")
+        own = [finding for finding in findings if finding.split == split.name]
         losses = split.losses.copy()
         images_before = len(split.annotations) + losses.images.total()
         boxes_before = len(split.annotations.ids) + losses.boxes.total()
         changes += _renumbered(own)
-        for orphan in [one for one in own if one.kind == "label without image"]:
+        for orphan in [finding for finding in own if finding.kind == "label without image"]:
             boxes = sum(bool(line.strip()) for line in Path(orphan.place).read_text(errors="replace").splitlines())
             losses.add(orphan.kind, boxes=boxes, images=1)
             images_before, boxes_before = images_before + 1, boxes_before + boxes
         images, done_to_images = _correct_images(split, own, pixels, losses)
         boxes_too, done_to_boxes = _correct_boxes(images, losses)
         changes += [*done_to_images, *done_to_boxes]
-        doubt = next((one.text for one in own if one.kind in _IN_DOUBT), "")
+        doubt = next((finding.text for finding in own if finding.kind in _IN_DOUBT), "")
         tolls.append(Toll(split.name, images_before, boxes_before, losses, doubt))
         if len(boxes_too.annotations):
             result.append(replace(boxes_too, problems=(), losses=Losses()))
@@ -147,8 +147,8 @@ def corrected(splits: Sequence[Split], findings: Sequence[Finding], pixels: Mapp
 
 
 def _renumbered(findings: Sequence[Finding]) -> list[str]:
-    again = [one for one in findings if one.kind == "duplicate annotation id"]
-    return [f"{KINDS[one.kind].fix}: {one.place}: {one.text}" for one in again]
+    again = [finding for finding in findings if finding.kind == "duplicate annotation id"]
+    return [f"{KINDS[finding.kind].fix}: {finding.place}: {finding.text}" for finding in again]
 
 
 def _correct_images(

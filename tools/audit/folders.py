@@ -99,7 +99,7 @@ def odgt_names(file: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{file}: cannot be opened ({error.strerror})") from error
     found = (re.search(r'"ID"\s*:\s*"([^"]+)"', line) for line in lines)
-    return [f"{one.group(1)}.jpg" for one in found if one]
+    return [f"{match.group(1)}.jpg" for match in found if match]
 
 
 def _candidates(file: Path) -> Iterator[Path]:
@@ -113,7 +113,7 @@ def _candidates(file: Path) -> Iterator[Path]:
 
 
 def _below(root: Path, depth: int) -> Iterator[Path]:
-    for entry in sorted(os.scandir(root), key=lambda one: one.name):
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if os.path.isdir(entry.path) and os.access(entry.path, os.R_OK | os.X_OK):  # no loop of links, nothing closed
             yield Path(entry.path)
             if depth > 1:

@@ -107,7 +107,7 @@ def check_report(path: str | Path) -> None:
     except (OSError, ValueError):
         content = None
     parts = [content, *content.values()] if isinstance(content, dict) else []
-    if not any(isinstance(one, dict) and (set(one) >= _OF_CHECK or set(one) >= _OF_STATS) for one in parts):
+    if not any(isinstance(part, dict) and (set(part) >= _OF_CHECK or set(part) >= _OF_STATS) for part in parts):
         raise DataError(f"--json {file}: exists and is no earlier report of this tool: nothing is written over it")
 
 
@@ -162,7 +162,7 @@ def new_names(
             if stems:
                 stem = _plain_stem(stem)
             tries = [stem, *([] if per_split else [f"{stem}_{split.name}"])]
-            free = next((one for one in tries if one.lower() not in taken), None)
+            free = next((name for name in tries if name.lower() not in taken), None)
             number = 2
             while free is None:
                 free = f"{stem}_{number}" if f"{stem}_{number}".lower() not in taken else None

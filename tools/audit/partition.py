@@ -65,18 +65,18 @@ def merged(splits: Sequence[Split]) -> Split:
         for split in splits
         for name in split.annotations.file_names
     )
-    counts = np.concatenate([np.diff(one.offsets) for one in data])
+    counts = np.concatenate([np.diff(part.offsets) for part in data])
     everything = replace(
         data[0],
-        place=", ".join(one.place for one in data),
+        place=", ".join(part.place for part in data),
         file_names=names,
         image_ids=np.arange(1, len(names) + 1),
-        sizes=np.concatenate([one.sizes for one in data]),
+        sizes=np.concatenate([part.sizes for part in data]),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        boxes_xywh_px=np.concatenate([one.boxes_xywh_px for one in data]),
-        labels=np.concatenate([one.labels for one in data]),
-        area_px=np.concatenate([one.area_px for one in data]),
-        crowd=np.concatenate([one.crowd for one in data]),
+        boxes_xywh_px=np.concatenate([part.boxes_xywh_px for part in data]),
+        labels=np.concatenate([part.labels for part in data]),
+        area_px=np.concatenate([part.area_px for part in data]),
+        crowd=np.concatenate([part.crowd for part in data]),
         ids=np.arange(1, int(counts.sum()) + 1),
         folder="",
     )
@@ -104,8 +104,8 @@ def groups_by_name(data: Annotations, pattern: str) -> list[str]:
 
 def groups_by_content(pixels: Mapping[Path, Pixels], split: Split) -> list[object]:
     """The group of each image by its bytes; one that cannot be read is a group of its own."""
-    found = (pixels[split.path(index)] for index in range(len(split.annotations)))
-    return [one.digest if one.good else index for index, one in enumerate(found)]
+    files = (pixels[split.path(index)] for index in range(len(split.annotations)))
+    return [file.digest if file.good else index for index, file in enumerate(files)]
 
 
 def join_groups(first: Sequence[object], second: Sequence[object]) -> list[int]:
@@ -160,7 +160,8 @@ def divide(data: Annotations, parts: Mapping[str, float], groups: Sequence[objec
     result = np.empty(len(keys), dtype=np.int64)
     result[order] = part_of
     _fill_empty(result, counts[:, -1], len(shares))
-    return result[member]
+    parts_of_images: NDArray[np.int64] = result[member]
+    return parts_of_images
 
 
 def _stratify(counts: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:

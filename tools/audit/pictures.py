@@ -129,7 +129,7 @@ def check_repeated(splits: Sequence[Split], pixels: Mapping[Path, Pixels]) -> It
                 yield entry.finding("duplicate image", text)
             else:
                 seen[entry.split.name] = entry
-        owners = sorted(seen.values(), key=lambda one: one.split.is_training)
+        owners = sorted(seen.values(), key=lambda entry: entry.split.is_training)
         for entry in owners[1:]:  # reported where it should go: in the training split
             text = f"has the same bytes as {_name(owners[0])} of split {owners[0].split.name}: results will be too good"
             yield entry.finding("image in two splits", text)
@@ -142,16 +142,16 @@ def check_lookalikes(splits: Sequence[Split], pixels: Mapping[Path, Pixels]) -> 
         if pixels[entry.path].good:
             first.setdefault(pixels[entry.path].digest, entry)
     entries = list(first.values())
-    thumbnails = [thumbnail for one in entries if (thumbnail := pixels[one.path].thumbnail) is not None]
+    thumbnails = [thumbnail for entry in entries if (thumbnail := pixels[entry.path].thumbnail) is not None]
     if not thumbnails:
         return
     most: dict[tuple[str, Entry], tuple[float, Entry]] = {}
     more: Counter[tuple[str, Entry]] = Counter()
     for a, b, difference in alike(np.stack(thumbnails)):
-        kept, other = sorted((entries[a], entries[b]), key=lambda one: one.split.is_training)
+        kept, other = sorted((entries[a], entries[b]), key=lambda entry: entry.split.is_training)
         same = kept.split.name == other.split.name
         key = ("near-duplicate image" if same else "near-duplicate in two splits", other)
-        most[key] = min(most.get(key, (difference, kept)), (difference, kept), key=lambda one: one[0])
+        most[key] = min(most.get(key, (difference, kept)), (difference, kept), key=lambda pair: pair[0])
         more[key] += 1
     for (kind, other), (difference, kept) in most.items():
         others = f", and like {more[kind, other] - 1} more" if more[kind, other] > 1 else ""
@@ -204,7 +204,7 @@ def check_orphans(split: Split) -> Iterator[Finding]:
 
 def _said(splits: Sequence[Split]) -> set[str]:
     """File names that the parser's problems are about."""
-    return _words("\n".join(f"{one.place}\n{one.text}" for split in splits for one in split.problems))
+    return _words("\n".join(f"{problem.place}\n{problem.text}" for split in splits for problem in split.problems))
 
 
 def _words(text: str) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from isdfine.core.files import file_bytes
 from isdfine.data.dataset.images import UNDECODABLE, Header, as_rgb, check_pixels, eight_bits, why_undecodable
@@ -92,7 +92,7 @@ def read_one(path: Path) -> Pixels:
             check_pixels(image)
             thumbnail, brightest = _thumbnail(image), _brightest(image)
     except UNDECODABLE as error:
-        unknown = isinstance(error, Image.UnidentifiedImageError)
+        unknown = isinstance(error, UnidentifiedImageError)
         reason = "no image format that Pillow knows" if unknown else why_undecodable(error)
         return Pixels(problem=f"cannot be decoded ({reason})")
     return Pixels(header, digest, thumbnail, brightest)
@@ -109,9 +109,10 @@ def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
         values = np.asarray(image).astype(np.float64)
         values = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
         image = Image.fromarray((255 * values).astype(np.uint8))
-    small = (
+    small: Image.Image = (
         (image if image.mode == "L" else as_rgb(image))
         .convert("L")
         .resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     )
-    return np.asarray(small, dtype=np.uint8).copy()
+    thumbnail: NDArray[np.uint8] = np.asarray(small, dtype=np.uint8).copy()
+    return thumbnail

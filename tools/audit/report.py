@@ -29,7 +29,7 @@ def table(findings: Sequence[Finding], splits: Sequence[Split], *, examples: int
         by_kind.setdefault(finding.kind, []).append(finding)
     for kind, found in by_kind.items():
         lines += ["", f"{KINDS[kind].severity.upper():8}{len(found):>6}  {kind}: {KINDS[kind].meaning}"]
-        lines += [one_line(f"{'':16}{one.place}: {one.text}") for one in found[:examples]]
+        lines += [one_line(f"{'':16}{finding.place}: {finding.text}") for finding in found[:examples]]
         if len(found) > examples:
             lines.append(f"{'':16}... and {len(found) - examples} more (all of them: --json FILE)")
     return "\n".join([*lines, "", summary(findings)])
@@ -37,10 +37,10 @@ def table(findings: Sequence[Finding], splits: Sequence[Split], *, examples: int
 
 def summary(findings: Sequence[Finding]) -> str:
     """How many of each severity, in one line."""
-    counts = Counter(one.severity for one in findings)
+    counts = Counter(finding.severity for finding in findings)
     if not findings:
         return "nothing found"
-    return ", ".join(f"{counts[one]} {one}{'' if counts[one] == 1 else 's'}" for one in SEVERITIES)
+    return ", ".join(f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}" for severity in SEVERITIES)
 
 
 def to_json(findings: Sequence[Finding], splits: Sequence[Split], queries: int) -> dict[str, Any]:
@@ -59,13 +59,13 @@ def to_json(findings: Sequence[Finding], splits: Sequence[Split], queries: int) 
             for split in splits
         ],
         "queries": queries,
-        "severities": dict(Counter(one.severity for one in findings)),
-        "kinds": dict(Counter(one.kind for one in findings)),
-        "findings": [one.to_dict() for one in findings],
+        "severities": dict(Counter(finding.severity for finding in findings)),
+        "kinds": dict(Counter(finding.kind for finding in findings)),
+        "findings": [finding.to_dict() for finding in findings],
     }
 
 
 def exit_code(findings: Sequence[Finding], *, strict: bool = False) -> int:
     """0: no error (``strict``: no warning either); 1: otherwise."""
     bad = ("error", "warning") if strict else ("error",)
-    return FOUND if any(one.severity in bad for one in findings) else CLEAN
+    return FOUND if any(finding.severity in bad for finding in findings) else CLEAN

@@ -54,7 +54,7 @@ class Sample:
         """Its boxes; those with a finding are named and coloured after it."""
         data = self.split.annotations
         rows = np.arange(data.offsets[self.index], data.offsets[self.index + 1])
-        faults = {one.row: one.kind for one in self.findings if one.row is not None}
+        faults = {finding.row: finding.kind for finding in self.findings if finding.row is not None}
         names, labels = list(data.label_space.names), []
         for row in rows.tolist():
             label = int(data.labels[row])
@@ -105,7 +105,7 @@ def choose(
     if class_name is not None:
         every = _of_class(every, class_name)
     if findings is not None:
-        every = [one for one in every if one.findings]
+        every = [sample for sample in every if sample.findings]
     if not every:
         raise DataError("no image is left to show: ask for less")
     if ids or len(every) <= count:
@@ -117,7 +117,7 @@ def choose(
 def _of_ids(every: Sequence[Sample], ids: Sequence[str]) -> list[Sample]:
     found = []
     for wanted in ids:
-        own = [one for one in every if wanted in _names_of(one)]
+        own = [sample for sample in every if wanted in _names_of(sample)]
         if not own:
             raise DataError(f"--ids {wanted}: no image has this id or file name")
         found += own
@@ -131,7 +131,7 @@ def _names_of(sample: Sample) -> tuple[str, ...]:
 
 
 def _of_class(every: Sequence[Sample], name: str) -> list[Sample]:
-    known = dict.fromkeys(one for sample in every for one in sample.split.annotations.label_space.names)
+    known = dict.fromkeys(name for sample in every for name in sample.split.annotations.label_space.names)
     if name not in known:
         raise DataError(f"--class {name}: no such class; there are {', '.join(known)}")
     kept = []

@@ -160,7 +160,7 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
     if images is not None and found[0].format in ("yolo", "voc"):
         raise DataError(f"--image-folder: a {found[0].format} data set says itself where its images are; leave it out")
     given = {} if images is None else {"img_folder": str(images)}
-    return [Source(one.name, one.format, {**one.where, **given}) for one in found]
+    return [Source(source.name, source.format, {**source.where, **given}) for source in found]
 
 
 def _check_irregular(root: Path, found: Sequence[Source]) -> None:
@@ -262,7 +262,7 @@ def _yolo_splits(file: Path) -> list[Source]:
     for key in absent:  # Roboflow names it in any case
         logger.warning("%s: %s: %s is not there: passed over", data.file, key, data.content[key])
     return [
-        Source(one, "yolo", {"data": str(data.file), "split": one}) for one in data.splits() if one not in absent
+        Source(name, "yolo", {"data": str(data.file), "split": name}) for name in data.splits() if name not in absent
     ]  # fmt: skip
 
 
@@ -281,11 +281,12 @@ def _voc(root: Path) -> list[Source]:
         if annotations is None:
             continue
         lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
-        lists = lists or sorted(one for one in folder.glob("*.txt") if _lists_images(one, annotations))
-        lists = [one for one in lists if one.name != LABEL_LIST and "_" not in one.stem]  # cat_train.txt is per class
-        parts = {one.stem for one in lists}
+        lists = lists or sorted(path for path in folder.glob("*.txt") if _lists_images(path, annotations))
+        # Lists such as cat_train.txt are of one class.
+        lists = [path for path in lists if path.name != LABEL_LIST and "_" not in path.stem]
+        parts = {path.stem for path in lists}
         if "train" in parts and "val" in parts:
-            lists = [one for one in lists if one.stem != "trainval"]
+            lists = [path for path in lists if path.stem != "trainval"]
         if lists:
             return _in_order(_voc_sources(folder, lists))
     return _xml_sources(root)
@@ -316,18 +317,18 @@ def _xml_sources(root: Path) -> list[Source]:
 
 
 def _voc_sources(root: Path, lists: Sequence[Path]) -> list[Source]:
-    return [Source(one.stem, "voc", {"root": str(root), "ann_file": os.path.relpath(one, root)}) for one in lists]
+    return [Source(path.stem, "voc", {"root": str(root), "ann_file": os.path.relpath(path, root)}) for path in lists]
 
 
 def _in_order(sources: Sequence[Source]) -> list[Source]:
     """Training, validation, test, others; equal names are told apart by their folders."""
-    names = [one.name for one in sources]
+    names = [source.name for source in sources]
     named = [
-        one if names.count(one.name) == 1 else Source(f"{Path(one.where['ann_file']).parent.name}/{one.name}",
-                                                      one.format, one.where)
-        for one in sources
+        source if names.count(source.name) == 1
+        else Source(f"{Path(source.where['ann_file']).parent.name}/{source.name}", source.format, source.where)
+        for source in sources
     ]  # fmt: skip
-    return sorted(named, key=lambda one: (_rank(one.name), one.name))
+    return sorted(named, key=lambda source: (_rank(source.name), source.name))
 
 
 def _rank(name: str) -> int:
@@ -349,10 +350,10 @@ def read_all(sources: Sequence[Source]) -> list[Split]:
     Raises:
         DataError: see ``Source.read``; or two splits of one name.
     """
-    names = [one.name for one in sources]
+    names = [source.name for source in sources]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise DataError(f"two splits are called {', '.join(sorted(repeated))}: give each a name of its own")
-    return [one.read() for one in sources]
+    return [source.read() for source in sources]
 
 
 def parse_split(text: str, *, format: str = "auto") -> Source:
@@ -366,10 +367,10 @@ def parse_split(text: str, *, format: str = "auto") -> Source:
         raise DataError(f"--split {text}: write NAME=PATH or NAME=PATH:IMAGE_FOLDER")
     path, _, images = rest.rpartition(":") if os.path.isdir(rest.rpartition(":")[2]) and ":" in rest else (rest, "", "")
     found = discover(path, format=format, images=images or None)
-    own = found if len(found) == 1 else [one for one in found if one.name == name]
+    own = found if len(found) == 1 else [source for source in found if source.name == name]
     if len(own) != 1:
         raise DataError(
-            f"--split {text}: {path} holds {', '.join(one.name for one in found)}: "
+            f"--split {text}: {path} holds {', '.join(source.name for source in found)}: "
             "name the annotation file of one split"
         )
     return Source(name, own[0].format, own[0].where)

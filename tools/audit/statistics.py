@@ -82,7 +82,7 @@ def summary_of(stats: Statistics) -> dict[str, Any]:
 def _quantiles(values: NDArray[Any]) -> dict[str, float]:
     if not len(values):
         return {}
-    return {f"{q}%": round(float(one), 4) for q, one in zip(_QUANTILES, np.percentile(values, _QUANTILES))}
+    return {f"{q}%": round(float(value), 4) for q, value in zip(_QUANTILES, np.percentile(values, _QUANTILES))}
 
 
 def summary_table(summaries: dict[str, dict[str, Any]], *, classes: int = 100) -> str:
@@ -97,15 +97,17 @@ def summary_table(summaries: dict[str, dict[str, Any]], *, classes: int = 100) -
         ]
         for key in ("boxes_per_image", "box_side_px", "box_side_relative", "box_width_by_height", "image_height_px",
                     "image_width_px"):  # fmt: skip
-            lines.append(f"  {key.replace('_', ' '):22}" + "".join(f"{one:>10.4g}" for one in summary[key].values()))
-    lines += ["", *_class_lines(list(summaries), [one["classes"] for one in summaries.values()], classes)]
+            lines.append(
+                f"  {key.replace('_', ' '):22}" + "".join(f"{value:>10.4g}" for value in summary[key].values())
+            )
+    lines += ["", *_class_lines(list(summaries), [summary["classes"] for summary in summaries.values()], classes)]
     return "\n".join(lines)
 
 
 def _class_lines(names: Sequence[str], counts: Sequence[dict[str, int]], shown: int) -> list[str]:
-    total = {one: sum(count.get(one, 0) for count in counts) for count in counts for one in count}
-    order = sorted(total, key=lambda one: -total[one])
-    width = max([len(one) for one in order[:shown]] + [5]) + 2
+    total = {name: sum(count.get(name, 0) for count in counts) for count in counts for name in count}
+    order = sorted(total, key=lambda name: -total[name])
+    width = max([len(name) for name in order[:shown]] + [5]) + 2
     lines = [f"{'boxes':<{width}}" + "".join(f"{name:>12}" for name in names)]
-    lines += [f"{one:<{width}}" + "".join(f"{count.get(one, 0):>12,}" for count in counts) for one in order[:shown]]
+    lines += [f"{name:<{width}}" + "".join(f"{count.get(name, 0):>12,}" for count in counts) for name in order[:shown]]
     return lines + ([f"... and {len(order) - shown} more classes (--json FILE has all)"] if len(order) > shown else [])

@@ -78,7 +78,7 @@ def coco_content(split: Split, names: Sequence[str], source: Mapping[str, Any]) 
             }
             annotations.append({**known.annotation(int(data.ids[row]), old), **own})
     classes = zip(space.category_ids, space.names)
-    categories = [{**known.category(name), "id": one, "name": name} for one, name in classes]
+    categories = [{**known.category(name), "id": number, "name": name} for number, name in classes]
     rest = {key: value for key, value in source.items() if key not in ("images", "annotations", "categories")}
     return {**rest, "images": images, "annotations": annotations, "categories": categories}
 
@@ -88,12 +88,13 @@ class _Source:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         images, annotations, categories = (_entries(content, key) for key in ("images", "annotations", "categories"))
-        names = {_key(one.get("id")): one.get("file_name") for one in images}
-        self._images = _grouped((one.get("file_name"), one) for one in images)
-        ids = annotation_ids(one.get("id") for one in annotations)
-        owners = [names.get(_key(one.get("image_id"))) for one in annotations]
+        names = {_key(image.get("id")): image.get("file_name") for image in images}
+        self._images = _grouped((image.get("file_name"), image) for image in images)
+        ids = annotation_ids(annotation.get("id") for annotation in annotations)
+        owners = [names.get(_key(annotation.get("image_id"))) for annotation in annotations]
         self._annotations = _grouped(zip(zip(ids, owners), annotations))
-        self._categories = _grouped((one.get("name"), one) for one in categories)  # ids may differ between splits
+        # By name, because ids may differ between splits.
+        self._categories = _grouped((category.get("name"), category) for category in categories)
 
     def image(self, name: str) -> dict[str, Any]:
         return (self._images.get(name) or [{}])[0]
@@ -114,7 +115,7 @@ def _key(number: object) -> int | str:
 
 def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     found = content.get(key)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def _grouped(pairs: Iterable[tuple[Any, dict[str, Any]]]) -> dict[Any, list[dict[str, Any]]]:
@@ -126,6 +127,6 @@ def _grouped(pairs: Iterable[tuple[Any, dict[str, Any]]]) -> dict[Any, list[dict
 
 
 def _renumbered(split: Split, source: Mapping[str, Any]) -> list[str]:
-    missing = sum(whole_number(one.get("id")) is None for one in _entries(source, "annotations"))
+    missing = sum(whole_number(annotation.get("id")) is None for annotation in _entries(source, "annotations"))
     count = missing + int(np.count_nonzero(repeated_ids(split.annotations.ids)))
     return [f"{split.name}: {count} boxes without an id of their own get a new one"] if count else []

@@ -66,9 +66,9 @@ def _entry(
     data, boxes = split.annotations, []
     height, width = data.sizes[index].tolist()
     objects: dict[Any, list[dict[str, Any]]] = {}
-    for one in source.get(data.file_names[index], ()):
-        if known := box_numbers(one.get("fbox")):
-            objects.setdefault(key_of("", known, (height, width)), []).append(one)
+    for entry in source.get(data.file_names[index], ()):
+        if known := box_numbers(entry.get("fbox")):
+            objects.setdefault(key_of("", known, (height, width)), []).append(entry)
     for row in range(data.offsets[index], data.offsets[index + 1]):
         if data.labels[row] == label:
             box = [plain(value) for value in data.boxes_xywh_px[row]]

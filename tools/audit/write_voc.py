@@ -40,12 +40,14 @@ def _xml(split: Split, index: int, name: str) -> str:
     height, width = data.sizes[index].tolist()
     _add(root, {"folder": "JPEGImages", "filename": name})
     source = _source(split, index)
-    root.extend(one for one in source if one.tag not in ("folder", "filename", "path", "size", "object"))
+    root.extend(element for element in source if element.tag not in ("folder", "filename", "path", "size", "object"))
     _add(ElementTree.SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
     objects: dict[Any, list[ElementTree.Element]] = {}
-    for one in source.findall("object"):
-        if box := corner_box(one.find("bndbox"), False):
-            objects.setdefault(key_of((one.findtext("name") or "").strip(), box, (height, width)), []).append(one)
+    for element in source.findall("object"):
+        if box := corner_box(element.find("bndbox"), False):
+            objects.setdefault(key_of((element.findtext("name") or "").strip(), box, (height, width)), []).append(
+                element
+            )
     for row in range(data.offsets[index], data.offsets[index + 1]):
         one = ElementTree.SubElement(root, "object")
         label = data.label_space.names[int(data.labels[row])]

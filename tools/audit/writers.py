@@ -94,11 +94,11 @@ def _kept(split: Split) -> tuple[Split, list[str]]:
 
 def _with_standard_names(splits: Sequence[Split]) -> list[Split]:
     """``train2017`` as ``train``: the keys that every YOLO program reads; a lone split of any name is ``train``."""
-    short = {split.name: next((one for one in _STANDARD if split.name.startswith(one)), "") for split in splits}
+    short = {split.name: next((name for name in _STANDARD if split.name.startswith(name)), "") for split in splits}
     if len(splits) == 1:
         return [replace(splits[0], name=short[splits[0].name] or "train")]
     single = [name for name in short.values() if name and list(short.values()).count(name) == 1]
-    return [replace(one, name=short[one.name] if short[one.name] in single else one.name) for one in splits]
+    return [replace(split, name=short[split.name] if short[split.name] in single else split.name) for split in splits]
 
 
 def _renamed(splits: Sequence[Split], names: Sequence[Sequence[str]]) -> list[str]:

@@ -82,14 +82,14 @@ def synonyms(path: str | Path | None = None) -> Synonyms:
     for group in groups.value:
         if not isinstance(group.value, list) or len(group.value) < 2:
             raise ConfigError(f"{group.origin}: expected a list of two or more names that mean the same")
-        keys = {squeezed(_name(one)): one for one in group.value}
-        for key, one in keys.items():
+        keys = {squeezed(_name(item)): item for item in group.value}
+        for key, node in keys.items():
             if key in origins:
                 raise ConfigError(
-                    f"{one.origin}: {one.value!r} is in another group too ({origins[key]}): a name means one thing; "
+                    f"{node.origin}: {node.value!r} is in another group too ({origins[key]}): a name means one thing; "
                     "join the groups or drop it from one"
                 )
-            table[key], origins[key] = f"={next(iter(keys))}", one.origin
+            table[key], origins[key] = f"={next(iter(keys))}", node.origin
     return table
 
 
@@ -145,19 +145,19 @@ def _space(names: list[Node], place: str, first_id: int = 0) -> LabelSpace:
     if not names:
         raise ConfigError(f"{place}: the list of class names is empty: give one name per row of the class heads")
     seen: dict[str, Node] = {}
-    for one in names:
-        other = seen.setdefault(_name(one), one)
-        if other is not one:
+    for row in names:
+        other = seen.setdefault(_name(row), row)
+        if other is not row:
             raise ConfigError(
-                f"{one.origin}: the class name {one.value!r} is that of another row too ({other.origin}): rename one"
+                f"{row.origin}: the class name {row.value!r} is that of another row too ({other.origin}): rename one"
             )
-    return LabelSpace(tuple(_name(one) for one in names), tuple(range(first_id, first_id + len(names))))
+    return LabelSpace(tuple(_name(name) for name in names), tuple(range(first_id, first_id + len(names))))
 
 
-def _name(one: Node) -> str:
-    if isinstance(one.value, bool) or not isinstance(one.value, (str, int)) or not str(one.value).strip():
-        raise ConfigError(f"{one.origin}: {one.value!r} is no class name: write a text, in quotes if need be")
-    return str(one.value)
+def _name(node: Node) -> str:
+    if isinstance(node.value, bool) or not isinstance(node.value, (str, int)) or not str(node.value).strip():
+        raise ConfigError(f"{node.origin}: {node.value!r} is no class name: write a text, in quotes if need be")
+    return str(node.value)
 
 
 def _short(node: Node) -> str:

@@ -93,7 +93,7 @@ class Annotations:
         rows = np.repeat(self.offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
         return replace(
             self,
-            file_names=tuple(self.file_names[one] for one in chosen.tolist()),
+            file_names=tuple(self.file_names[index] for index in chosen.tolist()),
             image_ids=self.image_ids[chosen],
             sizes=self.sizes[chosen],
             offsets=offsets,
@@ -159,7 +159,7 @@ class Collected:
 
     def annotations(self, space: LabelSpace, place: str, folder: str, *, upright: bool = False) -> Annotations:
         """What was added, with boxes numbered from 1 in that order."""
-        counts = [len(one) for one in self.labels]
+        counts = [len(labels) for labels in self.labels]
         boxes = np.concatenate([np.zeros((0, 4)), *self.boxes])
         return Annotations(
             label_space=space,
@@ -217,7 +217,7 @@ def check_files(
 
 def _other_hint(root: Path, names: Sequence[str]) -> str:
     """What stands in the place of an image, where something does."""
-    name = next((one for one in names if os.path.lexists(root / one)), None)
+    name = next((name for name in names if os.path.lexists(root / name)), None)
     if name is None:
         return ""
     try:

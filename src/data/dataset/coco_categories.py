@@ -35,7 +35,9 @@ def categories_space(
     space = LabelSpace.from_coco({"categories": categories}, place, problems)
     if remap:
         foreign = [
-            f"{one}={name}" for one, name in zip(space.category_ids, space.names) if one not in MSCOCO.category_ids
+            f"{number}={name}"
+            for number, name in zip(space.category_ids, space.names)
+            if number not in MSCOCO.category_ids
         ]
         if foreign:
             problems.report(
@@ -51,8 +53,8 @@ def categories_space(
 def warn_of_other_names(own: LabelSpace, place: str) -> None:
     """Say where a file with COCO's ids has other classes: a forgotten setting, which would misname them everywhere."""
     coco = dict(zip(MSCOCO.category_ids, MSCOCO.names))
-    named = [(one, name, coco[one]) for one, name in zip(own.category_ids, own.names) if one in coco]
-    other = [f"{one}={name} is {theirs}" for one, name, theirs in named if squeezed(name) != squeezed(theirs)]
+    named = [(number, name, coco[number]) for number, name in zip(own.category_ids, own.names) if number in coco]
+    other = [f"{number}={name} is {theirs}" for number, name, theirs in named if squeezed(name) != squeezed(theirs)]
     if 2 * len(other) > len(named):  # single names are spelled in many ways: motorbike, tvmonitor
         logger.warning(
             "%s: with remap_mscoco_category: True the classes bear COCO's names, but those of this file are others "
@@ -63,8 +65,10 @@ def warn_of_other_names(own: LabelSpace, place: str) -> None:
 
 def warn_of_groups(categories: Sequence[Any], data: Annotations) -> None:
     """Say where a category stands for a group of others, as Roboflow's first one does: its output is never used."""
-    entries = [one for one in categories if isinstance(one, dict)]
-    groups = {str(one["supercategory"]) for one in entries if one.get("supercategory") not in (None, one.get("name"))}
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    groups = {
+        str(entry["supercategory"]) for entry in entries if entry.get("supercategory") not in (None, entry.get("name"))
+    }
     names, used = data.label_space.names, set(data.labels.tolist())
     unused = [name for label, name in enumerate(names) if name in groups and label not in used]
     if unused:

@@ -62,7 +62,7 @@ def box_numbers(value: object) -> list[float] | None:
     parts = value.strip(" []()").replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(parts, list) or len(parts) != 4:
         return None
-    numbers = [number for one in parts if (number := finite_number(one)) is not None]
+    numbers = [number for part in parts if (number := finite_number(part)) is not None]
     return numbers if len(numbers) == 4 and max(map(abs, numbers)) <= LARGEST else None
 
 
@@ -111,8 +111,8 @@ class ImageIds:
 
 def annotation_ids(values: Iterable[object]) -> list[int]:
     """Whole numbers as they are; the others, in their order, those that follow the largest."""
-    known = [whole_number(one) for one in values]
-    largest, numbers, missing = max((one for one in known if one is not None), default=0), [], 0
+    known = [whole_number(value) for value in values]
+    largest, numbers, missing = max((number for number in known if number is not None), default=0), [], 0
     for number in known:
         missing += number is None
         numbers.append(max(largest, 0) + missing if number is None else number)
@@ -123,7 +123,7 @@ def is_box(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) == 4
-        and all(type(one) in (float, int) and abs(one) <= LARGEST for one in value)
+        and all(type(number) in (float, int) and abs(number) <= LARGEST for number in value)
     )
 
 

@@ -125,10 +125,10 @@ def parse_crowdhuman(
             )  # a missing one was counted when it was looked for
             problems.losses.add(reason, images=int(there), boxes=len(objects))
         else:
-            kinds = [one.kind for one in objects]
+            kinds = [person.kind for person in objects]
             labels = [space.names.index(_HEAD if kind == "hbox" else _PERSON) for kind in kinds]
-            crowd = [one.crowd for one in objects]
-            collected.add(names[index], index, size, [one.box for one in objects], labels, crowd)
+            crowd = [person.crowd for person in objects]
+            collected.add(names[index], index, size, [person.box for person in objects], labels, crowd)
     return collected.annotations(space, str(path), str(root), upright=bool(upright))
 
 

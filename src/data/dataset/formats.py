@@ -43,7 +43,7 @@ def read_annotations(
     parse = FORMATS[format]
     known = inspect.signature(parse).parameters
     unknown = [name for name in where if name not in known or name == "problems"]
-    missing = [name for name, one in known.items() if one.default is one.empty and name not in where]
+    missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in where]
     if unknown or missing:
         raise DataError(
             f"format {format}: unknown {', '.join(unknown) or 'nothing'}, missing {', '.join(missing) or 'nothing'}; "

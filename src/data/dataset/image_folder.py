@@ -82,5 +82,5 @@ def parse_folder(
     for index, size in zip(indices, sizes):
         if size:
             collected.add(names[index], index, size)
-    space = LabelSpace(tuple(f"class {one}" for one in range(num_classes)), tuple(range(num_classes)))
+    space = LabelSpace(tuple(f"class {number}" for number in range(num_classes)), tuple(range(num_classes)))
     return collected.annotations(space, str(folder), str(folder), upright=bool(upright))

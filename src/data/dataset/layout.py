@@ -30,14 +30,14 @@ SPLITS = (*TRAIN, *VAL, *TEST)
 
 def subfolder(folder: Path, names: Sequence[str]) -> Path | None:
     """The sub-folder of the first of these names (in small letters) that there is, however it is capitalised."""
-    there = {one.name.lower(): one for one in folders_in(folder)}
+    there = {path.name.lower(): path for path in folders_in(folder)}
     return next((there[name] for name in names if name in there), None)
 
 
 def folders_in(folder: Path) -> list[Path]:
     """Sub-folders in an order in which a name in small letters comes last; empty where there is no such folder."""
     try:
-        return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
         return []
 
@@ -57,16 +57,16 @@ def beside(folder: Path, own: Sequence[str], other: Sequence[str]) -> list[Path]
         inside = folder.relative_to(up).parts
         is_own = bool(inside) and inside[0].lower() in own
         rest = inside[1:] if is_own else inside
-        there = [one for one in folders_in(up) if one.name.lower() in other]
-        there.sort(key=lambda one: other.index(one.name.lower()))
-        first += [one.joinpath(*rest) for one in there]
+        there = [path for path in folders_in(up) if path.name.lower() in other]
+        there.sort(key=lambda path: other.index(path.name.lower()))
+        first += [path.joinpath(*rest) for path in there]
         later += [*there, up.joinpath(*rest), up] if is_own else []
-    return [one for one in dict.fromkeys([*first, folder, *later]) if one.is_dir()]
+    return [path for path in dict.fromkeys([*first, folder, *later]) if path.is_dir()]
 
 
 def split_of(path: Path) -> str | None:
     """Which part of a data set a folder holds, by the last of its names that says one, in small letters."""
-    return next((one.lower() for one in reversed(path.parts) if one.lower() in SPLITS), None)
+    return next((part.lower() for part in reversed(path.parts) if part.lower() in SPLITS), None)
 
 
 def files_below(root: Path, suffix: str, depth: int) -> Iterator[tuple[Path, list[str]]]:
@@ -75,12 +75,12 @@ def files_below(root: Path, suffix: str, depth: int) -> Iterator[tuple[Path, lis
     for parent, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(parent)
         level = len(Path(parent).relative_to(root).parts)
-        folders[:] = sorted(one for one in folders if not one.startswith(".")) if level < depth else []
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if level < depth else []
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
-        if found := sorted(one for one in names if one.lower().endswith(suffix) and not one.startswith(".")):
+        if found := sorted(name for name in names if name.lower().endswith(suffix) and not name.startswith(".")):
             yield Path(parent), found
 
 
@@ -188,7 +188,7 @@ def _reasons(name: str, file: str, end: Callable[[str], str]) -> list[str]:
 def _same_folders(name: str, file: str) -> bool:
     """Whether one path goes on where the other begins: ``a/b.jpg`` is not ``c/b.jpg``, but may be ``b.jpg``."""
     pairs = zip(reversed(_parents(name)), reversed(_parents(file)))
-    return all(one == other for one, other in pairs)
+    return all(value == other for value, other in pairs)
 
 
 def _parents(path: str) -> list[str]:

@@ -118,13 +118,13 @@ def parse_objects365(
             replace(part, file_names=tuple(os.path.join(os.path.abspath(folder), name) for name in part.file_names))
             for folder, part in zip(folders, parts)
         ]
-        root = os.path.commonpath([os.path.abspath(one) for one in folders])
+        root = os.path.commonpath([os.path.abspath(path) for path in folders])
         return settled(_merged(absolute, root, problems), root, upright, problems)
     return settled(_merged(parts, folders[0], problems), folders[0], upright, problems)
 
 
 def _listed(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else [str(one) for one in value]
+    return [value] if isinstance(value, str) else [str(item) for item in value]
 
 
 def _resolved(annotations: Annotations, folder: str) -> Annotations:

@@ -62,7 +62,7 @@ class Subset:
         elif isinstance(self.chosen, str):
             indices = _named(_lines(Path(self.chosen)), file_names, image_ids, place)
         else:
-            named = [(f"subset, entry {number}", str(one)) for number, one in enumerate(self.chosen, 1)]
+            named = [(f"subset, entry {number}", str(item)) for number, item in enumerate(self.chosen, 1)]
             indices = _named(named, file_names, image_ids, place)
         logger.info("%s: %d of %d images (subset)", place, len(indices), len(file_names))
         return np.unique(indices)
@@ -88,7 +88,7 @@ def _named(
     bases = [os.path.basename(name) for name in file_names]
     whole = _positions(file_names)
     ways = [
-        _positions([] if image_ids is None else [str(one) for one in image_ids]),
+        _positions([] if image_ids is None else [str(number) for number in image_ids]),
         _positions(bases),
         _positions([os.path.splitext(name)[0] for name in bases]),
     ]
@@ -99,8 +99,8 @@ def _named(
             raise DataError(
                 f"{origin}: {place} has no image {name!r}: give file names as the annotations do, ids, or base names"
             )
-        if len({file_names[one] for one in found}) > 1:
-            both = ", ".join(file_names[one] for one in found[:3])
+        if len({file_names[index] for index in found}) > 1:
+            both = ", ".join(file_names[index] for index in found[:3])
             raise DataError(f"{origin}: {name!r} may be any of {both}: give the whole file name")
         indices += found
     if not indices:
@@ -138,10 +138,10 @@ def prepare(
         DataError: a class count that is not the data's, unknown names in the subset, missing images, invalid boxes.
     """
     annotations = with_class_count(annotations, num_classes, fixed_labels=fixed_labels)
-    for one, other in annotations.label_space.alike():
+    for name, other in annotations.label_space.alike():
         logger.warning(
             "%s: the classes %r and %r differ in case or spaces only: two classes; rename one if they are one",
-            annotations.place, one, other,
+            annotations.place, name, other,
         )  # fmt: skip
     if subset is not None and subset.chosen is not None:
         wanted = subset.indices(annotations.file_names, annotations.image_ids.tolist(), annotations.place)
@@ -212,7 +212,7 @@ def report_boxes_without_area(annotations: Annotations, rule: str) -> None:
     }
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     owners = np.searchsorted(annotations.offsets, rows[:5], side="right") - 1
-    names = ", ".join(dict.fromkeys(annotations.file_names[one] for one in owners.tolist()))
+    names = ", ".join(dict.fromkeys(annotations.file_names[index] for index in owners.tolist()))
     text = (
         f"{annotations.place}: {rows.size} of {len(annotations.ids)} boxes cover nothing of their image ({kinds}), "
         f"annotation ids {', '.join(map(str, annotations.ids[rows[:5]]))}{', ...' if rows.size > 5 else ''} "

@@ -83,13 +83,13 @@ def parse_voc(
 def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
     """The list file: beside the folders, or where the VOC layout keeps it; or a folder of XML files."""
     places = [root / ann_file, root / _LISTS / ann_file]
-    found = next((one for one in places if one.is_file()), None)
+    found = next((path for path in places if path.is_file()), None)
     if found is None and places[0].is_dir():
         return places[0]
-    found = found or next((one for one in places if os.path.lexists(one)), None)  # whoever reads it says what it is
+    found = found or next((path for path in places if os.path.lexists(path)), None)  # whoever reads it says what it is
     if found is None:
-        lists = sorted(one.name for folder in (root, root / _LISTS) for one in folder.glob("*.txt"))
-        folders = [os.path.relpath(one, root) for one in xml_folders(root)] if root.is_dir() else []
+        lists = sorted(file.name for folder in (root, root / _LISTS) for file in folder.glob("*.txt"))
+        folders = [os.path.relpath(path, root) for path in xml_folders(root)] if root.is_dir() else []
         hints = ["there are " + ", ".join(lists[:8])] if lists else []
         hints += [f"XML files are in {', '.join(folders[:4])}: ann_file: {folders[0]} takes them"] if folders else []
         hint = "; ".join(hints) or "write one image per line into it"
@@ -108,8 +108,8 @@ def voc_label_space(
     if label_file and os.path.lexists(path):
         return LabelSpace.from_names(class_names(path, problems), str(path), problems)
     quiet = Problems(collect=True)
-    opened = [VocFile.open(one, "", quiet) for one in xml_files(root)]
-    names = sorted({name for one in opened if one for name in one.names()})
+    opened = [VocFile.open(path, "", quiet) for path in xml_files(root)]
+    names = sorted({name for file in opened if file for name in file.names()})
     if names:
         text = (
             f"no such list of class names; those of the XML files are taken in this order: {', '.join(names)}. Write "

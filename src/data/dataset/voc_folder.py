@@ -41,7 +41,7 @@ def folder_items(root: Path, folder: Path, problems: Problems) -> list[Item]:
     items, unused = [], []
     for parent, names in files_below(folder, ".xml", DEPTH):
         places = [(place, images_in(place)) for place in beside(parent, XML, IMAGES)]
-        for name in (one for one in names if _is_voc(parent / one)):
+        for name in (name for name in names if _is_voc(parent / name)):
             image = _image_of(parent / name, places)
             items.append(Item(os.path.relpath(image, root), os.path.relpath(parent / name, root), str(folder)))
         stems = {os.path.splitext(name)[0] for name in names}
@@ -61,7 +61,7 @@ def xml_folders(root: Path) -> list[Path]:
     return [
         parent
         for parent, names in files_below(root, ".xml", DEPTH)
-        if any(_is_voc(parent / one, empty=False) for one in names[:20])
+        if any(_is_voc(parent / name, empty=False) for name in names[:20])
     ]
 
 
@@ -73,13 +73,13 @@ def xml_files(root: Path) -> Iterator[Path]:
 def xml_file(image: Path) -> Path:
     """The XML file of an image: what ``folder_items`` looks for, backwards."""
     places = [folder / f"{image.stem}.xml" for folder in beside(image.parent, IMAGES, XML)]
-    return next((one for one in places if one.is_file()), image.with_suffix(".xml"))
+    return next((path for path in places if path.is_file()), image.with_suffix(".xml"))
 
 
 def images_in(folder: Path) -> dict[str, str]:
     """Image of each stem in a folder; of several the first in the alphabet, on every machine."""
-    names = sorted((one.name for one in folder.iterdir()), reverse=True) if folder.is_dir() else []
-    return {os.path.splitext(one)[0]: one for one in names if one.lower().endswith(SUFFIXES) and one[0] != "."}
+    names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
+    return {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."}
 
 
 def _image_of(file: Path, places: list[tuple[Path, dict[str, str]]]) -> Path:

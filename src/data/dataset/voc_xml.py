@@ -91,8 +91,8 @@ class VocFile:
 
     def names(self) -> Iterator[str]:
         """Class names of the objects."""
-        for one in self.root.findall("object"):
-            if name := (one.findtext("name") or "").strip():
+        for element in self.root.findall("object"):
+            if name := (element.findtext("name") or "").strip():
                 yield name
 
     def read(self, labels: Mapping[str, int], *, one_based: bool, needs_size: bool, problems: Problems) -> VocImage:
@@ -108,9 +108,9 @@ class VocFile:
         image = VocImage(size, [], [], [], [])
         known = ", ".join(list(labels)[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")
         objects = self.root.findall("object")
-        for number, one in enumerate(objects):
-            name = (one.findtext("name") or "").strip()
-            box = corner_box(one.find("bndbox"), one_based)
+        for number, element in enumerate(objects):
+            name = (element.findtext("name") or "").strip()
+            box = corner_box(element.find("bndbox"), one_based)
             if not name:
                 self._report("bad entry", number, "an object without <name>: give its class", problems)
             elif name not in labels:
@@ -122,9 +122,9 @@ class VocFile:
             else:
                 image.boxes_xywh_px.append(box)
                 image.labels.append(labels[name])
-                if any(is_rotated(turn.findtext("value")) for turn in one.iterfind(_ROTATION)):
+                if any(is_rotated(turn.findtext("value")) for turn in element.iterfind(_ROTATION)):
                     image.rotated.append(number + 1)
-                image.difficult.append(bool(flag(one.findtext("difficult"))))
+                image.difficult.append(bool(flag(element.findtext("difficult"))))
         if objects and not image.labels:
             problems.losses.add("", emptied=1)
         return image
@@ -135,7 +135,9 @@ class VocFile:
         if deeper:
             text = f"{deeper} <object> inside other elements are passed over: put them directly into <annotation>"
             problems.report("bad entry", self._place("object", 0, "annotation"), text, boxes=deeper)
-        tags = {one.tag for one in self.root.iter() if one is not self.root and isinstance(one.tag, str)}
+        tags = {
+            element.tag for element in self.root.iter() if element is not self.root and isinstance(element.tag, str)
+        }
         for tag in sorted(tags - set(_TAGS)):
             plain = tag.rpartition("}")[2].lower()
             if plain in _TAGS:
@@ -208,10 +210,10 @@ def _upper_lines(data: bytes) -> list[tuple[int, str]]:
 def corner_box(element: ElementTree.Element | None, one_based: bool) -> list[float] | None:
     """x, y, width, height; None where a corner is missing or no finite number."""
     try:
-        corners = [float(element.findtext(one) or "") for one in _CORNERS] if element is not None else []
+        corners = [float(element.findtext(corner) or "") for corner in _CORNERS] if element is not None else []
     except ValueError:
         return None
-    if len(corners) != 4 or not all(abs(one) <= LARGEST for one in corners):
+    if len(corners) != 4 or not all(abs(corner) <= LARGEST for corner in corners):
         return None
     x0, y0, x1, y1 = corners
     if one_based:  # pixels are counted from 1 and the last one belongs to the box

@@ -72,7 +72,7 @@ def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: 
 def _inside(row: Row) -> Row | None:
     """The part of the box within the image, None where there is none."""
     number, cx, cy, w, h = row
-    x0, x1, y0, y1 = (min(max(one, 0.0), 1.0) for one in (cx - w / 2, cx + w / 2, cy - h / 2, cy + h / 2))
+    x0, x1, y0, y1 = (min(max(value, 0.0), 1.0) for value in (cx - w / 2, cx + w / 2, cy - h / 2, cy + h / 2))
     return (number, (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0) if x1 > x0 and y1 > y0 else None
 
 
@@ -104,10 +104,12 @@ def _row(columns: Sequence[str], space: LabelSpace) -> tuple[Row, float | None]:
     if number not in range(len(space)):
         known = f"the {len(space)} classes 0..{len(space) - 1}: {space.describe()}"
         raise _BadRow("unknown category", f"class {columns[0]} is not one of {known}")
-    outside = [one for one in values if not -TOLERANCE <= one <= 1 + TOLERANCE]
+    outside = [value for value in values if not -TOLERANCE <= value <= 1 + TOLERANCE]
     beyond = outside[0] if outside else None
     sizes = values[2:] if count == _BOX else [0.0]
-    wrong = [one for one in outside if not -_BEYOND <= one <= 1 + _BEYOND] or [one for one in sizes if one < -TOLERANCE]
+    wrong = [value for value in outside if not -_BEYOND <= value <= 1 + _BEYOND] or [
+        value for value in sizes if value < -TOLERANCE
+    ]
     if wrong:
         text = f"{wrong[0]:g} is outside 0..1: coordinates must be fractions of the image's width and height"
         raise _BadRow("bad box", text)
@@ -121,7 +123,7 @@ def _row(columns: Sequence[str], space: LabelSpace) -> tuple[Row, float | None]:
 
 def _finite(columns: Sequence[str]) -> list[float]:
     try:
-        numbers = [float(one) for one in columns]
+        numbers = [float(column) for column in columns]
     except ValueError as error:
         raise _BadRow("broken line", f"{' '.join(columns)[:80]!r} holds something that is no number") from error
     if not all(map(math.isfinite, numbers)):
@@ -212,12 +214,12 @@ def _label_folder(parent: Path, stems: Set[str]) -> Path:
     for index in range(len(parts) - 1, 0, -1):
         if parts[index].lower() == "images" and (other := subfolder(Path(*parts[:index]), ("labels",))):
             return other.joinpath(*parts[index + 1 :])
-    return parent if any(one.stem in stems for one in parent.glob("*.txt")) else folder
+    return parent if any(path.stem in stems for path in parent.glob("*.txt")) else folder
 
 
 def _present(labels: Sequence[Path], place: str, problems: Problems) -> list[bool]:
     """Which label files are there; an image without one has no objects, but images without any are a mistake."""
-    there = [one.is_file() for one in labels]
+    there = [file.is_file() for file in labels]
     for file, is_there in zip(labels, there):
         if not is_there and os.path.lexists(file):  # reading it says what it is, and does not wait for a pipe
             text_lines(file, problems)
@@ -230,8 +232,8 @@ def _present(labels: Sequence[Path], place: str, problems: Problems) -> list[boo
     elif not all(there):
         background = len(there) - sum(there)
         logger.info("%s: %d of %d images have no label file: images without objects", place, background, len(there))
-        parents = {one.parent for one, is_there in zip(labels, there) if not is_there}
-        for folder in sorted(one for one in parents if not one.is_dir()):
+        parents = {file.parent for file, is_there in zip(labels, there) if not is_there}
+        for folder in sorted(folder for folder in parents if not folder.is_dir()):
             logger.warning("%s: there is no folder %s: none of its images has objects", place, folder)
     return there
 
@@ -255,7 +257,7 @@ def _keypoint_columns(data: YoloData, problems: Problems) -> int:
     shape = data.content.get("kpt_shape")
     if shape is None:
         return 0
-    if not isinstance(shape, list) or len(shape) != 2 or not all(type(one) is int and one > 0 for one in shape):
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(value) is int and value > 0 for value in shape):
         text = f"kpt_shape is {shape!r}: give the number of key points and the numbers of each, such as [17, 3]"
         problems.report("bad entry", str(data.file), text)
         return 0
@@ -287,7 +289,7 @@ def _missing(data: YoloData, source: str, split: str) -> str:
     else:
         parts = re.split(r"[\\/]+", source)
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        if end := next((one for one in ends if one and os.path.exists(data.root / one)), None):  # of another machine
+        if end := next((end for end in ends if end and os.path.exists(data.root / end)), None):  # of another machine
             text += f" (there is {data.root / end}: write {split}: {end})"
     if data.content.get("download"):
         text += "; its download: entry is not followed, so fetch the data first"
@@ -303,7 +305,7 @@ def _listed(listing: Path, data: YoloData, problems: Problems) -> list[Path]:
     for place, line in lines:
         places = [listing.parent / line, data.root / line, *data.places(line)]
         # os.path, because a line of a file that is no list may be too long for a name, at which pathlib raises.
-        found = next((one for there in (os.path.isfile, os.path.lexists) for one in places if there(one)), None)
+        found = next((path for there in (os.path.isfile, os.path.lexists) for path in places if there(path)), None)
         if found is None and len(line) > _LONGEST:
             text = f"a line of {len(line)} characters: this file is no list of images, one per line"
             problems.report("broken line", place, text)

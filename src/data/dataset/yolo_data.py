@@ -71,7 +71,7 @@ class YoloData:
         if not given:
             return self.file.parent
         places = [self.file.parent / str(given), Path(str(given))]
-        return next((one for one in places if os.path.isdir(one)), places[0])
+        return next((path for path in places if os.path.isdir(path)), places[0])
 
     def splits(self) -> list[str]:
         """Keys that name images: train, val, test, then others whose images are there."""
@@ -79,14 +79,14 @@ class YoloData:
         others = [
             key for key, value in self.content.items()
             if key.lower() not in SPLITS and key not in ("path", "names", "download")
-            and _names_images(value) and all(self.places(one) for one in _sources(value))
+            and _names_images(value) and all(self.places(path) for path in _sources(value))
         ]  # fmt: skip
         return [*sorted(known, key=lambda key: SPLITS.index(key.lower())), *others]
 
     def sources(self, split: str, problems: Problems) -> list[str]:
         """Folders or lists of a split; for ``val`` also of ``valid`` or ``validation``, whichever is there."""
         alike = next((group for group in (TRAIN, VAL, TEST) if split.lower() in group), ())
-        keys = [split, *(key for one in alike for key in self.content if key.lower() == one)]
+        keys = [split, *(key for name in alike for key in self.content if key.lower() == name)]
         value = next((self.content[key] for key in keys if _names_images(self.content.get(key))), None)
         if value is None:
             found = _short.repr(self.content.get(split))
@@ -103,18 +103,18 @@ class YoloData:
         """
         head, _, rest = source.partition("/")
         tries = [source, *([rest] if rest and head in ("..", "data") else [])]
-        return [self.root / one for one in tries if os.path.exists(self.root / one)]
+        return [self.root / name for name in tries if os.path.exists(self.root / name)]
 
     def space(self, problems: Problems) -> LabelSpace:
         """The classes."""
         names, place = self.content.get("names"), str(self.file)
-        if isinstance(names, dict) and {str(one) for one in names} == {str(one) for one in range(len(names))}:
+        if isinstance(names, dict) and {str(name) for name in names} == {str(number) for number in range(len(names))}:
             names = [name for _, name in sorted(names.items(), key=lambda pair: int(pair[0]))]
         if not isinstance(names, list) or not names:
             text = f"names is {_short.repr(names)}: give a list of class names, or a mapping from 0, 1, ... to names"
             problems.report("bad class", place, text)
             return LabelSpace((), ())
-        if wrong := [one for one in names if type(one) not in (str, int) or not str(one).strip()]:
+        if wrong := [name for name in names if type(name) not in (str, int) or not str(name).strip()]:
             text = (
                 f"names holds {_short.repr(wrong[0])}, not text: write it in quotes (YAML reads yes, no, on, off as "
                 "True, False)"
@@ -122,37 +122,39 @@ class YoloData:
             problems.report("bad class", place, text)
         count = self.content.get("nc", len(names))
         if str(count) != str(len(names)):
-            shown = ", ".join(str(one)[:40] for one in names[:5])
+            shown = ", ".join(str(name)[:40] for name in names[:5])
             text = f"nc is {_short.repr(count)}, but names has {len(names)} classes ({shown}): correct one"
             problems.report("bad class", place, text)
-        return LabelSpace.from_names([str(one) for one in names], place, problems)
+        return LabelSpace.from_names([str(name) for name in names], place, problems)
 
 
 def find_data(folder: Path) -> Path | None:
     """The data file in a folder; YAML files about other things, and broken ones, are passed over."""
     quiet = Problems(collect=True)
     opened = [YoloData(file, _yaml(file, quiet)) for file in _yaml_files(folder)]
-    if found := [one for one in opened if "names" in one.content and one.splits()]:
-        if any(one.content != found[0].content for one in found[1:]) and found[0].file.stem.lower() != "data":
-            others = ", ".join(one.file.name for one in found[1:])
+    if found := [data for data in opened if "names" in data.content and data.splits()]:
+        if any(data.content != found[0].content for data in found[1:]) and found[0].file.stem.lower() != "data":
+            others = ", ".join(data.file.name for data in found[1:])
             logger.warning("%s is taken, but %s could be meant as well: name the file", found[0].file, others)
         return found[0].file
-    darknet = [one for one in sorted(folder.glob("*.data")) if "names" in _darknet(one, quiet)]
+    darknet = [path for path in sorted(folder.glob("*.data")) if "names" in _darknet(path, quiet)]
     if not darknet and has_labels(folder):
-        places = [folder, *(one for one in folders_in(folder) if one.name.lower() in XML)]
-        return next((one / name for one in places for name in CLASS_LISTS if (one / name).is_file()), None)
+        places = [folder, *(path for path in folders_in(folder) if path.name.lower() in XML)]
+        return next((path / name for path in places for name in CLASS_LISTS if (path / name).is_file()), None)
     return next(iter(darknet), None)
 
 
 def broken_data(folder: Path) -> Path | None:
     """A file that would be a ``data.yaml`` if it could be read: opening it says what is wrong."""
-    broken = (one for one in _yaml_files(folder) if not _yaml(one, Problems(collect=True)))
-    return next((one for one in broken if _NAMES_KEY.search(one.read_text(errors="replace").replace("\0", ""))), None)
+    broken = (path for path in _yaml_files(folder) if not _yaml(path, Problems(collect=True)))
+    return next(
+        (path for path in broken if _NAMES_KEY.search(path.read_text(errors="replace").replace("\0", ""))), None
+    )
 
 
 def _yaml_files(folder: Path) -> list[Path]:
-    files = [one for one in folder.iterdir() if one.suffix.lower() in _YAML and one.is_file()]
-    return sorted(files, key=lambda one: (one.stem.lower() != "data", one.name))
+    files = [path for path in folder.iterdir() if path.suffix.lower() in _YAML and path.is_file()]
+    return sorted(files, key=lambda path: (path.stem.lower() != "data", path.name))
 
 
 def has_labels(folder: Path) -> bool:
@@ -166,7 +168,9 @@ def has_labels(folder: Path) -> bool:
 
 
 def _names_images(value: Any) -> bool:
-    return bool(value) and all(isinstance(one, str) and one for one in (value if isinstance(value, list) else [value]))
+    return bool(value) and all(
+        isinstance(path, str) and path for path in (value if isinstance(value, list) else [value])
+    )
 
 
 def _sources(value: str | list[str]) -> list[str]:
@@ -206,12 +210,12 @@ def _beside(file: Path, problems: Problems) -> dict[str, Any]:
     """A list of class names in the folder of the data, or in its ``labels``; images in ``images``, or beside it."""
     base = file.parent.parent if file.parent.name.lower() in XML else file.parent
     images = subfolder(base, IMAGES) or base
-    parts = next((found for one in (images, base) if (found := _parts(one))), [("train", images)])
+    parts = next((found for path in (images, base) if (found := _parts(path))), [("train", images)])
     return {"names": _class_names(file, problems), **{name: str(folder.absolute()) for name, folder in parts}}
 
 
 def _parts(folder: Path) -> Sequence[tuple[str, Path]]:
-    return [(one.name.lower(), one) for one in folders_in(folder) if one.name.lower() in SPLITS]
+    return [(path.name.lower(), path) for path in folders_in(folder) if path.name.lower() in SPLITS]
 
 
 def _class_names(file: Path, problems: Problems) -> list[str]:

@@ -140,7 +140,7 @@ def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int |
     epoch = given.get("epoch")
     if unknown or type(epoch) is not int or epoch < 0 or not isinstance(given.get("ops"), (list, tuple)):
         raise ValueError(f"Compose: policy {policy} must be {{name: stop_epoch, epoch: 0 or more, ops: [class names]}}")
-    absent = [one for one in given["ops"] if one not in known]
+    absent = [name for name in given["ops"] if name not in known]
     if absent:
         raise ValueError(
             f"Compose: policy.ops names {', '.join(map(str, absent))}, but ops holds {', '.join(known) or 'nothing'}: "

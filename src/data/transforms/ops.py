@@ -185,7 +185,7 @@ class KeepAspect(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The size that this image gets, for v2.Transform."""
-        image = next(one for one in flat_inputs if isinstance(one, (PILImage, tv_tensors.Image)))
+        image = next(value for value in flat_inputs if isinstance(value, (PILImage, tv_tensors.Image)))
         return {"size": list(self.size_of(*F.get_size(image)))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -297,7 +297,7 @@ class PadToSize(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The border that this image needs, for v2.Transform."""
-        image = next(one for one in flat_inputs if isinstance(one, (PILImage, tv_tensors.Image)))
+        image = next(value for value in flat_inputs if isinstance(value, (PILImage, tv_tensors.Image)))
         height, width = F.get_size(image)
         if height > self.size[0] or width > self.size[1]:
             raise DataError(
@@ -370,6 +370,10 @@ for _name, _op in {  # RT-DETR's first repository
 
 
 def _pair(name: str, size: Any) -> tuple[int, int]:
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(type(one) is int and one > 0 for one in size):
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 2
+        or not all(type(value) is int and value > 0 for value in size)
+    ):
         raise ValueError(f"{name}: size is {size!r}: give [height, width] in pixels")
     return size[0], size[1]

@@ -68,7 +68,7 @@ class Distortion:
         after = after.transpose(2, 0, 1) if channels_last else after
         changes, order = [self._change(name, whole) for name in self.names], self.permutation or (0, 1, 2)
         if changes:
-            _changed(bands, changes, [after[order.index(one)] for one in range(3)])
+            _changed(bands, changes, [after[order.index(channel)] for channel in range(3)])
         else:
             for channel, source in enumerate(order):
                 after[channel] = bands[source]
@@ -169,7 +169,7 @@ def _turn(planes: NDArray[np.int16], sextants: np.float32) -> None:
     chroma = np.subtract(largest, smallest).astype(np.float32)
     chroma *= sextants
     change = np.rint(chroma, out=chroma).astype(np.int16)
-    signs = [(one - other) >> 15 for one, other in ((green, blue), (blue, red), (red, green))]  # -1 below, else 0
+    signs = [(value - other) >> 15 for value, other in ((green, blue), (blue, red), (red, green))]  # -1 below, else 0
     for plane, sign in zip(planes, signs):
         plane += plane
         plane -= middle

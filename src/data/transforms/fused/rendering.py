@@ -57,7 +57,7 @@ def needed_scale(decision: Decision) -> float:
 
 def reduction(scale: float) -> int:
     """The largest whole number that an image may be divided by to keep a scale: 1, 2, 4 or 8."""
-    return next((one for one in REDUCTIONS if one * scale <= 1), 1)
+    return next((reduction for reduction in REDUCTIONS if reduction * scale <= 1), 1)
 
 
 def render(decision: Decision, read: Read) -> Tensor:
@@ -143,7 +143,7 @@ def _resized(pixels: NDArray[np.uint8], y: _Axis, x: _Axis) -> NDArray[np.uint8]
         return pixels
     # Scales and not sizes: behind the part there may be more of the border than these pixels need.
     scales = [
-        (1 + _UP) * max(1 / one.step, end / size) for one, end, size in zip((y, x), (bottom, right), pixels.shape[:2])
+        (1 + _UP) * max(1 / axis.step, end / size) for axis, end, size in zip((y, x), (bottom, right), pixels.shape[:2])
     ]
     batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     resized = F.interpolate(batch, scale_factor=scales, mode="bilinear", antialias=True)[0]
@@ -238,7 +238,7 @@ def _reduced(decision: Decision, pixels: Pixels) -> NDArray[np.uint8]:
     part = _cut(whole, Window(x.inner[0], y.inner[0], x.inner[1], y.inner[1]))
     late = _is_late(part, y, x)
     if not late and decision.distortion is not None:
-        part = Image.merge("RGB", [Image.fromarray(one) for one in decision.distortion.apply(_bands(part), whole)])
+        part = Image.merge("RGB", [Image.fromarray(band) for band in decision.distortion.apply(_bands(part), whole)])
     outer = (x.end - x.begin, y.end - y.begin)
     if part.size != outer:
         canvas = Image.new("RGB", outer, decision.fill)
