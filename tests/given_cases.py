@@ -249,13 +249,13 @@ def coco(folder: Path) -> Any:
 def perfect_ap(folder: Path) -> float:
     """AP of detections that equal the ground truth."""
     from isdfine.data.evaluate import CocoEvaluator
-    from isdfine.nn.types import Detections
+    from isdfine.nn.types import BatchDetections
 
     evaluator = CocoEvaluator(dataset=(data := coco(folder)))
     for image_id in data.annotations.image_ids.tolist():
         truth = data.ground_truth(image_id)
         scores = torch.ones(len(truth.labels))
-        found = Detections(truth.labels[None], truth.boxes[None], scores[None])
+        found = BatchDetections(truth.labels[None], truth.boxes[None], scores[None])
         evaluator.update(found, [{"image_id": torch.tensor([image_id])}])
     return float(evaluator.summarize().stats["AP"])
 

@@ -105,3 +105,12 @@ def test_no_unsafe_loading_and_no_path_edits(folder: str) -> None:
                 if (call == "torch.load" and not safe) or call in FORBIDDEN_CALLS:
                     wrong.append(f"{file}:{node.lineno} {call}")
     assert not wrong
+
+
+def test_every_public_class_name_stands_once() -> None:
+    places: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(file.relative_to(SRC)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

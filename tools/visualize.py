@@ -38,7 +38,7 @@ from isdfine.deploy.decoder_pictures import draw_attention, draw_refinement, dra
 from isdfine.deploy.inspection import Inspection, inspect_image
 from isdfine.deploy.load import recipe_of
 from isdfine.nn.padding import CONTENT_SIZE
-from isdfine.nn.types import Detections
+from isdfine.nn.types import BatchDetections
 from isdfine.solver.evaluate import detect
 from isdfine.solver.solver import Evaluation
 from isdfine.viz.canvas import save_figure
@@ -141,10 +141,10 @@ class Evaluated:
         """Annotated boxes of an image, and the image."""
         return self.run.val_loader.dataset.ground_truth(self.ids[index])
 
-    def detections(self, index: int) -> Detections:
+    def detections(self, index: int) -> BatchDetections:
         """Of one image."""
         one = self.judgement.images[index]
-        return Detections(*(torch.from_numpy(field) for field in (one.labels, one.boxes_xyxy_px, one.scores)))
+        return BatchDetections(*(torch.from_numpy(field) for field in (one.labels, one.boxes_xyxy_px, one.scores)))
 
     def sheets(self, most: int) -> Iterator[tuple[Kind, int, list[Image.Image]]]:
         """Per kind of error how many there are, and sheets with the first ``most``."""
@@ -160,7 +160,7 @@ def evaluate(options: argparse.Namespace) -> Evaluated:
         left = len(targets) if options.max_images is None else options.max_images - len(found)
         with torch.inference_mode():
             batch = detect(run.model, run.postprocessor, images, targets)
-        batch = Detections(*(field[:left].cpu() for field in batch))
+        batch = BatchDetections(*(field[:left].cpu() for field in batch))
         run.evaluator.update(batch, targets[:left])
         for row, target in enumerate(targets[:left]):
             found[int(target["image_id"])] = judged_image(run, int(target["image_id"]), batch, row)
@@ -174,7 +174,7 @@ def evaluate(options: argparse.Namespace) -> Evaluated:
     return Evaluated(run, result, ids, judgement)
 
 
-def judged_image(run: Evaluation, image_id: int, batch: Detections, row: int) -> JudgedImage:
+def judged_image(run: Evaluation, image_id: int, batch: BatchDetections, row: int) -> JudgedImage:
     """One image of a batch beside its annotations, as the evaluator sees both."""
     data = run.val_loader.dataset.annotations
     index = int(np.flatnonzero(data.image_ids == image_id)[0])
@@ -283,7 +283,7 @@ def detections(options: argparse.Namespace) -> None:
             target[CONTENT_SIZE] = chosen.content[0].to(run.device)
         with torch.inference_mode():
             batch = detect(run.model, run.postprocessor, chosen.images, [target])
-        found = Detections(*(field[0].cpu() for field in batch))
+        found = BatchDetections(*(field[0].cpu() for field in batch))
         if chosen.truth is None:
             drawn = draw_detections(chosen.image, found, run.label_space, options.threshold)
         else:

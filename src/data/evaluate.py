@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core import dist
 from ..core.errors import ConfigError, DataError, NonFiniteError
 from ..core.registry import register
-from ..nn.types import Detections
+from ..nn.types import BatchDetections
 from .coco_metrics import ABSENT, Detected, Truth, coco_metrics
 from .dataset.annotations import Annotations
 from .dataset.detection import DetectionDataset
@@ -87,7 +87,7 @@ class _Arriving:
     so that the GPU can be given its next batch first.
     """
 
-    def __init__(self, detections: Detections, targets: Iterable[Mapping[str, Tensor]]) -> None:
+    def __init__(self, detections: BatchDetections, targets: Iterable[Mapping[str, Tensor]]) -> None:
         ids = torch.cat([target["image_id"].reshape(1) for target in targets])
         boxes, scores = (tensor.detach().float() for tensor in (detections.boxes, detections.scores))
         self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in (ids, boxes, scores, detections.labels)]
@@ -158,7 +158,7 @@ class CocoEvaluator:
             )
         self._seen, self._arriving = [], None
 
-    def update(self, detections: Detections, targets: Iterable[Mapping[str, Tensor]]) -> None:
+    def update(self, detections: BatchDetections, targets: Iterable[Mapping[str, Tensor]]) -> None:
         """Add one batch.
 
         Args:

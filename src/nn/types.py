@@ -21,7 +21,7 @@ Target = Mapping[str, Tensor]
 """Ground truth of one image: ``boxes`` (T, 4) cxcywh fractions of it, ``labels`` (T,) int64 in 0..C-1, and more."""
 
 
-class Detections(NamedTuple):
+class BatchDetections(NamedTuple):
     """What the post-processor returns, in the order of an exported graph's outputs."""
 
     labels: Tensor

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from ..data.evaluate import CocoEvaluator, EvalResult
 from ..nn.padding import content_sizes_of
-from ..nn.types import Detections, Predictions
+from ..nn.types import BatchDetections, Predictions
 from ..optim.precision import Precision
 
 
 class PostProcessor(Protocol):
     """Predictions and original sizes (width, height) -> detections in pixels."""
 
-    def __call__(self, predictions: Predictions, orig_target_sizes: Tensor) -> Detections: ...
+    def __call__(self, predictions: Predictions, orig_target_sizes: Tensor) -> BatchDetections: ...
 
 
 def detect(
@@ -30,7 +30,7 @@ def detect(
     images: Tensor,
     targets: Sequence[Mapping[str, Tensor]],
     precision: Precision | None = None,
-) -> Detections:
+) -> BatchDetections:
     """Detections of one batch in pixels of the original images.
 
     Args:

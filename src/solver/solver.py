@@ -29,7 +29,7 @@ from ..data.evaluate import CocoEvaluator, EvalResult
 from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
 from ..load import open_checkpoint
-from ..nn.types import Detections
+from ..nn.types import BatchDetections
 from ..optim.precision import Precision
 from .checkpoint import seed_everything
 from .evaluate import PostProcessor, detect, evaluate
@@ -112,7 +112,7 @@ class Evaluation:
             judged, self.postprocessor, self.val_loader, self.evaluator, precision=self.precision, on_batch=on_batch
         )
 
-    def sample_detections(self, count: int, model: nn.Module | None = None) -> Iterator[tuple[int, Detections]]:
+    def sample_detections(self, count: int, model: nn.Module | None = None) -> Iterator[tuple[int, BatchDetections]]:
         """The first ``count`` validation images of this rank: image id and its detections (K rows, on the CPU)."""
         model = (model or self.model).eval()
         left = count
@@ -120,7 +120,7 @@ class Evaluation:
             with torch.inference_mode():
                 batch = detect(model, self.postprocessor, images, targets, self.precision)
             for index, target in enumerate(targets[:left]):
-                yield int(target["image_id"]), Detections(*(field[index].cpu() for field in batch))
+                yield int(target["image_id"]), BatchDetections(*(field[index].cpu() for field in batch))
             left -= len(targets)
             if left <= 0:
                 return

@@ -16,7 +16,7 @@ from isdfine.core.errors import ConfigError, DataError, NonFiniteError
 from isdfine.data import evaluate as module
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.evaluate import CocoEvaluator, shown
-from isdfine.nn.types import Detections
+from isdfine.nn.types import BatchDetections
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
@@ -62,7 +62,7 @@ def random_detections(dataset, image_ids, count=150, seed=1):
         boxes.append(corners)
         labels.append(np.concatenate([truth.labels.numpy(), [0]])[picks])
     scores = np.round(random.random((len(image_ids), count)), 2)
-    return Detections(
+    return BatchDetections(
         torch.from_numpy(np.stack(labels)), torch.from_numpy(np.stack(boxes)).float(), torch.from_numpy(scores).float()
     )
 
@@ -111,7 +111,7 @@ def test_same_numbers_as_pycocotools(tmp_path, seed):
     evaluator = CocoEvaluator(dataset=dataset)
     for begin in range(0, len(ids), 5):
         part = slice(begin, begin + 5)
-        evaluator.update(Detections(*(column[part] for column in detections)), targets_of(ids[part]))
+        evaluator.update(BatchDetections(*(column[part] for column in detections)), targets_of(ids[part]))
     result = evaluator.summarize()
     reference = reference_stats(tmp_path / "annotations.json", dataset, ids, detections, (1, 10, 100))
     assert list(result.stats) == NAMES
@@ -149,7 +149,7 @@ def test_perfect_detections(tmp_path):
         corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
         labels = torch.from_numpy(truth.labels[rows][~truth.crowd[rows]])
         evaluator.update(
-            Detections(labels[None], corners[None], torch.ones(1, len(labels), dtype=torch.bfloat16)),
+            BatchDetections(labels[None], corners[None], torch.ones(1, len(labels), dtype=torch.bfloat16)),
             targets_of([image_id]),
         )
     result = evaluator.summarize()
@@ -162,7 +162,7 @@ def test_no_detections_and_classes_without_boxes(tmp_path):
     dataset = open_file(tmp_path, crowded_file())
     ids = dataset.annotations.image_ids.tolist()
     evaluator = CocoEvaluator(dataset=dataset)
-    nothing = Detections(
+    nothing = BatchDetections(
         torch.zeros(len(ids), 0, dtype=torch.int64), torch.zeros(len(ids), 0, 4), torch.zeros(len(ids), 0)
     )
     evaluator.update(nothing, targets_of(ids))
@@ -185,7 +185,7 @@ def test_images_count_once_over_all_ranks(tmp_path, monkeypatch):
     parts = []
     for rows in (slice(0, 7), slice(5, 12)):  # images 5 and 6 on both
         evaluator = CocoEvaluator(dataset=dataset)
-        evaluator.update(Detections(*(column[rows] for column in detections)), targets_of(ids[rows]))
+        evaluator.update(BatchDetections(*(column[rows] for column in detections)), targets_of(ids[rows]))
         monkeypatch.setattr(dist, "gather_objects", lambda seen: [parts.append(seen) or seen])
         evaluator.summarize()
     monkeypatch.setattr(dist, "gather_objects", lambda _: parts)
@@ -229,7 +229,7 @@ def test_a_batch_is_read_when_the_next_one_is_queued(tmp_path, monkeypatch):
     evaluator = CocoEvaluator(dataset=dataset)
     for begin in range(0, 12, 4):
         part = slice(begin, begin + 4)
-        evaluator.update(Detections(*(column[part] for column in detections)), targets_of(ids[part]))
+        evaluator.update(BatchDetections(*(column[part] for column in detections)), targets_of(ids[part]))
     in_parts = evaluator.summarize()
     assert events == ["queued 0", "queued 1", "read 0", "queued 2", "read 1", "read 2"]
     assert most == 2
@@ -251,7 +251,7 @@ def test_from_a_gpu_they_come_without_waiting(tmp_path):
         evaluator = CocoEvaluator(dataset=dataset)
         for begin in range(0, 12, 3):
             part = slice(begin, begin + 3)
-            batch = Detections(*(column[part].to(device) for column in detections))
+            batch = BatchDetections(*(column[part].to(device) for column in detections))
             targets = [{"image_id": target["image_id"].to(device)} for target in targets_of(ids[part])]
             torch.cuda.set_sync_debug_mode("error")
             try:
@@ -263,7 +263,7 @@ def test_from_a_gpu_they_come_without_waiting(tmp_path):
 
 
 def one_detection(label=0, score=0.5, box=(0.0, 0.0, 9.0, 9.0)):
-    return Detections(torch.tensor([[label]]), torch.tensor([[box]]), torch.tensor([[score]]))
+    return BatchDetections(torch.tensor([[label]]), torch.tensor([[box]]), torch.tensor([[score]]))
 
 
 def test_mistakes_are_named(tmp_path):

@@ -16,7 +16,7 @@ import isdfine
 from builders import micro_sections, write_coco
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.evaluate import CocoEvaluator, EvalResult
-from isdfine.nn.types import Detections
+from isdfine.nn.types import BatchDetections
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 
@@ -92,7 +92,7 @@ def disturbed(dataset: CocoDetection) -> dict[str, float]:
         if "(unused 0)" in names:
             boxes, scores = torch.cat([boxes, boxes]), torch.cat([scores, torch.ones(count)])
             labels = torch.cat([labels, torch.zeros_like(labels)])
-        evaluator.update(Detections(labels[None], boxes[None], scores[None]), [target])
+        evaluator.update(BatchDetections(labels[None], boxes[None], scores[None]), [target])
     return evaluator.summarize().stats
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from isdfine.nn.types import Detections
+from isdfine.nn.types import BatchDetections
 from isdfine.viz.draw import class_color, draw_boxes, draw_detections, save_comparison, side_by_side
 
 NAMES = SimpleNamespace(names=("text", "a rather long class name"))
@@ -19,7 +19,7 @@ def picture(width=300, height=200):
 
 
 def detections(boxes, scores, labels=None):
-    return Detections(torch.tensor(labels or [0] * len(boxes)), torch.tensor(boxes).float(), torch.tensor(scores))
+    return BatchDetections(torch.tensor(labels or [0] * len(boxes)), torch.tensor(boxes).float(), torch.tensor(scores))
 
 
 def changed(before, after):

@@ -19,7 +19,7 @@ import torch
 import isdfine
 from isdfine.deploy.load import load_model
 from isdfine.deploy.onnx.verify import session_of
-from isdfine.nn.types import Detections
+from isdfine.nn.types import BatchDetections
 from isdfine.solver.evaluate import evaluate
 
 
@@ -34,13 +34,13 @@ class Graph(torch.nn.Module):
         """Images -> the same images."""
         return images
 
-    def detections(self, images: torch.Tensor, sizes: torch.Tensor) -> Detections:
+    def detections(self, images: torch.Tensor, sizes: torch.Tensor) -> BatchDetections:
         """Images (B, 3, H, W) and sizes (B, 2), width and height -> what the graph finds."""
         pixels = images.numpy()
         if self.session.get_inputs()[0].type == "tensor(uint8)":
             pixels = np.rint(pixels * 255).astype(np.uint8)
         feed = {"images": pixels, "orig_target_sizes": sizes.numpy()}
-        return Detections(*(torch.from_numpy(column) for column in self.session.run(None, feed)))
+        return BatchDetections(*(torch.from_numpy(column) for column in self.session.run(None, feed)))
 
 
 def main(arguments: list[str] | None = None) -> int:

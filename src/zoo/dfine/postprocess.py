@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...core.errors import ConfigError
 from ...core.registry import register
 from ...nn.boxes import cxcywh_to_xyxy
-from ...nn.types import Detections, Predictions
+from ...nn.types import BatchDetections, Predictions
 
 
 @register
@@ -32,7 +32,7 @@ class DFINEPostProcessor(nn.Module):
         self.use_focal_loss = use_focal_loss
         self.num_top_queries = num_top_queries
 
-    def forward(self, predictions: Predictions, orig_target_sizes: Tensor) -> Detections:
+    def forward(self, predictions: Predictions, orig_target_sizes: Tensor) -> BatchDetections:
         """Select and scale.
 
         Args:
@@ -58,7 +58,7 @@ class DFINEPostProcessor(nn.Module):
         best = self._best_pairs if self.use_focal_loss else self._best_classes
         scores, labels, query = best(logits.float())
         boxes = predictions.boxes.float().gather(1, query[..., None].expand(-1, -1, 4))
-        return Detections(labels, cxcywh_to_xyxy(boxes) * orig_target_sizes.repeat(1, 2)[:, None], scores)
+        return BatchDetections(labels, cxcywh_to_xyxy(boxes) * orig_target_sizes.repeat(1, 2)[:, None], scores)
 
     def _best_pairs(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, labels and query numbers (B, K) of the best (query, class) pairs."""

@@ -17,7 +17,7 @@ from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.evaluate import CocoEvaluator
 from isdfine.deploy.backends.base import BackendInfo, Outputs
 from isdfine.deploy.detector import Detector
-from isdfine.nn.types import Detections
+from isdfine.nn.types import BatchDetections
 
 from .subject import Subject, network_input
 
@@ -92,7 +92,7 @@ def average_precision(subject: Subject, dataset: CocoDetection, batch: int) -> d
         labels = to_label[found.labels]
         kept = labels >= 0
         arrays = (labels[kept], found.boxes[kept], found.scores[kept])
-        detections = Detections(*(torch.from_numpy(one)[None] for one in arrays))
+        detections = BatchDetections(*(torch.from_numpy(one)[None] for one in arrays))
         evaluator.update(detections, [{"image_id": torch.tensor(image_id)}])
     return evaluator.summarize().stats
 
