@@ -98,14 +98,9 @@ class FlatCosine:
     def __init__(
         self, lr_gamma: float = 0.5, warmup_iter: int = 2000, flat_epochs: int = 29, no_aug_epochs: int = 8
     ) -> None:
-        for name, value in (
-            ("warmup_iter", warmup_iter),
-            ("flat_epochs", flat_epochs),
-            ("no_aug_epochs", no_aug_epochs),
-        ):
-            if value < 0:
-                raise ConfigError(f"FlatCosine.{name} is {value}: give 0 or more")
-        check_non_negative("FlatCosine.lr_gamma", lr_gamma)
+        lengths = {"warmup_iter": warmup_iter, "flat_epochs": flat_epochs, "no_aug_epochs": no_aug_epochs}
+        for name, value in {**lengths, "lr_gamma": lr_gamma}.items():
+            check_non_negative(f"FlatCosine.{name}", value)
         self.lr_gamma = lr_gamma
         self.warmup_iter = warmup_iter
         self.flat_epochs = flat_epochs

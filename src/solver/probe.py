@@ -11,14 +11,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from ..core import dist
 from ..core.config import Config, without_initial_weights
+from ..data.extent import Size
 from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics
 from ..distill.objective import build_objective
@@ -27,13 +30,10 @@ from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import GradScaler, Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
-from .allocations import lasting_tensors, peak_of_allocations, storage_bytes
 from .checkpoint import rng_state, set_rng_state
 from .speed import use_channels_last
 from .train import train_one_epoch
 from .trained import Trained
-
-Size = tuple[int, int]
 
 
 @contextlib.contextmanager
@@ -180,3 +180,39 @@ def dummy_target(count: int, num_classes: int, generator: torch.Generator, devic
     boxes = dummy_boxes(count, generator=generator)
     labels = torch.randint(num_classes, (count,), generator=generator)
     return {"boxes": boxes.to(device), "labels": labels.to(device)}
+
+
+def peak_of_allocations(work: Callable[[], object]) -> int:
+    """Most bytes that a call holds at once, beyond what was there before; CPU.
+
+    The allocator reports every block as it comes and goes, temporaries inside operators included (libraries that have
+    memory of their own, as oneDNN's scratch pads, are not seen).
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    live = peak = 0
+    for change in _changes(recorded):
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def _changes(recorded: profile) -> Iterator[int]:
+    """Signed sizes of allocations in the order of time."""
+    results = recorded.profiler.kineto_results if recorded.profiler is not None else None
+    assert results is not None, "the profiler has stopped, so it has results"
+    events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]  # torch types them partly
+    yield from (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+
+
+def lasting_tensors(model: nn.Module, optim: Optim) -> list[Tensor]:
+    """Weights, average and moments: what outlives a step."""
+    weights = [tensor for part in (model, optim.ema.module) for tensor in (*part.parameters(), *part.buffers())]
+    moments = [value for state in optim.optimizer.state.values() for value in state.values()]
+    return weights + [value for value in moments if isinstance(value, Tensor)]
+
+
+def storage_bytes(tensors: Sequence[Tensor]) -> int:
+    """What tensors hold in memory, each storage once."""
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

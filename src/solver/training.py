@@ -206,7 +206,8 @@ class Training(Evaluation):
     @property
     def checkpoint_bytes(self) -> int:
         """Size of a checkpoint, about: weights, their average, two moments."""
-        return 4 * sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
+        weights: dict[str, Tensor] = self.model.state_dict()
+        return 4 * sum(tensor.nbytes for tensor in weights.values())
 
     def claim_folder(self) -> None:
         """Keep other processes from writing into the run's folder, by the main rank.

@@ -41,7 +41,7 @@ from isdfine.core.files import whole_file
 from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matcher import HungarianMatcher
-from isdfine.solver.allocations import peak_of_allocations
+from isdfine.solver.probe import peak_of_allocations
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "tests" / "losses" / "published.py"
 WEIGHTS = {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_fgl": 0.15, "loss_ddf": 1.5}

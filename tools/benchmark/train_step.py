@@ -47,8 +47,7 @@ from isdfine.data.collate import STRIDE
 from isdfine.distill.objective import build_objective
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
-from isdfine.solver.allocations import peak_of_allocations
-from isdfine.solver.probe import dummy_target
+from isdfine.solver.probe import dummy_target, peak_of_allocations
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
 from isdfine.zoo.dfine.huggingface_twin import transformers_twin
 

@@ -50,7 +50,7 @@ class TimmBackbone(nn.Module):
         drop_path_rate: share of residual branches left out in training (stochastic depth), in [0, 1).
         freeze_at: number of stages that are not trained: -1 none, 0 the stem alone, k the stem and the first k stages
             (stage 1 ends at stride 4, stage 4 at stride 32). What is frozen stays in eval mode, so its statistics and
-            its drop path rest too, and it costs no backward pass.
+            its drop path stand still too, and it costs no backward pass.
         freeze_norm: batch norms as constants (buffers) in all stages.
         accept_license: name of the weights' licence where it restricts their use, for example ``dinov3-license``;
             asked for with ``pretrained``, and with ``weights`` where the name or the path of the file says which

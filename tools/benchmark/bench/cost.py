@@ -30,8 +30,7 @@ from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
 from isdfine.optim.schedule import Schedule
 from isdfine.optim.step import Optim
-from isdfine.solver.allocations import lasting_tensors, peak_of_allocations, storage_bytes
-from isdfine.solver.probe import dummy_target
+from isdfine.solver.probe import dummy_target, lasting_tensors, peak_of_allocations, storage_bytes
 from isdfine.solver.train import train_one_epoch
 from isdfine.solver.trained import Trained
 
