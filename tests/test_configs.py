@@ -110,9 +110,9 @@ def test_parameter_groups_are_the_official_ones(variant: str) -> None:
     groups = golden[size]["groups"] if family == "coco" else golden["_summary"][variant]
     optimizer = isdfine.load_config(variant_file(variant)).get("optimizer")
     params = [*optimizer.pop("params"), {"params": None}]
-    ours = [{"lr": optimizer["lr"], "weight_decay": optimizer["weight_decay"], **one} for one in params]
-    assert [(one["params"], one["lr"], one["weight_decay"]) for one in ours] == [
-        (one["pattern"], one["lr"], one["weight_decay"]) for one in groups
+    ours = [{"lr": optimizer["lr"], "weight_decay": optimizer["weight_decay"], **param} for param in params]
+    assert [(group["params"], group["lr"], group["weight_decay"]) for group in ours] == [
+        (group["pattern"], group["lr"], group["weight_decay"]) for group in groups
     ]
 
 
@@ -151,7 +151,7 @@ def test_every_variant_builds(variant: str) -> None:
     if family != "obj365":
         assert sum(parameter.numel() for parameter in model.parameters()) == official["params_train_form"]
     assert [
-        sum(one.numel() for one in group["params"]) for group in config.build("optimizer", model=model).param_groups
+        sum(param.numel() for param in group["params"]) for group in config.build("optimizer", model=model).param_groups
     ] == [group["numel"] for group in (groups[size]["groups"] if family == "coco" else groups["_summary"][variant])]
 
 
@@ -201,7 +201,7 @@ def write_small_data(folder: Path) -> dict[str, list[str]]:
     (folder / "a.odgt").write_text(json.dumps({"ID": "a", "gtboxes": [person]}) + "\n")
     image = {"id": 1, "file_name": "images/v1/patch0/a.jpg", "width": 80, "height": 60}
     box = {"id": 1, "image_id": 1, "category_id": 365, "bbox": [30, 15, 20, 30], "area": 600, "iscrowd": 0, "isfake": 0}
-    classes = [{"id": one, "name": f"class {one}"} for one in range(1, 366)]
+    classes = [{"id": index, "name": f"class {index}"} for index in range(1, 366)]
     (folder / "o.json").write_text(json.dumps({"images": [image], "annotations": [box], "categories": classes}))
     values = {
         "yolo": {"data": "data.yaml"},
@@ -290,8 +290,8 @@ def test_the_small_recipe_is_the_official_one_in_proportion(size: str) -> None:
     share = small.get("train_dataloader.total_batch_size") / recipe.get("train_dataloader.total_batch_size")
     for key in ("optimizer.lr", "optimizer.params.0.lr", "optimizer.params.1.lr"):
         assert small.get(key) == pytest.approx(share * recipe.get(key))
-    assert [one["params"] for one in small.get("optimizer.params")] == [
-        one["params"] for one in recipe.get("optimizer.params")
+    assert [group["params"] for group in small.get("optimizer.params")] == [
+        group["params"] for group in recipe.get("optimizer.params")
     ]
     stop = recipe.get("train_dataloader.collate_fn.stop_epoch") / recipe.settings.epoches
     assert small.get("train_dataloader.collate_fn.stop_epoch") == round(stop * small.settings.epoches)

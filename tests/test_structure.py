@@ -88,9 +88,11 @@ def test_the_loop_knows_no_model() -> None:
 
 @pytest.mark.parametrize("folder", ["src", "tests", "tools", "configs"])
 def test_every_file_names_its_licence(folder: str) -> None:
-    files = [one for suffix in ("*.py", "*.yml") for one in (ROOT / folder).rglob(suffix) if "golden" not in one.parts]
+    files = [
+        path for suffix in ("*.py", "*.yml") for path in (ROOT / folder).rglob(suffix) if "golden" not in path.parts
+    ]
     assert files
-    without = [str(one) for one in files if LICENCE_LINE not in one.read_text()[:400]]
+    without = [str(file) for file in files if LICENCE_LINE not in file.read_text()[:400]]
     assert not without
 
 

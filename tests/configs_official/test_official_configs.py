@@ -254,7 +254,7 @@ def test_a_tree_dropped_beside_ours_trains(tmp_path: Path) -> None:
     optimizer.step()
     ema.update()
     images, targets = next(iter(config.build("val_dataloader")))
-    found = config.build("postprocessor")(ema.module(images), torch.stack([one["orig_size"] for one in targets]))
+    found = config.build("postprocessor")(ema.module(images), torch.stack([target["orig_size"] for target in targets]))
     assert found.scores.shape == (2, 10)
     assert {"loss_vfl", "loss_fgl_aux_0", "loss_ddf_dn_1"} <= set(losses)
 
@@ -302,8 +302,8 @@ def test_slips_of_the_published_patterns_are_said_once_each(caplog: pytest.LogCa
     config = loaded(file_of("s_coco"))
     with caplog.at_level(logging.INFO):
         config.build("optimizer", model=model_of(file_of("s_coco")))
-    slips = [one for one in caplog.messages if "taken as written" in one]
-    assert [one.split(":")[0] for one in slips] == ["optimizer.params[0]", "optimizer.params[1]"]
+    slips = [message for message in caplog.messages if "taken as written" in message]
+    assert [slip.split(":")[0] for slip in slips] == ["optimizer.params[0]", "optimizer.params[1]"]
     assert "84 parameters (such as backbone.stem.stem1.bn.weight) thereby belong to this group" in slips[0]
 
 

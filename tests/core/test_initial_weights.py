@@ -36,7 +36,7 @@ def test_the_file_of_a_timm_backbone_is_needed_once(tmp_path: Path) -> None:
     kept = isdfine.load_config(output.with_suffix(".yml"))
     assert kept.get("TimmBackbone.weights") is None
     assert load_weights(kept.build("model"), output).complete
-    assert model_info(config).params_trained == sum(one.numel() for one in kept.build("model").parameters())
+    assert model_info(config).params_trained == sum(parameter.numel() for parameter in kept.build("model").parameters())
 
 
 def test_components_of_every_kind(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_class_heads_that_differ() -> None:
     assert same(model, before)
     report = load_weights(model, state, strict=False)
     heads = ("decoder.label_table.weight", "decoder.enc_score_head.weight", "decoder.enc_score_head.bias")
-    assert tuple(one.name for one in report.mismatched) == heads
+    assert tuple(entry.name for entry in report.mismatched) == heads
     assert same(model, state, but=(*heads, "decoder.anchors"))
     assert same(model, before, but=tuple(report.loaded))
     assert "initialised  decoder.enc_score_head.bias: [80] in the file, [3] in the model" in report.table()
@@ -163,7 +163,7 @@ def test_rows_of_classes_go_where_their_names_are() -> None:
         assert torch.equal(after[key][1], before[key][1])
         assert torch.equal(after[key][2], state[key][1])
     assert torch.equal(after["decoder.label_table.weight"][3], torch.zeros(2))
-    assert {(one.name, one.rows, one.total, one.padding) for one in report.mapped} == {
+    assert {(entry.name, entry.rows, entry.total, entry.padding) for entry in report.mapped} == {
         ("decoder.enc_score_head.weight", 2, 3, 0),
         ("decoder.enc_score_head.bias", 2, 3, 0),
         ("decoder.label_table.weight", 2, 3, 1),
@@ -194,8 +194,11 @@ def test_a_head_whose_rows_are_not_the_classes_of_the_file_starts_anew() -> None
     state["decoder.enc_score_head.weight"] = torch.ones(1, 2)
     state["decoder.enc_score_head.bias"] = torch.ones(1)
     report = load_weights(model, state, strict=False, classes=map_classes(["a", "b", "c"], ["c", "a", "b"], {}))
-    assert [one.name for one in report.mapped] == ["decoder.label_table.weight"]
-    assert [one.name for one in report.mismatched] == ["decoder.enc_score_head.weight", "decoder.enc_score_head.bias"]
+    assert [entry.name for entry in report.mapped] == ["decoder.label_table.weight"]
+    assert [entry.name for entry in report.mismatched] == [
+        "decoder.enc_score_head.weight",
+        "decoder.enc_score_head.bias",
+    ]
 
 
 def test_missing_and_unexpected_keys_are_named_ten_at_most() -> None:

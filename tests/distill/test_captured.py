@@ -53,7 +53,7 @@ def test_hand_checked_values(mask: Tensor | None, tau: float, expected: float, q
     some = dataclasses.replace(attention, padding={"": padding})
     keys = padding[:, None, None]
     blocked = keys if mask is None else mask | keys
-    scores = [one @ one.mT / 2**0.5 for one in layers]
+    scores = [layer @ layer.mT / 2**0.5 for layer in layers]
     want = attn_kl(*scores, blocked, tau, (~padding).float()[:, None])
     torch.testing.assert_close(distiller(context_of(some))["loss_attn_0"], 3 * want)
 

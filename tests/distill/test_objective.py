@@ -38,7 +38,7 @@ def objective(case: Case, *distillers: Distiller, **options: Any) -> Objective:
 
 
 def test_official_files_get_go_lsd_where_the_criterion_weighs_it() -> None:
-    assert [type(one) for one in default_distillers(official_criterion(4, 8))] == [GOLSD]
+    assert [type(default_distiller) for default_distiller in default_distillers(official_criterion(4, 8))] == [GOLSD]
     local = {"losses": ["vfl", "local"], "weight_dict": {"loss_vfl": 1.0, "loss_fgl": 0.15}}
     assert default_distillers(official_criterion(4, 8, **local)) == []
     plain = {"losses": ["vfl"], "weight_dict": {"loss_vfl": 1.0}}
@@ -73,7 +73,7 @@ def test_distillers_see_the_matched_step_and_the_progress() -> None:
     assert (context.progress, context.teacher) == (0.25, None)
     assert context.student is case.output
     assert context.step.output is case.output
-    assert [one.name for one in context.step.groups] == ["", "dn"]
+    assert [group.name for group in context.step.groups] == ["", "dn"]
     assert whole.want == Want(layers=True, attention=frozenset({"self_attention"}))
     assert objective(case, GOLSD()).want == TRAINING
     with torch.autocast("cpu", torch.bfloat16):
@@ -93,10 +93,10 @@ def test_all_losses_of_predictions_in_bfloat16_are_those_in_float32_to_one_perce
     output, dn = case.output, case.output.groups["dn"]
     rounded = replace(
         output,
-        layers=[narrow(one) for one in output.layers],
+        layers=[narrow(layer) for layer in output.layers],
         initial=narrow(output.initial),
         proposals=narrow(output.proposals),
-        groups={"dn": replace(dn, layers=[narrow(one) for one in dn.layers], initial=narrow(dn.initial))},
+        groups={"dn": replace(dn, layers=[narrow(layer) for layer in dn.layers], initial=narrow(dn.initial))},
     )
     with torch.autocast("cpu", torch.bfloat16):
         found = objective(case, make())(rounded, case.targets)
@@ -166,7 +166,7 @@ def train(case: Case, *distillers: Distiller, steps: int = 4, **options: Any) ->
             total = total + term
         total.backward()
         optimizer.step()
-    return [one.detach().clone() for one in leaves], torch.get_rng_state()
+    return [tensor.detach().clone() for tensor in leaves], torch.get_rng_state()
 
 
 def test_off_means_the_identical_trajectory() -> None:
@@ -183,7 +183,7 @@ def test_off_means_the_identical_trajectory() -> None:
     ]
     for distillers, options in off:
         leaves, after = train(fresh(), *distillers, **options)
-        assert all(torch.equal(one, other) for one, other in zip(leaves, plain))
+        assert all(torch.equal(tensor, other) for tensor, other in zip(leaves, plain))
         assert torch.equal(after, state)
     moved, after = train(fresh(), InterLayerDistillation(class_weight=0.5))
     assert not all(torch.equal(one, other) for one, other in zip(moved, plain))
@@ -206,12 +206,12 @@ def test_the_mean_over_ranks_equals_one_process(monkeypatch: pytest.MonkeyPatch,
     ranks = [images_of(case, slice(b, b + 1)) for b in range(2)]
     seen: list[Tensor] = []
     monkeypatch.setattr(dist, "mean", lambda counts: seen.append(counts) or counts)  # type: ignore[func-returns-value]
-    for one in ranks:
-        objective(one, make())(one.output, one.targets)
+    for rank in ranks:
+        objective(rank, make())(rank.output, rank.targets)
     assert len(seen) == 2  # one all-reduce per step
     average = torch.stack(seen).mean(0)
     monkeypatch.setattr(dist, "mean", lambda _: average)
-    parts = [objective(one, make())(one.output, one.targets) for one in ranks]
+    parts = [objective(rank, make())(rank.output, rank.targets) for rank in ranks]
     for name, value in whole.items():
         torch.testing.assert_close(
             (parts[0][name] + parts[1][name]) / 2, value, msg=lambda text, n=name: f"{n}: {text}"
@@ -282,7 +282,9 @@ def without_values(data: Any) -> Any:
     if isinstance(data, Tensor):
         return data.detach().to("meta").requires_grad_(data.requires_grad)
     if is_dataclass(data) and not isinstance(data, type):
-        return replace(data, **{one.name: without_values(getattr(data, one.name)) for one in fields(data) if one.init})
+        return replace(
+            data, **{field.name: without_values(getattr(data, field.name)) for field in fields(data) if field.init}
+        )
     if isinstance(data, dict):
         return {key: without_values(value) for key, value in data.items()}
     return type(data)(map(without_values, data)) if isinstance(data, (list, tuple)) else data

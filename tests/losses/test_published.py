@@ -27,8 +27,8 @@ def test_losses_and_gradients_are_those_of_the_published_way(objects: int, seed:
     assert ours.keys() == theirs.keys()
     for name, value in read_for_log(theirs).items():
         assert ours[name].item() == pytest.approx(value, rel=2e-5, abs=1e-6), name
-    for one, other in zip(gradients(ours, step), gradients(theirs, step)):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+    for gradient, other in zip(gradients(ours, step), gradients(theirs, step)):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
 @pytest.fixture

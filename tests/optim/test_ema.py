@@ -260,11 +260,14 @@ def test_copies_of_the_average_are_their_own_and_no_larger() -> None:
     for name, value in before.items():
         assert torch.equal(twin.state_dict()[name], value)
         assert torch.equal(saved[name], value)
-    buffers = [one for one in twin.buffers() if one.is_floating_point()]
-    assert buffers[0].untyped_storage().nbytes() <= sum(one.numel() * one.element_size() + 64 for one in buffers)
+    buffers = [buffer for buffer in twin.buffers() if buffer.is_floating_point()]
+    assert buffers[0].untyped_storage().nbytes() <= sum(
+        buffer.numel() * buffer.element_size() + 64 for buffer in buffers
+    )
     assert all(one.data_ptr() % 64 == 0 for one in ema.module.state_dict().values())
     assert all(
-        one.untyped_storage().nbytes() <= one.numel() * one.element_size() for one in twin.convolution.parameters()
+        parameter.untyped_storage().nbytes() <= parameter.numel() * parameter.element_size()
+        for parameter in twin.convolution.parameters()
     )
 
 

@@ -102,9 +102,9 @@ def test_off_a_log_step_nothing_runs_on_the_device_and_nothing_waits(monkeypatch
     reads: list[str] = []
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, lambda *_, _name=name: reads.append(_name))
-    for one in steps:
+    for step in steps:
         with Operators() as seen:
-            listener(one)
+            listener(step)
         assert set(seen.names) == {"detach"}  # no kernel; published: one read for each of 69 terms
     assert reads == []
 

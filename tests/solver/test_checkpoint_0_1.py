@@ -31,7 +31,11 @@ SUMS = {"model": 3636.732662575359, "ema": 3657.0156451271296, "moments": 1240.6
 
 def total(tensors: Any) -> float:
     return float(
-        sum(one.double().abs().sum() for one in tensors if isinstance(one, Tensor) and one.is_floating_point())
+        sum(
+            tensor.double().abs().sum()
+            for tensor in tensors
+            if isinstance(tensor, Tensor) and tensor.is_floating_point()
+        )
     )
 
 

@@ -52,14 +52,14 @@ def test_all_of_the_backbone_is_frozen_until_its_step() -> None:
     model = detector().train()
     freeze = Freeze(model, {"backbone": {"epochs": 2}}, steps_per_epoch=5)
     assert freeze.apply(0)
-    assert not any(one.requires_grad for one in model.backbone.parameters())
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
     assert not any(stage_modes(model.backbone).values())
-    assert all(one.requires_grad for one in model.head.parameters())
+    assert all(parameter.requires_grad for parameter in model.head.parameters())
     model.train()
     assert not freeze.apply(9)  # nothing changed, but the mode is set again
     assert not any(stage_modes(model.backbone).values())
     assert freeze.apply(10)
-    assert all(one.requires_grad for one in model.backbone.parameters())
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
     assert all(stage_modes(model.backbone).values())
     assert not freeze.apply(11)
 
@@ -74,8 +74,8 @@ def test_stages_are_frozen_for_ever() -> None:
     assert [group["name"] for group in optimizer.param_groups] == ["backbone [freeze.backbone]", "backbone", "rest"]
     freeze.apply(10**6)
     resting = ("stem", "stages.0")
-    for name, one in model.backbone.named_parameters():
-        assert one.requires_grad != name.startswith(resting)
+    for name, parameter in model.backbone.named_parameters():
+        assert parameter.requires_grad != name.startswith(resting)
     for name, training in stage_modes(model.backbone).items():
         assert training != name.startswith(resting), name
 
@@ -85,9 +85,9 @@ def test_what_never_trains_stays_so_afterwards() -> None:
     freeze = Freeze(model, {"backbone": {"steps": 1}}, steps_per_epoch=5)
     freeze.apply(0)
     freeze.apply(1)
-    assert {name.partition(".")[0] for name, one in model.backbone.named_parameters() if not one.requires_grad} == {
-        "stem"
-    }
+    assert {
+        name.partition(".")[0] for name, parameter in model.backbone.named_parameters() if not parameter.requires_grad
+    } == {"stem"}
 
 
 def test_without_a_setting_nothing_is_touched() -> None:
@@ -95,7 +95,7 @@ def test_without_a_setting_nothing_is_touched() -> None:
     freeze = Freeze(model, None, steps_per_epoch=5)
     assert not freeze.apply(0)
     assert freeze.frozen_groups(SGD(model)) is None
-    assert all(one.requires_grad for one in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def saved(path: Path) -> dict[str, Any]:
 
 
 def floats(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key: one for key, one in state.items() if key.startswith(prefix) and one.is_floating_point()}
+    return {key: tensor for key, tensor in state.items() if key.startswith(prefix) and tensor.is_floating_point()}
 
 
 def test_weights_statistics_and_moments_stand_still_and_then_move(
@@ -231,5 +231,5 @@ def test_ranks_share_the_gradients_of_a_backbone_that_comes_in(tmp_path: Path) -
         )
         for rank in range(2)
     ]
-    outputs = [one.communicate(timeout=120)[0] for one in ranks]
-    assert [one.returncode for one in ranks] == [0, 0], "\n".join(outputs)
+    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)

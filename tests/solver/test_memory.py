@@ -99,7 +99,7 @@ def test_more_pixels_and_more_moments_need_more(run: Training) -> None:
         small = Probe(config, CPU, run.train_loader)
         frugal = Probe(config.with_values({"optimizer": {"type": "SGD"}, "use_ema": False}), CPU, run.train_loader)
         assert small.peak_bytes(1, (192, 192)) > small.peak_bytes(1, (96, 96)) > small.held_bytes()
-        weights = sum(one.nbytes for one in run.model.parameters())
+        weights = sum(parameter.nbytes for parameter in run.model.parameters())
         assert 2.9 * weights < small.held_bytes() - frugal.held_bytes() < 3.2 * weights  # two moments and the average
 
 
@@ -110,7 +110,7 @@ def test_a_probe_leaves_no_trace(run: Training) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     assert not run.optim.optimizer.state
-    assert all(one.grad is None for one in run.model.parameters())
+    assert all(parameter.grad is None for parameter in run.model.parameters())
 
 
 def test_padded_batches_are_measured_as_padded_ones(tmp_path: Path) -> None:

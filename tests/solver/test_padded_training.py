@@ -96,8 +96,8 @@ def test_fractions_of_the_content_become_pixels_of_the_original(tmp_path: Path) 
     (tmp_path / "c.yml").write_text(yaml.safe_dump({"val_dataloader": sections["val_dataloader"]}))
     loader = isdfine.load_config(tmp_path / "c.yml").build("val_dataloader")
     assert isinstance(loader.collate_fn, PaddedBatchCollateFunction)
-    truths = [loader.dataset.ground_truth(int(one)) for one in loader.dataset.annotations.image_ids]
-    model = Oracle([(one.boxes, one.labels, one.size) for one in truths])
+    truths = [loader.dataset.ground_truth(int(image_id)) for image_id in loader.dataset.annotations.image_ids]
+    model = Oracle([(truth.boxes, truth.labels, truth.size) for truth in truths])
     result = evaluate(model, DFINEPostProcessor(2, num_top_queries=5), loader, CocoEvaluator(dataset=loader.dataset))
     assert result.stats["AP"] == pytest.approx(1.0)
     assert model.sizes == [[52, 78]] * 5

@@ -50,9 +50,13 @@ def test_channels_last_gives_the_same_losses(config: isdfine.Config) -> None:
     model = config.build("model")
     twin = copy.deepcopy(model)
     use_channels_last(twin)
-    weights = [one for one in twin.parameters() if one.dim() == 4 and one.shape[1] > 1 and one.shape[2] > 1]
+    weights = [
+        parameter
+        for parameter in twin.parameters()
+        if parameter.dim() == 4 and parameter.shape[1] > 1 and parameter.shape[2] > 1
+    ]
     assert weights
-    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in weights)
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     check_equal(losses_of(config, twin), losses_of(config, model))
 
 
@@ -63,11 +67,13 @@ def test_a_run_applies_what_its_config_asks_for(tmp_path: Path, monkeypatch: pyt
     run = Training(isdfine.load_config(file, ["channels_last=true", "compile=true"]))
     assert compiled == [(run.model, None)]
     for model in (run.model, run.judged_model):
-        conv = next(one for one in model.modules() if isinstance(one, nn.Conv2d) and one.kernel_size[0] > 1)
+        conv = next(module for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1)
         assert conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert Training(isdfine.load_config(file)).settings.keeps_channels_last("cpu")
     plain = Training(isdfine.load_config(file, ["channels_last=false"]))
-    conv = next(one for one in plain.model.modules() if isinstance(one, nn.Conv2d) and one.kernel_size[0] > 1)
+    conv = next(
+        module for module in plain.model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1
+    )
     assert conv.weight.is_contiguous()
     assert len(compiled) == 1
 
@@ -84,13 +90,13 @@ def test_a_run_goes_on_in_another_layout(tmp_path: Path, layout: str) -> None:
     run.save(run.folder.last)
     again = Training(isdfine.load_config(file, [f"channels_last={layout}", f"resume={run.folder.last}"]))
     again.resume(run.folder.last)
-    for one, two in zip(run.model.parameters(), again.model.parameters()):
-        one.grad = torch.randn_like(one)
-        two.grad = torch.empty_like(two).copy_(one.grad)
+    for parameter, two in zip(run.model.parameters(), again.model.parameters()):
+        parameter.grad = torch.randn_like(parameter)
+        two.grad = torch.empty_like(two).copy_(parameter.grad)
     for some in (optimizer, again.optim.optimizer):
         some.step()
-    for (name, one), two in zip(run.model.named_parameters(), again.model.parameters()):
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-7, msg=name)
+    for (name, parameter), two in zip(run.model.named_parameters(), again.model.parameters()):
+        torch.testing.assert_close(parameter, two, rtol=0, atol=1e-7, msg=name)
 
 
 class Parts(nn.Module):
@@ -111,7 +117,7 @@ class Doubled(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """(B, D, H, W) each."""
-        return [2 * one for one in maps]
+        return [2 * feature_map for feature_map in maps]
 
 
 class Counting:
@@ -122,7 +128,7 @@ class Counting:
         self.broken = broken
 
     def __call__(self, graph: Any, inputs: list[Tensor]) -> Any:
-        maps = [tuple(one.shape) for one in inputs if one.dim() == 4 and len(one) == 2]
+        maps = [tuple(source.shape) for source in inputs if source.dim() == 4 and len(source) == 2]
         self.shapes += maps
         if maps and self.broken:
             raise RuntimeError("this graph is beyond me")
@@ -133,7 +139,7 @@ def test_every_size_is_compiled_once_also_beyond_what_torch_keeps_per_function()
     model, backend = Parts(), Counting()
     assert compile_parts(model, backend=backend)
     assert model.state_dict().keys() == Parts().state_dict().keys()
-    sizes = [(8 + 2 * one, 16) for one in range(10)]
+    sizes = [(8 + 2 * index, 16) for index in range(10)]
     for size in sizes:
         model(torch.rand(2, 3, *size)).sum().backward()
     wanted = [(2, channels, *size) for size in sizes for channels in (3, 4)]
@@ -154,8 +160,8 @@ def test_evaluations_and_copies_are_eager() -> None:
     model.eval()(images)
     assert not backend.shapes
     assert not runs_compiled(model)
-    for one, other in zip(model.parameters(), twin.parameters()):
-        other.data.copy_(one + 1)
+    for parameter, other in zip(model.parameters(), twin.parameters()):
+        other.data.copy_(parameter + 1)
     assert not torch.equal(twin.eval()(images), model(images))  # it computes with its own weights
     model.train()(images)
     assert len(backend.shapes) == 2
@@ -180,7 +186,7 @@ def test_a_part_that_cannot_be_compiled_runs_eagerly(caplog: pytest.LogCaptureFi
     images = torch.rand(2, 3, 8, 16)
     for _ in range(2):
         assert torch.equal(model(images), plain(images))
-    said = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     ending = "cannot be compiled (RuntimeError: this graph is beyond me): it runs eagerly from here on"
     assert said == [f"compile: backbone {ending}", f"compile: encoder {ending}"]
     assert not runs_compiled(model)
@@ -270,7 +276,7 @@ def test_compiled_losses_are_the_eager_ones(config: isdfine.Config, backend: str
         check_equal(found, expected)
         sum(found.values()).backward()
         sum(expected.values()).backward()
-    gradients = [(one.grad, other.grad) for one, other in zip(model.parameters(), twin.parameters())]
+    gradients = [(parameter.grad, other.grad) for parameter, other in zip(model.parameters(), twin.parameters())]
     norms = [(one.norm(), (one - other).norm()) for one, other in gradients if one is not None and other is not None]
     whole, apart = (torch.stack(some).norm() for some in zip(*norms))
     assert apart < 2e-2 * whole  # weights moved by 1e-7 change it by 0.2 %, another memory layout by 0.4 %

@@ -122,7 +122,7 @@ def test_a_run_without_such_weights_is_saved_as_before(tmp_path: Path) -> None:
     keys = ["format", "model", "ema", "optim", "progress", "rng", "label_space", "config"]
     assert list(run.state_dict()) == keys
     (group,) = run.optim.optimizer.param_groups
-    assert group["param_names"] == [name for name, one in run.model.named_parameters() if one.requires_grad]
+    assert group["param_names"] == [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
     run.folder.create(run.config_text)
     run.save(run.folder.last)
     with pytest.raises(CheckpointError, match=r"holds 0 weights of criterion and distillers, this run has 2"):
@@ -158,4 +158,4 @@ def test_weights_that_would_stay_as_they_are_are_named(tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         fit(start(config, "distillers=[{type: Adapter, used: False}]", "epoches=1"))
     text = "no gradient has reached distillers.0.map.weight, distillers.0.map.bias yet: they are not trained"
-    assert [one for one in caplog.messages if re.search(text, one)]
+    assert [message for message in caplog.messages if re.search(text, message)]

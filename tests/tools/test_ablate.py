@@ -179,11 +179,11 @@ class Ablation:
 def training_in(folder: Path) -> int:
     """The process id of the training that writes into a folder, as soon as there is one."""
     for _ in range(3000):
-        for one in Path("/proc").glob("[0-9]*/cmdline"):
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
-                words = one.read_bytes().split(b"\0")
+                words = path.read_bytes().split(b"\0")
                 if str(folder).encode() in words and any(word.endswith(b"train.py") for word in words):
-                    return int(one.parent.name)
+                    return int(path.parent.name)
         time.sleep(0.1)
     raise AssertionError(f"nothing trains in {folder}")
 
@@ -216,7 +216,7 @@ def test_a_killed_ablation_ends_as_an_uninterrupted_one(matrix: Path, tmp_path: 
     assert "plain/seed1: another process is training it at this moment: left to that one" in err
     assert "missing: plain/seed1: in training at this moment" in out
     os.kill(training, signal.SIGKILL)
-    steps = [one["step"] for one in records_of(broken) if one["kind"] == "train"]
+    steps = [record["step"] for record in records_of(broken) if record["kind"] == "train"]
     assert 0 < len(steps) < 32
 
     code, out, err = start("broken").end()
@@ -254,15 +254,15 @@ def test_a_matrix_is_trained_stopped_continued_and_reported(
     assert "plain/seed0: continues" in err
     assert "| `slow` | 2 of 2 |" in out
     records = [json.loads(line) for line in running.read_text().splitlines()]
-    assert [one["epoch"] for one in records if one["kind"] == "val"] == [1, 3, 5]
-    assert [one["step"] for one in records if one["kind"] == "train"] == list(range(1, 13))
+    assert [record["epoch"] for record in records if record["kind"] == "val"] == [1, 3, 5]
+    assert [record["step"] for record in records if record["kind"] == "train"] == list(range(1, 13))
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert len(content["runs"]) == 4
     assert content["notes"] == []  # each run's answering layer has the AP of its own evaluation
     for run in content["runs"]:
         assert len(run["layers"]) == 2
         assert run["layers"][1]["AP"] == pytest.approx(run["stats"]["AP"], abs=1e-6)
-    names = {one.name for one in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         "plain",
         "slow",

@@ -157,7 +157,7 @@ def test_wrong_arguments(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_micro_folder(tmp_path / "hf", micro(tmp_path))
-    assert tool.main([one.format(hf=tmp_path / "hf") for one in arguments]) == 2
+    assert tool.main([argument.format(hf=tmp_path / "hf") for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert re.search(message, error)

@@ -57,8 +57,8 @@ def test_findings_are_a_table_a_report_and_an_exit_code(tool, faulty, tmp_path, 
     assert out.rstrip().endswith(f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} note")
     assert content["queries"] == 20
     assert content["kinds"]["inverted box"] == 2
-    assert [one["name"] for one in content["splits"]] == ["train", "val"]
-    one = next(one for one in content["findings"] if one["kind"] == "wrong size")
+    assert [split["name"] for split in content["splits"]] == ["train", "val"]
+    one = next(finding for finding in content["findings"] if finding["kind"] == "wrong size")
     assert set(one) == {"kind", "severity", "split", "place", "image", "text", "fix"}
     assert (one["image"], one["split"], one["severity"]) == ("train_03.jpg", "train", "error")
 
@@ -123,7 +123,7 @@ def test_convert_there_and_back(tool, clean, tmp_path, capsys):
     assert tool.main(["convert", str(tmp_path / "yolo"), "--to", "coco", "-o", str(tmp_path / "coco")]) == 0
     wanted = json.loads((clean / "annotations" / "val.json").read_text())
     found = json.loads((tmp_path / "coco" / "annotations" / "val.json").read_text())
-    boxes = [np.array([one["bbox"] for one in content["annotations"]]) for content in (wanted, found)]
+    boxes = [np.array([annotation["bbox"] for annotation in content["annotations"]]) for content in (wanted, found)]
     np.testing.assert_allclose(boxes[0], boxes[1], atol=1e-6)
     assert contents(clean) == before
 
@@ -146,7 +146,7 @@ def test_split_writes_one_file_per_part(tool, clean, tmp_path, capsys):
     parts = [json.loads((tmp_path / "a" / f"{name}.json").read_text()) for name in ("train", "val")]
     assert contents(tmp_path / "a").values() != {}
     assert list(contents(tmp_path / "a").values()) == list(contents(tmp_path / "b").values())
-    names = [{one["file_name"] for one in part["images"]} for part in parts]
+    names = [{image["file_name"] for image in part["images"]} for part in parts]
     assert not names[0] & names[1]
     assert len(names[0] | names[1]) == 8
     assert tool.main(["check", f"{tmp_path}/a/val.json", "--image-folder", str(clean / "train")]) == 0
@@ -197,7 +197,12 @@ def test_mistakes_are_one_message_and_exit_code_2(tool, clean, tmp_path, capsys,
     (tmp_path / "broken.json").write_text('{"images": [')
     before = contents(clean)
     assert (
-        tool.main([one.format(data=clean, new=tmp_path / "new", broken=tmp_path / "broken.json") for one in arguments])
+        tool.main(
+            [
+                argument.format(data=clean, new=tmp_path / "new", broken=tmp_path / "broken.json")
+                for argument in arguments
+            ]
+        )
         == 2
     )
     error = capsys.readouterr().err

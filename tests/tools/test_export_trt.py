@@ -81,13 +81,13 @@ class FakeTensorRT:
 
     def _told(self, context: Any) -> list[Any]:
         """As TensorRT: tensors of free shapes have no types as long as no context gives the shapes."""
-        if context is not None and [one[1] for one in self.calls if one[0] == "input"][-2:] == [
+        if context is not None and [call[1] for call in self.calls if call[0] == "input"][-2:] == [
             "images",
             "orig_target_sizes",
         ]:
             return self.layers
         unknown = [{"Format/Datatype": "N/A due to dynamic shapes"}]
-        return [{**one, "Inputs": unknown, "Outputs": unknown} for one in self.layers if isinstance(one, dict)]
+        return [{**layer, "Inputs": unknown, "Outputs": unknown} for layer in self.layers if isinstance(layer, dict)]
 
     def _with_count(self, parser: Any) -> Any:
         parser.num_errors = len(self.errors)

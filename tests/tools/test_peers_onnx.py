@@ -57,7 +57,7 @@ def test_yolo_files_get_their_names_and_nothing_else_is_left(
     assert asked[0] == "yolo11n.yaml", "not .pt, which would be downloaded"
     assert (asked[1]["format"], asked[1]["imgsz"]) == ("onnx", 320)
     assert (tmp_path / "yolo" / "yolo11n.onnx").read_bytes() == b"graph"
-    assert [one.name for one in tmp_path.rglob("*")] == ["yolo", "yolo11n.onnx"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["yolo", "yolo11n.onnx"]
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert main(["ultralytics", "unknown", "-o", "yolo"]) == 2
     assert "error: unknown: 'unknown.yaml' does not exist" in capsys.readouterr().err

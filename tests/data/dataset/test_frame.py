@@ -23,7 +23,7 @@ from isdfine.data.dataset.yolo import YoloDetection
 
 ON_ITS_SIDE, OTHERS = (
     ((40, 60), 6),
-    [((40, 60), 2), ((40, 60), 3), ((40, 60), 4), *(((48, 48), one) for one in range(2, 9))],
+    [((40, 60), 2), ((40, 60), 3), ((40, 60), 4), *(((48, 48), index) for index in range(2, 9))],
 )
 
 
@@ -71,9 +71,9 @@ def assert_boxes_fit(dataset):
 
 def kinds_found(root):
     return [
-        (one.kind, one.image)
-        for one in check(read_all(discover(root)))
-        if "orientation" in one.kind or "turned" in one.kind
+        (finding.kind, finding.image)
+        for finding in check(read_all(discover(root)))
+        if "orientation" in finding.kind or "turned" in finding.kind
     ]
 
 
@@ -130,7 +130,7 @@ def test_a_check_knows_more_than_the_sample(tmp_path, monkeypatch):
     """Training looks at some headers only; where the others contradict it, check says so."""
     monkeypatch.setattr(frame, "_LOOKED_AT", 1)
     write(tmp_path, [((40, 60), 3), ON_ITS_SIDE], frames=[False, False])
-    [found] = [one for one in check(read_all(discover(tmp_path))) if one.kind == "mixed orientation"]
+    [found] = [finding for finding in check(read_all(discover(tmp_path))) if finding.kind == "mixed orientation"]
     assert "the size of 1.png is not that of the turned picture, to which the boxes of 0.png are taken to" in found.text
 
 

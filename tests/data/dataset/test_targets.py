@@ -32,7 +32,7 @@ def data_of(boxes, *, size=(40, 60), crowd=None, images=1):
 
 
 def kinds_of(data, ops=TRAIN_OPS):
-    return [one.kind for one in shortages(count_targets(data, ops))]
+    return [shortage.kind for shortage in shortages(count_targets(data, ops))]
 
 
 BOX = [10, 10, 20, 20]
@@ -56,7 +56,7 @@ def test_training_on_nothing_is_refused(name, caplog):
     with pytest.raises(DataError, match=rf"x\.json: {text}.*allow_no_targets: True in the dataset section"):
         report_targets(data, TRAIN_OPS, training=True, allowed=False)
     report_targets(data, TRAIN_OPS, training=True, allowed=True)
-    assert [one.levelname for one in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_an_evaluation_without_boxes_is_a_warning(caplog):
@@ -127,7 +127,7 @@ def opened(folder, form):
     if form in ("coco", "objects365"):
         cls = CocoDetection if form == "coco" else Objects365Detection
         return lambda **more: cls(images, str(annotations), **options, **more)
-    splits = [replace(one, name="train") for one in read_all(discover(annotations))]
+    splits = [replace(split, name="train") for split in read_all(discover(annotations))]
     write_dataset(splits, folder / form, form)
     root = folder / form
     classes = {
@@ -144,7 +144,7 @@ def opened(folder, form):
 def test_every_format_says_what_it_holds(tmp_path, caplog, form):
     caplog.set_level(logging.INFO)
     opened(tmp_path, form)(subset=0.5)
-    lines = [one.getMessage() for one in caplog.records if one.name.endswith("targets")]
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("targets")]
     assert len(lines) == 1
     assert "4 images (0 without a target), " in lines[0]
     assert lines[0].endswith("targets; left out: nothing")

@@ -44,7 +44,7 @@ def test_layouts_without_splits(tmp_path, images, annotations, ann_file):
     (tmp_path / "classes.txt").write_text("ant\n")
     (tmp_path / "pom.xml").write_text("<project/>")
     (split,) = read_all(discover(tmp_path))
-    assert (split.name, [one.kind for one in split.problems]) == ("all", ["no class list"])
+    assert (split.name, [problem.kind for problem in split.problems]) == ("all", ["no class list"])
     assert split.place_of(0).startswith(str(tmp_path / annotations / "a.1.xml"))
     data = VOCDetection(str(tmp_path), ann_file)
     assert data.annotations.file_names == split.annotations.file_names
@@ -62,7 +62,7 @@ def test_layouts_with_splits(tmp_path, images, annotations, names):
         put(tmp_path, f"{images.format(name)}/{name}.png", f"{annotations.format(name)}/{name}.xml")
     (tmp_path / "label_list.txt").write_text("ant\nbee\n")
     splits = read_all(discover(tmp_path))
-    assert [one.name for one in splits] == [name.lower() for name in names]
+    assert [split.name for split in splits] == [name.lower() for name in names]
     for name, split in zip(names, splits):
         data = VOCDetection(str(tmp_path), annotations.format(name))
         assert data.annotations.file_names == split.annotations.file_names
@@ -113,7 +113,7 @@ def test_a_list_of_stems_beside_folders_of_other_names(tmp_path):
     (tmp_path / "val.txt").write_text("b.jpg\n")
     (tmp_path / "readme.txt").write_text("About this data set\n")
     splits = read_all(discover(tmp_path))
-    assert [(one.name, one.annotations.file_names) for one in splits] == [
+    assert [(split.name, split.annotations.file_names) for split in splits] == [
         ("train", ("Images/a.jpg",)),
         ("val", ("Images/b.jpg",)),
     ]

@@ -55,7 +55,7 @@ def test_a_changed_config_stops_everything_unless_it_is_to_be_redone(tmp_path: P
     assert len(left) == 6
     assert matrix.runs()[0].folder.path.exists()  # until the runs really begin
     put_aside(left)
-    assert sorted(one.name for one in (tmp_path / "out" / "plain").iterdir()) == [".seed0.lock", "seed0.old1"]
+    assert sorted(path.name for path in (tmp_path / "out" / "plain").iterdir()) == [".seed0.lock", "seed0.old1"]
     assert (tmp_path / "out" / "plain" / "seed0.old1" / "metrics.jsonl").is_file()
     assert [found.resume for _, found in left] == [None] * 6
 

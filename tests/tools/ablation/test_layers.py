@@ -23,8 +23,8 @@ def fingerprint(evaluator: CocoEvaluator) -> EvalResult:
     """Stands in for COCO's metrics, which are zero for weights that nobody trained: sums over all detections."""
     evaluator._read()  # the last batch, as the metrics do
     seen = sorted(evaluator._seen, key=lambda one: one.image_id)
-    boxes = float(sum(abs(one.boxes_xyxy_px).sum() for one in seen))
-    return EvalResult({"AP": float(sum(one.scores.sum() for one in seen)), "AP50": boxes}, [], len(seen))
+    boxes = float(sum(abs(detections.boxes_xyxy_px).sum() for detections in seen))
+    return EvalResult({"AP": float(sum(detections.scores.sum() for detections in seen)), "AP50": boxes}, [], len(seen))
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_every_layer_answers_as_if_it_were_the_last(
         one = Evaluation(config.with_values({"DFINETransformer.eval_idx": index}))
         one.load(checkpoint)
         alone.append(one.evaluate())
-    assert [one.stats for one in found] == [one.stats for one in alone]
-    assert [one.num_images for one in found] == [8, 8, 8]
-    assert len({one.stats["AP50"] for one in found}) == 3
+    assert [result.stats for result in found] == [result.stats for result in alone]
+    assert [result.num_images for result in found] == [8, 8, 8]
+    assert len({result.stats["AP50"] for result in found}) == 3
     assert run.evaluate().stats == found[2].stats  # nothing of the detour is left in the model
 
 
@@ -85,7 +85,7 @@ def test_the_answering_layer_need_not_be_the_last(micro: tuple[Config, Path], tm
     config, checkpoint = micro
     found = cached_layers(config.with_values({"DFINETransformer.eval_idx": 1}), checkpoint, tmp_path / "layers.json")
     assert (found.answers, len(found.stats)) == (1, 3)
-    assert found.parameters == sum(one.numel() for one in Evaluation(config).model.parameters())
+    assert found.parameters == sum(parameter.numel() for parameter in Evaluation(config).model.parameters())
     assert set(found.stats[0]) >= {"AP", "AP50", "AR100"}
 
 

@@ -13,7 +13,7 @@ from isdfine.core.errors import ConfigError
 def test_all_variants_of_the_first_seed_come_first(tmp_path: Path) -> None:
     labels = [run.label for run in read_trial(tmp_path).runs()]
     assert labels[:6] == [f"{data}/{variant}/seed0" for data in ("small", "large") for variant in "abc"]
-    assert labels[6:] == [one.replace("seed0", "seed1") for one in labels[:6]]
+    assert labels[6:] == [label.replace("seed0", "seed1") for label in labels[:6]]
 
 
 def test_what_a_run_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_what_a_run_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_included_files_are_put_on_top_of_the_base_in_one_file(tmp_path: Path) -> None:
     matrix = read_trial(tmp_path, output_dir=str(tmp_path / "elsewhere"))
     matrix.write_composed()
-    run = next(one for one in matrix.runs() if one.label == "large/c/seed0")
+    run = next(run for run in matrix.runs() if run.label == "large/c/seed0")
     assert run.config == tmp_path / "elsewhere" / "composed" / "large" / "c.yml"
     assert yaml.safe_load(run.config.read_text()) == {
         "__include__": [str(tmp_path / "other.yml"), str(tmp_path / "more.yml")]
@@ -46,7 +46,7 @@ def test_included_files_are_put_on_top_of_the_base_in_one_file(tmp_path: Path) -
 
 def test_a_part_can_be_selected(tmp_path: Path) -> None:
     matrix = read_trial(tmp_path)
-    assert [one.label for one in matrix.selected(["c"], [1])] == ["small/c/seed1", "large/c/seed1"]
+    assert [run.label for run in matrix.selected(["c"], [1])] == ["small/c/seed1", "large/c/seed1"]
     assert len(matrix.selected(None, None)) == 12
     with pytest.raises(ConfigError, match=r"--only bb: .*trial.yml has no such variant; known: a, b, c"):
         matrix.selected(["bb"], None)

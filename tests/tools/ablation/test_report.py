@@ -42,7 +42,7 @@ def rows(text: str, heading: str) -> dict[str, list[str]]:
     lines = text.split(heading, 1)[1].strip().splitlines()
     table = lines[: next((at for at, line in enumerate(lines) if not line.startswith("|")), len(lines))]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    return {one[0]: one[1:] for one in cells}
+    return {cell[0]: cell[1:] for cell in cells}
 
 
 def write(found: Results) -> str:
@@ -105,12 +105,12 @@ def test_plots_are_drawn_and_named_in_the_report(tmp_path: Path) -> None:
 def test_without_layers_there_is_no_such_table_and_no_plot(tmp_path: Path) -> None:
     text = write(results(tmp_path, layers=False))
     assert "decoder layer" not in text
-    assert [one.name for one in tmp_path.glob("*.png")] == ["AP_over_steps.png"]
+    assert [path.name for path in tmp_path.glob("*.png")] == ["AP_over_steps.png"]
 
 
 def test_an_empty_matrix_is_reported_as_such(tmp_path: Path) -> None:
     found = results(tmp_path)
-    found.missing = {one.run.label: "not run" for one in found.outcomes} | found.missing
+    found.missing = {outcome.run.label: "not run" for outcome in found.outcomes} | found.missing
     found.outcomes = []
     text = write(found)
     assert "0 of 12 runs are finished" in text
@@ -127,7 +127,7 @@ def test_the_json_report_holds_the_same_as_fractions(tmp_path: Path) -> None:
     assert len(content["runs"]) == 10
     assert content["runs"][0]["stats"]["AP"] == pytest.approx(0.40)
     assert content["runs"][0]["layers"][0]["AP"] == pytest.approx(0.30)
-    good = next(one for one in content["comparisons"] if one["variant"] == "good")
+    good = next(comparison for comparison in content["comparisons"] if comparison["variant"] == "good")
     assert good["mean"] == pytest.approx(0.0200333, abs=1e-6)
     assert (good["metric"], good["verdict"], good["seeds"]) == ("AP", "higher", [0, 1, 2])
     assert [one["variant"] for one in content["first_layer"]] == ["good", "same", "few"]

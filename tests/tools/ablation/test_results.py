@@ -32,19 +32,19 @@ def trained(folder: Path, **changes: Any) -> tuple[Matrix, Configs]:
 def test_the_last_evaluation_counts_unless_the_best_is_asked_for(tmp_path: Path) -> None:
     matrix, configs = trained(tmp_path)
     found = collect(matrix, configs, layers="leave out")
-    assert [one.stats["AP"] for one in found.of("", "slow").values()] == pytest.approx([0.05, 0.15, 0.25])
+    assert [outcome.stats["AP"] for outcome in found.of("", "slow").values()] == pytest.approx([0.05, 0.15, 0.25])
     one = found.outcomes[0]
     assert (one.epoch, one.step, one.seconds_per_step) == (1, 4, pytest.approx(0.15))
     assert [(step, stats["AP50"]) for step, stats in one.curve] == [(2, pytest.approx(0.3)), (4, pytest.approx(0.25))]
     assert set(one.stats) == {"AP", "AP50", "APl"}
     shutil.rmtree(tmp_path / "out")
     best = collect(*trained(tmp_path, judge="best"), layers="leave out")
-    assert [(one.epoch, one.step) for one in best.outcomes] == [(0, 2)] * 6
-    assert [one.stats["AP"] for one in best.of("", "slow").values()] == pytest.approx([0.1, 0.2, 0.3])
+    assert [(outcome.epoch, outcome.step) for outcome in best.outcomes] == [(0, 2)] * 6
+    assert [outcome.stats["AP"] for outcome in best.of("", "slow").values()] == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_variants_share_a_hash_over_seeds_and_differ_from_each_other(tmp_path: Path) -> None:
-    hashes = [one.config_hash for one in collect(*trained(tmp_path), layers="leave out").outcomes]
+    hashes = [outcome.config_hash for outcome in collect(*trained(tmp_path), layers="leave out").outcomes]
     assert len(set(hashes)) == 2
     assert len({*hashes[::2]}) == 1
 
@@ -68,7 +68,7 @@ def test_runs_that_cannot_be_used_are_listed_with_the_reason(tmp_path: Path) -> 
         "plain/seed2": "interrupted: start the ablation again to go on with it",
         "slow/seed0": "made from another config: optimizer.lr: 0.0007 there, 0.0005 here",
     }
-    assert [one.run.label for one in found.outcomes] == ["slow/seed1", "slow/seed2"]
+    assert [outcome.run.label for outcome in found.outcomes] == ["slow/seed1", "slow/seed2"]
 
 
 def test_why_a_run_failed_and_that_one_is_in_training_is_said(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_layers_come_from_the_weights_that_were_judged(tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "cached_layers", measured)
     found = collect(matrix, configs)
     assert asked == [run.folder.last for run in matrix.runs()]
-    by_label = {one.run.label: one.layers for one in found.outcomes}
+    by_label = {outcome.run.label: outcome.layers for outcome in found.outcomes}
     assert by_label["plain/seed1"] is not None  # AP 0.15, with a little rounding
     assert by_label["plain/seed0"] is None  # judged with AP 0.05: these are other weights
     assert found.notes[0] == (
@@ -160,7 +160,7 @@ def test_layers_come_from_the_weights_that_were_judged(tmp_path: Path, monkeypat
     )
     asked.clear()
     collect(read_matrix(write_matrix(tmp_path, judge="best")), configs)
-    assert {one.name for one in asked} == {"best.pth"}
+    assert {path.name for path in asked} == {"best.pth"}
 
 
 def test_known_layers_are_used_without_measuring(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_known_layers_are_used_without_measuring(tmp_path: Path) -> None:
     (other.folder.path / "layers.json").write_text("{")
     found = collect(matrix, configs, layers="known")
     assert found.outcomes[0].layers == LayerResults(1, 7, tuple(stats))
-    assert all(one.layers is None for one in found.outcomes[1:])
+    assert all(outcome.layers is None for outcome in found.outcomes[1:])
     (note,) = found.notes
     assert note.startswith("slow/seed0: no AP over layers: ")
     assert "layers.json: cannot be read" in note

@@ -33,7 +33,7 @@ def make(
     folder = RunFolder(path)
     path.mkdir()
     folder.config.write_text(yaml.safe_dump({**CONFIG, "num_classes": 3, "output_dir": "x", **(config or {})}))
-    folder.metrics.write_text("".join(record(one) for one in range(epochs)))
+    folder.metrics.write_text("".join(record(index) for index in range(epochs)))
     if checkpoint:
         (path / checkpoint).write_bytes(b"")
     return folder

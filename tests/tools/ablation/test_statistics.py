@@ -63,7 +63,10 @@ def test_exactly_two_standard_errors_are_not_claimed() -> None:
     assert found.standard_error is not None
     shift = 2 * found.standard_error - found.mean
     below, above = (
-        compare({seed: one + shift + extra for seed, one in enumerate(found.differences)}, dict.fromkeys(range(6), 0.0))
+        compare(
+            {seed: difference + shift + extra for seed, difference in enumerate(found.differences)},
+            dict.fromkeys(range(6), 0.0),
+        )
         for extra in (-1e-9, 1e-9)
     )
     assert below is not None

@@ -39,8 +39,8 @@ class Oracle:
                 break
             rows = self.data.annotations.rows(self.next)
             xywh = self.data.annotations.boxes_xywh_px[rows]
-            names = [self.data.label_space.names[one] for one in self.data.annotations.labels[rows]]
-            labels[row, : len(names)] = [self.facts.labels.names.index(one) for one in names]
+            names = [self.data.label_space.names[label] for label in self.data.annotations.labels[rows]]
+            labels[row, : len(names)] = [self.facts.labels.names.index(name) for name in names]
             boxes[row, : len(names)] = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1) + self.moved
             scores[row, : len(names)] = 0.9
             self.next += 1

@@ -58,26 +58,30 @@ def test_all_methods_share_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyP
     before = model.state_dict()
     names = ["none", "go-lsd", "go-lsd+attn"]
     found = measure(micro(tmp_path), names, Workload((64, 64), 1, steps=2, warmup=1, diagnose=True), CPU)
-    assert [one.method for one in found] == [*names, "diagnostics"]
-    assert all(len(one.seconds) == 2 and min(one.seconds) > 0 for one in found)
+    assert [cost.method for cost in found] == [*names, "diagnostics"]
+    assert all(len(cost.seconds) == 2 and min(cost.seconds) > 0 for cost in found)
     (bench,) = made
     for name, value in bench.model.named_parameters():
         assert torch.equal(value, before[name]), name  # the learning rate is 0
     assert bench.optim.schedule.step == len(found) * (1 + 1 + 2)  # warm-up, one for the peak, two that count
-    peaks = {one.method: one.peak_bytes for one in found}
+    peaks = {cost.method: cost.peak_bytes for cost in found}
     assert peaks["none"] <= peaks["go-lsd"] <= peaks["go-lsd+attn"]
-    assert min(peaks.values()) > 3 * sum(one.nbytes for one in bench.model.parameters())  # two averages of Adam, EMA
+    assert min(peaks.values()) > 3 * sum(
+        parameter.nbytes for parameter in bench.model.parameters()
+    )  # two averages of Adam, EMA
 
 
 def test_methods_differ_in_their_losses(tmp_path: Path) -> None:
     bench = cost._Bench(micro(tmp_path), Workload((64, 96), 2), CPU)
     objectives = {name: cost._Step(bench, name).objective for name in METHODS}
-    kinds = {name: [type(one).__name__ for one in objective.distillers] for name, objective in objectives.items()}
+    kinds = {
+        name: [type(distiller).__name__ for distiller in objective.distillers] for name, objective in objectives.items()
+    }
     assert kinds["none"] == kinds["fdr-only"] == []
     assert kinds["go-lsd"] == ["GOLSD"]
     assert kinds["inter-s2d"] == ["InterLayerDistillation"]
     assert kinds["inter-d2s+attn+levels"] == ["InterLayerDistillation", "AttentionDistillation"]
-    assert [name for name, one in objectives.items() if not one.criterion.use_uni_set] == ["fdr-only"]
+    assert [name for name, objective in objectives.items() if not objective.criterion.use_uni_set] == ["fdr-only"]
 
 
 def test_there_is_something_to_distil(tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def test_bf16_is_stored_and_near_fp32(folder: Path) -> None:
     half = open_subject(named, Wanted(torch.device("cpu"), precision="bf16"), isdfine.load_config)
     full = open_subject(named, CPU, isdfine.load_config)
     assert isinstance(half, TorchSubject)
-    types = {one.dtype for one in half._module.parameters()}
+    types = {parameter.dtype for parameter in half._module.parameters()}
     assert torch.bfloat16 in types, "weights are halved once, not in every call"
     pixels, sizes = np.full((1, 3, *half.facts.size), 0.5, dtype=np.float32), np.array([[96, 64]])
-    near, exact = (one.call(one.place(pixels, sizes)).scores for one in (half, full))
+    near, exact = (subject.call(subject.place(pixels, sizes)).scores for subject in (half, full))
     assert near.dtype == np.float32
     assert 0 < np.abs(near - exact).max() < 0.1
 
@@ -103,7 +103,7 @@ def test_other_backends_answer_as_eager_does(backend: str, folder: Path) -> None
         open_subject(parse(f"{name}:{folder / 'best.pth'}"), CPU, isdfine.load_config) for name in ("eager", backend)
     )
     pixels = np.random.default_rng(0).random((1, 3, *eager.facts.size), dtype=np.float32)
-    want, got = (one.call(one.place(pixels, np.array([[96, 64]]))) for one in (eager, other))
+    want, got = (subject.call(subject.place(pixels, np.array([[96, 64]]))) for subject in (eager, other))
     np.testing.assert_allclose(got.scores, want.scores, atol=1e-4)
     np.testing.assert_allclose(got.boxes, want.boxes, atol=0.01)
 
@@ -118,5 +118,5 @@ def test_a_cuda_graph_answers_as_eager_does(precision: Precision, folder: Path) 
     )
     for seed in (0, 1):
         pixels = np.random.default_rng(seed).random((1, 3, *eager.facts.size), dtype=np.float32)
-        want, got = (one.call(one.place(pixels, np.array([[96, 64]]))) for one in (eager, graph))
+        want, got = (subject.call(subject.place(pixels, np.array([[96, 64]]))) for subject in (eager, graph))
         np.testing.assert_allclose(got.scores, want.scores, atol=1e-5 if precision == "fp32" else 1e-3)

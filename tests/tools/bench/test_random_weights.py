@@ -24,7 +24,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> isdfine.Config:
 def test_nothing_is_left_that_a_runtime_takes_out(config: isdfine.Config) -> None:
     model, built = random_detector(config)
     assert built.get("eval_spatial_size") == [64, 96]
-    affine = [one for one in model.modules() if isinstance(one, LearnableAffine)]
+    affine = [module for module in model.modules() if isinstance(module, LearnableAffine)]
     assert affine, "the case has what this is about"
     for value in (one for one in model.state_dict().values() if one.is_floating_point()):
         assert not (value == 1).all()
@@ -64,8 +64,8 @@ def test_transformers_gets_the_same_weights(config: isdfine.Config, tmp_path: Pa
     write_folder(tmp_path, content, to_huggingface(model.state_dict()), Card(config=built.data), image_size=(64, 64))
     theirs, said = load_theirs(tmp_path)
     assert not said["missing_keys"]
-    ours = sorted(one.scale.item() for one in model.modules() if isinstance(one, LearnableAffine))
-    found = [one for name, one in theirs.state_dict().items() if name.endswith("lab.scale")]
+    ours = sorted(module.scale.item() for module in model.modules() if isinstance(module, LearnableAffine))
+    found = [tensor for name, tensor in theirs.state_dict().items() if name.endswith("lab.scale")]
     assert sorted(float(one) for one in found) == ours
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

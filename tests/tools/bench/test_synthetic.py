@@ -10,7 +10,7 @@ from isdfine.core.errors import ConfigError
 def test_a_step_has_the_shapes_that_were_asked_for_and_comes_from_its_seed() -> None:
     shapes = DecoderShapes(batch=2, objects=4, queries=9, num_classes=5, layers=3, reg_max=8, num_denoising=10)
     step, again, other = (made_up_step(shapes, seed) for seed in (0, 0, 1))
-    assert [tuple(one.logits.shape) for one in step.output.layers] == [(2, 9, 5)] * 3
+    assert [tuple(layer.logits.shape) for layer in step.output.layers] == [(2, 9, 5)] * 3
     assert step.output.layers[0].edge_logits is not None
     assert step.output.layers[0].edge_logits.shape == (2, 9, 36)
     assert step.output.initial is not None
@@ -20,9 +20,9 @@ def test_a_step_has_the_shapes_that_were_asked_for_and_comes_from_its_seed() -> 
     assert group.assigned is not None
     assert group.assigned.tolist() == [([0, 1, 2, 3] + [-1] * 4) * 2] * 2
     assert len(step.leaves) == 3 * 3 + 2 + 2
-    same = [torch.equal(one, more) for one, more in zip(step.leaves, again.leaves)]
+    same = [torch.equal(tensor, more) for tensor, more in zip(step.leaves, again.leaves)]
     assert all(same)
-    assert not any(torch.equal(one, more) for one, more in zip(step.leaves, other.leaves))
+    assert not any(torch.equal(tensor, more) for tensor, more in zip(step.leaves, other.leaves))
 
 
 def test_no_objects_and_no_denoising() -> None:
@@ -41,9 +41,9 @@ def test_impossible_shapes_are_all_named() -> None:
 def test_found_objects_have_a_query_beside_them_that_knows_the_class(objects: int) -> None:
     shapes = DecoderShapes(batch=2, objects=objects, queries=9, num_classes=5, layers=2, reg_max=8, found=True)
     step = made_up_step(shapes)
-    for one in [*step.output.layers, step.output.initial, step.output.proposals]:
-        assert one is not None
-        for boxes, logits, target in zip(one.boxes, one.logits, step.targets):
+    for layer in [*step.output.layers, step.output.initial, step.output.proposals]:
+        assert layer is not None
+        for boxes, logits, target in zip(layer.boxes, layer.logits, step.targets):
             distance = (boxes[:, None] - target["boxes"][:9]).abs().amax(-1)  # (Q, T)
             near = distance.argmin(0)
             assert len(set(near.tolist())) == min(objects, 9)

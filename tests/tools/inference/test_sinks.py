@@ -57,14 +57,14 @@ def test_coco(tmp_path: Path) -> None:
         {"id": 2, "file_name": "b.jpg"} | size,
         {"id": 3, "file_name": "clip/000000.jpg"} | size | {"video": "clip", "frame": 0, "seconds": 0.0},
     ]
-    assert [(one["id"], one["image_id"], one["category_id"]) for one in content["annotations"]] == [
+    assert [(entry["id"], entry["image_id"], entry["category_id"]) for entry in content["annotations"]] == [
         (1, 1, 7), (2, 1, 3), (3, 3, 7), (4, 3, 3),
     ]  # fmt: skip
     assert content["annotations"][1] == {
         "id": 2, "image_id": 1, "category_id": 3, "bbox": [-6.0, 0.0, 86.0, 20.0], "score": 0.5, "area": 1720.0,
         "iscrowd": 0,
     }  # fmt: skip
-    assert [one.name for one in path.parent.iterdir()] == ["d.json"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["d.json"]
     pycocotools = pytest.importorskip("pycocotools.coco", reason="pip install pycocotools")
     assert len(pycocotools.COCO(path).getAnnIds(imgIds=[1])) == 2
 
@@ -86,7 +86,7 @@ def test_nothing_is_left_after_an_error(tmp_path: Path, make: Callable[[Path], A
 
     with pytest.raises(ValueError, match="stop"):
         fail()
-    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("out", "before")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "before")]
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -143,14 +143,14 @@ def test_yolo_is_read_by_our_reader(tmp_path: Path) -> None:
 def test_yolo_scores_and_names_of_one_stem(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "b.jpg"]
     write(Yolo(tmp_path, LABELS, scores=True, names=names), *((InputImage(name, IMAGE), TWO[0]) for name in names))
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jpg.txt", "a.png.txt", "b.txt", "classes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg.txt", "a.png.txt", "b.txt", "classes.txt"]
     assert (tmp_path / "b.txt").read_text() == "1 0.333333 0.375000 0.333333 0.500000 0.90000\n"
 
 
 def test_pictures_keep_their_names(tmp_path: Path) -> None:
     names = ["a/b.jpg", "c.PNG", "d.tif", "e"]
     write(Pictures(tmp_path), *((InputImage(name, IMAGE), TWO) for name in names))
-    written = sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file())
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert written == ["a/b.jpg", "c.PNG", "d.tif.png", "e.png"]
     for one, form in (("a/b.jpg", "JPEG"), ("c.PNG", "PNG"), ("d.tif.png", "PNG")):
         with Image.open(tmp_path / one) as image:
@@ -162,10 +162,10 @@ def test_videos_one_file_each(tmp_path: Path) -> None:
     load_av()
     other = [(InputImage("x/0.jpg", IMAGE, Clip("other", Fraction(5)), 0), found())]
     write(Videos(tmp_path), *frames(3), (InputImage("a.jpg", IMAGE), TWO), *other)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["clip.mp4", "other.mp4"]
-    assert [len(read_video(tmp_path / one)) for one in ("clip.mp4", "other.mp4")] == [3, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "other.mp4"]
+    assert [len(read_video(tmp_path / name)) for name in ("clip.mp4", "other.mp4")] == [3, 1]
     frame = read_video(tmp_path / "clip.mp4")[0].astype(int)
-    drawn, plain = (np.abs(frame - np.asarray(one)).mean() for one in (TWO.draw(), IMAGE))
+    drawn, plain = (np.abs(frame - np.asarray(image)).mean() for image in (TWO.draw(), IMAGE))
     assert drawn < plain / 2, "boxes are in it; colours have half the resolution"
 
 

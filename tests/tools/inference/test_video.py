@@ -24,14 +24,14 @@ def test_frames_in_order(tmp_path: Path) -> None:
     video = Video(str(path), "clip", every=10)
     assert video.count == 3
     frames = list(video)
-    assert all(isinstance(one, InputImage) for one in frames)
-    assert [one.name for one in frames] == ["clip/000000.jpg", "clip/000010.jpg", "clip/000020.jpg"]
-    for one, number in zip(frames, (0, 10, 20)):
-        assert isinstance(one, InputImage)
-        assert (one.number, one.clip) == (number, Clip("clip", Fraction(1)))
-        assert one.seconds == pytest.approx(number / 10)
-        assert abs(int(np.asarray(one.image)[40, 5, 0]) - 10 - number) <= 3
-        assert one.image.size == (64, 48)
+    assert all(isinstance(frame, InputImage) for frame in frames)
+    assert [frame.name for frame in frames] == ["clip/000000.jpg", "clip/000010.jpg", "clip/000020.jpg"]
+    for frame, number in zip(frames, (0, 10, 20)):
+        assert isinstance(frame, InputImage)
+        assert (frame.number, frame.clip) == (number, Clip("clip", Fraction(1)))
+        assert frame.seconds == pytest.approx(number / 10)
+        assert abs(int(np.asarray(frame.image)[40, 5, 0]) - 10 - number) <= 3
+        assert frame.image.size == (64, 48)
 
 
 def test_videos_that_cannot_be_used(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_written_videos_are_read_back(tmp_path: Path, size: tuple[int, int]) -> 
     assert [round(frame.mean() / 40) for frame in frames[:5]] == [0, 1, 2, 3, 4]
     assert frames[5].mean() > 240
     assert Video(str(path), "x").count == 6
-    assert [one.name for one in path.parent.iterdir()] == ["out.mp4"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["out.mp4"]
 
 
 def test_a_broken_run_leaves_no_video(tmp_path: Path) -> None:
@@ -154,14 +154,14 @@ def test_times_of_frames_are_kept(tmp_path: Path) -> None:
 def read(path: Path) -> tuple[int, list[str]]:
     """How many frames, and what else was said."""
     items = list(Video(str(path), "clip"))
-    reasons = [one.reason for one in items if isinstance(one, Skipped)]
+    reasons = [item.reason for item in items if isinstance(item, Skipped)]
     return len(items) - len(reasons), reasons
 
 
 def places(path: Path) -> list[tuple[int, int]]:
     """Where the packets of a video lie in its file, and how long they are."""
     with load_av().open(str(path)) as container:
-        return [(one.pos, one.size) for one in container.demux(video=0) if one.size]
+        return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
 
 
 @pytest.mark.parametrize("suffix", ["avi", "mkv"])
