@@ -67,7 +67,7 @@ def put_aside(left: Pending) -> None:
         raise ConfigError(f"{', '.join(busy)}: {BUSY}; nothing was renamed or started: --redo when it has ended")
     for run in changed:
         path = run.folder.path
-        number = next(one for one in range(1, 10**6) if not path.with_name(f"{path.name}.old{one}").exists())
+        number = next(index for index in range(1, 10**6) if not path.with_name(f"{path.name}.old{index}").exists())
         aside = path.with_name(f"{path.name}.old{number}")
         lock = run.lock()
         if lock is None:
@@ -118,13 +118,13 @@ def _each_warning_once() -> Iterator[None]:
         return fresh
 
     handlers = logging.getLogger(PACKAGE).handlers
-    for one in handlers:
-        one.addFilter(worth_a_line)
+    for handler in handlers:
+        handler.addFilter(worth_a_line)
     try:
         yield
     finally:
-        for one in handlers:
-            one.removeFilter(worth_a_line)
+        for handler in handlers:
+            handler.removeFilter(worth_a_line)
 
 
 def _cell(run: Run) -> str:

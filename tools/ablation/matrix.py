@@ -124,7 +124,7 @@ class Matrix:
             for variant in self.variants:
                 files = [data.base or self.base, *data.include, *variant.include]
                 if len(files) > 1:
-                    text = dump_yaml({INCLUDE: [str(one.resolve()) for one in files]})
+                    text = dump_yaml({INCLUDE: [str(file.resolve()) for file in files]})
                     with whole_file(self._composed(data, variant), durable=False) as partial:
                         partial.write_text(f"# {self.path}: {data.name} {variant.name}\n{text}", encoding="utf-8")
 
@@ -134,7 +134,7 @@ class Matrix:
         Raises:
             ConfigError: a variant or seed that the matrix does not have.
         """
-        names = [one.name for one in self.variants]
+        names = [variant.name for variant in self.variants]
         for name in variants or ():
             if name not in names:
                 raise ConfigError(f"--only {name}: {self.path} has no such variant{suggest(name, names)}")
@@ -143,7 +143,7 @@ class Matrix:
                 listed = ", ".join(map(str, self.seeds))
                 raise ConfigError(f"--seeds {seed}: {self.path} lists the seeds {listed}: add it there")
         chosen = variants or names
-        return [one for one in self.runs() if one.variant in chosen and one.seed in (seeds or self.seeds)]
+        return [run for run in self.runs() if run.variant in chosen and run.seed in (seeds or self.seeds)]
 
 
 def shown(path: Path) -> str:

@@ -48,10 +48,10 @@ def read_matrix(path: str | Path, overrides: tuple[str, ...] = (), output_dir: s
     matrix = reader.matrix(root)
     if reader.problems or matrix is None:
         raise ConfigError("\n".join(reader.problems))
-    for one in overrides:
-        key = one.partition("=")[0].strip()
+    for override in overrides:
+        key = override.partition("=")[0].strip()
         if key in _OWN_KEYS:
-            raise ConfigError(f"-u {one}: {key} is set by the ablation: {_OWN_KEYS[key]}")
+            raise ConfigError(f"-u {override}: {key} is set by the ablation: {_OWN_KEYS[key]}")
     given = Path(output_dir) if output_dir else matrix.output_dir
     return replace(matrix, overrides=tuple(overrides), output_dir=given)
 
@@ -78,7 +78,7 @@ class _Reader:
         variants = self.changes(root, "variants", data=False)
         data = self.changes(root, "data", data=True) or (Change(""),)
         baseline = self.text(root, "baseline", variants[0].name if variants else "")
-        names = [one.name for one in variants]
+        names = [variant.name for variant in variants]
         if variants and baseline not in names:
             self.report(root.value["baseline"], f"no variant is called {baseline!r}{suggest(baseline, names)}")
         name = self.text(root, "name", self.path.stem)
@@ -122,7 +122,7 @@ class _Reader:
     def seeds(self, root: Node) -> tuple[int, ...]:
         node = root.value.get("seeds")
         seeds = node.plain() if node else [0]
-        sound = isinstance(seeds, list) and seeds and all(type(one) is int and one >= 0 for one in seeds)
+        sound = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
         if node and (not sound or len(set(seeds)) < len(seeds)):
             self.report(node, f"expected a list of different whole numbers of 0 or more, found {seeds!r}")
             return (0,)
@@ -131,7 +131,7 @@ class _Reader:
     def metrics(self, root: Node) -> tuple[str, ...]:
         node = root.value.get("metrics")
         metrics = node.plain() if node else ["AP", "AP50"]
-        sound = isinstance(metrics, list) and metrics and all(_METRIC.fullmatch(str(one)) for one in metrics)
+        sound = isinstance(metrics, list) and metrics and all(_METRIC.fullmatch(str(metric)) for metric in metrics)
         if node and not sound:
             self.report(
                 node, f"expected a list of AP, AP50, AP75, APs, APm, APl, AR100, ARs and so on, found {metrics!r}"
@@ -193,8 +193,8 @@ class _Reader:
             yield from ((child, f"{key}={json.dumps(child.plain())}") for key, child in node.value.items())
             return
         entries: list[Any] = node.value if isinstance(node.value, list) else [node]
-        for one in entries:
-            if not isinstance(one.value, str) or "=" not in one.value:
-                self.report(one, f"expected key.path=value, for example optimizer.lr=1e-4, found {one.plain()!r}")
+        for entry in entries:
+            if not isinstance(entry.value, str) or "=" not in entry.value:
+                self.report(entry, f"expected key.path=value, for example optimizer.lr=1e-4, found {entry.plain()!r}")
             else:
-                yield one, one.value
+                yield entry, entry.value

@@ -102,7 +102,7 @@ def draw_plots(results: Results, data: str) -> list[str]:
     drawn: list[str] = []
 
     def draw(name: str, curves_of: Callable[[list[Outcome]], Curve | None], title: str, x_label: str) -> None:
-        cells = [(one.name, list(results.of(data, one.name).values())) for one in results.matrix.variants]
+        cells = [(variant.name, list(results.of(data, variant.name).values())) for variant in results.matrix.variants]
         found = [(label, curve) for label, cell in cells if cell and (curve := curves_of(cell)) is not None]
         if found:
             curves = [Curve(label, curve.x, curve.y) for label, curve in found]
@@ -124,7 +124,7 @@ def _over_steps(cell: Sequence[Outcome], metric: str) -> Curve | None:
     """Values at the steps that all runs of a cell were evaluated at."""
     curves = [{step: stats[metric] for step, stats in one.curve if stats[metric] != ABSENT} for one in cell]
     steps = sorted(set(curves[0]).intersection(*curves[1:]))
-    return Curve("", steps, [[100 * one[step] for one in curves] for step in steps]) if steps else None
+    return Curve("", steps, [[100 * curve[step] for curve in curves] for step in steps]) if steps else None
 
 
 def _over_layers(cell: Sequence[Outcome], metric: str) -> Curve | None:

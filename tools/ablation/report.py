@@ -84,7 +84,7 @@ def to_dict(results: Results) -> dict[str, Any]:
         "baseline": matrix.baseline,
         "seeds": list(matrix.seeds),
         "metrics": list(matrix.metrics),
-        "runs": [_run_dict(one) for one in results.outcomes],
+        "runs": [_run_dict(outcome) for outcome in results.outcomes],
         "missing": results.missing,
         "notes": results.notes,
         "comparisons": [
@@ -204,9 +204,10 @@ def _layer_table(results: Results, data: str) -> str:
 def _run_section(results: Results) -> list[str]:
     metrics = results.matrix.metrics
     rows = [
-        [one.run.label, str(one.epoch), str(one.step), *(_percent(one.stats[metric]) for metric in metrics),
-         "-" if one.seconds_per_step is None else f"{one.seconds_per_step:.3f}"]
-        for one in results.outcomes
+        [outcome.run.label, str(outcome.epoch), str(outcome.step),
+         *(_percent(outcome.stats[metric]) for metric in metrics),
+         "-" if outcome.seconds_per_step is None else f"{outcome.seconds_per_step:.3f}"]
+        for outcome in results.outcomes
     ]  # fmt: skip
     head = ["run", "epoch", "step", *metrics, "s per step (median)"]
     return ["## Every run", _table(head, rows)] if rows else []
@@ -247,7 +248,7 @@ def _how_section(results: Results, train: str, command: str) -> list[str]:
 def _shell(matrix: Matrix, data: str, variant: str) -> str:
     import shlex
 
-    run = next(one for one in matrix.runs() if (one.data, one.variant) == (data, variant))
+    run = next(run for run in matrix.runs() if (run.data, run.variant) == (data, variant))
     return shlex.join(run.arguments())
 
 

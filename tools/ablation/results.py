@@ -64,7 +64,11 @@ class Results:
 
     def of(self, data: str, variant: str) -> dict[int, Outcome]:
         """The finished runs of one cell, by seed."""
-        return {one.run.seed: one for one in self.outcomes if (one.run.data, one.run.variant) == (data, variant)}
+        return {
+            outcome.run.seed: outcome
+            for outcome in self.outcomes
+            if (outcome.run.data, outcome.run.variant) == (data, variant)
+        }
 
     def values(self, data: str, variant: str, metric: str) -> dict[int, float]:
         """A metric by seed, where there was something to measure."""
@@ -188,13 +192,13 @@ def _outcome(
     run: Run, expected: Mapping[str, Any], matrix: Matrix, configs: Configs, notes: list[str], *, layers: Layers
 ) -> Outcome:
     records = read_records(run.folder.metrics)
-    curve = [(int(one["step"]), _stats(one)) for one in evaluations(records)]
+    curve = [(int(evaluation["step"]), _stats(evaluation)) for evaluation in evaluations(records)]
     judged = _judged(records, final_evaluation(run.folder, expected), matrix.judge)
     _check_metrics(run, judged, matrix.metrics)
-    skipped = sum(one["kind"] == "train" and not math.isfinite(one.get("loss", 0.0)) for one in records)
+    skipped = sum(record["kind"] == "train" and not math.isfinite(record.get("loss", 0.0)) for record in records)
     if skipped:
         notes.append(f"{run.label}: the loss of {skipped} of its log lines is no number (nonfinite: skip)")
-    seconds = [float(one["seconds_per_step"]) for one in records if "seconds_per_step" in one]
+    seconds = [float(record["seconds_per_step"]) for record in records if "seconds_per_step" in record]
     return Outcome(
         run=run,
         stats=_stats(judged),

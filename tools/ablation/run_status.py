@@ -56,7 +56,7 @@ def run_status(folder: RunFolder, expected: Mapping[str, Any]) -> RunStatus:
     Raises:
         ConfigError: files in the folder that cannot be read.
     """
-    checkpoint = next((one for one in (folder.last, folder.best) if one.is_file()), None)
+    checkpoint = next((path for path in (folder.last, folder.best) if path.is_file()), None)
     if not folder.config.is_file():
         found = checkpoint or (folder.metrics if folder.metrics.is_file() else None)
         if found is not None:
@@ -89,12 +89,15 @@ def saved_step(checkpoint: Path) -> int | None:
 def final_evaluation(folder: RunFolder, expected: Mapping[str, Any]) -> dict[str, Any] | None:
     """The evaluation after the last epoch, None where it has not taken place."""
     last = int(expected.get("epoches", RunSettings.epoches)) - 1
-    return next((one for one in evaluations(read_records(folder.metrics)) if one.get("epoch") == last), None)
+    return next(
+        (evaluation for evaluation in evaluations(read_records(folder.metrics)) if evaluation.get("epoch") == last),
+        None,
+    )
 
 
 def evaluations(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The evaluations among a run's records, in order."""
-    return [one for one in records if one["kind"] == "val"]
+    return [record for record in records if record["kind"] == "val"]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

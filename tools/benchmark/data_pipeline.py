@@ -153,7 +153,7 @@ class Keys:
 
     def __call__(self) -> list[SampleKey]:
         first, self.next = self.next, self.next + self.batch
-        return [SampleKey(one // self.size, one % self.size) for one in range(first, first + self.batch)]
+        return [SampleKey(index // self.size, index % self.size) for index in range(first, first + self.batch)]
 
 
 def official_way(data: CocoDetection, batch: int) -> Callable[[], object]:
@@ -161,7 +161,7 @@ def official_way(data: CocoDetection, batch: int) -> Callable[[], object]:
     official, keys = reference(), Keys(len(data), batch)
     ops, truths = (
         official.official_transforms(SIDE),
-        [data.ground_truth(int(one)) for one in data.annotations.image_ids],
+        [data.ground_truth(int(image_id)) for image_id in data.annotations.image_ids],
     )
 
     def make() -> object:
@@ -256,7 +256,7 @@ def stages(
             make()
         total = time.process_time() - begin
     seconds["other"] = total - sum(seconds.values())
-    return {label: 1000 * one / (batches * images) for label, one in seconds.items()}
+    return {label: 1000 * second / (batches * images) for label, second in seconds.items()}
 
 
 def with_workers(data: CocoDetection, workers: int, batch: int, batches: int) -> dict[str, float]:
@@ -332,16 +332,16 @@ def measure_apart(labels: Iterable[str], folder: Path, path: Path, batch: int, p
     """Times of batches, every way in a process of its own."""
     sides = {label: OwnProcess(label, folder, path, batch) for label in labels}
     try:
-        return measure(sides, plan, clock=lambda: sum(one.seconds for one in sides.values()))
+        return measure(sides, plan, clock=lambda: sum(side.seconds for side in sides.values()))
     finally:
-        for one in sides.values():
-            one.close()
+        for side in sides.values():
+            side.close()
 
 
 def run_one(folder: Path, path: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """Measure all ways on one data set."""
     calls = {
-        label: one for label, one in ways(folder, path, options.batch).items() if label in (OFFICIAL, *options.ways)
+        label: way for label, way in ways(folder, path, options.batch).items() if label in (OFFICIAL, *options.ways)
     }
     data = dataset(folder, path, fuse=True)
     timings = measure_apart(calls, folder, path, options.batch, plan)
@@ -350,7 +350,9 @@ def run_one(folder: Path, path: Path, options: argparse.Namespace, plan: Plan) -
         label: stages(make, official_stages() if label == OFFICIAL else our_stages(), batches, options.batch)
         for label, make in calls.items()
     }
-    workers = {str(one): with_workers(data, one, options.batch, 4 * batches) for one in range(1, options.workers + 1)}
+    workers = {
+        str(index): with_workers(data, index, options.batch, 4 * batches) for index in range(1, options.workers + 1)
+    }
     return {"images": len(data), "timings": timings, "stages": found, "workers": workers}
 
 
@@ -370,14 +372,14 @@ def report(name: str, found: dict[str, Any], options: argparse.Namespace) -> Non
     """Print one data set's tables."""
     print(f"\n{name}: {found['images']} images, {found['kilobytes']:.0f} kB each; batches of {options.batch}\n")
     print(table(rows_of(found["timings"], options.batch), markdown=options.markdown))
-    labels = sorted({label for one in found["stages"].values() for label in one})
+    labels = sorted({label for stage in found["stages"].values() for label in stage})
     rows = [["ms per image", *labels]]
-    rows += [[way, *(f"{one.get(label, 0):.2f}" for label in labels)] for way, one in found["stages"].items()]
+    rows += [[way, *(f"{stage.get(label, 0):.2f}" for label in labels)] for way, stage in found["stages"].items()]
     print()
     print(table(rows, markdown=options.markdown))
-    for workers, one in found["workers"].items():
-        print(f"{workers} workers: {one['images_per_second']:.1f} images/s by the clock, "
-              f"{one['main_process_ms_per_image']:.2f} ms per image in the main process: transfer, floats")  # fmt: skip
+    for workers, row in found["workers"].items():
+        print(f"{workers} workers: {row['images_per_second']:.1f} images/s by the clock, "
+              f"{row['main_process_ms_per_image']:.2f} ms per image in the main process: transfer, floats")  # fmt: skip
 
 
 def plain(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -420,7 +422,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def kilobytes(folder: Path) -> float:
     """Mean size of the JPEG files of a folder."""
-    return float(np.mean([one.stat().st_size for one in folder.glob("*.jpg")])) / 1000
+    return float(np.mean([path.stat().st_size for path in folder.glob("*.jpg")])) / 1000
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -75,17 +75,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def table(costs: list[Cost], *, markdown: bool) -> str:
     """Rows of all methods; ratios where the baseline was measured."""
-    base = next((one for one in costs if one.method == BASELINE), None)
+    base = next((cost for cost in costs if cost.method == BASELINE), None)
     rows = [("method", "ms per step", f"time / {BASELINE}", "quartiles", "fastest", "peak MB", f"memory / {BASELINE}")]
-    for one in costs:
+    for cost in costs:
         time, memory = ("", "", ""), ""
         if base is not None:
-            middle, low, high = one.time_ratio(base)
-            time = (f"{middle:.3f}", f"{low:.3f} .. {high:.3f}", f"{one.fastest / base.fastest:.3f}")
-            memory = f"{one.peak_bytes / base.peak_bytes:.3f}"
-        rows.append((one.method, f"{one.median * 1000:.1f}", *time, f"{one.peak_bytes / MB:.1f}", memory))
-    if any(one.resident_bytes is not None for one in costs):
-        resident = ["" if one.resident_bytes is None else f"{one.resident_bytes / MB:.1f}" for one in costs]
+            middle, low, high = cost.time_ratio(base)
+            time = (f"{middle:.3f}", f"{low:.3f} .. {high:.3f}", f"{cost.fastest / base.fastest:.3f}")
+            memory = f"{cost.peak_bytes / base.peak_bytes:.3f}"
+        rows.append((cost.method, f"{cost.median * 1000:.1f}", *time, f"{cost.peak_bytes / MB:.1f}", memory))
+    if any(cost.resident_bytes is not None for cost in costs):
+        resident = ["" if cost.resident_bytes is None else f"{cost.resident_bytes / MB:.1f}" for cost in costs]
         rows = [(*row, cell) for row, cell in zip(rows, ["resident MB", *resident])]
     return text_table(rows, markdown=markdown)
 
@@ -134,8 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.resident:
         given = sys.argv[1:] if arguments is None else arguments
         costs = [
-            replace(one, resident_bytes=resident_bytes(given, one.method)) if one.method in METHODS else one
-            for one in costs
+            replace(cost, resident_bytes=resident_bytes(given, cost.method)) if cost.method in METHODS else cost
+            for cost in costs
         ]
     print(table(costs, markdown=options.markdown))
     height, width = options.image

@@ -89,12 +89,12 @@ def dictionaries(annotations: Any, detections: Sequence[Any]) -> tuple[dict[str,
         for number, (image, label, box, area, crowd) in enumerate(rows, 1)
     ]
     found = []
-    for one in detections:
-        boxes = one.boxes_xyxy_px.astype(np.float64)
+    for detection in detections:
+        boxes = detection.boxes_xyxy_px.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         found += [
-            {"image_id": one.image_id, "category_id": label + 1, "bbox": box, "score": score}
-            for label, box, score in zip(one.labels.tolist(), boxes.tolist(), one.scores.tolist())
+            {"image_id": detection.image_id, "category_id": label + 1, "bbox": box, "score": score}
+            for label, box, score in zip(detection.labels.tolist(), boxes.tolist(), detection.scores.tolist())
         ]
     images = [{"id": number, "height": 480, "width": 640} for number in annotations.image_ids.tolist()]
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(annotations.label_space.names)]
@@ -117,7 +117,7 @@ def peer(name: str, annotations: Any, detections: Sequence[Any]) -> list[float]:
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
-    return [float(one) for one in evaluator.stats[:12]]
+    return [float(stat) for stat in evaluator.stats[:12]]
 
 
 def measured(side: str, options: argparse.Namespace, answer: Any) -> None:
@@ -159,16 +159,16 @@ def compare(options: argparse.Namespace, run: Callable[[str, argparse.Namespace]
         for side in order.sample(sides, len(sides)):
             found[side].append(run(side, options))
     expected = found[OURS][0]["stats"]
-    timings = {side: Timing(tuple((one["cpu_s"],) for one in runs)) for side, runs in found.items()}
+    timings = {side: Timing(tuple((run["cpu_s"],) for run in runs)) for side, runs in found.items()}
     return {
         side: {
             "summary": timings[side].summary(options.images),
             "ratio": asdict(ratio(timings[side], timings[OURS])),
-            "cpu_s_by_round": [one["cpu_s"] for one in runs],
-            "peak_mib": max(one["peak_mib"] for one in runs),
-            "before_mib": max(one["before_mib"] for one in runs),
+            "cpu_s_by_round": [run["cpu_s"] for run in runs],
+            "peak_mib": max(run["peak_mib"] for run in runs),
+            "before_mib": max(run["before_mib"] for run in runs),
             "largest_difference": max(
-                abs(a - b) for one in runs for a, b in zip(one["stats"], expected, strict=True)
+                abs(a - b) for run in runs for a, b in zip(run["stats"], expected, strict=True)
             ),
             "stats": runs[0]["stats"],
         }

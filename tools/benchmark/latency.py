@@ -98,9 +98,9 @@ def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
     device = pick_device(options.device)
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device is {device}: latency is measured on cpu or cuda")
-    if any(one.backend == "tensorrt" for one in named) and device.type != "cuda":
+    if any(subject.backend == "tensorrt" for subject in named) and device.type != "cuda":
         raise ConfigError("TensorRT engines run on GPUs: give --device cuda")
-    built = [one for one in named if one.built_here]
+    built = [subject for subject in named if subject.built_here]
     for option, given in (("--precision", options.precision), ("-u", options.update), ("--backend", options.backend)):
         if given and not built:
             raise ConfigError(f"{option} is for models that are built here, and all of these are files: leave it out")
@@ -111,8 +111,8 @@ def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
     precision = options.precision or ("fp16" if device.type == "cuda" else "fp32")
     size = (options.size[0], options.size[1]) if options.size else None
     wanted = Wanted(device, options.threads, options.batch, size, precision, tuple(options.update))
-    labels = labels_of([one.text for one in named])
-    return {label: open_subject(one, wanted, isdfine.load_config) for label, one in zip(labels, named)}, wanted
+    labels = labels_of([subject.text for subject in named])
+    return {label: open_subject(subject, wanted, isdfine.load_config) for label, subject in zip(labels, named)}, wanted
 
 
 def labels_of(texts: list[str]) -> list[str]:
@@ -126,7 +126,7 @@ def labels_of(texts: list[str]) -> list[str]:
 def _short(text: str) -> str:
     named = parse(text)
     backend = text.partition(":")[0] + ":" if text.startswith(f"{named.backend}:") else ""
-    return backend + "+".join(one.stem for one in (named.path, named.checkpoint) if one is not None)
+    return backend + "+".join(path.stem for path in (named.path, named.checkpoint) if path is not None)
 
 
 def pictures(options: argparse.Namespace) -> tuple[Callable[[], list[Image.Image]], str]:
@@ -146,20 +146,20 @@ def run(options: argparse.Namespace) -> Run:
     check(options)
     plan = Plan(options.rounds, options.repeats, options.warmup)
     subjects, wanted = open_all(options)
-    facts = {label: one.facts for label, one in subjects.items()}
+    facts = {label: subject.facts for label, subject in subjects.items()}
     dataset = None
     if options.coco is not None:
         dataset = dataset_for(options.coco, options.images)
-        for one in subjects.values():
-            SubjectBackend(one, wanted.batch)  # refuses models without classes before minutes are spent
+        for subject in subjects.values():
+            SubjectBackend(subject, wanted.batch)  # refuses models without classes before minutes are spent
     if options.with_preprocessing:
         read, words = pictures(options)
-        calls = {label: from_pictures(one, read) for label, one in subjects.items()}
+        calls = {label: from_pictures(subject, read) for label, subject in subjects.items()}
         measured = f"{words} -> resized, network, detections in the CPU's memory"
     else:
-        calls = {label: from_memory(one, wanted.batch) for label, one in subjects.items()}
+        calls = {label: from_memory(subject, wanted.batch) for label, subject in subjects.items()}
         measured = NETWORK
-    calls = {label: tried(label, one) for label, one in calls.items()}
+    calls = {label: tried(label, call) for label, call in calls.items()}
     machine = describe(wanted.device, wanted.threads)
     machine["versions"]["isdfine"] = isdfine.__version__
     with tqdm(total=plan.rounds, unit="round", leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -167,7 +167,7 @@ def run(options: argparse.Namespace) -> Run:
     machine |= describe_after(wanted.device)
     accuracy = None
     if dataset is not None:
-        accuracy = {label: average_precision(one, dataset, wanted.batch) for label, one in subjects.items()}
+        accuracy = {label: average_precision(subject, dataset, wanted.batch) for label, subject in subjects.items()}
     return Run(timings, facts, plan, wanted.batch, measured, machine, accuracy)
 
 

@@ -68,8 +68,8 @@ class Update:
     def __init__(self, tensors: int, *, one_by_one: bool) -> None:
         random = torch.Generator().manual_seed(0)
         self.model = nn.ParameterList(torch.randn(72, 72, generator=random) for _ in range(tensors))
-        for one in self.model.parameters():
-            one.grad = torch.randn(one.shape, generator=random)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=random)
         self.one_by_one = one_by_one
         self.optimizer = AdamW(self.model, foreach=False if one_by_one else None)
         self.ema = ModelEMA(self.model)
@@ -113,7 +113,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         timings = measure(sides, Plan(options.rounds, 1, 1), clock=time.process_time)
         found["parts"][part] = {
             "ratio": asdict(ratio(timings["usual"], timings["ours"])),
-            "sides": {name: {"summary": one.summary(1), "rounds": one.rounds} for name, one in timings.items()},
+            "sides": {
+                name: {"summary": timing.summary(1), "rounds": timing.rounds} for name, timing in timings.items()
+            },
         }
     found["parts"]["attention"]["largest_relative_difference"] = difference
     machine["load_after"] = load()

@@ -86,14 +86,14 @@ def _answers(
 def _batch(
     detector: Detector, items: Sequence[InputImage | Skipped], threshold: float, tiling: Tiling | None
 ) -> list[tuple[InputImage | Skipped, Detections | None]]:
-    frames = [one for one in items if isinstance(one, InputImage)]
+    frames = [item for item in items if isinstance(item, InputImage)]
     try:
         if tiling is None:
-            answers = iter(detector.detect([one.image for one in frames], threshold))
+            answers = iter(detector.detect([frame.image for frame in frames], threshold))
         else:
-            answers = iter([tiling.detect(detector, one.image, threshold) for one in frames])
+            answers = iter([tiling.detect(detector, frame.image, threshold) for frame in frames])
     except DataError as error:  # one picture that the recipe cannot take must not cost the others of its batch
         if len(items) == 1:
             return [(Skipped(items[0].name, f"{items[0].name}: {error}"), None)]
-        return [pair for one in items for pair in _batch(detector, [one], threshold, tiling)]
-    return [(one, next(answers) if isinstance(one, InputImage) else None) for one in items]
+        return [pair for item in items for pair in _batch(detector, [item], threshold, tiling)]
+    return [(item, next(answers) if isinstance(item, InputImage) else None) for item in items]

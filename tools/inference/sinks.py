@@ -192,7 +192,7 @@ class Yolo:
         for box, label, score in zip(values.tolist(), found.labels.tolist(), found.scores.tolist()):
             if min(box[2:]) > 0:
                 last = f" {score:.{SCORE_DIGITS}f}" if self.scores else ""
-                rows.append(f"{label} " + " ".join(f"{one:.6f}" for one in box) + f"{last}\n")
+                rows.append(f"{label} " + " ".join(f"{value:.6f}" for value in box) + f"{last}\n")
         return rows
 
     def __enter__(self) -> Yolo:
@@ -229,7 +229,7 @@ class Table:
             place = (file, frame.number, "" if frame.seconds is None else f"{frame.seconds:.3f}")
         ids = found.label_space.category_ids
         for box, score, label, name in found:
-            corners = [f"{one:.{BOX_DIGITS}f}" for one in box]
+            corners = [f"{value:.{BOX_DIGITS}f}" for value in box]
             self._rows.writerow([*place, *corners, f"{score:.{SCORE_DIGITS}f}", label, ids[label], cell(name)])
 
     def __exit__(

@@ -132,12 +132,12 @@ def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 
         names = [os.path.relpath(path, root) for path in dict.fromkeys(images)]
         taken = {PurePath(name).parts[0] for name in names}
         sources.append(ImageFiles(root, names))
-    for one in videos:
-        if not _is_utf8(one):
-            raise ConfigError(f"{one!a}: the name of this video is not UTF-8: rename the file")
-        name = _own_name("camera" + one if one.isdigit() else Path(one).stem or "stream", taken)
+    for video in videos:
+        if not _is_utf8(video):
+            raise ConfigError(f"{video!a}: the name of this video is not UTF-8: rename the file")
+        name = _own_name("camera" + video if video.isdigit() else Path(video).stem or "stream", taken)
         taken.add(name)
-        sources.append(Video(one, name, every=every))
+        sources.append(Video(video, name, every=every))
     return sources
 
 

@@ -62,7 +62,7 @@ class Tiling:
     def detect(self, detector: Detector, image: Image.Image, threshold: float) -> Detections:
         """Detections of a large image, the surest first."""
         windows = self.windows(image.height, image.width)
-        parts = list(detector.stream((image.crop(one) for one in windows), threshold))
+        parts = list(detector.stream((image.crop(window) for window in windows), threshold))
         if len(windows) == 1:
             return replace(parts[0], source=image)
         return merge(parts, windows, (image.height, image.width), image)
@@ -79,18 +79,18 @@ def merge(
         size: (height, width) of the large image.
         source: that image.
     """
-    counts = [len(one) for one in parts]
+    counts = [len(part) for part in parts]
     tile = np.repeat(np.arange(len(parts)), counts)
     frames = np.array(windows, dtype=np.float64).reshape(-1, 4)[tile]  # (M, 4)
-    boxes = np.concatenate([one.boxes for one in parts]).astype(np.float64) + frames[:, [0, 1, 0, 1]]
+    boxes = np.concatenate([part.boxes for part in parts]).astype(np.float64) + frames[:, [0, 1, 0, 1]]
     boxes = np.clip(boxes, frames[:, [0, 1, 0, 1]], frames[:, [2, 3, 2, 3]])  # a tile knows nothing beyond itself
-    scores = np.concatenate([one.scores for one in parts])
-    labels = np.concatenate([one.labels for one in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
     cut = _cut_edges(boxes, frames, size)
     groups: list[NDArray[np.int64]] = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        groups += [rows[one] for one in _groups(boxes[rows], scores[rows], tile[rows], frames[rows])]
+        groups += [rows[group] for group in _groups(boxes[rows], scores[rows], tile[rows], frames[rows])]
     groups.sort(key=lambda rows: -scores[rows].max())
     fused = [_fused(boxes[rows], scores[rows], cut[rows]) for rows in groups]
     return Detections(

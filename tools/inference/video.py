@@ -176,7 +176,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction, size: tuple[int, int]) -> None:
         av = package()
-        encoder = next((one for one in _ENCODERS if one in av.codecs_available), None)
+        encoder = next((encoder for encoder in _ENCODERS if encoder in av.codecs_available), None)
         if encoder is None:
             raise ConfigError(f"{path}: this build of FFmpeg has none of the encoders {', '.join(_ENCODERS)}")
         self.size = size

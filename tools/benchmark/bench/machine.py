@@ -70,7 +70,7 @@ def cpu_name(cpuinfo: Path) -> str:
 
 def cpu_clocks(cpuinfo: Path) -> list[float] | str:
     """Present clock of each processor; virtual machines tell the nominal one."""
-    return [float(one) for one in _entries(cpuinfo, "cpu MHz")] or UNKNOWN
+    return [float(entry) for entry in _entries(cpuinfo, "cpu MHz")] or UNKNOWN
 
 
 def versions() -> dict[str, str]:

@@ -83,7 +83,7 @@ def measured_peak(model: nn.Module, images: Tensor) -> int:
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of parameters and buffers, each once."""
-    return sum(one.nbytes for one in _tensors(model))
+    return sum(tensor.nbytes for tensor in _tensors(model))
 
 
 def _tensors(model: nn.Module, *further: Tensor) -> Iterator[Tensor]:

@@ -131,7 +131,7 @@ def _cells(row: ModelInfo) -> list[str]:
     height, width = row.size
     numbers = (row.params / 1e6, row.gflops, row.params_trained / 1e6, row.gflops_trained, row.gflops_attention)
     memory = (row.weight_bytes / 1e6, row.forward_bytes / 1e6)
-    return [row.name, f"{height}x{width}", *(f"{one:.2f}" for one in numbers), *(f"{one:.1f}" for one in memory)]
+    return [row.name, f"{height}x{width}", *(f"{number:.2f}" for number in numbers), *(f"{one:.1f}" for one in memory)]
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:

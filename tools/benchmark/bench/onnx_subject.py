@@ -50,9 +50,9 @@ class OnnxSubject:
         runtime = require("onnxruntime", "running ONNX files", "onnxruntime (or onnxruntime-gpu)")
         self._runtime, self._device = runtime, wanted.device
         self._session = _open(runtime, path, wanted)
-        self._inputs = {one.name: one for one in self._session.get_inputs()}
+        self._inputs = {source.name: source for source in self._session.get_inputs()}
         self._images = _image_input(self._inputs, path)
-        outputs = {one.name: one.shape for one in self._session.get_outputs()}
+        outputs = {output.name: output.shape for output in self._session.get_outputs()}
         self._finish, finished = finish_for(outputs, str(path))
         self._outputs = list(outputs)
         texts = self._session.get_modelmeta().custom_metadata_map
@@ -72,14 +72,14 @@ class OnnxSubject:
     def place(self, images: NDArray[Any], sizes: NDArray[np.int64]) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """See ``Subject``; ONNX Runtime's own values, on its device."""
         feed = {}
-        for name, one in self._inputs.items():
+        for name, source in self._inputs.items():
             if name == self._images:
                 value = images
             elif name == "orig_target_sizes":
                 value = sizes
             else:
                 value = np.ones((len(images), *images.shape[2:]))
-            array = np.ascontiguousarray(value.astype(_TYPES[one.type], copy=False))
+            array = np.ascontiguousarray(value.astype(_TYPES[source.type], copy=False))
             feed[name] = self._runtime.OrtValue.ortvalue_from_numpy(array, *_place(self._device))
         return feed, sizes
 
@@ -131,9 +131,9 @@ def _open(runtime: Any, path: Path, wanted: Wanted) -> Any:
 def _image_input(inputs: Mapping[str, Any], path: Path) -> str:
     images = [name for name in inputs if name in _IMAGES]
     foreign = [name for name in inputs if name not in (*_IMAGES, "orig_target_sizes", "pixel_mask")]
-    types = [one.type for one in inputs.values() if one.type not in _TYPES]
+    types = [source.type for source in inputs.values() if source.type not in _TYPES]
     if len(images) != 1 or foreign or types or len(inputs[images[0]].shape) != 4:
-        told = ", ".join(f"{name} {one.type} {one.shape}" for name, one in inputs.items())
+        told = ", ".join(f"{name} {source.type} {source.shape}" for name, source in inputs.items())
         raise ConfigError(
             f"{path}: has the inputs {told}; known are images or pixel_values [N, 3, H, W], orig_target_sizes [N, 2] "
             "and pixel_mask [N, H, W]: export the model with these"

@@ -94,9 +94,9 @@ class _Maker:
         proposals = self.head(centre[:, -shapes.queries :], leaning[:, -shapes.queries :], None)
         groups = {}
         if group is not None:
-            groups["dn"] = GroupOutput(group, [one[0] for one in layers], initial[0])
+            groups["dn"] = GroupOutput(group, [layer[0] for layer in layers], initial[0])
         output = DetectorOutput(
-            layers=[one[-1] for one in layers],
+            layers=[layer[-1] for layer in layers],
             initial=initial[-1],
             proposals=proposals,
             groups=groups,
@@ -130,7 +130,7 @@ class _Maker:
         slot = torch.arange(self.sizes[0], device=self.device)
         place = slot % max(shapes.objects, 1)
         positive = (slot // max(shapes.objects, 1)) % 2 == 0
-        boxes = torch.stack([one["boxes"] for one in targets])[:, place]  # (B, 2GM, 4)
+        boxes = torch.stack([target["boxes"] for target in targets])[:, place]  # (B, 2GM, 4)
         return QueryGroup(
             name="dn",
             content=boxes.new_zeros(shapes.batch, self.sizes[0], 0),
