@@ -221,7 +221,7 @@ def copy_format(splits: list[Split]) -> str:
 
 def stats(options: argparse.Namespace) -> int:
     """Plots and numbers of every split."""
-    from isdfine.viz.dataset_plots import save_plots
+    from audit.plots import save_plots
 
     if options.json:
         check_report(options.json)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from isdfine.data.dataset.coco_fields import annotation_ids, whole_number
+from isdfine.data.dataset.coco_fields import whole_number
 
 from .boxes import repeated_ids
 from .findings import Split
@@ -90,7 +90,7 @@ class _Source:
         images, annotations, categories = (_entries(content, key) for key in ("images", "annotations", "categories"))
         names = {_key(image.get("id")): image.get("file_name") for image in images}
         self._images = _grouped((image.get("file_name"), image) for image in images)
-        ids = annotation_ids(annotation.get("id") for annotation in annotations)
+        ids = _annotation_ids(annotation.get("id") for annotation in annotations)
         owners = [names.get(_key(annotation.get("image_id"))) for annotation in annotations]
         self._annotations = _grouped(zip(zip(ids, owners), annotations))
         # By name, because ids may differ between splits.
@@ -105,6 +105,16 @@ class _Source:
 
     def category(self, name: str) -> dict[str, Any]:
         return (self._categories.get(name) or [{}])[0]
+
+
+def _annotation_ids(values: Iterable[object]) -> list[int]:
+    """Whole numbers as they are; the others, in their order, those that follow the largest."""
+    known = [whole_number(value) for value in values]
+    largest, numbers, missing = max((number for number in known if number is not None), default=0), [], 0
+    for number in known:
+        missing += number is None
+        numbers.append(max(largest, 0) + missing if number is None else number)
+    return numbers
 
 
 def _key(number: object) -> int | str:

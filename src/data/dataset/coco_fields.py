@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -107,16 +107,6 @@ class ImageIds:
         numbered: NDArray[np.int64] = ids.copy()
         numbered[texts] = [largest + 1 + number + _INT64 for number in ids[texts].tolist()]
         return numbered
-
-
-def annotation_ids(values: Iterable[object]) -> list[int]:
-    """Whole numbers as they are; the others, in their order, those that follow the largest."""
-    known = [whole_number(value) for value in values]
-    largest, numbers, missing = max((number for number in known if number is not None), default=0), [], 0
-    for number in known:
-        missing += number is None
-        numbers.append(max(largest, 0) + missing if number is None else number)
-    return numbers
 
 
 def is_box(value: object) -> bool:

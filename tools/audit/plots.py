@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import DPI, new_figure
+from isdfine.viz.canvas import DPI, new_figure
+
+from .statistics import Statistics
 
 _BOUNDS_PX = (32.0, 96.0)
 """COCO's small | medium | large."""
@@ -20,28 +22,7 @@ _CELLS, _FINE_CELLS, _MANY = 16, 32, 10_000
 """Cells a side of the map of centres: few for few boxes, else it shows single boxes."""
 
 
-class Numbers(Protocol):
-    """What is plotted of a split; ``isdfine.data``'s Statistics is one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def class_counts(self) -> NDArray[np.int64]: ...
-    @property
-    def boxes_per_image(self) -> NDArray[np.int64]: ...
-    @property
-    def image_sizes(self) -> NDArray[np.int64]: ...
-    @property
-    def box_sizes_px(self) -> NDArray[np.float64]: ...
-    @property
-    def box_sizes(self) -> NDArray[np.float64]: ...
-    @property
-    def centers(self) -> NDArray[np.float64]: ...
-
-
-def save_plots(splits: Sequence[Numbers], folder: Path) -> list[Path]:
+def save_plots(splits: Sequence[Statistics], folder: Path) -> list[Path]:
     """Draw all plots, the splits in one picture each.
 
     Args:
@@ -73,7 +54,7 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
 
 
-def _classes(splits: Sequence[Numbers]) -> Any:
+def _classes(splits: Sequence[Statistics]) -> Any:
     """Boxes per class and split, the most frequent on top."""
     names = list(dict.fromkeys(name for split in splits for name in split.classes))
     counts = np.zeros((len(splits), len(names)), dtype=np.int64)
@@ -104,7 +85,7 @@ def _classes(splits: Sequence[Numbers]) -> Any:
     return figure
 
 
-def _box_sizes(splits: Sequence[Numbers]) -> Any:
+def _box_sizes(splits: Sequence[Statistics]) -> Any:
     """Sides of boxes (root of the area) in pixels, with COCO's bounds, and relative to the image."""
     figure, (absolute, relative) = _figure(11, 4.2, columns=2)
     _histogram(absolute, splits, [np.sqrt(split.box_sizes_px.prod(axis=1)) for split in splits])
@@ -123,7 +104,7 @@ def _box_sizes(splits: Sequence[Numbers]) -> Any:
     return figure
 
 
-def _aspect_ratios(splits: Sequence[Numbers]) -> Any:
+def _aspect_ratios(splits: Sequence[Statistics]) -> Any:
     figure, (axes,) = _figure(7.5, 4.2)
     _histogram(axes, splits, [split.box_sizes_px[:, 1] / split.box_sizes_px[:, 0] for split in splits])
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
@@ -131,7 +112,7 @@ def _aspect_ratios(splits: Sequence[Numbers]) -> Any:
     return figure
 
 
-def _image_sizes(splits: Sequence[Numbers]) -> Any:
+def _image_sizes(splits: Sequence[Statistics]) -> Any:
     """One spot per size, its area by the number of images."""
     figure, (axes,) = _figure(6.5, 5.5)
     for row, split in enumerate(splits):
@@ -151,7 +132,7 @@ def _image_sizes(splits: Sequence[Numbers]) -> Any:
     return figure
 
 
-def _objects_per_image(splits: Sequence[Numbers]) -> Any:
+def _objects_per_image(splits: Sequence[Statistics]) -> Any:
     figure, (axes,) = _figure(7.5, 4.2)
     largest = max(int(split.boxes_per_image.max(initial=0)) for split in splits)
     width = max(1, -(-(largest + 1) // 60))
@@ -163,7 +144,7 @@ def _objects_per_image(splits: Sequence[Numbers]) -> Any:
     return figure
 
 
-def _box_centers(splits: Sequence[Numbers]) -> Any:
+def _box_centers(splits: Sequence[Statistics]) -> Any:
     """Where in the image boxes have their centres; all splits on one scale of colours."""
     columns = min(len(splits), 3)
     rows = -(-len(splits) // columns)
@@ -185,7 +166,7 @@ def _box_centers(splits: Sequence[Numbers]) -> Any:
     return figure
 
 
-def _histogram(axes: Any, splits: Sequence[Numbers], values: Sequence[NDArray[np.float64]]) -> None:
+def _histogram(axes: Any, splits: Sequence[Statistics], values: Sequence[NDArray[np.float64]]) -> None:
     """Shares on a logarithmic axis, with bins that are the same for all splits."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
