@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 __all__ = ["Config", "Detections", "Detector", "LoadReport", "fuse", "load_config", "load_weights"]
 
 # Imported on first use: `import isdfine` alone must not cost an import of torch.
-_LAZY = {"LoadReport": ".core.checkpoint.classes", "load_weights": ".core.checkpoint.weights", "fuse": ".deploy.fuse"}
+_LAZY = {"LoadReport": ".core.checkpoint.weights", "load_weights": ".core.checkpoint.weights", "fuse": ".deploy.fuse"}
 _LAZY |= {"Detections": ".deploy.detections", "Detector": ".deploy.detector"}
 
 

@@ -32,9 +32,8 @@ from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
 from .data.label_space import MSCOCO, LabelSpace
 from .zoo import parts as parts
-from .zoo.dfine.huggingface import is_huggingface_state
 from .zoo.dfine.huggingface_config import class_count, label_names
-from .zoo.dfine.huggingface_folder import CONFIG, HuggingFaceFolder, is_huggingface, read_folder
+from .zoo.dfine.huggingface_folder import CONFIG, WEIGHTS_NAMES, HuggingFaceFolder, read_folder
 from .zoo.huggingface import config_from_huggingface, from_huggingface, transformers_family
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ logger = logging.getLogger(__name__)
 TRANSFORMS, COLLATE = "val_dataloader.dataset.transforms", "val_dataloader.collate_fn"
 """Where a config says how images of an evaluation are prepared."""
 _SLOTS = ("model", "postprocessor")
+_TRANSFORMERS_KEYS = ("model.backbone.model.", "model.encoder_input_proj.")
 _ANY_COUNT = 80
 """Classes of the model that only tells which of its tensors count them."""
 
@@ -149,6 +149,14 @@ def open_checkpoint(path: str | PathLike[str], *, ema: bool | None = None) -> Ch
     return _from_torch(path, ema)
 
 
+def is_huggingface(path: str | PathLike[str]) -> bool:
+    """Whether a path is a folder with a ``config.json``, or a weights file of transformers in one."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / CONFIG).is_file() or any((path / name).is_file() for name in WEIGHTS_NAMES)
+    return path.name in WEIGHTS_NAMES and (path.parent / CONFIG).is_file()
+
+
 def load_detector(
     path: str | PathLike[str] | Checkpoint,
     config: str | PathLike[str] | Config | None = None,
@@ -250,15 +258,11 @@ def _from_folder(path: Path) -> Checkpoint:
 
 def _from_safetensors(path: Path) -> Checkpoint:
     weights, card = read_checkpoint(path), read_card(path)
-    if is_huggingface_state(weights) and (path.parent / CONFIG).is_file():
+    if _is_huggingface_state(weights) and (path.parent / CONFIG).is_file():
         return _from_folder(path)
-    if is_huggingface_state(weights):
-        return Checkpoint(
-            path,
-            f"transformers {transformers_family(weights)} weights without config.json",
-            from_huggingface(weights),
-            path,
-        )
+    if _is_huggingface_state(weights):
+        form = f"transformers {transformers_family(weights)} weights without config.json"
+        return Checkpoint(path, form, from_huggingface(weights), path)
     form = "safetensors without card"
     if card is not None:
         form = f"isdfine safetensors with card (isdfine {card.version or '?'}, {card.date or 'no date'})"
@@ -285,16 +289,20 @@ def _from_torch(path: Path, ema: bool | None) -> Checkpoint:
     chosen = {key: value for key, value in content.items() if key != "ema"} if ema is False else content
     weights = weights_in(chosen, str(path))
     which = "averaged weights" if has_ema and ema is not False else "plain weights"
-    if is_huggingface_state(weights):
-        return Checkpoint(
-            path, f"transformers {transformers_family(weights)} state dict", from_huggingface(weights), path
-        )
+    if _is_huggingface_state(weights):
+        form = f"transformers {transformers_family(weights)} state dict"
+        return Checkpoint(path, form, from_huggingface(weights), path)
     if "label_space" not in content and "config" not in content:
         return Checkpoint(
             path, f"official {family_of(weights) or 'D-FINE'} checkpoint ({which})", weights, path, content
         )
     texts = {key: content[key] for key in ("licence", "notes") if isinstance(content.get(key), str)}
     return Checkpoint(path, f"isdfine checkpoint ({which})", weights, path, content, _metrics(content, path), **texts)
+
+
+def _is_huggingface_state(state: Mapping[str, object]) -> bool:
+    """Whether tensors have the names of transformers."""
+    return any(str(key).startswith(_TRANSFORMERS_KEYS) for key in state)
 
 
 def _metrics(content: Mapping[str, Any], path: Path) -> dict[str, float]:

@@ -25,7 +25,7 @@ from ..core import dist
 from ..core.checkpoint import read_checkpoint
 from ..core.errors import CheckpointError
 from ..core.files import whole_file, why
-from ..zoo.dfine.huggingface_folder import is_huggingface
+from ..load import is_huggingface
 from .folder import RunFolder, checkpoint_file
 from .progress import Progress
 

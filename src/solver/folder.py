@@ -19,7 +19,7 @@ from ..core import dist
 from ..core.checkpoint import refuse_url
 from ..core.errors import CheckpointError, ConfigError
 from ..core.files import is_locked, partial_name, take_lock, whole_file
-from ..zoo.dfine.huggingface_folder import is_huggingface
+from ..load import is_huggingface
 
 logger = logging.getLogger(__name__)
 

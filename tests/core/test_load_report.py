@@ -4,7 +4,8 @@
 
 import json
 
-from isdfine.core.checkpoint.classes import LoadReport, MappedRows, Mismatch, map_classes
+from isdfine.core.checkpoint.classes import map_classes
+from isdfine.core.checkpoint.weights import LoadReport, MappedRows, Mismatch
 
 
 def report() -> LoadReport:

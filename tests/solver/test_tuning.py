@@ -21,7 +21,7 @@ from builders import write_coco, write_micro_config
 from golden_cases import load_json
 from isdfine.core.checkpoint import weights_in
 from isdfine.core.checkpoint.card import Card, save_weights
-from isdfine.core.checkpoint.classes import LoadReport
+from isdfine.core.checkpoint.weights import LoadReport
 from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.classes import class_list

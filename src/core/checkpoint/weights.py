@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from a file into a model, with a report of what fitted."""
+"""Weights from a file into a model, with a report of what became of every tensor."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from . import listed, read_checkpoint, weights_in
-from .classes import ClassMap, LoadReport, MappedRows, Mismatch, class_tensors, count_classes, moved_rows
+from .classes import ClassMap, class_tensors, moved_rows, normalised
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["LoadReport", "compare", "load_weights", "read_checkpoint"]
 
+_CLASSES = 100
+"""Classes that the table names in one line: COCO's 80 fit. The JSON has all."""
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _STEP_COUNTER = "num_batches_tracked"
 
 
@@ -62,7 +66,7 @@ def load_weights(
 
 def nothing_fits(model: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
     """Error text for a file of which no tensor can be used."""
-    family = _other_family(state, model.state_dict())
+    family = other_family(state, model.state_dict())
     return (
         f"{source}: none of its {len(state)} tensors fits {type(model).__name__}, for example "
         f"{listed(list(state), 3)}{family}: check that the checkpoint belongs to this model"
@@ -96,7 +100,7 @@ def family_of(keys: Iterable[str]) -> str | None:
     return None
 
 
-def _other_family(file: Iterable[str], model: Iterable[str]) -> str:
+def other_family(file: Iterable[str], model: Iterable[str]) -> str:
     """A clause that names the family of a file's tensors, where the model is not one of it."""
     theirs, ours = family_of(file), family_of(model)
     if theirs is None or theirs == ours:
@@ -191,7 +195,7 @@ def _fits_exactly(value: Tensor, dtype: torch.dtype) -> bool:
 
 def _misfit(report: LoadReport) -> str:
     """Error text of a strict load."""
-    family = _other_family(report.in_file, report.in_model)
+    family = other_family(report.in_file, report.in_model)
     parts = [f"{report.source} does not fit the model ({len(report.loaded)} tensors would){family}"]
     for what, items in (
         ("missing in the file", report.missing),
@@ -219,114 +223,169 @@ def _class_counts(mismatched: Sequence[Mismatch]) -> tuple[int, int] | None:
     return None
 
 
-BACKBONE = "backbone"
-"""Name under which a detector holds its backbone."""
-ENOUGH_OF_BACKBONE = 0.9
-"""Share of a backbone's tensors that must fit: what else is missing would start from random numbers unnoticed."""
-ENOUGH_OF_MODEL = 0.5
-"""Share of a detector's tensors below which a file (whose backbone does not fit either) is of another architecture."""
+@dataclass(frozen=True)
+class Mismatch:
+    """A tensor whose shape or type in the file does not fit the model's."""
 
-ClassesOf = Callable[[int], "ClassMap | None"]
-"""Works out how classes map, given the number of classes of the file; None = names are not known."""
+    name: str
+    file_shape: tuple[int, ...]
+    model_shape: tuple[int, ...]
+    reason: str = "shape"
 
-
-def tune_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, classes_of: ClassesOf) -> LoadReport:
-    """Load what a file has for a freshly built model; everything else keeps its fresh initialisation.
-
-    Class heads are copied row by row where ``classes_of`` knows the names, else loaded where their shapes are equal.
-    A file with nothing but a backbone's weights, with or without ``backbone.`` in front, fills the backbone.
-
-    Args:
-        model: changed in place; unchanged when an error is raised.
-        state: weights of a checkpoint.
-        source: its name for the report and messages.
-        classes_of: called once, only for a file with class heads.
-
-    Raises:
-        CheckpointError: another architecture, or less than 90 % of the backbone in a backbone's file.
-    """
-    prefix = _backbone_prefix(model, state)
-    if prefix is not None:
-        own = model.state_dict()
-        state = {prefix + key if prefix + key in own else key: value for key, value in state.items()}
-    count = count_classes(state, class_tensors(model))
-    classes = None if count is None else classes_of(count)
-    fitting, report = compare(model, state, source, classes)
-    if not fitting:
-        raise CheckpointError(nothing_fits(model, state, source))
-    if prefix is not None:
-        _require_backbone(model, report)
-        report.notes.append("the file holds a backbone only: encoder and decoder start anew")
-    else:
-        _require_same_architecture(model, report)
-        fitting_in_backbone, total = _share(report, f"{BACKBONE}.")
-        if fitting_in_backbone < total:
-            report.notes.append(
-                f"{total - fitting_in_backbone} of the {total} tensors of the backbone start from random numbers "
-                "(its ImageNet weights are not read where a checkpoint is given)"
-            )
-            logger.warning("%s: %s", source, report.notes[-1])
-    model.load_state_dict(fitting, strict=False)
-    return report
+    def __str__(self) -> str:
+        if self.reason != "shape":
+            return self.reason
+        return f"{list(self.file_shape)} in the file, {list(self.model_shape)} in the model"
 
 
-def _backbone_prefix(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
-    """What stands before the file's keys in the model, if the file has tensors of the backbone only; else None."""
-    backbone = getattr(model, BACKBONE, None)
-    own = model.state_dict()
-    if not isinstance(backbone, nn.Module) or any(
-        key in own and not key.startswith(f"{BACKBONE}.") and not is_counter(key) for key in state
-    ):
-        return None
-    # A wrapper holds a library's model one or two levels down.
-    wrapped = [name for name, _ in backbone.named_modules() if name and name.count(".") < 2]
-    inside = [f"{BACKBONE}.", *(f"{BACKBONE}.{name}." for name in wrapped)]
-    hits = {prefix: sum(prefix + key in own for key in state) for prefix in ("", *inside)}
-    best = max(hits, key=lambda prefix: hits[prefix])
-    return best if hits[best] else None
+@dataclass(frozen=True)
+class MappedRows:
+    """A tensor with one row per class, of which some were copied by class name and the others start anew."""
+
+    name: str
+    rows: int
+    """Copied."""
+    total: int
+    """Classes of the model."""
+    padding: int = 0
+    """Further rows that stand for no class and keep the model's values."""
+
+    def __str__(self) -> str:
+        behind = " (its padding row stays)" if self.padding else ""
+        return f"{self.rows} of {self.total} rows by class name{behind}"
 
 
-def _share(report: LoadReport, part: str) -> tuple[int, int]:
-    """Tensors of a part of the model that fit, and all of them but those that are never loaded."""
-    fitting = [*report.loaded, *(one.name for one in report.mapped)]
-    others = [*report.missing, *(one.name for one in report.mismatched)]
-    count = sum(name.startswith(part) for name in fitting)
-    return count, count + sum(name.startswith(part) for name in others)
+@dataclass(frozen=True)
+class LoadReport:
+    """What :func:`~isdfine.load_weights` did, by state-dict key."""
+
+    source: str
+    """File name, or ``state dict``."""
+    loaded: list[str] = field(default_factory=list)
+    mapped: list[MappedRows] = field(default_factory=list)
+    """Class heads whose rows were copied by class name; rows of new classes keep the model's values."""
+    missing: list[str] = field(default_factory=list)
+    """In the model only: they keep their values."""
+    unexpected: list[str] = field(default_factory=list)
+    """In the file only: unused."""
+    mismatched: list[Mismatch] = field(default_factory=list)
+    """In both, but not fitting: the model keeps its values."""
+    kept: list[str] = field(default_factory=list)
+    """Tables that a model computes for itself, and batch counters the file lacks: never taken from a file."""
+    dropped: int = 0
+    """Batch counters in the file of norms that are frozen in the model."""
+    classes: ClassMap | None = None
+    """Which class took which row, where rows were mapped by name."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know about this load."""
+
+    @property
+    def in_file(self) -> list[str]:
+        """Names of the tensors that the file has (and that the model might take)."""
+        return [*self.loaded, *self.unexpected, *self._in_both]
+
+    @property
+    def in_model(self) -> list[str]:
+        """Names of the tensors that the model might take from a file."""
+        return [*self.loaded, *self.missing, *self._in_both]
+
+    @property
+    def _in_both(self) -> list[str]:
+        """Names of the tensors of both that are not loaded as they are."""
+        return [*(misfit.name for misfit in self.mismatched), *(rows.name for rows in self.mapped)]
+
+    @property
+    def complete(self) -> bool:
+        """Whether file and model fit each other entirely."""
+        return not (self.missing or self.unexpected or self.mismatched or self.mapped)
+
+    @property
+    def initialised(self) -> list[str]:
+        """Tensors of the model that start as they were: not in the file, not fitting, or of new classes only."""
+        nothing = [one.name for one in self.mapped if one.rows == 0]
+        return [*self.missing, *(one.name for one in self.mismatched), *nothing]
+
+    def summary(self) -> str:
+        """One line for a log."""
+        mapped = f"{len(self.mapped)} by class name, " if self.mapped else ""
+        return (
+            f"{self.source}: {len(self.loaded)} tensors loaded, {mapped}{len(self.mismatched)} of another shape, "
+            f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, {len(self.kept)} kept"
+        )
+
+    def table(self) -> str:
+        """The summary, then what became of the tensors (like ones in one line), then of the classes."""
+        rows = [("loaded", part) for part in _by_part(self.loaded)]
+        for status, items in self._statuses().items():
+            rows += [(status, line) for line in _alike(items)]
+        rows += self._class_rows()
+        rows += [("note", text) for text in self.notes]
+        return "\n".join([self.summary(), *(f"  {what:<12} {which}" for what, which in rows)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a JSON file: the status of every tensor, and the source row of every class."""
+        tensors: dict[str, Any] = {name: {"status": "loaded"} for name in self.loaded}
+        for status, items in self._statuses().items():
+            for name, detail in items:
+                tensors[name] = {"status": status, **({"detail": detail} if detail else {})}
+        for one in self.mapped:
+            tensors[one.name] |= {"rows": one.rows, "of": one.total}
+        return {
+            "source": self.source,
+            "summary": self.summary(),
+            "notes": list(self.notes),
+            "classes": None if self.classes is None else _classes(self.classes),
+            "tensors": dict(sorted(tensors.items())),
+        }
+
+    def _statuses(self) -> dict[str, list[tuple[str, str]]]:
+        """Everything but what was loaded as it is: status, then tensor and detail."""
+        return {
+            "mapped": [(one.name, str(one)) for one in self.mapped if one.rows],
+            "initialised": [
+                *((one.name, f"none of its {one.total} classes is in the file") for one in self.mapped if not one.rows),
+                *((one.name, str(one)) for one in self.mismatched),
+                *((name, "not in the file") for name in self.missing),
+            ],
+            "unused": [(name, "not in the model") for name in self.unexpected],
+            "kept": [(name, "") for name in self.kept],
+        }
+
+    def _class_rows(self) -> list[tuple[str, str]]:
+        """Which class starts from which: renamed ones line by line, those of equal name in one."""
+        if self.classes is None or self.classes.identical:
+            return []
+        pairs = self.classes.pairs()
+        same = [ours for ours, theirs, _ in pairs if normalised(ours) == normalised(theirs)]
+        rows = [("same class", listed(same, _CLASSES))] if same else []
+        rows += [("class", f"{ours} <- {theirs} (row {row})") for ours, theirs, row in pairs if ours not in same]
+        return rows + ([("new class", listed(self.classes.new, _CLASSES))] if self.classes.new else [])
 
 
-def _require_backbone(model: nn.Module, report: LoadReport) -> None:
-    fitting, total = _share(report, f"{BACKBONE}.")
-    if fitting >= ENOUGH_OF_BACKBONE * total:
-        return
-    name = type(getattr(model, BACKBONE)).__name__
-    raise CheckpointError(
-        f"{report.source} holds a backbone only, and {fitting} of the {total} tensors of {name} fit "
-        f"({ENOUGH_OF_BACKBONE:.0%} must){_facts(report, f'{BACKBONE}.')}: choose the backbone that the file "
-        "belongs to (for HGNetv2 its name: B0 to B6)"
-    )
+def _classes(mapping: ClassMap) -> dict[str, Any]:
+    taken = [None if row is None else mapping.source[row] for row in mapping.rows]
+    return {"model": list(mapping.target), "source": taken, "source_rows": list(mapping.rows)}
 
 
-def _require_same_architecture(model: nn.Module, report: LoadReport) -> None:
-    fitting, total = _share(report, "")
-    in_backbone = _share(report, f"{BACKBONE}.")
-    whole_backbone = in_backbone[1] > 0 and in_backbone[0] >= ENOUGH_OF_BACKBONE * in_backbone[1]
-    if whole_backbone or fitting >= ENOUGH_OF_MODEL * total:
-        return
-    raise CheckpointError(
-        f"{report.source} is of another architecture: {fitting} of the {total} tensors of {type(model).__name__} fit, "
-        f"{in_backbone[0]} of {in_backbone[1]} in the backbone{_facts(report)}"
-        f"{_other_family(report.in_file, report.in_model)}: use the config the checkpoint was "
-        "trained with (its size n, s, m, l or x), or a checkpoint of this model"
-    )
+def _by_part(names: Iterable[str]) -> list[str]:
+    """How many tensors of each top-level part: ``backbone: 412``."""
+    counts: dict[str, int] = {}
+    for name in names:
+        part = name.split(".")[0]
+        counts[part] = counts.get(part, 0) + 1
+    return [f"{part}: {count} tensor{'s' if count > 1 else ''}" for part, count in counts.items()]
 
 
-def _facts(report: LoadReport, part: str = "") -> str:
-    """Examples of what does not fit in a part of the model, as a clause."""
-    facts = []
-    if misfits := [one for one in report.mismatched if one.name.startswith(part)]:
-        facts.append(f"{len(misfits)} are of another shape, for example {misfits[0].name} ({misfits[0]})")
-    if missing := [name for name in report.missing if name.startswith(part)]:
-        facts.append(f"{len(missing)} are not in the file, for example {missing[0]}")
-    if report.unexpected:
-        facts.append(f"{len(report.unexpected)} of the file are not in the model, for example {report.unexpected[0]}")
-    return "".join(f"; {fact}" for fact in facts)
+def _alike(items: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for tensors that differ in a number of their names only: ``dec_score_head.0..5.bias (6): 3 of 7``."""
+    groups: dict[tuple[str, str], list[list[int]]] = {}
+    for name, detail in items:
+        groups.setdefault((_NUMBER.sub("{}", name.replace("{", "{{").replace("}", "}}")), detail), []).append(
+            [int(number) for number in _NUMBER.findall(name)]
+        )
+    lines = []
+    for (pattern, detail), numbers in groups.items():
+        spans = [f"{min(one)}..{max(one)}" if min(one) < max(one) else str(one[0]) for one in zip(*numbers)]
+        count = f" ({len(numbers)} tensors)" if len(numbers) > 1 else ""
+        lines.append(pattern.format(*spans) + count + (f": {detail}" if detail else ""))
+    return lines

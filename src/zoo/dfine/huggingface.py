@@ -30,7 +30,6 @@ from .projection import level_sizes
 
 Layout = Literal["file", "module"]
 _SHOWN = 10
-_THEIR_KEYS = ("model.backbone.model.", "model.encoder_input_proj.")
 _PLACEHOLDERS = {
     "<n>": r"\d+",
     "<m>": r"\d+",
@@ -113,11 +112,6 @@ _MODULE_NAMES = (
     (r"\.self_attn\.out_proj\.", ".self_attn.o_proj.", r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
     (r"^model\.encoder\.encoder\.", "model.encoder.aifi.", r"^model\.encoder\.aifi\.", "model.encoder.encoder."),
 )
-
-
-def is_huggingface_state(state: Mapping[str, object]) -> bool:
-    """Whether tensors have the names of transformers."""
-    return any(str(key).startswith(_THEIR_KEYS) for key in state)
 
 
 def to_huggingface(state: Mapping[str, Tensor], *, layout: Layout = "file") -> dict[str, Tensor]:

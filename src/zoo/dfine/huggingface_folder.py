@@ -21,7 +21,7 @@ from .huggingface_config import check_model_type, preprocessor_for
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
-_WEIGHTS_NAMES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS_NAMES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,6 @@ class HuggingFaceFolder:
     """The file they come from; of shards, the index."""
     image_size: tuple[int, int]
     """(height, width) in pixels that its preprocessor resizes to; 640 x 640 where it has none."""
-
-
-def is_huggingface(path: str | PathLike[str]) -> bool:
-    """Whether a path is a folder with a ``config.json``, or a weights file of transformers in one."""
-    path = Path(path)
-    if path.is_dir():
-        return (path / CONFIG).is_file() or any((path / name).is_file() for name in _WEIGHTS_NAMES)
-    return path.name in _WEIGHTS_NAMES and (path.parent / CONFIG).is_file()
 
 
 def read_folder(path: str | PathLike[str]) -> HuggingFaceFolder:
@@ -95,10 +87,10 @@ def write_folder(
 
 
 def _weights_file(folder: Path) -> Path:
-    for name in _WEIGHTS_NAMES:
+    for name in WEIGHTS_NAMES:
         if (folder / name).is_file():
             return folder / name
-    raise CheckpointError(f"{folder}: no weights in it: expected one of {', '.join(_WEIGHTS_NAMES)}")
+    raise CheckpointError(f"{folder}: no weights in it: expected one of {', '.join(WEIGHTS_NAMES)}")
 
 
 def _read_shards(index: Path) -> dict[str, Any]:

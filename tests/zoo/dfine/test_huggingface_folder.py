@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from hf_cases import micro, write_micro_folder
 from isdfine.core.errors import CheckpointError
-from isdfine.zoo.dfine.huggingface_folder import is_huggingface, read_folder
+from isdfine.load import is_huggingface
+from isdfine.zoo.dfine.huggingface_folder import read_folder
 
 
 @pytest.fixture
