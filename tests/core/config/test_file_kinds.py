@@ -12,7 +12,7 @@ from isdfine.core.checkpoint import refuse_url
 from isdfine.core.errors import CheckpointError, ConfigError
 
 Load = Callable[..., isdfine.Config]
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
+CONFIGS = Path(__file__).parent.parent.parent.parent / "configs"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import isdfine
 from isdfine.core.errors import ConfigError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 N_COCO = CONFIGS / "dfine" / "dfine_hgnetv2_n_coco.yml"
 STOP = "train_dataloader.collate_fn.stop_epoch"
 POLICY = "train_dataloader.dataset.transforms.policy.epoch"

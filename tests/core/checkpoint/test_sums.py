@@ -112,7 +112,7 @@ def test_the_sum_of_protobuf_text(tmp_path: Path) -> None:
 def test_the_campaign(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
     pytest.importorskip("onnx", reason="pip install onnx")
-    script = Path(__file__).parents[2] / "tools" / "experiments" / "bit_flips.py"
+    script = Path(__file__).parents[3] / "tools" / "experiments" / "bit_flips.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--flips", "12"])
     assert runpy.run_path(str(script))["main"]() == 0
     assert "0 wrong" in capsys.readouterr().out
