@@ -86,7 +86,7 @@ def setup_logging(rank: int = 0, level: int = logging.INFO) -> None:
         level: lowest level that is shown on rank 0, for example ``logging.DEBUG``.
     """
     logger = logging.getLogger(PACKAGE)
-    for handler in [one for one in logger.handlers if one.name == _NAME]:
+    for handler in [handler for handler in logger.handlers if handler.name == _NAME]:
         logger.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(_NAME)

@@ -17,7 +17,9 @@ def printable(text: str, *, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() or one in keep else ascii(one)[1:-1] for one in text)
+    return "".join(
+        character if character.isprintable() or character in keep else ascii(character)[1:-1] for character in text
+    )
 
 
 class ConfigError(ValueError):
@@ -53,9 +55,9 @@ def last_line(error: BaseException, caller: str) -> str:
     """
     passed_over = (caller, "importlib", "site-packages", "dist-packages")
     own = [
-        one
-        for one in traceback.extract_tb(error.__traceback__)
-        if not any(part in one.filename for part in passed_over)
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(part in frame.filename for part in passed_over)
     ]
     place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
     if isinstance(error, SyntaxError) and error.filename:
@@ -73,7 +75,7 @@ def one_line(text: str) -> str:
     """The text with a question mark for whatever breaks a line, steers a terminal or cannot be written to a file."""
     if text.isprintable():
         return text
-    return "".join("?" if unicodedata.category(one) in _BREAKING else one for one in text)
+    return "".join("?" if unicodedata.category(character) in _BREAKING else character for character in text)
 
 
 def cell(text: str) -> str:

@@ -84,12 +84,12 @@ def check_regular(path: str | os.PathLike[str], *, max_bytes: int | None = None)
     Raises:
         OSError: missing, a pipe, a socket, a device, a folder, or too large; ``strerror`` says which.
     """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((name for holds, name in _KINDS if holds(found.st_mode)), "something else")
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for holds, name in _KINDS if holds(status.st_mode)), "something else")
         raise OSError(errno.EINVAL, f"not a regular file but {kind}", str(path))
-    if max_bytes is not None and found.st_size > max_bytes:
-        raise OSError(errno.EFBIG, f"{found.st_size:,} bytes, more than the {max_bytes:,} that are read", str(path))
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, more than the {max_bytes:,} that are read", str(path))
 
 
 def file_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:

@@ -111,7 +111,7 @@ def schema_of(cls: type) -> Schema:
         TypeError: an annotation cannot be resolved at run time (a name imported under TYPE_CHECKING only).
     """
     parameters, is_open = _parameters(cls.__init__, inspect.signature(cls))  # type: ignore[misc]
-    makers = [vars(one)["__init__"] for one in cls.__mro__ if "__init__" in vars(one) and one is not object]
+    makers = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base) and base is not object]
     for init in makers[1:] if is_open else ():
         signature = inspect.signature(init)
         further, is_open = _parameters(init, signature.replace(parameters=list(signature.parameters.values())[1:]))
@@ -146,7 +146,7 @@ def members(annotation: Any) -> tuple[Any, ...]:
     """The alternatives of a union, with ``Annotated`` and new types opened; anything else is its own only member."""
     origin = typing.get_origin(annotation)
     if origin in (Union, types.UnionType):
-        return tuple(member for one in typing.get_args(annotation) for member in members(one))
+        return tuple(member for argument in typing.get_args(annotation) for member in members(argument))
     if origin is typing.Annotated:
         return members(typing.get_args(annotation)[0])
     if isinstance(annotation, typing.NewType):
@@ -161,7 +161,7 @@ def item_of(member: Any, kind: tuple[Any, ...]) -> Any:
     origin = typing.get_origin(member) or member
     if origin not in kind:
         return None
-    arguments = [one for one in typing.get_args(member) if one is not Ellipsis]
+    arguments = [argument for argument in typing.get_args(member) if argument is not Ellipsis]
     return arguments[-1] if arguments else Any
 
 
@@ -177,21 +177,21 @@ def mapping_item(member: Any) -> Any:
 
 def is_plain(annotation: Any) -> bool:
     """True where YAML can write the value itself; False where a class must be built for it."""
-    return all(_plain_member(one) for one in members(annotation))
+    return all(_plain_member(alternative) for alternative in members(annotation))
 
 
 def _plain_member(member: Any) -> bool:
     if member in _ANYTHING or member in _SCALARS or typing.get_origin(member) is Literal:
         return True
     if (typing.get_origin(member) or member) in (*_LISTS, *_MAPPINGS, tuple):
-        return all(is_plain(one) for one in typing.get_args(member) if one is not Ellipsis)
+        return all(is_plain(argument) for argument in typing.get_args(member) if argument is not Ellipsis)
     return False
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether plain data is what the annotation asks for. A whole number serves as a float; a bool is not a number,
     and neither are inf and nan."""
-    return any(_fits_member(value, one) for one in members(annotation))
+    return any(_fits_member(value, alternative) for alternative in members(annotation))
 
 
 def _fits_member(value: Any, member: Any) -> bool:
@@ -199,7 +199,7 @@ def _fits_member(value: Any, member: Any) -> bool:
     if member in _ANYTHING:
         return True
     if origin is Literal:
-        return any(value == one and type(value) is type(one) for one in arguments)
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
     if member in (int, float):
         allowed = (int, float) if member is float else (int,)
         return isinstance(value, allowed) and not isinstance(value, bool) and math.isfinite(value)
@@ -208,7 +208,7 @@ def _fits_member(value: Any, member: Any) -> bool:
     if origin is tuple and arguments and Ellipsis not in arguments:
         return isinstance(value, (list, tuple)) and len(value) == len(arguments) and all(map(fits, value, arguments))
     if (item := list_item(member)) is not None:
-        return isinstance(value, (list, tuple)) and all(fits(one, item) for one in value)
+        return isinstance(value, (list, tuple)) and all(fits(entry, item) for entry in value)
     if mapping_item(member) is not None:
         types_of = arguments or (Any, Any)
         return isinstance(value, dict) and all(fits(k, types_of[0]) and fits(v, types_of[1]) for k, v in value.items())
@@ -217,7 +217,7 @@ def _fits_member(value: Any, member: Any) -> bool:
 
 def convert(value: Any, annotation: Any) -> Any:
     """A fitting value in the annotated form: lists become tuples and text becomes paths where asked for."""
-    member = next((one for one in members(annotation) if _fits_member(value, one)), Any)
+    member = next((alternative for alternative in members(annotation) if _fits_member(value, alternative)), Any)
     if member is Path:
         return Path(value)
     if isinstance(value, (list, tuple)) and (item := list_item(member)) is not None:
@@ -232,7 +232,7 @@ def convert(value: Any, annotation: Any) -> Any:
 
 def describe(annotation: Any) -> str:
     """An annotation in words, for messages."""
-    words = dict.fromkeys(_describe_member(one) for one in members(annotation))
+    words = dict.fromkeys(_describe_member(alternative) for alternative in members(annotation))
     if "None" in words:  # last, as people say it
         del words["None"]
         words["None"] = None
@@ -283,8 +283,8 @@ def import_components(tree: Node) -> Node:
     entries = node.value if isinstance(node.value, list) else [node]
     if not isinstance(node.value, list) or not all(isinstance(entry.value, str) for entry in entries):
         raise ConfigError(f"{node.origin}: {IMPORTS}: expected a list of module names, found {node.plain()!r}")
-    found = Node([_imported(entry) for entry in entries], node.origin, node.key)
-    return Node({**tree.value, IMPORTS: found}, tree.origin, tree.key)
+    imported = Node([_imported(entry) for entry in entries], node.origin, node.key)
+    return Node({**tree.value, IMPORTS: imported}, tree.origin, tree.key)
 
 
 def _imported(entry: Node) -> Node:
@@ -298,7 +298,9 @@ def _imported(entry: Node) -> Node:
     bases = [beside.parent, Path()] if beside.is_file() else [Path()]
     places = [Path(os.path.abspath(base / folder)) for base in bases]
     top = name.partition(".")[0]
-    spec, where = next(((spec, one) for one in places if (spec := PathFinder.find_spec(top, [str(one)]))), (None, None))
+    spec, where = next(
+        ((spec, base) for base in places if (spec := PathFinder.find_spec(top, [str(base)]))), (None, None)
+    )
     if spec is None and folder:
         raise ConfigError(f"{place}: no such module in {' or '.join(map(str, places))}")
     try:
@@ -328,7 +330,7 @@ class _Beside:
 
 def _folders() -> list[str]:
     """Where modules that configs name lie, so far."""
-    finder = next((one for one in sys.meta_path if isinstance(one, _Beside)), None)
+    finder = next((known for known in sys.meta_path if isinstance(known, _Beside)), None)
     if finder is None:
         sys.meta_path.append(finder := _Beside([]))
     return finder.folders

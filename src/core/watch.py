@@ -88,7 +88,7 @@ class Watch:
         self._lost = False  # the store is gone
         self._own.state, self._own.where = self._stand()
         self._show()
-        self._seen = {one: _Seen(Sign("")) for one in range(world_size) if one != rank}
+        self._seen = {other: _Seen(Sign("")) for other in range(world_size) if other != rank}
 
     def start(self) -> None:
         """Begin to watch; every rank has made its watch by then."""
@@ -130,7 +130,7 @@ class Watch:
                 return f"{self._holder} (its process held the store of the group) is gone: it was killed or has crashed"
             ended = [(rank, seen.sign) for rank, seen in self._seen.items() if seen.sign.end]
             for rank, sign in sorted(ended, key=lambda pair: pair[1].because):
-                if not sign.because or all(one.sign.end is not None for one in self._seen.values()):
+                if not sign.because or all(seen.sign.end is not None for seen in self._seen.values()):
                     return f"rank {rank} ({sign.who}) ended with: {sign.end}"
             for rank, seen in self._seen.items():
                 if seen.sign.end is None and time.monotonic() - seen.at > 6 * self._interval_s:

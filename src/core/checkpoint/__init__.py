@@ -47,9 +47,9 @@ def refuse_url(path: str | PathLike[str]) -> None:
     Raises:
         CheckpointError: a URL, which is not fetched.
     """
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=.)", str(path))  # a Path has joined its slashes; C:/ is a drive
-    if found is not None:
-        url = f"{found[1]}://{str(path)[found.end() :]}"
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=.)", str(path))  # a Path has joined its slashes; C:/ is a drive
+    if scheme is not None:
+        url = f"{scheme[1]}://{str(path)[scheme.end() :]}"
         raise CheckpointError(
             f"{url} is a URL, and nothing is downloaded here: fetch it first (curl -LO {shlex.quote(url)}), then give "
             "the path of the file"
@@ -94,10 +94,10 @@ def _read_torch(path: Path, lazy: bool = False) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except _READ_ERRORS as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found and path.stat().st_size > 0:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named and path.stat().st_size > 0:
             raise CheckpointError(
-                f"{path}: holds the pickled Python class {found[1]}, which is not loaded because that could run code: "
+                f"{path}: holds the pickled Python class {named[1]}, which is not loaded because that could run code: "
                 "where the file was written, save torch.save({'model': model.state_dict()}, path) instead"
             ) from None  # torch's text advises to load it with weights_only=False
         raise CheckpointError(_unreadable(path, error)) from None
@@ -215,11 +215,11 @@ def check_sum(path: Path) -> None:
         if not path.stat().st_size:
             return  # empty: whoever reads it says so
         with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            found = _entry(content)
-            if found is None:
+            entry = _entry(content)
+            if entry is None:
                 _say_unchecked(path, "it holds no sum")
                 return
-            stated, span = found[1], found.span(1)
+            stated, span = entry[1], entry.span(1)
             with memoryview(content) as view:
                 intact = stated == _sum_without(view, *span)
     if not intact:
@@ -231,9 +231,9 @@ def check_sum(path: Path) -> None:
 
 def write_with_sum(path: Path, content: bytes) -> None:
     """Write a file whose metadata hold ``SUM_KEY: NO_SUM``, with its sum in that place."""
-    found = _entry(content)
-    assert found is not None, "content whose metadata lack the place of the sum"
-    start, end = found.span(1)
+    entry = _entry(content)
+    assert entry is not None, "content whose metadata lack the place of the sum"
+    start, end = entry.span(1)
     with memoryview(content) as view:
         path.write_bytes(b"".join((view[:start], _sum_without(view, start, end), view[end:])))
 

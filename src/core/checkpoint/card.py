@@ -98,10 +98,10 @@ def read_card(path: str | PathLike[str], *, verify: bool = True) -> Card | None:
     if card is None:
         text = _metadata(path).get(_METADATA_KEY)
         return None if text is None else _parse(text.encode(), f"{path} (metadata)")
-    if verify and card.sha256 and card.sha256 != (found := file_sha256(path)):
+    if verify and card.sha256 and card.sha256 != (actual := file_sha256(path)):
         raise CheckpointError(
             f"{beside}: this card belongs to weights with SHA-256 {card.sha256[:12]}..., but {path.name} has "
-            f"{found[:12]}...: the weights were replaced or damaged; bring back the matching pair, or delete the card"
+            f"{actual[:12]}...: the weights were replaced or damaged; bring back the matching pair, or delete the card"
         )
     return card
 
@@ -212,7 +212,7 @@ def _parse(raw: bytes, place: str) -> Card | None:
         raise CheckpointError(
             f"{place}: the card has format {version}, this version of isdfine reads up to {FORMAT}: update isdfine"
         )
-    known = {one.name for one in fields(Card)} - {"format"}
+    known = {entry.name for entry in fields(Card)} - {"format"}
     if unknown := sorted(set(content) - known):
         raise CheckpointError(f"{place}: unknown entries {', '.join(unknown)}: known are {', '.join(sorted(known))}")
     if "config" not in content:
@@ -250,9 +250,9 @@ def _wrong_classes(label_space: object) -> list[str]:
     if not isinstance(label_space, dict) or set(label_space) != {"names", "category_ids"}:
         return [f"label_space is {str(label_space)[:80]}, expected null, or names and category_ids"]
     names, ids = label_space["names"], label_space["category_ids"]
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return ["label_space.names must be a list of texts"]
-    if not isinstance(ids, list) or not all(type(one) is int for one in ids):
+    if not isinstance(ids, list) or not all(type(number) is int for number in ids):
         return ["label_space.category_ids must be a list of whole numbers"]
     if len(names) != len(ids):
         return [f"label_space has {len(names)} names for {len(ids)} category_ids: give one name per id"]

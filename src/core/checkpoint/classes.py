@@ -113,12 +113,12 @@ def _row_of(
     name: str, source: Sequence[str], levels: Sequence[tuple[Callable[[str], str], dict[str, list[int]]]], place: str
 ) -> int | None:
     for key, table in levels:
-        found = table.get(key(name), [])
-        if len(found) == 1:
-            return found[0]
-        if found:
+        rows = table.get(key(name), [])
+        if len(rows) == 1:
+            return rows[0]
+        if rows:
             raise CheckpointError(
-                f"the class {name!r} could take the row of {' or of '.join(repr(source[row]) for row in found)}, "
+                f"the class {name!r} could take the row of {' or of '.join(repr(source[row]) for row in rows)}, "
                 f"which {place} both has: name it like one of them in the data, or set class_synonyms to a table in "
                 "which they do not share a group"
             )

@@ -217,9 +217,9 @@ def _misfit(report: LoadReport) -> str:
 
 def _class_counts(mismatched: Sequence[Mismatch]) -> tuple[int, int] | None:
     """Class counts of file and model, where a score head differs in its rows and in nothing else."""
-    for one in mismatched:
-        if "score_head" in one.name and one.file_shape and one.file_shape[1:] == one.model_shape[1:]:
-            return one.file_shape[0], one.model_shape[0]
+    for misfit in mismatched:
+        if "score_head" in misfit.name and misfit.file_shape and misfit.file_shape[1:] == misfit.model_shape[1:]:
+            return misfit.file_shape[0], misfit.model_shape[0]
     return None
 
 
@@ -302,8 +302,8 @@ class LoadReport:
     @property
     def initialised(self) -> list[str]:
         """Tensors of the model that start as they were: not in the file, not fitting, or of new classes only."""
-        nothing = [one.name for one in self.mapped if one.rows == 0]
-        return [*self.missing, *(one.name for one in self.mismatched), *nothing]
+        nothing = [rows.name for rows in self.mapped if rows.rows == 0]
+        return [*self.missing, *(misfit.name for misfit in self.mismatched), *nothing]
 
     def summary(self) -> str:
         """One line for a log."""
@@ -328,8 +328,8 @@ class LoadReport:
         for status, items in self._statuses().items():
             for name, detail in items:
                 tensors[name] = {"status": status, **({"detail": detail} if detail else {})}
-        for one in self.mapped:
-            tensors[one.name] |= {"rows": one.rows, "of": one.total}
+        for rows in self.mapped:
+            tensors[rows.name] |= {"rows": rows.rows, "of": rows.total}
         return {
             "source": self.source,
             "summary": self.summary(),
@@ -341,10 +341,14 @@ class LoadReport:
     def _statuses(self) -> dict[str, list[tuple[str, str]]]:
         """Everything but what was loaded as it is: status, then tensor and detail."""
         return {
-            "mapped": [(one.name, str(one)) for one in self.mapped if one.rows],
+            "mapped": [(rows.name, str(rows)) for rows in self.mapped if rows.rows],
             "initialised": [
-                *((one.name, f"none of its {one.total} classes is in the file") for one in self.mapped if not one.rows),
-                *((one.name, str(one)) for one in self.mismatched),
+                *(
+                    (rows.name, f"none of its {rows.total} classes is in the file")
+                    for rows in self.mapped
+                    if not rows.rows
+                ),
+                *((misfit.name, str(misfit)) for misfit in self.mismatched),
                 *((name, "not in the file") for name in self.missing),
             ],
             "unused": [(name, "not in the model") for name in self.unexpected],
@@ -385,7 +389,9 @@ def _alike(items: Iterable[tuple[str, str]]) -> list[str]:
         )
     lines = []
     for (pattern, detail), numbers in groups.items():
-        spans = [f"{min(one)}..{max(one)}" if min(one) < max(one) else str(one[0]) for one in zip(*numbers)]
+        spans = [
+            f"{min(places)}..{max(places)}" if min(places) < max(places) else str(places[0]) for places in zip(*numbers)
+        ]
         count = f" ({len(numbers)} tensors)" if len(numbers) > 1 else ""
         lines.append(pattern.format(*spans) + count + (f": {detail}" if detail else ""))
     return lines

@@ -224,7 +224,7 @@ class _Builder:
         if name in self.open_slots:
             raise ConfigError(f"{name}: refers to itself: {' -> '.join((*self.open_slots, name))}")
         tree = self.planner.tree.value
-        configured = [one for one in SLOTS if one in tree and tree[one].value is not None]
+        configured = [slot for slot in SLOTS if slot in tree and tree[slot].value is not None]
         if name not in self.planner.registry and name not in configured:
             raise ConfigError(f"{self.config.path}: no section {name!r} to build{suggest(name, configured)}")
         self.open_slots = (*self.open_slots, name)
@@ -250,7 +250,7 @@ class _Builder:
         if isinstance(planned, SharedReference):
             return self.config.shared(planned.name)
         if isinstance(planned, (list, tuple)):
-            return type(planned)(self.make(one) for one in planned)
+            return type(planned)(self.make(item) for item in planned)
         if isinstance(planned, dict):
             return {name: self.make(one) for name, one in planned.items()}
         return planned
@@ -267,8 +267,8 @@ class _Builder:
         except ValueError as error:
             raise ConfigError(f"{plan.place}: {error}") from error
         except Exception as error:  # of torch, Python or a component of the user, about values that it did not expect
-            found = last_line(error, __file__)
-            raise ConfigError(f"{plan.place}: cannot be built from these values: {found}") from error
+            reason = last_line(error, __file__)
+            raise ConfigError(f"{plan.place}: cannot be built from these values: {reason}") from error
 
     def arguments(self, plan: Plan) -> dict[str, Any]:
         arguments = {}

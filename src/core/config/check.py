@@ -19,7 +19,7 @@ from .settings import RunSettings, range_problems
 
 def settings_values(tree: Node) -> dict[str, Any]:
     """The top-level values that are run settings, without places."""
-    names = [one.name for one in dataclasses.fields(RunSettings)]
+    names = [setting.name for setting in dataclasses.fields(RunSettings)]
     return {name: tree.value[name].plain() for name in names if name in tree.value}
 
 
@@ -102,7 +102,7 @@ def owners(name: object, planner: Planner) -> str:
     """``; it is an argument of ...`` with the components of the config that take it; empty where none does."""
     words = [node.value for node in planner.tree.walk() if isinstance(node.value, str)]
     used = {word for word in (*words, *planner.tree.value) if word in planner.registry}
-    takers = sorted(one for one in used if name in planner.schema(one).parameters)
+    takers = sorted(component for component in used if name in planner.schema(component).parameters)
     return f"; it is an argument of {' and of '.join(takers)}: write it there" if takers else ""
 
 

@@ -155,8 +155,8 @@ def put(tree: Node, parts: list[str], value: Node, replaced: Replaced | None = N
     head, rest = parts[0], parts[1:]
     if isinstance(tree.value, list):
         if not head.isdigit() or int(head) >= len(tree.value):
-            found = f"{tree.key} is a list of {len(tree.value)}"
-            raise ConfigError(f"{value.origin}: {found}, so {head!r} must be an index below {len(tree.value)}")
+            length = f"{tree.key} is a list of {len(tree.value)}"
+            raise ConfigError(f"{value.origin}: {length}, so {head!r} must be an index below {len(tree.value)}")
         index = int(head)
         changed = put(tree.value[index], rest, value, replaced)
         return Node([*tree.value[:index], changed, *tree.value[index + 1 :]], tree.origin, tree.key)

@@ -261,13 +261,13 @@ class _Reader:
         try:
             value = self.loader.construct_object(node, deep=True)
         except (ValueError, KeyError) as error:
-            found = f"{shown!r} cannot be read as {_SCALARS[node.tag]}"
-            raise ConfigError(f"{self.place(line, key)}: {found}") from error
+            problem = f"{shown!r} cannot be read as {_SCALARS[node.tag]}"
+            raise ConfigError(f"{self.place(line, key)}: {problem}") from error
         if isinstance(value, str) and "\0" in value:
             raise ConfigError(f"{self.place(line, key)}: {shown!r} holds a NUL character: no path or name has one")
         if isinstance(value, int) and abs(value) >= _WIDEST:
-            found = f"{shown!r} is too long for a number: at most 64 bits, or text in quotes"
-            raise ConfigError(f"{self.place(line, key)}: {found}")
+            problem = f"{shown!r} is too long for a number: at most 64 bits, or text in quotes"
+            raise ConfigError(f"{self.place(line, key)}: {problem}")
         return value
 
     def items(self, node: yaml.MappingNode, key: str) -> list[tuple[Any, Any]]:

@@ -199,9 +199,9 @@ class Planner:
             if parameter.name in given:
                 self.compare_with_shared(parameter.name, given[parameter.name])
             else:
-                found = self.absent(parameter)
-                if found is not None:
-                    arguments[parameter.name] = found
+                filling = self.absent(parameter)
+                if filling is not None:
+                    arguments[parameter.name] = filling
                 elif parameter.required and parameter.name not in RUNTIME_PARAMETERS:
                     what = describe(parameter.annotation)
                     self.report(node, f"{key}.{parameter.name}", f"missing: {name} needs it, expected {what}")
@@ -274,13 +274,13 @@ class Planner:
         if fits(data, annotation):
             return convert(data, annotation)
         wrong, wanted = innermost_misfit(node, annotation)
-        found = wrong.plain()
-        hint = ": put a space after the colon" if found is None and ":" in wrong.key.rsplit(".", 1)[-1] else ""
-        return self.report(wrong, wrong.key, f"expected {describe(wanted)}, found {shown(found)}{hint}")
+        data = wrong.plain()
+        hint = ": put a space after the colon" if data is None and ":" in wrong.key.rsplit(".", 1)[-1] else ""
+        return self.report(wrong, wrong.key, f"expected {describe(wanted)}, found {shown(data)}{hint}")
 
     def without_nulls(self, node: Node, annotation: Any) -> Node:
         """Without the null entries of a mapping whose values cannot be None: so a later file takes an entry away."""
-        item = next((item for one in members(annotation) if (item := mapping_item(one)) is not None), Any)
+        item = next((item for member in members(annotation) if (item := mapping_item(member)) is not None), Any)
         if not isinstance(node.value, dict) or "type" in node.value or fits(None, item):
             return node
         # `{a:1}`, where the space is forgotten, is a key without a value: not meant to take anything away
@@ -303,11 +303,11 @@ class Planner:
                 return self.unknown(name, value["type"], node.key)
             inline = {argument: child for argument, child in value.items() if argument != "type"}
             return self.checked(self.component(name, inline, node, node.key, depth), node, annotation)
-        for one in alternatives:
-            if isinstance(value, list) and (item := list_item(one)) is not None and not is_plain(item):
+        for alternative in alternatives:
+            if isinstance(value, list) and (item := list_item(alternative)) is not None and not is_plain(item):
                 items = [self.value(child, item, depth + 1) for child in value]
-                return tuple(items) if tuple in (one, getattr(one, "__origin__", None)) else items
-            if isinstance(value, dict) and (item := mapping_item(one)) is not None and not is_plain(item):
+                return tuple(items) if tuple in (alternative, getattr(alternative, "__origin__", None)) else items
+            if isinstance(value, dict) and (item := mapping_item(alternative)) is not None and not is_plain(item):
                 return {name: self.value(child, item, depth + 1) for name, child in value.items()}
         if fits(node.plain(), annotation):
             return convert(node.plain(), annotation)
@@ -326,8 +326,8 @@ class Planner:
 
     def checked(self, plan: Plan | Broken, node: Node, annotation: Any) -> Plan | Broken:
         """Refuse a component of the wrong kind, where the annotation names classes (protocols are not looked into)."""
-        kinds = [one for one in members(annotation) if inspect.isclass(one) and not is_plain(one)]
-        exact = kinds and all(is_plain(one) or one in kinds for one in members(annotation))
+        kinds = [member for member in members(annotation) if inspect.isclass(member) and not is_plain(member)]
+        exact = kinds and all(is_plain(member) or member in kinds for member in members(annotation))
         if isinstance(plan, Broken) or not exact or any(getattr(kind, "_is_protocol", False) for kind in kinds):
             return plan
         if annotation is type or issubclass(plan.cls, tuple(kinds)):
@@ -337,7 +337,7 @@ class Planner:
 
 def innermost_misfit(node: Node, annotation: Any) -> tuple[Node, Any]:
     """The first entry of a plain list or mapping that does not fit, with what it should be; else the value itself."""
-    candidates = [pairs for one in members(annotation) if (pairs := _entries(node, one))]
+    candidates = [pairs for member in members(annotation) if (pairs := _entries(node, member))]
     if len(candidates) == 1:  # of several alternatives nobody can tell which was meant
         for child, wanted in candidates[0]:
             if not fits(child.plain(), wanted):
