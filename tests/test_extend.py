@@ -4,6 +4,7 @@
 run. ``docs/extend.md`` shows both files."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -106,3 +107,33 @@ def test_the_document_shows_the_code_that_runs() -> None:
         shown = "\n\n\n".join(text.strip() for kind, text in blocks if kind == language)
         text = (HERE / file).read_text()
         assert shown == text.partition("Apache-2.0\n")[2].strip(), f"docs/extend.md and tests/extend/{file} differ"
+
+
+RANKS = """
+import sys, torch
+import isdfine
+from isdfine.core import dist
+from isdfine.solver.fit import fit
+from isdfine.solver.training import Training
+torch.set_num_threads(1)
+dist.init("cpu")
+run = Training(isdfine.load_config(sys.argv[1], ["output_dir=ranks", "epoches=1"]))
+before = {name: value.clone() for name, value in run.criterion.state_dict().items()}
+fit(run)
+first, second = dist.gather_objects(run.criterion.state_dict())
+assert before and all(torch.equal(value, second[name]) for name, value in first.items())
+assert all(not torch.equal(value, first[name]) for name, value in before.items())
+dist.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_ranks_share_the_gradients_of_a_distillers_weights(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config.parent)
+    Path("ranks.py").write_text(RANKS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "ranks.py", str(config)], capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
