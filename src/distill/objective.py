@@ -129,7 +129,7 @@ def in_order(named: Mapping[str, Tensor], step: MatchedStep) -> dict[str, Tensor
 
     A name belongs to the set whose suffix it ends with, to the final layer (which has none) otherwise.
     """
-    suffixes = [suffix for group in step.groups for suffix in group.stack.suffixes]
+    suffixes = [suffix for group in step.scored for suffix in group.stack.suffixes]
     rank = {suffix: index for index, suffix in enumerate(suffixes)}
     by_length = sorted(suffixes, key=len, reverse=True)
 

@@ -18,8 +18,10 @@ from ..nn.edges import encode_targets, weighting
 from ..nn.types import DetectorOutput, Predictions, Target
 from .functions import fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
 from .matched import (
+    Counts,
     MatchedGroup,
     MatchedStep,
+    Pairs,
     SetStack,
     TargetTable,
     group_sets,
@@ -134,17 +136,18 @@ class DFINECriterion(nn.Module):
         """
         check_output(output, self.num_classes, self.reg_max if "local" in self.losses else None)
         with torch.autocast(output.layers[-1].boxes.device.type, enabled=False):
-            stack = matching_sets(output, proposals_as_layer=self.proposals_as_layer)
+            stack, apart = matching_sets(output, proposals_as_layer=self.proposals_as_layer)
             scored = {name: group for name, group in output.groups.items() if group.group.supervised}
             groups = [(group_sets(name, group), group) for name, group in scored.items()]
             table = tabulate(targets, stack.batch, stack.boxes.device)
             paired = pair_up(self._match(stack, table), stack, groups, table, union=self.use_uni_set)
-            names, stacks = ("", *scored), (stack, *(one for one, _ in groups))
-            matched = [
-                MatchedGroup(name, one, *pair, matched_boxes(one, pair[0], table, cxcywh_to_xyxy(one.boxes)), table)
-                for name, one, pair in zip(names, stacks, paired)
-            ]
-        return MatchedStep(output, matched)
+            stacks = (stack, *(sets for sets, _ in groups))
+            matched = [_group(*of_group, table) for of_group in zip(("", *scored), stacks, paired)]
+            proposals = None
+            if apart is not None:
+                own = self.matcher.assign(apart, table, self.num_classes)
+                proposals = _group("", apart, pair_up(own, apart, [], table, union=False)[0], table)
+        return MatchedStep(output, matched, proposals)
 
     def terms(self, step: MatchedStep) -> dict[str, Tensor]:
         """Score a matched step in float32.
@@ -154,9 +157,9 @@ class DFINECriterion(nn.Module):
         with torch.autocast(step.matching.stack.boxes.device.type, enabled=False):
             bins = self._bins(step.output)
             named: dict[str, Tensor] = {}
-            for group in step.groups:
+            for group in step.scored:
                 terms = self._class_terms(group) | self._box_terms(group)
-                if bins is not None and self._wants("loss_fgl"):
+                if bins is not None and self._wants("loss_fgl") and group.stack.edge_logits is not None:
                     terms["loss_fgl"] = self._fgl(group, *bins)
                 named.update(self._name(group.stack.suffixes, terms))
         return named
@@ -238,6 +241,10 @@ class DFINECriterion(nn.Module):
         assert output.up is not None
         assert output.reg_scale is not None
         return weighting(self.reg_max, output.up, output.reg_scale), output.reg_scale
+
+
+def _group(name: str, stack: SetStack, pair: tuple[Pairs, Counts], table: TargetTable) -> MatchedGroup:
+    return MatchedGroup(name, stack, *pair, matched_boxes(stack, pair[0], table, cxcywh_to_xyxy(stack.boxes)), table)
 
 
 def check_weights(weight_dict: Mapping[str, float], losses: Sequence[str]) -> None:

@@ -97,18 +97,23 @@ def stack_sets(sets: Sequence[tuple[str, Predictions]], num_layers: int) -> SetS
     )
 
 
-def matching_sets(output: DetectorOutput, *, proposals_as_layer: bool = False) -> SetStack:
-    """The sets that are matched: every layer (the last has no suffix), the initial head, the encoder's proposals.
+def matching_sets(output: DetectorOutput, *, proposals_as_layer: bool = False) -> tuple[SetStack, SetStack | None]:
+    """Sets of the matching queries: every layer (the last has no suffix), the initial head, the encoder's proposals.
 
-    The proposals are called ``_enc_0``, or like one more layer before the last (RT-DETR's first version).
+    The proposals are called ``_enc_0``, or like one more layer before the last (RT-DETR's first version). Where their
+    number is not that of the queries (a loss over every cell), they are other queries: the second stack, else None.
     """
-    last = len(output.layers) - 1
-    sets = [("" if i == last else f"_aux_{i}", one) for i, one in enumerate(output.layers)]
+    last, apart = len(output.layers) - 1, None
+    sets = [("" if index == last else f"_aux_{index}", layer) for index, layer in enumerate(output.layers)]
     if output.initial is not None:
         sets.append(("_pre", output.initial))
     if output.proposals is not None:
-        sets.append((f"_aux_{last}" if proposals_as_layer else "_enc_0", output.proposals))
-    return stack_sets(sets, len(output.layers))
+        proposals = (f"_aux_{last}" if proposals_as_layer else "_enc_0", output.proposals)
+        if output.proposals.boxes.shape[1] == output.layers[-1].boxes.shape[1]:
+            sets.append(proposals)
+        else:
+            apart = stack_sets([proposals], 0)
+    return stack_sets(sets, len(output.layers)), apart
 
 
 def group_sets(name: str, group: GroupOutput) -> SetStack:
@@ -375,6 +380,13 @@ class MatchedStep:
     """What the model returned."""
     groups: Sequence[MatchedGroup] = ()
     """The matching queries, then every extra group in the output's order; none of a criterion without such pairs."""
+    proposals: MatchedGroup | None = None
+    """The encoder's, where they are not as many as the matching queries, else they are one of their sets."""
+
+    @property
+    def scored(self) -> list[MatchedGroup]:
+        """All that the criterion scores."""
+        return [*self.groups, *([] if self.proposals is None else [self.proposals])]
 
     @property
     def matching(self) -> MatchedGroup:

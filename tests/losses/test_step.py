@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from isdfine.distill.objective import Objective
 from isdfine.losses.matched import MatchedGroup
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou
-from isdfine.nn.types import Predictions
+from isdfine.nn.types import DetectorOutput, Predictions
 from losses.cases import Case, official_criterion, random_case
 from losses.reference import Objective as PlainObjective
 
@@ -131,3 +132,21 @@ def test_direct_heads_are_scored_without_distributions(use_uni_set: bool) -> Non
     total.backward()
     assert total.isfinite()
     assert all(case.inputs[f"{head}.boxes"].grad is not None for head in ("l0", "l2", "enc", "dn1"))
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_proposals_of_another_number_are_matched_and_scored_by_themselves(agnostic: bool) -> None:
+    case = random_case(6, dn_groups=1)
+    many = random_case(7, queries=30, agnostic=agnostic).output.proposals
+    assert many is not None
+    criterion = official_criterion(4, 8)
+    terms = criterion(replace(case.output, proposals=many), case.targets)
+    without = criterion(replace(case.output, proposals=None), case.targets)
+    plain = official_criterion(many.logits.shape[-1], 8, losses=["vfl", "boxes"], use_uni_set=False)
+    targets = [{**target, "labels": target["labels"] * (not agnostic)} for target in case.targets]
+    alone = plain(DetectorOutput([many]), targets)
+    assert {name for name in terms if name.endswith("_enc_0")} == {f"{name}_enc_0" for name in alone}
+    for name, value in terms.items():
+        expected = alone[name.removesuffix("_enc_0")] if name.endswith("_enc_0") else without[name]
+        assert torch.equal(value, expected), name
+    assert list(Objective(criterion, [])(replace(case.output, proposals=many), case.targets)) == list(terms)
