@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from ...core.registry import register
+from ...nn.quality import UnmovedScores
 from ..dfine.decoder import DFINETransformer
 
 
@@ -23,6 +24,7 @@ class RTDETRTransformerv2(DFINETransformer):
         num_classes: C.
         box_head: ``direct`` is RT-DETR; ``fdr`` refines distributions as D-FINE does, for self-distillation (GO-LSD).
         merge, cross_attn_projections: RT-DETR's values; see :class:`DFINETransformer`.
+        quality_estimators: with ``fdr``, let the sharpness of the distributions move the class scores, as D-FINE does.
         options: the other arguments of :class:`DFINETransformer`, with its defaults.
     """
 
@@ -33,6 +35,7 @@ class RTDETRTransformerv2(DFINETransformer):
         box_head: Literal["fdr", "direct"] = "direct",
         merge: Literal["gate", "residual"] = "residual",
         cross_attn_projections: bool = True,
+        quality_estimators: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -42,6 +45,8 @@ class RTDETRTransformerv2(DFINETransformer):
             cross_attn_projections=cross_attn_projections,
             **options,
         )
+        if box_head == "fdr" and not quality_estimators:
+            self.decoder.lqe_layers = nn.ModuleList(UnmovedScores() for _ in self.decoder.layers)
         self.denoising = replace(self.denoising, swap_crossed=False, dummy_group=True)
 
 
