@@ -170,7 +170,8 @@ def _as_they_are(scores: Tensor) -> Tensor:
 
 def _scaled_product(query: Tensor, key: Tensor) -> Tensor:
     """(B, heads, R, d) and (B, heads, J, d) -> (B, heads, R, J)."""
-    return (query * query.shape[-1] ** -0.5) @ key.mT
+    scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.mT
+    return scores
 
 
 def _point_scores(logits: Tensor) -> Tensor:

@@ -154,7 +154,8 @@ def _map_entropy(query: Tensor, key: Tensor, blocked: Tensor | None) -> Tensor:
 
 def _entropy(logits: Tensor) -> Tensor:
     """Of the softmax over the last dimension, in nats; minus infinity is a choice that there is not."""
-    return torch.special.entr(logits.softmax(-1)).sum(-1)
+    terms: Tensor = torch.special.entr(logits.softmax(-1))
+    return terms.sum(-1)
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> WeightedMean:

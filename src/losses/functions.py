@@ -69,7 +69,8 @@ def focal_loss(
     """
     flat = logits.float().flatten(-2)  # (..., R*C)
     target = torch.zeros_like(flat).scatter_(-1, _class_index(logits, row, label), 1.0)
-    return sigmoid_focal_loss(flat, target, alpha=alpha, gamma=gamma, reduction="none").sum(-1) / norm
+    loss: Tensor = sigmoid_focal_loss(flat, target, alpha=alpha, gamma=gamma, reduction="none")
+    return loss.sum(-1) / norm
 
 
 def l1_loss(predicted_cxcywh: Tensor, target_cxcywh: Tensor, norm: Number) -> Tensor:
