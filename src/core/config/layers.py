@@ -174,6 +174,8 @@ def put(tree: Node, parts: list[str], value: Node, replaced: Replaced | None = N
 
 EPOCHS = "epoches"
 INPUT_SIZE = "input_size"
+_STACKING = ("BatchImageCollateFunction", "BatchImageCollateFuncion", "default_collate_fn")
+"""Names of the collate function that ``base_size`` belongs to: RT-DETR's two repositories have their own."""
 
 _SCHEDULE = re.compile(
     r"(?:^|\.)(?:milestones|T_max|flat_epochs|no_aug_epochs|stop_epoch|policy\.epoch)$|^freeze\.[^.]+\.epochs$"
@@ -346,7 +348,7 @@ def _with_missing_sizes(tree: Node, given: Node, size: list[int]) -> Node:
         if node.key != "train_dataloader.collate_fn" or not isinstance(node.value, dict) or "base_size" in node.value:
             return node
         kind = node.value.get("type")
-        if kind is None or kind.value != "BatchImageCollateFunction":
+        if kind is None or kind.value not in _STACKING:
             return node
         children = {**node.value, "base_size": locate(size, given.origin, node.at("base_size"))}
         return Node(children, node.origin, node.key)
