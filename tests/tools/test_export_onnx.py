@@ -15,7 +15,7 @@ from export_cases import IMAGES
 from hf_cases import filled, micro
 from isdfine.deploy.onnx import export
 from isdfine.deploy.onnx.export import ExportReport
-from isdfine.deploy.onnx.half import Share
+from isdfine.deploy.onnx.half import HalfShare
 from isdfine.deploy.onnx.structure import ExportError
 
 onnx = pytest.importorskip("onnx", reason="pip install onnx")
@@ -131,7 +131,7 @@ def test_the_default_name(tmp_path: Path) -> None:
 def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """That TensorRT misreads newer opsets, and at what noise images were left out."""
     (tmp_path / "a.onnx").write_bytes(b"")
-    report = ExportReport(tmp_path / "a.onnx", {}, Share(1, 0, 1, 0), 1, 1.0, 0, 2e-7)
+    report = ExportReport(tmp_path / "a.onnx", {}, HalfShare(1, 0, 1, 0), 1, 1.0, 0, 2e-7)
     TOOL.describe(report, tmp_path, (64, 64), TOOL.parse_arguments(["-r", "x", "--opset", "20"]))
     out = capsys.readouterr().out
     assert "0 images left out: PyTorch's own answer jumps there when pixels change by 2e-07" in out
