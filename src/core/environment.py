@@ -8,11 +8,12 @@ import logging
 import os
 import sys
 from importlib import import_module
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(wanted: str | None) -> torch.device:
@@ -21,6 +22,8 @@ def pick_device(wanted: str | None) -> torch.device:
     Raises:
         ConfigError: no such device here.
     """
+    import torch  # the first line of a log comes before it
+
     name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

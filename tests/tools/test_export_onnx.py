@@ -59,7 +59,7 @@ def test_mistakes_are_one_line(checkpoint: Path, tmp_path: Path, run: Run) -> No
     for arguments, message in (
         (["-r", tmp_path / "none.pth"], "none.pth: no such file or folder"),
         (["-r", bare], "holds no config: give the YAML file it was trained with"),
-        (["-r", other], "not a D-FINE, or incomplete"),
+        (["-r", other], "other.pth (official D-FINE checkpoint (plain weights)) holds no config"),
         (["-r", checkpoint, "--size", 64, 100], "size is 64 x 100 (height x width): both must be multiples of 32"),
         (["-r", checkpoint, "--opset", 16], "opset is 16: choose 18 to 21"),
         (["-r", checkpoint, "-o", tmp_path], "is a folder: give the name of a file"),
