@@ -53,7 +53,7 @@ def test_training_gives_everything_and_eval_the_answer() -> None:
 
 def test_state_dict_has_three_parts() -> None:
     assert {name.split(".")[0] for name in build().state_dict()} == {"backbone", "decoder"}
-    assert [name for name, _ in build().named_children()] == ["backbone", "encoder", "decoder"]
+    assert [name for name, _ in build().named_children()] == ["backbone", "encoder", "decoder", "sources"]
 
 
 class Part(nn.Module):
