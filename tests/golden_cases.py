@@ -58,8 +58,8 @@ def training_case(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], torch.Tensor, list[dict[str, torch.Tensor]]]:
     """Arrays, meta, images and targets of a golden training step; its recorded denoising draws replace random ones."""
+    from isdfine.zoo.denoising import DenoisingNoise
     from isdfine.zoo.dfine import decoder
-    from isdfine.zoo.dfine.denoising import DenoisingNoise
 
     arrays, meta = load_golden(f"{name}.npz")
     images = torch.from_numpy(fill.image_batch(meta["image_seed"], len(meta["targets"]["counts"]), 320, 320))

@@ -74,7 +74,7 @@ def filled(config: isdfine.Config) -> nn.Module:
     key = str([config.get(name) for name in sections])
     if key not in _FILLED:  # the fill of a micro model takes a second, and many tests want the same
         fill.fill_module(model)
-        for head in model.decoder.dec_score_head:
+        for head in model.decoder.score_head.layers:
             head.weight.data.mul_(0.1)
         _FILLED[key] = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(_FILLED[key])
@@ -99,14 +99,14 @@ def write_micro_folder(folder: Path, config: isdfine.Config, card: Card | None =
 def compare(theirs: nn.Module, ours: nn.Module, images: Tensor) -> tuple[float, float]:
     """Largest differences of logits and boxes; queries are aligned by memory row, for close ones may change places."""
     chosen: list[Tensor] = []
-    select = ours.decoder.select_rows
+    select = ours.decoder.queries.select_rows
     scores: list[Tensor] = []
     hook = theirs.model.enc_score_head.register_forward_hook(lambda _module, _inputs, output: scores.append(output))
-    ours.decoder.select_rows = lambda *given: chosen.append(select(*given)) or chosen[-1]
+    ours.decoder.queries.select_rows = lambda *given: chosen.append(select(*given)) or chosen[-1]
     with torch.inference_mode():
         want, got = theirs(pixel_values=images), ours(images)
     hook.remove()
-    ours.decoder.select_rows = select
+    ours.decoder.queries.select_rows = select
     want_rows = scores[0].max(-1).values.topk(got.logits.shape[1], dim=1).indices
     assert torch.equal(want_rows.sort(dim=1).values, chosen[0].sort(dim=1).values), "other queries were selected"
 

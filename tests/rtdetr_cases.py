@@ -63,8 +63,8 @@ def step_of(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[torch.nn.Module, DetectorOutput, list[dict[str, Tensor]], dict[str, np.ndarray], dict[str, Any]]:
     """Model, output and targets of a recorded training step, with its recorded denoising draws."""
+    from isdfine.zoo.denoising import DenoisingNoise
     from isdfine.zoo.dfine import decoder
-    from isdfine.zoo.dfine.denoising import DenoisingNoise
 
     arrays, meta = load_golden(f"detr/{name}.npz")
     images = torch.from_numpy(fill_detr.image_batch(meta["image_seed"], len(meta["counts"]), *meta["size_hw"]))
@@ -77,7 +77,7 @@ def step_of(
         model = filled(config).train()
     else:
         model = fill_detr.fill_module(official(config).build("model")).train()
-        model.decoder.denoising = type(model.decoder.denoising)(0, 0.5, 1.0)
+        model.decoder.sources = torch.nn.ModuleList()
     return model, model(images, targets), targets, arrays, meta
 
 

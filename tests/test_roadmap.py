@@ -128,7 +128,7 @@ def count_of_rt_detr(config: isdfine.Config) -> int:
             module.register_forward_hook(count)
         model(torch.zeros(1, 3, 640, 640))
     cells, selected = sum((640 // stride) ** 2 for stride in (8, 16, 32)), 300
-    box_head = sum(layer.weight.numel() for layer in model.decoder.enc_bbox_head.layers)
+    box_head = sum(layer.weight.numel() for layer in model.decoder.queries.box.layers)
     return sum(counts) + (cells - selected) * box_head
 
 
@@ -276,9 +276,10 @@ def test_a_row_trains_and_answers(number: int) -> None:
     assert losses[1].isfinite()
     assert losses[1] != losses[0]
     rectangle, chosen = torch.rand(1, 3, 96, 160), []
-    deployed, select = fuse(model), model.decoder.select_rows
-    model.decoder.select_rows = lambda *given: chosen.append(select(*given)) or chosen[-1]
-    deployed.decoder.select_rows = lambda *_: chosen[0]  # cells of nearly one score would change places by rounding
+    deployed, select = fuse(model), model.decoder.queries.select_rows
+    model.decoder.queries.select_rows = lambda *given: chosen.append(select(*given)) or chosen[-1]
+    # cells of nearly one score would change places by rounding
+    deployed.decoder.queries.select_rows = lambda *_: chosen[0]
     with torch.no_grad():
         want, got = model.eval()(rectangle), deployed(rectangle)
         assert want.boxes.shape == (1, 12, 4)
@@ -320,5 +321,5 @@ def test_table_4_bins(name: str, up: float, reg_scale: float, learned: bool) -> 
     assert decoder.up.item() == up
     assert decoder.reg_scale.item() == pytest.approx(reg_scale)
     assert decoder.up.requires_grad == decoder.reg_scale.requires_grad == learned
-    steps = decoder.decoder.bin_weights()[1:-1].diff()
+    steps = decoder.box_head.bins()[1:-1].diff()
     assert (steps.max() / steps.min() < 1.005) == (name == "ac_linear")

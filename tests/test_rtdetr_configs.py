@@ -77,7 +77,7 @@ def test_a_config_builds_its_detector(name: str) -> None:
         model = config.build("model")
     decoder, criterion = kinds(facts)
     assert type(model.decoder).__name__ == decoder
-    assert not hasattr(model.decoder, "lqe_layers")
+    assert not len(model.decoder.score_head.quality)
     assert model.encoder.pan_blocks[0].bottlenecks is not None  # cross-stage partial, as RT-DETR means HybridEncoder
     objective = build_objective(config, model)
     assert type(objective.criterion).__name__ == criterion

@@ -24,9 +24,9 @@ from ..nn.capture import SELF_ATTENTION, AttentionRecorder
 from ..nn.edges import decode_corners
 from ..nn.sampling import DeformableAttention
 from ..nn.types import Predictions
+from ..zoo.decoder_layer import DecoderLayer
 from ..zoo.dfine.decoder import DFINETransformer
-from ..zoo.dfine.decoder_layer import DecoderLayer
-from ..zoo.dfine.refinement import RefinementDecoder
+from ..zoo.heads import FDRBoxHead
 
 Array = NDArray[np.float32]
 
@@ -124,10 +124,10 @@ def _decoder_of(model: nn.Module) -> DFINETransformer:
 def _listening(decoder: DFINETransformer, seen: _HookRecords) -> Iterator[None]:
     handles: list[RemovableHandle] = []
     try:
-        for layer in decoder.decoder.layers:
+        for layer in decoder.layers:
             assert isinstance(layer, DecoderLayer)
             handles += _listen(layer, seen)
-        for head in decoder.dec_bbox_head:
+        for head in decoder.box_head.layers:
             handles.append(head.register_forward_hook(lambda _, __, output: seen.head_outputs.append(output)))
         yield
     finally:
@@ -173,14 +173,15 @@ def _inspection(
     def pixels(boxes_cxcywh: Tensor) -> Array:
         return _numpy(cxcywh_to_xyxy(boxes_cxcywh[0].float()) * scale.repeat(2))
 
-    stack = decoder.decoder
+    head = decoder.box_head
     edges: list[Tensor | None] = [None] * len(seen.points)
     bins: Tensor | None = None
-    if isinstance(stack, RefinementDecoder):
+    curvature: Tensor | None = None
+    if isinstance(head, FDRBoxHead):
         assert predictions.initial_boxes is not None
-        bins, edges = stack.bin_weights(), [logits[0] for logits in _summed(seen.head_outputs)]
+        bins, curvature, edges = head.bins(), head.bins.reg_scale, [logits[0] for logits in _summed(seen.head_outputs)]
         boxes = [
-            decode_corners(predictions.initial_boxes, logits[None], bins, stack.reg_scale)
+            decode_corners(predictions.initial_boxes, logits[None], bins, curvature)
             for logits in edges
             if logits is not None
         ]
@@ -197,7 +198,7 @@ def _inspection(
             edge_probabilities=None if logits is None else _numpy(logits.softmax(dim=-1)),
         )
         for layer, references, after, points, weights, maps, logits in zip(
-            stack.layers, seen.references, boxes, seen.points, seen.weights, seen.maps, edges
+            decoder.layers, seen.references, boxes, seen.points, seen.weights, seen.maps, edges
         )
     ]
     return Inspection(
@@ -206,7 +207,7 @@ def _inspection(
         layers=tuple(layers),
         initial_boxes_xyxy_px=None if bins is None else pixels(predictions.initial_boxes),  # type: ignore[arg-type]
         bin_weights=None if bins is None else _numpy(bins),
-        inverse_curvature=None if bins is None else abs(float(stack.reg_scale)),  # type: ignore[arg-type]
+        inverse_curvature=None if curvature is None else abs(float(curvature)),
     )
 
 

@@ -96,7 +96,7 @@ class EdgeDistillation(Distiller):
 
     def check(self, model: nn.Module, criterion: Criterion) -> None:
         name = type(self).__name__
-        head = getattr(getattr(model, "decoder", model), "box_head", "fdr")
+        head = getattr(getattr(getattr(model, "decoder", model), "box_head", None), "kind", "fdr")
         if head != "fdr":
             raise ValueError(
                 f"{name} compares edge distributions, but the decoder's box_head is {head!r}: set "

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +31,43 @@ class KeyTable:
         return _replaced(key, {theirs: ours for ours, theirs in self.parts.items()})
 
 
+@dataclass(frozen=True)
+class PartTable:
+    """Beginnings of keys in checkpoints and in the modules, in the order of the checkpoints.
+
+    A part of the modules may stand there twice: it is written under both names, and read from either.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    """(in checkpoints, in the modules), both dotted; the first row that fits counts."""
+
+    def to_checkpoints(self, keys: Sequence[str]) -> list[tuple[str, str]]:
+        """(in a checkpoint, in the modules) of all keys, in the order of the rows; what no row knows keeps its name
+        and comes last."""
+        pairs = [(theirs + key[len(ours) :], key) for theirs, ours in self.rows for key in keys if _begins(key, ours)]
+        known = {key for _, key in pairs}
+        return pairs + [(key, key) for key in keys if key not in known]
+
+    def to_modules(self, key: str) -> str:
+        """Name in the modules of what a checkpoint calls ``key``; a name of the modules' own stays."""
+        return next((ours + key[len(theirs) :] for theirs, ours in self.rows if _begins(key, theirs)), key)
+
+
+def use_part_table(module: nn.Module, table: PartTable) -> None:
+    """Let ``state_dict`` write and ``load_state_dict`` read the table's names, in its order, below ``module``."""
+    module.register_state_dict_post_hook(partial(_write_parts, table))
+    module.register_load_state_dict_pre_hook(partial(_read, table))
+
+
+def _write_parts(table: PartTable, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    own = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
+    state.update((prefix + theirs, own[ours]) for theirs, ours in table.to_checkpoints(list(own)))
+
+
+def _begins(key: str, part: str) -> bool:
+    return key == part or key.startswith(f"{part}.")
+
+
 def use_key_table(module: nn.Module, table: KeyTable) -> None:
     """Let ``state_dict`` write and ``load_state_dict`` read the table's names below ``module``."""
     module.register_state_dict_post_hook(partial(_write, table))
@@ -43,7 +80,7 @@ def _write(table: KeyTable, module: nn.Module, state: dict[str, Any], prefix: st
     state.update((_below(prefix, key, table.to_checkpoint), value) for key, value in entries)
 
 
-def _read(table: KeyTable, module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+def _read(table: KeyTable | PartTable, module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     for key in list(state):
         state[_below(prefix, key, table.to_modules)] = state.pop(key)
 

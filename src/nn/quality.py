@@ -35,11 +35,3 @@ class LocationQualityEstimator(nn.Module):
         peaks = per_edge.topk(self.top_k, dim=-1).values  # (..., 4, top_k)
         evidence = torch.cat((peaks, peaks.mean(dim=-1, keepdim=True)), dim=-1)
         return logits + self.reg_conf(evidence.flatten(-2))
-
-
-class UnmovedScores(nn.Module):
-    """Stands where a detector has no location quality estimator: class scores stay as they are."""
-
-    def forward(self, scores: Tensor, edge_logits: Tensor) -> Tensor:
-        """(B, Q, C) scores, edge logits of any shape -> the scores."""
-        return scores

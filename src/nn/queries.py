@@ -20,11 +20,13 @@ class JoinedQueries:
     content: Tensor
     """(B, Q, D)."""
     reference_logits: Tensor
-    """(B, Q, 4) cxcywh before the sigmoid."""
+    """(B, Q, 4) cxcywh, or (B, Q, 2), before the sigmoid."""
     blocked: Tensor | None
     """(Q, Q) bool, row i may not read column j where True; None if every query may read every other."""
     sizes: list[int]
     """Queries of each group, in order."""
+    positions: list[Tensor | None]
+    """(B, Qg, D) of each group that brings its own."""
 
 
 def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
@@ -34,7 +36,8 @@ def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
         groups: at least one, names unique. A query reads its own group (where the group's own mask lets it) and the
             groups in ``attends_to``; everything else is blocked.
 
-    Raises: ValueError for two groups of one name, an ``attends_to`` that names no group, or queries of another width.
+    Raises: ValueError for two groups of one name, for an ``attends_to`` that names no group, for groups of different
+        widths, and for points without a position of their own.
     """
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
@@ -42,18 +45,31 @@ def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
     for group in groups:
         if missing := sorted(set(group.attends_to) - set(names)):
             raise ValueError(f"query group {group.name!r} attends to {missing}, which is not among {names}")
-        width, expected = group.content.shape[-1], groups[-1].content.shape[-1]
-        if width != expected:
-            raise ValueError(
-                f"query group {group.name!r} has queries of width {width}, the decoder's have {expected}: give its "
-                "source the decoder's hidden_dim"
-            )
+        _check_widths(group, groups[-1])
     return JoinedQueries(
         content=torch.cat([group.content for group in groups], dim=1),
         reference_logits=torch.cat([group.reference_logits for group in groups], dim=1),
         blocked=_block_mask(groups),
         sizes=[group.content.shape[1] for group in groups],
+        positions=[group.position for group in groups],
     )
+
+
+def _check_widths(group: QueryGroup, last: QueryGroup) -> None:
+    """Refuse a group whose channels or references are not those of the last one, the matching queries."""
+    remedy = {"queries": "hidden_dim", "positions": "hidden_dim", "references": "references (4 numbers, or points of 2)"}
+    dim, numbers = last.content.shape[-1], last.reference_logits.shape[-1]
+    widths = [("queries", group.content, dim), ("references", group.reference_logits, numbers)]
+    if group.position is not None:
+        widths.append(("positions", group.position, dim))
+    elif numbers == 2:
+        raise ValueError(f"query group {group.name!r} has points and no position: give its position (B, Q, D)")
+    for what, tensor, width in widths:
+        if tensor.shape[-1] != width:
+            raise ValueError(
+                f"query group {group.name!r} has {what} of width {tensor.shape[-1]}, the decoder's have {width}: give its "
+                f"source the decoder's {remedy[what]}"
+            )
 
 
 def _block_mask(groups: Sequence[QueryGroup]) -> Tensor | None:
@@ -86,7 +102,7 @@ def split_predictions(predictions: Predictions, sizes: Sequence[int]) -> list[Pr
     if len(sizes) == 1:
         return [predictions]
     parts = [
-        [None] * len(sizes) if tensor is None else tensor.split(list(sizes), dim=1)
+        [None] * len(sizes) if tensor is None else tensor.split_with_sizes(list(sizes), dim=1)
         for tensor in (predictions.logits, predictions.boxes, predictions.edge_logits, predictions.initial_boxes)
     ]
     return [Predictions(*fields) for fields in zip(*parts)]

@@ -66,8 +66,8 @@ def points_per_level(num_points: int | Sequence[int], num_levels: int) -> list[i
 class DeformableAttention(nn.Module):
     """Weighted sum of samples around each query's reference box (Deformable DETR, without value or output projection).
 
-    A sample lies at centre + offset / (points of its level) * box size / 2; the weights are one softmax over the
-    points of all levels.
+    A sample lies at centre + offset / (points of its level) * box size / 2, or around a reference point at point +
+    offset / (columns and rows of the level's map); the weights are one softmax over the points of all levels.
 
     Args:
         dim: channels D, divisible by ``num_heads``.
@@ -76,7 +76,8 @@ class DeformableAttention(nn.Module):
         num_points: samples per head on each level, one number or one per level.
         method: ``default`` reads bilinearly, ``discrete`` the nearest cell with offsets that are not learned.
 
-    Shapes: queries (B, Q, D), references (B, Q, 4) cxcywh in [0, 1], values per level (B, D, H, W) -> (B, Q, D).
+    Shapes: queries (B, Q, D), references (B, Q, 4) cxcywh or (B, Q, 2) xy in [0, 1], values per level
+    (B, D, H, W) -> (B, Q, D).
     With ``extent`` (B, levels, 2), the fraction of each map's width and height that the image spans, references are
     fractions of the image; without it of the map. ``record`` collects the weights' logits, see ``nn.capture``.
     """
@@ -126,10 +127,11 @@ class DeformableAttention(nn.Module):
         logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
         if record is not None:
             record.add_points(logits, self.num_points)
-        points = self._points(queries, logits, references, extent)
+        levels = values.maps if isinstance(values, FeatureTable) else values
+        sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        points = self._points(queries, logits, references, extent, sizes)
         if self._by_table(queries):
             table = values if isinstance(values, FeatureTable) else FeatureTable(values)
-            sizes = [(one.shape[2], one.shape[3]) for one in table.maps]
             return sample_table(table.rows(self.num_heads), sizes, self.num_points, *points)
         maps = values.contiguous() if isinstance(values, FeatureTable) else values
         return self._by_maps(maps, *_head_by_head(*points), extent)
@@ -150,29 +152,47 @@ class DeformableAttention(nn.Module):
         update = sum(reads[1:], start=reads[0])
         return update.unflatten(0, (-1, self.num_heads)).flatten(1, 2).transpose(1, 2)
 
-    def sampling_points(self, queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    def sampling_points(
+        self, queries: Tensor, references: Tensor, sizes: Sequence[tuple[int, int]] = ()
+    ) -> tuple[Tensor, Tensor]:
         """Where ``forward`` reads and with what weight, for whoever wants to see it.
 
-        Args: as ``forward``; without ``extent``, since only maps need it.
+        Args: as ``forward``; without ``extent``, since only maps need it. ``sizes`` (height, width) of the levels, for
+            reference points.
 
         Returns: locations (B, heads, Q, P, 2) x and y as fractions of the image (also where that is only a part of the
         map), and weights (B, heads, Q, P), which sum to 1 over the points of all levels.
         """
         logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
-        locations, weights = self._points(queries, logits, references, None)
+        locations, weights = self._points(queries, logits, references, None, sizes)
         return locations.transpose(1, 2), weights.transpose(1, 2)
 
     def _points(
-        self, queries: Tensor, logits: Tensor, references: Tensor, extent: Tensor | None
+        self,
+        queries: Tensor,
+        logits: Tensor,
+        references: Tensor,
+        extent: Tensor | None,
+        sizes: Sequence[tuple[int, int]],
     ) -> tuple[Tensor, Tensor]:
         """Where to read, (B, Q, heads, P, 2) fractions of the map, and with what weight, (B, Q, heads, P)."""
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))  # (B, Q, heads, P, 2)
-        centre, size = references[:, :, None, None].split(2, dim=-1)
-        locations = centre + offsets * self.num_points_scale[:, None] * size * 0.5
+        spread: Tensor | None = None
         if extent is not None:
             per_point = [extent[:, k : k + 1].expand(-1, count, -1) for k, count in enumerate(self.num_points)]
-            locations = locations * torch.cat(per_point, dim=1)[:, None, None]  # (B, 1, 1, P, 2)
-        return locations, logits.softmax(dim=-1)
+            spread = torch.cat(per_point, dim=1)[:, None, None]  # (B, 1, 1, P, 2)
+        if references.shape[-1] == 2:  # offsets in cells, whatever part of the map the image is
+            points = references[:, :, None, None]
+            points = points if spread is None else points * spread
+            return points + offsets / self._cells(sizes, offsets), logits.softmax(dim=-1)
+        centre, size = references[:, :, None, None].split_with_sizes((2, 2), dim=-1)
+        locations = centre + offsets * self.num_points_scale[:, None] * size * 0.5
+        return locations if spread is None else locations * spread, logits.softmax(dim=-1)
+
+    def _cells(self, sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+        """(P, 2) columns and rows of every point's map."""
+        counts = [(width, height) for (height, width), n in zip(sizes, self.num_points) for _ in range(n)]
+        return like.new_tensor(counts)
 
 
 def _head_by_head(locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,10 @@ class QueryGroup:
     content: Tensor
     """(B, Q, D) query embeddings; Q may be 0 (every rank runs the same graph whatever its batch holds)."""
     reference_logits: Tensor
-    """(B, Q, 4) reference boxes cxcywh before the sigmoid."""
+    """(B, Q, 4) reference boxes cxcywh, or (B, Q, 2) reference points, before the sigmoid."""
+    position: Tensor | None = None
+    """(B, Q, D) where the queries look, in the terms of attention; None for an embedding of their boxes, made anew in
+    every layer."""
     supervised: bool = True
     """Whether the criterion scores what the decoder predicts for these queries."""
     mask: Tensor | None = None

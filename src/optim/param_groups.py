@@ -8,7 +8,7 @@ import difflib
 import inspect
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -80,9 +80,19 @@ def param_groups(
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """What is trained of a module under the names that patterns look at: its own ``trainable_parameters()`` where it
-    has such a method, which yields names and parameters, else ``named_parameters()``."""
-    named = getattr(model, "trainable_parameters", model.named_parameters)()
+    has such a method, which yields names and parameters, else those of its state dict, in that order."""
+    own = getattr(model, "trainable_parameters", None)
+    named = own() if own is not None else _by_checkpoint_names(model)
     return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+
+def _by_checkpoint_names(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters under their names in checkpoints, which may differ from those of the modules; each once."""
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, nn.Parameter) and id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
 
 
 @register

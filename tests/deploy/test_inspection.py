@@ -80,7 +80,7 @@ def test_layers_hang_together(seen: Inspection, model: nn.Module) -> None:
 
 def test_self_attention_is_that_of_torch(model: nn.Module, images: Tensor, seen: Inspection) -> None:
     """``torch.nn.MultiheadAttention`` with the same weights gives the same map."""
-    layer = model.decoder.decoder.layers[0]
+    layer = model.decoder.layers[0]
     theirs = nn.MultiheadAttention(16, 2, batch_first=True).eval()
     theirs.load_state_dict(layer.self_attn.state_dict())
     inputs = []
@@ -106,7 +106,7 @@ def test_points_are_those_that_grid_sample_is_given(
 
     monkeypatch.setattr(functional, "grid_sample", note)
     answers: list[Tensor] = []
-    attentions = [layer.cross_attn for layer in model.decoder.decoder.layers]
+    attentions = [layer.cross_attn for layer in model.decoder.layers]
     handles = [
         attention.register_forward_hook(lambda _, __, answer: answers.append(answer)) for attention in attentions
     ]

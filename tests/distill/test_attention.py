@@ -215,7 +215,7 @@ def test_some_rows_only() -> None:
 def gradients(model: nn.Module, found: dict[str, Tensor]) -> dict[str, Tensor | None]:
     model.zero_grad()
     sum(found.values()).backward(retain_graph=True)
-    return {name: one.grad for name, one in model.named_parameters()}
+    return {name: one.grad for name, one in model.state_dict(keep_vars=True).items()}
 
 
 @pytest.mark.parametrize("queries", ["match", "all"])
@@ -240,7 +240,7 @@ def test_a_teacher_gets_no_gradient(direction: str) -> None:
     distiller = AttentionDistillation(ramp=[0, 0], direction=direction, cross_mode="levels")
     model, objective = prepared(distiller, num_layers=2)
     cut = lambda _, args: tuple(one.detach() if isinstance(one, Tensor) else one for one in args)  # noqa: E731
-    model.decoder.layers[1].register_forward_pre_hook(cut)
+    model.layers[1].register_forward_pre_hook(cut)
     got = gradients(model, losses(objective, step(model, want=objective.want)))
     student = 0 if direction == "deep_to_shallow" else 1
     for name, gradient in got.items():
@@ -280,7 +280,7 @@ def test_uninformative_teachers_are_skipped(guarded: bool) -> None:
     distiller = AttentionDistillation(2.0, ramp=[0, 0], entropy_guard=guarded, cross_mode="points")
     model, objective = prepared(distiller)
     with torch.no_grad():
-        model.decoder.layers[2].self_attn.in_proj_weight[:32] = 0  # flat attention
+        model.layers[2].self_attn.in_proj_weight[:32] = 0  # flat attention
     output = step(model, want=objective.want)
     found = losses(objective, output)
     kept = distiller.diagnostics(objective.context(output, targets(), 0.5))

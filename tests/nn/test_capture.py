@@ -113,8 +113,8 @@ def test_materialised_maps_are_dropped_out_too() -> None:
         return model(given, targets(), want=want).layers[0].logits
 
     assert not torch.equal(logits(), logits())
-    model.decoder.layers[0].self_attn.dropout = 0.0
-    model.decoder.layers[0].dropout.p = 0.0
+    model.layers[0].self_attn.dropout = 0.0
+    model.layers[0].dropout.p = 0.0
     assert torch.equal(logits(), logits())
 
 
@@ -151,8 +151,8 @@ def test_gradient_reaches_the_projections() -> None:
     model = decoder()
     seen = step(model, want=with_attention(BOTH)).attention
     (seen.queries[2].sum() + seen.keys[2].square().sum() + seen.point_logits[2].square().sum()).backward()
-    assert model.decoder.layers[2].self_attn.in_proj_weight.grad[:32].abs().sum() > 0
-    assert model.decoder.layers[2].cross_attn.attention_weights.weight.grad.abs().sum() > 0
+    assert model.layers[2].self_attn.in_proj_weight.grad[:32].abs().sum() > 0
+    assert model.layers[2].cross_attn.attention_weights.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("setting", [{"aux_loss": False}, {"eval_idx": 0, "layer_scale": 1.5}, {"num_denoising": 0}])

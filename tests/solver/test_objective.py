@@ -311,7 +311,7 @@ def test_a_run_with_inter_layer_distillation_trains_and_says_so(tmp_path: Path) 
 def test_in_a_real_decoder_no_gradient_reaches_the_teaching_head(tmp_path: Path) -> None:
     torch.manual_seed(0)
     run = start(write_micro_config(tmp_path), "distillers=[]")
-    heads = run.model.decoder.dec_bbox_head
+    heads = run.model.decoder.box_head.layers
     for one in heads.parameters():  # zero at the start: all layers would agree
         torch.nn.init.normal_(one, std=0.3)
     images, targets = next(iter(run.train_loader))

@@ -18,6 +18,7 @@ from isdfine.core.registry import REGISTRY
 from isdfine.distill.context import DistillationContext, Distiller
 from isdfine.losses.matched import MatchedStep
 from isdfine.nn.types import DetectorOutput
+from isdfine.optim.param_groups import trainable_parameters
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 
@@ -122,7 +123,7 @@ def test_a_run_without_such_weights_is_saved_as_before(tmp_path: Path) -> None:
     keys = ["format", "model", "ema", "optim", "progress", "rng", "label_space", "config"]
     assert list(run.state_dict()) == keys
     (group,) = run.optim.optimizer.param_groups
-    assert group["param_names"] == [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
+    assert group["param_names"] == list(trainable_parameters(run.model))
     run.folder.create(run.config_text)
     run.save(run.folder.last)
     with pytest.raises(CheckpointError, match=r"holds 0 weights of criterion and distillers, this run has 2"):

@@ -89,7 +89,7 @@ def run(model: DETR, want: Want | None = None, **more: object) -> DetectorOutput
 @pytest.mark.parametrize("head", HEADS)
 def test_a_frozen_teacher_sees_what_a_training_step_sees(head: dict[str, object]) -> None:
     model = build(**head)
-    model.decoder.input_proj.eval()  # statistics of a batch are the one thing that a mode changes here
+    model.decoder.projection.eval()  # statistics of a batch are the one thing that a mode changes here
     seen = run(model)
     with torch.no_grad():
         taught = run(copy.deepcopy(model).eval(), TRAINING)
@@ -125,7 +125,7 @@ def test_taps() -> None:
     assert [state.shape for state in output.taps["hidden"]] == [(2, 6, 16), (2, 6, 16), (2, 6, 32)]
     dn = output.groups["dn"]
     assert [state.shape[:2] for state in dn.hidden] == [dn.layers[0].boxes.shape[:2]] * 3
-    head = model.decoder.dec_score_head[2]
+    head = model.decoder.score_head.layers[2]
     assert head(output.taps["hidden"][2]).shape == output.layers[2].logits.shape
 
 

@@ -81,10 +81,10 @@ def refinement(model: nn.Module) -> Any:
     Raises:
         ConfigError: there is none, or its early layers have no trained heads.
     """
-    found = getattr(getattr(model, "decoder", None), "decoder", None)
+    found = getattr(model, "decoder", None)
     if not isinstance(getattr(found, "eval_idx", None), int) or not hasattr(found, "layers"):
         raise ConfigError(
-            f"{type(model).__name__} has no decoder whose layers can answer one by one (decoder.decoder.eval_idx)"
+            f"{type(model).__name__} has no decoder whose layers can answer one by one (decoder.eval_idx)"
         )
     if not getattr(found, "aux_loss", True):
         raise ConfigError("the decoder was trained with aux_loss: False: its early layers have no trained heads")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ...core.errors import CheckpointError
 from ...nn.selection import anchor_logits
-from .projection import level_sizes
+from ..projection import level_sizes
 
 Layout = Literal["file", "module"]
 _SHOWN = 10

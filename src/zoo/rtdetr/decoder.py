@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from ...core.registry import register
-from ...nn.quality import UnmovedScores
+from ..denoising import Denoising
 from ..dfine.decoder import DFINETransformer
+from ..queries import TopKQueries
 
 
 @register
@@ -46,8 +47,10 @@ class RTDETRTransformerv2(DFINETransformer):
             **options,
         )
         if box_head == "fdr" and not quality_estimators:
-            self.decoder.lqe_layers = nn.ModuleList(UnmovedScores() for _ in self.decoder.layers)
-        self.denoising = replace(self.denoising, swap_crossed=False, dummy_group=True)
+            self.score_head.quality = nn.ModuleList()
+        for source in self.sources:
+            if isinstance(source, Denoising):
+                source.setting = replace(source.setting, swap_crossed=False, dummy_group=True)
 
 
 @register
@@ -77,7 +80,8 @@ class RTDETRTransformer(RTDETRTransformerv2):
     ) -> None:
         super().__init__(num_classes, learn_query_content=learnt_init_query, **options)
         if version == "v1":
-            self.enc_output = nn.Sequential(*self.enc_output)
+            assert isinstance(self.queries, TopKQueries)
+            self.queries.project = nn.Sequential(*self.queries.project)
             _leave_out_tables(self)
 
 

@@ -131,7 +131,7 @@ def test_options_that_act_here_only_and_two_values_for_one_thing_are_said_once(
         f"6: DFINECriterion.share_matched_indices: {ignored} False; here it acts: every layer is scored on the last "
         "layer's matches",
     ]
-    assert config.build("DFINETransformer").dec_score_head[0].out_features == 5  # what the note says
+    assert config.build("DFINETransformer").score_head.layers[0].out_features == 5  # what the note says
     same = ["DFINETransformer.box_noise_scale=1", "DFINECriterion.share_matched_indices=False", "num_classes=5"]
     assert load(OPTIONS, *same).notes == {}
     assert load(OPTIONS, *same[:2], "num_classes=~").notes == {}

@@ -152,7 +152,7 @@ def test_a_fault_of_the_fused_form_is_refused(
 ) -> None:
     """The file is compared with the model as it was trained, not with what was made of it for inference."""
     trained = copy.deepcopy(exported.model)
-    trained.decoder.dec_score_head[-1].bias.data += 0.01  # as if the inference form had lost it
+    trained.decoder.score_head.layers[-1].bias.data += 0.01  # as if the inference form had lost it
     monkeypatch.setattr(export, "to_onnx", lambda *_: exported.graph())
     monkeypatch.setattr(graph, "fuse", lambda _, backbone: copy.deepcopy(exported.model))
     with pytest.raises(ExportError, match="batch 1 of 64 x 64: scores: off by"):

@@ -36,7 +36,7 @@ def micro(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Config, Path]
     model = Evaluation(config).model
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, weight in model.decoder.named_parameters():  # type: ignore[union-attr]
+        for name, weight in model.decoder.state_dict(keep_vars=True).items():  # type: ignore[union-attr]
             if weight.is_floating_point() and weight.requires_grad and "norm" not in name:
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     checkpoint = tmp_path / "last.pth"

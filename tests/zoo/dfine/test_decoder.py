@@ -8,9 +8,9 @@ import torch
 
 from golden_cases import fill
 from isdfine.nn.types import DetectorOutput, Predictions
-from isdfine.zoo.dfine import decoder as decoder_module
+from isdfine.zoo import denoising
+from isdfine.zoo.denoising import DenoisingNoise
 from isdfine.zoo.dfine.decoder import DFINETransformer
-from isdfine.zoo.dfine.denoising import DenoisingNoise
 
 SETTINGS = {
     "hidden_dim": 16,
@@ -88,7 +88,7 @@ def test_denoising_leaves_the_matching_queries_alone() -> None:
 
 def test_permuted_targets_permute_the_denoising_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = DenoisingNoise(None, None, None, None)
-    monkeypatch.setattr(decoder_module, "draw_noise", lambda *_: silent)
+    monkeypatch.setattr(denoising, "draw_noise", lambda *_: silent)
     model, truth = filled(num_denoising=3), targets((3, 3))
     order = torch.tensor([2, 0, 1])
     shuffled = [{key: value[order] for key, value in target.items()} for target in truth]
@@ -138,7 +138,7 @@ def test_batch_of_two_is_two_batches_of_one(size: tuple[int, int]) -> None:
 def test_stored_anchors_equal_computed_ones() -> None:
     stored, computed = filled().eval(), filled(eval_spatial_size=None).eval()
     assert not {"anchors", "valid_mask"} & set(computed.state_dict())
-    assert stored.anchors.shape == (1, 80, 4)
+    assert stored.queries.anchors.shape == (1, 80, 4)
     assert torch.equal(stored(features()).boxes, computed(features()).boxes)
     other = features(1, 96, 64)
     assert torch.equal(stored(other).boxes, computed(other).boxes)
@@ -160,9 +160,9 @@ def test_query_selection(method: str) -> None:
 
 def test_learned_content() -> None:
     model = filled(learn_query_content=True)
-    assert model.tgt_embed.weight.shape == (8, 16)
+    assert model.queries.learned.weight.shape == (8, 16)
     everything(model(features(), targets())).backward()
-    assert model.tgt_embed.weight.grad.any()
+    assert model.queries.learned.weight.grad.any()
 
 
 def test_discrete_sampling_does_not_learn_offsets() -> None:
@@ -175,7 +175,7 @@ def test_discrete_sampling_does_not_learn_offsets() -> None:
 
 def test_extra_level() -> None:
     model = filled(num_levels=3, num_points=[2, 1, 1], num_queries=90, eval_spatial_size=[96, 80])
-    assert model.anchors.shape[1] == 12 * 10 + 6 * 5 + 3 * 3
+    assert model.queries.anchors.shape[1] == 12 * 10 + 6 * 5 + 3 * 3
     assert model.eval()(features(1, 96, 80)).boxes.shape == (1, 90, 4)
 
 
@@ -235,26 +235,27 @@ def test_deployed_form() -> None:
 
 def test_copies_share_the_bin_parameters() -> None:
     model = copy.deepcopy(build())
-    assert model.up is model.decoder.up
-    assert model.reg_scale is model.decoder.reg_scale
-    assert model.reg_scale.dtype == torch.int64
-    assert build(reg_scale=4.0).reg_scale.dtype == torch.float32
+    state = model.state_dict(keep_vars=True)
+    assert state["up"] is state["decoder.up"] is model.box_head.bins.up
+    assert state["reg_scale"] is state["decoder.reg_scale"] is model.box_head.bins.reg_scale
+    assert model.box_head.bins.reg_scale.dtype == torch.int64
+    assert build(reg_scale=4.0).box_head.bins.reg_scale.dtype == torch.float32
     state = model.state_dict()
     state["reg_scale"] = state["decoder.reg_scale"] = torch.tensor([8.0])
     model.load_state_dict(state)
-    assert model.decoder.reg_scale.item() == 8
+    assert model.box_head.bins.reg_scale.item() == 8
 
 
 def test_initial_values() -> None:
     model = build()
-    for head in (model.enc_score_head, *model.dec_score_head):
+    for head in (model.queries.score, *model.score_head.layers):
         torch.testing.assert_close(head.bias.detach(), torch.full((5,), -math.log(99)))
-    for head in (model.enc_bbox_head, model.pre_bbox_head, *model.dec_bbox_head):
+    for head in (model.queries.box, model.box_head.initial, *model.box_head.layers):
         assert not head.layers[-1].weight.any()
         assert not head.layers[-1].bias.any()
-    assert not model.denoising_class_embed.weight[5].any()
+    assert not model.sources[0].embedding.weight[5].any()
     bound = math.sqrt(6 / 32)
-    assert 0.8 * bound < model.enc_output.proj.weight.abs().max() <= bound
+    assert 0.8 * bound < model.queries.project.proj.weight.abs().max() <= bound
     output = model(features(), targets())
     for layer in output.layers:  # zero distributions leave the first box where it is
         torch.testing.assert_close(layer.boxes, output.initial.boxes)
@@ -324,21 +325,19 @@ def test_half_precision_step_without_synchronisation() -> None:
 
 def test_computed_tables_survive_a_checkpoint_for_another_size() -> None:
     tall, wide = build(eval_spatial_size=[128, 64]), build(eval_spatial_size=[64, 128])
-    before = tall.anchors.clone()
+    before = tall.queries.anchors.clone()
     tall.load_state_dict(wide.state_dict())
-    assert torch.equal(tall.anchors, before)
-    assert torch.equal(tall.enc_score_head.weight, wide.enc_score_head.weight)
+    assert torch.equal(tall.queries.anchors, before)
+    assert torch.equal(tall.queries.score.weight, wide.queries.score.weight)
 
 
 def test_wide_layers_scale_the_feed_forward_net_itself() -> None:
     model = build(hidden_dim=16, dim_feedforward=25, eval_idx=0, layer_scale=1.5, nhead=4)
-    assert [layer.linear1.out_features for layer in model.decoder.layers] == [25, 38, 38]
+    assert [layer.linear1.out_features for layer in model.layers] == [25, 38, 38]
 
 
 def test_without_auxiliary_losses_every_trainable_parameter_gets_a_gradient() -> None:
     model = build(aux_loss=False).train()
     everything(model(features(), targets())).backward()
-    assert [
-        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
-    ] == []
-    assert not any(parameter.requires_grad for parameter in model.decoder.lqe_layers[0].parameters())
+    assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
+    assert not any(one.requires_grad for one in model.score_head.quality[0].parameters())

@@ -40,7 +40,7 @@ def test_keys_shapes_dtypes_and_counts(size: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == keys["params_train_form"]
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trainable == keys["params_train_form_trainable"]
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    frozen = [name for name, one in model.state_dict(keep_vars=True).items() if not one.requires_grad]
     assert sorted(frozen) == sorted(keys["frozen_parameters"])
 
 
@@ -59,8 +59,8 @@ def compare_eval(size: str, prefix: str) -> dict[str, float]:
     )
     model = fill.fill_module(build(size)).eval()
     chosen: list[Tensor] = []
-    select = model.decoder.select_rows
-    model.decoder.select_rows = lambda logits, count: chosen.append(select(logits, count)) or chosen[-1]
+    select = model.decoder.queries.select_rows
+    model.decoder.queries.select_rows = lambda logits, count: chosen.append(select(logits, count)) or chosen[-1]
     with torch.inference_mode():
         answer = model(images)
     want = {name: torch.from_numpy(arrays[prefix + name]) for name in ("pred_logits", "pred_boxes", "topk_index")}

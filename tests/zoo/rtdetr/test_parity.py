@@ -44,8 +44,8 @@ def answers(name: str, prefix: str) -> tuple[Predictions, Tensor, dict[str, Tens
     arrays, meta = load_golden(f"detr/{name}_eval.npz")
     model = filled(name).eval()
     chosen: list[Tensor] = []
-    select = model.decoder.select_rows
-    model.decoder.select_rows = lambda logits, count: chosen.append(select(logits, count)) or chosen[-1]
+    select = model.decoder.queries.select_rows
+    model.decoder.queries.select_rows = lambda logits, count: chosen.append(select(logits, count)) or chosen[-1]
     with torch.inference_mode():
         predictions = model(images_of(meta, prefix))
     wanted = {
@@ -142,11 +142,11 @@ def test_a_training_step_is_the_official_one(name: str, monkeypatch: pytest.Monk
     facts = load_json(f"detr/{name}_grads.json")
     norms = facts["grad_norm"]
     largest = max(norm for norm in norms.values() if norm is not None)
-    for key, parameter in model.named_parameters():
+    for key, parameter in model.state_dict(keep_vars=True).items():
         if norms.get(key) is not None:
             assert parameter.grad is not None, key
             assert abs(parameter.grad.norm().item() - norms[key]) <= 1e-2 * norms[key] + 1e-4 * largest, key
-    after = dict(model.named_buffers())
+    after = model.state_dict()
     for key in [key for key in arrays if key.startswith("bn_after/")]:
         torch.testing.assert_close(
             after[key.removeprefix("bn_after/")], torch.from_numpy(arrays[key]), atol=1e-5, rtol=1e-3

@@ -17,7 +17,7 @@ from isdfine.nn.position import POSITION_TABLES
 from isdfine.nn.projected_sampling import ProjectedDeformableAttention
 from isdfine.nn.queries import join_groups
 from isdfine.nn.types import DetectorOutput, Predictions, QueryGroup
-from isdfine.zoo.dfine.denoising import DenoisingNoise, DenoisingSetting, denoising_group
+from isdfine.zoo.denoising import DenoisingNoise, DenoisingSetting, denoising_group
 
 BASE = 1000
 

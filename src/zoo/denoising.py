@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ...nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
-from ...nn.types import QueryGroup, Target
+from ..nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from ..nn.types import QueryGroup, Target
+from .queries import MATCHING, Memory
 
 GROUP_NAME = "dn"
-MATCHING = ""
 DUMMY_BOX = (0.5, 0.5, 0.1, 0.1)
 """Around which the queries of a batch without boxes lie, cxcywh."""
 
@@ -62,6 +62,30 @@ class DenoisingSetting:
     def layout_of(self, targets: Sequence[Target]) -> tuple[int, int]:
         """:func:`layout` of a batch."""
         return layout([len(target["labels"]) for target in targets], self.num_denoising, dummy_group=self.dummy_group)
+
+
+class Denoising(nn.Module):
+    """Source of the group ``dn``: ground truth with noise, to be restored; see :func:`denoising_group`.
+
+    Args:
+        num_classes: C.
+        dim: channels D.
+        setting: how much noise.
+    """
+
+    def __init__(self, num_classes: int, dim: int, setting: DenoisingSetting) -> None:
+        super().__init__()
+        self.setting = setting
+        self.embedding = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
+
+    def forward(self, memory: Memory, targets: Sequence[Target] | None) -> QueryGroup:
+        """See :class:`~isdfine.zoo.queries.GroupSource`."""
+        if targets is None:
+            raise ValueError("training with num_denoising > 0 needs targets: pass them, or set num_denoising: 0")
+        groups, width = self.setting.layout_of(targets)
+        num_classes, device = self.embedding.num_embeddings - 1, memory.tokens.device
+        noise = draw_noise(len(targets), 2 * groups * width, num_classes, self.setting, device)
+        return denoising_group(targets, noise, self.embedding, self.setting)
 
 
 def draw_noise(

@@ -11,6 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.errors import check_counts
+
+
+def layer_plan(
+    dim: int, feedforward_dim: int, num_layers: int, num_heads: int, *, scale: float, eval_idx: int, aux_loss: bool
+) -> tuple[list[int], list[int]]:
+    """Channels of every layer and of its feed-forward net; ValueError for options that could not act."""
+    check_counts(most=64, num_layers=num_layers)
+    widths = layer_widths(dim, scale, eval_idx, num_layers)
+    check_training_layers(widths, num_heads, scale, eval_idx, aux_loss=aux_loss)
+    return widths, layer_widths(feedforward_dim, scale, eval_idx, num_layers)
+
 
 def layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list[int]:
     """Channels of every layer: D up to ``eval_idx``, then round(scale * D)."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from isdfine.zoo.dfine.decoder_layer import HALF_MAX, DecoderLayer
+from isdfine.zoo.decoder_layer import HALF_MAX, DecoderLayer
 
 
 def layer(**more: object) -> DecoderLayer:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from golden_cases import fill, load_golden
 from isdfine.nn.queries import join_groups
 from isdfine.nn.types import QueryGroup
-from isdfine.zoo.dfine.denoising import DenoisingNoise, DenoisingSetting, denoising_group, draw_noise, layout
+from isdfine.zoo.denoising import DenoisingNoise, DenoisingSetting, denoising_group, draw_noise, layout
 
 CASES = [
     "basic",

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ...nn.activation import activation
-from ...nn.attention import QuerySelfAttention
-from ...nn.capture import AttentionRecorder
-from ...nn.gate import ResidualNorm, TargetGate
-from ...nn.projected_sampling import ProjectedDeformableAttention
-from ...nn.sampling import DeformableAttention
+from ..nn.activation import activation
+from ..nn.attention import QuerySelfAttention
+from ..nn.capture import AttentionRecorder
+from ..nn.gate import ResidualNorm, TargetGate
+from ..nn.projected_sampling import ProjectedDeformableAttention
+from ..nn.sampling import DeformableAttention
 
 HALF_MAX = 65504.0
 """Largest finite half-precision number: sums are kept below it."""

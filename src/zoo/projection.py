@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ...nn.padding import Padding, cleared
+from ..core.errors import check_counts
+from ..nn.padding import Padding, cleared
 
 
 def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Sequential:
@@ -65,3 +66,20 @@ def level_sizes(image_size: Sequence[int], strides: Sequence[int], num_levels: i
     while len(sizes) < num_levels:
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
     return sizes
+
+
+def stored_sizes(
+    image_size: Sequence[int] | None, channels: Sequence[int], strides: Sequence[int], num_levels: int
+) -> list[tuple[int, int]] | None:
+    """:func:`level_sizes` of eval images (height, width), for anchors that are kept; None without a size.
+
+    Raises: ValueError for a size that the strides do not divide, or another number of strides than of channels.
+    """
+    check_counts(most=64, num_levels=num_levels)
+    if image_size is not None and any(side < 1 or side % max(strides) for side in image_size):
+        raise ValueError(
+            f"eval_spatial_size is {list(image_size)}: give [height, width] in pixels, multiples of {max(strides)}"
+        )
+    if len(strides) != len(channels):
+        raise ValueError(f"feat_strides {list(strides)} and feat_channels {list(channels)} differ in length")
+    return None if image_size is None else level_sizes(image_size, strides, num_levels)

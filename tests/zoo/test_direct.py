@@ -85,16 +85,16 @@ def test_names_are_those_of_rt_detr() -> None:
         *("enc_score_head", "enc_bbox_head", "dec_score_head", "dec_bbox_head"),
     }
     model = build(**RT_DETR)
-    assert {name.split(".")[0] for name in model.decoder.state_dict()} == {"layers"}
-    assert model.dec_bbox_head[2].layers[2].weight.shape == (4, 16)
-    assert model.input_proj[0].conv.weight.shape == (16, 16, 1, 1)
-    assert not dict(build(box_head="direct").input_proj.named_parameters())
+    assert {name.split(".")[1] for name in model.state_dict() if name.startswith("decoder.")} == {"layers"}
+    assert model.box_head.layers[2].layers[2].weight.shape == (4, 16)
+    assert model.projection[0].conv.weight.shape == (16, 16, 1, 1)
+    assert not dict(build(box_head="direct").projection.named_parameters())
 
 
 def test_every_layer_moves_the_box_of_the_layer_before() -> None:
     model = build(box_head="direct", num_denoising=0)
     seen = []
-    for head in model.dec_bbox_head:
+    for head in model.box_head.layers:
         head.register_forward_hook(lambda _, given, offsets: seen.append(offsets))
     output = model(features())
     start = output.proposals.boxes
@@ -108,16 +108,16 @@ def test_look_forward_twice() -> None:
     model = build(box_head="direct", num_denoising=0)
     output = model(features())
     output.layers[2].boxes.sum().backward()
-    reached = [head.layers[2].weight.grad is not None for head in model.dec_bbox_head]
+    reached = [head.layers[2].weight.grad is not None for head in model.box_head.layers]
     assert reached == [False, True, True]
-    assert model.enc_bbox_head.layers[0].weight.grad is None
+    assert model.queries.box.layers[0].weight.grad is None
 
 
 def test_the_position_is_of_the_current_box_and_not_clamped() -> None:
     model = build(box_head="direct", num_denoising=0)
-    torch.nn.init.constant_(model.query_pos_head.layers[1].bias, 100.0)
+    torch.nn.init.constant_(model.position.layers[1].bias, 100.0)
     seen: list[tuple[Tensor, ...]] = []
-    for layer in model.decoder.layers:
+    for layer in model.layers:
         layer.register_forward_pre_hook(lambda _, given: seen.append(given))
     output = model(features())
     references, positions = [given[1] for given in seen], [given[2] for given in seen]
@@ -130,7 +130,7 @@ def test_eval_answers_with_layer_eval_idx() -> None:
     model = build(box_head="direct", eval_idx=1, num_denoising=0)
     training = model(features())
     model.eval()
-    model.decoder.layers[2].register_forward_hook(lambda *_: pytest.fail("layer 2 ran in eval mode"))
+    model.layers[2].register_forward_hook(lambda *_: pytest.fail("layer 2 ran in eval mode"))
     answer = model(features())
     assert isinstance(answer, Predictions)
     torch.testing.assert_close(answer.logits, training.layers[1].logits, atol=1e-5, rtol=1e-5)
@@ -182,9 +182,9 @@ def test_a_batch_without_boxes_trains() -> None:
 
 def test_wide_layers_have_wide_parts() -> None:
     model = build(eval_idx=0, layer_scale=2, **RT_DETR)
-    assert [one.cross_attn.value_proj.in_features for one in model.decoder.layers] == [16, 32, 32]
-    assert [one.norm2.normalized_shape for one in model.decoder.layers] == [(16,), (32,), (32,)]
-    assert [head.layers[0].in_features for head in model.dec_bbox_head] == [16, 32, 32]
+    assert [one.cross_attn.value_proj.in_features for one in model.layers] == [16, 32, 32]
+    assert [one.norm2.normalized_shape for one in model.layers] == [(16,), (32,), (32,)]
+    assert [head.layers[0].in_features for head in model.box_head.layers] == [16, 32, 32]
     sum(criterion()(model(features(), targets()), targets()).values(), torch.zeros(())).backward()
 
 
@@ -199,23 +199,23 @@ def test_attention_is_captured() -> None:
 
 def test_bins_are_where_the_arguments_say() -> None:
     model = build(up=0.25, reg_scale=8, reg_max=8)
-    assert model.decoder.bin_weights()[[0, 1, 7, 8]].tolist() == pytest.approx([-4, -2, 2, 4], abs=1e-6)
-    assert (model.up.item(), model.reg_scale.item()) == (0.25, 8)
-    nearly = build(reg_scale=0.01, reg_max=8).decoder.bin_weights()[1:8].diff()
+    assert model.box_head.bins()[[0, 1, 7, 8]].tolist() == pytest.approx([-4, -2, 2, 4], abs=1e-6)
+    assert (model.box_head.bins.up.item(), model.box_head.bins.reg_scale.item()) == (0.25, 8)
+    nearly = build(reg_scale=0.01, reg_max=8).box_head.bins()[1:8].diff()
     torch.testing.assert_close(nearly, nearly.mean().expand(6), rtol=5e-3, atol=0)
 
 
 def test_bins_can_be_learned() -> None:
     model = build(learnable_bins=True, reg_scale=4, reg_max=8)
-    assert model.reg_scale.dtype == torch.float32
-    assert model.up is model.decoder.up
+    assert model.box_head.bins.reg_scale.dtype == torch.float32
+    assert model.state_dict(keep_vars=True)["decoder.up"] is model.box_head.bins.up
     output = model(features(), targets())
     output.layers[-1].boxes.square().sum().backward()
-    assert model.up.grad.abs().item() > 0
-    assert model.reg_scale.grad.abs().item() > 0
-    assert not build().up.requires_grad
+    assert model.box_head.bins.up.grad.abs().item() > 0
+    assert model.box_head.bins.reg_scale.grad.abs().item() > 0
+    assert not build().box_head.bins.up.requires_grad
     deployed = model.eval().deployed()
-    assert not deployed.decoder.bin_weights().requires_grad
+    assert not deployed.box_head.bins().requires_grad
     with torch.no_grad():
         assert torch.equal(deployed(features()).boxes, model(features()).boxes)
 

@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""A decoder put together from parts: where queries come from, layers, box head, score head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.capture import DEFORMABLE_KINDS, AttentionRecorder, check_taps, recorder
+from ..nn.padding import Padding
+from ..nn.queries import JoinedQueries, join_groups, split_predictions
+from ..nn.table_sampling import FeatureTable
+from ..nn.types import TRAINING, DetectorOutput, GroupOutput, MemoryTap, Predictions, QueryGroup, Target, Want
+from .decoder_layer import DecoderLayer
+from .heads import BoxHead, BoxState, FDRBoxHead, ScoreHead
+from .projection import InputProjection
+from .queries import GroupSource, Memory, Proposals, QueryInit
+
+
+@dataclass(frozen=True)
+class DecoderInputs:
+    """What all layers of one forward pass read besides the queries."""
+
+    values: Sequence[Tensor]
+    """Feature maps (B, D, H, W), one per level."""
+    allowed: Tensor | None
+    """(Q, Q) bool, True where row may read column; None for everywhere."""
+    extent: Tensor | None
+    """(B, levels, 2) how much of each map the image spans, see ``Padding.extent``; None for all of it."""
+    record: AttentionRecorder | None
+    """Collects what the layers attend to; None if nobody asked."""
+
+    def of_width(self, dim: int) -> DecoderInputs:
+        """The same with maps of ``dim`` channels, for wider layers."""
+        maps = self.values.maps if isinstance(self.values, FeatureTable) else self.values
+        if maps[0].shape[1] == dim:
+            return self
+        return replace(self, values=FeatureTable([enlarge_channels(level, dim, axis=1) for level in maps]))
+
+
+class Refined(NamedTuple):
+    """The queries after each layer that ran."""
+
+    hidden: list[Tensor]
+    """(B, Q, D') queries."""
+    states: list[BoxState]
+    """Their boxes."""
+
+
+def enlarge_channels(x: Tensor, dim: int, axis: int = -1) -> Tensor:
+    """Repeat channels (c0 c0 c1 c1 ..) until there are ``dim`` of them, which is nearest interpolation."""
+    channels = x.shape[axis]
+    if channels == dim:
+        return x
+    return x.index_select(axis, torch.arange(dim, device=x.device) * channels // dim)
+
+
+class Decoder(nn.Module):
+    """Select, refine, predict.
+
+    Args:
+        projection: the encoder's maps -> one map of D channels per level.
+        queries: makes the matching queries, see :class:`QueryInit`.
+        layers: decoder layers; those after ``eval_idx`` may be wider and run in training only.
+        position: (B, Q, 4) reference boxes -> (B, Q, D) query positions, for groups that bring none.
+        box_head, score_head: make predictions of the queries after each layer.
+        sources: make further groups in training, see :class:`GroupSource`.
+        eval_idx: index of the layer that is evaluated.
+        aux_loss: where all layers are wanted, predict after each; otherwise after the last alone.
+    """
+
+    attention_kinds: frozenset[str] = DEFORMABLE_KINDS
+    taps: frozenset[str] = frozenset({"memory", "hidden"})
+
+    def __init__(
+        self,
+        projection: InputProjection,
+        queries: QueryInit,
+        layers: Sequence[DecoderLayer],
+        position: nn.Module,
+        box_head: BoxHead,
+        score_head: ScoreHead,
+        sources: Sequence[GroupSource] = (),
+        eval_idx: int = -1,
+        *,
+        aux_loss: bool = True,
+    ) -> None:
+        super().__init__()
+        self.projection = projection
+        self.queries = queries
+        self.layers = nn.ModuleList(layers)
+        self.widths = [layer.dim for layer in layers]
+        self.position = position
+        self.box_head = box_head
+        self.score_head = score_head
+        self.sources = nn.ModuleList(sources)  # type: ignore[arg-type]  # a source is a module with that call
+        self.eval_idx = range(len(layers))[eval_idx]
+        self.aux_loss = aux_loss
+        self.fused = False
+        if not aux_loss:
+            box_head.freeze_unused()
+            score_head.freeze_unused(first_predicts=isinstance(box_head, FDRBoxHead))
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        padding: Padding | None = None,
+        *,
+        groups: Sequence[QueryGroup] = (),
+        want: Want | None = None,
+    ) -> DetectorOutput | Predictions:
+        """Select, refine, predict.
+
+        Args:
+            features: the encoder's maps (B, feat_channels[i], H, W), fine to coarse.
+            targets: ground truth for the sources of further groups, which are called in training, and in eval mode
+                where ``want`` is given too. Needed in training if there are denoising queries.
+            padding: of the batch; boxes are then fractions of each image without it, and padded cells are never read
+                and selected only when nothing else is left.
+            groups: further queries; they come back in the output's ``groups``, by name.
+            want: what to return; None for ``TRAINING`` in train mode, and in eval mode for the final predictions alone.
+
+        Returns: in eval mode without ``want`` the predictions of layer ``eval_idx``, otherwise what is wanted.
+
+        Raises:
+            ValueError: no targets in training, a tap or kind of attention that there is not, or groups that do not fit.
+            RuntimeError: layers are wanted, or trained, that were left out by fusing.
+        """
+        if want is None and self.training:
+            want = TRAINING
+        wanted = Want() if want is None else want
+        if self.fused and (self.training or wanted.layers):
+            raise RuntimeError("the deployed form has no training heads: call eval(), or train the model before fuse()")
+        check_taps(self, wanted.taps)
+        record = recorder(self, wanted.attention)
+        memory = Memory.of(self.projection(features, padding), padding)
+        matching, proposals = self.queries(memory)
+        joined = [*groups, matching]
+        if self.training or (want is not None and targets is not None):
+            joined = [*(source(memory, targets) for source in self.sources), *joined]
+        queries = join_groups(joined)
+        depth = len(self.layers) if wanted.layers else self.eval_idx + 1
+        refined = self._refine(queries, self._inputs(queries, memory, record), depth)
+        if want is None:
+            return self._predict(depth - 1, refined)
+        output = self._output(joined, queries, refined, wanted, proposals)
+        attention = None if record is None else record.finish(joined, queries.blocked)
+        taps = {"memory": MemoryTap(memory.tokens, memory.sizes)} if "memory" in wanted.taps else {}
+        return replace(output, attention=attention, taps={**output.taps, **taps})
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that run, and attend, in training."""
+        return len(self.layers)
+
+    @property
+    def num_answering_layers(self) -> int:
+        """Layers that predict in training: all, or without ``aux_loss`` the last alone."""
+        return len(self.layers) if self.aux_loss else 1
+
+    def deployed(self) -> nn.Module:
+        """A copy in eval mode that holds only what that mode runs, with equal outputs."""
+        fused = copy.deepcopy(self).eval()
+        depth = fused.eval_idx + 1
+        fused.layers, fused.widths = fused.layers[:depth], fused.widths[:depth]
+        if not fused.fused:
+            fused.box_head.fuse(depth)
+            fused.score_head.fuse(depth)
+        fused.fused = True
+        return fused
+
+    def _inputs(self, queries: JoinedQueries, memory: Memory, record: AttentionRecorder | None) -> DecoderInputs:
+        """What the layers will read; maps are sampled in fp32, so they are cast once for all layers."""
+        values = FeatureTable([level.float() for level in memory.maps])
+        extent = None if memory.padding is None else memory.padding.extent(memory.sizes)
+        return DecoderInputs(values, None if queries.blocked is None else ~queries.blocked, extent, record)
+
+    def _refine(self, queries: JoinedQueries, inputs: DecoderInputs, depth: int) -> Refined:
+        """Run the first ``depth`` layers; each looks around the boxes of the layer before."""
+        content, references = queries.content, queries.reference_logits.float().sigmoid()
+        refined = Refined([], [])
+        state: BoxState | None = None
+        for index in range(depth):
+            width = self.widths[index]
+            position = self._positions(queries, references)
+            inputs = inputs.of_width(width)
+            before = enlarge_channels(content, width)
+            content = self.layers[index](
+                before,
+                references,
+                enlarge_channels(position, width),
+                inputs.values,
+                inputs.allowed,
+                extent=inputs.extent,
+                record=inputs.record,
+            )
+            if state is None:
+                state = self.box_head.start(content, references)
+            state = self.box_head.step(index, content, before, state)
+            references = state.references
+            refined.hidden.append(content)
+            refined.states.append(state)
+        return refined
+
+    def _positions(self, queries: JoinedQueries, references: Tensor) -> Tensor:
+        """(B, Q, D) where each query looks, in the layers' terms: its group's own embedding, or that of its box."""
+        if not any(given is not None for given in queries.positions):
+            embedded: Tensor = self.position(references)
+            return embedded
+        parts = references.split_with_sizes(queries.sizes, dim=1)
+        return torch.cat(
+            [self.position(part) if given is None else given for part, given in zip(parts, queries.positions)], dim=1
+        )
+
+    def _predict(self, index: int, refined: Refined, scores: Tensor | None = None) -> Predictions:
+        """What layer ``index`` says; ``scores`` (B, Q, C) of its head, where they are known."""
+        state = refined.states[index]
+        scores = self.score_head(index, refined.hidden[index]) if scores is None else scores
+        initial = None if state.initial_boxes is None else state.initial_boxes.detach()
+        logits = self.score_head.weighed(index, scores, state.edge_logits)
+        return Predictions(logits, state.boxes, state.edge_logits, initial)
+
+    def _output(
+        self,
+        groups: Sequence[QueryGroup],
+        queries: JoinedQueries,
+        refined: Refined,
+        want: Want,
+        proposals: Proposals | None,
+    ) -> DetectorOutput:
+        """Hand every group its part of the predictions; the matching queries come last."""
+        last, sizes = len(refined.states) - 1, queries.sizes
+        initial_boxes = refined.states[0].initial_boxes if want.layers else None
+        first = None if initial_boxes is None else self.score_head(0, refined.hidden[0])
+        numbers = range(last + 1) if want.layers and self.aux_loss else (last,)
+        layers = [self._predict(index, refined, None if index else first) for index in numbers]
+        layers_of = list(zip(*(split_predictions(layer, sizes) for layer in layers)))
+        initial_of: Sequence[Predictions | None] = [None] * len(sizes)
+        if first is not None and initial_boxes is not None:
+            initial_of = split_predictions(Predictions(first.float(), initial_boxes), sizes)
+        hidden_of: list[tuple[Tensor, ...]] = [()] * len(sizes)
+        taps: dict[str, Any] = {}
+        if "hidden" in want.taps:
+            hidden_of = list(zip(*(layer.split_with_sizes(sizes, dim=1) for layer in refined.hidden)))
+            taps["hidden"] = hidden_of[-1]
+        extra = [GroupOutput(*parts) for parts in zip(groups, map(list, layers_of), initial_of, hidden_of)][:-1]
+        bins = self.box_head.bins if isinstance(self.box_head, FDRBoxHead) else None
+        return DetectorOutput(
+            layers=list(layers_of[-1]),
+            initial=initial_of[-1],
+            proposals=None if proposals is None else proposals.predictions(),
+            groups={part.group.name: part for part in extra},
+            up=None if bins is None else bins.up[0],
+            reg_scale=None if bins is None else bins.reg_scale[0],
+            memory_index=None if proposals is None else proposals.index,
+            taps=taps,
+        )

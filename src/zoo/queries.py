@@ -1,0 +1,190 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a decoder's queries come from: the initialiser of the matching queries, and sources of further groups."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ConfigError
+from ..nn.mlp import MLP
+from ..nn.padding import Padding
+from ..nn.selection import anchor_logits, filled_up, gather_rows, selector
+from ..nn.types import Predictions, QueryGroup, Target
+from .heads import class_head
+
+MATCHING = ""
+"""Name of the group of matching queries."""
+
+
+class Memory(NamedTuple):
+    """What the decoder reads."""
+
+    maps: list[Tensor]
+    """(B, D, H, W) per level."""
+    tokens: Tensor
+    """(B, S, D), S cells of all levels, row by row, level by level."""
+    padding: Padding | None
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every level in cells."""
+        return [(level.shape[2], level.shape[3]) for level in self.maps]
+
+    @classmethod
+    def of(cls, maps: list[Tensor], padding: Padding | None) -> Memory:
+        """The memory of maps (B, D, H, W), fine to coarse."""
+        return cls(maps, torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1), padding)
+
+
+class QueryInit(Protocol):
+    """Makes the matching queries; a module, called once per forward pass."""
+
+    def __call__(self, memory: Memory) -> tuple[QueryGroup, Proposals | None]:
+        """The group ``""``, and the encoder's proposals where there are any."""
+        ...
+
+
+class GroupSource(Protocol):
+    """Makes a further group of queries; a module, called where targets are given (always in train mode)."""
+
+    def __call__(self, memory: Memory, targets: Sequence[Target] | None) -> QueryGroup:
+        """Raises ValueError where it needs targets and there are none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Memory rows that seed the matching queries, best first."""
+
+    index: Tensor
+    """(B, Q) int64 row of the flattened memory."""
+    logits: Tensor
+    """(B, Q, C), or (B, Q, 1) for class-agnostic selection."""
+    box_logits: Tensor
+    """(B, Q, 4) cxcywh before the sigmoid."""
+
+    def predictions(self) -> Predictions:
+        """As the criterion reads them."""
+        return Predictions(self.logits, self.box_logits.sigmoid())
+
+
+class BoxEmbedding(MLP):
+    """Query positions: reference boxes (B, Q, 4) -> (B, Q, D).
+
+    Args:
+        dim: channels D.
+        limit: largest absolute value of the result; None for no limit.
+    """
+
+    def __init__(self, dim: int, *, limit: float | None = None) -> None:
+        super().__init__(4, 2 * dim, dim, 2)
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedded = super().forward(x)
+        return embedded if self.limit is None else embedded.clamp(-self.limit, self.limit)
+
+
+def initialise(position: BoxEmbedding, queries: TopKQueries) -> None:
+    """Draw the weights of the embedding and of the projection, as the official code does after those of the heads."""
+    for linear in (*position.layers, queries.project[0]):
+        nn.init.xavier_uniform_(linear.get_parameter("weight"))
+
+
+def learned_content(num_queries: int, dim: int) -> nn.Embedding:
+    """Content (Q, D) of queries that is learned."""
+    content = nn.Embedding(num_queries, dim)
+    nn.init.xavier_uniform_(content.weight)
+    return content
+
+
+class TopKQueries(nn.Module):
+    """Two-stage selection: score every cell of the memory, and start queries at the boxes of the best ones.
+
+    Args:
+        num_queries: Q; an image must have at least as many cells (a padded batch gets as many as it lacks).
+        dim: channels D.
+        num_scores: C, or 1 for ``agnostic``.
+        method: ``default``, ``agnostic`` or ``one2many``, see ``nn.selection``.
+        eps: a cell whose anchor comes closer to 0 or 1 than this is selected only when nothing else is left.
+        learned: content of the queries (Q, D), whatever their cells hold (DINO's mixed selection); None to take it from
+            the selected cells.
+        stored_sizes: (height, width) of the levels whose anchors are kept in the state dict; None for none.
+    """
+
+    anchors: Tensor
+    valid_mask: Tensor
+    rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
+
+    def __init__(
+        self,
+        num_queries: int,
+        dim: int,
+        num_scores: int,
+        method: str = "default",
+        eps: float = 1e-2,
+        learned: nn.Embedding | None = None,
+        stored_sizes: list[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_queries, self.eps = num_queries, eps
+        self.select_rows = selector(method)
+        self.stored_sizes = stored_sizes
+        if stored_sizes is not None:
+            anchors, valid = anchor_logits(stored_sizes, eps=eps)
+            self.register_buffer("anchors", anchors)
+            self.register_buffer("valid_mask", valid)
+        self.learned = learned
+        self.project = nn.Sequential(OrderedDict(proj=nn.Linear(dim, dim), norm=nn.LayerNorm(dim)))
+        self.score = class_head(dim, num_scores)
+        self.box = MLP(dim, dim, 4, 3).start_at_zero()
+        self.register_load_state_dict_pre_hook(_keep_tables)
+
+    def forward(self, memory: Memory) -> tuple[QueryGroup, Proposals]:
+        """Queries at the selected boxes (no gradient flows back into the selection), and what was selected."""
+        padding, tokens, count = memory.padding, memory.tokens, self.num_queries
+        if padding is None and tokens.shape[1] < count:
+            raise ConfigError(
+                f"the image has {tokens.shape[1]} cells over all levels but num_queries is {count}: "
+                "use larger images or fewer queries"
+            )
+        anchors, valid = self._anchors(memory)
+        if padding is not None:  # a larger canvas would have had enough cells
+            tokens = filled_up(tokens, count, 0)
+            anchors, valid = filled_up(anchors, count, torch.inf), filled_up(valid, count, 0)
+        rows = self.project(tokens * valid)
+        logits = self.score(rows)
+        ranked = logits.detach()
+        if padding is not None:
+            kept = torch.cat([padding.keep(size).flatten(2).mT for size in memory.sizes], dim=1)  # (B, S, 1)
+            ranked = ranked.masked_fill(~filled_up(kept, count, 0), -torch.inf)
+        index = self.select_rows(ranked, count)
+        content = gather_rows(rows, index)
+        offsets = self.box(content).float()
+        boxes = offsets + gather_rows(anchors.expand(tokens.shape[0], -1, -1), index)
+        proposals = Proposals(index, gather_rows(logits, index).float(), boxes)
+        if self.learned is not None:
+            content = self.learned.weight.expand(content.shape[0], -1, -1)
+        else:
+            content = content.detach()
+        return QueryGroup(MATCHING, content, boxes.detach()), proposals
+
+    def _anchors(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Anchor logits (1 or B, S, 4) and validity (1 or B, S, 1): in eval mode the stored tables where they fit."""
+        if memory.padding is None and not self.training and memory.sizes == self.stored_sizes:
+            return self.anchors, self.valid_mask
+        return anchor_logits(memory.sizes, eps=self.eps, device=memory.tokens.device, padding=memory.padding)
+
+
+def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Let computed tables keep their values: a checkpoint may be for images of another size."""
+    for name in TopKQueries.rebuilt_buffers:
+        if name in module._buffers and prefix + name in state:
+            state[prefix + name] = module._buffers[name]
