@@ -82,11 +82,11 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """What is trained of a module under the names that patterns look at: its own ``trainable_parameters()`` where it
     has such a method, which yields names and parameters, else those of its state dict, in that order."""
     own = getattr(model, "trainable_parameters", None)
-    named = own() if own is not None else _by_checkpoint_names(model)
+    named = own() if own is not None else named_as_saved(model)
     return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
-def _by_checkpoint_names(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def named_as_saved(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters under their names in checkpoints, which may differ from those of the modules; each once."""
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -17,7 +17,7 @@ from golden_cases import load_json
 from isdfine.core.errors import CheckpointError
 from isdfine.core.registry import REGISTRY
 from isdfine.distill.objective import build_objective
-from isdfine.optim.param_groups import trainable_parameters
+from isdfine.optim.param_groups import named_as_saved
 from official_values import RANDOM_START, Calls, built_values, calls, differences, table, write_data
 
 __all__ = ["calls"]
@@ -104,7 +104,7 @@ def test_every_parameter_is_in_the_official_group(variant: str) -> None:
         rows += differences(wanted, held, f"groups.{place}")
     if family == "coco":
         optimized = {name for group in optimizer.param_groups for name in group["param_names"]}
-        left_out = sorted(name for name, _ in trainable_parameters(model).items() if name not in optimized)
+        left_out = sorted(name for name, _ in named_as_saved(model) if name not in optimized)
         rows += differences(sorted(groups[size]["not_optimized"]), left_out, "not_optimized")
     assert not rows, f"{len(rows)} values of {variant} differ:\n{table(rows)}"
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from golden_cases import fill, load_golden, load_json, training_case
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
 from isdfine.nn.types import Predictions
+from isdfine.optim.param_groups import named_as_saved
 from isdfine.zoo.dfine.decoder import DFINETransformer
 from isdfine.zoo.dfine.encoder import HybridEncoder
 from isdfine.zoo.dfine.model import DFINE
@@ -40,7 +41,7 @@ def test_keys_shapes_dtypes_and_counts(size: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == keys["params_train_form"]
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert trainable == keys["params_train_form_trainable"]
-    frozen = [name for name, one in model.state_dict(keep_vars=True).items() if not one.requires_grad]
+    frozen = [name for name, one in named_as_saved(model) if not one.requires_grad]
     assert sorted(frozen) == sorted(keys["frozen_parameters"])
 
 
