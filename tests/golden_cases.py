@@ -58,8 +58,8 @@ def training_case(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], torch.Tensor, list[dict[str, torch.Tensor]]]:
     """Arrays, meta, images and targets of a golden training step; its recorded denoising draws replace random ones."""
+    from isdfine.zoo import denoising
     from isdfine.zoo.denoising import DenoisingNoise
-    from isdfine.zoo.dfine import decoder
 
     arrays, meta = load_golden(f"{name}.npz")
     images = torch.from_numpy(fill.image_batch(meta["image_seed"], len(meta["targets"]["counts"]), 320, 320))
@@ -67,5 +67,5 @@ def training_case(
     targets = [{key: torch.from_numpy(value) for key, value in one.items()} for one in truth]
     if meta["num_denoising"]:
         noise = DenoisingNoise(*(torch.from_numpy(arrays[f"dn_draw/{i}"]) for i in range(4)))
-        monkeypatch.setattr(decoder, "draw_noise", lambda *_: noise)
+        monkeypatch.setattr(denoising, "draw_noise", lambda *_: noise)
     return arrays, meta, images, targets

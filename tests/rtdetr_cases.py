@@ -63,8 +63,8 @@ def step_of(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[torch.nn.Module, DetectorOutput, list[dict[str, Tensor]], dict[str, np.ndarray], dict[str, Any]]:
     """Model, output and targets of a recorded training step, with its recorded denoising draws."""
+    from isdfine.zoo import denoising
     from isdfine.zoo.denoising import DenoisingNoise
-    from isdfine.zoo.dfine import decoder
 
     arrays, meta = load_golden(f"detr/{name}.npz")
     images = torch.from_numpy(fill_detr.image_batch(meta["image_seed"], len(meta["counts"]), *meta["size_hw"]))
@@ -73,7 +73,7 @@ def step_of(
     config = name.split("_train")[0].removesuffix("_empty")
     if "dn_draw/0_rand_like" in arrays:
         draws = [torch.from_numpy(arrays[key]) for key in sorted(arrays) if key.startswith("dn_draw/")]
-        monkeypatch.setattr(decoder, "draw_noise", lambda *_: DenoisingNoise(*draws))
+        monkeypatch.setattr(denoising, "draw_noise", lambda *_: DenoisingNoise(*draws))
         model = filled(config).train()
     else:
         model = fill_detr.fill_module(official(config).build("model")).train()

@@ -57,7 +57,11 @@ def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
 
 def _check_widths(group: QueryGroup, last: QueryGroup) -> None:
     """Refuse a group whose channels or references are not those of the last one, the matching queries."""
-    remedy = {"queries": "hidden_dim", "positions": "hidden_dim", "references": "references (4 numbers, or points of 2)"}
+    remedy = {
+        "queries": "hidden_dim",
+        "positions": "hidden_dim",
+        "references": "references (boxes or points)",
+    }
     dim, numbers = last.content.shape[-1], last.reference_logits.shape[-1]
     widths = [("queries", group.content, dim), ("references", group.reference_logits, numbers)]
     if group.position is not None:
