@@ -71,8 +71,8 @@ def _check_widths(group: QueryGroup, last: QueryGroup) -> None:
     for what, tensor, width in widths:
         if tensor.shape[-1] != width:
             raise ValueError(
-                f"query group {group.name!r} has {what} of width {tensor.shape[-1]}, the decoder's have {width}: give its "
-                f"source the decoder's {remedy[what]}"
+                f"query group {group.name!r} has {what} of width {tensor.shape[-1]}, the decoder's have {width}: give "
+                f"its source the decoder's {remedy[what]}"
             )
 
 

@@ -143,3 +143,24 @@ def test_references_are_fractions_of_what_the_extent_says(method: str) -> None:
     torch.testing.assert_close(attention(queries, references, wide, extent), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(attention(queries, references, tight, torch.ones(2, 2, 2)), expected, atol=0, rtol=0)
     assert not torch.allclose(attention(queries, references, wide), expected, atol=1e-3)
+
+
+def test_points_are_offset_in_cells() -> None:
+    """A reference point takes offsets in cells of each level's map; on a padded map only the point is scaled."""
+    attention = DeformableAttention(4, 1, 2, [1, 2])
+    with torch.no_grad():
+        attention.sampling_offsets.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 2.0, -1.0, 1.0]))
+    points, sizes = torch.tensor([[[0.5, 0.25]]]), [(4, 8), (2, 4)]
+    locations, weights = attention.sampling_points(torch.zeros(1, 1, 4), points, sizes)
+    assert locations[0, 0, 0].tolist() == [[0.5 + 1 / 8, 0.25], [0.5, 0.25 + 2 / 2], [0.5 - 1 / 4, 0.25 + 1 / 2]]
+    assert weights.flatten().tolist() == pytest.approx([1 / 3] * 3)
+    extent = torch.tensor([[[0.5, 1.0], [0.5, 1.0]]])
+    padded = attention._points(torch.zeros(1, 1, 4), torch.zeros(1, 1, 1, 3), points, extent, sizes)[0]
+    assert padded[0, 0, 0, 0].tolist() == [0.25 + 1 / 8, 0.25]
+    values = [torch.randn(1, 4, *size) for size in sizes]
+    read = attention.eval()(torch.zeros(1, 1, 4), points, values)
+    grids = [2 * part - 1 for part in locations[:, 0].split([1, 2], dim=2)]
+    expected = torch.cat(
+        [torch.nn.functional.grid_sample(level, grid, align_corners=False) for level, grid in zip(values, grids)], dim=3
+    )
+    torch.testing.assert_close(read[0, 0], expected[0, :, 0].mean(dim=1))

@@ -4,6 +4,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,3 +163,49 @@ def test_wants_add_up() -> None:
     both = Want(taps=frozenset({"neck"})) | Want(layers=True, taps=frozenset({"hidden"}), attention=KINDS)
     assert both == Want(True, frozenset({"neck", "hidden"}), KINDS)
     assert hash(both) == hash(Want(True, frozenset({"hidden", "neck"}), KINDS))
+
+
+def points_at_boxes(model: DETR, points: Tensor, position: Tensor | None) -> None:
+    """Let the matching queries start from points."""
+    select = model.decoder.queries.forward
+
+    def forward(memory: object) -> tuple:
+        group, proposals = select(memory)
+        return replace(group, reference_logits=points, position=position), proposals
+
+    model.decoder.queries.forward = forward
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_queries_may_start_from_points_with_positions_of_their_own(head: dict[str, object]) -> None:
+    model = build(num_denoising=0, **head)
+    points = torch.randn(2, 6, 2)
+    points_at_boxes(model, points, torch.randn(2, 6, 16))
+    model.decoder.position.forward = lambda *_: pytest.fail("the group brings its positions")
+    output = model.eval()(images(), want=TRAINING)
+    assert [layer.boxes.shape for layer in output.layers] == [(2, 6, 4)] * 3
+    nn.init.zeros_(model.decoder.box_head.layers[0].layers[2].weight)
+    nn.init.zeros_(model.decoder.box_head.layers[0].layers[2].bias)
+    if head:  # no offsets: the centre stays at the point, and the size at its start
+        first = model(images(), want=TRAINING).layers[0].boxes
+        torch.testing.assert_close(first, torch.cat((points.sigmoid(), torch.full_like(points, 0.5)), dim=-1))
+
+
+def test_points_need_positions() -> None:
+    model = build(num_denoising=0)
+    points_at_boxes(model, torch.randn(2, 6, 2), None)
+    with pytest.raises(ValueError, match=r"group '' has points and no position: give its position \(B, Q, D\)"):
+        model(images())
+
+
+def test_a_position_of_its_own_stands_beside_those_of_boxes() -> None:
+    model = build(num_denoising=0).eval()
+    content, references = torch.randn(2, 4, 16), torch.randn(2, 4, 4)
+    given = model.decoder.position(references.sigmoid())
+
+    def run_with(position: Tensor | None) -> Tensor:
+        group = QueryGroup("points", content, references, position=position, supervised=False)
+        return model(images(), groups=[group], want=TRAINING).groups["points"].layers[0].boxes
+
+    torch.testing.assert_close(run_with(given), run_with(None))
+    assert not torch.equal(run_with(10 * torch.randn_like(given)), run_with(None))
