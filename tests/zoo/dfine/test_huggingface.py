@@ -99,7 +99,7 @@ def test_published_style(tmp_path: Path) -> None:
     assert sections["DFINETransformer"]["reg_scale"] == 8
     again = config.with_values(sections).build("model")
     assert load_weights(again, back).complete
-    assert again.decoder.reg_scale.item() == 8
+    assert again.decoder.box_head.bins.reg_scale.item() == 8
 
 
 def test_what_transformers_saves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -57,10 +57,10 @@ def test_quality_estimators_are_asked_for(asked: bool) -> None:
 def test_boxes_are_looked_at_twice() -> None:
     """The loss of a layer reaches the box head of the layer before, and no deeper one."""
     decoder = decoder_of()
-    for head in decoder.dec_bbox_head:
+    for head in decoder.box_head.layers:
         nn.init.normal_(head.layers[-1].weight)
     output_of(decoder).layers[1].boxes.sum().backward()
-    reached = [head.layers[-1].weight.grad is not None for head in decoder.dec_bbox_head]
+    reached = [head.layers[-1].weight.grad is not None for head in decoder.box_head.layers]
     assert reached == [True, True, False]
 
 
