@@ -318,8 +318,8 @@ def test_table_4_values_arrive() -> None:
 )
 def test_table_4_bins(name: str, up: float, reg_scale: float, learned: bool) -> None:
     decoder = isdfine.load_config(ROADMAP / "table4" / f"{name}.yml").build("DFINETransformer")
-    assert decoder.up.item() == up
-    assert decoder.reg_scale.item() == pytest.approx(reg_scale)
-    assert decoder.up.requires_grad == decoder.reg_scale.requires_grad == learned
+    assert decoder.box_head.bins.up.item() == up
+    assert decoder.box_head.bins.reg_scale.item() == pytest.approx(reg_scale)
+    assert decoder.box_head.bins.up.requires_grad == decoder.box_head.bins.reg_scale.requires_grad == learned
     steps = decoder.box_head.bins()[1:-1].diff()
     assert (steps.max() / steps.min() < 1.005) == (name == "ac_linear")
