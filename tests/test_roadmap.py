@@ -302,7 +302,7 @@ def test_table_4_values_arrive() -> None:
         config = isdfine.load_config(path)
         with torch.device("meta"):
             decoder = config.build("DFINETransformer")
-        bins[path.stem] = {decoder.decoder.reg_max, config.build("criterion").reg_max}
+        bins[path.stem] = {decoder.box_head.bins.reg_max, config.build("criterion").reg_max}
         temperatures[path.stem] = config.build("distillers")[0].temperature
         assert f"-c configs/roadmap/table4/{path.name}" in path.read_text()
     wanted = {f"n_{n:03}": n for n in (4, 8, 16, 64, 128)}
