@@ -37,7 +37,8 @@ class Model(torch.nn.Module):
     def __init__(self, box_head: str = "fdr") -> None:
         super().__init__()
         self.decoder = torch.nn.Module()
-        self.decoder.box_head = box_head  # type: ignore[assignment]
+        self.decoder.box_head = torch.nn.Module()
+        self.decoder.box_head.kind = box_head  # type: ignore[assignment]
 
 
 def build(folder: Path, text: str = "", *overrides: str, model: Any = None) -> Any:

@@ -146,5 +146,5 @@ def test_the_rectangular_recipe_keeps_the_schedule_of_its_size() -> None:
     model = rect.build("model").eval()
     sizes = torch.tensor([[50, 90], [64, 60]])
     with torch.no_grad():  # 24 cells: fewer than the 300 queries of the recipe
-        model.decoder.num_queries = 10
+        model.decoder.queries.num_queries = 10
         assert model(torch.rand(2, 3, 64, 96), content_sizes=sizes).boxes.shape == (2, 10, 4)
