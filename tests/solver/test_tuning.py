@@ -64,7 +64,7 @@ def weights(config: isdfine.Config, classes: int, **values: Any) -> dict[str, Te
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter += torch.rand_like(parameter)
-        model.get_parameter(HEADS[-1])[-1] = 0
+        model.state_dict()[HEADS[-1]][-1] = 0
     return model.state_dict()
 
 
