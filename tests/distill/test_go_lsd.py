@@ -12,6 +12,7 @@ from torch import nn
 from isdfine.distill.layers import GOLSD
 from isdfine.distill.objective import Objective
 from isdfine.nn.types import Predictions
+from isdfine.zoo.heads import DirectBoxHead
 from losses.cases import official_criterion, random_case
 
 
@@ -103,7 +104,7 @@ def test_what_cannot_serve_it_is_refused() -> None:
         ValueError, match="GOLSD needs two decoder layers or more, but 1 predicts in training: raise DF"
     ):
         GOLSD().check(model, official_criterion(4, 8))
-    model.decoder.box_head = "direct"  # type: ignore[assignment]
+    model.decoder.box_head = DirectBoxHead([8])
     with pytest.raises(
         ValueError, match="GOLSD compares edge distributions, but the decoder's box_head is 'direct': set"
     ):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from isdfine.distill.layers import GOLSD, InterLayerDistillation
 from isdfine.distill.objective import Objective
 from isdfine.nn.types import Predictions
+from isdfine.zoo.heads import DirectBoxHead
 from losses.cases import Case, official_criterion, random_case
 from losses.reference import Objective as PlainObjective
 from losses.reference import distillation, overlap
@@ -382,7 +383,7 @@ def test_what_cannot_serve_it_is_refused() -> None:
     model.decoder.num_answering_layers = 1  # type: ignore[assignment]
     with pytest.raises(ValueError, match=f"{name} needs two decoder layers or more, but 1 predicts in training: raise"):
         InterLayerDistillation().check(model, official_criterion(4, 8))
-    model.decoder.box_head = "direct"  # type: ignore[assignment]
+    model.decoder.box_head = DirectBoxHead([8])
     with pytest.raises(ValueError, match=f"{name} compares edge distributions, but the decoder's box_head is 'direct'"):
         InterLayerDistillation().check(model, official_criterion(4, 8))
     with pytest.raises(ValueError, match=f"{name} needs two decoder layers or more, but the output has one"):

@@ -14,6 +14,7 @@ from bench import cost
 from bench.cost import METHODS, Cost, Workload, check_methods, measure, peak_of_allocations
 from builders import write_micro_config
 from isdfine.core.errors import ConfigError
+from isdfine.optim.param_groups import named_as_saved
 
 CPU = torch.device("cpu")
 
@@ -63,7 +64,7 @@ def test_all_methods_share_one_state(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [cost.method for cost in found] == [*names, "diagnostics"]
     assert all(len(cost.seconds) == 2 and min(cost.seconds) > 0 for cost in found)
     (bench,) = made
-    for name, value in bench.model.named_parameters():
+    for name, value in named_as_saved(bench.model):
         assert torch.equal(value, before[name]), name  # the learning rate is 0
     assert bench.optim.schedule.step == len(found) * (1 + 1 + 2)  # warm-up, one for the peak, two that count
     peaks = {cost.method: cost.peak_bytes for cost in found}
