@@ -80,7 +80,10 @@ def run_tool(tool: str, arguments: list[str], log: Path, before: Callable[[], ob
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         before()
-        code = runpy.run_path(str(ROOT / "tools" / f"{tool}.py"))["main"](arguments)
+        script = str(ROOT / "tools" / f"{tool}.py")
+        if tool != "train":  # only in a training ``before`` changes what this process does later
+            os.execv(sys.executable, [sys.executable, script, *arguments])
+        code = runpy.run_path(script)["main"](arguments)
     except SystemExit as error:
         code = error.code
     except BaseException:  # noqa: BLE001  # this is where the child ends, whatever happened
