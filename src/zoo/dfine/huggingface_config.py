@@ -29,7 +29,7 @@ MODEL_TYPE = "d_fine"
 _CLASS_HEADS = r"decoder\.(?:enc_score_head|dec_score_head\.\d+)\.(?:weight|bias)"
 _PARTS = {"backbone": HGNetv2, "encoder": HybridEncoder, "decoder": DFINETransformer}
 # Their entry, our argument, their default. One of theirs may set arguments of both parts.
-_ENCODER: tuple[tuple[str, str, Any], ...] = (
+ENCODER: tuple[tuple[str, str, Any], ...] = (
     ("encoder_in_channels", "in_channels", [512, 1024, 2048]),
     ("feat_strides", "feat_strides", [8, 16, 32]),
     ("encoder_hidden_dim", "hidden_dim", 256),
@@ -43,7 +43,7 @@ _ENCODER: tuple[tuple[str, str, Any], ...] = (
     ("hidden_expansion", "expansion", 1.0),
     ("depth_mult", "depth_mult", 1.0),
 )
-_DECODER: tuple[tuple[str, str, Any], ...] = (
+DECODER: tuple[tuple[str, str, Any], ...] = (
     ("decoder_in_channels", "feat_channels", [256, 256, 256]),
     ("feat_strides", "feat_strides", [8, 16, 32]),
     ("d_model", "hidden_dim", 256),
@@ -131,7 +131,7 @@ def config_from_huggingface(
     num_classes = class_count(weights)
     if "decoder.reg_scale" not in weights:
         raise CheckpointError("no reg_scale among the weights: not a D-FINE, or incomplete")
-    given = {**{key: value for key, _, value in (*_ENCODER, *_DECODER)}, **_FIXED, **_TRAINING, **content}
+    given = {**{key: value for key, _, value in (*ENCODER, *DECODER)}, **_FIXED, **_TRAINING, **content}
     for key, value in _FIXED.items():
         if given[key] != value:
             raise CheckpointError(f"config.json: {key} is {given[key]!r}, our D-FINE has {value!r} and no choice")
@@ -139,7 +139,7 @@ def config_from_huggingface(
     _check_decoder(given)
     label_names(content, num_classes)
     _warn_of_unknown(given)
-    decoder = {ours: _plain(given[theirs]) for theirs, ours, _ in _DECODER}
+    decoder = {ours: _plain(given[theirs]) for theirs, ours, _ in DECODER}
     decoder["reg_scale"] = _whole(weights["decoder.reg_scale"].item())
     decoder["up"] = weights["decoder.up"].item() if "decoder.up" in weights else decoder["up"]
     if decoder["dropout"] != given["dropout"]:
@@ -158,7 +158,7 @@ def config_from_huggingface(
         "postprocessor": "DFINEPostProcessor",
         "DFINE": {"backbone": "HGNetv2", "encoder": "HybridEncoder", "decoder": "DFINETransformer"},
         "HGNetv2": backbone_from_huggingface(given),
-        "HybridEncoder": {ours: _plain(given[theirs]) for theirs, ours, _ in _ENCODER} | {"position_layout": "grid"},
+        "HybridEncoder": {ours: _plain(given[theirs]) for theirs, ours, _ in ENCODER} | {"position_layout": "grid"},
         "DFINETransformer": decoder,
         "DFINEPostProcessor": {"num_top_queries": given["num_queries"]},
         "DFINECriterion": _criterion_from(given),
@@ -187,10 +187,10 @@ def config_to_huggingface(
     }
     encoder, decoder = parts["encoder"], parts["decoder"]
     _check_positions(encoder)
-    _refuse_others(encoder, HybridEncoder, {ours for _, ours, _ in _ENCODER} | {"eval_spatial_size", "position_layout"})
-    _refuse_others(decoder, DFINETransformer, {ours for _, ours, _ in _DECODER} | {"eval_spatial_size"})
-    content = {theirs: _plain(encoder[ours]) for theirs, ours, _ in _ENCODER}
-    content |= {theirs: _plain(decoder[ours]) for theirs, ours, _ in _DECODER}
+    _refuse_others(encoder, HybridEncoder, {ours for _, ours, _ in ENCODER} | {"eval_spatial_size", "position_layout"})
+    _refuse_others(decoder, DFINETransformer, {ours for _, ours, _ in DECODER} | {"eval_spatial_size"})
+    content = {theirs: _plain(encoder[ours]) for theirs, ours, _ in ENCODER}
+    content |= {theirs: _plain(decoder[ours]) for theirs, ours, _ in DECODER}
     content |= {"dropout": encoder["dropout"], **{key: float(content[key]) for key in _FLOATS}}
     content["positional_encoding_temperature"] = _integer(content["positional_encoding_temperature"])
     _check_decoder(content)
@@ -285,14 +285,14 @@ def _check_positions(encoder: Mapping[str, Any]) -> None:
 
 
 def _warn_of_unknown(content: Mapping[str, Any]) -> None:
-    known = {key for key, _, _ in (*_ENCODER, *_DECODER)} | {*_FIXED, *_TRAINING} | _WITHOUT_EFFECT
+    known = {key for key, _, _ in (*ENCODER, *DECODER)} | {*_FIXED, *_TRAINING} | _WITHOUT_EFFECT
     if unknown := sorted(set(content) - known):
         logger.warning("config.json: %s: unknown here, left out: compare the outputs", ", ".join(unknown))
 
 
 def _check_types(content: Mapping[str, Any]) -> None:
     """Entries that somebody edited, before anything is computed from them: they must be like their defaults."""
-    defaults = {**{key: value for key, _, value in (*_ENCODER, *_DECODER)}, **_TRAINING}
+    defaults = {**{key: value for key, _, value in (*ENCODER, *DECODER)}, **_TRAINING}
     wrong = [f"{key} is {content[key]!r}" for key, default in defaults.items() if not _like(content[key], default)]
     if wrong:
         raise CheckpointError(f"config.json: {', '.join(wrong)}: transformers writes something else there: restore it")

@@ -15,43 +15,16 @@ from torch import Tensor
 from ...core.errors import CheckpointError
 from ...core.registry import REGISTRY, schema_of
 from ...nn.backbone.resnet import BLOCKS, STAGE_WIDTHS
-from ..dfine.huggingface_config import class_count, label_names
+from ..dfine.huggingface_config import DECODER, ENCODER, class_count, label_names
 
 MODEL_TYPES = {"rt_detr": "RTDETRTransformer", "rt_detr_v2": "RTDETRTransformerv2"}
 """Our decoder of each of their architectures."""
 _ARCHITECTURES = {"rt_detr": "RTDetrForObjectDetection", "rt_detr_v2": "RTDetrV2ForObjectDetection"}
-# Their entry, our argument, their default.
-_ENCODER: tuple[tuple[str, str, Any], ...] = (
-    ("encoder_in_channels", "in_channels", [512, 1024, 2048]),
-    ("feat_strides", "feat_strides", [8, 16, 32]),
-    ("encoder_hidden_dim", "hidden_dim", 256),
-    ("encoder_attention_heads", "nhead", 8),
-    ("encoder_ffn_dim", "dim_feedforward", 1024),
-    ("dropout", "dropout", 0.0),
-    ("encoder_activation_function", "enc_act", "gelu"),
-    ("encode_proj_layers", "use_encoder_idx", [2]),
-    ("encoder_layers", "num_encoder_layers", 1),
-    ("positional_encoding_temperature", "pe_temperature", 10000),
-    ("hidden_expansion", "expansion", 1.0),
-)
-_DECODER: tuple[tuple[str, str, Any], ...] = (
-    ("decoder_in_channels", "feat_channels", [256, 256, 256]),
-    ("feat_strides", "feat_strides", [8, 16, 32]),
-    ("d_model", "hidden_dim", 256),
-    ("num_queries", "num_queries", 300),
-    ("num_feature_levels", "num_levels", 3),
-    ("decoder_n_points", "num_points", 4),
-    ("decoder_attention_heads", "nhead", 8),
-    ("decoder_layers", "num_layers", 6),
-    ("decoder_ffn_dim", "dim_feedforward", 1024),
-    ("attention_dropout", "dropout", 0.0),
-    ("decoder_activation_function", "activation", "relu"),
-    ("num_denoising", "num_denoising", 100),
-    ("label_noise_ratio", "label_noise_ratio", 0.5),
-    ("box_noise_scale", "box_noise_scale", 1.0),
-    ("auxiliary_loss", "aux_loss", True),
-)
-_SECOND_VERSION: tuple[tuple[str, str, Any], ...] = (("decoder_method", "cross_attn_method", "default"),)
+_NO_SUCH_ENTRY = {"depth_mult", "learn_query_content", "eval_idx", "reg_max", "reg_scale", "layer_scale", "up"}
+"""Our arguments that D-FINE's ``config.json`` has an entry for and RT-DETR's has not."""
+_ENCODER = tuple(row for row in ENCODER if row[1] not in _NO_SUCH_ENTRY)
+_SECOND_VERSION = tuple(row for row in DECODER if row[1] == "cross_attn_method")
+_DECODER = tuple(row for row in DECODER if row[1] not in _NO_SUCH_ENTRY and row not in _SECOND_VERSION)
 _FLOATS = ("hidden_expansion", "label_noise_ratio", "box_noise_scale", "dropout", "attention_dropout")
 _FIXED = {
     "normalize_before": False,
