@@ -29,20 +29,19 @@ from ablation.matrix_file import read_matrix
 from ablation.report import summary_table, write_report
 from ablation.results import Configs, Layers, Results, collect
 from ablation.runner import Failure, Interrupted, Runner
+from isdfine.core.command import INTERRUPTED, add_option, command_parser, one_line_errors
 from isdfine.core.environment import setup_logging
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.errors import ConfigError
 from isdfine.core.files import take_lock
 
 logger = logging.getLogger("isdfine.ablate")
 
 TRAIN = Path(__file__).with_name("train.py")
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("matrix", type=Path, help="YAML file with variants, seeds and data")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="trainings at a time (default 1)")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="train these variants only")
@@ -51,8 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report-only", action="store_true", help="train nothing; write the report from what is there")
     parser.add_argument("--redo", action="store_true", help="train runs anew whose config has changed since")
     parser.add_argument("--no-layers", action="store_true", help="do not measure AP of each decoder layer")
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE",
-                        help="overrides of every run")  # fmt: skip
+    add_option(parser, "update", help="overrides of every run")
     parser.add_argument("--output-dir", help="instead of the file's output_dir")
     options = parser.parse_args(arguments)
     if options.jobs < 1:
@@ -110,6 +108,7 @@ def report(matrix: Matrix, configs: Configs, options: argparse.Namespace, comman
     print(f"report: {path}")
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
@@ -125,12 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
         failures = [] if options.report_only else train(matrix, configs, options, command)
         if not options.dry_run:
             report(matrix, configs, options, command)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: {error}: free space, or give another --output-dir; what is trained stays", file=sys.stderr)
-        return 2
+        raise ConfigError(f"{error}: free space, or give another --output-dir; what is trained stays") from error
     except (Interrupted, KeyboardInterrupt):
         print("stopped; start the same command again to go on", file=sys.stderr)
         return INTERRUPTED

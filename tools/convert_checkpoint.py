@@ -23,8 +23,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
+from isdfine.core.command import add_option, command_parser, one_line_errors
 from isdfine.core.config.node import dump_yaml
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.deploy.convert import Conversion, Wanted, convert
 from isdfine.load import Checkpoint, open_checkpoint
@@ -34,28 +35,20 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("input", type=Path, help=".pth, .safetensors, or a folder of transformers")
     parser.add_argument("output", type=Path, help="file to write; a folder with --to huggingface")
     parser.add_argument(
         "--to", required=True, choices=("official", "huggingface", "safetensors"), dest="form", help="form to write"
     )
-    parser.add_argument("-c", "--config", help="YAML file the input was trained with")
-    parser.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
+    add_option(parser, "config", help="YAML file the input was trained with")
+    add_option(parser, "update")
     parser.add_argument("--classes", help="classes of the model: coco, or the COCO JSON file it was trained on")
     parser.add_argument("--licence", help="licence of the weights for the card, as an SPDX identifier")
     parser.add_argument("--metric", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="for the card")
     parser.add_argument("--fp16", action="store_true", help="store the weights in 16 bits")
     parser.add_argument("--inference", action="store_true", help="leave out decoder layers that only training runs")
-    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, help="averaged or plain weights of a .pth")
+    add_option(parser, "ema")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     return parser.parse_args(arguments)
 
@@ -153,24 +146,21 @@ def report(conversion: Conversion, labels: LabelSpace | None, *, inference: bool
     print("written:  " + "\n          ".join(map(str, conversion.files)))
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        source = open_checkpoint(options.input, ema=options.ema)
-        print(f"{options.input}: {source.form}")
-        config = config_of(source, options)
-        labels = labels_for(source, config, classes_of(options.classes))
-        wanted = Wanted(
-            options.form, options.output, labels, options.licence, metrics_of(options.metric), half=options.fp16,
-            inference=options.inference, force=options.force, with_yaml=options.config is None,
-            version=isdfine.__version__,
-        )  # fmt: skip
-        report(convert(source, config, wanted), labels, inference=options.inference)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    source = open_checkpoint(options.input, ema=options.ema)
+    print(f"{options.input}: {source.form}")
+    config = config_of(source, options)
+    labels = labels_for(source, config, classes_of(options.classes))
+    wanted = Wanted(
+        options.form, options.output, labels, options.licence, metrics_of(options.metric), half=options.fp16,
+        inference=options.inference, force=options.force, with_yaml=options.config is None,
+        version=isdfine.__version__,
+    )  # fmt: skip
+    report(convert(source, config, wanted), labels, inference=options.inference)
     return 0
 
 

@@ -39,8 +39,9 @@ from audit.check import check_with, read_files
 from audit.findings import KINDS, Finding, Split
 from audit.fix import Corrected, TooMuchLost, corrected
 from audit.naming import check_report, filled, new_folder, write_json, write_text
+from isdfine.core.command import INTERRUPTED, add_option, check_least, command_parser, one_line_errors
 from isdfine.core.environment import setup_logging
-from isdfine.core.errors import ConfigError, DataError
+from isdfine.core.errors import DataError
 from isdfine.data.dataset.images import limit_pixels
 
 ALLOWED_LOSS = 0.05
@@ -49,42 +50,25 @@ ALLOWED_LOSS = 0.05
 QUERIES = 300
 """Queries of the published D-FINE models, used where neither the command line nor a config says a number."""
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
-
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("path", nargs="?", metavar="PATH", help="folder of a data set, or an annotation file")
-    source.add_argument("-c", "--config", help="YAML file of a run: look at its training and validation data")
-    source.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
-    source.add_argument(
-        "--split",
-        action="append",
-        default=[],
-        metavar="NAME=PATH[:IMAGES]",
-        dest="splits",
-        help="one split of the data, may be given several times",
-    )
+    add_option(source, "config", help="YAML file of a run: look at its training and validation data")
+    add_option(source, "update")
+    source.add_argument("--split", action="append", default=[], metavar="NAME=PATH[:IMAGES]", dest="splits",
+                      help="one split of the data, may be given several times")  # fmt: skip
     source.add_argument(
         "--format", choices=("auto", *sources.FORMATS), default="auto", help="format of the data (default: found out)"
     )
     source.add_argument("--image-folder", metavar="DIR", help="where the images are, if that cannot be found")
-    source.add_argument("--max-pixels", type=int, help="largest image that is decoded (default: Pillow's limit)")
+    add_option(source, "max_pixels")
     source.add_argument("--workers", type=int, help="threads that read images (default: one per core)")
     output = argparse.ArgumentParser(add_help=False)
-    output.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty folder")
+    add_option(output, "output", required=True, metavar="DIR", help="new or empty folder")
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", parents=[source], help="find what is wrong")
     check.add_argument("--queries", type=int, help=f"queries of the model (default: the config's, else {QUERIES})")
@@ -128,9 +112,7 @@ def progress(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
 
 def open_splits(options: argparse.Namespace) -> tuple[list[Split], int]:
     """What the command line names, read; and the queries of its config."""
-    for name in ("queries", "workers", "count", "examples", "max_pixels"):
-        if (number := getattr(options, name, None)) is not None and number < 1:
-            raise DataError(f"--{name.replace('_', '-')} {number}: give 1 or more")
+    check_least(options, queries=1, workers=1, count=1, examples=1, max_pixels=1)
     limit_pixels(options.max_pixels)
     given = [bool(options.path), bool(options.splits), bool(options.config)]
     if sum(given) != 1:
@@ -288,6 +270,7 @@ def show(options: argparse.Namespace) -> int:
 COMMANDS = {"check": check, "stats": stats, "convert": convert, "split": split, "show": show}
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
@@ -296,9 +279,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         return COMMANDS[options.command](options)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted: nothing was left half written", file=sys.stderr)
         return INTERRUPTED

@@ -20,7 +20,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.command import add_option, command_parser, one_line_errors
+from isdfine.core.errors import ConfigError, DataError
 from isdfine.deploy.convert import image_size_of
 from isdfine.deploy.load import LoadedModel, load_model
 from isdfine.deploy.onnx.export import ExportReport, export_onnx, trtexec_line
@@ -34,21 +35,12 @@ ENGINE_BATCHES = (1, 1, 8)
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", help="YAML file of the run; needed for files that carry none")
+    parser = command_parser(__doc__)
+    add_option(parser, "config", help="YAML file of the run; needed for files that carry none")
     parser.add_argument("-r", "--resume", type=Path, required=True, metavar="CHECKPOINT",
                         help=".pth, .safetensors, or a folder of transformers")  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path,
-                        help="file to write; default: the checkpoint's name with .onnx, in this folder")  # fmt: skip
-    parser.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
+    add_option(parser, "output", help="file to write; default: the checkpoint's name with .onnx, in this folder")
+    add_option(parser, "update")
     parser.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="of weights and arithmetic inside the graph"
     )
@@ -57,7 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--uint8", action="store_true", help="images are uint8; scaling is inside the graph")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, help="version of the ONNX operators")
     parser.add_argument("--images", type=Path, help="folder of real images to compare on; default: the validation set")
-    parser.add_argument("--ema", action=argparse.BooleanOptionalAction, help="averaged or plain weights of a .pth")
+    add_option(parser, "ema")
     return parser.parse_args(arguments)
 
 
@@ -132,6 +124,7 @@ def default_output(checkpoint: Path) -> Path:
     return Path(f"{name if checkpoint.is_dir() else Path(name).stem}.onnx")
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command: 2 for a mistake of the user, 1 for a graph that is not the model; each is one line."""
     options = parse_arguments(arguments)
@@ -146,9 +139,6 @@ def main(arguments: list[str] | None = None) -> int:
             metadata=metadata_of(loaded), recipe=loaded.recipe, opset=options.opset,
         )  # fmt: skip
         describe(report, folder, size, options)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ExportError as error:
         print(f"error: export failed, nothing was written: {error}", file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from isdfine.core.command import add_option, command_parser, one_line_errors
 from isdfine.core.environment import require
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.core.files import whole_file
@@ -223,17 +224,11 @@ def _write(path: Path, content: bytes) -> None:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("graph", type=Path, help=".onnx file")
-    parser.add_argument("-o", "--output", type=Path, help="file to write; default: the graph's name with .engine")
-    parser.add_argument(
-        "--batches",
-        type=int,
-        nargs=3,
-        default=(1, 1, 8),
-        metavar=("LEAST", "BEST", "MOST"),
-        help="images per call: least, usual, most",
-    )
+    add_option(parser, "output", help="file to write; default: the graph's name with .engine")
+    parser.add_argument("--batches", type=int, nargs=3, default=(1, 1, 8), metavar=("LEAST", "BEST", "MOST"),
+                        help="images per call: least, usual, most")  # fmt: skip
     parser.add_argument("--sizes", type=int, nargs=6, metavar=("H", "W", "H", "W", "H", "W"),
                         help="least, best and most size of a graph of free size")  # fmt: skip
     parser.add_argument("--timing-cache", type=Path, help="file that keeps the timings of this GPU")
@@ -241,6 +236,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command: 2 for a mistake of the user, 1 for an engine that is not the graph; each is one line."""
     options = parse_arguments(arguments)
@@ -255,9 +251,6 @@ def main(arguments: list[str] | None = None) -> int:
             timing_cache=options.timing_cache,
             workspace_gb=options.workspace,
         )
-    except (ConfigError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except ExportError as error:
         print(f"error: nothing was written: {error}", file=sys.stderr)
         return 1

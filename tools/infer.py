@@ -32,7 +32,8 @@ from inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
 from inference.sources import ImageFiles, ImageSource, open_sources
 from inference.tiling import Tiling
 from inference.video import Video
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.command import INTERRUPTED, add_option, check_folder, check_least, command_parser, one_line_errors
+from isdfine.core.errors import ConfigError
 from isdfine.data.dataset.images import limit_pixels
 from isdfine.deploy.detector import BATCH_SIZE, THRESHOLD
 
@@ -43,13 +44,13 @@ LARGEST = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="image, folder, pattern, video, stream, number of a camera"
     )
     parser.add_argument("-m", "--model", required=True, help=".pth, .safetensors, transformers folder, .onnx, .engine")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write")
-    parser.add_argument("-c", "--config", help="YAML file of the run, for checkpoints that carry none")
+    add_option(parser, "output", required=True, help="folder to write")
+    add_option(parser, "config", help="YAML file of the run, for checkpoints that carry none")
     parser.add_argument("--names", type=Path, help="file with a class name per line, for an official ONNX export")
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="smallest score (%(default)s)")
     parser.add_argument("--batch", type=int, default=BATCH_SIZE, help="images per call of the network (%(default)s)")
@@ -60,10 +61,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tile", type=int, nargs=2, metavar=("H", "W"), help="cut large images into tiles")
     parser.add_argument("--overlap", type=float, help="share of a tile that its neighbour sees too (0.2)")
     parser.add_argument("--tile-whole", action="store_true", help="look at the whole image besides its tiles")
-    parser.add_argument("--max-pixels", type=int, default=LARGEST, help="largest image that is decoded (%(default)s)")
-    parser.add_argument("-d", "--device", help="cpu, cuda or cuda:0; a GPU where there is one")
+    add_option(parser, "max_pixels", default=LARGEST, help="largest image that is decoded (%(default)s)")
+    add_option(parser, "device")
     parser.add_argument("--threads", type=int, help="CPU threads of the network")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    add_option(parser, "overwrite")
     return parser.parse_args(arguments)
 
 
@@ -127,16 +128,10 @@ def keep_apart(sources: Sequence[ImageSource], output: Path) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what would only be found out later."""
-    if options.every < 1:
-        raise ConfigError(f"--every {options.every}: give 1 or more")
+    check_least(options, every=1, max_pixels=1)
     if not 0 <= options.threshold <= 1:
         raise ConfigError(f"--threshold {options.threshold}: give a score from 0 to 1")
-    if options.max_pixels < 1:
-        raise ConfigError(f"--max-pixels {options.max_pixels}: give 1 or more")
-    if options.output.is_file():
-        raise ConfigError(f"{options.output}: is a file: choose a folder")
-    if options.output.is_dir() and any(options.output.iterdir()) and not options.overwrite:
-        raise ConfigError(f"{options.output}: is not empty: choose another folder, or write into it with --overwrite")
+    check_folder(options.output, overwrite=options.overwrite)
 
 
 def class_names(path: Path | None) -> list[str] | None:
@@ -182,6 +177,7 @@ def report(summary: Summary, seconds: float, output: Path) -> None:
     print(f"written:    {output}")
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
@@ -193,17 +189,13 @@ def main(arguments: list[str] | None = None) -> int:
             limit_pixels(options.max_pixels)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # odd EXIF data of readable images
             summary = infer(options)
-    except (ConfigError, DataError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
         place = error.filename or options.output
-        print(f"error: {place}: {error.strerror or error}: check permissions and free space", file=sys.stderr)
-        return 2
+        raise ConfigError(f"{place}: {error.strerror or error}: check permissions and free space") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
     report(summary, time.perf_counter() - start, options.output)
-    return 130 if summary.interrupted else int(summary.skipped > 0)
+    return INTERRUPTED if summary.interrupted else int(summary.skipped > 0)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import isdfine  # torch comes with the first thing that needs it, after the first line of the log
+from isdfine.core.command import INTERRUPTED, MISUSE, add_option, command_parser
 from isdfine.core.environment import setup_logging
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RankError
 
@@ -39,17 +40,9 @@ NEEDED_TO_TEST = ("model", "postprocessor", "evaluator", "val_dataloader")
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; the options that only set a config value are shorthands for -u."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", required=True, help="YAML file of the run")
-    parser.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config; lists and maps as YAML: 'a.b=[1, 2]'",
-    )
+    parser = command_parser(__doc__)
+    add_option(parser, "config", required=True)
+    add_option(parser, "update", help="set any key of the config; lists and maps as YAML: 'a.b=[1, 2]'")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("-r", "--resume", help="checkpoint or run folder to continue (or to judge with --test-only)")
     start.add_argument("-t", "--tuning", help="checkpoint whose fitting weights start a new run (class heads by name)")
@@ -60,12 +53,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--test-only", action="store_true", help="evaluate the checkpoint given with -r and end")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and end")
-    parser.add_argument("-d", "--device", help="cpu, cuda or cuda:0")
+    add_option(parser, "device")
     parser.add_argument(
         "--seed", type=int, help="of weights, data order, augmentation and denoising (config key: seed)"
     )
     parser.add_argument("--use-amp", action="store_true", help="mixed precision")
-    parser.add_argument("--max-pixels", type=int, help="largest image that is decoded (default: Pillow's limit)")
+    add_option(parser, "max_pixels")
     parser.add_argument("--output-dir", help="folder of the run: checkpoints, logs, pictures (config key: output_dir)")
     parser.add_argument(
         "--auto",
@@ -236,11 +229,11 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends the process without a traceback
         dist.leave("interrupted")
         print("interrupted: go on with -r from what was saved, if anything was", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return INTERRUPTED
     except (ConfigError, DataError, CheckpointError, NonFiniteError, RankError) as error:
         dist.leave(str(error))
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISUSE
     except BaseException as error:
         dist.leave(f"{type(error).__name__}: {error}")
         raise

@@ -28,8 +28,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import isdfine
+from isdfine.core.command import add_option, check_folder, check_least, command_parser, one_line_errors, write_json
 from isdfine.core.environment import setup_logging
-from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
@@ -58,20 +59,12 @@ FIRST = 8
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     run = argparse.ArgumentParser(add_help=False)
-    run.add_argument("-c", "--config", required=True, help="YAML file of the run")
+    add_option(run, "config", required=True)
     run.add_argument("-r", "--resume", required=True, help="checkpoint or run folder")
-    run.add_argument("-o", "--output", required=True, type=Path, help="folder to write")
-    run.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
-    run.add_argument("-d", "--device", help="cpu, cuda or cuda:0")
-    run.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    add_option(run, "output", required=True, help="folder to write")
+    add_option(run, "update")
+    add_option(run, "device")
+    add_option(run, "overwrite")
     judge = argparse.ArgumentParser(add_help=False)
     judge.add_argument("--max-images", type=int, help="only the first N validation images")
     judge.add_argument("--threshold", type=float, help="smallest score (default: where the mean F1 is highest)")
@@ -85,7 +78,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     layers.add_argument("--objects", type=int, default=3, help="surest objects per image (%(default)s)")
     layers.add_argument("--layers", type=int, nargs="+", default=[], metavar="N", help="decoder layers, the first is 1")
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("report", parents=[run, judge], help="evaluate, and write one HTML file with everything")
     one.add_argument("--samples", type=int, default=8, help="sample pictures (%(default)s)")
@@ -98,15 +91,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what would only be found out later."""
-    for name in ("max_images", "objects", "most", "samples"):
-        if (number := getattr(options, name, None)) is not None and number < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {number}: give 1 or more")
+    check_least(options, max_images=1, objects=1, most=1, samples=1)
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ConfigError(f"--threshold {options.threshold}: give a score from 0 to 1")
-    if options.output.is_file():
-        raise ConfigError(f"{options.output}: is a file: choose a folder")
-    if options.output.is_dir() and any(options.output.iterdir()) and not options.overwrite:
-        raise ConfigError(f"{options.output}: is not empty: choose another folder, or write into it with --overwrite")
+    check_folder(options.output, overwrite=options.overwrite)
 
 
 def open_run(options: argparse.Namespace) -> Evaluation:
@@ -233,8 +221,7 @@ def report(options: argparse.Namespace) -> None:
         samples=list(sample_pictures(evaluated, options.samples, out)),
         errors=shown,
     )
-    with whole_file(out / "report.json", durable=False) as partial:
-        partial.write_text(json.dumps(evaluated.result.to_dict() | judgement.numbers(), indent=1))
+    write_json(out / "report.json", evaluated.result.to_dict() | judgement.numbers())
     write_report(out / "report.html", page)
     print(evaluated.result.table())
     print(f"report: {out / 'report.html'} ({(out / 'report.html').stat().st_size / 1e6:.1f} MB)")
@@ -348,6 +335,7 @@ def save_picture(image: Image.Image, path: Path) -> None:
 COMMANDS = {"report": report, "errors": errors, "detections": detections, "fdr": fdr, "attention": attention}
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
@@ -358,11 +346,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
-        print("error: pictures need a package: pip install matplotlib", file=sys.stderr)
-        return 2
-    except (ConfigError, DataError, CheckpointError, NonFiniteError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise ConfigError("pictures need a package: pip install matplotlib") from error
     return 0
 
 

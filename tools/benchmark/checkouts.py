@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of one side do no
 
 from bench import checkout_worker
 from bench.timing import Timing, ratio, table
+from isdfine.core.command import add_option, command_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("before", "after")
@@ -44,14 +45,13 @@ class Failed(Exception):
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--before", type=Path, required=True, help="folder of a checkout")
     parser.add_argument("--after", type=Path, default=ROOT, help="folder of another one (default: this one)")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, each side's own config")
     which.add_argument("-c", "--config", type=Path, help="YAML file with model, criterion and optimizer, for both")
-    parser.add_argument("-u", "--update", nargs="+", action="extend", default=[], metavar="KEY.PATH=VALUE",
-                        help="changes of the config")  # fmt: skip
+    add_option(parser, "update", help="changes of the config")
     parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT), help="(default: all)")
     parser.add_argument("--image", nargs=2, type=int, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--batch", type=int, default=4, help="images per training step; latency is of one")

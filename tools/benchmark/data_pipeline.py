@@ -42,6 +42,7 @@ from PIL import Image, ImageDraw, ImageFile
 
 from bench.machine import describe, load
 from bench.timing import Plan, Timing, measure, ratio, table
+from isdfine.core.command import command_parser
 from isdfine.core.errors import ConfigError, DataError
 from isdfine.core.files import whole_file
 from isdfine.data.collate import BatchImageCollateFunction
@@ -68,7 +69,7 @@ WAYS = (OFFICIAL, "ours, one by one", "ours, fused", "ours, fused, floats on the
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--sizes", nargs="+", default=["480x640", "3000x4000"], help="HEIGHTxWIDTH of synthetic images")
     parser.add_argument("--count", type=int, default=64, help="synthetic images of up to a megapixel; 6 above")
     parser.add_argument("--quality", type=int, default=85, help="of synthetic JPEG files")

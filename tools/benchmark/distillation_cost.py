@@ -32,6 +32,7 @@ import torch
 import isdfine
 from bench.cost import BASELINE, METHODS, Cost, Workload, measure, resident_peak
 from bench.timing import table as text_table
+from isdfine.core.command import add_option, command_parser
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
 
@@ -42,19 +43,11 @@ MB = 1 << 20
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, 80 classes")
     which.add_argument("-c", "--config", help="YAML file with model, criterion and optimizer")
-    parser.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
+    add_option(parser, "update")
     parser.add_argument("--image", nargs=2, type=int, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="in pixels")
     parser.add_argument("--batch", type=int, default=4, help="images per step")
     parser.add_argument("--boxes", type=int, default=10, help="ground-truth boxes per image (BCCD has 12, COCO 7)")

@@ -36,6 +36,7 @@ import torch
 
 from bench.machine import describe, load
 from bench.timing import Timing, ratio, table
+from isdfine.core.command import command_parser
 from isdfine.core.files import whole_file
 
 OURS = "isdfine"
@@ -185,7 +186,7 @@ def machine_of(peers: Sequence[str]) -> dict[str, Any]:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     for name, value in (("images", 5000), ("detections", 300), ("classes", 80), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default: {value}")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: both")

@@ -38,6 +38,7 @@ from bench.open import open_subject, parse
 from bench.report import NETWORK, Run
 from bench.subject import Subject, Wanted, from_memory, from_pictures, tried
 from bench.timing import Plan, measure
+from isdfine.core.command import add_option, command_parser
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.deploy.pictures import as_rgb, read_rgb
@@ -47,19 +48,11 @@ ARRAY = (480, 640)
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("-m", "--model", help="one model")
     which.add_argument("--compare", nargs="+", metavar="MODEL", help="two or more; ratios are to the first")
-    parser.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
+    add_option(parser, "update")
     parser.add_argument("--backend", choices=("eager", "compile", "graph", "onnx"), help="for models that name none")
     parser.add_argument("--device", help="cpu, cuda or cuda:0 (default: a GPU where there is one)")
     parser.add_argument("--threads", type=int, help="of a CPU (default: the backends' own choice)")

@@ -36,6 +36,7 @@ from bench.machine import describe, load
 from bench.operators import Operators
 from bench.synthetic import DecoderShapes, MadeUpStep, made_up_step
 from bench.timing import Plan, measure, ratio, table
+from isdfine.core.command import command_parser
 from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
 from isdfine.distill.objective import Objective
@@ -52,7 +53,7 @@ MB = 1 << 20
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--objects", nargs="+", type=int, default=[5, 20, 100, 300], help="boxes of every image")
     parser.add_argument("--batch", type=int, default=8, help="images")
     parser.add_argument("--queries", type=int, default=300, help="per image")

@@ -16,6 +16,7 @@ import sys
 
 import isdfine
 from bench.model_info import convention, model_info, table
+from isdfine.core.command import add_option
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
 
@@ -28,15 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "-c", "--config", nargs="+", required=True, metavar="YAML", dest="configs", help="YAML files of the models"
     )
-    parser.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
+    add_option(parser, "update")
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"), help="image in pixels (default: eval_spatial_size)"
     )

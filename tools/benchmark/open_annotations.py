@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from isdfine.core.command import command_parser
+
 MEAN_POINTS = 22
 """Points of a polygon on average: makes a file of train2017's size (about 450 MB)."""
 
@@ -92,7 +94,7 @@ def measure(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--images", type=int, default=118_287, help="in the made-up file")
     parser.add_argument("--boxes", type=int, default=860_001, help="in the made-up file")
     parser.add_argument("--seed", type=int, default=0, help="of the made-up boxes")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from bench.machine import describe, load
 from bench.timing import Plan, measure, ratio, table
+from isdfine.core.command import command_parser
 from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
 from isdfine.nn.sampling import DeformableAttention
@@ -89,7 +90,7 @@ class Update:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--batch", type=int, default=4, help="images of the attention")
     parser.add_argument("--tensors", type=int, default=700, help="of the update, 72 x 72 numbers each")
     parser.add_argument("--rounds", type=int, default=7, help="calls of each side that count")

@@ -39,6 +39,7 @@ import isdfine
 from bench.machine import describe, load
 from bench.operators import Operators
 from bench.timing import Plan, Timing, ratio, table
+from isdfine.core.command import add_option, command_parser
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
@@ -59,19 +60,11 @@ MB = 1 << 20
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, 80 classes")
     which.add_argument("-c", "--config", help="YAML file with model, criterion and optimizer")
-    parser.add_argument(
-        "-u",
-        "--update",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="set any key of the config",
-    )
+    add_option(parser, "update")
     parser.add_argument(
         "--variants", nargs="+", default=["eager"], metavar="NAME", help=f"{', '.join(OPTIONS)}, joined by +"
     )

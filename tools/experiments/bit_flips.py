@@ -9,7 +9,6 @@ Files in turn: a checkpoint, safetensors with and without their card, an ONNX gr
 metadata are hit as well as weights. Ends with 1 where a file loads with other content.
 """
 
-import argparse
 import random
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import torch
 
 from isdfine.core.checkpoint import NO_SUM, SUM_KEY, check_sum, read_checkpoint, write_with_sum
 from isdfine.core.checkpoint.card import Card, card_path, save_weights
+from isdfine.core.command import command_parser
 from isdfine.core.errors import CheckpointError
 from isdfine.solver.checkpoint import save_checkpoint
 
@@ -64,7 +64,7 @@ def same(one: Any, other: Any) -> bool:
 
 def main() -> int:
     """Run the campaign."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--flips", type=int, default=300, help="trials")
     parser.add_argument("--seed", type=int, default=0, help="of the places")
     options = parser.parse_args()

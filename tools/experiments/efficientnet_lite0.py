@@ -9,7 +9,6 @@ The converted model is compared with the package's own on seeded noise before an
 python tools/experiments/efficientnet_lite0.py /tmp/lite0.safetensors
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from isdfine.core.command import command_parser
 from isdfine.core.files import whole_file
 
 TIMM_NAME = "tf_efficientnet_lite0"
@@ -100,7 +100,7 @@ def convert(source: Path, target: Path, sizes: tuple[int, ...] = (224, 320)) -> 
 
 def main() -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("target", type=Path, help="file to write, .safetensors")
     parser.add_argument("--source", type=Path, help="the package's .pth; default: where the package is installed")
     options = parser.parse_args()

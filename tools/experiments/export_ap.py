@@ -9,7 +9,6 @@ python tools/experiments/export_ap.py ... --pages train      # the pages that th
 The loader's images are what the graphs get, so only their arithmetic is compared. CPU, one thread per operation.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 import isdfine
+from isdfine.core.command import command_parser
 from isdfine.deploy.load import load_model
 from isdfine.deploy.onnx.verify import session_of
 from isdfine.nn.types import BatchDetections
@@ -45,7 +45,7 @@ class Graph(torch.nn.Module):
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one line per model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("-c", "--config", required=True, help="YAML file of the run")
     parser.add_argument("-r", "--resume", required=True, help="checkpoint")
     parser.add_argument("--pages", choices=("train", "val"), default="val", help="split of a COCO folder of that name")

@@ -10,7 +10,6 @@ the tests' micro model in a process forked from this one. Ends with 1 where a me
 shown, a file that is there cannot be read, or the tool fails with space again.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -24,6 +23,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from isdfine.core.command import command_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE_MB = 256
@@ -201,7 +202,7 @@ def fault(kind: str, choose: random.Random, source: Path, work: Path) -> list[st
 
 def main() -> int:
     """Run the campaign."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--count", type=int, default=12, help="trials")
     parser.add_argument("--seed", type=int, default=0, help="of kinds and moments")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of faults")

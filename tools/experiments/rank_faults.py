@@ -10,7 +10,6 @@ Every fault is a real training of the tests' micro model on two processes that t
 that nothing has to be imported again. Ends with 1 where a fault was not named, took too long, or left a process.
 """
 
-import argparse
 import json
 import os
 import random
@@ -26,6 +25,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from isdfine.core.command import command_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("killed", "stopped", "raises", "loading", "evaluating", "config", "classes", "images", "boxes")
@@ -200,7 +201,7 @@ def good(kind: str, guilty: int, outcome: Outcome, limit_s: float) -> bool:
 
 def main() -> int:
     """Run the campaign."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--count", type=int, default=20, help="trials")
     parser.add_argument("--timeout", type=float, default=60.0, help="ISDFINE_DIST_TIMEOUT of the runs, seconds")
     parser.add_argument("--seed", type=int, default=0, help="of kinds and moments")
