@@ -126,6 +126,12 @@ class LoadedDetector:
     """Checked, with the number of classes in it and nothing to load: the weights are in the model."""
     checkpoint: Checkpoint
 
+    @cached_property
+    def postprocessor(self) -> nn.Module:
+        """What turns predictions into detections."""
+        module: nn.Module = self.config.build("postprocessor")
+        return module
+
 
 def open_checkpoint(path: str | PathLike[str], *, ema: bool | None = None) -> Checkpoint:
     """Read a model, whatever its form; nothing is built.

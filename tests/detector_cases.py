@@ -17,9 +17,9 @@ from builders import SIZE, micro_sections, write_coco
 from hf_cases import filled
 from isdfine.data.label_space import LabelSpace
 from isdfine.deploy.backends.base import BackendInfo, Outputs
-from isdfine.deploy.load import load_model
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
-from isdfine.deploy.preprocess import Recipe
+from isdfine.deploy.preprocess import Recipe, recipe_of
+from isdfine.load import load_detector
 
 LABELS = LabelSpace(("dark", "light"), (3, 7))
 OPS = {
@@ -75,13 +75,14 @@ def micro_onnx(checkpoint: Path) -> Path:
     onnx = pytest.importorskip("onnx", reason="pip install onnx")
     pytest.importorskip("onnxscript", reason="pip install onnxscript")
     pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
-    loaded = load_model(checkpoint)
+    loaded = load_detector(checkpoint)
+    recipe = recipe_of(loaded.config)
     if not _EXPORTED:
-        deployed = Deployed(loaded.model, loaded.postprocessor, loaded.recipe)
+        deployed = Deployed(loaded.model, loaded.postprocessor, recipe)
         _EXPORTED.append(to_onnx(deployed, GraphForm(SIZE)).SerializeToString())
     proto = onnx.load_from_string(_EXPORTED[0])
     own = {"isdfine_version": "0", "names": '["dark", "light"]', "ids": "[3, 7]"}
-    onnx.helper.set_model_props(proto, own | loaded.recipe.to_metadata())
+    onnx.helper.set_model_props(proto, own | recipe.to_metadata())
     path = checkpoint.with_name("model.onnx")
     onnx.save(proto, path)
     return path

@@ -15,8 +15,8 @@ from detector_cases import pictures
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.convert import Wanted, convert
 from isdfine.deploy.detector import Detector
-from isdfine.deploy.load import load_model
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
+from isdfine.deploy.preprocess import recipe_of
 from isdfine.load import load_detector, open_checkpoint
 from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
@@ -52,10 +52,11 @@ def test_a_direct_head_is_exported(trained: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="pip install onnx")
     for package in ("onnxscript", "onnxruntime"):
         pytest.importorskip(package)
-    images, graph, loaded = pictures(tmp_path), tmp_path / "direct.onnx", load_model(trained)
-    proto = to_onnx(Deployed(loaded.model, loaded.postprocessor, loaded.recipe), GraphForm(SIZE))
+    images, graph, loaded = pictures(tmp_path), tmp_path / "direct.onnx", load_detector(trained)
+    recipe = recipe_of(loaded.config)
+    proto = to_onnx(Deployed(loaded.model, loaded.postprocessor, recipe), GraphForm(SIZE))
     classes = {"names": '["dark", "light"]', "ids": json.dumps(loaded.labels.category_ids)}
-    onnx.helper.set_model_props(proto, {"isdfine_version": "0", **classes, **loaded.recipe.to_metadata()})
+    onnx.helper.set_model_props(proto, {"isdfine_version": "0", **classes, **recipe.to_metadata()})
     onnx.save(proto, graph)
     exported, own = (Detector.load(path, device="cpu").detect(images[0], 0.0) for path in (graph, trained))
     np.testing.assert_allclose(exported.scores, own.scores, atol=1e-4)

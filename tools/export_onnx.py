@@ -22,12 +22,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import isdfine
 from isdfine.core.command import add_option, command_parser, one_line_errors
 from isdfine.core.errors import ConfigError, DataError
-from isdfine.deploy.convert import image_size_of
-from isdfine.deploy.load import LoadedModel, load_model
 from isdfine.deploy.onnx.export import ExportReport, export_onnx, trtexec_line
 from isdfine.deploy.onnx.graph import DEFAULT_OPSET, GraphForm
 from isdfine.deploy.onnx.sample import JITTERS, images_in
 from isdfine.deploy.onnx.structure import TENSORRT_OPSETS, ExportError
+from isdfine.deploy.preprocess import Recipe, image_size_of, recipe_of
+from isdfine.load import LoadedDetector, load_detector
 
 BUNDLED = Path(__file__).resolve().parent.parent / "data" / "doclayout-tiny"
 ENGINE_BATCHES = (1, 1, 8)
@@ -53,31 +53,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def sized(options: argparse.Namespace) -> tuple[LoadedModel, tuple[int, int]]:
-    """The model for the size asked for, and that size: tables of another size are not carried along."""
+def sized(options: argparse.Namespace) -> tuple[LoadedDetector, Recipe, tuple[int, int]]:
+    """Model, preprocessing and size, the one asked for: tables of another size are not carried along."""
     config = isdfine.load_config(options.config, options.update) if options.config else None
     if options.update and config is None:
         raise ConfigError("-u changes a config: give it with -c")
-    loaded = load_model(options.resume, config, ema=options.ema)
-    own = loaded.recipe.size or image_size_of(loaded.config)
+    loaded = load_detector(options.resume, config, ema=options.ema)
+    recipe = recipe_of(loaded.config)
+    own = recipe.size or image_size_of(loaded.config)
     size = (options.size[0], options.size[1]) if options.size else own
     form = GraphForm(size, options.dynamic_size, options.uint8, options.opset)  # refuses impossible sizes and opsets
-    if loaded.recipe.padding is not None and not options.size:
+    if recipe.padding is not None and not options.size:
         raise ConfigError(
             f"{options.resume}: evaluated on padded batches, and the graph has no input for the size of the content: "
             "give --size HEIGHT WIDTH, which squashes images to one size, and evaluate that"
         )
     wanted = None if form.dynamic_size else list(size)
     if loaded.config.get("eval_spatial_size") != wanted:
-        loaded = load_model(options.resume, loaded.config.with_values({"eval_spatial_size": wanted}), ema=options.ema)
-    return loaded, size
+        config = loaded.config.with_values({"eval_spatial_size": wanted})
+        loaded = load_detector(options.resume, config, ema=options.ema)
+    return loaded, recipe_of(loaded.config), size
 
 
-def comparison_images(options: argparse.Namespace, loaded: LoadedModel) -> Path:
+def comparison_images(options: argparse.Namespace, loaded: LoadedDetector) -> Path:
     """Folder of images: the one given, the run's validation set, or the pages that come with this repository."""
     if options.images is not None:
         return Path(options.images)
-    run = isdfine.load_config(options.config, options.update).data if options.config else loaded.source.config
+    run = isdfine.load_config(options.config, options.update).data if options.config else loaded.checkpoint.config
     folder = (((run or {}).get("val_dataloader") or {}).get("dataset") or {}).get("img_folder")
     if isinstance(folder, str) and Path(folder).is_dir():
         return Path(folder)
@@ -86,14 +88,14 @@ def comparison_images(options: argparse.Namespace, loaded: LoadedModel) -> Path:
     return BUNDLED
 
 
-def metadata_of(loaded: LoadedModel) -> dict[str, str]:
+def metadata_of(loaded: LoadedDetector) -> dict[str, str]:
     """What the file says about its classes and its origin."""
     return {
         "isdfine_version": isdfine.__version__,
         "names": json.dumps(list(loaded.labels.names), ensure_ascii=False),
         "ids": json.dumps(list(loaded.labels.category_ids)),
-        "source": loaded.source.provenance,
-        "licence": loaded.source.licence or "unknown",
+        "source": loaded.checkpoint.provenance,
+        "licence": loaded.checkpoint.licence or "unknown",
     }
 
 
@@ -131,12 +133,12 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     output = options.output or default_output(options.resume)
     try:
-        loaded, size = sized(options)
+        loaded, recipe, size = sized(options)
         folder = comparison_images(options, loaded)
         report = export_onnx(
             loaded.model, loaded.postprocessor, output, size=size, images=images_in(folder),
             precision=options.precision, dynamic_size=options.dynamic_size, uint8_input=options.uint8,
-            metadata=metadata_of(loaded), recipe=loaded.recipe, opset=options.opset,
+            metadata=metadata_of(loaded), recipe=recipe, opset=options.opset,
         )  # fmt: skip
         describe(report, folder, size, options)
     except ExportError as error:

@@ -37,7 +37,7 @@ from isdfine.data.evaluate import EvalResult
 from isdfine.deploy.chosen_images import ChosenImage, chosen_images, file_stem
 from isdfine.deploy.decoder_pictures import draw_attention, draw_refinement, draw_self_attention
 from isdfine.deploy.inspection import Inspection, inspect_image
-from isdfine.deploy.load import recipe_of
+from isdfine.deploy.preprocess import recipe_of
 from isdfine.nn.padding import CONTENT_SIZE
 from isdfine.nn.types import BatchDetections
 from isdfine.solver.evaluate import detect

@@ -28,6 +28,7 @@ from ..load import Checkpoint, build_with, open_checkpoint
 from ..nn.types import Predictions
 from ..zoo.dfine.huggingface_folder import write_folder
 from ..zoo.huggingface import config_to_huggingface, to_huggingface
+from .preprocess import image_size_of
 from .training_layers import without_training_layers
 
 Form = Literal["official", "huggingface", "safetensors"]
@@ -121,12 +122,6 @@ def largest_differences(one: nn.Module, other: nn.Module, image_size: tuple[int,
             f"{tuple(first.logits.shape)}: this is a fault of the conversion, please report it"
         )
     return _largest(first.logits, second.logits), _largest(first.boxes, second.boxes)
-
-
-def image_size_of(config: Config) -> tuple[int, int]:
-    """(height, width) that a config evaluates at, 640 x 640 where it does not say."""
-    height, width = config.get("eval_spatial_size") or (640, 640)
-    return int(height), int(width)
 
 
 def _predict(model: nn.Module, image_size: tuple[int, int]) -> Predictions:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..data.collate import IMAGENET_MEAN, CollateFunction, PaddedBatchCollateFunction
 from ..data.transforms import (
@@ -40,6 +41,7 @@ MAX_SIDE = 1 << 14
 """Pixels; no network here takes larger images."""
 SQUASH, FIT, SHORTER_SIDE = "squash", "fit", "shorter_side"
 _RULES: dict[type, str] = {Resize: SQUASH, ResizeToFit: FIT, ResizeShortestEdge: SHORTER_SIDE}
+_COLLATES = "CollateFunction"
 _BOXES_ONLY = (EmptyTransform, SanitizeBoundingBoxes, ConvertBoxes, ConvertPILImage)
 _BY_NAME: dict[str, type[nn.Module]] = {op.__name__: op for op in (Resize, ResizeToFit, ResizeShortestEdge, PadToSize)}
 
@@ -203,6 +205,30 @@ class Recipe:
             return Prepared(torch.stack([pixels for pixels, _ in samples]).numpy(), sizes, None)
         canvas, targets = self.padding(samples)
         return Prepared(canvas.numpy(), sizes, torch.stack([target[CONTENT_SIZE] for target in targets]).numpy())
+
+
+def recipe_of(config: Config) -> Recipe:
+    """How a run prepares images for evaluation; squashed to ``eval_spatial_size`` where it does not say.
+
+    Args:
+        config: a run's, or that of a loaded detector.
+
+    Raises:
+        ConfigError: operations that inference cannot do.
+    """
+    from ..load import inference_config  # brings every model, which exported files can do without
+
+    small = config if config.get("val_dataloader") is None else inference_config(config.data, config.path)
+    if small.get("Compose") is None:
+        return Recipe.squash(image_size_of(small))
+    collate = next((name for name in small.registry if name.endswith(_COLLATES) and small.get(name) is not None), None)
+    return Recipe.of_evaluation(small.build("Compose"), None if collate is None else small.build(collate))
+
+
+def image_size_of(config: Config) -> tuple[int, int]:
+    """(height, width) that a config evaluates at, 640 x 640 where it does not say."""
+    height, width = config.get("eval_spatial_size") or (640, 640)
+    return int(height), int(width)
 
 
 def _checked(recipe: Recipe) -> Recipe:

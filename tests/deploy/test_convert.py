@@ -16,7 +16,8 @@ from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.deploy import convert as module
-from isdfine.deploy.convert import Form, Wanted, convert, image_size_of, largest_differences
+from isdfine.deploy.convert import Form, Wanted, convert, largest_differences
+from isdfine.deploy.preprocess import image_size_of
 from isdfine.load import Checkpoint, label_space_of, open_checkpoint, resolved
 
 LABELS = LabelSpace(("dark", "light"), (3, 7))

@@ -14,7 +14,8 @@ from isdfine.core.checkpoint.card import Card, save_weights
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.core.registry import REGISTRY, register
 from isdfine.data.label_space import MSCOCO
-from isdfine.deploy.load import load_model, recipe_of
+from isdfine.deploy.preprocess import recipe_of
+from isdfine.load import load_detector
 
 
 def test_a_run_and_its_safetensors(tmp_path: Path) -> None:
@@ -23,9 +24,9 @@ def test_a_run_and_its_safetensors(tmp_path: Path) -> None:
     card = Card(config=config.data, label_space=LABELS.to_dict())
     save_weights(filled(config).state_dict(), tmp_path / "m.safetensors", card)
     for one in (path, tmp_path / "m.safetensors"):
-        loaded = load_model(one)
+        loaded = load_detector(one)
         assert loaded.labels == LABELS
-        assert loaded.recipe.rule == "fit"
+        assert recipe_of(loaded.config).rule == "fit"
         assert not loaded.model.training
         assert all(
             torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), filled(config).state_dict().values())
@@ -36,35 +37,36 @@ def test_a_run_and_its_safetensors(tmp_path: Path) -> None:
 
 def test_a_folder_of_transformers(tmp_path: Path) -> None:
     write_micro_folder(tmp_path / "hf", micro(tmp_path))
-    assert load_model(tmp_path / "hf").recipe.size == (64, 96), "the card tells how the run evaluated"
+    assert recipe_of(load_detector(tmp_path / "hf").config).size == (64, 96), "the card tells how the run evaluated"
     weights = load_file(tmp_path / "hf" / "model.safetensors")
     (tmp_path / "hf" / "model.json").unlink()
     save_file(weights, tmp_path / "hf" / "model.safetensors")
-    loaded = load_model(tmp_path / "hf")
+    loaded = load_detector(tmp_path / "hf")
     assert loaded.labels.names == ("dark", "light")
-    assert (loaded.recipe.rule, loaded.recipe.size) == ("squash", (64, 64))
+    recipe = recipe_of(loaded.config)
+    assert (recipe.rule, recipe.size) == ("squash", (64, 64))
 
 
 def test_official_checkpoints_need_a_config(tmp_path: Path) -> None:
     config = micro_config(tmp_path)
     torch.save({"model": filled(config).state_dict()}, tmp_path / "official.pth")
     with pytest.raises(CheckpointError, match=r"official D-FINE checkpoint.* holds no config: give the YAML file"):
-        load_model(tmp_path / "official.pth")
+        load_detector(tmp_path / "official.pth")
     for given in (config, tmp_path / "micro.yml"):
-        assert load_model(tmp_path / "official.pth", given).labels.names == ("class 0", "class 1")
+        assert load_detector(tmp_path / "official.pth", given).labels.names == ("class 0", "class 1")
     without = tmp_path / "data_says.yml"  # as configs/quickstart.yml: the number of classes is left to the data
     text = (tmp_path / "micro.yml").read_text()
     without.write_text("__include__: [micro.yml]\nnum_classes: ~\n")
     assert "num_classes" in text
-    assert len(load_model(tmp_path / "official.pth", without).labels) == 2
+    assert len(load_detector(tmp_path / "official.pth", without).labels) == 2
     with pytest.raises(ConfigError, match=r"absent\.yml"):
-        load_model(tmp_path / "official.pth", tmp_path / "absent.yml")
+        load_detector(tmp_path / "official.pth", tmp_path / "absent.yml")
 
 
 def test_coco_models_know_their_classes(tmp_path: Path) -> None:
     config = micro_config(tmp_path).with_values({"num_classes": 80, "remap_mscoco_category": True})
     torch.save({"model": config.build("model").state_dict()}, tmp_path / "official.pth")
-    assert load_model(tmp_path / "official.pth", config).labels == MSCOCO
+    assert load_detector(tmp_path / "official.pth", config).labels == MSCOCO
 
 
 def test_sections_elsewhere_and_none(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_sections_elsewhere_and_none(tmp_path: Path) -> None:
 
 
 def test_the_global_registry_stays_open(tmp_path: Path) -> None:
-    load_model(micro_checkpoint(tmp_path))
+    load_detector(micro_checkpoint(tmp_path))
     late = register(type("DefinedAfterLoading", (), {}))
     assert REGISTRY["DefinedAfterLoading"] is late
 
@@ -111,7 +113,7 @@ def test_code_that_a_weights_file_names_is_not_run(tmp_path: Path, monkeypatch: 
     (tmp_path / "module_of_PartNotRun.py").write_text("raise SystemExit('it ran')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(CheckpointError, match=r"modules module_of_PartNotRun of its author.*-c FILE") as error:
-        load_model(path)
+        load_detector(path)
     assert "\n" not in str(error.value)
 
 
@@ -119,7 +121,7 @@ def test_the_yaml_of_the_run_brings_its_modules(tmp_path: Path, monkeypatch: pyt
     path, config = checkpoint_with_a_part_of_its_own(tmp_path, "PartOfYaml")
     (tmp_path / "module_of_PartOfYaml.py").write_text(MODULE.format(name="PartOfYaml"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert type(load_model(path, config).postprocessor).__name__ == "PartOfYaml"
+    assert type(load_detector(path, config).postprocessor).__name__ == "PartOfYaml"
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -129,7 +131,7 @@ def test_modules_that_inference_does_not_need_may_be_absent(tmp_path: Path, give
     content["config"] = "imports: [losses_of_theirs_absent]\n" + content["config"]
     torch.save(content, path)
     (tmp_path / "run.yml").write_text(content["config"])
-    assert load_model(path, tmp_path / "run.yml" if given else None).labels.names == ("dark", "light")
+    assert load_detector(path, tmp_path / "run.yml" if given else None).labels.names == ("dark", "light")
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_names_that_do_not_fit(tmp_path: Path) -> None:
     content["label_space"] = {"names": ["a"], "category_ids": [1]}
     torch.save(content, path)
     with pytest.raises(CheckpointError, match="1 class names for weights with 2 classes: the file is damaged"):
-        load_model(path)
+        load_detector(path)
 
 
 def test_files_that_a_backbone_started_from_are_not_needed(tmp_path: Path) -> None:
@@ -151,5 +153,5 @@ def test_files_that_a_backbone_started_from_are_not_needed(tmp_path: Path) -> No
     torch.save(
         {"model": model.state_dict(), "config": config.dump(), "label_space": LABELS.to_dict()}, tmp_path / "b.pth"
     )
-    loaded = load_model(tmp_path / "b.pth")
+    loaded = load_detector(tmp_path / "b.pth")
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.state_dict().values(), model.state_dict().values()))

@@ -13,8 +13,7 @@ from PIL import Image
 from detector_cases import OPS, micro_config, pictures
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.transforms import Compose, RandomHorizontalFlip, Resize, ResizeToFit
-from isdfine.deploy.load import recipe_of
-from isdfine.deploy.preprocess import Recipe
+from isdfine.deploy.preprocess import Recipe, recipe_of
 
 
 @pytest.mark.parametrize("scale", [True, False])

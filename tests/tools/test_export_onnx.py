@@ -141,7 +141,7 @@ def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_images_of_the_validation_set(checkpoint: Path, tmp_path: Path) -> None:
     options = TOOL.parse_arguments(["-r", str(checkpoint)])
-    loaded, size = TOOL.sized(options)
+    loaded, _, size = TOOL.sized(options)
     assert size == (64, 96)  # what the run evaluates at goes before eval_spatial_size
     assert TOOL.comparison_images(options, loaded) == tmp_path / "data" / "images"
     (tmp_path / "data" / "images").rename(tmp_path / "moved")

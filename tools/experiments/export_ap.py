@@ -17,8 +17,8 @@ import torch
 
 import isdfine
 from isdfine.core.command import command_parser
-from isdfine.deploy.load import load_model
 from isdfine.deploy.onnx.verify import session_of
+from isdfine.load import load_detector
 from isdfine.nn.types import BatchDetections
 from isdfine.solver.evaluate import evaluate
 
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         place = {f"val_dataloader.dataset.{key}": data[key] for key in ("img_folder", "ann_file")}
         config = config.with_values(place)
     loader = config.build("val_dataloader")
-    loaded = load_model(options.resume, config)
+    loaded = load_detector(options.resume, config)
     evaluator = config.build("evaluator", dataset=loader.dataset)
     base = evaluate(loaded.model, loaded.postprocessor, loader, evaluator).stats
     print(f"{'PyTorch':<40} AP {100 * base['AP']:.2f}  AP50 {100 * base['AP50']:.2f}")

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ...core.config import Config
 from ...core.environment import pick_device
+from ...load import LoadedDetector, load_detector
 from ..fuse import fuse
-from ..load import LoadedModel, load_model
+from ..preprocess import recipe_of
 from .base import BackendInfo, Outputs
 
 
@@ -22,22 +23,22 @@ class TorchBackend:
     """The deployed (fused) form of a model.
 
     Args:
-        loaded: see ``load_model``.
+        loaded: see ``load_detector``.
         device: ``cpu``, ``cuda``, ``cuda:1``; None = a GPU where there is one.
         threads: of the CPU. PyTorch has one number for the whole process, which is set.
 
     Raises:
-        ConfigError: no such device, or a number of threads below 1.
+        ConfigError: no such device, or a run that evaluates with operations that inference cannot do.
     """
 
-    def __init__(self, loaded: LoadedModel, device: str | None = None, threads: int | None = None) -> None:
-        self.device = pick_device(device)
+    def __init__(self, loaded: LoadedDetector, device: str | None = None, threads: int | None = None) -> None:
+        self.device, recipe = pick_device(device), recipe_of(loaded.config)
         if threads is not None:
             torch.set_num_threads(threads)
         self.model = fuse(loaded.model, backbone=True).to(self.device)
         self.postprocessor = loaded.postprocessor.to(self.device)
         name = f"torch {torch.__version__} ({self.device})"
-        self.info = BackendInfo(loaded.labels, loaded.recipe, name, takes_content=loaded.recipe.padding is not None)
+        self.info = BackendInfo(loaded.labels, recipe, name, takes_content=recipe.padding is not None)
 
     @classmethod
     def load(
@@ -48,8 +49,8 @@ class TorchBackend:
         threads: int | None = None,
         config: str | PathLike[str] | Config | None = None,
     ) -> TorchBackend:
-        """From a file or folder; see ``load_model``."""
-        return cls(load_model(path, config), device, threads)
+        """From a file or folder; see ``load_detector``."""
+        return cls(load_detector(path, config), device, threads)
 
     @torch.inference_mode()
     def run(

@@ -13,11 +13,11 @@ from typing import Literal, get_args
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.label_space import LabelSpace
-from isdfine.deploy.convert import image_size_of
-from isdfine.deploy.load import load_model, recipe_of
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
 from isdfine.deploy.onnx.half import to_half
 from isdfine.deploy.onnx.pooling import guard_pools
+from isdfine.deploy.preprocess import image_size_of, recipe_of
+from isdfine.load import load_detector
 
 from .onnx_subject import OnnxSubject
 from .random_weights import random_detector
@@ -110,11 +110,11 @@ def _built(named: Named, wanted: Wanted, read: Read) -> tuple[Deployed, tuple[in
     if wanted.updates and named.checkpoint is None:
         raise ConfigError(f"{named.text}: -u changes a config: give CONFIG.yml+CHECKPOINT")
     config = None if named.checkpoint is None else read(named.path, wanted.updates)
-    loaded = load_model(file, config)
-    size = wanted.size or loaded.recipe.size or image_size_of(loaded.config)
+    loaded = load_detector(file, config)
+    size = wanted.size or recipe_of(loaded.config).size or image_size_of(loaded.config)
     if loaded.config.get("eval_spatial_size") not in (None, list(size)):
-        loaded = load_model(file, loaded.config.with_values({"eval_spatial_size": list(size)}))
-    return Deployed(loaded.model, loaded.postprocessor, loaded.recipe), size, f"of {file}", loaded.labels
+        loaded = load_detector(file, loaded.config.with_values({"eval_spatial_size": list(size)}))
+    return Deployed(loaded.model, loaded.postprocessor, recipe_of(loaded.config)), size, f"of {file}", loaded.labels
 
 
 def _random(config: Config, wanted: Wanted) -> tuple[Deployed, tuple[int, int], str, None]:

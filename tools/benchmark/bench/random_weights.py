@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from isdfine.core.config import Config, without_initial_weights
-from isdfine.deploy.convert import image_size_of
+from isdfine.deploy.preprocess import image_size_of
 
 from .model_info import DEFAULT_CLASSES
 
