@@ -104,7 +104,7 @@ class TellTale:
         self.batches: list[int] = []
 
     def run(
-        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], image_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
         self.batches.append(len(images))
         answers = [self.answer(image) for image in images]

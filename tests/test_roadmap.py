@@ -93,7 +93,7 @@ def slow(*row: Any) -> Any:
 
 @pytest.mark.parametrize("number", [1, slow(2), slow(3), 4, slow(5), slow(6), slow(7), slow(8), slow(9)])
 def test_size_and_cost_are_those_of_the_paper(number: int) -> None:
-    """Of the deployed form, but for the cost in row 1: that is RT-DETR's own number, and of the form before fusing."""
+    """Of the fused form, but for the cost in row 1: that is RT-DETR's own number, and of the form before fusing."""
     params, gflops = PAPER[number - 1]
     found = info(number)
     assert found.size == (640, 640)
@@ -276,12 +276,12 @@ def test_a_row_trains_and_answers(number: int) -> None:
     assert losses[1].isfinite()
     assert losses[1] != losses[0]
     rectangle, chosen = torch.rand(1, 3, 96, 160), []
-    deployed, select = fuse(model), model.decoder.queries.select_rows
+    fused, select = fuse(model), model.decoder.queries.select_rows
     model.decoder.queries.select_rows = lambda *given: chosen.append(select(*given)) or chosen[-1]
     # cells of nearly one score would change places by rounding
-    deployed.decoder.queries.select_rows = lambda *_: chosen[0]
+    fused.decoder.queries.select_rows = lambda *_: chosen[0]
     with torch.no_grad():
-        want, got = model.eval()(rectangle), deployed(rectangle)
+        want, got = model.eval()(rectangle), fused(rectangle)
         assert want.boxes.shape == (1, 12, 4)
         torch.testing.assert_close(got.boxes, want.boxes, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(got.logits, want.logits, atol=1e-4, rtol=1e-4)
@@ -290,10 +290,10 @@ def test_a_row_trains_and_answers(number: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 8])
 def test_a_row_can_be_exported(number: int) -> None:
-    deployed, images = fuse(tiny(number).build("model").eval()), torch.rand(1, 3, 96, 160)
-    exported = torch.export.export(Answer(deployed), (images,)).module()
+    fused, images = fuse(tiny(number).build("model").eval()), torch.rand(1, 3, 96, 160)
+    exported = torch.export.export(Answer(fused), (images,)).module()
     with torch.no_grad():
-        assert torch.equal(exported(images)[1], deployed(images).boxes)
+        assert torch.equal(exported(images)[1], fused(images).boxes)
 
 
 def test_table_4_values_arrive() -> None:

@@ -38,7 +38,7 @@ from isdfine.deploy.chosen_images import ChosenImage, chosen_images, file_stem
 from isdfine.deploy.decoder_pictures import draw_attention, draw_refinement, draw_self_attention
 from isdfine.deploy.inspection import Inspection, inspect_image
 from isdfine.deploy.preprocess import recipe_of
-from isdfine.nn.padding import CONTENT_SIZE
+from isdfine.nn.padding import IMAGE_SIZE
 from isdfine.nn.types import BatchDetections
 from isdfine.solver.evaluate import detect
 from isdfine.solver.solver import Evaluation
@@ -266,8 +266,8 @@ def detections(options: argparse.Namespace) -> None:
     run = open_run(options)
     for chosen in chosen_by(options, run):
         target = {"orig_size": torch.tensor(chosen.size, device=run.device)}
-        if chosen.content is not None:
-            target[CONTENT_SIZE] = chosen.content[0].to(run.device)
+        if chosen.image_sizes is not None:
+            target[IMAGE_SIZE] = chosen.image_sizes[0].to(run.device)
         with torch.inference_mode():
             batch = detect(run.model, run.postprocessor, chosen.images, [target])
         found = BatchDetections(*(field[0].cpu() for field in batch))
@@ -312,7 +312,7 @@ def inspected_objects(
     """
     run = open_run(options)
     for chosen in chosen_by(options, run):
-        seen = inspect_image(run.model, chosen.images, chosen.size, chosen.content)
+        seen = inspect_image(run.model, chosen.images, chosen.size, chosen.image_sizes)
         queries = seen.surest(options.objects, options.threshold)
         if not queries:
             print(f"{chosen.name}: nothing with a score of at least {options.threshold:g}: lower --threshold")

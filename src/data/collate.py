@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..core.errors import DataError
 from ..core.registry import REGISTRY, register
-from ..nn.padding import CONTENT_SIZE
+from ..nn.padding import IMAGE_SIZE
 
 STRIDE = 32
 """Sides are multiples of this: the coarsest feature map of the backbones."""
@@ -150,7 +150,7 @@ for _name in ("BatchImageCollateFuncion", "default_collate_fn"):  # RT-DETR's se
 class PaddedBatchCollateFunction(CollateFunction):
     """Stack images of several sizes at the top left of the smallest canvas that holds them all.
 
-    Every target gets ``content_size`` (2,): height and width of its image inside the canvas. Boxes stay fractions of
+    Every target gets ``image_size`` (2,): height and width of its image inside the canvas. Boxes stay fractions of
     the image (docs/method.md 10.2).
 
     Args:
@@ -198,7 +198,7 @@ class PaddedBatchCollateFunction(CollateFunction):
         for place, image in zip(canvas, images):
             place[:, : image.shape[-2], : image.shape[-1]] = image
         sizes = (torch.tensor(image.shape[-2:]) for image in images)
-        return canvas, [{**target, CONTENT_SIZE: size} for target, size in zip(_targets(samples), sizes)]
+        return canvas, [{**target, IMAGE_SIZE: size} for target, size in zip(_targets(samples), sizes)]
 
     def size_at(
         self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
@@ -226,13 +226,13 @@ class PaddedBatchCollateFunction(CollateFunction):
         return -(-side // self.stride) * self.stride
 
 
-def scaled_content(sizes: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def scaled_sizes(sizes: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Content sizes (B, 2) in a canvas that is resized to ``size``: float32, exact to its last digit."""
     return (sizes.double() * torch.tensor(size) / torch.tensor(canvas)).float()
 
 
 def padded_share(sizes: Tensor, canvas: tuple[int, int]) -> float:
-    """Fraction of a batch's pixels that are padding, from the content sizes (B, 2) in one canvas."""
+    """Fraction of a batch's pixels that are padding, from the image sizes (B, 2) in one canvas."""
     return 1 - float(sizes.double().prod(dim=1).mean()) / (canvas[0] * canvas[1])
 
 

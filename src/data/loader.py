@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 from ..core import dist
 from ..core.errors import ConfigError, DataError
 from ..core.registry import UserModules, register
-from ..nn.padding import CONTENT_SIZE
-from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_share, scaled_content
+from ..nn.padding import IMAGE_SIZE
+from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_share, scaled_sizes
 from .dataset.detection import DetectionDataset, SampleKey, seeded
 from .sampler import BatchSampler, aspect_buckets
 from .transforms.ops import KeepAspect, PadToSize, RandomCrop, Resize
@@ -161,8 +161,8 @@ class DataLoader:
                 if isinstance(batch, _Failure):
                     raise DataError(batch.message)
                 height, width = batch.images.shape[-2:]
-                if CONTENT_SIZE in batch.values:
-                    padded.append(padded_share(batch.values[CONTENT_SIZE].view(-1, 2), (height, width)))
+                if IMAGE_SIZE in batch.values:
+                    padded.append(padded_share(batch.values[IMAGE_SIZE].view(-1, 2), (height, width)))
                 yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index, (height, width)))
         if padded and self.sampler.shuffle:
             self._report_padding(epoch, sum(padded) / len(padded))
@@ -175,10 +175,10 @@ class DataLoader:
         images = batch.images.to(self.device, non_blocking=True)
         images = self.dataset.pixels(self.collate_fn.resize(images, size))
         values = batch.values
-        if size is not None and CONTENT_SIZE in values:
+        if size is not None and IMAGE_SIZE in values:
             height, width = batch.images.shape[-2:]
-            scaled = scaled_content(values[CONTENT_SIZE].view(-1, 2), (height, width), size)
-            values = {**values, CONTENT_SIZE: scaled.flatten()}
+            scaled = scaled_sizes(values[IMAGE_SIZE].view(-1, 2), (height, width), size)
+            values = {**values, IMAGE_SIZE: scaled.flatten()}
         values = {name: value.to(self.device, non_blocking=True) for name, value in values.items()}
         return images, _unpack(values, batch.rows)
 

@@ -33,7 +33,7 @@ class ChosenImage:
     """(1, 3, H, W) as the network reads it."""
     size: tuple[int, int]
     """(height, width) in pixels that fractions of boxes refer to."""
-    content: Tensor | None
+    image_sizes: Tensor | None
     """(1, 2) height and width of the image inside its canvas; None where it fills it."""
 
 
@@ -64,9 +64,9 @@ def chosen_images(
         names.add(name)
         ((_, prepared),) = recipe.prepare([image])
         height, width = prepared.sizes[0].tolist()
-        content = None if prepared.content is None else torch.from_numpy(prepared.content)
+        image_sizes = None if prepared.image_sizes is None else torch.from_numpy(prepared.image_sizes)
         images = recipe.to_input(torch.from_numpy(prepared.pixels).to(device))
-        yield ChosenImage(name, image, truth, images, (height, width), content)
+        yield ChosenImage(name, image, truth, images, (height, width), image_sizes)
 
 
 def file_stem(path: str | Path) -> str:

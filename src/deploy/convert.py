@@ -29,7 +29,7 @@ from ..nn.types import Predictions
 from ..zoo.dfine.huggingface_folder import write_folder
 from ..zoo.huggingface import config_to_huggingface, to_huggingface
 from .preprocess import image_size_of
-from .training_layers import without_training_layers
+from .training_layers import drop_training_layers
 
 Form = Literal["official", "huggingface", "safetensors"]
 TOLERANCE = 1e-4
@@ -146,7 +146,7 @@ def _shortened(
     config: Config, source: Checkpoint, model: nn.Module
 ) -> tuple[Config, Checkpoint, nn.Module, str | None]:
     """All three without the layers that only training runs, if there are any; the outputs are compared."""
-    config, weights, left_out = without_training_layers(config, source.weights)
+    config, weights, left_out = drop_training_layers(config, source.weights)
     if left_out is None:
         return config, source, model, None
     source = replace(source, weights=weights)

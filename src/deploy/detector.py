@@ -171,12 +171,12 @@ class Detector:
 
     def _detect(self, prepared: Prepared) -> Outputs:
         wh = np.ascontiguousarray(prepared.sizes[:, ::-1])
-        if prepared.content is None or self.info.takes_content:
-            found = self.backend.run(prepared.pixels, wh, prepared.content)
+        if prepared.image_sizes is None or self.info.takes_image_sizes:
+            found = self.backend.run(prepared.pixels, wh, prepared.image_sizes)
         else:  # the network takes the whole canvas for the image: its pixels are asked for, and scaled here
             canvas = np.tile(np.array(prepared.pixels.shape[:1:-1], dtype=np.int64), (len(wh), 1))
             found = self.backend.run(prepared.pixels, canvas)
-            growth = np.tile(wh / prepared.content[:, ::-1], (1, 2))[:, None]  # (B, 1, 4)
+            growth = np.tile(wh / prepared.image_sizes[:, ::-1], (1, 2))[:, None]  # (B, 1, 4)
             found = found._replace(boxes=(found.boxes * growth).astype(np.float32))
         _check(found, len(self.label_space))
         return found

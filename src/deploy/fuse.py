@@ -20,14 +20,14 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 @runtime_checkable
-class Deployable(Protocol):
-    """A module that knows its own deployment form, beyond folding of convolutions.
+class Fusable(Protocol):
+    """A module that knows its own form for inference, beyond fused convolutions.
 
     ``fuse`` calls it on a private copy, so the method may change and return ``self``. What it returns is final: its
     children are not visited. Calling it again on its result changes nothing.
     """
 
-    def deployed(self) -> nn.Module:
+    def fused(self) -> nn.Module:
         """The module to use for inference."""
         ...
 
@@ -49,10 +49,10 @@ class BoundedConv(nn.Module):
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W'); the padding, if any, is cleared before it is read."""
-        found: Tensor = self.conv(cleared(maps, padding))
+        convolved: Tensor = self.conv(cleared(maps, padding))
         if self.low is None and self.high is None:
-            return found
-        return found.clamp(self.low, self.high)
+            return convolved
+        return convolved.clamp(self.low, self.high)
 
     def extra_repr(self) -> str:
         """Bounds, for printing."""
@@ -63,7 +63,7 @@ def fuse(model: ModelT, *, backbone: bool = False) -> ModelT:
     """A copy of a model in eval mode, rewritten for inference; the model itself is left alone.
 
     ``ConvNormAct`` becomes one biased convolution ``conv_bn_fused``, ``RepVGG`` one 3x3 convolution ``conv``, a
-    ``Deployable`` what it says; everything else is kept. Outputs agree up to rounding. Fusing a fused model gives an
+    ``Fusable`` what it says; everything else is kept. Outputs agree up to rounding. Fusing a fused model gives an
     equal copy.
 
     Args:
@@ -80,12 +80,12 @@ def fuse(model: ModelT, *, backbone: bool = False) -> ModelT:
 
 
 def _rewritten(module: nn.Module) -> nn.Module:
-    if isinstance(module, Deployable):
-        return module.deployed()
+    if isinstance(module, Fusable):
+        return module.fused()
     if isinstance(module, RepVGG):
         return _single_branch(module)
     if isinstance(module, ConvNormAct):
-        conv = _biased(module.conv, *_folded(module.conv, module.norm))
+        conv = _biased(module.conv, *_fused_weights(module.conv, module.norm))
         return nn.Sequential(OrderedDict(conv_bn_fused=conv, act=module.act))
     for name, child in module.named_children():
         setattr(module, name, _rewritten(child))
@@ -93,13 +93,13 @@ def _rewritten(module: nn.Module) -> nn.Module:
 
 
 def _single_branch(block: RepVGG) -> nn.Sequential:
-    kernel, bias = _folded(block.conv1.conv, block.conv1.norm)
-    point_kernel, point_bias = _folded(block.conv2.conv, block.conv2.norm)
+    kernel, bias = _fused_weights(block.conv1.conv, block.conv1.norm)
+    point_kernel, point_bias = _fused_weights(block.conv2.conv, block.conv2.norm)
     kernel = kernel + F.pad(point_kernel, (1, 1, 1, 1))  # (D, D, 3, 3): a 1x1 kernel is a 3x3 one with a zero rim
     return nn.Sequential(OrderedDict(conv=_biased(block.conv1.conv, kernel, bias + point_bias), act=block.act))
 
 
-def _folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+def _fused_weights(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     """Kernel and bias of the convolution that does what convolution and normalisation do with running statistics.
 
     Args:
@@ -114,7 +114,7 @@ def _folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     """
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
-        raise ValueError("fuse: a batch norm without running statistics cannot be folded: keep track_running_stats on")
+        raise ValueError("fuse: a batch norm without running statistics cannot be fused: keep track_running_stats on")
     scale = norm.weight * torch.rsqrt(variance + norm.eps)  # (out_channels,)
     return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
@@ -134,7 +134,7 @@ def _bounded(module: nn.Module) -> nn.Module:
 
 
 def _bounded_conv(block: ConvBlock) -> BoundedConv:
-    kernel, bias = _folded(block.conv, block.bn)
+    kernel, bias = _fused_weights(block.conv, block.bn)
     low: float | None = 0.0 if isinstance(block.act, nn.ReLU) else None
     high: float | None = None
     if isinstance(block.lab, LearnableAffine):

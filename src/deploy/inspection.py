@@ -88,7 +88,7 @@ class _HookRecords:
 
 @torch.inference_mode()
 def inspect_image(
-    model: nn.Module, images: Tensor, size: tuple[int, int], content_sizes: Tensor | None = None
+    model: nn.Module, images: Tensor, size: tuple[int, int], image_sizes: Tensor | None = None
 ) -> Inspection:
     """Run a detector on one image and read its decoder.
 
@@ -96,7 +96,7 @@ def inspect_image(
         model: a detector with a ``DFINETransformer``, in eval mode.
         images: (1, 3, H, W) as the model reads them.
         size: (height, width) in pixels that fractions of boxes are multiplied with: the image's own.
-        content_sizes: (1, 2) in a padded batch, see ``DFINE.forward``.
+        image_sizes: (1, 2) in a padded batch, see ``DFINE.forward``.
 
     Raises:
         ConfigError: another kind of model.
@@ -107,7 +107,7 @@ def inspect_image(
         raise ValueError(f"inspect_image reads one image in eval mode, got {len(images)}: call model.eval() before")
     seen = _HookRecords()
     with _listening(decoder, seen):
-        predictions = model(images, **({} if content_sizes is None else {"content_sizes": content_sizes}))
+        predictions = model(images, **({} if image_sizes is None else {"image_sizes": image_sizes}))
     return _inspection(decoder, predictions, seen, size)
 
 

@@ -35,7 +35,7 @@ from ..data.transforms import (
     SanitizeBoundingBoxes,
 )
 from ..data.transforms.ops import KeepAspect
-from ..nn.padding import CONTENT_SIZE
+from ..nn.padding import IMAGE_SIZE
 
 MAX_SIDE = 1 << 14
 """Pixels; no network here takes larger images."""
@@ -53,9 +53,9 @@ class Prepared:
     pixels: NDArray[np.uint8]
     """(B, 3, H, W) RGB."""
     sizes: NDArray[np.int64]
-    """(B, 2) height and width in pixels that boxes as fractions of the content refer to: those of the images as they
+    """(B, 2) height and width in pixels that boxes as fractions of the image refer to: those of the images as they
     came, grown where ``PadToSize`` added a border."""
-    content: NDArray[np.int64] | None
+    image_sizes: NDArray[np.int64] | None
     """(B, 2) height and width of the image inside its canvas, at the top left; None where it fills it."""
 
 
@@ -204,7 +204,7 @@ class Recipe:
         if self.padding is None:
             return Prepared(torch.stack([pixels for pixels, _ in samples]).numpy(), sizes, None)
         canvas, targets = self.padding(samples)
-        return Prepared(canvas.numpy(), sizes, torch.stack([target[CONTENT_SIZE] for target in targets]).numpy())
+        return Prepared(canvas.numpy(), sizes, torch.stack([target[IMAGE_SIZE] for target in targets]).numpy())
 
 
 def recipe_of(config: Config) -> Recipe:

@@ -16,10 +16,8 @@ _OF_A_LAYER = r"decoder\.(?:decoder\.layers|decoder\.lqe_layers|dec_score_head|d
 """Keys that belong to one decoder layer of D-FINE."""
 
 
-def without_training_layers(
-    config: Config, weights: Mapping[str, Tensor]
-) -> tuple[Config, dict[str, Tensor], str | None]:
-    """The same detector built and trained without the layers after ``eval_idx``: in eval mode it answers the same.
+def drop_training_layers(config: Config, weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor], str | None]:
+    """The same detector without the layers after ``eval_idx``: in eval mode its predictions are the same.
 
     Args:
         config: of the model, whose ``DFINE.decoder`` is a ``DFINETransformer``.
@@ -36,7 +34,7 @@ def without_training_layers(
     kept = range(layers)[eval_idx] + 1
     if kept == layers:
         return config, dict(weights), None
-    numbers = {key: int(found[1]) for key in weights if (found := re.fullmatch(_OF_A_LAYER, key))}
+    numbers = {key: int(layer[1]) for key in weights if (layer := re.fullmatch(_OF_A_LAYER, key))}
     found_layers = max(numbers.values(), default=-1) + 1
     if found_layers != layers:
         raise CheckpointError(

@@ -136,7 +136,7 @@ class AttentionDistillation(Distiller):
                 f"AttentionDistillation compares decoder layers, but {type(model).__name__} has {layers}: "
                 "set num_layers to 2 or more, or take it out of distillers"
             )
-        if self.row_weight != "uniform" and decoder.num_answering_layers < layers:
+        if self.row_weight != "uniform" and decoder.num_predicting_layers < layers:
             raise ValueError(
                 f"AttentionDistillation.row_weight: {self.row_weight} reads the predictions of all {layers} decoder "
                 f"layers, but {type(decoder).__name__} predicts after the last alone: set its aux_loss: True, or "

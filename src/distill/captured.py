@@ -61,9 +61,9 @@ def choose_rows(attention: CapturedAttention, count: int | None, progress: float
 def key_mask(attention: CapturedAttention, rows: Rows, *, everything: bool) -> Tensor | None:
     """(1 or B, 1, 1 or R, J) bool, queries that a row may not read and padded slots; None where there are none."""
     mask: Tensor | None = None
-    blocked = attention.blocked if everything else attention.masks.get("")
-    if blocked is not None:
-        mask = rows.pick(blocked, 0)[None, None]
+    among = attention.attn_mask if everything else attention.masks.get("")
+    if among is not None:
+        mask = rows.pick(among, 0)[None, None]
     padding = _padding(attention, everything)
     if padding is not None:
         keys = padding[:, None, None]
@@ -159,8 +159,8 @@ def dense_maps(attention: CapturedAttention, rows: Rows) -> LayerMaps:
     """Every layer's attention to the S cells of the memory, (B, heads, R, S)."""
     projected = [(rows.of(query, 2), key) for query, key in zip(attention.dense_queries, attention.dense_keys)]
     images, heads, chosen, _ = projected[0][0].shape
-    hidden = attention.hidden_cells
-    mask = None if hidden is None else hidden[:, None, None]
+    padded = attention.key_padding_mask
+    mask = None if padded is None else padded[:, None, None]
     return LayerMaps(projected, _scaled_product, mask, (images, heads, chosen, projected[0][1].shape[2]))
 
 

@@ -158,8 +158,8 @@ def check_span(name: str, span: int) -> None:
 
 
 def answering_layers(model: nn.Module) -> int:
-    """Decoder layers that predict in training: ``decoder.num_answering_layers``, or 2 where a decoder does not say."""
-    layers: int = getattr(getattr(model, "decoder", model), "num_answering_layers", 2)
+    """Decoder layers that predict in training: ``decoder.num_predicting_layers``, or 2 where a decoder does not say."""
+    layers: int = getattr(getattr(model, "decoder", model), "num_predicting_layers", 2)
     return layers
 
 

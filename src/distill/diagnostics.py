@@ -131,25 +131,25 @@ def attention_means(attention: CapturedAttention) -> WeightedMeans:
     """Entropies of the matching queries' attention, per layer that was captured."""
     place = attention.places[""]
     means: WeightedMeans = {}
-    blocked = None if attention.blocked is None else attention.blocked[place]
+    mask = None if attention.attn_mask is None else attention.attn_mask[place]
     for i, (queries, keys) in enumerate(zip(attention.queries, attention.keys)):
         # image by image: this is the moment of the step at which most memory is taken, and a batch of maps is large
-        images = [_map_entropy(query[:, place], key, blocked) for query, key in zip(queries, keys)]
+        images = [_map_entropy(query[:, place], key, mask) for query, key in zip(queries, keys)]
         means[f"attention_entropy_layer_{i}"] = _mean(torch.stack(images))
     for i, logits in enumerate(attention.point_logits):
         means[f"cross_attention_entropy_layer_{i}"] = _mean(_entropy(logits[:, place].float()))
-    hidden = attention.hidden_cells
+    padded = attention.key_padding_mask
     for i, (queries, keys) in enumerate(zip(attention.dense_queries, attention.dense_keys)):
-        unread = [None] * len(keys) if hidden is None else hidden.expand(len(keys), -1)
+        unread = [None] * len(keys) if padded is None else padded.expand(len(keys), -1)
         images = [_map_entropy(query[:, place], key, cells) for query, key, cells in zip(queries, keys, unread)]
         means[f"dense_attention_entropy_layer_{i}"] = _mean(torch.stack(images))
     return means
 
 
-def _map_entropy(query: Tensor, key: Tensor, blocked: Tensor | None) -> Tensor:
-    """Mean entropy of one image's map, from (heads, Qm, d) and (heads, J, d); blocked (Qm or 1, J) or (J,)."""
+def _map_entropy(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean entropy of one image's map, from (heads, Qm, d) and (heads, J, d); mask (Qm or 1, J) or (J,)."""
     scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().mT  # (heads, Qm, J)
-    return _entropy(scores if blocked is None else scores.masked_fill(blocked, -torch.inf)).mean()
+    return _entropy(scores if mask is None else scores.masked_fill(mask, -torch.inf)).mean()
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Self-attention among queries, with the parameter names of ``torch.nn.MultiheadAttention``."""
+"""Self-attention among queries, with the parameter names and masks of ``torch.nn.MultiheadAttention``.
+
+All masks of the package are as torch has them there: bool, and True leaves out. ``attn_mask`` (Q, Q) holds what row i
+may not read in column j, ``key_padding_mask`` (B, S) and a padding mask what only fills up a batch.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,9 @@ class QuerySelfAttention(nn.Module):
         num_heads: attention heads.
         dropout: probability of dropping an attention weight in training.
 
-    Shapes: content and position (B, Q, D), ``allowed`` bool, True = may be read, (Q, Q) or anything that broadcasts to
-    (B, heads, Q, Q), or None for all -> (B, Q, D). ``record`` collects what is attended to, see ``nn.capture``.
+    Shapes: content and position (B, Q, D), ``attn_mask`` bool, True = may not be read, (Q, Q) or anything that
+    broadcasts to (B, heads, Q, Q), or None for none -> (B, Q, D). ``record`` collects what is attended to, see
+    ``nn.capture``.
     """
 
     def __init__(self, dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
@@ -40,30 +45,31 @@ class QuerySelfAttention(nn.Module):
         self,
         content: Tensor,
         position: Tensor,
-        allowed: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         record: AttentionRecorder | None = None,
     ) -> Tensor:
         dim = content.shape[-1]
         placed = F.linear(content + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
         value = F.linear(content, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
-        query, key, value = (self._split(one) for one in (*placed.chunk(2, dim=-1), value))
+        query, key, value = (self._split(tokens) for tokens in (*placed.chunk(2, dim=-1), value))
         if record is not None and record.materialise:
-            heads = self._materialised(query, key, value, allowed, record)
+            heads = self._materialised(query, key, value, attn_mask, record)
         else:
             if record is not None:
                 record.add_self_attention(query, key)
             dropout = self.dropout if self.training else 0.0
-            heads = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+            readable = None if attn_mask is None else ~attn_mask  # that function's masks say what takes part
+            heads = F.scaled_dot_product_attention(query, key, value, attn_mask=readable, dropout_p=dropout)
         return self.out_proj(heads.transpose(1, 2).flatten(2))
 
     def _materialised(
-        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, record: AttentionRecorder
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, record: AttentionRecorder
     ) -> Tensor:
         """As ``scaled_dot_product_attention``, by way of the map; all (B, heads, Q, D / heads)."""
         scores = (query * query.shape[-1] ** -0.5) @ key.mT  # (B, heads, Q, Q), scaled first: halves overflow
         record.add_self_attention(query, key, scores)
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed, -torch.inf)
+        if attn_mask is not None:
+            scores = scores.masked_fill(attn_mask, -torch.inf)
         return F.dropout(scores.softmax(dim=-1), self.dropout, self.training) @ value
 
     def _split(self, x: Tensor) -> Tensor:

@@ -48,17 +48,17 @@ class CapturedAttention:
     """Points per head on each level, P in all, in the order of ``point_logits``."""
     places: dict[str, slice]
     """Where each query group lies on the query axis, by name; "" are the matching queries."""
-    blocked: Tensor | None
-    """(Q, Q) bool, row i may not read column j where True, the same in all layers; None where nothing is blocked."""
+    attn_mask: Tensor | None
+    """(Q, Q) bool, row i may not read column j where True, the same in all layers; None for no mask."""
     masks: dict[str, Tensor]
-    """(Qg, Qg) bool by name, what is blocked inside a group; only of groups where something is."""
+    """(Qg, Qg) bool by name, the mask inside a group; only of groups that have one."""
     padding: dict[str, Tensor]
     """(B, Qg) bool by name for groups with slots that only fill up the batch, True there."""
     dense_queries: tuple[Tensor, ...] = ()
     """(B, heads, Q, d') projected, before scaling, of the attention to the memory's S cells."""
     dense_keys: tuple[Tensor, ...] = ()
     """(B, heads, S, d') projected, before scaling."""
-    hidden_cells: Tensor | None = None
+    key_padding_mask: Tensor | None = None
     """(1 or B, S) bool, True for cells that no query may read, the same in all layers; None where all may be read."""
 
     @property
@@ -84,7 +84,7 @@ class AttentionRecorder:
         self._num_points: Sequence[int] = ()
         self._dense_queries: list[Tensor] = []
         self._dense_keys: list[Tensor] = []
-        self._hidden_cells: Tensor | None = None
+        self._key_padding_mask: Tensor | None = None
 
     def add_self_attention(self, query: Tensor, key: Tensor, scores: Tensor | None = None) -> None:
         """Of the next layer: (B, heads, Q, d) twice and, if the layer materialises them, (B, heads, Q, Q) scores."""
@@ -100,14 +100,14 @@ class AttentionRecorder:
             self._point_logits.append(logits)
             self._num_points = num_points
 
-    def add_dense_cross(self, query: Tensor, key: Tensor, hidden: Tensor | None = None) -> None:
+    def add_dense_cross(self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None = None) -> None:
         """Of the next layer: (B, heads, Q, d'), (B, heads, S, d') and (1 or B, S) bool, cells that may not be read."""
         if DENSE_CROSS_ATTENTION in self.kinds:
             self._dense_queries.append(query)
             self._dense_keys.append(key)
-            self._hidden_cells = hidden
+            self._key_padding_mask = key_padding_mask
 
-    def finish(self, groups: Sequence[QueryGroup], blocked: Tensor | None) -> CapturedAttention:
+    def finish(self, groups: Sequence[QueryGroup], attn_mask: Tensor | None) -> CapturedAttention:
         """What was collected, with the groups in the order in which they were joined and their mask."""
         places, start = {}, 0
         for group in groups:
@@ -119,12 +119,12 @@ class AttentionRecorder:
             point_logits=tuple(self._point_logits),
             num_points=tuple(self._num_points),
             places=places,
-            blocked=blocked,
+            attn_mask=attn_mask,
             masks={group.name: group.mask for group in groups if group.mask is not None},
             padding={group.name: group.padding for group in groups if group.padding is not None},
             dense_queries=tuple(self._dense_queries),
             dense_keys=tuple(self._dense_keys),
-            hidden_cells=self._hidden_cells,
+            key_padding_mask=self._key_padding_mask,
         )
 
 
@@ -141,7 +141,7 @@ class OffersAttention(Protocol):
         ...
 
     @property
-    def num_answering_layers(self) -> int:
+    def num_predicting_layers(self) -> int:
         """Of these, layers whose predictions the training output has: all, or 1 for the last alone."""
         ...
 

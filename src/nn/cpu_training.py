@@ -19,8 +19,8 @@ def trains_on_cpu(module: nn.Module, values: Tensor) -> bool:
 
 def affine(maps: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """``scale * maps + bias`` for maps (B, D, H, W) and one number each, (1,)."""
-    found: Tensor = _Affine.apply(maps, scale, bias)
-    return found
+    scaled: Tensor = _Affine.apply(maps, scale, bias)
+    return scaled
 
 
 class _Affine(torch.autograd.Function):
@@ -40,8 +40,8 @@ class _Affine(torch.autograd.Function):
         return of_maps, of_scale, upstream.sum()[None] if ctx.needs_input_grad[2] else None
 
 
-def _flat(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def _flat(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Elements in one order, that of memory where both are laid out alike."""
-    if one.dim() == 4 and not (one.is_contiguous() and other.is_contiguous()):
-        one, other = one.permute(0, 2, 3, 1), other.permute(0, 2, 3, 1)
-    return one.reshape(-1), other.reshape(-1)
+    if a.dim() == 4 and not (a.is_contiguous() and b.is_contiguous()):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return a.reshape(-1), b.reshape(-1)

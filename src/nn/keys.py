@@ -28,7 +28,7 @@ class KeyTable:
 
     def to_modules(self, key: str) -> str:
         """Name in the modules of what a checkpoint calls ``key``; a name of the modules' own stays."""
-        return _replaced(key, {theirs: ours for ours, theirs in self.parts.items()})
+        return _replaced(key, {stored: name for name, stored in self.parts.items()})
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class PartTable:
     def to_checkpoints(self, keys: Sequence[str]) -> list[tuple[str, str]]:
         """(in a checkpoint, in the modules) of all keys, in the order of the rows; what no row knows keeps its name
         and comes last."""
-        pairs = [(theirs + key[len(ours) :], key) for theirs, ours in self.rows for key in keys if _begins(key, ours)]
+        pairs = [(stored + key[len(name) :], key) for stored, name in self.rows for key in keys if _begins(key, name)]
         known = {key for _, key in pairs}
         return pairs + [(key, key) for key in keys if key not in known]
 
     def to_modules(self, key: str) -> str:
         """Name in the modules of what a checkpoint calls ``key``; a name of the modules' own stays."""
-        return next((ours + key[len(theirs) :] for theirs, ours in self.rows if _begins(key, theirs)), key)
+        return next((name + key[len(stored) :] for stored, name in self.rows if _begins(key, stored)), key)
 
 
 def use_part_table(module: nn.Module, table: PartTable) -> None:
@@ -61,7 +61,7 @@ def use_part_table(module: nn.Module, table: PartTable) -> None:
 
 def _write_parts(table: PartTable, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
     own = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
-    state.update((prefix + theirs, own[ours]) for theirs, ours in table.to_checkpoints(list(own)))
+    state.update((prefix + stored, own[name]) for stored, name in table.to_checkpoints(list(own)))
 
 
 def _begins(key: str, part: str) -> bool:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which part of a padded canvas is image: what keeps predictions independent of the padding (docs/method.md 10.2).
 
-A convolution reads zeros beyond the border of its map. Where the cells beyond the content hold zeros as well, the
-content cannot tell the end of the content from the end of the canvas. So every operation that reads neighbours
+A convolution reads zeros beyond the border of its map. Where the cells beyond the image hold zeros as well, the
+image cannot tell its own end from the end of the canvas. So every operation that reads neighbours
 (kernel > 1) gets a cleared map, and the results do not depend on how much padding there is.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CONTENT_SIZE = "content_size"
+IMAGE_SIZE = "image_size"
 """Target entry: (2,) height and width of an image inside its padded canvas, in pixels of the canvas."""
 
 
@@ -31,7 +31,7 @@ class Padding:
             device) outside the canvas.
     """
 
-    content: Tensor
+    image_sizes: Tensor
     """(B, 2) height and width in pixels of the canvas; fractions of a pixel are fine (a batch that was resized)."""
     canvas: tuple[int, int]
     """(height, width) in pixels."""
@@ -39,21 +39,21 @@ class Padding:
     _factors: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.content.dim() != 2 or self.content.shape[1] != 2 or self.content.is_complex():
+        if self.image_sizes.dim() != 2 or self.image_sizes.shape[1] != 2 or self.image_sizes.is_complex():
             raise ValueError(
-                f"content sizes have the shape {tuple(self.content.shape)}: give (B, 2), one (height, width) per image"
+                f"image sizes have the shape {tuple(self.image_sizes.shape)}: give (B, 2), a (height, width) per image"
             )
-        if self.content.device.type == "cpu" and not torch.compiler.is_compiling():
-            _check_inside(self.content, self.canvas)
+        if self.image_sizes.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_inside(self.image_sizes, self.canvas)
 
-    def keep(self, size: tuple[int, int]) -> Tensor:
-        """(B, 1, h, w) bool: the cells of a map of this (height, width) that hold any content."""
+    def mask(self, size: tuple[int, int]) -> Tensor:
+        """(B, 1, h, w) bool: True in the cells of a map of this (height, width) that hold nothing of the image."""
         if size not in self._masks:
             rows, columns = (
-                torch.arange(cells, device=self.content.device) * self.stride(size) < self._sides(axis)
+                torch.arange(cells, device=self.image_sizes.device) * self.stride(size) >= self._sides(axis)
                 for axis, cells in enumerate(size)
             )  # (B, h) and (B, w)
-            self._masks[size] = rows[:, None, :, None] & columns[:, None, None, :]
+            self._masks[size] = rows[:, None, :, None] | columns[:, None, None, :]
         return self._masks[size]
 
     def clear(self, maps: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ class Padding:
         height, width = maps.shape[-2:]
         key = (height, width, maps.dtype)
         if key not in self._factors:
-            self._factors[key] = self.keep((height, width)).to(maps.dtype)
+            self._factors[key] = (~self.mask((height, width))).to(maps.dtype)
         return maps * self._factors[key]  # a factor of the same type: one pass, and autocast keeps half precision
 
     def centres(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
-        """Cell centres of the levels of a pyramid, fine to coarse, as fractions of the content.
+        """Cell centres of the levels of a pyramid, fine to coarse, as fractions of the image.
 
         Returns: y (B, h) and x (B, w) per level, above 1 in padded cells.
         """
@@ -75,15 +75,15 @@ class Padding:
             for (height, width), stride in zip(sizes, self.level_strides(sizes))
         ]
 
-    def extent(self, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """(B, levels, 2) x and y: how much of each map (height, width) the content spans, as a fraction of the map.
+    def valid_ratios(self, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, levels, 2) x and y: how much of each map (height, width) the image spans, as a fraction of the map.
 
         The maps are the levels of a pyramid, fine to coarse.
         """
         spans = [(stride * h, stride * w) for (h, w), stride in zip(sizes, self.level_strides(sizes))]
         # Filled element by element from Python numbers: a tensor made from a list would be copied to the device.
-        content = self.content.float()
-        return torch.stack([torch.stack((content[:, 1] / w, content[:, 0] / h), dim=-1) for h, w in spans], dim=1)
+        sides = self.image_sizes.float()
+        return torch.stack([torch.stack((sides[:, 1] / w, sides[:, 0] / h), dim=-1) for h, w in spans], dim=1)
 
     def stride(self, size: tuple[int, int]) -> int:
         """Pixels per cell: the power of two that gave a map of this (height, width).
@@ -102,12 +102,12 @@ class Padding:
         return strides
 
     def _centres(self, axis: int, cells: int, stride: int) -> Tensor:
-        numbers = torch.arange(cells, dtype=torch.float32, device=self.content.device)
+        numbers = torch.arange(cells, dtype=torch.float32, device=self.image_sizes.device)
         return (numbers + 0.5) * stride / self._sides(axis)
 
     def _sides(self, axis: int) -> Tensor:
         """(B, 1) heights (axis 0) or widths."""
-        return self.content[:, axis : axis + 1].float()
+        return self.image_sizes[:, axis : axis + 1].float()
 
 
 def cleared(maps: Tensor, padding: Padding | None) -> Tensor:
@@ -120,7 +120,7 @@ def cleared_reads(network: nn.Module, padding: Padding) -> Iterator[None]:
     """Let every convolution and pooling layer inside a network that reads neighbours read cleared maps.
 
     For networks that know nothing of padding: inside this context, those made of such layers and of operations on
-    single cells treat the end of the content like the end of the canvas (maximum pooling: of values that are not
+    single cells treat the end of the image like the end of the canvas (maximum pooling: of values that are not
     negative). What reads a whole map (squeeze and excitation, attention), and pooling that is no layer, still sees the
     canvas.
     """
@@ -128,7 +128,7 @@ def cleared_reads(network: nn.Module, padding: Padding) -> Iterator[None]:
     def clear(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return padding.clear(inputs[0]), *inputs[1:]
 
-    hooks = [one.register_forward_pre_hook(clear) for one in network.modules() if _reads_neighbours(one)]
+    hooks = [layer.register_forward_pre_hook(clear) for layer in network.modules() if _reads_neighbours(layer)]
     try:
         yield
     finally:
@@ -143,29 +143,29 @@ def _reads_neighbours(layer: nn.Module) -> bool:
     return max(sides) > 1
 
 
-def content_sizes_of(targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What a padded batch adds to the arguments of a model: ``{"content_sizes": (B, 2)}``, or nothing without padding.
+def image_sizes_of(targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What a padded batch adds to the arguments of a model: ``{"image_sizes": (B, 2)}``, or nothing without padding.
 
     Args:
-        targets: B dicts; all hold ``content_size`` (2,) or none does.
+        targets: B dicts; all hold ``image_size`` (2,) or none does.
 
     Raises:
-        ValueError: some targets hold a content size and others do not.
+        ValueError: some targets hold an image size and others do not.
     """
-    sizes = [target[CONTENT_SIZE] for target in targets if CONTENT_SIZE in target]
+    sizes = [target[IMAGE_SIZE] for target in targets if IMAGE_SIZE in target]
     if not sizes:
         return {}
     if len(sizes) != len(targets):
         raise ValueError(
-            f"{len(sizes)} of {len(targets)} targets hold {CONTENT_SIZE}: give it for all images of a batch or for none"
+            f"{len(sizes)} of {len(targets)} targets hold {IMAGE_SIZE}: give it for all images of a batch or for none"
         )
-    return {"content_sizes": torch.stack(sizes)}
+    return {"image_sizes": torch.stack(sizes)}
 
 
-def _check_inside(content: Tensor, canvas: tuple[int, int]) -> None:
-    for number, (height, width) in enumerate(content.tolist()):
+def _check_inside(image_sizes: Tensor, canvas: tuple[int, int]) -> None:
+    for number, (height, width) in enumerate(image_sizes.tolist()):
         if not (0 < height <= canvas[0] and 0 < width <= canvas[1]):
             raise ValueError(
-                f"the content of image {number} is {height} x {width} (height x width) pixels, but its canvas has "
+                f"image {number} is {height} x {width} (height x width) pixels, but its canvas has "
                 f"{canvas[0]} x {canvas[1]}: are height and width swapped, or was the batch resized without its sizes?"
             )

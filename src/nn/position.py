@@ -69,7 +69,7 @@ def _waves(
     steps = torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim // 4)
     frequencies = 1.0 / temperature**steps
     angles = (torch.arange(side, dtype=torch.float32, device=device)[:, None] * frequencies for side in size)
-    rows, columns = (torch.cat([one.sin(), one.cos()], dim=1) for one in angles)
+    rows, columns = (torch.cat([side.sin(), side.cos()], dim=1) for side in angles)
     return rows, columns
 
 

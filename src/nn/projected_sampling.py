@@ -19,7 +19,7 @@ class ProjectedDeformableAttention(DeformableAttention):
     D-FINE leaves both maps out (first step of the roadmap in arXiv 2410.13842, Table 3): per layer the first one costs
     a product with every cell of every level. Names are those of RT-DETR's checkpoints.
 
-    Args and shapes as :class:`DeformableAttention`. Cells beyond ``extent`` stay zero, whatever the map's bias.
+    Args and shapes as :class:`DeformableAttention`. Cells beyond ``valid_ratios`` stay zero, whatever the map's bias.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class ProjectedDeformableAttention(DeformableAttention):
         queries: Tensor,
         references: Tensor,
         values: Sequence[Tensor],
-        extent: Tensor | None = None,
+        valid_ratios: Tensor | None = None,
         record: AttentionRecorder | None = None,
     ) -> Tensor:
-        spans = [None] * len(values) if extent is None else extent.unbind(1)
+        spans = [None] * len(values) if valid_ratios is None else valid_ratios.unbind(1)
         projected = [self._projected(value, span) for value, span in zip(values, spans)]
-        return self.output_proj(super().forward(queries, references, projected, extent, record))
+        return self.output_proj(super().forward(queries, references, projected, valid_ratios, record))
 
     def _projected(self, value: Tensor, span: Tensor | None) -> Tensor:
         """(B, D, H, W) -> the same in float32, zero in cells that the image does not reach."""

@@ -21,7 +21,7 @@ class JoinedQueries:
     """(B, Q, D)."""
     reference_logits: Tensor
     """(B, Q, 4) cxcywh, or (B, Q, 2), before the sigmoid."""
-    blocked: Tensor | None
+    attn_mask: Tensor | None
     """(Q, Q) bool, row i may not read column j where True; None if every query may read every other."""
     sizes: list[int]
     """Queries of each group, in order."""
@@ -30,11 +30,11 @@ class JoinedQueries:
 
 
 def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
-    """Concatenate groups in the given order and build the block mask.
+    """Concatenate groups in the given order and build their attention mask.
 
     Args:
         groups: at least one, names unique. A query reads its own group (where the group's own mask lets it) and the
-            groups in ``attends_to``; everything else is blocked.
+            groups in ``attends_to``; everything else is masked.
 
     Raises: ValueError for two groups of one name, for an ``attends_to`` that names no group, for groups of different
         widths, and for points without a position of their own.
@@ -49,7 +49,7 @@ def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
     return JoinedQueries(
         content=torch.cat([group.content for group in groups], dim=1),
         reference_logits=torch.cat([group.reference_logits for group in groups], dim=1),
-        blocked=_block_mask(groups),
+        attn_mask=_attn_mask(groups),
         sizes=[group.content.shape[1] for group in groups],
         positions=[group.position for group in groups],
     )
@@ -76,8 +76,8 @@ def _check_widths(group: QueryGroup, last: QueryGroup) -> None:
             )
 
 
-def _block_mask(groups: Sequence[QueryGroup]) -> Tensor | None:
-    """(Q, Q) bool, True = blocked, or None where nothing is blocked (faster attention kernels need no mask then)."""
+def _attn_mask(groups: Sequence[QueryGroup]) -> Tensor | None:
+    """(Q, Q) bool, or None where everything may be read (faster attention kernels need no mask then)."""
     present = [group for group in groups if group.content.shape[1] > 0]
     if all(row.mask is None and _sees_all(row, present) for row in present):
         return None
@@ -97,8 +97,8 @@ def _block(reader: QueryGroup, read: QueryGroup, device: torch.device) -> Tensor
     """The rows of one group and the columns of another, (Q_reader, Q_read) bool."""
     if read is reader and reader.mask is not None:
         return reader.mask
-    blocked = read is not reader and read.name not in reader.attends_to
-    return torch.full((reader.content.shape[1], read.content.shape[1]), blocked, dtype=torch.bool, device=device)
+    masked = read is not reader and read.name not in reader.attends_to
+    return torch.full((reader.content.shape[1], read.content.shape[1]), masked, dtype=torch.bool, device=device)
 
 
 def split_predictions(predictions: Predictions, sizes: Sequence[int]) -> list[Predictions]:

@@ -19,20 +19,20 @@ CELL_ROUNDING = 1e-3
 """Of a cell: an image that reaches less than this into a cell is not read there."""
 
 
-def sample_bilinear(values: Tensor, locations: Tensor, extent: Tensor | None = None) -> Tensor:
+def sample_bilinear(values: Tensor, locations: Tensor, valid_ratios: Tensor | None = None) -> Tensor:
     """Read feature maps between their cells; zeros outside the map.
 
     Args:
         values: (B, D, H, W).
         locations: (B, Q, P, 2) x and y as fractions of the map (0 and 1 are its outer borders).
-        extent: (B, 2) fraction of the map in x and y that the image spans; beyond it values are zero.
+        valid_ratios: (B, 2) fraction of the map in x and y that the image spans; beyond it values are zero.
 
     Returns: (B, D, Q, P).
     """
     return F.grid_sample(values, 2 * locations - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def sample_nearest(values: Tensor, locations: Tensor, extent: Tensor | None = None) -> Tensor:
+def sample_nearest(values: Tensor, locations: Tensor, valid_ratios: Tensor | None = None) -> Tensor:
     """Read the one cell at location * size + 0.5, truncated and kept inside the image. No gradient to the locations.
 
     Args and returns as :func:`sample_bilinear`. x is kept below the width (upstream uses the height, which differs
@@ -41,8 +41,8 @@ def sample_nearest(values: Tensor, locations: Tensor, extent: Tensor | None = No
     height, width = values.shape[-2:]
     column = (locations[..., 0] * width + 0.5).long().clamp(0, width - 1)
     row = (locations[..., 1] * height + 0.5).long().clamp(0, height - 1)
-    if extent is not None:
-        spans = extent[:, :, None, None].unbind(1)  # (B, 1, 1) twice
+    if valid_ratios is not None:
+        spans = valid_ratios[:, :, None, None].unbind(1)  # (B, 1, 1) twice
         column, row = (
             torch.minimum(cells, (span * side - CELL_ROUNDING).ceil().long() - 1)
             for cells, span, side in zip((column, row), spans, (width, height))
@@ -78,8 +78,8 @@ class DeformableAttention(nn.Module):
 
     Shapes: queries (B, Q, D), references (B, Q, 4) cxcywh or (B, Q, 2) xy in [0, 1], values per level
     (B, D, H, W) -> (B, Q, D).
-    With ``extent`` (B, levels, 2), the fraction of each map's width and height that the image spans, references are
-    fractions of the image; without it of the map. ``record`` collects the weights' logits, see ``nn.capture``.
+    With ``valid_ratios`` (B, levels, 2), the fraction of each map's width and height that the image spans, references
+    are fractions of the image; without it of the map. ``record`` collects the weights' logits, see ``nn.capture``.
     """
 
     num_points_scale: Tensor
@@ -121,7 +121,7 @@ class DeformableAttention(nn.Module):
         queries: Tensor,
         references: Tensor,
         values: Sequence[Tensor],
-        extent: Tensor | None = None,
+        valid_ratios: Tensor | None = None,
         record: AttentionRecorder | None = None,
     ) -> Tensor:
         logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
@@ -129,21 +129,27 @@ class DeformableAttention(nn.Module):
             record.add_points(logits, self.num_points)
         levels = values.maps if isinstance(values, FeatureTable) else values
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
-        points = self._points(queries, logits, references, extent, sizes)
+        points = self._points(queries, logits, references, valid_ratios, sizes)
         if self._by_table(queries):
             table = values if isinstance(values, FeatureTable) else FeatureTable(values)
             return sample_table(table.rows(self.num_heads), sizes, self.num_points, *points)
         maps = values.contiguous() if isinstance(values, FeatureTable) else values
-        return self._by_maps(maps, *_head_by_head(*points), extent)
+        return self._by_maps(maps, *_head_by_head(*points), valid_ratios)
 
     def _by_table(self, queries: Tensor) -> bool:
         """Whether sums over a table of cells are the faster form."""
         return self._reads_between_cells and trains_on_cpu(self, queries)
 
-    def _by_maps(self, values: Sequence[Tensor], locations: Tensor, weights: Tensor, extent: Tensor | None) -> Tensor:
+    def _by_maps(
+        self, values: Sequence[Tensor], locations: Tensor, weights: Tensor, valid_ratios: Tensor | None
+    ) -> Tensor:
         """Read level by level: locations (B*heads, Q, P, 2), weights (B*heads, 1, Q, P) -> (B, Q, D)."""
         reads = []
-        spans = [None] * len(values) if extent is None else extent.repeat_interleave(self.num_heads, dim=0).unbind(1)
+        spans = (
+            [None] * len(values)
+            if valid_ratios is None
+            else valid_ratios.repeat_interleave(self.num_heads, dim=0).unbind(1)
+        )
         for value, location, weight, span in zip(
             values, locations.split(self.num_points, dim=2), weights.split(self.num_points, dim=3), spans
         ):
@@ -157,8 +163,8 @@ class DeformableAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Where ``forward`` reads and with what weight, for whoever wants to see it.
 
-        Args: as ``forward``; without ``extent``, since only maps need it. ``sizes`` (height, width) of the levels, for
-            reference points.
+        Args: as ``forward``; without ``valid_ratios``, since only maps need it. ``sizes`` (height, width) of the
+            levels, for reference points.
 
         Returns: locations (B, heads, Q, P, 2) x and y as fractions of the image (also where that is only a part of the
         map), and weights (B, heads, Q, P), which sum to 1 over the points of all levels.
@@ -172,14 +178,14 @@ class DeformableAttention(nn.Module):
         queries: Tensor,
         logits: Tensor,
         references: Tensor,
-        extent: Tensor | None,
+        valid_ratios: Tensor | None,
         sizes: Sequence[tuple[int, int]],
     ) -> tuple[Tensor, Tensor]:
         """Where to read, (B, Q, heads, P, 2) fractions of the map, and with what weight, (B, Q, heads, P)."""
         offsets = self.sampling_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))  # (B, Q, heads, P, 2)
         spread: Tensor | None = None
-        if extent is not None:
-            per_point = [extent[:, k : k + 1].expand(-1, count, -1) for k, count in enumerate(self.num_points)]
+        if valid_ratios is not None:
+            per_point = [valid_ratios[:, k : k + 1].expand(-1, count, -1) for k, count in enumerate(self.num_points)]
             spread = torch.cat(per_point, dim=1)[:, None, None]  # (B, 1, 1, P, 2)
         if references.shape[-1] == 2:  # offsets in cells, whatever part of the map the image is
             points = references[:, :, None, None]

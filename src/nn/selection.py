@@ -32,7 +32,7 @@ def anchor_logits(
         sizes: (height, width) of every level in cells.
         eps: an anchor is valid when all four numbers lie strictly inside (eps, 1 - eps).
         device: of the result; that of the padding where there is one.
-        padding: makes boxes fractions of each image's content; centres in the padding are then beyond 1, so invalid.
+        padding: makes boxes fractions of each image without it; centres in the padding are then beyond 1, so invalid.
 
     Returns: logits (1, S, 4) float32, +inf in the rows of invalid anchors; valid (1, S, 1) bool. S sums all cells,
         row by row, level by level. With padding the first dimension is B.

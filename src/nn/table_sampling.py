@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bilinear reads of deformable attention as weighted sums of table rows: the faster form on a CPU in training.
 
-All levels lie in one table with a row per (image, head, cell). A query's answer is a sum over the four cells around
+All levels lie in one table with a row per (image, head, cell). What a query reads is a sum over the four cells around
 each of its points; torch sums rows fast (``embedding_bag``), and the gradient of the table is such a sum once more,
 over the queries that read each row. On a GPU, in exported graphs and without gradients, ``grid_sample`` stays.
 """
@@ -45,13 +45,13 @@ class FeatureTable(Sequence[Tensor]):
     def contiguous(self) -> list[Tensor]:
         """The maps (B, D, H, W) as a list, which torch.compile of torch 2.6 can iterate over; made once."""
         if self._contiguous is None:
-            self._contiguous = [one.contiguous() for one in self.maps]
+            self._contiguous = [level.contiguous() for level in self.maps]
         return self._contiguous
 
     def rows(self, heads: int) -> Tensor:
         """(B, heads, S, d) contiguous, S cells of all levels: what one head reads lies together. Made once."""
         if heads not in self._rows:
-            per_head = [one.flatten(2).unflatten(1, (heads, -1)).mT for one in self.maps]
+            per_head = [level.flatten(2).unflatten(1, (heads, -1)).mT for level in self.maps]
             self._rows[heads] = torch.cat(per_head, 2).contiguous()
         return self._rows[heads]
 
@@ -74,8 +74,8 @@ def sample_table(
     cells = [height * width for height, width in sizes]
     starts = [sum(cells[:level]) for level, count in enumerate(points) for _ in range(count)]
     places = torch.tensor(per_point).T, torch.tensor(starts, dtype=torch.int32)
-    found: Tensor = _TableSum.apply(rows, locations.float(), weights.float(), *places)
-    return found
+    read: Tensor = _TableSum.apply(rows, locations.float(), weights.float(), *places)
+    return read
 
 
 class _TableSum(torch.autograd.Function):
@@ -103,8 +103,8 @@ class _TableSum(torch.autograd.Function):
         scale = torch.stack([y * x for y in weighted for x in shares[0]], -2).view(index.shape)
         ctx.save_for_backward(table, index, scale, weights, shares, inside, sides)
         ctx.shape = rows.shape
-        found = F.embedding_bag(index, table, mode="sum", per_sample_weights=scale)
-        return found.view(batch, heads, -1, found.shape[1]).transpose(1, 2).flatten(2)
+        read = F.embedding_bag(index, table, mode="sum", per_sample_weights=scale)
+        return read.view(batch, heads, -1, read.shape[1]).transpose(1, 2).flatten(2)
 
     @staticmethod
     @once_differentiable
@@ -134,7 +134,7 @@ def _sum_by_row(values: Tensor, index: Tensor, scale: Tensor, rows: int) -> Tens
     """Transpose of the read: (N, d), index and scale (N, K) -> (rows, d), the scaled values that belong to each row."""
     starts = np.arange(0, index.numel() + 1, index.shape[1], dtype=np.int32)
     read = csr_matrix((scale.flatten().numpy(), index.flatten().numpy(), starts), shape=(len(index), rows)).tocsc()
-    sources, factors, bounds = (torch.from_numpy(one) for one in (read.indices, read.data, read.indptr))
+    sources, factors, bounds = (torch.from_numpy(array) for array in (read.indices, read.data, read.indptr))
     return F.embedding_bag(sources, values, bounds, mode="sum", per_sample_weights=factors, include_last_offset=True)
 
 

@@ -23,7 +23,7 @@ class TransformerEncoderLayer(nn.Module):
         dropout: probability 0..1, on attention weights, on the hidden layer and on both residual branches.
         act: activation name of the feed-forward net, see ``nn.activation``.
 
-    Shapes: tokens (B, S, D), positions (1 or B, S, D), ``allowed`` (B, 1, 1, S) bool, False for tokens that nothing
+    Shapes: tokens (B, S, D), positions (1 or B, S, D), ``attn_mask`` (B, 1, 1, S) bool, True for tokens that nothing
     may read, or None -> (B, S, D).
 
     Raises:
@@ -44,9 +44,9 @@ class TransformerEncoderLayer(nn.Module):
         self.act = activation(act)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, positions: Tensor, allowed: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, S, D) tokens and their positions -> (B, S, D)."""
-        tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens, positions, allowed)))
+        tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens, positions, attn_mask)))
         hidden = self.dropout(self.act(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
@@ -77,8 +77,8 @@ class TransformerEncoder(nn.Module):
             for _ in range(num_layers)
         )
 
-    def forward(self, tokens: Tensor, positions: Tensor, allowed: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, S, D) tokens and their positions -> (B, S, D)."""
         for layer in self.layers:
-            tokens = layer(tokens, positions, allowed)
+            tokens = layer(tokens, positions, attn_mask)
         return tokens

@@ -94,7 +94,7 @@ class QueryGroup:
     supervised: bool = True
     """Whether the criterion scores what the decoder predicts for these queries."""
     mask: Tensor | None = None
-    """(Q, Q) bool inside the group, True = blocked."""
+    """(Q, Q) bool inside the group, True where row i may not read column j (see ``nn.attention``)."""
     attends_to: tuple[str, ...] = ()
     """Names of further groups whose queries these queries may read."""
     assigned: Tensor | None = None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.evaluate import CocoEvaluator, EvalResult
-from ..nn.padding import content_sizes_of
+from ..nn.padding import image_sizes_of
 from ..nn.types import BatchDetections, Predictions
 from ..optim.precision import Precision
 
@@ -35,12 +35,12 @@ def detect(
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        targets: B dicts with ``orig_size`` (height, width) in pixels; ``content_size`` too in a padded batch.
+        targets: B dicts with ``orig_size`` (height, width) in pixels; ``image_size`` too in a padded batch.
         precision: of the network; None for float32. Scores and boxes are worked out in float32 from what it says.
     """
     sizes_hw = torch.stack([target["orig_size"] for target in targets])
     with contextlib.nullcontext() if precision is None else precision.autocast():
-        predictions = model(images, **content_sizes_of(targets))
+        predictions = model(images, **image_sizes_of(targets))
     if precision is not None:
         predictions = replace(predictions, logits=predictions.logits.float(), boxes=predictions.boxes.float())
     return postprocessor(predictions, sizes_hw.flip(-1))

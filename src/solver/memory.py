@@ -20,7 +20,7 @@ from ..core import dist
 from ..core.errors import ConfigError
 from ..data.collate import STRIDE
 from ..data.extent import Size, largest_size
-from ..nn.padding import CONTENT_SIZE, content_sizes_of
+from ..nn.padding import IMAGE_SIZE, image_sizes_of
 from ..optim.precision import Precision
 from .probe import Probe, aside
 from .resources import SHARE, free_memory, local_ranks, usable_bytes
@@ -251,11 +251,11 @@ def activations(model: nn.Module, batch: int, size: Size, precision: Precision, 
     for module in model.modules():
         if next(module.children(), None) is None:
             module.register_forward_hook(compare)
-    target = {CONTENT_SIZE: torch.tensor(size, dtype=torch.float32)} if padded else {}
+    target = {IMAGE_SIZE: torch.tensor(size, dtype=torch.float32)} if padded else {}
     images = torch.full((batch, 3, *size), 0.5)
     remember = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.enable_grad(), precision.autocast(), remember:
-        model(images, **content_sizes_of([target] * batch))
+        model(images, **image_sizes_of([target] * batch))
     stored = (tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
     return Activations(sum(stored), widest)
 

@@ -25,7 +25,7 @@ from ..data.extent import Size
 from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics
 from ..distill.objective import build_objective
-from ..nn.padding import CONTENT_SIZE
+from ..nn.padding import IMAGE_SIZE
 from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import GradScaler, Precision
 from ..optim.schedule import Schedule
@@ -152,7 +152,7 @@ class Probe:
             boxes = self.boxes[0] if index == 0 else self.boxes[1]
             target = dummy_target(boxes, self.num_classes, random, self.device)
             if self.padded:
-                target[CONTENT_SIZE] = torch.tensor(size, dtype=torch.float32, device=self.device)
+                target[IMAGE_SIZE] = torch.tensor(size, dtype=torch.float32, device=self.device)
             targets.append(target)
         return images.to(self.device), targets
 

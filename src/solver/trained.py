@@ -14,7 +14,7 @@ from ..distill.context import DistillationContext
 from ..distill.diagnostics import diagnosed
 from ..distill.objective import Objective
 from ..nn.capture import check_want
-from ..nn.padding import content_sizes_of
+from ..nn.padding import image_sizes_of
 from ..nn.types import TRAINING
 from ..optim.param_groups import trainable_parameters
 
@@ -54,12 +54,12 @@ class Trained(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            targets: one per image; in a padded batch each with its ``content_size``.
+            targets: one per image; in a padded batch each with its ``image_size``.
             progress, step_number, epoch: see :class:`~isdfine.distill.context.DistillationContext`.
             watch: called with the matched step after the losses (diagnostics).
         """
         asked = {} if self.want == TRAINING else {"want": self.want}  # any model knows the default of train mode
-        output = self.model(images, targets, **content_sizes_of(targets), **asked)
+        output = self.model(images, targets, **image_sizes_of(targets), **asked)
         context = self.objective.context(output, targets, progress, step_number=step_number, epoch=epoch)
         terms = self.objective.terms(context)
         if watch is not None:

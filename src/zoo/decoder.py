@@ -29,10 +29,10 @@ class DecoderInputs:
 
     values: Sequence[Tensor]
     """Feature maps (B, D, H, W), one per level."""
-    allowed: Tensor | None
-    """(Q, Q) bool, True where row may read column; None for everywhere."""
-    extent: Tensor | None
-    """(B, levels, 2) how much of each map the image spans, see ``Padding.extent``; None for all of it."""
+    attn_mask: Tensor | None
+    """(Q, Q) bool, True where row i may not read column j; None for no mask."""
+    valid_ratios: Tensor | None
+    """(B, levels, 2) how much of each map the image spans, see ``Padding.valid_ratios``; None for all of it."""
     record: AttentionRecorder | None
     """Collects what the layers attend to; None if nobody asked."""
 
@@ -102,7 +102,7 @@ class Decoder(nn.Module):
         self.sources = nn.ModuleList(sources)  # type: ignore[arg-type]  # a source is a module with that call
         self.eval_idx = range(len(layers))[eval_idx]
         self.aux_loss = aux_loss
-        self.fused = False
+        self.is_fused = False
         if not aux_loss:
             box_head.freeze_unused()
             score_head.freeze_unused(first_predicts=isinstance(box_head, FDRBoxHead))
@@ -136,8 +136,8 @@ class Decoder(nn.Module):
         if want is None and self.training:
             want = TRAINING
         wanted = Want() if want is None else want
-        if self.fused and (self.training or wanted.layers):
-            raise RuntimeError("the deployed form has no training heads: call eval(), or train the model before fuse()")
+        if self.is_fused and (self.training or wanted.layers):
+            raise RuntimeError("the fused form has no training heads: call eval(), or train the model before fuse()")
         check_taps(self, wanted.taps)
         record = recorder(self, wanted.attention)
         memory = Memory.of(self.projection(features, padding), padding)
@@ -151,7 +151,7 @@ class Decoder(nn.Module):
         if want is None:
             return self._predict(depth - 1, refined)
         output = self._output(joined, queries, refined, wanted, proposals)
-        attention = None if record is None else record.finish(joined, queries.blocked)
+        attention = None if record is None else record.finish(joined, queries.attn_mask)
         taps = {"memory": MemoryTap(memory.tokens, memory.sizes)} if "memory" in wanted.taps else {}
         return replace(output, attention=attention, taps={**output.taps, **taps})
 
@@ -161,26 +161,26 @@ class Decoder(nn.Module):
         return len(self.layers)
 
     @property
-    def num_answering_layers(self) -> int:
+    def num_predicting_layers(self) -> int:
         """Layers that predict in training: all, or without ``aux_loss`` the last alone."""
         return len(self.layers) if self.aux_loss else 1
 
-    def deployed(self) -> nn.Module:
+    def fused(self) -> nn.Module:
         """A copy in eval mode that holds only what that mode runs, with equal outputs."""
         fused = copy.deepcopy(self).eval()
         depth = fused.eval_idx + 1
         fused.layers, fused.widths = fused.layers[:depth], fused.widths[:depth]
-        if not fused.fused:
+        if not fused.is_fused:
             fused.box_head.fuse(depth)
             fused.score_head.fuse(depth)
-        fused.fused = True
+        fused.is_fused = True
         return fused
 
     def _inputs(self, queries: JoinedQueries, memory: Memory, record: AttentionRecorder | None) -> DecoderInputs:
         """What the layers will read; maps are sampled in fp32, so they are cast once for all layers."""
         values = FeatureTable([level.float() for level in memory.maps])
-        extent = None if memory.padding is None else memory.padding.extent(memory.sizes)
-        return DecoderInputs(values, None if queries.blocked is None else ~queries.blocked, extent, record)
+        valid_ratios = None if memory.padding is None else memory.padding.valid_ratios(memory.sizes)
+        return DecoderInputs(values, queries.attn_mask, valid_ratios, record)
 
     def _refine(self, queries: JoinedQueries, inputs: DecoderInputs, depth: int) -> Refined:
         """Run the first ``depth`` layers; each looks around the boxes of the layer before."""
@@ -197,8 +197,8 @@ class Decoder(nn.Module):
                 references,
                 enlarge_channels(position, width),
                 inputs.values,
-                inputs.allowed,
-                extent=inputs.extent,
+                inputs.attn_mask,
+                valid_ratios=inputs.valid_ratios,
                 record=inputs.record,
             )
             if state is None:

@@ -78,9 +78,9 @@ class DecoderLayer(nn.Module):
         references: Tensor,
         position: Tensor,
         values: Sequence[Tensor],
-        allowed: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         *,
-        extent: Tensor | None = None,
+        valid_ratios: Tensor | None = None,
         record: AttentionRecorder | None = None,
     ) -> Tensor:
         """Refine the queries once.
@@ -89,14 +89,14 @@ class DecoderLayer(nn.Module):
             content, position: (B, Q, D) what a query knows, and the embedding of its reference box.
             references: (B, Q, 4) cxcywh in [0, 1].
             values: feature maps (B, D, H, W), one per level.
-            allowed: (Q, Q) bool, True where row may read column; None for everywhere.
-            extent: (B, levels, 2) how much of each map the image spans, see ``Padding.extent``; None for all of it.
+            attn_mask: (Q, Q) bool, True where row i may not read column j; None for no mask.
+            valid_ratios: (B, levels, 2) how much of each map the image spans; None for all of it.
             record: collects what both attentions look at, see ``nn.capture``; None if nobody asked.
 
         Returns: (B, Q, D).
         """
-        content = self.norm1(content + self.dropout(self.self_attn(content, position, allowed, record)))
-        read = self.cross_attn(content + position, references, values, extent, record)
+        content = self.norm1(content + self.dropout(self.self_attn(content, position, attn_mask, record)))
+        read = self.cross_attn(content + position, references, values, valid_ratios, record)
         content = getattr(self, self._merge)(content, self.dropout(read))
         hidden = self.dropout(self.act(self.linear1(content)))
         summed = content + self.dropout(self.linear2(hidden))

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder layers that only training runs: more of them, and wider ones, to teach those that answer.
+"""Decoder layers that only training runs: more of them, and wider ones, to teach those that eval mode runs.
 
-The layers up to ``eval_idx`` do not know of the later ones, so in eval mode a detector answers as one without them, and
+The layers up to ``eval_idx`` do not know of the later ones, so in eval mode a detector predicts as without them, and
 ``deploy.fuse`` drops them. In training the deepest layer is the last: it gets the losses without suffix and teaches by
 GO-LSD (future work of the D-FINE paper, arXiv 2410.13842; ``eval_idx`` and ``layer_scale`` of the official code).
 """
@@ -40,7 +40,7 @@ def layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list
 def check_training_layers(
     widths: Sequence[int], num_heads: int, scale: float, eval_idx: int, *, aux_loss: bool
 ) -> None:
-    """Refuse options of layers after ``eval_idx`` that could not act, or would leave the answering layer untrained."""
+    """Refuse options of layers after ``eval_idx`` that could not act, or would leave the eval layer untrained."""
     last = len(widths) - 1
     inference = range(len(widths))[eval_idx]
     if scale != 1 and inference == last:
@@ -55,6 +55,6 @@ def check_training_layers(
         )
     if not aux_loss and inference != last:
         raise ValueError(
-            f"aux_loss: False trains the answer of the last layer only, but eval_idx {eval_idx} answers: "
+            f"aux_loss: False trains the predictions of the last layer only, but eval_idx is {eval_idx}: "
             "set aux_loss: True, or eval_idx: -1"
         )

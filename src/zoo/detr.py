@@ -60,14 +60,14 @@ class DETR(nn.Module):
 
     @property
     def decoder_taps(self) -> frozenset[str]:
-        """Those of them that the decoder answers."""
+        """Those of them that the decoder gives."""
         return frozenset(getattr(self.decoder, "taps", ()))
 
     def forward(
         self,
         images: Tensor,
         targets: Sequence[Target] | None = None,
-        content_sizes: Tensor | None = None,
+        image_sizes: Tensor | None = None,
         *,
         groups: Sequence[QueryGroup] = (),
         want: Want | None = None,
@@ -77,7 +77,7 @@ class DETR(nn.Module):
         Args:
             images: (B, 3, H, W) RGB in [0, 1], not normalised; H and W multiples of the coarsest stride, usually 32.
             targets: ground truth for denoising queries, read in training, and in eval mode where ``want`` is given.
-            content_sizes: (B, 2) height and width in pixels of each image inside its canvas, at the top left; None
+            image_sizes: (B, 2) height and width in pixels of each image inside its canvas, at the top left; None
                 where the images fill it. Boxes are fractions of that part. The encoder needs
                 ``position_layout: grid``.
             groups: further queries for the decoder; they come back in the output's ``groups``, by name.
@@ -94,10 +94,10 @@ class DETR(nn.Module):
             check_taps(self, want.taps)
             further["want"] = replace(want, taps=want.taps & self.decoder_taps)
         padding = None
-        if content_sizes is not None:
-            if len(content_sizes) != len(images):
-                raise ValueError(f"{len(content_sizes)} content sizes for {len(images)} images: give one per image")
-            padding = Padding(content_sizes.to(images.device), (images.shape[-2], images.shape[-1]))
+        if image_sizes is not None:
+            if len(image_sizes) != len(images):
+                raise ValueError(f"{len(image_sizes)} image sizes for {len(images)} images: give one per image")
+            padding = Padding(image_sizes.to(images.device), (images.shape[-2], images.shape[-1]))
         maps = self._backbone_maps(images, padding)
         features = self.encoder(maps) if padding is None else self.encoder(maps, padding)
         if self.training or (want is not None and targets is not None):

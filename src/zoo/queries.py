@@ -163,8 +163,8 @@ class TopKQueries(nn.Module):
         logits = self.score(rows)
         ranked = logits.detach()
         if padding is not None:
-            kept = torch.cat([padding.keep(size).flatten(2).mT for size in memory.sizes], dim=1)  # (B, S, 1)
-            ranked = ranked.masked_fill(~filled_up(kept, count, 0), -torch.inf)
+            padded = torch.cat([padding.mask(size).flatten(2).mT for size in memory.sizes], dim=1)  # (B, S, 1)
+            ranked = ranked.masked_fill(filled_up(padded, count, 1), -torch.inf)
         index = self.select_rows(ranked, count)
         content = gather_rows(rows, index)
         offsets = self.box(content).float()

@@ -15,7 +15,7 @@ from isdfine.data.collate import (
     PaddedBatchCollateFunction,
     multiscale_sizes,
     padded_share,
-    scaled_content,
+    scaled_sizes,
 )
 from isdfine.data.transforms import PixelConversion
 
@@ -129,11 +129,11 @@ def test_padded_batches_have_the_images_at_the_top_left():
     assert torch.equal(images[0, :, :40, :70], samples[0][0].as_subclass(torch.Tensor))
     assert (images[0, :, 40:] == 7).all()
     assert (images[0, :, :, 70:] == 7).all()
-    assert [target["content_size"].tolist() for target in targets] == [[40, 70], [65, 30]]
-    assert targets[0]["content_size"].dtype == torch.int64
+    assert [target["image_size"].tolist() for target in targets] == [[40, 70], [65, 30]]
+    assert targets[0]["image_size"].dtype == torch.int64
     assert targets[0]["labels"].tolist() == [1]
-    assert "content_size" not in samples[0][1]
-    assert padded_share(torch.stack([target["content_size"] for target in targets]), (96, 96)) == pytest.approx(
+    assert "image_size" not in samples[0][1]
+    assert padded_share(torch.stack([target["image_size"] for target in targets]), (96, 96)) == pytest.approx(
         1 - (40 * 70 + 65 * 30) / 2 / 96**2
     )
 
@@ -160,12 +160,12 @@ def test_scales_are_drawn_per_batch_and_keep_the_stride():
 
 
 @pytest.mark.parametrize(("canvas", "size"), [((288, 384), (320, 416)), ((288, 384), (224, 288)), ((96, 64), (96, 64))])
-def test_scaled_contents_end_where_scaled_images_end(canvas, size):
+def test_scaled_sizess_end_where_scaled_images_end(canvas, size):
     for height, width in ((canvas[0] // 2, canvas[1] // 2), (canvas[0] - 19, canvas[1] - 1), (1, 33), canvas):
         images = torch.zeros(1, 3, *canvas)
         images[..., :height, :width] = 1
         resized = PaddedBatchCollateFunction.resize(images, size)
-        scaled = scaled_content(torch.tensor([[height, width]]), canvas, size)[0]
+        scaled = scaled_sizes(torch.tensor([[height, width]]), canvas, size)[0]
         assert scaled.tolist() == pytest.approx([height * size[0] / canvas[0], width * size[1] / canvas[1]])
         for axis, end in ((1, scaled[0]), (0, scaled[1])):
             profile = resized[0, 0].amax(dim=axis) / resized.max()

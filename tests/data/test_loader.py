@@ -292,7 +292,7 @@ def test_padded_batches_are_scaled_with_their_contents():
         growth = torch.tensor(other.shape[-2:]) / torch.tensor(images.shape[-2:])
         for target, grown in zip(targets, other_targets, strict=True):
             assert torch.equal(target["boxes"], grown["boxes"])
-            torch.testing.assert_close(grown["content_size"], target["content_size"] * growth, check_dtype=False)
+            torch.testing.assert_close(grown["image_size"], target["image_size"] * growth, check_dtype=False)
 
 
 def test_padded_batches_do_not_depend_on_workers_and_ranks_and_restart():
@@ -344,7 +344,7 @@ def test_the_padding_of_an_epoch_is_logged(caplog):
     caplog.set_level(logging.INFO)
     one = padded(bucket_by_aspect=False)
     shares = [
-        padded_share(torch.stack([target["content_size"] for target in targets]), tuple(images.shape[-2:]))
+        padded_share(torch.stack([target["image_size"] for target in targets]), tuple(images.shape[-2:]))
         for images, targets in one
     ]
     assert f"epoch 0: {100 * sum(shares) / len(shares):.1f} % of the pixels were padding" in caplog.text

@@ -71,7 +71,7 @@ def test_a_module_may_say_what_it_becomes() -> None:
             super().__init__()
             self.inner = ConvNormAct(4, 4)
 
-        def deployed(self) -> nn.Module:
+        def fused(self) -> nn.Module:
             return nn.Sequential(self.inner)
 
     fused = fuse(nn.ModuleDict({"head": Head(), "neck": ConvNormAct(4, 4)}))
@@ -83,7 +83,7 @@ def test_a_module_may_say_what_it_becomes() -> None:
 def test_a_norm_without_statistics_is_refused() -> None:
     block = ConvNormAct(4, 4)
     block.norm = nn.BatchNorm2d(4, track_running_stats=False)
-    with pytest.raises(ValueError, match="without running statistics cannot be folded: keep track_running_stats on"):
+    with pytest.raises(ValueError, match="without running statistics cannot be fused: keep track_running_stats on"):
         fuse(block)
 
 

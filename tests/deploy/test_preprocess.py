@@ -32,8 +32,8 @@ def test_pixels_are_those_of_the_evaluation(tmp_path: Path, rule: str, scale: bo
         assert prepared.pixels.dtype == np.uint8
         assert torch.equal(preprocess.to_input(torch.from_numpy(prepared.pixels)), images)
         assert prepared.sizes.tolist() == [target["orig_size"].tolist() for target in targets]
-        content = [target["content_size"].tolist() for target in targets if "content_size" in target]
-        assert ([] if prepared.content is None else prepared.content.tolist()) == content
+        content = [target["image_size"].tolist() for target in targets if "image_size" in target]
+        assert ([] if prepared.image_sizes is None else prepared.image_sizes.tolist()) == content
     assert (recipe.size is None) == (rule in ("fit", "shorter_side"))
 
 

@@ -9,7 +9,7 @@ from hf_cases import filled, micro
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.convert import Wanted, convert
-from isdfine.deploy.training_layers import without_training_layers
+from isdfine.deploy.training_layers import drop_training_layers
 from isdfine.load import open_checkpoint
 
 DEEP = {"DFINETransformer.num_layers": 4, "DFINETransformer.eval_idx": 1, "DFINETransformer.layer_scale": 2}
@@ -18,7 +18,7 @@ DEEP = {"DFINETransformer.num_layers": 4, "DFINETransformer.eval_idx": 1, "DFINE
 def test_the_rest_is_a_whole_shallow_model(tmp_path: Path) -> None:
     config = micro(tmp_path, **DEEP)
     model = filled(config)
-    shorter, weights, what = without_training_layers(config, model.state_dict())
+    shorter, weights, what = drop_training_layers(config, model.state_dict())
     assert what == "left out 2 of 4 decoder layers, which only training runs"
     decoder = shorter.get("DFINETransformer")
     assert (decoder["num_layers"], decoder["eval_idx"], decoder["layer_scale"]) == (2, -1, 1)
@@ -36,7 +36,7 @@ def test_a_decoder_that_is_given_inline(tmp_path: Path) -> None:
     sections = config.data
     inline = {"type": "DFINETransformer", **sections["DFINETransformer"], "num_layers": 3, "eval_idx": 0}
     config = config.with_values({"DFINE": {"decoder": inline}})
-    shorter, weights, what = without_training_layers(config, config.build("model").state_dict())
+    shorter, weights, what = drop_training_layers(config, config.build("model").state_dict())
     assert what is not None
     assert shorter.get("DFINE.decoder.num_layers") == 1
     assert load_weights(shorter.build("model"), weights).complete
@@ -45,7 +45,7 @@ def test_a_decoder_that_is_given_inline(tmp_path: Path) -> None:
 def test_nothing_to_leave_out(tmp_path: Path) -> None:
     config = micro(tmp_path)
     state = filled(config).state_dict()
-    same, weights, what = without_training_layers(config, state)
+    same, weights, what = drop_training_layers(config, state)
     assert same is config
     assert what is None
     assert weights.keys() == state.keys()
@@ -56,7 +56,7 @@ def test_weights_of_another_depth(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"DFINETransformer has 4 decoder layers, the weights have 2: use the con"
     ):
-        without_training_layers(config.with_values(DEEP), filled(config).state_dict())
+        drop_training_layers(config.with_values(DEEP), filled(config).state_dict())
 
 
 @pytest.mark.parametrize("form", ["huggingface", "official"])

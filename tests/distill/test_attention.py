@@ -73,7 +73,7 @@ def scores(seen: CapturedAttention, layer: int, rows: Any = slice(None), keys: A
 def full_mask(output: DetectorOutput) -> tuple[Tensor, Tensor]:
     """What is masked in the whole matrix (B, 1, Q, Q) and which rows are real (B, 1, Q)."""
     padded = torch.cat((output.groups["dn"].group.padding, torch.zeros(2, 8, dtype=torch.bool)), dim=1)
-    return output.attention.blocked | padded[:, None, None], (~padded).float()[:, None]
+    return output.attention.attn_mask | padded[:, None, None], (~padded).float()[:, None]
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"direction": "shallow_to_deep"}, {"span": 2}], ids=str)
@@ -92,7 +92,7 @@ def test_the_block_is_the_full_row() -> None:
     found, output, _ = run()
     rows = torch.cat((torch.zeros(12), torch.ones(8)))
     maps = [scores(output.attention, layer) for layer in (0, 1)]
-    torch.testing.assert_close(found["loss_attn_0"], attn_kl(*maps, output.attention.blocked, row_w=rows))
+    torch.testing.assert_close(found["loss_attn_0"], attn_kl(*maps, output.attention.attn_mask, row_w=rows))
 
 
 @pytest.mark.parametrize("kind", ["kl", "js", "mse"])

@@ -23,7 +23,7 @@ MASK = torch.tensor([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=torch.bool)
 
 def captured(**fields: Any) -> CapturedAttention:
     given: dict[str, Any] = dict.fromkeys(("queries", "keys", "scores", "point_logits", "num_points"), ())
-    given |= {"places": {"": slice(0, 3)}, "blocked": None, "masks": {}, "padding": {}}
+    given |= {"places": {"": slice(0, 3)}, "attn_mask": None, "masks": {}, "padding": {}}
     return CapturedAttention(**{**given, **fields})
 
 
@@ -46,7 +46,7 @@ def corners(images: int = 2, heads: int = 2) -> list[Tensor]:
 def test_hand_checked_values(mask: Tensor | None, tau: float, expected: float, queries: str) -> None:
     """The whole way from projected queries and keys to the loss."""
     layers = tuple(corners())
-    attention = captured(queries=layers, keys=layers, blocked=mask, masks={} if mask is None else {"": mask})
+    attention = captured(queries=layers, keys=layers, attn_mask=mask, masks={} if mask is None else {"": mask})
     distiller = AttentionDistillation(3.0, temperature=tau, queries=queries)
     assert distiller(context_of(attention))["loss_attn_0"].item() == pytest.approx(3 * expected, abs=3e-6)
     padding = torch.tensor([[False, False, False], [False, False, True]])
@@ -120,7 +120,7 @@ class DenseDecoder(nn.Module):
     """Just enough of a decoder with dense cross-attention."""
 
     attention_kinds = frozenset({"dense_cross_attention"})
-    num_attention_layers = num_answering_layers = 3
+    num_attention_layers = num_predicting_layers = 3
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def test_an_image_without_any_cell_to_read_does_not_count() -> None:
     queries, keys = (tuple(torch.randn(2, 2, n, 4).requires_grad_() for _ in range(2)) for n in (3, 5))
     hidden = torch.zeros(2, 5, dtype=torch.bool)
     hidden[1] = True
-    attention = captured(dense_queries=queries, dense_keys=keys, hidden_cells=hidden)
+    attention = captured(dense_queries=queries, dense_keys=keys, key_padding_mask=hidden)
     distiller = AttentionDistillation(self_attention=False, dense_cross=True)
     (value,) = distiller(context_of(attention)).values()
     maps = [query[:1] @ key[:1].mT / 2 for query, key in zip(queries, keys)]

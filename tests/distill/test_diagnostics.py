@@ -38,7 +38,7 @@ def with_edges(case: Case, *layers: Tensor) -> Case:
 
 def attention(queries: list[Tensor], keys: list[Tensor], **values: object) -> CapturedAttention:
     given = {"queries": tuple(queries), "keys": tuple(keys), "scores": (), "point_logits": (), "num_points": ()}
-    given |= {"places": {"": slice(0, None)}, "blocked": None, "masks": {}, "padding": {}}
+    given |= {"places": {"": slice(0, None)}, "attn_mask": None, "masks": {}, "padding": {}}
     return CapturedAttention(**{**given, **values})  # type: ignore[arg-type]
 
 
@@ -171,7 +171,7 @@ def test_blocked_keys_and_other_groups_are_not_attended_to() -> None:
     query, key = torch.randn(2, 2, 4, 5, 8)
     blocked = torch.zeros(5, 5, dtype=torch.bool)
     blocked[2:, :2] = blocked[:2, 2:] = True  # two denoising queries stand in front
-    both = attention([query], [key], blocked=blocked, places={"dn": slice(0, 2), "": slice(2, 5)})
+    both = attention([query], [key], attn_mask=blocked, places={"dn": slice(0, 2), "": slice(2, 5)})
     alone = attention([query[:, :, 2:]], [key[:, :, 2:]])
     assert means(attention_means(both)) == pytest.approx(means(attention_means(alone)), rel=1e-6)
     logits = torch.randn(2, 5, 4, 12)
@@ -190,7 +190,7 @@ def test_cells_of_an_images_padding_are_not_attended_to() -> None:
     query, key = torch.randn(2, 2, 3, 4), torch.randn(2, 2, 6, 4)
     hidden = torch.zeros(2, 6, dtype=torch.bool)
     hidden[1, 2:] = True
-    given = attention([], [], dense_queries=(query,), dense_keys=(key,), hidden_cells=hidden)
+    given = attention([], [], dense_queries=(query,), dense_keys=(key,), key_padding_mask=hidden)
     logits = query @ key.mT / 2
     of_image = [torch.distributions.Categorical(logits=one).entropy().mean() for one in (logits[0], logits[1, ..., :2])]
     expected = {"dense_attention_entropy_layer_0": float(sum(of_image) / 2)}
@@ -202,7 +202,7 @@ def test_cells_of_an_images_padding_are_not_attended_to() -> None:
 def test_self_attention_is_captured_where_there_is_any() -> None:
     class Offers(torch.nn.Module):
         attention_kinds = frozenset({"self_attention", "cross_attention"})
-        num_attention_layers = num_answering_layers = 2
+        num_attention_layers = num_predicting_layers = 2
 
     model = torch.nn.Sequential(Offers())
     assert diagnosed(model, TRAINING) == Want(layers=True, attention=frozenset({"self_attention"}))

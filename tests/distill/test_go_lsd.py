@@ -99,7 +99,7 @@ def test_what_cannot_serve_it_is_refused() -> None:
         ValueError, match=r"GOLSD weighs queries by the union of all .*use_uni_set: True, or take GOLSD"
     ):
         GOLSD().check(model, official_criterion(4, 8, use_uni_set=False))
-    model.decoder.num_answering_layers = 1  # type: ignore[assignment]
+    model.decoder.num_predicting_layers = 1  # type: ignore[assignment]
     with pytest.raises(
         ValueError, match="GOLSD needs two decoder layers or more, but 1 predicts in training: raise DF"
     ):

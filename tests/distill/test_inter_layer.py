@@ -380,7 +380,7 @@ def test_what_cannot_serve_it_is_refused() -> None:
     InterLayerDistillation().check(model, official_criterion(4, 8))
     with pytest.raises(ValueError, match=f"{name} weighs queries by the union of all matches, but the criterion"):
         InterLayerDistillation().check(model, official_criterion(4, 8, use_uni_set=False))
-    model.decoder.num_answering_layers = 1  # type: ignore[assignment]
+    model.decoder.num_predicting_layers = 1  # type: ignore[assignment]
     with pytest.raises(ValueError, match=f"{name} needs two decoder layers or more, but 1 predicts in training: raise"):
         InterLayerDistillation().check(model, official_criterion(4, 8))
     model.decoder.box_head = DirectBoxHead([8])

@@ -39,11 +39,11 @@ def test_what_is_captured() -> None:
     assert [one.shape for one in seen.point_logits] == [(2, 20, 4, 3)] * 3
     assert seen.num_points == (2, 1)
     assert seen.scores == ()
-    assert seen.blocked.shape == (20, 20)
-    assert seen.blocked[12:, :12].all()
-    assert not seen.blocked[12:, 12:].any()
+    assert seen.attn_mask.shape == (20, 20)
+    assert seen.attn_mask[12:, :12].all()
+    assert not seen.attn_mask[12:, 12:].any()
     assert list(seen.masks) == list(seen.padding) == ["dn"]
-    assert torch.equal(seen.masks["dn"], seen.blocked[:12, :12])
+    assert torch.equal(seen.masks["dn"], seen.attn_mask[:12, :12])
     assert seen.padding["dn"].tolist() == step(model).groups["dn"].group.padding.tolist()
 
 
@@ -60,9 +60,9 @@ def test_captured_tensors_are_those_of_the_layer() -> None:
     torch.manual_seed(0)
     attention, (content, position) = QuerySelfAttention(16, 4), torch.randn(2, 2, 6, 16)
     record = AttentionRecorder(frozenset(BOTH))
-    allowed = torch.rand(6, 6) > 0.3
-    allowed.fill_diagonal_(True)
-    output = attention(content, position, allowed, record)
+    mask = torch.rand(6, 6) > 0.7
+    mask.fill_diagonal_(False)
+    output = attention(content, position, mask, record)
     deformable = DeformableAttention(16, 4, 2, [2, 1])
     nn.init.normal_(deformable.attention_weights.weight)
     deformable(content, torch.rand(2, 6, 4), [torch.randn(2, 16, 4, 4), torch.randn(2, 16, 2, 2)], record=record)
@@ -70,8 +70,8 @@ def test_captured_tensors_are_those_of_the_layer() -> None:
     reference = nn.MultiheadAttention(16, 4, batch_first=True)
     reference.load_state_dict(attention.state_dict())
     placed = content + position
-    expected, weights = reference(placed, placed, content, attn_mask=~allowed, average_attn_weights=False)
-    scores = (seen.queries[0] @ seen.keys[0].mT / 2).masked_fill(~allowed, -torch.inf)
+    expected, weights = reference(placed, placed, content, attn_mask=mask, average_attn_weights=False)
+    scores = (seen.queries[0] @ seen.keys[0].mT / 2).masked_fill(mask, -torch.inf)
     torch.testing.assert_close(scores.softmax(-1), weights)
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(seen.point_logits[0].flatten(2), deformable.attention_weights(content))
@@ -126,7 +126,7 @@ def test_a_request_leaves_nothing_behind() -> None:
     assert torch.equal(before.logits, after.logits)
     assert torch.equal(before.boxes, after.boxes)
     assert list(plain.state_dict()) == list(seen.state_dict())
-    assert torch.equal(seen.deployed()(features()).boxes, plain.deployed()(features()).boxes)
+    assert torch.equal(seen.fused()(features()).boxes, plain.fused()(features()).boxes)
     assert step(seen.train()).attention is None
 
 
@@ -162,7 +162,7 @@ def test_further_settings(setting: dict[str, object]) -> None:
     assert len(output.attention.queries) == model.num_attention_layers == 3
     assert len(output.layers) == (1 if setting == {"aux_loss": False} else 3)
     assert output.attention.keys[2].shape[-1] == (6 if "layer_scale" in setting else 4)
-    assert (output.attention.blocked is None) == (setting == {"num_denoising": 0})
+    assert (output.attention.attn_mask is None) == (setting == {"num_denoising": 0})
 
 
 def test_what_a_model_does_not_have() -> None:

@@ -57,7 +57,7 @@ def test_the_content_does_not_see_how_much_padding_there_is(
         maps[:, :, :height, :width] = content
         padding = Padding(torch.tensor([size]), canvas)
         found = block(maps, padding)
-        keep = padding.keep((found.shape[2], found.shape[3]))
+        keep = ~padding.mask((found.shape[2], found.shape[3]))
         results.append(found[keep.expand_as(found)])
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], atol=1e-5, rtol=1e-5)

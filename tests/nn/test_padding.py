@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isdfine.nn.padding import Padding, cleared, cleared_reads, content_sizes_of
+from isdfine.nn.padding import Padding, cleared, cleared_reads, image_sizes_of
 
 
 def padding(*contents: tuple[float, float], canvas: tuple[int, int] = (288, 384)) -> Padding:
@@ -13,7 +13,7 @@ def padding(*contents: tuple[float, float], canvas: tuple[int, int] = (288, 384)
 
 def kept(one: Padding, size: tuple[int, int], image: int = 0) -> tuple[int, int]:
     """Rows and columns that are kept; they form one block at the top left."""
-    mask = one.keep(size)[image, 0]
+    mask = ~one.mask(size)[image, 0]
     rows, columns = int(mask[:, 0].sum()), int(mask[0].sum())
     assert mask[:rows, :columns].all()
     assert int(mask.sum()) == rows * columns
@@ -22,7 +22,7 @@ def kept(one: Padding, size: tuple[int, int], image: int = 0) -> tuple[int, int]
 
 def test_a_cell_is_kept_if_it_holds_any_content() -> None:
     one = padding((277, 370), (256, 1))
-    assert one.keep((9, 12)).shape == (2, 1, 9, 12)
+    assert one.mask((9, 12)).shape == (2, 1, 9, 12)
     assert [kept(one, (288 // s, 384 // s)) for s in (1, 2, 4, 32)] == [(277, 370), (139, 185), (70, 93), (9, 12)]
     assert [kept(one, (288 // s, 384 // s), 1) for s in (1, 2, 32)] == [(256, 1), (128, 1), (8, 1)]
     assert kept(padding((64.5, 64.0), canvas=(96, 96)), (3, 3)) == (3, 2)  # fractions of a pixel count
@@ -36,9 +36,9 @@ def test_kept_cells_and_centres_do_not_depend_on_the_canvas(canvas: tuple[int, i
         assert kept(tight, tuple(small)) == kept(wide, tuple(large))
         for few, many in zip(tight.centres([tuple(small)])[0], wide.centres([tuple(large)])[0]):
             assert torch.equal(few, many[:, : few.shape[1]])
-        pixels = tight.extent([tuple(small)]) * torch.tensor(small[::-1]) * stride
+        pixels = tight.valid_ratios([tuple(small)]) * torch.tensor(small[::-1]) * stride
         torch.testing.assert_close(pixels, torch.tensor([[[370.0, 277.0]]]))
-        torch.testing.assert_close(wide.extent([tuple(large)]) * torch.tensor(large[::-1]) * stride, pixels)
+        torch.testing.assert_close(wide.valid_ratios([tuple(large)]) * torch.tensor(large[::-1]) * stride, pixels)
 
 
 def test_strides_are_powers_of_two() -> None:
@@ -58,14 +58,14 @@ def test_the_stride_of_maps_that_cannot_be_halved_further() -> None:
         for (y, x), (more_y, more_x) in zip(content.centres(few), wide.centres(many)):
             assert torch.equal(y, more_y[:, : y.shape[1]])
             assert torch.equal(x, more_x[:, : x.shape[1]])
-        assert content.extent(few)[0, 1].tolist() == wide.extent(many)[0, 1].tolist()
+        assert content.valid_ratios(few)[0, 1].tolist() == wide.valid_ratios(many)[0, 1].tolist()
 
 
 def test_full_content_gives_the_plain_centres() -> None:
     ((y, x),) = padding((288, 384)).centres([(9, 12)])
     assert torch.equal(y[0], (torch.arange(9) + 0.5) / 9)
     assert torch.equal(x[0], (torch.arange(12) + 0.5) / 12)
-    assert padding((288, 384)).extent([(9, 12), (18, 24)]).tolist() == [[[1, 1], [1, 1]]]
+    assert padding((288, 384)).valid_ratios([(9, 12), (18, 24)]).tolist() == [[[1, 1], [1, 1]]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -110,21 +110,21 @@ def test_layers_that_read_one_cell_are_left_alone() -> None:
         assert not layer._forward_pre_hooks
 
 
-def test_content_sizes_of_targets() -> None:
-    sized: list[dict[str, Tensor]] = [{"content_size": torch.tensor([3, 4])}, {"content_size": torch.tensor([5, 6])}]
-    assert content_sizes_of(sized)["content_sizes"].tolist() == [[3, 4], [5, 6]]
-    assert content_sizes_of([{}, {}]) == {}
-    assert content_sizes_of([]) == {}
-    with pytest.raises(ValueError, match="1 of 2 targets hold content_size: give it for all images"):
-        content_sizes_of([sized[0], {}])
+def test_image_sizes_of_targets() -> None:
+    sized: list[dict[str, Tensor]] = [{"image_size": torch.tensor([3, 4])}, {"image_size": torch.tensor([5, 6])}]
+    assert image_sizes_of(sized)["image_sizes"].tolist() == [[3, 4], [5, 6]]
+    assert image_sizes_of([{}, {}]) == {}
+    assert image_sizes_of([]) == {}
+    with pytest.raises(ValueError, match="1 of 2 targets hold image_size: give it for all images"):
+        image_sizes_of([sized[0], {}])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (torch.tensor([[384, 288]]), r"image 0 is 384 x 288 \(height x width\) pixels, .* has 288 x 384: are height"),
-        (torch.tensor([[8, 8], [0, 8]]), r"content of image 1 is 0 x 8"),
-        (torch.tensor([8, 8]), r"content sizes have the shape \(2,\): give \(B, 2\)"),
+        (torch.tensor([[8, 8], [0, 8]]), r"^image 1 is 0 x 8"),
+        (torch.tensor([8, 8]), r"image sizes have the shape \(2,\): give \(B, 2\)"),
         (torch.zeros(1, 3), r"the shape \(1, 3\)"),
     ],
 )

@@ -63,8 +63,8 @@ def test_cells_in_the_padding_stay_zero_whatever_the_bias() -> None:
         maps = [torch.zeros(2, 8, *size) for size in sizes]
         for full, inside in zip(maps, content):
             full[..., : inside.shape[2], : inside.shape[3]] = inside
-        extent = Padding(torch.tensor([[61, 41], [61, 41]]), canvas).extent(sizes)
-        results.append(one(queries, references, maps, extent))
+        valid_ratios = Padding(torch.tensor([[61, 41], [61, 41]]), canvas).valid_ratios(sizes)
+        results.append(one(queries, references, maps, valid_ratios))
     torch.testing.assert_close(results[1], results[0])
     torch.testing.assert_close(results[2], results[0])
 
@@ -81,8 +81,8 @@ def test_content_that_ends_with_a_cell_leaves_the_next_one_out() -> None:
         maps = [torch.zeros(2, 8, *size) for size in sizes]
         for full, inside in zip(maps, wide):
             full[..., : inside.shape[2], : inside.shape[3]] = inside
-        extent = Padding(torch.tensor([[40.0, 40.0]] * 2), canvas).extent(sizes)
-        results.append(one(queries, references, maps, extent))
+        valid_ratios = Padding(torch.tensor([[40.0, 40.0]] * 2), canvas).valid_ratios(sizes)
+        results.append(one(queries, references, maps, valid_ratios))
     torch.testing.assert_close(results[1], results[0])
     torch.testing.assert_close(results[2], results[0])
 

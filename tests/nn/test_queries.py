@@ -13,7 +13,7 @@ def group(name: str, count: int, **more: object) -> QueryGroup:
 
 def test_one_group_needs_no_mask() -> None:
     joined = join_groups([group("", 3)])
-    assert joined.blocked is None
+    assert joined.attn_mask is None
     assert joined.sizes == [3]
 
 
@@ -30,18 +30,18 @@ def test_block_mask() -> None:
         [1, 1, 0, 0, 0, 1],
         [0, 0, 1, 1, 1, 0],
     ]
-    assert joined.blocked.int().tolist() == want
+    assert joined.attn_mask.int().tolist() == want
     assert joined.content.shape == joined.reference_logits.shape == (2, 6, 4)
 
 
 def test_empty_group_blocks_nothing() -> None:
     joined = join_groups([group("dn", 0, mask=torch.zeros(0, 0, dtype=torch.bool), attends_to=("",)), group("", 3)])
-    assert joined.blocked is None
+    assert joined.attn_mask is None
     assert joined.sizes == [0, 3]
 
 
 def test_groups_that_read_each_other_need_no_mask() -> None:
-    assert join_groups([group("a", 1, attends_to=("b",)), group("b", 2, attends_to=("a",))]).blocked is None
+    assert join_groups([group("a", 1, attends_to=("b",)), group("b", 2, attends_to=("a",))]).attn_mask is None
 
 
 def test_split_undoes_the_concatenation() -> None:

@@ -129,7 +129,7 @@ def test_messages() -> None:
 
 
 @pytest.mark.parametrize("method", ["default", "discrete"])
-def test_references_are_fractions_of_what_the_extent_says(method: str) -> None:
+def test_references_are_fractions_of_what_the_valid_ratios_say(method: str) -> None:
     torch.manual_seed(0)
     attention = DeformableAttention(8, 2, 2, [2, 3], method=method)
     queries, references = torch.randn(2, 5, 8), torch.rand(2, 5, 4)
@@ -138,9 +138,9 @@ def test_references_are_fractions_of_what_the_extent_says(method: str) -> None:
         torch.nn.functional.pad(feature_map, (0, feature_map.shape[3], 0, feature_map.shape[2] // 2))
         for feature_map in tight
     ]
-    extent = torch.tensor([0.5, 1 / 1.5]).expand(2, 2, 2)  # twice as wide, one and a half times as high
+    valid_ratios = torch.tensor([0.5, 1 / 1.5]).expand(2, 2, 2)  # twice as wide, one and a half times as high
     expected = attention(queries, references, tight)
-    torch.testing.assert_close(attention(queries, references, wide, extent), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attention(queries, references, wide, valid_ratios), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(attention(queries, references, tight, torch.ones(2, 2, 2)), expected, atol=0, rtol=0)
     assert not torch.allclose(attention(queries, references, wide), expected, atol=1e-3)
 
@@ -154,8 +154,8 @@ def test_points_are_offset_in_cells() -> None:
     locations, weights = attention.sampling_points(torch.zeros(1, 1, 4), points, sizes)
     assert locations[0, 0, 0].tolist() == [[0.5 + 1 / 8, 0.25], [0.5, 0.25 + 2 / 2], [0.5 - 1 / 4, 0.25 + 1 / 2]]
     assert weights.flatten().tolist() == pytest.approx([1 / 3] * 3)
-    extent = torch.tensor([[[0.5, 1.0], [0.5, 1.0]]])
-    padded = attention._points(torch.zeros(1, 1, 4), torch.zeros(1, 1, 1, 3), points, extent, sizes)[0]
+    valid_ratios = torch.tensor([[[0.5, 1.0], [0.5, 1.0]]])
+    padded = attention._points(torch.zeros(1, 1, 4), torch.zeros(1, 1, 1, 3), points, valid_ratios, sizes)[0]
     assert padded[0, 0, 0, 0].tolist() == [0.25 + 1 / 8, 0.25]
     values = [torch.randn(1, 4, *size) for size in sizes]
     read = attention.eval()(torch.zeros(1, 1, 4), points, values)

@@ -43,7 +43,7 @@ def test_anchors_of_padded_images_are_fractions_of_the_content() -> None:
     plain, plain_valid = anchor_logits(sizes)
     assert torch.equal(logits[:1], plain)
     assert torch.equal(valid[:1], plain_valid)
-    kept = torch.cat([padding.keep(size)[1].flatten() for size in sizes])
+    kept = torch.cat([~padding.mask(size)[1].flatten() for size in sizes])
     assert not valid[1, ~kept].any()
     assert torch.isinf(logits[1, ~kept]).all()
     first = logits[1, 0].sigmoid()  # centre at 8 pixels of a content of 48 x 40

@@ -24,11 +24,11 @@ class Case:
         centre = torch.rand(2, 9, 2, generator=random) * 1.4 - 0.2  # also beyond the maps
         self.references = torch.cat((centre, torch.rand(2, 9, 2, generator=random)), -1).requires_grad_()
         self.values = [torch.randn(2, 16, *size, generator=random).requires_grad_() for size in SIZES]
-        self.extent = torch.rand(2, 3, 2, generator=random) * 0.5 + 0.5
+        self.valid_ratios = torch.rand(2, 3, 2, generator=random) * 0.5 + 0.5
 
     def run(self, *, padded: bool) -> tuple[Tensor, list[Tensor]]:
         """Answer and gradients of everything."""
-        out = self.attention(self.queries, self.references, self.values, self.extent if padded else None)
+        out = self.attention(self.queries, self.references, self.values, self.valid_ratios if padded else None)
         leaves = [self.queries, self.references, *self.values, *self.attention.parameters()]
         return out, list(torch.autograd.grad((out * torch.arange(16)).square().sum(), leaves))
 

@@ -122,7 +122,7 @@ def test_padded_batches_are_measured_as_padded_ones(tmp_path: Path) -> None:
         _, targets = probe.batch(2, found.size)
     assert found.size == (96, 128)
     assert found.points[0][1] > found.held
-    assert [target["content_size"].tolist() for target in targets] == [[96, 128]] * 2
+    assert [target["image_size"].tolist() for target in targets] == [[96, 128]] * 2
 
 
 def test_boxes_of_the_fullest_and_of_the_mean_image(run: Training) -> None:

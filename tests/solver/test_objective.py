@@ -102,7 +102,7 @@ def test_sections_of_distillers_that_are_not_listed_are_pointed_out(
 
 def test_a_single_answering_layer_has_nobody_to_teach(tmp_path: Path) -> None:
     model = Model()
-    model.decoder.num_answering_layers = 1  # type: ignore[assignment]
+    model.decoder.num_predicting_layers = 1  # type: ignore[assignment]
     assert not list(build(tmp_path, model=model).distillers)
     for name in ("GOLSD", "InterLayerDistillation"):
         message = (

@@ -73,15 +73,15 @@ def test_the_official_layout_is_refused_with_one_message(tmp_path: Path, capsys:
 
 
 class Oracle(nn.Module):
-    """Answers with the annotated boxes, in file order, and writes down the content sizes."""
+    """Answers with the annotated boxes, in file order, and writes down the image sizes."""
 
     def __init__(self, truths: list[tuple[Tensor, Tensor, tuple[int, int]]]) -> None:
         super().__init__()
         self.truths = iter(truths)
         self.sizes: list[list[int]] = []
 
-    def forward(self, images: Tensor, content_sizes: Tensor) -> Predictions:
-        self.sizes += content_sizes.tolist()
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Predictions:
+        self.sizes += image_sizes.tolist()
         logits, boxes = torch.full((len(images), 8, 2), -9.0), torch.full((len(images), 8, 4), 0.01)
         for row in range(len(images)):
             corners, labels, (height, width) = next(self.truths)
@@ -91,7 +91,7 @@ class Oracle(nn.Module):
         return Predictions(logits, boxes)
 
 
-def test_fractions_of_the_content_become_pixels_of_the_original(tmp_path: Path) -> None:
+def test_fractions_of_the_image_become_pixels_of_the_original(tmp_path: Path) -> None:
     sections = padded_sections(write_coco(tmp_path / "data", images=5, boxes=(2, 0, 3)), tmp_path)
     (tmp_path / "c.yml").write_text(yaml.safe_dump({"val_dataloader": sections["val_dataloader"]}))
     loader = isdfine.load_config(tmp_path / "c.yml").build("val_dataloader")
@@ -129,10 +129,10 @@ def test_a_model_hears_of_padding_only_where_there_is_some() -> None:
     images, plain = torch.zeros(2, 3, 4, 4), [{"labels": torch.zeros(1)}] * 2
     trained = Trained(Recorder(), Unchanged())
     assert trained(images, plain) == ((images, plain), {})  # type: ignore[comparison-overlap]
-    padded = [{"content_size": torch.tensor([3, 4])}] * 2
+    padded = [{"image_size": torch.tensor([3, 4])}] * 2
     arguments, options = trained(images, padded)
     assert arguments == (images, padded)
-    assert options["content_sizes"].tolist() == [[3, 4], [3, 4]]
+    assert options["image_sizes"].tolist() == [[3, 4], [3, 4]]
 
 
 def test_the_rectangular_recipe_keeps_the_schedule_of_its_size() -> None:
@@ -147,4 +147,4 @@ def test_the_rectangular_recipe_keeps_the_schedule_of_its_size() -> None:
     sizes = torch.tensor([[50, 90], [64, 60]])
     with torch.no_grad():  # 24 cells: fewer than the 300 queries of the recipe
         model.decoder.queries.num_queries = 10
-        assert model(torch.rand(2, 3, 64, 96), content_sizes=sizes).boxes.shape == (2, 10, 4)
+        assert model(torch.rand(2, 3, 64, 96), image_sizes=sizes).boxes.shape == (2, 10, 4)

@@ -31,11 +31,11 @@ def test_official_names() -> None:
 
 def test_blocked_queries_have_no_influence() -> None:
     one, (content, references, position, values) = layer().eval(), inputs()
-    allowed = torch.ones(5, 5, dtype=torch.bool)
-    allowed[:3, 3:] = False
+    mask = torch.zeros(5, 5, dtype=torch.bool)
+    mask[:3, 3:] = True
     changed = content.clone()
     changed[:, 3:] += 1
-    before, after = (one(x, references, position, values, allowed) for x in (content, changed))
+    before, after = (one(x, references, position, values, mask) for x in (content, changed))
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3:], after[:, 3:])
 

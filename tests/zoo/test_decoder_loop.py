@@ -125,13 +125,13 @@ def test_deployed_form() -> None:
     whole, queries, values = stack(eval_idx=1)
     whole.eval()
     want, _ = run(whole, queries, values)
-    deployed = whole.deployed()
-    got, initial = run(deployed, queries, values)
+    fused = whole.fused()
+    got, initial = run(fused, queries, values)
     assert initial is None
     assert torch.equal(got[0].logits, want[0].logits)
     assert torch.equal(got[0].boxes, want[0].boxes)
-    assert not any("table" in name or name.startswith("decoder.layers.2") for name in deployed.state_dict())
-    with pytest.raises(RuntimeError, match=r"deployed form has no training heads: call eval\(\), or train the model"):
-        deployed.train()(values)
-    with pytest.raises(RuntimeError, match=r"deployed form has no training heads"):
-        deployed.eval()(values, want=TRAINING)
+    assert not any("table" in name or name.startswith("decoder.layers.2") for name in fused.state_dict())
+    with pytest.raises(RuntimeError, match=r"fused form has no training heads: call eval\(\), or train the model"):
+        fused.train()(values)
+    with pytest.raises(RuntimeError, match=r"fused form has no training heads"):
+        fused.eval()(values, want=TRAINING)

@@ -59,7 +59,7 @@ def test_golden(case: str) -> None:
     want = np.unpackbits(got["attn_mask_packed"])[: side * side].reshape(side, side).astype(bool)
     content = torch.zeros(len(group.content), setting["num_queries"], 16)
     matching = QueryGroup("", content, content[..., :4])
-    assert torch.equal(join_groups([group, matching]).blocked, torch.from_numpy(want))
+    assert torch.equal(join_groups([group, matching]).attn_mask, torch.from_numpy(want))
     rows = []
     for image, assigned in enumerate(group.assigned):
         positive = (assigned >= 0).nonzero().squeeze(1)

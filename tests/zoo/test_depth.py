@@ -78,15 +78,15 @@ def test_inference_is_that_of_a_model_without_them(deep: dict[str, Any], head: s
     assert all(key.startswith(LAYERS) for key in report.unexpected)
     with torch.no_grad():
         want, got = shallow(features()), trained(features())
-        deployed, plain = fuse(trained), fuse(shallow)
-        fused = deployed(features())
+        short, plain = fuse(trained), fuse(shallow)
+        fused = short(features())
     for one in (got, fused):
         assert torch.equal(one.logits, want.logits)
         assert torch.equal(one.boxes, want.boxes)
-    assert {key: value.shape for key, value in deployed.state_dict().items()} == {
+    assert {key: value.shape for key, value in short.state_dict().items()} == {
         key: value.shape for key, value in plain.state_dict().items()
     }
-    assert sum(one.numel() for one in deployed.parameters()) == sum(one.numel() for one in plain.parameters())
+    assert sum(one.numel() for one in short.parameters()) == sum(one.numel() for one in plain.parameters())
 
 
 def test_a_strict_load_names_the_layers_that_are_too_many() -> None:
@@ -154,7 +154,7 @@ def test_other_distillers_work_across_widths() -> None:
         ),
         (
             {"num_layers": 3, "eval_idx": 1, "aux_loss": False},
-            "aux_loss: False trains the answer of the last layer only",
+            "aux_loss: False trains the predictions of the last layer only",
         ),
         (
             {"num_layers": 3, "eval_idx": 3},

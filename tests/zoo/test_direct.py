@@ -140,16 +140,16 @@ def test_eval_answers_with_layer_eval_idx() -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_deployed_form_answers_the_same(change: dict[str, Any]) -> None:
     model = build(eval_idx=1, **change).eval()
-    deployed = model.deployed()
+    fused = model.fused()
     with torch.no_grad():
-        want, got, again = model(features()), deployed(features()), deployed.deployed()(features())
+        want, got, again = model(features()), fused(features()), fused.fused()(features())
     assert torch.equal(want.logits, got.logits)
     assert torch.equal(want.boxes, got.boxes)
     assert torch.equal(want.boxes, again.boxes)
-    assert set(deployed.state_dict()) < set(model.state_dict())
-    assert not [name for name in deployed.state_dict() if name.startswith(("decoder.layers.2", "dec_bbox_head.2"))]
-    with pytest.raises(RuntimeError, match="deployed form has no training heads"):
-        deployed.train()(features(), targets())
+    assert set(fused.state_dict()) < set(model.state_dict())
+    assert not [name for name in fused.state_dict() if name.startswith(("decoder.layers.2", "dec_bbox_head.2"))]
+    with pytest.raises(RuntimeError, match="fused form has no training heads"):
+        fused.train()(features(), targets())
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -214,10 +214,10 @@ def test_bins_can_be_learned() -> None:
     assert model.box_head.bins.up.grad.abs().item() > 0
     assert model.box_head.bins.reg_scale.grad.abs().item() > 0
     assert not build().box_head.bins.up.requires_grad
-    deployed = model.eval().deployed()
-    assert not deployed.box_head.bins().requires_grad
+    fused = model.eval().fused()
+    assert not fused.box_head.bins().requires_grad
     with torch.no_grad():
-        assert torch.equal(deployed(features()).boxes, model(features()).boxes)
+        assert torch.equal(fused(features()).boxes, model(features()).boxes)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class BackendInfo:
     """The network takes uint8 pixels, and normalises them itself."""
     max_batch: int | None = None
     """Most images in one call; None for any number."""
-    takes_content: bool = False
+    takes_image_sizes: bool = False
     """The network can be told which part of a padded canvas is image."""
 
     @property
@@ -70,13 +70,13 @@ class Backend(Protocol):
     def info(self) -> BackendInfo: ...
 
     def run(
-        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], image_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
         """Detect.
 
         Args:
             images: (B, 3, H, W) uint8 RGB as ``Recipe.prepare`` makes them, or float32 as the network reads them.
             orig_sizes: (B, 2) **(width, height)** in pixels that the boxes shall have.
-            content_sizes: (B, 2) height and width of the images inside a padded canvas, where ``info.takes_content``.
+            image_sizes: (B, 2) height and width of the images inside a padded canvas, where ``info.takes_image_sizes``.
         """
         ...

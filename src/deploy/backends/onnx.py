@@ -69,9 +69,9 @@ class OnnxBackend:
         )
 
     def run(
-        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], image_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
-        """See ``Backend``; ``content_sizes`` is None, for exported graphs do not know of padding."""
+        """See ``Backend``; ``image_sizes`` is None, for exported graphs do not know of padding."""
         if images.dtype == np.uint8 and not self.info.uint8:
             images = self.info.recipe.to_input(torch.from_numpy(images)).numpy()
         count = len(images)

@@ -76,9 +76,9 @@ class TensorRTBackend:
         """What the texts beside the engine say; TensorRT itself cannot be asked cheaply."""
 
     def run(
-        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], image_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
-        """See ``Backend``; ``content_sizes`` is None, for exported graphs do not know of padding."""
+        """See ``Backend``; ``image_sizes`` is None, for exported graphs do not know of padding."""
         pixels = torch.from_numpy(images).to(self.device)
         if pixels.dtype == torch.uint8 and not self.info.uint8:
             pixels = self.info.recipe.to_input(pixels)

@@ -38,7 +38,7 @@ class TorchBackend:
         self.model = fuse(loaded.model, backbone=True).to(self.device)
         self.postprocessor = loaded.postprocessor.to(self.device)
         name = f"torch {torch.__version__} ({self.device})"
-        self.info = BackendInfo(loaded.labels, recipe, name, takes_content=recipe.padding is not None)
+        self.info = BackendInfo(loaded.labels, recipe, name, takes_image_sizes=recipe.padding is not None)
 
     @classmethod
     def load(
@@ -54,12 +54,12 @@ class TorchBackend:
 
     @torch.inference_mode()
     def run(
-        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], image_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
         """See ``Backend``."""
         pixels = torch.from_numpy(images).to(self.device)
         inputs = self.info.recipe.to_input(pixels) if pixels.dtype == torch.uint8 else pixels
         sizes = torch.from_numpy(orig_sizes).to(self.device)
-        further = {} if content_sizes is None else {"content_sizes": torch.from_numpy(content_sizes).to(self.device)}
+        further = {} if image_sizes is None else {"image_sizes": torch.from_numpy(image_sizes).to(self.device)}
         labels, boxes, scores = self.postprocessor(self.model(inputs, **further), sizes)
         return Outputs(labels.cpu().numpy(), boxes.float().cpu().numpy(), scores.float().cpu().numpy())

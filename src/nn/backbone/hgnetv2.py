@@ -338,7 +338,7 @@ class HGNetv2(nn.Module):
     def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> the maps of ``return_idx``, finest first; padded cells hold zeros.
 
-        With ``padding`` the content's features in eval mode do not depend on how much padding there is.
+        With ``padding`` the features inside the image in eval mode do not depend on how much padding there is.
         """
         maps = self.stem(images, padding)
         returned = []

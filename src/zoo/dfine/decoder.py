@@ -68,9 +68,9 @@ class DFINETransformer(Decoder):
         label_noise_ratio, box_noise_scale: noise on denoising labels (0..1) and boxes (in halves of the box).
         learn_query_content: learn the queries' content instead of taking it from the selected rows.
         eval_spatial_size: (height, width) of the images whose anchors are stored for eval mode; other sizes work too.
-        eval_idx: layer that answers in eval mode, negative counts from the end; later layers run in training only.
+        eval_idx: layer that predicts in eval mode, negative counts from the end; later layers run in training only.
         eps: a cell whose anchor comes closer to 0 or 1 than this is selected only when nothing else is left.
-        aux_loss: predict after every layer in training; otherwise the last layer alone answers.
+        aux_loss: predict after every layer in training; otherwise after the last layer alone.
         cross_attn_method: ``default`` samples bilinearly, ``discrete`` reads the nearest cell.
         query_select_method: rank cells by their best class (``default``), by one objectness score (``agnostic``), or
             rank (cell, class) pairs (``one2many``).

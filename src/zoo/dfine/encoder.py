@@ -126,13 +126,13 @@ class HybridEncoder(nn.Module):
     def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
         """(B, in_channels[i], H_i, W_i) per level, finest first -> (B, D, H_i, W_i) per level.
 
-        With ``padding`` the results inside the content do not depend on how much padding there is; the padded cells
+        With ``padding`` the results inside the image do not depend on how much padding there is; the padded cells
         hold anything.
         """
         self._check_features(features)
         if padding is not None:
             self._check_layout()
-        levels = [project(one) for project, one in zip(self.input_proj, features)]
+        levels = [project(level) for project, level in zip(self.input_proj, features)]
         for level, layers in zip(self.attended, self.encoder):
             levels[level] = self._attend(levels[level], level, layers, padding)
 
@@ -150,8 +150,8 @@ class HybridEncoder(nn.Module):
     def _attend(self, feature: Tensor, level: int, layers: nn.Module, padding: Padding | None) -> Tensor:
         height, width = feature.shape[-2:]
         tokens = feature.flatten(2).mT  # (B, H*W, D)
-        allowed = None if padding is None else padding.keep((height, width)).flatten(2)[:, None]  # (B, 1, 1, H*W)
-        tokens = layers(tokens, self._positions(level, feature).to(tokens.dtype), allowed)
+        mask = None if padding is None else padding.mask((height, width)).flatten(2)[:, None]  # (B, 1, 1, H*W)
+        tokens = layers(tokens, self._positions(level, feature).to(tokens.dtype), mask)
         # Keep the memory layout: a channels-last map in a contiguous network would be converted at every later block.
         layout = torch.channels_last if _is_channels_last(feature) else torch.contiguous_format
         return tokens.mT.unflatten(2, feature.shape[-2:]).contiguous(memory_format=layout)  # (B, D, H, W)
@@ -185,13 +185,13 @@ class HybridEncoder(nn.Module):
             )
 
     def _check_features(self, features: Sequence[Tensor]) -> None:
-        got = [one.shape[1] for one in features]
+        got = [level.shape[1] for level in features]
         if got != list(self.in_channels):
             raise ValueError(
                 f"HybridEncoder was built for maps with {list(self.in_channels)} channels but got {got}: "
                 "make in_channels equal to the backbone's channels (HGNetv2: name and return_idx)"
             )
-        sizes = [tuple(one.shape[-2:]) for one in features]
+        sizes = [tuple(level.shape[-2:]) for level in features]
         for fine, coarse in pairwise(sizes):
             if fine != (2 * coarse[0], 2 * coarse[1]):
                 raise ValueError(

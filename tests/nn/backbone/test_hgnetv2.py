@@ -187,7 +187,7 @@ def test_the_content_does_not_see_how_much_padding_there_is(name: str, size: tup
             maps = backbone(images, padding)
         for feature_map in maps:
             assert not feature_map[
-                ~padding.keep((feature_map.shape[2], feature_map.shape[3])).expand_as(feature_map)
+                padding.mask((feature_map.shape[2], feature_map.shape[3])).expand_as(feature_map)
             ].any()
         results.append([feature_map[..., : 64 // s, : 96 // s] for feature_map, s in zip(maps, backbone.strides)])
     for other in results[1:]:

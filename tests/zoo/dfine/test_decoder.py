@@ -217,20 +217,20 @@ def test_bfloat16_autocast_is_near_float32(batch: int) -> None:
 def test_deployed_form() -> None:
     model = filled(eval_idx=1)
     model.eval()
-    deployed = model.deployed()
-    want, got = model(features()), deployed(features())
+    fused = model.fused()
+    want, got = model(features()), fused(features())
     assert torch.equal(want.logits, got.logits)
     assert torch.equal(want.boxes, got.boxes)
-    gone = set(model.state_dict()) - set(deployed.state_dict())
+    gone = set(model.state_dict()) - set(fused.state_dict())
     assert all(
         name.startswith(("decoder.layers.2", "decoder.lqe_layers.0", "decoder.lqe_layers.2", "dec_score_head.0"))
         or name.startswith(("dec_score_head.2", "dec_bbox_head.2"))
         for name in gone
     )
-    assert set(deployed.state_dict()) < set(model.state_dict())
-    assert not build().deployed().training
-    with pytest.raises(RuntimeError, match="deployed form has no training heads"):
-        deployed.train()(features(), targets())
+    assert set(fused.state_dict()) < set(model.state_dict())
+    assert not build().fused().training
+    with pytest.raises(RuntimeError, match="fused form has no training heads"):
+        fused.train()(features(), targets())
 
 
 def test_copies_share_the_bin_parameters() -> None:

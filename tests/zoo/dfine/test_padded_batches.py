@@ -60,7 +60,7 @@ def on_canvas(height: int, width: int, *images: Tensor) -> tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def predict(model: DFINE, images: Tensor, sizes: Tensor | None = None) -> Predictions:
-    answer = model(images, content_sizes=sizes)
+    answer = model(images, image_sizes=sizes)
     assert isinstance(answer, Predictions)
     return answer
 
@@ -144,7 +144,7 @@ def test_the_official_layout_is_refused() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_one_size_per_image(count: int) -> None:
-    with pytest.raises(ValueError, match=f"{count} content sizes for 2 images: give one per image"):
+    with pytest.raises(ValueError, match=f"{count} image sizes for 2 images: give one per image"):
         predict(detector(), torch.rand(2, 3, 96, 128), torch.tensor([[85, 118]] * count))
 
 

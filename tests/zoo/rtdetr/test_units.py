@@ -86,7 +86,7 @@ def test_denoising_queries(case: str) -> None:
     side = described[f"cdn_rtdetr/{case}/attn_mask"]["shape"][0]
     wanted = np.unpackbits(arrays[f"{prefix}attn_mask"])[: side * side].reshape(side, side).astype(bool)
     content = torch.zeros(images, facts["queries"], 16)
-    blocked = join_groups([group, QueryGroup("", content, content[..., :4])]).blocked
+    blocked = join_groups([group, QueryGroup("", content, content[..., :4])]).attn_mask
     assert torch.equal(blocked, torch.from_numpy(wanted))
     assert group.assigned is not None
     for image, assigned in enumerate(group.assigned):

@@ -37,9 +37,9 @@ class SubjectBackend:
         self._subject, self._batch = subject, batch
 
     def run(
-        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], content_sizes: NDArray[np.int64] | None = None
+        self, images: NDArray[Any], orig_sizes: NDArray[np.int64], image_sizes: NDArray[np.int64] | None = None
     ) -> Outputs:
-        """See ``Backend``; no content sizes, as ``info`` says."""
+        """See ``Backend``; no image sizes, as ``info`` says."""
         pixels = network_input(self._subject.facts, images)
         spare = self._batch - len(images)
         pixels = np.pad(pixels, [(0, spare), (0, 0), (0, 0), (0, 0)], mode="edge")
