@@ -142,13 +142,12 @@ def _read(texts: Sequence[msgspec.Raw], key: str, collector: _Collector[_Entry])
     Raises:
         DataError: an entry with a key twice, or that cannot be read.
     """
-    single, place = msgspec.json.Decoder(collector.kind).decode, collector.place
-    many = msgspec.json.Decoder(list[collector.kind]).decode  # type: ignore[name-defined]
+    decoder, place = msgspec.json.Decoder(collector.kind), collector.place
     for first in range(0, len(texts), _BATCH):
         batch = texts[first : first + _BATCH]
-        joined = b"[%b]" % b",".join(batch)
+        joined = b"\n".join(batch)
         try:
-            keys = collector.receive(many(joined))
+            keys = collector.receive(decoder.decode_lines(joined))
             if np.count_nonzero(np.frombuffer(joined, np.uint8) == _COLON) > keys:
                 check_keys(batch, key, place, first)
         except (msgspec.DecodeError, RecursionError):
@@ -156,7 +155,7 @@ def _read(texts: Sequence[msgspec.Raw], key: str, collector: _Collector[_Entry])
             entries: list[_Entry] = []
             for number, text in enumerate(batch, first):
                 try:
-                    entries.append(single(text))
+                    entries.append(decoder.decode(text))
                 except (msgspec.DecodeError, RecursionError):
                     entry = collector.mended(number, *load_all([text], key, place, number))
                     entries += [entry] if entry is not None else []

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gc
 import json
-import mmap
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,7 +49,7 @@ def no_collection() -> Iterator[None]:
 def read_lists(path: str | Path, keys: Sequence[str]) -> list[list[msgspec.Raw]]:
     """The elements of top-level lists, as text: ``loads`` reads one. Other values are passed over.
 
-    The file is mapped and not copied, and each element takes some 60 bytes until somebody reads it.
+    Each element takes some 60 bytes beside the text of the file until somebody reads it.
 
     Args:
         path: a JSON file whose top level is an object.
@@ -61,10 +60,7 @@ def read_lists(path: str | Path, keys: Sequence[str]) -> list[list[msgspec.Raw]]
     """
     try:
         check_regular(path)
-        with open(path, "rb") as file:
-            data = memoryview(
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if Path(path).stat().st_size else b""
-            )
+        data = memoryview(Path(path).read_bytes())  # not mapped: one that is cut short meanwhile would end the process
     except OSError as error:
         raise DataError(f"{path}: the annotation file cannot be opened ({error.strerror}): check ann_file") from error
     data = data[len(_BOM) :] if data[: len(_BOM)] == _BOM else data
