@@ -134,7 +134,7 @@ def _parameters(init: Any, signature: inspect.Signature) -> tuple[dict[str, Para
     for name, one in signature.parameters.items():
         if one.kind is one.VAR_KEYWORD:
             is_open = True
-        elif one.kind is not one.VAR_POSITIONAL:
+        elif one.kind not in (one.VAR_POSITIONAL, one.POSITIONAL_ONLY):  # what a config can name
             annotation = hints.get(name, Any)
             if one.default is None and annotation is not Any:
                 annotation = typing.Optional[annotation]  # noqa: UP045  # the | form fails on string forward references

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,12 +16,11 @@ from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected, check_files
 from .coco_fields import box_numbers, flag, is_box
-from .detection import DetectionDataset
 from .frame import Upright
 from .images import image_sizes
 from .json_lists import unique_keys
 from .layout import text_lines
-from .prepare import Subset, prepare
+from .prepare import PreparedDataset, Subset
 from .problems import Problems
 
 BoxKind = Literal["fbox", "vbox", "hbox"]
@@ -28,7 +28,7 @@ _PERSON, _HEAD = "person", "head"
 
 
 @register
-class CrowdHumanDetection(DetectionDataset):
+class CrowdHumanDetection(PreparedDataset):
     """Persons in crowds, as the CrowdHuman annotation files describe them.
 
     Objects tagged ``mask`` (groups, reflections) and those with ``extra.ignore`` are crowd regions: no targets, and
@@ -40,13 +40,10 @@ class CrowdHumanDetection(DetectionDataset):
         transforms: applied to (image, target).
         boxes: ``fbox`` the full body (it may reach outside the image), ``vbox`` its visible part, ``hbox`` the head.
         heads: a second class ``head`` with the head boxes; not together with ``boxes: hbox``.
-        num_classes: class count to check against; None takes the data's.
-        invalid_boxes, allow_no_targets, subset, subset_seed, upright: as for ``CocoDetection``.
-            Images of the subset are looked at only.
+        options: see ``PreparedDataset``. Images of the subset are looked at only.
 
     Raises:
-        DataError: see ``parse_crowdhuman`` and ``prepare``.
-        ConfigError: heads twice, or a fraction outside (0, 1].
+        ConfigError: heads twice.
     """
 
     def __init__(
@@ -57,17 +54,11 @@ class CrowdHumanDetection(DetectionDataset):
         *,
         boxes: BoxKind = "fbox",
         heads: bool = False,
-        num_classes: int | None = None,
-        invalid_boxes: Literal["error", "drop"] = "error",
-        allow_no_targets: bool = False,
-        subset: float | str | list[str] | None = None,
-        subset_seed: int = 0,
-        upright: Upright = "auto",
+        **options: Any,
     ) -> None:
-        chosen = Subset(subset, subset_seed)
-        parsed = parse_crowdhuman(img_folder, ann_file, boxes=boxes, heads=heads, subset=chosen, upright=upright)
-        annotations = prepare(parsed, img_folder, num_classes=num_classes, invalid_boxes=invalid_boxes)
-        super().__init__(annotations, img_folder, transforms, allow_no_targets=allow_no_targets)
+        super().__init__(
+            partial(parse_crowdhuman, img_folder, ann_file, boxes=boxes, heads=heads), transforms, **options
+        )
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import DataError
 from .annotations import Annotations
-from .coco_json import parse_coco
+from .coco import open_coco
 from .crowdhuman import parse_crowdhuman
-from .frame import Upright, settled
 from .image_folder import parse_folder
 from .objects365 import parse_objects365
 from .problems import Problems
@@ -53,21 +51,8 @@ def read_annotations(
     return annotations, Path(annotations.folder)
 
 
-def _coco(
-    img_folder: str,
-    ann_file: str,
-    *,
-    remap_mscoco_category: bool = False,
-    classes: list[str] | None = None,
-    upright: Upright = "auto",
-    problems: Problems | None = None,
-) -> Annotations:
-    parsed = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category, classes=classes, problems=problems)
-    return settled(replace(parsed, folder=str(img_folder)), img_folder, upright, problems)
-
-
 FORMATS: dict[str, Callable[..., Annotations]] = {
-    "coco": _coco,
+    "coco": open_coco,
     "voc": parse_voc,
     "yolo": parse_yolo,
     "crowdhuman": parse_crowdhuman,

@@ -20,6 +20,7 @@ from ...core.files import check_regular
 from .other_tools import other_tool
 
 _TAIL = 1 << 20
+"""Bytes at the end of a file in which a list is looked for; also what is worth cutting out of a copy."""
 _BOM = b"\xef\xbb\xbf"
 _KEY = re.compile(rb'\s*[{,]\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
 _REASON = re.compile(r"(?:JSON is malformed: )?(.*?)(?: \(byte (\d+)\))?")
@@ -186,13 +187,12 @@ def _check_top_level(data: memoryview, lists: dict[str, list[msgspec.Raw]]) -> N
     Raises:
         ValueError: says which.
     """
+    spans = [(_span(data, value[0])[0], _span(data, value[-1])[1]) for value in lists.values() if value]
     position, parts = 0, []
-    for start, end in sorted(
-        (_span(data, value[0])[0], _span(data, value[-1])[1]) for value in lists.values() if value
-    ):
+    for start, end in sorted(span for span in spans if span[1] - span[0] > _TAIL):
         parts.append(data[position:start])
         position = end
-    rest = b"".join([*parts, data[position:]])  # without the elements, which are most of the file
+    rest = b"".join([*parts, data[position:]]) if parts else data  # without the elements, which are most of the file
     position = 0
     for start, end in (_span(rest, value) for value in _keys(rest).values()):
         if not _KEY.fullmatch(rest, position, start):

@@ -8,7 +8,8 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,8 @@ from ..transforms.compose import Compose
 from .annotations import Annotations, files_present
 from .coco_categories import coco_label_space
 from .coco_json import parse_coco
-from .detection import DetectionDataset
 from .frame import Upright, settled
-from .prepare import Subset, prepare
+from .prepare import PreparedDataset, Subset
 from .problems import Problems
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _WAYS: dict[str, int] = {"as they are": 0, "by their last two parts": 2, "by the
 
 
 @register
-class Objects365Detection(DetectionDataset):
+class Objects365Detection(PreparedDataset):
     """Objects365, or other COCO JSON with names such as ``images/v1/patch8/objects365_v1_00420917.jpg``.
 
     Files are looked for under the name as it is, then under its last two parts (``patch8/...``), then under its base
@@ -45,13 +45,12 @@ class Objects365Detection(DetectionDataset):
         transforms: applied to (image, target).
         keep_fake: objects marked ``isfake`` (drawings, screens) are targets like others, as in the official recipe.
             False: they are no targets, and evaluation neither counts them nor what is detected there.
-        num_classes: class count to check against; None takes the data's. Official configs say 366 for ids 1..365: then
-            the ids are the labels.
-        invalid_boxes, allow_no_targets, subset, subset_seed, classes, upright: as for ``CocoDetection``.
+        classes: as for ``CocoDetection``.
+        options: see ``PreparedDataset``. Official configs say ``num_classes: 366`` for ids 1..365: then the ids are the
+            labels.
 
     Raises:
-        DataError: see ``parse_objects365`` and ``prepare``.
-        ConfigError: folders and files do not pair up, or a fraction outside (0, 1].
+        ConfigError: folders and files do not pair up.
     """
 
     def __init__(
@@ -61,25 +60,11 @@ class Objects365Detection(DetectionDataset):
         transforms: Compose | None = None,
         *,
         keep_fake: bool = True,
-        num_classes: int | None = None,
-        invalid_boxes: Literal["error", "drop"] = "error",
-        allow_no_targets: bool = False,
-        subset: float | str | list[str] | None = None,
-        subset_seed: int = 0,
         classes: list[str] | None = None,
-        upright: Upright = "auto",
+        **options: Any,
     ) -> None:
-        chosen = Subset(subset, subset_seed)
-        parsed = parse_objects365(img_folder, ann_file, keep_fake=keep_fake, classes=classes, upright=upright)
-        annotations = prepare(
-            parsed,
-            parsed.folder,
-            num_classes=num_classes,
-            subset=chosen,
-            invalid_boxes=invalid_boxes,
-            fixed_labels=classes is not None,
-        )
-        super().__init__(annotations, parsed.folder, transforms, allow_no_targets=allow_no_targets)
+        parse = partial(parse_objects365, img_folder, ann_file, keep_fake=keep_fake, classes=classes)
+        super().__init__(parse, transforms, classes is not None, **options)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:
@@ -94,6 +79,7 @@ def parse_objects365(
     *,
     keep_fake: bool = True,
     classes: Sequence[str] | None = None,
+    subset: Subset | None = None,
     upright: Upright = "auto",
     problems: Problems | None = None,
 ) -> Annotations:
@@ -113,14 +99,15 @@ def parse_objects365(
     for folder, file in zip(folders, files):
         part = parse_coco(file, classes=classes, crowd_keys=crowd_keys, problems=problems)
         parts.append(_resolved(part, folder))
+    root = folders[0]
     if len(set(folders)) > 1:
-        absolute = [
-            replace(part, file_names=tuple(os.path.join(os.path.abspath(folder), name) for name in part.file_names))
-            for folder, part in zip(folders, parts)
+        absolute = [os.path.abspath(folder) for folder in folders]
+        root = os.path.commonpath(absolute)
+        parts = [
+            replace(part, file_names=tuple(os.path.join(folder, name) for name in part.file_names))
+            for folder, part in zip(absolute, parts)
         ]
-        root = os.path.commonpath([os.path.abspath(path) for path in folders])
-        return settled(_merged(absolute, root, problems), root, upright, problems)
-    return settled(_merged(parts, folders[0], problems), folders[0], upright, problems)
+    return (subset or Subset()).of(settled(_merged(parts, root, problems), root, upright, problems))
 
 
 def _listed(value: str | Sequence[str]) -> list[str]:

@@ -7,16 +7,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ConfigError, DataError
 from ..label_space import MSCOCO
+from ..transforms.compose import Compose
 from .annotations import Annotations, check_files
+from .detection import DetectionDataset
+from .frame import Upright
 from .layout import placed_lines
 
 logger = logging.getLogger(__name__)
@@ -43,6 +47,17 @@ class Subset:
     def __post_init__(self) -> None:
         if isinstance(self.chosen, (int, float)) and not 0 < self.chosen <= 1:
             raise ConfigError(f"subset is {self.chosen}: give a fraction above 0 and at most 1, a list, or a text file")
+
+    def of(self, annotations: Annotations) -> Annotations:
+        """The chosen images of annotations that were read completely.
+
+        Raises:
+            DataError: see ``indices``.
+        """
+        if self.chosen is None:
+            return annotations
+        ids = annotations.image_ids.tolist()
+        return annotations.take(self.indices(annotations.file_names, ids, annotations.place))
 
     def indices(self, file_names: Sequence[str], image_ids: Sequence[int] | None, place: str) -> NDArray[np.int64]:
         """Positions of the chosen images, ascending.
@@ -120,22 +135,20 @@ def prepare(
     img_folder: str | Path,
     *,
     num_classes: int | None = None,
-    subset: Subset | None = None,
     invalid_boxes: str = "error",
     fixed_labels: bool = False,
 ) -> Annotations:
-    """Check annotations against what a config says, and take the part that is wanted.
+    """Check annotations against what a config says.
 
     Args:
         annotations: as parsed.
         img_folder: what their file names are relative to.
         num_classes: class count to check against; None takes the data's. See ``with_class_count``.
-        subset: images to use; None where the parser has chosen already.
         invalid_boxes: see ``report_boxes_without_area``.
         fixed_labels: the user has fixed the order of labels, so ids can not become labels.
 
     Raises:
-        DataError: a class count that is not the data's, unknown names in the subset, missing images, invalid boxes.
+        DataError: a class count that is not the data's, missing images, invalid boxes.
     """
     annotations = with_class_count(annotations, num_classes, fixed_labels=fixed_labels)
     for name, other in annotations.label_space.alike():
@@ -143,9 +156,6 @@ def prepare(
             "%s: the classes %r and %r differ in case or spaces only: two classes; rename one if they are one",
             annotations.place, name, other,
         )  # fmt: skip
-    if subset is not None and subset.chosen is not None:
-        wanted = subset.indices(annotations.file_names, annotations.image_ids.tolist(), annotations.place)
-        annotations = annotations.take(wanted)
     check_files(img_folder, annotations.file_names, annotations.place)
     twice = len(annotations) - len(set(annotations.file_names))
     if twice:
@@ -221,3 +231,49 @@ def report_boxes_without_area(annotations: Annotations, rule: str) -> None:
     if rule == "error" and (inverted | ~empty).any():
         raise DataError(f"{text}: correct them, or leave them out with invalid_boxes: drop (in the dataset section)")
     logger.warning("%s: not used as training targets", text)
+
+
+class PreparedDataset(DetectionDataset):
+    """Annotated images of any format: read, checked against what a config says, and ready for training or evaluation.
+
+    Args:
+        parse: gives the annotations for ``subset`` and ``upright``; they know the folder of their images.
+        transforms: applied to (image, target).
+        fixed_labels: see ``with_class_count``.
+        num_classes: class count to check against; None takes the data's. The largest id + 1 is taken as official files
+            mean it: see ``with_class_count``.
+        invalid_boxes: ``error`` stops on boxes that are inverted (negative width or height) or wholly outside their
+            image, which are mistakes of a conversion; ``drop`` leaves them out with a warning, as the official recipe
+            does in silence. Boxes of zero width or height are left out with a warning in both cases.
+        allow_no_targets: train (with a warning) although no box is left to learn from: all are crowd regions, fractions
+            of their image or too small, or there is none. Otherwise that stops a training before it begins.
+        subset: part of the images: a fraction in (0, 1], a list of file names or ids (as text: YAML reads 000012 as
+            another number), or a text file with one per line.
+        subset_seed: of a fraction's draw; with one seed a smaller fraction is part of every larger one.
+        upright: whether boxes belong to pictures as EXIF turns them and viewers show them (True), or as they are stored
+            (False). ``auto``: what the sizes of images on their side say of the file; without such images, True.
+
+    Raises:
+        DataError: see the parser and ``prepare``.
+        ConfigError: a fraction outside (0, 1].
+    """
+
+    def __init__(
+        self,
+        parse: Callable[..., Annotations],
+        transforms: Compose | None,
+        fixed_labels: bool = False,
+        /,
+        *,
+        num_classes: int | None = None,
+        invalid_boxes: Literal["error", "drop"] = "error",
+        allow_no_targets: bool = False,
+        subset: float | str | list[str] | None = None,
+        subset_seed: int = 0,
+        upright: Upright = "auto",
+    ) -> None:
+        parsed = parse(subset=Subset(subset, subset_seed), upright=upright)
+        annotations = prepare(
+            parsed, parsed.folder, num_classes=num_classes, invalid_boxes=invalid_boxes, fixed_labels=fixed_labels
+        )
+        super().__init__(annotations, parsed.folder, transforms, allow_no_targets=allow_no_targets)

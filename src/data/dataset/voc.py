@@ -8,19 +8,19 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected
 from .coco_fields import report_rotated
-from .detection import DetectionDataset
 from .frame import Upright, is_upright
 from .images import SUFFIXES, image_sizes
 from .layout import IMAGES, XML, class_names, subfolder, text_lines
-from .prepare import Subset, prepare
+from .prepare import PreparedDataset, Subset
 from .problems import Problems
 from .voc_folder import Item, folder_items, images_in, xml_files, xml_folders
 from .voc_xml import VocFile, VocImage
@@ -165,7 +165,7 @@ def _sizes(
 
 
 @register
-class VOCDetection(DetectionDataset):
+class VOCDetection(PreparedDataset):
     """Images with one XML file each, in the official list form, in the layout of the VOC devkit, or in plain folders.
 
     A line of the list file is ``relative/image.jpg relative/annotation.xml`` (relative to ``root``), or the stem of an
@@ -179,19 +179,13 @@ class VOCDetection(DetectionDataset):
             where there is no such file, the classes of all XML files below ``root`` are taken in alphabetical order,
             with a warning.
         transforms: applied to (image, target).
-        num_classes: class count to check against; None takes the data's.
         classes: class names in label order, in place of the label file.
         one_based: coordinates count pixels from 1 and the last pixel belongs to the box, as the VOC devkit defines;
             one is taken from xmin and ymin. False uses the numbers as they are, as official configs expect.
         keep_difficult: objects marked difficult are targets like others, as in the official recipe. False: they are no
             targets, and evaluation neither counts them nor what is detected there (as crowd regions of COCO).
         size_from_image: read the size from the image where an XML file has none; False: that is an error.
-        invalid_boxes, allow_no_targets, subset, subset_seed, upright: as for ``CocoDetection``.
-            Images of the subset are read only.
-
-    Raises:
-        DataError: see ``parse_voc`` and ``prepare``.
-        ConfigError: a fraction outside (0, 1].
+        options: see ``PreparedDataset``. Images of the subset are read only.
     """
 
     def __init__(
@@ -201,30 +195,15 @@ class VOCDetection(DetectionDataset):
         label_file: str | None = "label_list.txt",
         transforms: Compose | None = None,
         *,
-        num_classes: int | None = None,
         classes: list[str] | None = None,
         one_based: bool = False,
         keep_difficult: bool = True,
         size_from_image: bool = False,
-        invalid_boxes: Literal["error", "drop"] = "error",
-        allow_no_targets: bool = False,
-        subset: float | str | list[str] | None = None,
-        subset_seed: int = 0,
-        upright: Upright = "auto",
+        **options: Any,
     ) -> None:
-        parsed = parse_voc(
-            root,
-            ann_file,
-            label_file,
-            classes=classes,
-            one_based=one_based,
-            keep_difficult=keep_difficult,
-            size_from_image=size_from_image,
-            subset=Subset(subset, subset_seed),
-            upright=upright,
-        )
-        annotations = prepare(parsed, root, num_classes=num_classes, invalid_boxes=invalid_boxes)
-        super().__init__(annotations, root, transforms, allow_no_targets=allow_no_targets)
+        parse = partial(parse_voc, root, ann_file, label_file, classes=classes, one_based=one_based,
+                        keep_difficult=keep_difficult, size_from_image=size_from_image)  # fmt: skip
+        super().__init__(parse, transforms, **options)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

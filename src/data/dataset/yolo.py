@@ -9,18 +9,18 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected
-from .detection import DetectionDataset
 from .frame import Upright
 from .images import SUFFIXES, image_sizes, list_images
 from .layout import UnlistedImages, subfolder, text_lines
-from .prepare import Subset, prepare
+from .prepare import PreparedDataset, Subset
 from .problems import Problems
 from .yolo_data import YoloData
 
@@ -325,7 +325,7 @@ def _relative(path: Path, root: Path) -> str:
 
 
 @register
-class YoloDetection(DetectionDataset):
+class YoloDetection(PreparedDataset):
     """Images and text files as a ``data.yaml`` names them.
 
     The YAML file has ``path`` (relative to it, or to where the program runs; else its folder), per split a folder, a
@@ -342,32 +342,11 @@ class YoloDetection(DetectionDataset):
         split: ``train``, ``val``, ``test``, or another key of the file; ``valid`` and ``validation`` are ``val``, where
             one of them alone is there.
         transforms: applied to (image, target).
-        num_classes: class count to check against; None takes the data's.
-        invalid_boxes, allow_no_targets, subset, subset_seed: as for ``CocoDetection``.
-            Images of the subset are looked at only.
-        upright: ``auto`` is True here; False: sizes and boxes belong to the pictures as stored.
-
-    Raises:
-        DataError: see ``parse_yolo`` and ``prepare``.
-        ConfigError: a fraction outside (0, 1].
+        options: see ``PreparedDataset``. Images of the subset are looked at only; ``upright: auto`` is True here.
     """
 
-    def __init__(
-        self,
-        data: str,
-        split: str = "train",
-        transforms: Compose | None = None,
-        *,
-        num_classes: int | None = None,
-        invalid_boxes: Literal["error", "drop"] = "error",
-        allow_no_targets: bool = False,
-        subset: float | str | list[str] | None = None,
-        subset_seed: int = 0,
-        upright: Upright = "auto",
-    ) -> None:
-        parsed = parse_yolo(data, split, subset=Subset(subset, subset_seed), upright=upright)
-        annotations = prepare(parsed, parsed.folder, num_classes=num_classes, invalid_boxes=invalid_boxes)
-        super().__init__(annotations, parsed.folder, transforms, allow_no_targets=allow_no_targets)
+    def __init__(self, data: str, split: str = "train", transforms: Compose | None = None, **options: Any) -> None:
+        super().__init__(partial(parse_yolo, data, split), transforms, **options)
 
     @classmethod
     def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:

@@ -48,7 +48,7 @@ def test_other_counts_are_refused(ids, count, options):
 
 
 def test_the_subset_comes_before_the_files(tmp_path):
-    found = prepare(annotations(), touch(tmp_path, "c.png"), subset=Subset(["c"]))
+    found = prepare(Subset(["c"]).of(annotations()), touch(tmp_path, "c.png"))
     assert found.file_names == ("c.png",)
     assert len(found.labels) == 2
     with pytest.raises(DataError, match=r"2 of 3 images that x.json lists are missing: a.png, b.png; check img_folder"):
