@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.errors import ConfigError
 from .types import Predictions, QueryGroup
 
 
@@ -36,15 +37,15 @@ def join_groups(groups: Sequence[QueryGroup]) -> JoinedQueries:
         groups: at least one, names unique. A query reads its own group (where the group's own mask lets it) and the
             groups in ``attends_to``; everything else is masked.
 
-    Raises: ValueError for two groups of one name, for an ``attends_to`` that names no group, for groups of different
+    Raises: ConfigError for two groups of one name, for an ``attends_to`` that names no group, for groups of different
         widths, and for points without a position of their own.
     """
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
-        raise ValueError(f"query groups need different names, got {names}")
+        raise ConfigError(f"query groups need different names, got {names}")
     for group in groups:
         if missing := sorted(set(group.attends_to) - set(names)):
-            raise ValueError(f"query group {group.name!r} attends to {missing}, which is not among {names}")
+            raise ConfigError(f"query group {group.name!r} attends to {missing}, which is not among {names}")
         _check_widths(group, groups[-1])
     return JoinedQueries(
         content=torch.cat([group.content for group in groups], dim=1),
@@ -67,10 +68,10 @@ def _check_widths(group: QueryGroup, last: QueryGroup) -> None:
     if group.position is not None:
         widths.append(("positions", group.position, dim))
     elif numbers == 2:
-        raise ValueError(f"query group {group.name!r} has points and no position: give its position (B, Q, D)")
+        raise ConfigError(f"query group {group.name!r} has points and no position: give its position (B, Q, D)")
     for what, tensor, width in widths:
         if tensor.shape[-1] != width:
-            raise ValueError(
+            raise ConfigError(
                 f"query group {group.name!r} has {what} of width {tensor.shape[-1]}, the decoder's have {width}: give "
                 f"its source the decoder's {remedy[what]}"
             )

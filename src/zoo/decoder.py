@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -73,6 +73,8 @@ class Decoder(nn.Module):
         sources: make further groups in training, see :class:`GroupSource`.
         eval_idx: index of the layer that is evaluated.
         aux_loss: where all layers are wanted, predict after each; otherwise after the last alone.
+
+    Raises: ValueError for a box head or a source that does not go with what the queries start from.
     """
 
     attention_kinds: frozenset[str] = DEFORMABLE_KINDS
@@ -92,6 +94,7 @@ class Decoder(nn.Module):
         aux_loss: bool = True,
     ) -> None:
         super().__init__()
+        _check_references(queries, box_head, sources)
         self.projection = projection
         self.queries = queries
         self.layers = nn.ModuleList(layers)
@@ -114,6 +117,7 @@ class Decoder(nn.Module):
         padding: Padding | None = None,
         *,
         groups: Sequence[QueryGroup] = (),
+        sources: Iterable[GroupSource] = (),
         want: Want | None = None,
     ) -> DetectorOutput | Predictions:
         """Select, refine, predict.
@@ -125,6 +129,7 @@ class Decoder(nn.Module):
             padding: of the batch; boxes are then fractions of each image without it, and padded cells are never read
                 and selected only when nothing else is left.
             groups: further queries; they come back in the output's ``groups``, by name.
+            sources: of further groups, beside those the decoder was built with.
             want: what to return; None for ``TRAINING`` in train mode, and in eval mode for the final predictions alone.
 
         Returns: in eval mode without ``want`` the predictions of layer ``eval_idx``, otherwise what is wanted.
@@ -144,7 +149,7 @@ class Decoder(nn.Module):
         matching, proposals = self.queries(memory)
         joined = [*groups, matching]
         if self.training or (want is not None and targets is not None):
-            joined = [*(source(memory, targets) for source in self.sources), *joined]
+            joined = [*(source(features, targets) for source in (*self.sources, *sources)), *joined]
         queries = join_groups(joined)
         depth = len(self.layers) if wanted.layers else self.eval_idx + 1
         refined = self._refine(queries, self._inputs(queries, memory, record), depth)
@@ -262,3 +267,20 @@ class Decoder(nn.Module):
             memory_index=None if proposals is None else proposals.index,
             taps=taps,
         )
+
+
+def _check_references(queries: QueryInit, head: BoxHead, sources: Sequence[GroupSource]) -> None:
+    """Points and boxes do not lie on one axis, and a head may need one of the two."""
+    dim, name = queries.reference_dim, type(queries).__name__
+    if dim not in head.reference_dims:
+        needed = " or ".join(map(str, head.reference_dims))
+        raise ValueError(
+            f"box_head {head.kind} starts from references of {needed} numbers, {name} gives {dim}: choose another of "
+            "the two"
+        )
+    for source in sources:
+        if (given := getattr(source, "reference_dim", dim)) != dim:
+            raise ValueError(
+                f"{type(source).__name__} gives references of {given} numbers, {name} {dim}: leave the source out "
+                "(num_denoising: 0 for denoising), or choose another query initialiser"
+            )

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..nn.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
 from ..nn.types import QueryGroup, Target
-from .queries import MATCHING, Memory
+from .queries import MATCHING
 
 GROUP_NAME = "dn"
 DUMMY_BOX = (0.5, 0.5, 0.1, 0.1)
@@ -73,17 +73,19 @@ class Denoising(nn.Module):
         setting: how much noise.
     """
 
+    reference_dim = 4
+
     def __init__(self, num_classes: int, dim: int, setting: DenoisingSetting) -> None:
         super().__init__()
         self.setting = setting
         self.embedding = nn.Embedding(num_classes + 1, dim, padding_idx=num_classes)
 
-    def forward(self, memory: Memory, targets: Sequence[Target] | None) -> QueryGroup:
+    def forward(self, features: Sequence[Tensor], targets: Sequence[Target] | None) -> QueryGroup:
         """See :class:`~isdfine.zoo.queries.GroupSource`."""
         if targets is None:
             raise ValueError("training with num_denoising > 0 needs targets: pass them, or set num_denoising: 0")
         groups, width = self.setting.layout_of(targets)
-        num_classes, device = self.embedding.num_embeddings - 1, memory.tokens.device
+        num_classes, device = self.embedding.num_embeddings - 1, features[0].device
         noise = draw_noise(len(targets), 2 * groups * width, num_classes, self.setting, device)
         return denoising_group(targets, noise, self.embedding, self.setting)
 

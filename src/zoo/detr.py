@@ -26,9 +26,8 @@ class DETR(nn.Module):
         backbone: images -> feature maps, fine to coarse (``HGNetv2``).
         encoder: feature maps -> feature maps of one width (``HybridEncoder``).
         decoder: feature maps -> predictions (``DFINETransformer``): selects queries from the maps and refines them.
-        sources: of further query groups in training, and in eval mode where ``want`` and targets are given:
-            ``source(features, targets)`` makes a :class:`~isdfine.nn.types.QueryGroup` from the encoder's maps and the
-            ground truth. Their weights are the model's.
+        sources: of further query groups beside the decoder's own, see :class:`~isdfine.zoo.queries.GroupSource`; the
+            decoder calls them with its own. Their weights are the model's.
 
     In eval mode predictions do not depend on the padding of a batch if the backbone's ``forward`` takes ``padding``
     (``HGNetv2`` does), or if all its layers that read neighbours are convolution and pooling layers (see
@@ -100,10 +99,10 @@ class DETR(nn.Module):
             padding = Padding(image_sizes.to(images.device), (images.shape[-2], images.shape[-1]))
         maps = self._backbone_maps(images, padding)
         features = self.encoder(maps) if padding is None else self.encoder(maps, padding)
-        if self.training or (want is not None and targets is not None):
-            groups = (*groups, *(source(features, targets) for source in self.sources))
         if groups:
             further["groups"] = groups
+        if self.sources:
+            further["sources"] = self.sources
         if padding is not None:
             further["padding"] = padding
         output: DetectorOutput | Predictions = self.decoder(features, targets, **further)

@@ -39,10 +39,12 @@ class BoxHead(nn.Module):
 
     Attributes:
         kind: name of the head in configs (``box_head``) and messages.
+        reference_dims: numbers of the references that it can start from: 4 (boxes), 2 (points).
         layers: one module per decoder layer.
     """
 
     kind: ClassVar[str]
+    reference_dims: ClassVar[tuple[int, ...]] = (4, 2)
     layers: nn.ModuleList
 
     def start(self, content: Tensor, references: Tensor) -> BoxState:

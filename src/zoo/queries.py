@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +46,25 @@ class Memory(NamedTuple):
 class QueryInit(Protocol):
     """Makes the matching queries; a module, called once per forward pass."""
 
+    reference_dim: int
+    """4 where its queries start at boxes, 2 where they start at points."""
+
     def __call__(self, memory: Memory) -> tuple[QueryGroup, Proposals | None]:
         """The group ``""``, and the encoder's proposals where there are any."""
         ...
 
 
 class GroupSource(Protocol):
-    """Makes a further group of queries; a module, called where targets are given (always in train mode)."""
+    """Makes a further group of queries; a module, called in train mode, and in eval mode where targets are given.
 
-    def __call__(self, memory: Memory, targets: Sequence[Target] | None) -> QueryGroup:
-        """Raises ValueError where it needs targets and there are none."""
+    Denoising is one, and so is whatever stands in ``sources`` of a detector.
+    """
+
+    def __call__(self, features: Sequence[Tensor], targets: Sequence[Target] | None) -> QueryGroup:
+        """From the encoder's maps (B, channels[i], H, W), fine to coarse, and the ground truth.
+
+        Raises ValueError where it needs targets and there are none.
+        """
         ...
 
 
@@ -122,6 +131,7 @@ class TopKQueries(nn.Module):
     anchors: Tensor
     valid_mask: Tensor
     rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
+    reference_dim = 4
 
     def __init__(
         self,
@@ -181,6 +191,67 @@ class TopKQueries(nn.Module):
         if memory.padding is None and not self.training and memory.sizes == self.stored_sizes:
             return self.anchors, self.valid_mask
         return anchor_logits(memory.sizes, eps=self.eps, device=memory.tokens.device, padding=memory.padding)
+
+
+class LearnedSplitQueries(nn.Module):
+    """Learned queries that start at points: one half of a row is the query's position, the other its content.
+
+    Zhu et al., Deformable DETR, arXiv:2010.04159, without two stages. The points are a linear map of the positions.
+
+    Args:
+        num_queries: Q.
+        dim: channels D.
+    """
+
+    reference_dim = 2
+
+    def __init__(self, num_queries: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_queries, 2 * dim)
+        self.reference = nn.Linear(dim, 2)
+        nn.init.xavier_uniform_(self.reference.weight)
+        nn.init.zeros_(self.reference.bias)
+
+    def forward(self, memory: Memory) -> tuple[QueryGroup, None]:
+        """The same queries for every image."""
+        position, content = self.embedding.weight.chunk(2, dim=1)
+        references = self.reference(position)
+        tensors = [tensor.expand(memory.tokens.shape[0], -1, -1) for tensor in (content, references, position)]
+        return QueryGroup(MATCHING, tensors[0], tensors[1], position=tensors[2]), None
+
+
+class LearnedAnchorQueries(nn.Module):
+    """Learned queries that start at learned boxes (Liu et al., DAB-DETR, arXiv:2201.12329).
+
+    Args:
+        num_queries: anchors.
+        dim: channels D.
+        content: ``learned`` per anchor, or ``zeros``.
+        num_patterns: learned contents that every anchor is combined with, in place of ``content``; 0 for none. There
+            are num_patterns * num_queries queries then, pattern by pattern.
+    """
+
+    reference_dim = 4
+
+    def __init__(
+        self, num_queries: int, dim: int, *, content: Literal["learned", "zeros"] = "learned", num_patterns: int = 0
+    ) -> None:
+        super().__init__()
+        if content not in ("learned", "zeros"):
+            raise ValueError(f"content {content!r} of anchor queries is unknown: choose one of learned, zeros")
+        self.num_queries, self.dim, self.num_patterns = num_queries, dim, num_patterns
+        self.anchors = nn.Embedding(num_queries, 4)  # logits of (cx, cy, w, h)
+        rows = num_patterns or (num_queries if content == "learned" else 0)
+        self.content = nn.Embedding(rows, dim) if rows else None
+
+    def forward(self, memory: Memory) -> tuple[QueryGroup, None]:
+        """The same queries for every image."""
+        anchors = self.anchors.weight.repeat(max(self.num_patterns, 1), 1)
+        content = anchors.new_zeros(len(anchors), self.dim) if self.content is None else self.content.weight
+        if self.num_patterns:
+            content = content.repeat_interleave(self.num_queries, dim=0)
+        batch = memory.tokens.shape[0]  # not len(): a graph would hold that number
+        return QueryGroup(MATCHING, content.expand(batch, -1, -1), anchors.expand(batch, -1, -1)), None
 
 
 def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

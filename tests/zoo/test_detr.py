@@ -79,7 +79,12 @@ def everything(output: DetectorOutput) -> list[Tensor]:
     sets = [*output.layers, output.initial, output.proposals]
     for group in output.groups.values():
         sets += [*group.layers, group.initial]
-    return list(tensors(sets))
+    taps = output.taps
+    tapped = [*taps.get("backbone", ()), *taps.get("neck", ()), *taps.get("hidden", ())]
+    tapped += [taps["memory"].tokens] if "memory" in taps else []
+    seen = output.attention
+    attended = [] if seen is None else [*seen.queries, *seen.keys, *seen.point_logits]
+    return [*tensors(sets), *tapped, *attended]
 
 
 def run(model: DETR, want: Want | None = None, **more: object) -> DetectorOutput:
@@ -91,9 +96,11 @@ def run(model: DETR, want: Want | None = None, **more: object) -> DetectorOutput
 def test_a_frozen_teacher_sees_what_a_training_step_sees(head: dict[str, object]) -> None:
     model = build(**head)
     model.decoder.projection.eval()  # statistics of a batch are the one thing that a mode changes here
-    seen = run(model)
+    want = Want(layers=True, taps=TAPS, attention=KINDS)
+    seen = run(model, want)
     with torch.no_grad():
-        taught = run(copy.deepcopy(model).eval(), TRAINING)
+        taught = run(copy.deepcopy(model).eval(), want)
+    assert set(taught.taps) == TAPS
     assert len(everything(taught)) == len(everything(seen)) > 10
     for a, b in zip(everything(taught), everything(seen)):
         torch.testing.assert_close(a, b)
