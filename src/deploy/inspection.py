@@ -24,8 +24,8 @@ from ..nn.capture import SELF_ATTENTION, AttentionRecorder
 from ..nn.edges import decode_corners
 from ..nn.sampling import DeformableAttention
 from ..nn.types import Predictions
+from ..zoo.decoder import Decoder
 from ..zoo.decoder_layer import DecoderLayer
-from ..zoo.dfine.decoder import DFINETransformer
 from ..zoo.heads import FDRBoxHead
 
 Array = NDArray[np.float32]
@@ -93,10 +93,10 @@ def inspect_image(
     """Run a detector on one image and read its decoder.
 
     Args:
-        model: a detector with a ``DFINETransformer``, in eval mode.
+        model: a detector with a :class:`Decoder`, in eval mode.
         images: (1, 3, H, W) as the model reads them.
         size: (height, width) in pixels that fractions of boxes are multiplied with: the image's own.
-        image_sizes: (1, 2) in a padded batch, see ``DFINE.forward``.
+        image_sizes: (1, 2) in a padded batch, see ``DETR.forward``.
 
     Raises:
         ConfigError: another kind of model.
@@ -111,17 +111,15 @@ def inspect_image(
     return _inspection(decoder, predictions, seen, size)
 
 
-def _decoder_of(model: nn.Module) -> DFINETransformer:
-    found = [module for module in model.modules() if isinstance(module, DFINETransformer)]
+def _decoder_of(model: nn.Module) -> Decoder:
+    found = [module for module in model.modules() if isinstance(module, Decoder)]
     if not found:
-        raise ConfigError(
-            f"{type(model).__name__} has no DFINETransformer: pictures of the decoder exist for D-FINE's family only"
-        )
+        raise ConfigError(f"{type(model).__name__} has no decoder of our parts: pictures exist for D-FINE and RT-DETR")
     return found[0]
 
 
 @contextmanager
-def _listening(decoder: DFINETransformer, seen: _HookRecords) -> Iterator[None]:
+def _listening(decoder: Decoder, seen: _HookRecords) -> Iterator[None]:
     handles: list[RemovableHandle] = []
     try:
         for layer in decoder.layers:
@@ -165,9 +163,7 @@ def _listen(layer: DecoderLayer, seen: _HookRecords) -> list[RemovableHandle]:
     ]
 
 
-def _inspection(
-    decoder: DFINETransformer, predictions: Predictions, seen: _HookRecords, size: tuple[int, int]
-) -> Inspection:
+def _inspection(decoder: Decoder, predictions: Predictions, seen: _HookRecords, size: tuple[int, int]) -> Inspection:
     scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=predictions.boxes.device)  # x, y
 
     def pixels(boxes_cxcywh: Tensor) -> Array:

@@ -48,7 +48,7 @@ class InputProjection(nn.ModuleList):
         """Maps (B, channels[i], H, W), fine to coarse -> one (B, D, H, W) per level, cleared of padding."""
         if (got := [feature.shape[1] for feature in features]) != self.channels:
             raise ValueError(
-                f"DFINETransformer has feat_channels {self.channels} but got maps of {got} channels: "
+                f"the decoder has feat_channels {self.channels} but got maps of {got} channels: "
                 "compare feat_channels with the encoder's hidden_dim and the backbone's return_idx"
             )
         count = len(self.channels)

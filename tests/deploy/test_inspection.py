@@ -186,7 +186,7 @@ def test_the_deployed_form_is_the_same(model: nn.Module, images: Tensor, seen: I
 
 
 def test_refusals(model: nn.Module, images: Tensor) -> None:
-    with pytest.raises(ConfigError, match="Linear has no DFINETransformer"):
+    with pytest.raises(ConfigError, match="Linear has no decoder of our parts"):
         inspect_image(nn.Linear(1, 1).eval(), images, ORIGINAL)
     with pytest.raises(ValueError, match="one image in eval mode, got 2"):
         inspect_image(model, images.repeat(2, 1, 1, 1), ORIGINAL)

@@ -10,42 +10,16 @@ from typing import Literal
 
 from ...core.errors import check_counts
 from ...core.registry import register
-from ...nn.keys import PartTable, use_part_table
+from ...nn.keys import use_part_table
 from ...nn.quality import LocationQualityEstimator
 from ..decoder import Decoder
 from ..decoder_layer import DecoderLayer
 from ..denoising import Denoising, DenoisingSetting
 from ..depth import layer_plan
 from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of
+from ..names import DECODER_KEYS, class_rows
 from ..projection import InputProjection, stored_sizes
 from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
-
-KEYS = PartTable(
-    (
-        ("up", "box_head.bins.up"),
-        ("reg_scale", "box_head.bins.reg_scale"),
-        ("anchors", "queries.anchors"),
-        ("valid_mask", "queries.valid_mask"),
-        ("input_proj", "projection"),
-        ("decoder.up", "box_head.bins.up"),
-        ("decoder.reg_scale", "box_head.bins.reg_scale"),
-        ("decoder.layers", "layers"),
-        ("decoder.lqe_layers", "score_head.quality"),
-        ("denoising_class_embed", "sources.0.embedding"),
-        ("tgt_embed", "queries.learned"),
-        ("query_pos_head", "position"),
-        ("enc_output", "queries.project"),
-        ("enc_score_head", "queries.score"),
-        ("enc_bbox_head", "queries.box"),
-        ("dec_score_head", "score_head.layers"),
-        ("pre_bbox_head", "box_head.initial"),
-        ("dec_bbox_head", "box_head.layers"),
-    )
-)
-"""Names of official checkpoints, in their order, and of the parts here."""
-CLASS_ROWS_AGNOSTIC = {"dec_score_head": 0, "denoising_class_embed": 1}
-"""Parts by their names in checkpoints whose tensors have one row per class, and how many rows stand behind these."""
-CLASS_ROWS = CLASS_ROWS_AGNOSTIC | {"enc_score_head": 0}
 
 
 @register
@@ -148,5 +122,5 @@ class DFINETransformer(Decoder):
         initialise(position, queries)
         super().__init__(projection, queries, layers, position, boxes, scores, sources, eval_idx, aux_loss=aux_loss)
         self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)
-        self.class_rows = CLASS_ROWS if query_select_method != "agnostic" else CLASS_ROWS_AGNOSTIC
-        use_part_table(self, KEYS)
+        self.class_rows = class_rows(query_select_method)
+        use_part_table(self, DECODER_KEYS)

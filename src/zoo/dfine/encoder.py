@@ -15,13 +15,15 @@ from torch.nn import functional as F
 
 from ...core.errors import ConfigError, check_counts, check_positive
 from ...core.registry import register
+from ...nn.keys import use_key_table
 from ...nn.padding import Padding
 from ...nn.position import POSITION_TABLES
 from ...nn.transformer import TransformerEncoder
+from ..names import FIRST_ENCODER_PROJECTION
 from .fusion import ACT, FUSIONS, HALVINGS, chosen
 
-PROJECTION_NAMES = {"v1": ("0", "1"), "v2": ("conv", "norm")}
-"""Names of convolution and norm in the first projections, by version of RT-DETR's checkpoints."""
+PROJECTION_NAMES = {"v1": FIRST_ENCODER_PROJECTION, "v2": None}
+"""Table for the names of convolution and norm in the first projections, by version of RT-DETR's checkpoints."""
 
 
 @register
@@ -104,7 +106,10 @@ class HybridEncoder(nn.Module):
         self.attended = tuple(use_encoder_idx) if num_encoder_layers > 0 else ()
 
         names = chosen(PROJECTION_NAMES, "HybridEncoder", "version", version)
-        self.input_proj = nn.ModuleList(_projection(channels, hidden_dim, names) for channels in in_channels)
+        self.input_proj = nn.ModuleList(_projection(channels, hidden_dim) for channels in in_channels)
+        if names is not None:
+            for projection in self.input_proj:
+                use_key_table(projection, names)
         self.encoder = nn.ModuleList(
             TransformerEncoder(num_encoder_layers, hidden_dim, nhead, dim_feedforward, dropout=dropout, act=enc_act)
             for _ in self.attended
@@ -200,10 +205,10 @@ class HybridEncoder(nn.Module):
                 )
 
 
-def _projection(in_channels: int, dim: int, names: tuple[str, str]) -> nn.Sequential:
+def _projection(in_channels: int, dim: int) -> nn.Sequential:
     """1x1 convolution and norm. Not a ConvNormAct: published deployed models keep these two apart."""
-    layers = (nn.Conv2d(in_channels, dim, kernel_size=1, bias=False), nn.BatchNorm2d(dim))
-    return nn.Sequential(OrderedDict(zip(names, layers)))
+    conv = nn.Conv2d(in_channels, dim, kernel_size=1, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim)))
 
 
 def _is_channels_last(maps: Tensor) -> bool:

@@ -1,56 +1,109 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""RT-DETR's decoders (arXiv 2304.08069, 2407.17140): D-FINE's with a direct box head and projected cross-attention."""
+"""RT-DETR's decoders (arXiv 2304.08069, 2407.17140), assembled from parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
+from ...core.errors import check_counts
 from ...core.registry import register
-from ..denoising import Denoising
-from ..dfine.decoder import DFINETransformer
-from ..queries import TopKQueries
+from ...nn.keys import use_key_table, use_part_table
+from ...nn.quality import LocationQualityEstimator
+from ..decoder import Decoder
+from ..decoder_layer import DecoderLayer
+from ..denoising import Denoising, DenoisingSetting
+from ..depth import layer_plan
+from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of
+from ..names import DECODER_KEYS, FIRST_ENCODER_OUTPUT, class_rows
+from ..projection import InputProjection, stored_sizes
+from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
 
 
 @register
-class RTDETRTransformerv2(DFINETransformer):
-    """RT-DETRv2's decoder with the arguments and the parameter names of its official code.
+class RTDETRTransformerv2(Decoder):
+    """Two-stage query selection, projected deformable cross-attention, offsets to the boxes of the layer before.
+
+    Argument names are those of official YAML files, up to ``query_select_method``; what is not explained here means
+    what it means for :class:`~isdfine.zoo.dfine.decoder.DFINETransformer`. Its denoising differs from D-FINE's: noisy
+    boxes whose edges crossed have no size, and a batch without boxes gets a group of two queries.
 
     Args:
         num_classes: C.
         box_head: ``direct`` is RT-DETR; ``fdr`` refines distributions as D-FINE does, for self-distillation (GO-LSD).
-        merge, cross_attn_projections: RT-DETR's values; see :class:`DFINETransformer`.
         quality_estimators: with ``fdr``, let the sharpness of the distributions move the class scores, as D-FINE does.
-        options: the other arguments of :class:`DFINETransformer`, with its defaults.
+        reg_max, reg_scale, up: of the distributions (``fdr`` only).
+        layer_scale: width of the layers after ``eval_idx``, which only training runs, as a multiple of ``hidden_dim``.
+
+    Raises: ValueError for values that do not fit together, with the values and the choices.
     """
+
+    rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
 
     def __init__(
         self,
         num_classes: int = 80,
         *,
+        hidden_dim: int = 256,
+        num_queries: int = 300,
+        feat_channels: Sequence[int] = (512, 1024, 2048),
+        feat_strides: Sequence[int] = (8, 16, 32),
+        num_levels: int = 3,
+        num_points: int | Sequence[int] = 4,
+        nhead: int = 8,
+        num_layers: int = 6,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.0,
+        activation: str = "relu",
+        num_denoising: int = 100,
+        label_noise_ratio: float = 0.5,
+        box_noise_scale: float = 1.0,
+        learn_query_content: bool = False,
+        eval_spatial_size: Sequence[int] | None = None,
+        eval_idx: int = -1,
+        eps: float = 1e-2,
+        aux_loss: bool = True,
+        cross_attn_method: Literal["default", "discrete"] = "default",
+        query_select_method: Literal["default", "agnostic", "one2many"] = "default",
         box_head: Literal["fdr", "direct"] = "direct",
-        merge: Literal["gate", "residual"] = "residual",
-        cross_attn_projections: bool = True,
         quality_estimators: bool = False,
-        **options: Any,
+        reg_max: int = 32,
+        reg_scale: int | float = 4.0,
+        up: float = 0.5,
+        layer_scale: float = 1,
     ) -> None:
-        super().__init__(
-            num_classes,
-            box_head=box_head,
-            merge=merge,
-            cross_attn_projections=cross_attn_projections,
-            **options,
+        check_counts(num_classes=num_classes, num_queries=num_queries, nhead=nhead, hidden_dim=hidden_dim)
+        widths, inner_widths = layer_plan(
+            hidden_dim, dim_feedforward, num_layers, nhead, scale=layer_scale, eval_idx=eval_idx, aux_loss=aux_loss
         )
-        if box_head == "fdr" and not quality_estimators:
-            self.score_head.quality = nn.ModuleList()
-        for source in self.sources:
-            if isinstance(source, Denoising):
-                source.setting = replace(source.setting, swap_crossed=False, dummy_group=True)
+        bins = bins_of(box_head, up, reg_scale, reg_max, learnable=False)
+        if quality_estimators and bins is None:
+            raise ValueError(f"quality_estimators need distributions, but box_head is {box_head!r}: set box_head: fdr")
+        sizes = stored_sizes(eval_spatial_size, feat_channels, feat_strides, num_levels)
+        num_scores = 1 if query_select_method == "agnostic" else num_classes
+        scales = (label_noise_ratio, box_noise_scale)
+        noise = DenoisingSetting(num_denoising, *scales, swap_crossed=False, dummy_group=True)
+        layer = partial(DecoderLayer, num_heads=nhead, num_levels=num_levels, num_points=num_points, merge="residual")
+        layer = partial(layer, cross_attention=cross_attn_method, projections=True, dropout=dropout, act=activation)
+        projection = InputProjection(feat_channels, hidden_dim, num_levels, always=True)
+        layers = [layer(width, feedforward_dim=inner) for width, inner in zip(widths, inner_widths)]
+        quality = [LocationQualityEstimator(reg_max) for _ in widths] if quality_estimators else []
+        sources = [Denoising(num_classes, hidden_dim, noise)] if num_denoising else []
+        learned = learned_content(num_queries, hidden_dim) if learn_query_content else None
+        position = BoxEmbedding(hidden_dim)
+        queries = TopKQueries(num_queries, hidden_dim, num_scores, query_select_method, eps, learned, sizes)
+        scores = ScoreHead(widths, num_classes, quality)
+        boxes: BoxHead = DirectBoxHead(widths) if bins is None else FDRBoxHead(widths, bins)
+        initialise(position, queries)
+        super().__init__(projection, queries, layers, position, boxes, scores, sources, eval_idx, aux_loss=aux_loss)
+        self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)
+        self.class_rows = class_rows(query_select_method)
+        use_part_table(self, DECODER_KEYS)
 
 
 @register
@@ -63,7 +116,8 @@ class RTDETRTransformer(RTDETRTransformerv2):
         num_classes: C.
         position_embed_type: ``sine`` only.
         learnt_init_query: the first version's name of ``learn_query_content``.
-        version: ``v1`` names parameters as RT-DETR's first checkpoints do, ``v2`` as its second ones.
+        version: ``v1`` names parameters of ``enc_output`` as RT-DETR's first checkpoints do, ``v2`` as its later ones;
+            both are read.
         options: see :class:`RTDETRTransformerv2`.
     """
 
@@ -81,8 +135,8 @@ class RTDETRTransformer(RTDETRTransformerv2):
         super().__init__(num_classes, learn_query_content=learnt_init_query, **options)
         if version == "v1":
             assert isinstance(self.queries, TopKQueries)
-            self.queries.project = nn.Sequential(*self.queries.project)
-            _leave_out_tables(self)
+            use_key_table(self.queries.project, FIRST_ENCODER_OUTPUT)
+        _leave_out_tables(self)
 
 
 def _leave_out_tables(decoder: nn.Module) -> None:

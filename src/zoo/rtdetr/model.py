@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ...core.registry import register
-from ..dfine.model import DFINE
+from ..detr import DETR
 from ..dfine.postprocess import DFINEPostProcessor
 
 
 @register
-class RTDETR(DFINE):
-    """Backbone, encoder, decoder, see :class:`DFINE`: the detectors differ in their parts only.
+class RTDETR(DETR):
+    """Backbone, encoder, decoder, see :class:`DETR`: the detectors differ in their parts only.
 
     Attributes:
         part_defaults: arguments that a config with ``model: RTDETR`` means where it does not give them: RT-DETR's and

@@ -65,9 +65,20 @@ def test_boxes_are_looked_at_twice() -> None:
 
 
 def test_names_of_the_versions() -> None:
+    """The first version's decoder computes its tables, whatever its names, and has no weights of points."""
     first, second = RTDETRTransformer(3, **SMALL).state_dict(), decoder_of().state_dict()
     tables = {key for key in second if key.endswith("num_points_scale")}
     assert set(first) ^ set(second) == tables | {
         f"enc_output.{name}.{kind}" for name in ("0", "1", "proj", "norm") for kind in ("weight", "bias")
     }
-    assert set(RTDETRTransformer(3, version="v2", **SMALL).state_dict()) == set(second)
+    later = RTDETRTransformer(3, version="v2", eval_spatial_size=[64, 64], **SMALL)
+    assert set(later.state_dict()) == set(second) - tables
+    for state in (first, later.state_dict()):  # both names are read
+        first_named = RTDETRTransformer(3, **SMALL)
+        first_named.load_state_dict(state)
+        assert all(torch.equal(*pair) for pair in zip(first_named.state_dict().values(), state.values()))
+
+
+def test_estimators_without_distributions_are_refused() -> None:
+    with pytest.raises(ValueError, match="quality_estimators need distributions, but box_head is 'direct'"):
+        decoder_of(quality_estimators=True)
