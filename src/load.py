@@ -24,6 +24,7 @@ from .core.checkpoint.card import Card, file_sha256, read_card
 from .core.checkpoint.classes import class_tensors, count_classes
 from .core.checkpoint.weights import family_of, load_weights, nothing_fits
 from .core.config import Config, without_initial_weights
+from .core.config.foreign import refuse_other_kinds
 from .core.config.layers import read_tree
 from .core.config.node import locate, parse_yaml
 from .core.config.plan import SHARED
@@ -327,6 +328,8 @@ def _config_of(checkpoint: Checkpoint, given: str | PathLike[str] | Config | Non
         return inference_config(given.data, given.path, classes)
     if given is not None:
         tree = read_tree(Path(given))
+        if "model" not in tree.value:
+            refuse_other_kinds(tree)
         return _with_modules(tree.plain(), str(given), classes, lambda: import_components(tree))
     saved, file = (checkpoint.config, "config")
     if saved is None:

@@ -9,15 +9,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_type_hints
 
 from ..errors import CheckpointError, ConfigError, DataError, last_line
-from ..registry import REGISTRY, Registry, import_components
-from .check import settings_values, take_over, validate
+from ..registry import IMPORTS, REGISTRY, Registry, import_components
 from .layers import (
+    INPUT_SIZE,
     Replaced,
     apply_overrides,
     apply_values,
+    changed,
     describe_moved,
     read_tree,
     settle,
@@ -25,8 +26,19 @@ from .layers import (
     with_sizes_of_batches,
 )
 from .node import Node, dump_yaml
-from .plan import PURPOSES, RUNTIME_PARAMETERS, SLOTS, Plan, Planner, SharedReference, SlotReference, suggest
-from .settings import RunSettings
+from .plan import (
+    PURPOSES,
+    RUNTIME_PARAMETERS,
+    SHARED,
+    SLOTS,
+    Broken,
+    Plan,
+    Planner,
+    SharedReference,
+    SlotReference,
+    suggest,
+)
+from .settings import RunSettings, range_problems
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +74,7 @@ def load_config(
     tree = apply_overrides(base, overrides, replaced)
     tree = with_sizes_of_batches(settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree))))
     tree = import_components(tree)
-    tree, notes = take_over(Planner(tree, registry), replaced)
+    tree, notes = _take_over(Planner(tree, registry), replaced) if replaced else (tree, {})
     config = Config(tree, str(path), registry, dict(resolvers or {}))
     config.notes.update(notes)
     if os.environ.get("RANK", "0") == "0":  # the process group starts later, and with it core.dist.rank()
@@ -80,6 +92,44 @@ def _goes_on(path: str | Path, tree: Node) -> bool:
         return False
     checkpoint = Path(resume.value)
     return Path(path).resolve().parent == (checkpoint if checkpoint.is_dir() else checkpoint.parent).resolve()
+
+
+def _take_over(planner: Planner, replaced: Replaced) -> tuple[Node, dict[str, str]]:
+    """Leave out what components that got another type have of the old one and do not know.
+
+    A schedule or a stage that vanishes with the old component is easily overlooked, so what an included file says of
+    it and the new type could take too is noted as well.
+
+    Returns:
+        The tree; ``file:line: key`` of the new components, and the arguments that no longer hold.
+    """
+    tree, notes = planner.tree, {}
+    for old, new in replaced:
+        present = {node.key: node for node in tree.walk()}.get(new.key)
+        name = new.value["type"].value
+        if present is None or not isinstance(present.value, dict) or name not in planner.registry:
+            continue
+        if present.value.get("type") != new.value["type"]:
+            continue
+        schema, arguments = planner.schema(name), {key: old.value[key] for key in old.value if key != "type"}
+        same = [key for key, child in arguments.items() if present.value.get(key) == child]
+        foreign = [key for key in same if key not in schema.parameters and not schema.open]
+        lost = [key for key in arguments if key in foreign or (key in schema.parameters and key not in present.value)]
+        if foreign:
+            left = {key: child for key, child in present.value.items() if key not in foreign}
+            tree = _exchanged(tree, present, replace(present, value=left))
+        if lost:
+            taken = ", ".join(key for key in same if key not in foreign) or "nothing"
+            said = ", ".join(f"{key} ({arguments[key].origin})" for key in lost)
+            notes[f"{new.origin}: {new.key}"] = (
+                f"{name} replaces {old.value['type'].value} and takes {taken} over from it: what was said of {said} "
+                "no longer holds; say here what shall hold (null where nothing is meant)"
+            )
+    return tree, notes
+
+
+def _exchanged(tree: Node, old: Node, new: Node) -> Node:
+    return changed(tree, lambda node: new if node is old else node)
 
 
 @dataclass(frozen=True)
@@ -101,11 +151,11 @@ class Config:
 
     def __post_init__(self) -> None:
         import_components(self._tree)
-        self.notes.update(validate(self.planner(self.registry)))
+        self.notes.update(_validate(self._planner))
 
-    def planner(self, registry: Registry) -> Planner:
-        """A reader of this config for ``build``."""
-        return Planner(self._tree, registry, tuple(self.resolvers))
+    @property
+    def _planner(self) -> Planner:
+        return Planner(self._tree, self.registry, tuple(self.resolvers))
 
     @property
     def data(self) -> dict[str, Any]:
@@ -121,7 +171,8 @@ class Config:
     @property
     def settings(self) -> RunSettings:
         """The settings of the run."""
-        return RunSettings(**settings_values(self._tree))
+        names = get_type_hints(RunSettings)
+        return RunSettings(**{name: node.plain() for name, node in self._tree.value.items() if name in names})
 
     def get(self, dotted: str, default: Any = None) -> Any:
         """Plain value at a dotted key (list items by number), ``default`` where there is none."""
@@ -173,7 +224,10 @@ class Config:
         Raises:
             ConfigError: no such section, or a needed value is given nowhere.
         """
-        return build(self, self.registry, name, given)
+        planner = self._planner
+        builder = _Builder(self, planner, given)
+        slot, *parts = name.split(".")
+        return builder.part(planner.slot(slot), parts) if parts else builder.slot(name)
 
     def dump(self) -> str:
         """The resolved config as YAML; ``load_config`` reads it back to equal data."""
@@ -184,27 +238,37 @@ class Config:
         return replace(self, _tree=apply_values(self._tree, dict(values), "with_values"))
 
 
-if TYPE_CHECKING:
-    from ..registry import Registry
+def _validate(planner: Planner) -> dict[str, str]:
+    """Check every key of the planner's tree, before any work begins.
 
-
-def build(config: Config, registry: Registry, name: str, given: Mapping[str, Any] | None = None) -> Any:
-    """Make the component in slot ``name``, or of class ``name``, with everything it contains; or a part of it alone.
-
-    Args:
-        config: a checked config.
-        registry: where the classes are.
-        name: ``model``, ``train_dataloader``, ..., or a class name; ``train_dataloader.dataset.transforms`` is one
-            argument of an argument, None where the config does not give it.
-        given: run-time objects. Each fills the parameters of its name, in ``name`` and in all it contains.
+    Returns:
+        What is accepted and may surprise: ``file:line: key`` and the reason.
 
     Raises:
-        ConfigError: the config has no such section, or a needed value is given nowhere.
+        ConfigError: one line per mistake.
     """
-    planner = config.planner(registry)
-    builder = _Builder(config, planner, dict(given or {}))
-    slot, *parts = name.split(".")
-    return builder.part(planner.slot(slot), parts) if parts else builder.slot(name)
+    hints, settings = get_type_hints(RunSettings), {}
+    known = {*hints, *SLOTS, *SHARED, *planner.registry, IMPORTS, INPUT_SIZE}
+    for name, node in planner.tree.value.items():
+        if name in hints:
+            if not isinstance(planner.value(node, hints[name]), Broken):
+                settings[name] = node.plain()
+        elif name in SLOTS:
+            if node.value is not None:
+                planner.slot(name)
+        elif name in SHARED:
+            planner.value(node, SHARED[name])
+        elif name in planner.registry:
+            planner.arguments(name, planner.section(name).value)
+        elif name != IMPORTS:
+            planner.unknown_key(name, node, known)
+    for name, text in range_problems(**settings).items() if settings else ():
+        planner.report(planner.tree.value[name], name, text)
+    classes = planner.tree.value.get("num_classes")
+    if classes is not None and isinstance(classes.value, int) and classes.value < 1:
+        planner.report(classes, "num_classes", f"expected 1 or more, found {classes.value}")
+    planner.raise_problems()
+    return planner.notes
 
 
 @dataclass
@@ -252,7 +316,7 @@ class _Builder:
         if isinstance(planned, (list, tuple)):
             return type(planned)(self.make(item) for item in planned)
         if isinstance(planned, dict):
-            return {name: self.make(one) for name, one in planned.items()}
+            return {name: self.make(item) for name, item in planned.items()}
         return planned
 
     def construct(self, plan: Plan) -> Any:
@@ -277,8 +341,10 @@ class _Builder:
                 arguments[name] = self.given[name]
             elif name in plan.arguments:
                 planned = plan.arguments[name]
-                if isinstance(planned, SlotReference) and planned.slot in RUNTIME_PARAMETERS:
-                    self.warn_fresh(plan, planned.slot)
+                slot = planned.slot if isinstance(planned, SlotReference) else None
+                if slot in RUNTIME_PARAMETERS and slot not in self.given and slot not in self.slots:
+                    what = f"{plan.cls.__name__} refers to a freshly built {slot}"  # rarely what the caller wants
+                    logger.warning("%s: %s; give yours: build(..., %s=%s)", plan.place, what, slot, slot)
                 value = self.make(planned)
                 if value is not None or not isinstance(planned, SharedReference):
                     arguments[name] = value
@@ -287,12 +353,6 @@ class _Builder:
                 raise ConfigError(f"{plan.place}.{name}: {needs}")
         further = set(plan.arguments) - set(plan.schema.parameters)  # of constructors with **kwargs
         return {**arguments, **{name: plan.arguments[name] for name in further}}
-
-    def warn_fresh(self, plan: Plan, slot: str) -> None:
-        """Say that an object of the run was made anew: it is rarely what the caller wants."""
-        if slot not in self.given and slot not in self.slots:
-            what = f"{plan.cls.__name__} refers to a freshly built {slot}; give yours: build(..., {slot}={slot})"
-            logger.warning("%s: %s", plan.place, what)
 
 
 def without_initial_weights(config: Config) -> Config:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .foreign import refuse_other_kinds, refuse_python, renamed, table
 from .node import MAX_DEPTH, MAX_VALUES, Node, VainNull, locate, parse_yaml, read_yaml
 
 INCLUDE = "__include__"
 MAX_FILES = 100
 """Files of a config, each counted as often as it is included: the official ones have up to ten."""
 
+EPOCHS = "epoches"
+RENAMED = {"epochs": EPOCHS, "log_step": "print_freq", "checkpoint_step": "checkpoint_freq"}
+"""Other spellings of top-level keys."""
 _OF_EVERY_FORMAT = ("transforms",)
 
 Replaced = list[tuple[Node, Node]]
@@ -69,7 +71,11 @@ def read_tree(
     """
     path, read = Path(path), [] if _read is None else _read  # values of every file so far
     shown = _shown(path)
-    refuse_python(shown)
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"{shown}: a Python config, as mmdetection, detrex and detectron2 have them: only YAML is read here; start "
+            "from a file of configs/dfine and set what differs with -u"
+        )
     try:
         own = read_yaml(path, shown)
     except ConfigError as error:
@@ -87,14 +93,27 @@ def read_tree(
     if not isinstance(own.value, dict):
         kind, place = type(own.value).__name__, f" (included at {_from})" if _from else ""
         raise ConfigError(f"{own.origin}: a config file must hold `key: value` lines, found a {kind}{place}")
-    refuse_other_kinds(own)
-    below = renamed(Node({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
+    below = _renamed(Node({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
     tree = Node({}, own.origin, "")
     for entry in _included(own):
         file = path.parent / os.path.expanduser(entry.value)
         included = read_tree(file, replaced, _from=entry.origin, _open=(*_open, real), _read=read)
         tree = with_layer(tree, merge(tree, included, replaced))
     return with_layer(tree, merge(tree, below, replaced))
+
+
+def _renamed(own: Node) -> Node:
+    """One file's top level with our spelling of its keys.
+
+    Raises:
+        ConfigError: a setting stands there under both names.
+    """
+    children = {}
+    for name, child in own.value.items():
+        if (ours := RENAMED.get(name)) is not None and ours in own.value:
+            raise ConfigError(f"{child.origin}: {name}: the same setting as {ours}, which is there too: keep one")
+        children[ours or name] = child if ours is None else replace(child, key=ours)
+    return replace(own, value=children)
 
 
 def _included(own: Node) -> list[Node]:
@@ -136,7 +155,7 @@ def apply_overrides(tree: Node, overrides: Iterable[str], replaced: Replaced | N
             raise ConfigError(f"{origin}: expected key.path=value, for example optimizer.lr=1e-4")
         if len(parts) > MAX_DEPTH:
             raise ConfigError(f"{origin}: a key of {len(parts)} parts: at most {MAX_DEPTH}")
-        parts[0] = table().renamed.get(parts[0], parts[0])
+        parts[0] = RENAMED.get(parts[0], parts[0])
         tree = put(tree, parts, parse_yaml(value, origin, key=".".join(parts), origin=origin), replaced)
     return tree
 
@@ -172,7 +191,6 @@ def put(tree: Node, parts: list[str], value: Node, replaced: Replaced | None = N
     return new
 
 
-EPOCHS = "epoches"
 INPUT_SIZE = "input_size"
 _STACKING = ("BatchImageCollateFunction", "BatchImageCollateFuncion", "default_collate_fn")
 """Names of the collate function that ``base_size`` belongs to: RT-DETR's two repositories have their own."""
@@ -207,12 +225,12 @@ def with_layer(earlier: Node, merged: Node, *, keep_schedule: bool = False) -> N
     """
     kept = {id(node) for node in earlier.walk()}
     if not keep_schedule:
-        merged = _changed(merged, lambda node: _moved(node, earlier, merged) if id(node) in kept else node)
+        merged = changed(merged, lambda node: _moved(node, earlier, merged) if id(node) in kept else node)
     given = merged.value.get(INPUT_SIZE)
     if given is None or given.value is None or given is earlier.value.get(INPUT_SIZE):
         return merged
     size, sizes = _size(given), {id(node) for node in _sizes(merged)} & kept
-    return _changed(merged, lambda node: locate(size, given.origin, node.key) if id(node) in sizes else node)
+    return changed(merged, lambda node: locate(size, given.origin, node.key) if id(node) in sizes else node)
 
 
 def settle(tree: Node) -> Node:
@@ -354,18 +372,18 @@ def _with_missing_sizes(tree: Node, given: Node, size: list[int]) -> Node:
         return Node(children, node.origin, node.key)
 
     evaluated = locate(size, given.origin, "eval_spatial_size")
-    return _changed(Node({**tree.value, "eval_spatial_size": evaluated}, tree.origin, tree.key), with_base_size)
+    return changed(Node({**tree.value, "eval_spatial_size": evaluated}, tree.origin, tree.key), with_base_size)
 
 
-def _changed(node: Node, change: Callable[[Node], Node]) -> Node:
+def changed(node: Node, change: Callable[[Node], Node]) -> Node:
     """The tree with ``change`` applied from the leaves' side; what it leaves alone stays the same object."""
     new = change(node)
     if new is not node or not isinstance(node.value, (dict, list)):
         return new
     if isinstance(node.value, dict):
-        children = {name: _changed(child, change) for name, child in node.value.items()}
+        children = {name: changed(child, change) for name, child in node.value.items()}
         same = all(child is node.value[name] for name, child in children.items())
         return node if same else Node(children, node.origin, node.key)
-    items = [_changed(child, change) for child in node.value]
+    items = [changed(child, change) for child in node.value]
     same = all(new is old for new, old in zip(items, node.value))
     return node if same else Node(items, node.origin, node.key)

@@ -29,7 +29,7 @@ from ..registry import (
     members,
     schema_of,
 )
-from .foreign import WITHOUT_EFFECT, component_hint, key_hint, renamed_arguments, unused_argument, wakes_up
+from .foreign import component_hint, key_hint, refuse_other_kinds, renamed_arguments, unused
 from .layers import merge
 from .node import Node, VainNull, locate
 
@@ -65,16 +65,14 @@ SHARED: dict[str, Any] = {
 }
 """Top-level values that fill constructor parameters of the same name wherever a section does not give them."""
 
-RUNTIME_PARAMETERS: tuple[str, ...] = (
-    "model",
-    "optimizer",
-    "lr_scheduler",
-    "steps_per_epoch",
-    "epoches",
-    "device",
-    "label_space",
-)
+RUNTIME_PARAMETERS = ("model", "optimizer", "lr_scheduler", "steps_per_epoch", "epoches", "device", "label_space")
 """Constructor parameters that the solver gives (``config.build(name, model=model)``), so a file may leave them out."""
+
+ACTIVE: dict[tuple[str, object], tuple[object, str]] = {
+    ("DFINECriterion", "share_matched_indices"): (False, "every layer is scored on the last layer's matches"),
+    ("DFINETransformer", "box_noise_scale"): (1.0, "boxes of denoising queries get that much noise"),
+}
+"""Arguments that the official code accepts and ignores: the value that it works with, and what they do here."""
 
 MAX_DEPTH = 32
 
@@ -135,12 +133,30 @@ class Planner:
         if node.origin.startswith("override "):
             self.report(node, key, f"it has no effect here: {reason}")
         else:
-            self.note(node, key, WITHOUT_EFFECT + reason)
+            self.note(node, key, f"accepted, but without effect here: {reason}")
 
     def unknown(self, name: object, node: Node, key: str) -> Broken:
         """Report the name of a component that is not registered."""
         hint = component_hint(name) or suggest(name, self.registry)
         return self.report(node, key, f"no component is called {name!r}{hint}")
+
+    def unknown_key(self, name: object, node: Node, known: Collection[str]) -> None:
+        """Report a top-level key that nothing here has, with what takes its place."""
+        if (reason := unused(name)) is not None:
+            self.without_effect(node, str(name), reason)
+            return
+        refuse_other_kinds(self.tree)
+        near = suggest(name, known)
+        near = near if "did you mean" in near else ""  # the whole list would fill a screen
+        hint = key_hint(name) or self.owners(name) or near
+        self.report(node, str(name), f"no such top-level key or component{hint}")
+
+    def owners(self, name: object) -> str:
+        """``; it is an argument of ...`` with the components of the config that take it; empty where none does."""
+        words = [node.value for node in self.tree.walk() if isinstance(node.value, str)]
+        used = {word for word in (*words, *self.tree.value) if word in self.registry}
+        takers = sorted(component for component in used if name in self.schema(component).parameters)
+        return f"; it is an argument of {' and of '.join(takers)}: write it there" if takers else ""
 
     def raise_problems(self) -> None:
         if self.problems:
@@ -178,7 +194,12 @@ class Planner:
         if not isinstance(node.value, dict):
             self.report(node, name, f"expected the arguments of {name} as a mapping, found {shown(node.plain())}")
             return Node({}, node.origin, name)
-        return node
+        return Node(self.spelled(name, node.value), node.origin, name)
+
+    def spelled(self, name: str, given: Mapping[Any, Node]) -> dict[Any, Node]:
+        """Arguments of class ``name`` with our spelling of their names."""
+        known = self.schema(name).parameters
+        return dict(given) if all(argument in known for argument in given) else renamed_arguments(name, given)
 
     def schema(self, name: str) -> Schema:
         if name not in self._schemas:
@@ -190,8 +211,8 @@ class Planner:
         if depth > MAX_DEPTH:
             return self.report(node, key, f"components nest more than {MAX_DEPTH} deep: does {name} contain itself?")
         schema, section = self.schema(name), self.section(name)
-        given = merge(section, Node(dict(inline), node.origin, key)).value
-        given = self.family_defaults(name) | renamed_arguments(name, given)
+        given = merge(section, Node(self.spelled(name, inline), node.origin, key)).value
+        given = self.family_defaults(name) | given
         if section.value and not inline:  # what is missing belongs into the section, not where it is referred to
             node, key = section, name
         arguments = self.arguments(name, given, depth)
@@ -227,15 +248,17 @@ class Planner:
     def arguments(self, name: str, given: Mapping[Any, Node], depth: int = 0) -> dict[str, Any]:
         """Planned values of what the config says about class ``name``; unknown arguments are reported."""
         schema, planned = self.schema(name), {}
-        for argument, node in renamed_arguments(name, given).items():
+        for argument, node in given.items():
             parameter = schema.parameters.get(argument)
             if parameter is not None:
                 planned[argument] = self.value(node, parameter.annotation, depth + 1)
-                if (text := wakes_up(name, argument, node.value)) is not None:
+                official, effect = ACTIVE.get((name, argument), (node.value, ""))
+                if node.value != official:
+                    text = f"the official code accepts this and works with {official}; here it acts: {effect}"
                     self.note(node, node.key, text)
             elif schema.open:
                 planned[argument] = node.plain()
-            elif (reason := unused_argument(name, argument)) is not None:
+            elif (reason := unused(argument, name)) is not None:
                 self.without_effect(node, node.key, reason)
             else:
                 hint = key_hint(f"{name}.{argument}") or suggest(argument, schema.parameters)

@@ -13,7 +13,8 @@ import pytest
 import isdfine
 from isdfine import components
 from isdfine.core.config.foreign import table
-from isdfine.core.config.plan import SHARED, SLOTS
+from isdfine.core.config.layers import RENAMED
+from isdfine.core.config.plan import ACTIVE, SHARED, SLOTS
 from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
@@ -34,20 +35,22 @@ def load(tmp_path: Path) -> Load:
 
 
 def test_the_tables_name_only_what_exists() -> None:
-    assert {found.ours for found in TABLE.components.values() if found.ours} <= set(REGISTRY)
-    assert not {*TABLE.components, *TABLE.models} & set(REGISTRY)
-    assert not set(TABLE.components) & set(TABLE.models)
+    assert {entry["ours"] for entry in TABLE["components"].values() if "ours" in entry} <= set(REGISTRY)
+    assert not {*TABLE["components"], *TABLE["models"]} & set(REGISTRY)
+    assert not set(TABLE["components"]) & set(TABLE["models"])
     settings = set(inspect.signature(RunSettings).parameters)
-    assert set(TABLE.renamed.values()) <= settings
-    assert not {*TABLE.unused, *TABLE.renamed, *TABLE.instead} & {*settings, *SLOTS, *SHARED}
-    for name, arguments in TABLE.unused_arguments.items():
+    assert set(RENAMED.values()) <= settings
+    assert not {*TABLE["unused"], *RENAMED, *TABLE["instead"]} & {*settings, *SLOTS, *SHARED}
+    for name, arguments in TABLE["unused_arguments"].items():
         assert not set(arguments) & set(inspect.signature(REGISTRY[name]).parameters)
-    for dotted in TABLE.instead:
+    for name, argument in ACTIVE:
+        assert argument in inspect.signature(REGISTRY[name]).parameters
+    for dotted in TABLE["instead"]:
         name, _, argument = dotted.rpartition(".")
         assert not name or argument not in inspect.signature(REGISTRY[name]).parameters
 
 
-@pytest.mark.parametrize(("other", "ours"), TABLE.renamed.items())
+@pytest.mark.parametrize(("other", "ours"), RENAMED.items())
 def test_other_spellings_are_the_same_key(other: str, ours: str, load: Load) -> None:
     config = load(f"{other}: 3\n")
     assert getattr(config.settings, ours) == 3
@@ -67,17 +70,17 @@ def test_the_later_file_wins_in_any_spelling(load: Load, tmp_path: Path) -> None
         load("__include__: [base.yml]\nepochs: 0\n")
 
 
-@pytest.mark.parametrize("key", TABLE.unused)
+@pytest.mark.parametrize("key", TABLE["unused"])
 def test_keys_without_effect_are_said_once(key: str, load: Load, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         config = load(f"seed: 1\n{key}: ~\n")
         config.with_values({"seed": 2}).with_values({"seed": 3})
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].endswith(f"run.yml:2: {key}: accepted, but without effect here: {TABLE.unused[key]}")
+    assert caplog.messages[0].endswith(f"run.yml:2: {key}: accepted, but without effect here: {TABLE['unused'][key]}")
 
 
 def test_an_override_without_effect_is_an_error(load: Load) -> None:
-    batch = TABLE.unused["batch_size"]
+    batch = TABLE["unused"]["batch_size"]
     for key, reason in (("batch_size", batch), ("train_dataloader.pin_memory", "memory is pinned ")):
         with pytest.raises(ConfigError, match=re.escape(f"{key}: it has no effect here: {reason}")):
             load("train_dataloader: {type: DataLoader, dataset: {type: ImageFolder, img_folder: a}}\n", f"{key}=8")
@@ -100,10 +103,10 @@ def test_arguments_without_effect_are_said(load: Load, caplog: pytest.LogCapture
     """
     with caplog.at_level(logging.WARNING):
         load(inspect.cleandoc(text))
-    assert [one.partition("run.yml:")[2] for one in caplog.messages] == [
+    assert [message.partition("run.yml:")[2] for message in caplog.messages] == [
         "3: train_dataloader.pin_memory: accepted, but without effect here: memory is pinned where the run uses a GPU",
         "5: DFINECriterion.end_epoch: accepted, but without effect here: "
-        + TABLE.unused_arguments["DFINECriterion"]["end_epoch"],
+        + TABLE["unused_arguments"]["DFINECriterion"]["end_epoch"],
     ]
 
 
@@ -123,7 +126,7 @@ def test_options_that_act_here_only_and_two_values_for_one_thing_are_said_once(
         config = load(OPTIONS)
         config.with_values({"seed": 2})
     ignored = "the official code accepts this and works with"
-    assert sorted(one.partition("run.yml:")[2] for one in caplog.messages) == [
+    assert sorted(message.partition("run.yml:")[2] for message in caplog.messages) == [
         f"5: DFINETransformer.box_noise_scale: {ignored} 1.0; here it acts: boxes of denoising queries get that much "
         "noise",
         "5: DFINETransformer.num_classes: 5 (int) holds here, not the num_classes of the top level, 4 (int) "
@@ -145,13 +148,13 @@ def test_only_one_process_says_it(
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("name", TABLE.models)
+@pytest.mark.parametrize("name", TABLE["models"])
 def test_a_part_of_another_model_gets_no_part_of_dfine_for_it(name: str, load: Load) -> None:
     with pytest.raises(ConfigError) as caught:
         load(f"model: {name}\n{name}: {{depth: 50}}\ncriterion: {{type: {name}}}\n")
     for line in str(caught.value).splitlines():
         assert line.endswith(
-            f"; {name} is a part of {TABLE.models[name]}, "
+            f"; {name} is a part of {TABLE['models'][name]}, "
             "another model than D-FINE and RT-DETR, which is not supported yet"
         )
         assert "did you mean" not in line
@@ -217,16 +220,16 @@ def test_nothing_else_is_accepted(load: Load) -> None:
         load("DataLoader: {pin_memori: True}\n")
 
 
-@pytest.mark.parametrize("name", TABLE.components)
+@pytest.mark.parametrize("name", TABLE["components"])
 def test_a_component_of_a_fork_is_named_with_ours(name: str, load: Load) -> None:
-    found = TABLE.components[name]
+    component = TABLE["components"][name]
     with pytest.raises(ConfigError) as caught:
         load(f"model: {name}\n{name}: {{depth: 50}}\ncriterion: {{type: {name}}}\n")
     lines = [line.partition("run.yml:")[2] for line in str(caught.value).splitlines()]
     assert [line.split(": ")[:2] for line in lines] == [["1", "model"], ["2", name], ["3", "criterion"]]
     for line in lines:
-        assert found.of in line
-        assert (found.ours or "leave it out") in line
+        assert component["of"] in line
+        assert component.get("ours", "leave it out") in line
 
 
 @pytest.mark.parametrize(
