@@ -10,7 +10,7 @@ without a card, or as a folder of transformers. ``open_checkpoint`` reads each o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .core.checkpoint import read_checkpoint, refuse_url, weights_in
 from .core.checkpoint.card import Card, file_sha256, read_card
-from .core.checkpoint.classes import class_tensors, count_classes
+from .core.checkpoint.classes import class_tensors, count_classes, map_classes
 from .core.checkpoint.weights import family_of, load_weights, nothing_fits
 from .core.config import Config, without_initial_weights
 from .core.config.foreign import refuse_other_kinds
@@ -31,6 +31,7 @@ from .core.config.plan import SHARED
 from .core.errors import CheckpointError, ConfigError
 from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
+from .data.classes import synonyms
 from .data.label_space import MSCOCO, LabelSpace
 from .zoo import parts as parts
 from .zoo.dfine.huggingface_config import class_count, label_names
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 TRANSFORMS, COLLATE = "val_dataloader.dataset.transforms", "val_dataloader.collate_fn"
 """Where a config says how images of an evaluation are prepared."""
-_SLOTS = ("model", "postprocessor")
-_TRANSFORMERS_KEYS = ("model.backbone.model.", "model.encoder_input_proj.")
 _ANY_COUNT = 80
 """Classes of the model that only tells which of its tensors count them."""
 
@@ -53,7 +52,7 @@ class Checkpoint:
 
     path: Path
     form: str
-    """In words, for people."""
+    """In words."""
     weights: dict[str, Tensor]
     """The ones to judge and to start from, those of the EMA where there is one, under our names (the official ones)."""
     weights_file: Path
@@ -99,22 +98,38 @@ class Checkpoint:
         Raises:
             CheckpointError: names without ids, or ids without names.
         """
-        saved = self.content.get("label_space")
-        known = None if not saved else self._read_labels(saved)
-        names = None if self.folder is None else label_names(self.folder.config, class_count(self.weights))
-        if known is not None and (names is None or tuple(names) == known.names):
-            return known  # of a card: with the original category ids, which config.json has no place for
-        return label_space_of(names)
-
-    def _read_labels(self, saved: Any) -> LabelSpace:
+        saved, known = self.content.get("label_space"), None
         try:
-            return LabelSpace.from_dict(saved)
+            known = LabelSpace.from_dict(saved) if saved else None
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path}: its label_space cannot be read ({error}): the checkpoint is damaged, it must hold names "
                 "and as many unique category_ids; keep only the weights (torch.save of the state dict), and say the "
                 "names with tuning_classes"
             ) from error
+        names = None if self.folder is None else label_names(self.folder.config, class_count(self.weights))
+        if names is None or (known is not None and tuple(names) == known.names):
+            return known  # of a card: with the original category ids, which config.json has no place for
+        return MSCOCO if tuple(names) == MSCOCO.names else LabelSpace(tuple(names), tuple(range(len(names))))
+
+    def check_classes(self, ours: LabelSpace) -> None:
+        """Refuse a checkpoint whose classes are not those of the data (official files name none and pass).
+
+        Raises:
+            CheckpointError: other classes, with both lists.
+        """
+        theirs = self.label_space
+        if theirs is None or theirs.names == ours.names:
+            return
+        known = theirs.describe()
+        if self.folder is not None:  # transformers' names have no ids, and people write them in their own way
+            if map_classes(theirs.names, ours.names, synonyms(), source_place=str(self.path)).identical:
+                return
+            known = ", ".join(theirs.names)
+        raise CheckpointError(
+            f"{self.path} was trained on the classes {known}, the data has {ours.describe()}: "
+            "use the matching annotation file, or start a new run from these weights with -t"
+        )
 
 
 @dataclass(frozen=True)
@@ -186,7 +201,11 @@ def load_detector(
     described = _config_of(checkpoint, config)
     model, described = build_with(checkpoint, described)
     count = described.get("num_classes")
-    labels = checkpoint.label_space or _labels_without_names(described, count)
+    labels = checkpoint.label_space
+    if labels is None and count == len(MSCOCO) and described.get("remap_mscoco_category"):
+        labels = MSCOCO
+    elif labels is None:
+        labels = LabelSpace(tuple(f"class {number}" for number in range(count)), tuple(range(count)))
     if len(labels) != count:
         raise CheckpointError(
             f"{checkpoint.path}: {len(labels)} class names for weights with {count} classes: the file is damaged"
@@ -204,22 +223,22 @@ def build_with(checkpoint: Checkpoint, config: Config) -> tuple[nn.Module, Confi
     """
     weights, source = checkpoint.weights, str(checkpoint.path)
     known = config.get("num_classes") or _ANY_COUNT
-    config = resolved(config, known)
+    config = _with_count(config, known)
     model: nn.Module = config.build("model")
     count = count_classes(weights, class_tensors(model))
     if count is None:
         raise CheckpointError(nothing_fits(model, weights, source))
     if count != known:
-        config = resolved(config, count)
+        config = _with_count(config, count)
         model = config.build("model")
     load_weights(model, weights, source=source)
     return model.eval(), config
 
 
-def resolved(config: Config, num_classes: int) -> Config:
+def _with_count(config: Config, num_classes: int) -> Config:
     """The config as it is kept with weights: nothing to load, the class count written down."""
-    values = {"resume": None, "tuning": None, "num_classes": num_classes}
-    return without_initial_weights(config.with_values(values))
+    nothing = {key: None for key in ("resume", "tuning") if config.get(key) is not None}
+    return without_initial_weights(config, {**nothing, "num_classes": num_classes})
 
 
 def inference_config(data: Mapping[str, Any], place: str, num_classes: int = _ANY_COUNT) -> Config:
@@ -228,7 +247,7 @@ def inference_config(data: Mapping[str, Any], place: str, num_classes: int = _AN
     The transforms are the section ``Compose``, whatever place of the data they have in the run's config.
     ``num_classes`` is for files that leave the number to data, which need not be here.
     """
-    wanted = {key: data[key] for key in _SLOTS if data.get(key) is not None}
+    wanted = {key: data[key] for key in ("model", "postprocessor") if data.get(key) is not None}
     for dotted in (TRANSFORMS, COLLATE):
         section = _section(data, dotted)
         if isinstance(section, str):
@@ -240,15 +259,6 @@ def inference_config(data: Mapping[str, Any], place: str, num_classes: int = _AN
     kept = {key: data[key] for key in (*SHARED, *_words(wanted, data)) if data.get(key) is not None}
     kept.setdefault("num_classes", num_classes)
     return Config(locate({**kept, **wanted}, place), place)
-
-
-def label_space_of(names: list[str] | None) -> LabelSpace | None:
-    """Classes known by name only: COCO's own where all names are COCO's, else numbered from 0."""
-    if names is None:
-        return None
-    if tuple(names) == MSCOCO.names:
-        return MSCOCO
-    return LabelSpace(tuple(names), tuple(range(len(names))))
 
 
 def _from_folder(path: Path) -> Checkpoint:
@@ -300,16 +310,15 @@ def _from_torch(path: Path, ema: bool | None) -> Checkpoint:
         form = f"transformers {transformers_family(weights)} state dict"
         return Checkpoint(path, form, from_huggingface(weights), path)
     if "label_space" not in content and "config" not in content:
-        return Checkpoint(
-            path, f"official {family_of(weights) or 'D-FINE'} checkpoint ({which})", weights, path, content
-        )
+        form = f"official {family_of(weights) or 'D-FINE'} checkpoint ({which})"
+        return Checkpoint(path, form, weights, path, content)
     texts = {key: content[key] for key in ("licence", "notes") if isinstance(content.get(key), str)}
     return Checkpoint(path, f"isdfine checkpoint ({which})", weights, path, content, _metrics(content, path), **texts)
 
 
 def _is_huggingface_state(state: Mapping[str, object]) -> bool:
     """Whether tensors have the names of transformers."""
-    return any(str(key).startswith(_TRANSFORMERS_KEYS) for key in state)
+    return any(str(key).startswith(("model.backbone.model.", "model.encoder_input_proj.")) for key in state)
 
 
 def _metrics(content: Mapping[str, Any], path: Path) -> dict[str, float]:
@@ -317,52 +326,48 @@ def _metrics(content: Mapping[str, Any], path: Path) -> dict[str, float]:
     if isinstance(content.get("metrics"), Mapping):
         return {str(name): float(value) for name, value in content["metrics"].items()}
     best = content.get("progress")
-    for key in ("best", "best"):
-        best = best.get(key) if isinstance(best, Mapping) else None
+    for _ in range(2):  # Progress.best is a record, whose best is the AP
+        best = best.get("best") if isinstance(best, Mapping) else None
     return {"AP": float(best)} if isinstance(best, (int, float)) and path.name.startswith("best") else {}
 
 
 def _config_of(checkpoint: Checkpoint, given: str | PathLike[str] | Config | None) -> Config:
+    """What inference needs of the config that is given, or else of the checkpoint's own.
+
+    Modules under ``imports`` are loaded where a part comes from them and a file of the user names them; that a weights
+    file does so is no reason to run code.
+    """
     classes = len(checkpoint.label_space or ()) or _ANY_COUNT
     if isinstance(given, Config):
         return inference_config(given.data, given.path, classes)
-    if given is not None:
-        tree = read_tree(Path(given))
+    tree = None if given is None else read_tree(Path(given))
+    if tree is not None:
         if "model" not in tree.value:
             refuse_other_kinds(tree)
-        return _with_modules(tree.plain(), str(given), classes, lambda: import_components(tree))
-    saved, file = (checkpoint.config, "config")
-    if saved is None:
-        saved, file = checkpoint.model_sections, CONFIG
-    if saved is None:
+        data, place = tree.plain(), str(given)
+    else:
+        own = checkpoint.config
+        data, file = (checkpoint.model_sections, CONFIG) if own is None else (own, "config")
+        place = f"{checkpoint.path} ({file})"
+    if data is None:
         raise CheckpointError(
             f"{checkpoint.path} ({checkpoint.form}) holds no config: give the YAML file it was trained with "
             "(config=..., on the command line -c)"
         )
-    return _with_modules(saved, f"{checkpoint.path} ({file})", classes, None)
-
-
-def _with_modules(
-    data: Mapping[str, Any], place: str, classes: int, run_imports: Callable[[], object] | None
-) -> Config:
-    """``inference_config``; modules under ``imports`` are loaded only where a part of it comes from them.
-
-    ``run_imports`` loads them; None where a weights file names them, which is no reason to run code.
-    """
     try:
         return inference_config(data, place, classes)
     except ConfigError as error:
         names = data.get(IMPORTS)
         if not names:
             raise
-        if run_imports is None:
+        if tree is None:
             modules = ", ".join(map(str, names)) if isinstance(names, list) else names
             raise CheckpointError(
                 f"{str(error).splitlines()[0]}; it may come from the modules {modules} of its author, and code is not "
                 "run because a weights file says so: if you trust them, give the YAML file of the run (-c FILE, "
                 "config=FILE), or import them before"
             ) from error
-    run_imports()
+    import_components(tree)
     return inference_config(data, place, classes)
 
 
@@ -393,9 +398,3 @@ def _section(data: Mapping[str, Any], dotted: str) -> Any:
         elsewhere = data.get(section["type"]) if isinstance(section.get("type"), str) else None
         section = {**(elsewhere or {}), **section}.get(part)
     return section
-
-
-def _labels_without_names(config: Config, count: int) -> LabelSpace:
-    if count == len(MSCOCO) and config.get("remap_mscoco_category"):
-        return MSCOCO
-    return LabelSpace(tuple(f"class {number}" for number in range(count)), tuple(range(count)))

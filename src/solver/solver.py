@@ -35,7 +35,6 @@ from .checkpoint import seed_everything
 from .evaluate import PostProcessor, detect, evaluate
 from .folder import checkpoint_file, chosen_checkpoint
 from .speed import use_channels_last
-from .tuning import check_label_space
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Evaluation:
             CheckpointError: the file cannot be read, or belongs to another model or other classes.
         """
         checkpoint = open_checkpoint(chosen_checkpoint(path))
-        check_label_space(checkpoint, self.label_space)
+        checkpoint.check_classes(self.label_space)
         report = load_weights(self.model, checkpoint.weights, source=str(checkpoint.path))
         logger.info("%s", report.summary())
         return report

@@ -37,7 +37,7 @@ from .progress import Progress, StagePlan
 from .solver import Evaluation, compare_data
 from .speed import compile_for
 from .trained import Trained
-from .tuning import ClassTables, check_label_space, tune
+from .tuning import ClassTables, tune
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Training(Evaluation):
         if _continues_in(self.folder, path):
             self.claim_folder()  # before the state is read: a run that goes on would write a newer one
         file, state = run_state(path)
-        check_label_space(Checkpoint(file, "state of a run", state["model"], file, state), self.label_space)
+        Checkpoint(file, "state of a run", state["model"], file, state).check_classes(self.label_space)
         self._load_weights(state, file)
         self._load_optim(state, file)
         self.resumed_from = file.parent

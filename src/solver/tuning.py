@@ -44,26 +44,6 @@ class ClassTables:
         return cls(name, None if name is None else class_list(name), synonyms(settings.class_synonyms))
 
 
-def check_label_space(checkpoint: Checkpoint, ours: LabelSpace) -> None:
-    """Refuse a checkpoint whose classes are not those of the data (official files name none and pass).
-
-    Raises:
-        CheckpointError: other classes, with both lists.
-    """
-    theirs = checkpoint.label_space
-    if theirs is None or theirs.names == ours.names:
-        return
-    known = theirs.describe()
-    if checkpoint.folder is not None:  # transformers' names have no ids, and people write them in their own way
-        if map_classes(theirs.names, ours.names, synonyms(), source_place=str(checkpoint.path)).identical:
-            return
-        known = ", ".join(theirs.names)
-    raise CheckpointError(
-        f"{checkpoint.path} was trained on the classes {known}, the data has {ours.describe()}: "
-        "use the matching annotation file, or start a new run from these weights with -t"
-    )
-
-
 def tune(model: nn.Module, checkpoint: Checkpoint, ours: LabelSpace, tables: ClassTables) -> LoadReport:
     """Load what fits of a checkpoint into a freshly built model, class heads by class name.
 

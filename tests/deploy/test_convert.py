@@ -3,6 +3,7 @@
 """Conversion writes the same model, or nothing."""
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.deploy import convert as module
 from isdfine.deploy.convert import Form, Wanted, convert, largest_differences
 from isdfine.deploy.preprocess import image_size_of
-from isdfine.load import Checkpoint, label_space_of, open_checkpoint, resolved
+from isdfine.load import Checkpoint, build_with, open_checkpoint
+from isdfine.zoo.dfine.huggingface_folder import HuggingFaceFolder
 
 LABELS = LabelSpace(("dark", "light"), (3, 7))
 
@@ -159,9 +161,10 @@ def test_a_config_of_another_class_count(source: Checkpoint, config: Config) -> 
         convert(source, config.with_values({"num_classes": 80}), Wanted("official", Path("x.pth")))
 
 
-def test_the_kept_config_loads_nothing(config: Config) -> None:
-    kept = resolved(config.with_values({"HGNetv2.pretrained": True, "tuning": "x.pth"}), 3)
-    assert (kept.get("HGNetv2.pretrained"), kept.get("tuning"), kept.get("num_classes")) == (False, None, 3)
+def test_the_kept_config_loads_nothing(source: Checkpoint, config: Config) -> None:
+    given = config.with_values({"HGNetv2.pretrained": True, "tuning": "x.pth", "num_classes": 3})
+    kept = build_with(source, given)[1]
+    assert (kept.get("HGNetv2.pretrained"), kept.get("tuning"), kept.get("num_classes")) == (False, None, 2)
     assert image_size_of(config) == (64, 64)
     assert image_size_of(config.with_values({"eval_spatial_size": None})) == (640, 640)
 
@@ -172,10 +175,16 @@ def test_models_of_other_sizes_are_not_the_same(config: Config) -> None:
         largest_differences(config.build("model"), other.build("model"), (64, 64))
 
 
-def test_names_alone_become_classes() -> None:
-    assert label_space_of(None) is None
-    assert label_space_of(list(MSCOCO.names)) == MSCOCO
-    assert label_space_of(["b", "a"]) == LabelSpace(("b", "a"), (0, 1))
+def test_names_alone_become_classes(tmp_path: Path) -> None:
+    def space(names: Sequence[str], count: int) -> LabelSpace | None:
+        content = {"id2label": {str(label): name for label, name in enumerate(names)}}
+        weights = {"decoder.dec_score_head.0.weight": torch.zeros(count, 8)}
+        folder = HuggingFaceFolder(content, weights, tmp_path / "model.safetensors", (64, 64))
+        return Checkpoint(tmp_path, "", weights, folder.weights_file, folder=folder).label_space
+
+    assert space([], 2) is None
+    assert space(MSCOCO.names, 80) == MSCOCO
+    assert space(["b", "a"], 2) == LabelSpace(("b", "a"), (0, 1))
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, source: Checkpoint, config: Config) -> None:

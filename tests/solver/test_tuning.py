@@ -30,7 +30,7 @@ from isdfine.load import Checkpoint, open_checkpoint
 from isdfine.nn.backbone.timm import TimmBackbone
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.training import Training
-from isdfine.solver.tuning import ClassTables, check_label_space, tune
+from isdfine.solver.tuning import ClassTables, tune
 from isdfine.zoo.dfine.huggingface import to_huggingface
 
 HEADS = [
@@ -273,9 +273,9 @@ def test_a_folder_of_transformers(micro: isdfine.Config, tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "d_fine", "id2label": labels}))
     content = open_checkpoint(tmp_path)
     Tuned(micro, ["Cat", "dog", "TV"], content).check(theirs, [1, None, 0])
-    check_label_space(content, space_of(["tv", "cat"]))
+    content.check_classes(space_of(["tv", "cat"]))
     with pytest.raises(CheckpointError, match="trained on the classes tvmonitor, cat, the data has 1=cat, 2=tv: use"):
-        check_label_space(content, space_of(["cat", "tv"]))
+        content.check_classes(space_of(["cat", "tv"]))
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from ..errors import CheckpointError, ConfigError, DataError, last_line
@@ -355,13 +356,16 @@ class _Builder:
         return {**arguments, **{name: plan.arguments[name] for name in further}}
 
 
-def without_initial_weights(config: Config) -> Config:
+def without_initial_weights(config: Config, values: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """The config with nothing to load while its model is built.
 
     Every ``pretrained`` becomes False and every ``weights`` that names a file becomes None, also in components that are
     given inline.
+
+    Args:
+        values: what to set besides, by dotted key.
     """
-    return config.with_values(_values(config.data))
+    return config.with_values({**_values(config.data), **values})
 
 
 def _values(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
