@@ -15,7 +15,7 @@ from isdfine.core.errors import printable
 from isdfine.data.dataset import problems
 from isdfine.data.dataset.annotations import Annotations
 from isdfine.data.dataset.problems import Losses
-from isdfine.data.dataset.voc_folder import xml_file
+from isdfine.data.dataset.voc import xml_file
 from isdfine.data.dataset.yolo import label_files
 
 Severity = Literal["error", "warning", "note"]

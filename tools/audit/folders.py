@@ -13,7 +13,7 @@ from isdfine.core.errors import DataError
 from isdfine.core.files import file_bytes
 from isdfine.data.dataset.json_lists import read_lists
 from isdfine.data.dataset.layout import UnlistedImages, files_below
-from isdfine.data.dataset.other_tools import TOOLS, other_tool
+from isdfine.data.dataset.problems import TOOLS, other_tool
 from isdfine.data.dataset.yolo_data import has_labels
 
 _SAMPLES = 20

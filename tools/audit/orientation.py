@@ -10,8 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from isdfine.data.dataset.images import Header, read_headers
-from isdfine.data.dataset.orientation import SIDEWAYS, belongs_upright
+from isdfine.data.dataset.images import SIDEWAYS, Header, belongs_upright, read_headers
 
 from .findings import Split
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from isdfine.data.dataset.frame import REMEDY, Evidence
-from isdfine.data.dataset.images import SUFFIXES
+from isdfine.data.dataset.images import SUFFIXES, belongs_upright
 from isdfine.data.dataset.layout import UnlistedImages
-from isdfine.data.dataset.orientation import belongs_upright
 from isdfine.data.dataset.yolo import label_files
 
 from .findings import Finding, Split

@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from isdfine.core.files import file_bytes
-from isdfine.data.dataset.images import UNDECODABLE, Header, as_rgb, check_pixels, eight_bits, why_undecodable
-from isdfine.data.dataset.orientation import orientation_in_header, stored_size
+from isdfine.data.dataset.images import (
+    UNDECODABLE,
+    Header,
+    as_rgb,
+    check_pixels,
+    eight_bits,
+    orientation_in_header,
+    stored_size,
+    why_undecodable,
+)
 
 THUMBNAIL = 32
 """Side of the grey picture: 1 KiB an image, so that 118,000 images fit into 120 MB."""

@@ -22,10 +22,8 @@ from isdfine.data.dataset.formats import read_annotations
 from isdfine.data.dataset.frame import settled
 from isdfine.data.dataset.images import SUFFIXES, image_sizes
 from isdfine.data.dataset.layout import TEST, XML, UnlistedImages, folders_in, split_of, subfolder, text_lines
-from isdfine.data.dataset.other_tools import other_tool
-from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.voc import PAIR
-from isdfine.data.dataset.voc_folder import xml_folders
+from isdfine.data.dataset.problems import Problems, other_tool
+from isdfine.data.dataset.voc import PAIR, xml_folders
 from isdfine.data.dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, find_data
 
 from .findings import Split

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.voc_folder import xml_file
+from isdfine.data.dataset.voc import xml_file
 from isdfine.data.dataset.voc_xml import VocFile, corner_box
 
 from .findings import Split

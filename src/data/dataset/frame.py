@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike
 
 from ...core.errors import DataError
 from .annotations import Annotations
-from .images import Header, read_headers
-from .orientation import SIDEWAYS
+from .images import SIDEWAYS, Header, read_headers
 from .problems import Problems
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...core.errors import DataError
 from ...core.files import check_regular
-from .other_tools import other_tool
+from .problems import other_tool
 
 _TAIL = 1 << 20
 """Bytes at the end of a file in which a list is looked for; also what is worth cutting out of a copy."""

@@ -15,8 +15,7 @@ from xml.parsers import expat
 
 from ...core.files import file_bytes
 from .coco_fields import LARGEST, flag, is_rotated, short
-from .other_tools import other_tool
-from .problems import Problems
+from .problems import Problems, other_tool
 
 _ROTATION = "attributes/attribute[name='rotation']"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

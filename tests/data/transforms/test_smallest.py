@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from isdfine.data.dataset.targets import describe_limits, smallest_kept
 from isdfine.data.transforms import (
     ConvertBoxes,
     ConvertPILImage,
@@ -16,7 +17,6 @@ from isdfine.data.transforms import (
     ResizeToFit,
     SanitizeBoundingBoxes,
 )
-from isdfine.data.transforms.smallest import describe_limits, smallest_kept
 
 SIZES = np.array([[40, 60], [100, 50]])
 

@@ -20,8 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decisions import Decision
-from .frame import Window
+from .decisions import Decision, Window
 
 GAP = 1.5
 """Pixels per side that are decoded at least for each pixel of the result: reduced decoding softens what lies below."""
