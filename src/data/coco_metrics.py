@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-IOU_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
-RECALL_POINTS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
-AREA_RANGES_PX: NDArray[np.float64] = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])
+from . import Flags, Floats, Ints
+
+IOU_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
+RECALL_POINTS: Floats = np.linspace(0.0, 1.0, 101)
+AREA_RANGES_PX: Floats = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])
 """All, small, medium, large, both ends belonging to the range."""
 ABSENT = -1.0
 """Value of a metric that has no ground truth to be measured on."""
@@ -31,18 +33,18 @@ _HALF_OPEN = 1 - 1e-10
 class Truth:
     """G annotated boxes."""
 
-    images: NDArray[np.int64]
+    images: Ints
     """(G,) index of the image."""
-    labels: NDArray[np.int64]
+    labels: Ints
     """(G,) contiguous class."""
-    boxes_xywh_px: NDArray[np.float64]
+    boxes_xywh_px: Floats
     """(G, 4)."""
-    area_px: NDArray[np.float64]
+    area_px: Floats
     """(G,) of the object."""
-    crowd: NDArray[np.bool_]
+    crowd: Flags
     """(G,) a region of many objects: detections inside count neither way."""
 
-    def take(self, rows: NDArray[np.int64]) -> Truth:
+    def take(self, rows: Ints) -> Truth:
         """Those boxes, in that order."""
         return Truth(
             self.images[rows], self.labels[rows], self.boxes_xywh_px[rows], self.area_px[rows], self.crowd[rows]
@@ -53,16 +55,16 @@ class Truth:
 class Detected:
     """D detections."""
 
-    images: NDArray[np.int64]
+    images: Ints
     """(D,) index of the image, by the same numbers; ties of scores go to the lower one."""
-    labels: NDArray[np.int64]
+    labels: Ints
     """(D,) contiguous class."""
-    boxes_xywh_px: NDArray[np.float64]
+    boxes_xywh_px: Floats
     """(D, 4)."""
     scores: NDArray[np.floating[Any]]
     """(D,)."""
 
-    def take(self, rows: NDArray[np.int64]) -> Detected:
+    def take(self, rows: Ints) -> Detected:
         """Those detections, in that order."""
         return Detected(self.images[rows], self.labels[rows], self.boxes_xywh_px[rows], self.scores[rows])
 
@@ -70,18 +72,18 @@ class Detected:
 class Metrics(NamedTuple):
     """T thresholds, R recall points, K classes, A area ranges, M numbers of detections; -1 without ground truth."""
 
-    precision: NDArray[np.float64]
+    precision: Floats
     """(T, R, K, A) with the largest number of detections."""
-    recall: NDArray[np.float64]
+    recall: Floats
     """(T, K, A, M)."""
 
 
 class _Outcome(NamedTuple):
     """What became of each of D detections, by area range and threshold, both (D, A, T)."""
 
-    hit: NDArray[np.bool_]
+    hit: Flags
     """Matched with an object that counts."""
-    ignored: NDArray[np.bool_]
+    ignored: Flags
     """Counts neither as hit nor as mistake."""
 
 
@@ -121,13 +123,13 @@ def coco_metrics(truth: Truth, detected: Detected, num_classes: int, max_dets: S
     return Metrics(precision, recall)
 
 
-def _rank_in_group(*keys: NDArray[np.int64]) -> NDArray[np.int64]:
+def _rank_in_group(*keys: Ints) -> Ints:
     """Place of every row among the rows with its keys, which stand together."""
     starts = _starts(*keys)
     return np.arange(len(keys[0])) - np.repeat(starts, np.diff(starts, append=len(keys[0])))
 
 
-def _starts(*keys: NDArray[np.int64]) -> NDArray[np.int64]:
+def _starts(*keys: Ints) -> Ints:
     """Where rows begin whose keys are not those of the row before."""
     if not len(keys[0]):
         return np.zeros(0, np.int64)
@@ -135,10 +137,10 @@ def _starts(*keys: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(changes) + 1])
 
 
-def _outside(area_px: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _outside(area_px: Floats) -> Flags:
     """(N,) -> (N, A) whether an area lies outside each range."""
     low, high = AREA_RANGES_PX.T
-    outside: NDArray[np.bool_] = (area_px[:, None] < low) | (area_px[:, None] > high)
+    outside: Flags = (area_px[:, None] < low) | (area_px[:, None] > high)
     return outside
 
 
@@ -172,15 +174,15 @@ def _match(truth: Truth, detected: Detected) -> _Outcome:
 class _Turn(NamedTuple):
     """At most one detection of every group, N in all, with the P objects that they overlap enough."""
 
-    detections: NDArray[np.int64]
+    detections: Ints
     """(N,) rows."""
-    starts: NDArray[np.int64]
+    starts: Ints
     """(N,) where the pairs of each detection begin."""
-    objects: NDArray[np.int64]
+    objects: Ints
     """(P,) rows of the truth, by detection and ascending overlap, ties in the order of the file."""
-    iou: NDArray[np.float64]
+    iou: Floats
     """(P,)."""
-    place: NDArray[np.int64]
+    place: Ints
     """(P,) number of the pair among those of its detection."""
 
 
@@ -199,7 +201,7 @@ def _turns(truth: Truth, detected: Detected) -> Iterator[_Turn]:
         yield _Turn(rows[chosen][starts], starts, objects[chosen], iou[chosen], place[chosen])
 
 
-def _overlapping(truth: Truth, detected: Detected) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _overlapping(truth: Truth, detected: Detected) -> tuple[Ints, Ints, Floats]:
     """Pairs of one image and class with at least the lowest IoU: rows of detections, rows of objects, IoU."""
     stride = int(max(truth.images.max(initial=0), detected.images.max(initial=0))) + 1
     keys = truth.labels * stride + truth.images
@@ -220,14 +222,14 @@ def _overlapping(truth: Truth, detected: Detected) -> tuple[NDArray[np.int64], N
     return rows, objects, iou
 
 
-def _chunks(counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _chunks(counts: Ints) -> Iterator[Ints]:
     """Detections that have objects to be compared with, in portions of bounded memory."""
     rows = np.flatnonzero(counts)
     portion = (np.cumsum(counts[rows]) - counts[rows]) // _PAIRS_AT_ONCE
     yield from (part for part in np.split(rows, np.flatnonzero(np.diff(portion)) + 1) if len(part))
 
 
-def _iou(boxes: NDArray[np.float64], objects: NDArray[np.float64], crowd: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _iou(boxes: Floats, objects: Floats, crowd: Flags) -> Floats:
     """(P, 4) xywh each -> (P,); of a crowd, the share of the box that lies inside."""
     x, y, w, h = boxes.T
     ox, oy, ow, oh = objects.T
@@ -239,7 +241,7 @@ def _iou(boxes: NDArray[np.float64], objects: NDArray[np.float64], crowd: NDArra
     return np.divide(inner, union, out=np.zeros_like(inner), where=inner > 0)
 
 
-def _precision(hit: NDArray[np.bool_], ignored: NDArray[np.bool_], objects: int) -> NDArray[np.float64]:
+def _precision(hit: Flags, ignored: Flags, objects: int) -> Floats:
     """(D, T) each, by descending score -> (T, R): best precision at a recall of at least each point; 0 beyond reach.
 
     Both change upwards at hits only, so hits are all that has to be looked at.

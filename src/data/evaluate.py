@@ -19,6 +19,7 @@ from ..core import dist
 from ..core.errors import ConfigError, DataError, NonFiniteError
 from ..core.registry import register
 from ..nn.types import BatchDetections
+from . import Floats, Ints
 from .coco_metrics import ABSENT, Detected, Truth, coco_metrics
 from .dataset.annotations import Annotations
 from .dataset.detection import DetectionDataset
@@ -77,7 +78,7 @@ class ImageDetections(NamedTuple):
     image_id: int
     boxes_xyxy_px: NDArray[np.float32]
     scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: Ints
 
 
 class _Arriving:
@@ -221,7 +222,7 @@ def evaluate_detections(
     return _result(annotations, seen, precision, recall, max_dets)
 
 
-def _truth(annotations: Annotations, seen: NDArray[np.int64]) -> Truth:
+def _truth(annotations: Annotations, seen: Ints) -> Truth:
     """The boxes of the images that were seen as the file has them: unclipped, with its areas and crowd regions."""
     owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets))
     images = np.searchsorted(seen, owners)
@@ -232,7 +233,7 @@ def _truth(annotations: Annotations, seen: NDArray[np.int64]) -> Truth:
     )  # fmt: skip
 
 
-def _detected(annotations: Annotations, detections: Sequence[ImageDetections], seen: NDArray[np.int64]) -> Detected:
+def _detected(annotations: Annotations, detections: Sequence[ImageDetections], seen: Ints) -> Detected:
     count = len(annotations.label_space)
     for detection in detections:
         labels = detection.labels
@@ -254,11 +255,7 @@ def _detected(annotations: Annotations, detections: Sequence[ImageDetections], s
 
 
 def _result(
-    annotations: Annotations,
-    seen: NDArray[np.int64],
-    precision: NDArray[np.float64],
-    recall: NDArray[np.float64],
-    max_dets: Sequence[int],
+    annotations: Annotations, seen: Ints, precision: Floats, recall: Floats, max_dets: Sequence[int]
 ) -> EvalResult:
     """From the arrays of ``Metrics``."""
     half, three_quarters = 0, 5  # IoU thresholds 0.50, 0.55, ..., 0.95
@@ -280,7 +277,7 @@ def _result(
     return EvalResult(stats, per_class, len(seen))
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def _mean(values: Floats) -> float:
     measured = values[values > ABSENT]
     return float(measured.mean()) if measured.size else ABSENT
 

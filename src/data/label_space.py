@@ -75,9 +75,7 @@ class LabelSpace:
                 continue
             if number in named:
                 problems.report(
-                    "bad class",
-                    place,
-                    f"category id {number} occurs twice ({named[number]!r} and {name!r}): keep one",
+                    "bad class", place, f"category id {number} occurs twice ({named[number]!r} and {name!r}): keep one"
                 )
                 continue
             named[number] = name

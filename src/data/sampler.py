@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from . import Ints
 from .dataset.detection import SampleKey
 
 BUCKETS_PER_OCTAVE = 4
@@ -122,7 +122,7 @@ class BatchSampler(Sampler[list[SampleKey]]):
         return samples[begin:end]
 
 
-def aspect_buckets(sizes: NDArray[np.int64]) -> list[int]:
+def aspect_buckets(sizes: Ints) -> list[int]:
     """A bucket number per image by aspect ratio: 0 for nearly square ones, below for portraits, above for landscapes.
 
     A bucket spans a quarter of an octave, so the aspect ratios of two images in it differ by at most 19 %.

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...core.errors import DataError
 from ...core.files import check_regular
+from .. import Flags, Floats, Ints
 from ..label_space import LabelSpace
 from .layout import UnlistedImages
 from .problems import Problems
@@ -23,11 +24,11 @@ from .problems import Problems
 class TrainingRows:
     """The boxes that are training targets, in flat arrays: those of image i are rows ``offsets[i]:offsets[i + 1]``."""
 
-    offsets: NDArray[np.int64]
+    offsets: Ints
     """(n + 1,)"""
     boxes_xyxy_px: NDArray[np.float32]
     """(K, 4) cut to their image."""
-    labels: NDArray[np.int64]
+    labels: Ints
     """(K,)"""
     area_px: NDArray[np.float32]
     """(K,)"""
@@ -42,21 +43,21 @@ class Annotations:
     """The file they came from."""
     file_names: tuple[str, ...]
     """Relative to the image folder."""
-    image_ids: NDArray[np.int64]
+    image_ids: Ints
     """(n,)"""
-    sizes: NDArray[np.int64]
+    sizes: Ints
     """(n, 2) height, width in pixels."""
-    offsets: NDArray[np.int64]
+    offsets: Ints
     """(n + 1,)"""
-    boxes_xywh_px: NDArray[np.float64]
+    boxes_xywh_px: Floats
     """(A, 4) x, y, width, height exactly as in the file: evaluation needs them unclipped."""
-    labels: NDArray[np.int64]
+    labels: Ints
     """(A,) contiguous index."""
-    area_px: NDArray[np.float64]
+    area_px: Floats
     """(A,) as in the file (of the object's mask, where it has one), else width * height."""
-    crowd: NDArray[np.bool_]
+    crowd: Flags
     """(A,) a region of many objects: no training target; evaluation ignores detections inside."""
-    ids: NDArray[np.int64]
+    ids: Ints
     """(A,) annotation ids of the file."""
     folder: str = ""
     """What file names are relative to, where the format says it; else whoever opens the file must."""
@@ -70,7 +71,7 @@ class Annotations:
         """The rows that belong to image ``index``."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
-    def training_boxes(self, index: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def training_boxes(self, index: int) -> tuple[Floats, Flags]:
         """Corner boxes (T, 4) of one image, cut to it, and which of them (T,) are training targets."""
         rows = self.rows(index)
         boxes_xyxy_px = clipped_corners(self.boxes_xywh_px[rows], self.sizes[index])
@@ -104,17 +105,17 @@ class Annotations:
             ids=self.ids[rows],
         )
 
-    def without_area(self) -> NDArray[np.int64]:
+    def without_area(self) -> Ints:
         """Annotations (rows) that are no crowd and have nothing inside their image: empty, inverted, or outside."""
         sizes = np.repeat(self.sizes, np.diff(self.offsets), axis=0)
         # A box that begins inside and has a pixel need not be cut to see it: that leaves next to none.
         begins, sides = self.boxes_xywh_px[:, :2], self.boxes_xywh_px[:, 2:]
         plain = ((begins >= 0) & (begins <= sizes[:, ::-1] - 1) & (sides >= 1)).all(axis=1)
-        rows: NDArray[np.int64] = np.flatnonzero(~plain & ~self.crowd)
+        rows: Ints = np.flatnonzero(~plain & ~self.crowd)
         return rows[~has_area(clipped_corners(self.boxes_xywh_px[rows], sizes[rows]))]
 
 
-def clipped_corners(boxes_xywh_px: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+def clipped_corners(boxes_xywh_px: Floats, sizes: Ints) -> Floats:
     """Corner boxes (A, 4) cut to images of ``sizes`` (A, 2) or (2,) as (height, width)."""
     x, y, w, h = boxes_xywh_px.T
     height, width = sizes.T
@@ -122,9 +123,9 @@ def clipped_corners(boxes_xywh_px: NDArray[np.float64], sizes: NDArray[np.int64]
     return np.stack(corners, axis=-1)
 
 
-def has_area(boxes_xyxy_px: NDArray[np.float64]) -> NDArray[np.bool_]:
+def has_area(boxes_xyxy_px: Floats) -> Flags:
     """(A,) whether the corners are in order and apart."""
-    ordered: NDArray[np.bool_] = np.all(boxes_xyxy_px[:, 2:] > boxes_xyxy_px[:, :2], axis=1)
+    ordered: Flags = np.all(boxes_xyxy_px[:, 2:] > boxes_xyxy_px[:, :2], axis=1)
     return ordered
 
 
@@ -135,9 +136,9 @@ class Collected:
     file_names: list[str] = field(default_factory=list)
     image_ids: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    boxes: list[NDArray[np.float64]] = field(default_factory=list)
-    labels: list[NDArray[np.int64]] = field(default_factory=list)
-    crowd: list[NDArray[np.bool_]] = field(default_factory=list)
+    boxes: list[Floats] = field(default_factory=list)
+    labels: list[Ints] = field(default_factory=list)
+    crowd: list[Flags] = field(default_factory=list)
 
     def add(
         self,
@@ -178,9 +179,7 @@ class Collected:
         )
 
 
-def check_files(
-    folder: str | Path, file_names: Sequence[str], place: str, problems: Problems | None = None
-) -> NDArray[np.bool_]:
+def check_files(folder: str | Path, file_names: Sequence[str], place: str, problems: Problems | None = None) -> Flags:
     """See that every image is there, by one listing per folder: much cheaper than a question per file.
 
     Args:
@@ -229,7 +228,7 @@ def _other_hint(root: Path, names: Sequence[str]) -> str:
     return ""
 
 
-def files_present(folder: str | Path, file_names: Sequence[str]) -> NDArray[np.bool_]:
+def files_present(folder: str | Path, file_names: Sequence[str]) -> Flags:
     """Which (n,) of the names are files, relative to ``folder`` or absolute; a link to nothing is none."""
     root = Path(folder)
     listings: dict[str, set[str]] = {}

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from numpy.typing import NDArray
+
+from .. import Flags, Floats, Ints
 
 _FEWEST = 6
 """Boxes below which a data set says nothing about its format."""
@@ -20,8 +21,7 @@ _SHARE = 0.1
 _FITTING = 0.995
 """Share of boxes that must fit their image in the other format."""
 
-Numbers = NDArray[np.float64]
-_OTHERS: dict[str, tuple[float, Callable[[Numbers, Numbers, Numbers, Numbers], tuple[Numbers, ...]]]] = {
+_OTHERS: dict[str, tuple[float, Callable[[Floats, Floats, Floats, Floats], tuple[Floats, ...]]]] = {
     "corners x1, y1, x2, y2 in place of x, y, width, height": (_VERY_FAR, lambda x, y, w, h: (x, y, w, h)),
     "corners x1, y1, x2, y2 in place of a centre and a size": (
         _FAR, lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)
@@ -40,7 +40,7 @@ _OTHERS: dict[str, tuple[float, Callable[[Numbers, Numbers, Numbers, Numbers], t
 """Corners x1, y1, x2, y2 of boxes x, y, w, h whose numbers were taken for something else; how far those reach out."""
 
 
-def other_format(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
+def other_format(boxes_xywh_px: Floats, sizes: Ints) -> str:
     """What the boxes look like where they reach out of their images as they were read, and all fit in another format.
 
     Args:
@@ -61,7 +61,7 @@ def other_format(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
     return ""
 
 
-def some_corners(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
+def some_corners(boxes_xywh_px: Floats, sizes: Ints) -> str:
     """Whether some of the boxes look like corners, as files have them that were joined from several.
 
     Args:
@@ -80,18 +80,18 @@ def some_corners(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> str:
     )
 
 
-def _beyond(boxes_xywh_px: Numbers, sizes: NDArray[np.int64]) -> Numbers:
+def _beyond(boxes_xywh_px: Floats, sizes: Ints) -> Floats:
     """(A,) how far each box reaches out of its image, as a part of the image's side."""
     x, y, w, h = boxes_xywh_px.T
     height, width = sizes.T.astype(np.float64)
-    farthest: Numbers = np.maximum(np.maximum(-x, x + w - width) / width, np.maximum(-y, y + h - height) / height)
+    farthest: Floats = np.maximum(np.maximum(-x, x + w - width) / width, np.maximum(-y, y + h - height) / height)
     return farthest
 
 
-def _inside(corners: Iterable[Numbers], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _inside(corners: Iterable[Floats], sizes: Ints) -> Flags:
     """(A,) whether corners x1, y1, x2, y2 are in order and in their image."""
     (x1, y1, x2, y2), (height, width) = corners, sizes.T
-    fits: NDArray[np.bool_] = (
+    fits: Flags = (
         (x1 >= -1) & (y1 >= -1) & (x2 <= width + 1) & (y2 <= height + 1) & (x2 > x1) & (y2 > y1)
     )  # fmt: skip
     return fits
@@ -104,12 +104,8 @@ _LARGE_PX = 32.0**2
 _FEW = 3
 """Boxes from which on equal areas of unequal boxes are no chance."""
 
-Rows = NDArray[np.bool_]
 
-
-def sound_areas(
-    given_px: NDArray[np.float64], boxes_xywh_px: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], dict[str, Rows]]:
+def sound_areas(given_px: Floats, boxes_xywh_px: Floats) -> tuple[Floats, dict[str, Flags]]:
     """The areas to measure with: the file's where they can be true (a mask's is below its box's), else the boxes' own.
 
     Args:
@@ -138,6 +134,6 @@ def sound_areas(
     }
 
 
-def _constant_or_fractions(given_px: NDArray[np.float64], own: NDArray[np.float64]) -> bool:
+def _constant_or_fractions(given_px: Floats, own: Floats) -> bool:
     constant = np.ptp(given_px) == 0 and own.max() > 1.5 * own.min()
     return bool(constant or (given_px.max() <= 1 and np.median(own) > 4))

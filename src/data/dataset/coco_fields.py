@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-import numpy as np
-from numpy.typing import NDArray
-
+from .. import Ints
 from .problems import Problems
 
 _INT64 = 2**63
@@ -100,11 +98,11 @@ class ImageIds:
         """The id as the file has it."""
         return next((repr(text) for text, own in self._texts.items() if own == number), str(number))
 
-    def numbered(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def numbered(self, ids: Ints) -> Ints:
         """(n,) with numbers above all others in place of texts."""
         texts = ids < len(self._texts) - _INT64
         largest = max(int(ids[~texts].max(initial=0)), 0)
-        numbered: NDArray[np.int64] = ids.copy()
+        numbered: Ints = ids.copy()
         numbered[texts] = [largest + 1 + number + _INT64 for number in ids[texts].tolist()]
         return numbered
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import Flags, Floats, Ints
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
 from .box_format import sound_areas
@@ -204,7 +205,7 @@ class _Images:
         self.problems.report("bad size", self.place, text, kept=True)
         return Image(image_id, name, *UNKNOWN_SIZE)
 
-    def unique(self) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+    def unique(self) -> tuple[Ints, Ints, tuple[str, ...]]:
         """Ids (n,), sizes (n, 2) as (height, width), file names; of entries with one id and one file the first."""
         ids = np.array(self.ids, dtype=np.int64)
         sizes = np.array(self.sizes, dtype=np.int64).reshape(-1, 2)
@@ -310,7 +311,7 @@ class _Boxes:
             boxes[order], labels[order], areas[order], crowd[order], ids[order],
         )  # fmt: skip
 
-    def _unknown_images(self, ids: NDArray[np.int64], wanted: NDArray[np.int64], foreign: NDArray[np.bool_]) -> None:
+    def _unknown_images(self, ids: Ints, wanted: Ints, foreign: Flags) -> None:
         rows = np.flatnonzero(foreign)
         _, which, counts = np.unique(wanted[rows], return_inverse=True, return_counts=True)
         for row, count in zip(rows.tolist(), counts[which].tolist()):
@@ -330,9 +331,7 @@ class _Boxes:
             boxes=boxes,
         )
 
-    def _sound(
-        self, areas: NDArray[np.float64], boxes: NDArray[np.float64], ids: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def _sound(self, areas: Floats, boxes: Floats, ids: Ints) -> Floats:
         """(A,) the areas, the box's own where there is none or the file's cannot be true, which is said."""
         sound, reasons = sound_areas(areas, boxes)
         for reason, rows in reasons.items():
@@ -354,7 +353,7 @@ _DENSE = 16
 """Numbers in the range of ids for each of them up to which a table of the range is made."""
 
 
-def _positions(wanted: NDArray[np.int64], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _positions(wanted: Ints, ids: Ints) -> tuple[Ints, Flags]:
     """Position (A,) of each wanted number among ``ids`` (n,), and whether it is there."""
     if not ids.size:
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
@@ -362,7 +361,7 @@ def _positions(wanted: NDArray[np.int64], ids: NDArray[np.int64]) -> tuple[NDArr
     if high - low < _DENSE * len(ids):  # a table of the range is many times as fast as searching
         table = np.full(high - low + 1, -1)
         table[ids - low] = np.arange(len(ids))
-        positions: NDArray[np.int64] = table[np.clip(wanted, low, high) - low]
+        positions: Ints = table[np.clip(wanted, low, high) - low]
         return np.maximum(positions, 0), ids[positions] == wanted
     order = np.argsort(ids)
     nearest = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)

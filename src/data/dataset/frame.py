@@ -103,13 +103,7 @@ def settled(
 
 
 def is_upright(
-    root: Path,
-    names: Sequence[str],
-    sizes: ArrayLike,
-    place: str,
-    upright: Upright,
-    *,
-    quiet: bool = False,
+    root: Path, names: Sequence[str], sizes: ArrayLike, place: str, upright: Upright, *, quiet: bool = False
 ) -> bool:
     """Decide for all images of a file, by the annotated sizes of those that lie on their side.
 

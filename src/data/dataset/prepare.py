@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...core.errors import ConfigError, DataError
+from .. import Ints
 from ..label_space import MSCOCO
 from ..transforms.compose import Compose
 from .annotations import Annotations, check_files
@@ -59,7 +59,7 @@ class Subset:
         ids = annotations.image_ids.tolist()
         return annotations.take(self.indices(annotations.file_names, ids, annotations.place))
 
-    def indices(self, file_names: Sequence[str], image_ids: Sequence[int] | None, place: str) -> NDArray[np.int64]:
+    def indices(self, file_names: Sequence[str], image_ids: Sequence[int] | None, place: str) -> Ints:
         """Positions of the chosen images, ascending.
 
         Args:
@@ -82,7 +82,7 @@ class Subset:
         logger.info("%s: %d of %d images (subset)", place, len(indices), len(file_names))
         return np.unique(indices)
 
-    def _drawn(self, file_names: Sequence[str]) -> NDArray[np.int64]:
+    def _drawn(self, file_names: Sequence[str]) -> Ints:
         key = self.seed.to_bytes(8, "little", signed=True)
         draws = [hashlib.blake2b(os.fsencode(name), digest_size=8, key=key).digest() for name in file_names]
         count = max(1, round(float(self.chosen) * len(draws))) if draws else 0  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def _lines(path: Path) -> list[tuple[str, str]]:
 
 def _named(
     wanted: Sequence[tuple[str, str]], file_names: Sequence[str], image_ids: Sequence[int] | None, place: str
-) -> NDArray[np.int64]:
+) -> Ints:
     """Positions of the images that (where it stands, name) pairs mean."""
     bases = [os.path.basename(name) for name in file_names]
     whole = _positions(file_names)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from ...core.errors import DataError
+from .. import Floats, Ints
 from ..transforms import ops as T
 from ..transforms.fused.decisions import DECISIONS
 from .annotations import Annotations, clipped_corners, has_area
@@ -110,13 +110,13 @@ def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCou
     )
 
 
-def _shapes(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _shapes(sizes: Ints) -> tuple[Ints, Ints]:
     """The different sizes (m, 2), and which of them (n,) each image has."""
     _, first, which = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_index=True, return_inverse=True)
     return sizes[first], which
 
 
-def _fractions(boxes_xywh_px: NDArray[np.float64], shorter_side: NDArray[np.int64]) -> int:
+def _fractions(boxes_xywh_px: Floats, shorter_side: Ints) -> int:
     """How many boxes have four numbers in 0..1; 0 where these may as well be pixels."""
     narrow = (boxes_xywh_px[:, 2] <= _FRACTION) & (shorter_side > _SMALL_IMAGE)  # next to none, where boxes are pixels
     some = boxes_xywh_px[narrow]
@@ -206,7 +206,7 @@ def report_targets(data: Annotations, ops: Sequence[nn.Module], *, training: boo
         logger.warning("%s: %s", data.place, text)
 
 
-def smallest_kept(ops: Iterable[nn.Module], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+def smallest_kept(ops: Iterable[nn.Module], sizes: Ints) -> Floats:
     """The smallest boxes that SanitizeBoundingBoxes keeps, as if no random op did anything.
 
     A crop may show a box larger, and a zoom smaller, than this: a box below the limit is lost wherever neither happens,
@@ -235,7 +235,7 @@ def smallest_kept(ops: Iterable[nn.Module], sizes: NDArray[np.int64]) -> NDArray
     return limits
 
 
-def _resized(op: T.Resize | T.KeepAspect, sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _resized(op: T.Resize | T.KeepAspect, sizes: Floats) -> Floats:
     if isinstance(op, T.Resize):
         return np.broadcast_to(np.array(op.size, np.float64), sizes.shape)
     return np.array([op.size_of(int(height), int(width)) for height, width in sizes], np.float64).reshape(-1, 2)

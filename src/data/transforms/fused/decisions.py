@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ... import Flags, Ints
 from .. import ops as T
 from .colour import Distortion
 
@@ -104,7 +105,7 @@ class Decision:
 
     frame: Frame
     boxes: Boxes
-    kept: NDArray[np.int64]
+    kept: Ints
     """(n,) rows of the target that the boxes belong to."""
     size: tuple[int, int] | None = None
     """(height, width) of the final image, once it is known."""
@@ -122,7 +123,7 @@ class Decision:
         """(height, width) that the boxes refer to now."""
         return self.size or self.frame.size
 
-    def keep(self, mask: NDArray[np.bool_]) -> None:
+    def keep(self, mask: Flags) -> None:
         """Go on with some boxes."""
         if not mask.all():
             self.boxes, self.kept = self.boxes[mask], self.kept[mask]
@@ -149,7 +150,7 @@ class Crop(NamedTuple):
     top: int
     height: int
     width: int
-    inside: NDArray[np.bool_]
+    inside: Flags
 
 
 def find_crop(op: T.RandomIoUCrop, size: tuple[int, int], boxes: Boxes) -> Crop | None:
@@ -175,9 +176,7 @@ def find_crop(op: T.RandomIoUCrop, size: tuple[int, int], boxes: Boxes) -> Crop 
             return Crop(left, top, bottom - top, right - left, inside[good[0]])
 
 
-def _crops(
-    op: T.RandomIoUCrop, size: tuple[int, int], pairs: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _crops(op: T.RandomIoUCrop, size: tuple[int, int], pairs: NDArray[np.float32]) -> tuple[Ints, Ints]:
     """All crops that are tried with one overlap.
 
     Args:
@@ -207,7 +206,7 @@ def _crops(
     return crops, np.append(rows + 2, place)
 
 
-def _overlaps(crops: NDArray[np.int64], boxes: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def _overlaps(crops: Ints, boxes: Boxes) -> tuple[Flags, NDArray[np.float32]]:
     """Which boxes have their centre inside each crop (k, n), and the largest IoU (k,) of such a box with it."""
     low, high = crops.T.astype(np.float32).reshape(2, 2, -1, 1)  # (2, k, 1) each: left and top, right and bottom
     begin, end = boxes.T.reshape(2, 2, 1, -1)  # (2, 1, n)
