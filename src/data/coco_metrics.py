@@ -9,8 +9,7 @@ lowest threshold take part, which leaves out most detections. tools/benchmark/ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +28,7 @@ _HALF_OPEN = 1 - 1e-10
 """What a threshold is at most, so that IoU 1 passes 1."""
 
 
-@dataclass(frozen=True)
-class Truth:
+class Truth(NamedTuple):
     """G annotated boxes."""
 
     images: Ints
@@ -44,15 +42,8 @@ class Truth:
     crowd: Flags
     """(G,) a region of many objects: detections inside count neither way."""
 
-    def take(self, rows: Ints) -> Truth:
-        """Those boxes, in that order."""
-        return Truth(
-            self.images[rows], self.labels[rows], self.boxes_xywh_px[rows], self.area_px[rows], self.crowd[rows]
-        )
 
-
-@dataclass(frozen=True)
-class Detected:
+class Detected(NamedTuple):
     """D detections."""
 
     images: Ints
@@ -63,10 +54,6 @@ class Detected:
     """(D, 4)."""
     scores: NDArray[np.floating[Any]]
     """(D,)."""
-
-    def take(self, rows: Ints) -> Detected:
-        """Those detections, in that order."""
-        return Detected(self.images[rows], self.labels[rows], self.boxes_xywh_px[rows], self.scores[rows])
 
 
 class Metrics(NamedTuple):
@@ -99,11 +86,13 @@ def coco_metrics(truth: Truth, detected: Detected, num_classes: int, max_dets: S
     Returns:
         As ``COCOeval.accumulate``, up to rounding.
     """
-    truth = truth.take(np.lexsort((truth.images, truth.labels)))  # stable: boxes of a group keep the order of the file
-    detected = detected.take(np.lexsort((-detected.scores, detected.images, detected.labels)))
+    order = np.lexsort((truth.images, truth.labels))  # stable: boxes of a group keep the order of the file
+    truth = Truth(*_rows(truth, order))
+    order = np.lexsort((-detected.scores, detected.images, detected.labels))
+    detected = Detected(*_rows(detected, order))
     rank = _rank_in_group(detected.labels, detected.images)
     kept = np.flatnonzero(rank < max_dets[-1])
-    detected, rank = detected.take(kept), rank[kept]
+    detected, rank = Detected(*_rows(detected, kept)), rank[kept]
     outcome = _match(truth, detected)
     counted = ~_outside(truth.area_px) & ~truth.crowd[:, None]  # (G, A)
     thresholds, areas = len(IOU_THRESHOLDS), len(AREA_RANGES_PX)
@@ -121,6 +110,10 @@ def coco_metrics(truth: Truth, detected: Detected, num_classes: int, max_dets: S
                 recall[:, label, area, index] = hit[place < most, area].sum(axis=0) / objects[area]
             precision[:, :, label, area] = _precision(hit[:, area], ignored[:, area], int(objects[area]))
     return Metrics(precision, recall)
+
+
+def _rows(columns: Iterable[Any], rows: Ints) -> Iterator[Any]:
+    return (column[rows] for column in columns)
 
 
 def _rank_in_group(*keys: Ints) -> Ints:
@@ -208,17 +201,17 @@ def _overlapping(truth: Truth, detected: Detected) -> tuple[Ints, Ints, Floats]:
     wanted = detected.labels * stride + detected.images
     first, last = (np.searchsorted(keys, wanted, side) for side in ("left", "right"))
     counts = last - first  # objects that each detection could be
-    found = []
+    pairs = []
     for rows in _chunks(counts):
         number = np.repeat(rows, counts[rows])
         within = np.arange(len(number)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
         objects = first[number] + within
         iou = _iou(detected.boxes_xywh_px[number], truth.boxes_xywh_px[objects], truth.crowd[objects])
         close = iou >= IOU_THRESHOLDS[0]
-        found.append((number[close], objects[close], iou[close]))
-    if not found:
+        pairs.append((number[close], objects[close], iou[close]))
+    if not pairs:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    rows, objects, iou = (np.concatenate(part) for part in zip(*found, strict=True))
+    rows, objects, iou = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return rows, objects, iou
 
 
@@ -238,7 +231,8 @@ def _iou(boxes: Floats, objects: Floats, crowd: Flags) -> Floats:
     inner = np.where((width > 0) & (height > 0), width * height, 0.0)
     area = w * h
     union = np.where(crowd, area, area + ow * oh - inner)
-    return np.divide(inner, union, out=np.zeros_like(inner), where=inner > 0)
+    iou: Floats = np.divide(inner, union, out=np.zeros_like(inner), where=inner > 0)
+    return iou
 
 
 def _precision(hit: Flags, ignored: Flags, objects: int) -> Floats:
@@ -247,7 +241,7 @@ def _precision(hit: Flags, ignored: Flags, objects: int) -> Floats:
     Both change upwards at hits only, so hits are all that has to be looked at.
     """
     seen = np.cumsum(~ignored, axis=0, dtype=np.int64)  # hits and mistakes up to each detection
-    found = np.zeros((hit.shape[1], len(RECALL_POINTS)))
+    best = np.zeros((hit.shape[1], len(RECALL_POINTS)))
     for index in range(hit.shape[1]):
         number = np.flatnonzero(hit[:, index])
         hits = np.arange(1, len(number) + 1)
@@ -255,5 +249,5 @@ def _precision(hit: Flags, ignored: Flags, objects: int) -> Floats:
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
         point = np.searchsorted(hits / objects, RECALL_POINTS, side="left")
         reached = point < len(number)
-        found[index, reached] = envelope[point[reached]]
-    return found
+        best[index, reached] = envelope[point[reached]]
+    return best

@@ -82,7 +82,7 @@ class Annotations:
         counts = np.diff(self.offsets)
         boxes_xyxy_px = clipped_corners(self.boxes_xywh_px, np.repeat(self.sizes, counts, axis=0))
         kept = ~self.crowd & has_area(boxes_xyxy_px)
-        offsets = np.concatenate([[0], np.cumsum(kept)])[self.offsets].astype(np.int64)
+        offsets = offsets_of(kept)[self.offsets]
         boxes, areas = boxes_xyxy_px[kept].astype(np.float32), self.area_px[kept].astype(np.float32)
         return TrainingRows(offsets, boxes, self.labels[kept], areas)
 
@@ -90,20 +90,12 @@ class Annotations:
         """Those images, in the given order, with their boxes."""
         chosen = np.asarray(indices, dtype=np.int64)
         counts = np.diff(self.offsets)[chosen]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        offsets = offsets_of(counts)
         rows = np.repeat(self.offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
-        return replace(
-            self,
-            file_names=tuple(self.file_names[index] for index in chosen.tolist()),
-            image_ids=self.image_ids[chosen],
-            sizes=self.sizes[chosen],
-            offsets=offsets,
-            boxes_xywh_px=self.boxes_xywh_px[rows],
-            labels=self.labels[rows],
-            area_px=self.area_px[rows],
-            crowd=self.crowd[rows],
-            ids=self.ids[rows],
-        )
+        names = tuple(self.file_names[index] for index in chosen.tolist())
+        columns = {name: getattr(self, name)[chosen] for name in PER_IMAGE}
+        columns |= {name: getattr(self, name)[rows] for name in PER_BOX}
+        return replace(self, file_names=names, offsets=offsets, **columns)
 
     def without_area(self) -> Ints:
         """Annotations (rows) that are no crowd and have nothing inside their image: empty, inverted, or outside."""
@@ -113,6 +105,15 @@ class Annotations:
         plain = ((begins >= 0) & (begins <= sizes[:, ::-1] - 1) & (sides >= 1)).all(axis=1)
         rows: Ints = np.flatnonzero(~plain & ~self.crowd)
         return rows[~has_area(clipped_corners(self.boxes_xywh_px[rows], sizes[rows]))]
+
+
+PER_IMAGE, PER_BOX = ("image_ids", "sizes"), ("boxes_xywh_px", "labels", "area_px", "crowd", "ids")
+"""Arrays of ``Annotations`` with one row per image, and per box."""
+
+
+def offsets_of(counts: ArrayLike) -> Ints:
+    """(n + 1,) where the rows of each image begin, from their numbers (n,)."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def clipped_corners(boxes_xywh_px: Floats, sizes: Ints) -> Floats:
@@ -133,12 +134,10 @@ def has_area(boxes_xyxy_px: Floats) -> Flags:
 class Collected:
     """Annotations in the making, for formats that tell them image by image."""
 
-    file_names: list[str] = field(default_factory=list)
-    image_ids: list[int] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    boxes: list[Floats] = field(default_factory=list)
-    labels: list[Ints] = field(default_factory=list)
-    crowd: list[Flags] = field(default_factory=list)
+    images: list[tuple[str, int, tuple[int, int]]] = field(default_factory=list)
+    """File name, id, (height, width)."""
+    boxes: list[tuple[Floats, Ints, Flags]] = field(default_factory=list)
+    """Boxes xywh (T, 4), labels (T,), crowd (T,) of each image."""
 
     def add(
         self,
@@ -150,33 +149,21 @@ class Collected:
         crowd: ArrayLike | None = None,
     ) -> None:
         """One image: size (height, width), boxes (T, 4), labels (T,), and which (T,) are crowd regions (None: none)."""
-        found = np.asarray(labels, dtype=np.int64)
-        self.file_names.append(file_name)
-        self.image_ids.append(image_id)
-        self.sizes.append(size)
-        self.boxes.append(np.asarray(boxes_xywh_px, dtype=np.float64).reshape(-1, 4))
-        self.labels.append(found)
-        self.crowd.append(np.zeros(len(found), bool) if crowd is None else np.asarray(crowd, dtype=bool))
+        classes = np.asarray(labels, dtype=np.int64)
+        regions = np.zeros(len(classes), bool) if crowd is None else np.asarray(crowd, dtype=bool)
+        self.images.append((file_name, image_id, size))
+        self.boxes.append((np.asarray(boxes_xywh_px, dtype=np.float64).reshape(-1, 4), classes, regions))
 
     def annotations(self, space: LabelSpace, place: str, folder: str, *, upright: bool = False) -> Annotations:
         """What was added, with boxes numbered from 1 in that order."""
-        counts = [len(labels) for labels in self.labels]
-        boxes = np.concatenate([np.zeros((0, 4)), *self.boxes])
+        empty = (np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+        boxes, labels, crowd = (np.concatenate(column) for column in zip(empty, *self.boxes))
+        names, ids, sizes = zip(*self.images) if self.images else ((), (), ())
         return Annotations(
-            label_space=space,
-            place=place,
-            file_names=tuple(self.file_names),
-            image_ids=np.array(self.image_ids, dtype=np.int64),
-            sizes=np.array(self.sizes, dtype=np.int64).reshape(-1, 2),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            boxes_xywh_px=boxes,
-            labels=np.concatenate([np.zeros(0, np.int64), *self.labels]),
-            area_px=boxes[:, 2] * boxes[:, 3],
-            crowd=np.concatenate([np.zeros(0, bool), *self.crowd]),
-            ids=np.arange(1, len(boxes) + 1),
-            folder=folder,
-            upright=upright,
-        )
+            space, place, names, np.array(ids, dtype=np.int64), np.array(sizes, dtype=np.int64).reshape(-1, 2),
+            offsets_of([len(labels) for _, labels, _ in self.boxes]), boxes, labels, boxes[:, 2] * boxes[:, 3], crowd,
+            np.arange(1, len(boxes) + 1), folder, upright,
+        )  # fmt: skip
 
 
 def check_files(folder: str | Path, file_names: Sequence[str], place: str, problems: Problems | None = None) -> Flags:
@@ -230,23 +217,13 @@ def _other_hint(root: Path, names: Sequence[str]) -> str:
 
 def files_present(folder: str | Path, file_names: Sequence[str]) -> Flags:
     """Which (n,) of the names are files, relative to ``folder`` or absolute; a link to nothing is none."""
-    root = Path(folder)
-    listings: dict[str, set[str]] = {}
-    present = np.zeros(len(file_names), dtype=bool)
-    for index, name in enumerate(file_names):
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            listings[parent] = _listing(root / parent)
-        present[index] = base in listings[parent]
-    return present
+    split = [os.path.split(name) for name in file_names]
+    listings = {parent: _listing(Path(folder, parent)) for parent in {parent for parent, _ in split}}
+    return np.array([base in listings[parent] for parent, base in split], dtype=bool)
 
 
 def _listing(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:
-        return {
-            entry.name
-            for entry in entries
-            if entry.is_file(follow_symlinks=False) or (entry.is_symlink() and os.path.isfile(entry))
-        }
+        return {entry.name for entry in entries if entry.is_file(follow_symlinks=False) or os.path.isfile(entry)}

@@ -24,6 +24,7 @@ from torchvision import tv_tensors
 from ...core.errors import DataError
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
+from ..transforms.fused.decisions import as_tensors
 from ..transforms.fused.rendering import GAP, Pixels, reduction
 from ..transforms.ops import PixelConversion
 from .annotations import Annotations, TrainingRows
@@ -133,10 +134,8 @@ class DetectionDataset(Dataset[Sample]):
             if fused is not None:
                 return fused(size, target, lambda scale: self._pixels(index, scale))
             boxes = tv_tensors.BoundingBoxes(torch.from_numpy(target["boxes"]), format="XYXY", canvas_size=size)
-            plain = {
-                name: value if isinstance(value, Tensor) else torch.from_numpy(value) for name, value in target.items()
-            }
-            return self.transforms(self._image(index), {**plain, "boxes": boxes}, epoch=epoch)
+            sample: Sample = self.transforms(self._image(index), {**as_tensors(target), "boxes": boxes}, epoch=epoch)
+            return sample
 
     def ground_truth(self, image_id: int) -> GroundTruth:
         """Annotated boxes of an image.

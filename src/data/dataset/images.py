@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ...core.errors import DataError
 from ...core.files import check_regular
+from .. import Ints
 from .problems import Problems
 
 SIDEWAYS = (5, 6, 7, 8)
@@ -347,11 +348,12 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     """(H, W) grey of a picture of up to 16 bits."""
-    values = np.asarray(image).astype(np.int64)
+    values: Ints = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})
     bits = max(tags.get(_BITS_PER_SAMPLE, (16,)))  # 12 in some TIFF files
     if values.size and (values.min() < 0 or values.max() >> bits):
         raise ValueError(f"pixels from {values.min()} to {values.max()}: convert to 8 or 16 bits")
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts 8 bits only
         values = (1 << bits) - 1 - values
-    return (values >> (bits - 8)).astype(np.uint8)
+    eight: NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
+    return eight

@@ -17,7 +17,7 @@ from ...core.errors import ConfigError
 from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
-from .annotations import Annotations, files_present
+from .annotations import PER_BOX, Annotations, files_present, offsets_of
 from .coco_categories import coco_label_space
 from .coco_json import parse_coco
 from .frame import Upright, settled
@@ -144,18 +144,15 @@ def _merged(parts: Sequence[Annotations], folder: str, problems: Problems) -> An
     if len(np.unique(image_ids)) < len(image_ids):
         logger.info("image ids of %s overlap: images are numbered anew", ", ".join(part.place for part in parts))
         image_ids = np.arange(len(image_ids))
-    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", *PER_BOX)
+    }
     return replace(
         first,
         place=", ".join(part.place for part in parts),
         file_names=tuple(name for part in parts for name in part.file_names),
         image_ids=image_ids,
-        sizes=np.concatenate([part.sizes for part in parts]),
-        offsets=np.concatenate([[0], *(part.offsets[1:] + start for part, start in zip(parts, starts))]),
-        boxes_xywh_px=np.concatenate([part.boxes_xywh_px for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        area_px=np.concatenate([part.area_px for part in parts]),
-        crowd=np.concatenate([part.crowd for part in parts]),
-        ids=np.concatenate([part.ids for part in parts]),
+        offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
         folder=folder,
+        **columns,
     )

@@ -45,9 +45,6 @@ class PixelConversion:
 class EmptyTransform(v2.Identity):
     """Changes nothing: a placeholder in a list of ops."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
 
 @register
 class RandomPhotometricDistort(v2.RandomPhotometricDistort):
@@ -58,16 +55,6 @@ class RandomPhotometricDistort(v2.RandomPhotometricDistort):
         hue: range of the shift in turns, within [-0.5, 0.5].
         p: probability of each single distortion.
     """
-
-    def __init__(
-        self,
-        brightness: tuple[float, float] = (0.875, 1.125),
-        contrast: tuple[float, float] = (0.5, 1.5),
-        saturation: tuple[float, float] = (0.5, 1.5),
-        hue: tuple[float, float] = (-0.05, 0.05),
-        p: float = 0.5,
-    ) -> None:
-        super().__init__(brightness, contrast, saturation, hue, p)
 
 
 @register
@@ -164,9 +151,6 @@ def _per_box_entries(inputs: Any) -> tuple[Tensor, ...]:
 class RandomHorizontalFlip(v2.RandomHorizontalFlip):
     """Mirror left and right with probability ``p``."""
 
-    def __init__(self, p: float = 0.5) -> None:
-        super().__init__(p=p)
-
 
 @register
 class Resize(v2.Resize):
@@ -176,23 +160,47 @@ class Resize(v2.Resize):
         super().__init__(size=list(_pair("Resize", size)), antialias=True)
 
 
-class KeepAspect(v2.Transform):
-    """Base of the resizes that keep the aspect ratio, so that images leave with different sizes."""
+class _OfWholeImage(v2.Transform):
+    """Base of what is done to image and boxes alike, as the size of the image asks for."""
 
-    def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of this size gets."""
+    def params_of(self, height: int, width: int) -> dict[str, Any]:
+        """What ``apply`` needs for an image of this size."""
+        raise NotImplementedError
+
+    def apply(self, value: Any, params: dict[str, Any]) -> Any:
+        """Change an image or boxes."""
         raise NotImplementedError
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The size that this image gets, for v2.Transform."""
+        """For v2.Transform."""
         image = next(value for value in flat_inputs if isinstance(value, (PILImage, tv_tensors.Image)))
-        return {"size": list(self.size_of(*F.get_size(image)))}
+        return self.params_of(*F.get_size(image))
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one entry of the sample, for v2.Transform."""
-        if not isinstance(inpt, (PILImage, tv_tensors.TVTensor)):
-            return inpt
-        return F.resize(inpt, size=params["size"], antialias=True)
+        """Change one entry of the sample, for v2.Transform."""
+        return self.apply(inpt, params) if isinstance(inpt, (PILImage, tv_tensors.TVTensor)) else inpt
+
+
+class KeepAspect(_OfWholeImage):
+    """Base of the resizes that keep the aspect ratio, so that images leave with different sizes."""
+
+    def ratio(self, height: int, width: int) -> Fraction:
+        """Pixels after per pixel before, for an image of this size."""
+        raise NotImplementedError
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of this size gets: rounded half up, in exact arithmetic, and at least 1."""
+        ratio = self.ratio(height, width)
+        new_height, new_width = (max(1, math.floor(side * ratio + Fraction(1, 2))) for side in (height, width))
+        return new_height, new_width
+
+    def params_of(self, height: int, width: int) -> dict[str, Any]:
+        """The size that this image gets."""
+        return {"size": list(self.size_of(height, width))}
+
+    def apply(self, value: Any, params: dict[str, Any]) -> Any:
+        """Resize."""
+        return F.resize(value, size=params["size"], antialias=True)
 
 
 @register
@@ -217,11 +225,10 @@ class ResizeShortestEdge(KeepAspect):
         self.shortest_edge = shortest_edge
         self.longest_edge = longest_edge
 
-    def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of this size gets."""
+    def ratio(self, height: int, width: int) -> Fraction:
+        """Pixels after per pixel before."""
         short, long = min(height, width), max(height, width)
-        ratio = min(Fraction(self.shortest_edge, short), Fraction(self.longest_edge, long))
-        return _scaled(height, ratio), _scaled(width, ratio)
+        return min(Fraction(self.shortest_edge, short), Fraction(self.longest_edge, long))
 
 
 @register
@@ -232,15 +239,9 @@ class ResizeToFit(KeepAspect):
         super().__init__()
         self.size = _pair("ResizeToFit", size)
 
-    def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of this size gets."""
-        ratio = min(Fraction(self.size[0], height), Fraction(self.size[1], width))
-        return _scaled(height, ratio), _scaled(width, ratio)
-
-
-def _scaled(side: int, ratio: Fraction) -> int:
-    """Rounded half up, in exact arithmetic, and at least 1."""
-    return max(1, math.floor(side * ratio + Fraction(1, 2)))
+    def ratio(self, height: int, width: int) -> Fraction:
+        """Pixels after per pixel before."""
+        return min(Fraction(self.size[0], height), Fraction(self.size[1], width))
 
 
 @register
@@ -267,7 +268,7 @@ class RandomCrop(v2.RandomCrop):
 
 
 @register
-class PadToSize(v2.Transform):
+class PadToSize(_OfWholeImage):
     """Add a border at the right and at the bottom.
 
     ``orig_size`` of the target grows in proportion, so that detections, which are fractions of the padded image, still
@@ -295,10 +296,8 @@ class PadToSize(v2.Transform):
             target = {**target, "orig_size": (target["orig_size"] * growth).round().to(torch.int64)}
         return image, target
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The border that this image needs, for v2.Transform."""
-        image = next(value for value in flat_inputs if isinstance(value, (PILImage, tv_tensors.Image)))
-        height, width = F.get_size(image)
+    def params_of(self, height: int, width: int) -> dict[str, Any]:
+        """The border that this image needs."""
         if height > self.size[0] or width > self.size[1]:
             raise DataError(
                 f"PadToSize: an image of height, width {(height, width)} does not fit into {self.size}: "
@@ -306,11 +305,9 @@ class PadToSize(v2.Transform):
             )
         return {"padding": [0, 0, self.size[1] - width, self.size[0] - height]}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Pad one entry of the sample, for v2.Transform."""
-        if not isinstance(inpt, (PILImage, tv_tensors.TVTensor)):
-            return inpt
-        return F.pad(inpt, padding=params["padding"], fill=self.fill, padding_mode=self.padding_mode)
+    def apply(self, value: Any, params: dict[str, Any]) -> Any:
+        """Pad."""
+        return F.pad(value, padding=params["padding"], fill=self.fill, padding_mode=self.padding_mode)
 
 
 @register

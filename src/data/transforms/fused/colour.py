@@ -90,14 +90,15 @@ class Distortion:
         """Mean grey of the image at the time of contrast, from every k-th pixel, to the nearest whole number."""
         step = max(1.0, (whole.width * whole.height / _SAMPLE) ** 0.5)
         size = (max(1, round(whole.width / step)), max(1, round(whole.height / step)))
-        pixels = np.asarray(whole.resize(size, Image.Resampling.NEAREST)).reshape(-1, 3).T
+        pixels: NDArray[np.uint8] = np.asarray(whole.resize(size, Image.Resampling.NEAREST)).reshape(-1, 3).T
         changes = [self._change(name, whole) for name in self.names[: self.names.index("contrast")]]
         sums = 0.0
         for first in range(0, pixels.shape[1], _BLOCK):
             planes = np.ascontiguousarray(pixels[:, first : first + _BLOCK], dtype=np.float32)
             _run(changes, planes)
             sums += float(grey(np.floor(planes)).sum(dtype=np.float64))
-        return np.float32(int(sums / pixels.shape[1] + 0.5))
+        mean: np.float32 = np.float32(int(sums / pixels.shape[1] + 0.5))
+        return mean
 
 
 def _run(changes: Sequence[Callable[[Planes], None]], planes: Planes) -> None:

@@ -340,5 +340,9 @@ def tensors(decision: Decision, target: dict[str, Any]) -> dict[str, Tensor]:
         target: tensors and arrays; those with one row per box are cut down.
     """
     rows = {"boxes": decision.boxes, **{name: target[name][decision.kept] for name in T.PER_BOX if name in target}}
-    merged = {name: rows.get(name, value) for name, value in target.items()}
-    return {name: value if isinstance(value, Tensor) else torch.from_numpy(value) for name, value in merged.items()}
+    return as_tensors({name: rows.get(name, value) for name, value in target.items()})
+
+
+def as_tensors(target: dict[str, Any]) -> dict[str, Tensor]:
+    """The entries of a target, of which some are arrays still."""
+    return {name: value if isinstance(value, Tensor) else torch.from_numpy(value) for name, value in target.items()}

@@ -285,4 +285,5 @@ def _late_colours(
     after = [parts[place] * share + border * (1 - share) for place, share in mixed]
     for (place, _), values in zip(mixed, after):
         parts[place] = values + 0.5
-    return parts.transpose(1, 2, 0)
+    changed: NDArray[np.uint8] = parts.transpose(1, 2, 0)
+    return changed
