@@ -27,6 +27,8 @@ IMAGENET_MEAN = (124, 116, 104)
 
 Samples = Sequence[tuple[Any, dict[str, Tensor]]]
 Batch = tuple[Tensor, list[dict[str, Tensor]]]
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 class CollateFunction(ABC):
@@ -48,9 +50,7 @@ class CollateFunction(ABC):
     def __init__(self, stop_epoch: int | None, ema_restart_decay: float | None, *, restart: bool = True) -> None:
         if stop_epoch is not None and stop_epoch < 0:
             raise ValueError(f"stop_epoch is {stop_epoch}: give 0 or more, or ~ for one stage only")
-        if (
-            ema_restart_decay is not None and not 0 <= ema_restart_decay < 1
-        ):  # the second stage would find it, days later
+        if not 0 <= (ema_restart_decay or 0.0) < 1:  # the second stage would find it, days later
             raise ValueError(f"ema_restart_decay is {ema_restart_decay}: give at least 0 and below 1, e.g. 0.9999")
         self.stop_epoch = stop_epoch
         self.ema_restart_decay = ema_restart_decay
@@ -61,13 +61,11 @@ class CollateFunction(ABC):
         """B samples -> images (B, 3, H, W) in the samples' type, and their targets as plain tensors."""
 
     @abstractmethod
-    def size_at(
-        self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
-    ) -> tuple[int, int] | None:
+    def size_at(self, seed: int, epoch: int, batch_index: int, canvas: Size | None = None) -> Size | None:
         """(height, width) that a batch of images of size ``canvas`` gets; None = the images keep theirs."""
 
     @staticmethod
-    def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def resize(images: Tensor, size: Size | None) -> Tensor:
         """Nearest-neighbour resize of a batch, as the published weights were trained (docs/method.md 8.6)."""
         if size is None or tuple(images.shape[-2:]) == size:
             return images
@@ -98,11 +96,11 @@ class BatchImageCollateFunction(CollateFunction):
 
     def __init__(
         self,
-        base_size: int | tuple[int, int] = 640,
+        base_size: int | Size = 640,
         base_size_repeat: int | None = None,
         stop_epoch: int | None = None,
         ema_restart_decay: float | None = 0.9999,
-        scales: Sequence[int | tuple[int, int]] | None = None,
+        scales: Sequence[int | Size] | None = None,
         *,
         restart: bool = True,
     ) -> None:
@@ -134,9 +132,7 @@ class BatchImageCollateFunction(CollateFunction):
             )
         return _stacked(images), _targets(samples)
 
-    def size_at(
-        self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
-    ) -> tuple[int, int] | None:
+    def size_at(self, seed: int, epoch: int, batch_index: int, canvas: Size | None = None) -> Size | None:
         """(height, width) of a batch, the same on every rank; None = the images keep theirs."""
         drawn = self._drawn(len(self.sizes), seed, epoch, batch_index)
         return None if drawn is None else self.sizes[drawn]
@@ -200,9 +196,7 @@ class PaddedBatchCollateFunction(CollateFunction):
         sizes = (torch.tensor(image.shape[-2:]) for image in images)
         return canvas, [{**target, IMAGE_SIZE: size} for target, size in zip(_targets(samples), sizes)]
 
-    def size_at(
-        self, seed: int, epoch: int, batch_index: int, canvas: tuple[int, int] | None = None
-    ) -> tuple[int, int] | None:
+    def size_at(self, seed: int, epoch: int, batch_index: int, canvas: Size | None = None) -> Size | None:
         """(height, width) of the scaled canvas; None = the batch keeps its size. Ranks share the factor."""
         drawn = self._drawn(len(self.scales), seed, epoch, batch_index)
         if drawn is None:
@@ -215,7 +209,7 @@ class PaddedBatchCollateFunction(CollateFunction):
         return height, width
 
     @staticmethod
-    def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    def resize(images: Tensor, size: Size | None) -> Tensor:
         """Bilinear with antialiasing: nearest neighbour drops whole strokes of text, a quarter of them at 3/4."""
         if size is None or tuple(images.shape[-2:]) == size:
             return images
@@ -226,12 +220,12 @@ class PaddedBatchCollateFunction(CollateFunction):
         return -(-side // self.stride) * self.stride
 
 
-def scaled_sizes(sizes: Tensor, canvas: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def scaled_sizes(sizes: Tensor, canvas: Size, size: Size) -> Tensor:
     """Content sizes (B, 2) in a canvas that is resized to ``size``: float32, exact to its last digit."""
     return (sizes.double() * torch.tensor(size) / torch.tensor(canvas)).float()
 
 
-def padded_share(sizes: Tensor, canvas: tuple[int, int]) -> float:
+def padded_share(sizes: Tensor, canvas: Size) -> float:
     """Fraction of a batch's pixels that are padding, from the image sizes (B, 2) in one canvas."""
     return 1 - float(sizes.double().prod(dim=1).mean()) / (canvas[0] * canvas[1])
 
@@ -255,7 +249,7 @@ def _targets(samples: Samples) -> list[dict[str, Tensor]]:
     return [{name: value.as_subclass(Tensor) for name, value in target.items()} for _, target in samples]
 
 
-def multiscale_sizes(base_size: tuple[int, int], repeat: int) -> tuple[tuple[int, int], ...]:
+def multiscale_sizes(base_size: Size, repeat: int) -> tuple[Size, ...]:
     """The official list for a square base: smaller sizes up, the base ``repeat`` times, larger sizes down.
 
     Sizes lie between 3/4 and 5/4 of the base in steps of 32. For a rectangle the longer side follows the list and the

@@ -10,8 +10,8 @@ from typing import Any
 
 from isdfine.core.config import Config
 from isdfine.core.errors import ConfigError
-from isdfine.data.dataset.formats import FORMATS
 
+from .formats import FORMATS
 from .sources import Source
 
 _FORMAT_OF = {

@@ -18,7 +18,6 @@ from isdfine.core.errors import DataError
 from isdfine.core.files import check_regular
 from isdfine.data.dataset.annotations import Annotations, files_present
 from isdfine.data.dataset.coco_json import UNKNOWN_SIZE
-from isdfine.data.dataset.formats import read_annotations
 from isdfine.data.dataset.frame import settled
 from isdfine.data.dataset.images import SUFFIXES, image_sizes
 from isdfine.data.dataset.layout import TEST, XML, UnlistedImages, folders_in, split_of, subfolder, text_lines
@@ -28,6 +27,7 @@ from isdfine.data.dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, f
 
 from .findings import Split
 from .folders import find_images, odgt_names, why_not_found
+from .formats import read_annotations
 
 logger = logging.getLogger(f"isdfine.{__name__}")
 
@@ -84,7 +84,7 @@ class Source:
         if self.format in ("coco", "objects365", "voc"):
             annotations = _with_true_names(annotations, folder, problems)
         if self.format in ("coco", "objects365"):
-            annotations = settled(annotations, folder, where.get("upright", "auto"), problems)
+            annotations = settled(replace(annotations, folder=str(folder)), where.get("upright", "auto"), problems)
             annotations = _with_sizes(annotations, folder, problems)
         return Split(self.name, self.format, annotations, folder, tuple(problems.found), problems.losses, self.ops)
 

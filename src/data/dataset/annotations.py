@@ -184,7 +184,7 @@ def check_files(folder: str | Path, file_names: Sequence[str], place: str, probl
     root = Path(folder)
     problems = problems or Problems()
     if not root.is_dir():
-        problems.report("missing image", str(root), f"no such image folder (for {place}): check img_folder")
+        problems.report("missing image", root, f"no such image folder (for {place}): check img_folder")
     present = files_present(root, file_names)
     unlisted = UnlistedImages(root, [name for name, there in zip(file_names, present.tolist()) if there])
     missing = [file_names[index] for index in np.flatnonzero(~present).tolist()]

@@ -33,7 +33,7 @@ def open_coco(
 ) -> Annotations:
     """Open a COCO file together with the folder of its images; see ``parse_coco`` and ``PreparedDataset``."""
     parsed = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category, classes=classes, problems=problems)
-    annotations = settled(replace(parsed, folder=str(img_folder)), img_folder, upright, problems)
+    annotations = settled(replace(parsed, folder=str(img_folder)), upright, problems)
     return (subset or Subset()).of(annotations)
 
 

@@ -152,7 +152,7 @@ def read_entries(path: Path, problems: Problems) -> list[_Entry]:
             continue
         entries.append(_Entry(f"{content['ID']}.jpg", objects, place))
     if not entries and not problems.found:
-        problems.report("missing image", str(path), "no image is listed: nothing to train or evaluate on")
+        problems.report("missing image", path, "no image is listed: nothing to train or evaluate on")
     return entries
 
 

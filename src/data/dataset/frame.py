@@ -83,22 +83,14 @@ class Evidence:
         )
 
 
-def settled(
-    annotations: Annotations, folder: str | Path, upright: Upright, problems: Problems | None = None
-) -> Annotations:
-    """Annotations that know to which picture their boxes belong.
+def settled(annotations: Annotations, upright: Upright, problems: Problems | None = None) -> Annotations:
+    """Annotations that know to which picture their boxes belong: see ``is_upright``.
 
     Args:
-        folder: what their file names are relative to.
-        upright: as the user says it.
         problems: one that collects: nothing is said, as a check looks at every file.
-
-    Raises:
-        DataError: see ``is_upright``.
     """
-    quiet = problems is not None and problems.collect
-    data = annotations
-    chosen = is_upright(Path(folder), data.file_names, data.sizes, data.place, upright, quiet=quiet)
+    quiet, data = problems is not None and problems.collect, annotations
+    chosen = is_upright(Path(data.folder), data.file_names, data.sizes, data.place, upright, quiet=quiet)
     return replace(annotations, upright=chosen)
 
 

@@ -70,12 +70,10 @@ def parse_folder(
     """
     folder, problems = Path(img_folder), problems or Problems()
     if not folder.is_dir():
-        problems.report("missing image", str(folder), "no such folder: check img_folder")
+        problems.report("missing image", folder, "no such folder: check img_folder")
     names = list_images(folder)
     if folder.is_dir() and not names:
-        problems.report(
-            "missing image", str(folder), f"no image in this folder ({', '.join(SUFFIXES)}): check img_folder"
-        )
+        problems.report("missing image", folder, f"no image in this folder ({', '.join(SUFFIXES)}): check img_folder")
     indices = (subset or Subset()).indices(names, None, str(folder)).tolist()
     sizes = image_sizes([folder / names[index] for index in indices], upright=bool(upright), problems=problems)
     collected = Collected()

@@ -63,10 +63,10 @@ def orientation_in_header(image: Image.Image) -> int:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        found = image.getexif().get(_TAG, 1)
+        orientation = image.getexif().get(_TAG, 1)
     except _UNREADABLE:
         return 1  # viewers pass over a broken block of EXIF, too
-    return found if found in _TURNS else 1
+    return orientation if orientation in _TURNS else 1
 
 
 def _exif_of_png(image: Image.Image) -> bytes:
@@ -223,35 +223,42 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def list_images(folder: Path, *, recursive: bool = True) -> list[str]:
-    """Images in a folder and those below it, as relative paths in the order of their names.
+def walk(root: Path, depth: int | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, down to a depth, with the names of the files in each, in the order of names.
 
-    Links are followed; a folder that is reached in two ways is listed once, under the first name of the alphabet.
+    Links are followed; a folder that is reached in two ways comes once, under the first name of the alphabet. What is
+    hidden is left out.
+    """
+    visited: set[str] = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        real, level = os.path.realpath(parent), len(Path(parent).relative_to(root).parts)
+        is_end = real in visited or (depth is not None and level >= depth)  # a link to a folder that holds it has none
+        folders[:] = [] if is_end else sorted(name for name in folders if not name.startswith("."))
+        if real not in visited:
+            visited.add(real)
+            yield Path(parent), sorted(name for name in names if not name.startswith("."))
+
+
+def list_images(folder: Path, *, recursive: bool = True) -> list[str]:
+    """Images in a folder and those below it (see ``walk``), as relative paths in the order of their names.
+
     Files that may be pictures but have none of ``SUFFIXES`` are counted in a warning.
     """
-    found: list[str] = []
+    images: list[str] = []
     others: Counter[str] = Counter()
-    visited: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        real = os.path.realpath(parent)
-        if real in visited:  # a link to a folder that holds it would never end
-            folders.clear()
-            continue
-        visited.add(real)
-        inside = os.path.relpath(parent, folder)
+    for parent, names in walk(folder, None if recursive else 0):
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES and not name.startswith("."):
-                found.append(name if inside == "." else os.path.join(inside, name))
-            elif suffix not in _BESIDE_IMAGES and not name.startswith("."):
+            if suffix in SUFFIXES:
+                images.append(os.path.relpath(parent / name, folder))
+            elif suffix not in _BESIDE_IMAGES:
                 others[suffix or "without suffix"] += 1
     if others:
         logger.warning(
             "%s: files of other kinds are left out (%s): convert pictures (read are %s), give videos by name",
             folder, ", ".join(f"{count} {kind}" for kind, count in sorted(others.items())), ", ".join(SUFFIXES),
         )  # fmt: skip
-    return sorted(found)
+    return sorted(images)
 
 
 def image_sizes(
@@ -271,16 +278,14 @@ def image_sizes(
         DataError: a file that is missing or no image.
     """
     problems = problems or Problems()
-    sizes: list[tuple[int, int] | None] = []
-    for path, header in zip(paths, read_headers(paths)):
-        if header is None:
-            problems.report("missing image", str(path), "no such image: add it or remove its entry")
-        elif isinstance(header, str):
-            problems.report("unreadable image", str(path), header)
+    sizes: list[tuple[int, int] | None] = [None] * len(paths)
+    for index, header in enumerate(read_headers(paths)):
         if isinstance(header, Header):
-            sizes.append(header.upright if upright else header.stored)
+            sizes[index] = header.upright if upright else header.stored
+        elif header is None:
+            problems.report("missing image", paths[index], "no such image: add it or remove its entry")
         else:
-            sizes.append(None)
+            problems.report("unreadable image", paths[index], header)
     return sizes
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from ...core.files import MAX_BYTES, check_regular
-from .images import SUFFIXES
+from .images import SUFFIXES, walk
 from .problems import Problems
 
 IMAGES = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "frames")
@@ -69,19 +69,11 @@ def split_of(path: Path) -> str | None:
     return next((part.lower() for part in reversed(path.parts) if part.lower() in SPLITS), None)
 
 
-def files_below(root: Path, suffix: str, depth: int) -> Iterator[tuple[Path, list[str]]]:
-    """Folders down to a depth that hold files of a suffix, with the names of these; links are followed once."""
-    visited: set[str] = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(parent)
-        level = len(Path(parent).relative_to(root).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if level < depth else []
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        if found := sorted(name for name in names if name.lower().endswith(suffix) and not name.startswith(".")):
-            yield Path(parent), found
+def files_below(root: Path, suffix: str | tuple[str, ...], depth: int | None) -> Iterator[tuple[Path, list[str]]]:
+    """Folders down to a depth that hold files of a suffix, with the names of these: see ``walk``."""
+    for parent, names in walk(root, depth):
+        if files := [name for name in names if name.lower().endswith(suffix)]:
+            yield parent, files
 
 
 _MOST = 500_000
@@ -144,27 +136,20 @@ class UnlistedImages:
 
     def hint(self, name: str) -> str:
         """What to say of a missing file beyond that: ``; did you mean 'b.jpg'? (...)``, or nothing."""
-        found = self.meant(name)
-        return f"; {found}" if found else ""
+        meant = self.meant(name)
+        return f"; {meant}" if meant else ""
 
     @cached_property
     def _by_end(self) -> list[dict[str, list[str]]]:
         listed = {os.path.normpath(name) for name in self._names}
-        found: list[dict[str, list[str]]] = [defaultdict(list) for _ in _ENDS]
-        for name in islice(_images_below(self._folder), _MOST):
+        by_end: list[dict[str, list[str]]] = [defaultdict(list) for _ in _ENDS]
+        files = (parent / name for parent, names in files_below(self._folder, SUFFIXES, None) for name in names)
+        for name in (os.path.relpath(file, self._folder) for file in islice(files, _MOST)):
             if name not in listed:
                 base = _base(_plain(name))
-                for (_, end), known in zip(_ENDS, found):
+                for (_, end), known in zip(_ENDS, by_end):
                     known[end(base)].append(name)
-        return found
-
-
-def _images_below(folder: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES):
-                yield os.path.relpath(os.path.join(parent, name), folder)
+        return by_end
 
 
 def _plain(name: str, without: str = "") -> str:
@@ -176,13 +161,13 @@ def _plain(name: str, without: str = "") -> str:
 
 def _reasons(name: str, file: str, end: Callable[[str], str]) -> list[str]:
     """The steps that are needed to make two paths alike, as far as the shorter one goes."""
-    found = []
+    reasons = []
     for why, _ in _STEPS:
         paths = [_plain(path, why) for path in (name, file)]
         ends = [end(_base(path)) for path in paths]
         if ends[0] != ends[1] or not _same_folders(*paths):
-            found.append(why)
-    return found
+            reasons.append(why)
+    return reasons
 
 
 def _same_folders(name: str, file: str) -> bool:
@@ -223,9 +208,9 @@ def text_lines(path: Path, problems: Problems, *, empty: bool = False) -> list[t
     try:
         return placed_lines(path, empty=empty)
     except OSError as error:
-        problems.report("missing annotation", str(path), f"cannot be opened ({error.strerror}): check the path")
+        problems.report("missing annotation", path, f"cannot be opened ({error.strerror}): check the path")
     except UnicodeDecodeError as error:
-        problems.report("broken line", str(path), f"not a text file ({error}): save it as UTF-8")
+        problems.report("broken line", path, f"not a text file ({error}): save it as UTF-8")
     return []
 
 

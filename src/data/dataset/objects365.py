@@ -107,7 +107,7 @@ def parse_objects365(
             replace(part, file_names=tuple(os.path.join(folder, name) for name in part.file_names))
             for folder, part in zip(absolute, parts)
         ]
-    return (subset or Subset()).of(settled(_merged(parts, root, problems), root, upright, problems))
+    return (subset or Subset()).of(settled(_merged(parts, root, problems), upright, problems))
 
 
 def _listed(value: str | Sequence[str]) -> list[str]:

@@ -91,7 +91,9 @@ class Problems:
         self.losses = Losses()
         self._warned: set[tuple[str, str]] = set()
 
-    def report(self, kind: str, place: str, text: str, *, kept: bool = False, boxes: int = 0, images: int = 0) -> None:
+    def report(
+        self, kind: str, place: object, text: str, *, kept: bool = False, boxes: int = 0, images: int = 0
+    ) -> None:
         """Note one problem.
 
         Args:
@@ -111,7 +113,7 @@ class Problems:
         self.found.append(problem)
         self.losses.add(kind, boxes=boxes, images=images)
 
-    def mend(self, kind: str, place: str, text: str) -> None:
+    def mend(self, kind: str, place: object, text: str) -> None:
         """Note an entry of which nothing is lost, however it is written: training reads it too, with a warning.
 
         Raises:
@@ -120,15 +122,15 @@ class Problems:
         problem = _problem(kind, place, text, True)
         if self.collect:
             self.found.append(problem)
-        elif (kind, place) not in self._warned:  # the first of a file stands for the others
-            self._warned.add((kind, place))
+        elif (kind, problem.place) not in self._warned:  # the first of a file stands for the others
+            self._warned.add((kind, problem.place))
             logger.warning("%s (tools/dataset.py check lists all such entries)", problem)
 
 
-def _problem(kind: str, place: str, text: str, kept: bool) -> Problem:
+def _problem(kind: str, place: object, text: str, kept: bool) -> Problem:
     if kind not in KINDS:
         raise ValueError(f"problem kind {kind!r} is not one of {', '.join(KINDS)}")
-    return Problem(kind, printable(place), printable(text), kept)
+    return Problem(kind, printable(str(place)), printable(text), kept)
 
 
 _READ = 1 << 20

@@ -93,7 +93,7 @@ def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
         hints += [f"XML files are in {', '.join(folders[:4])}: ann_file: {folders[0]} takes them"] if folders else []
         hint = "; ".join(hints) or "write one image per line into it"
         text = f"no such list of images, nor {places[1]}: check root and ann_file ({hint})"
-        problems.report("missing annotation", str(places[0]), text)
+        problems.report("missing annotation", places[0], text)
     return found
 
 
@@ -114,11 +114,11 @@ def voc_label_space(
             f"no such list of class names; those of the XML files are taken in this order: {', '.join(names)}. Write "
             "one per line into that file, or give classes: [...], to fix the order"
         )
-        problems.mend("no class list", str(path), text)
+        problems.mend("no class list", path, text)
     else:
         cause = f"; {quiet.found[0]}" if quiet.found else ""
         text = f"no such list of class names, and none of {len(opened)} XML files names a class: check root{cause}"
-        problems.report("bad class", str(path), text)
+        problems.report("bad class", path, text)
     return LabelSpace(tuple(names), tuple(range(len(names))))
 
 
@@ -144,7 +144,7 @@ def _items(root: Path, listing: Path, problems: Problems) -> list[Item]:
         name = base + given.suffix if given.suffix.lower() in SUFFIXES else there[parent].get(base, f"{base}.jpg")
         items.append(Item(os.path.join(images, parent, name), f"{annotations}/{stem}.xml", place))
     if not items and not problems.found:
-        problems.report("missing image", str(listing), "the list of images is empty: nothing to train or evaluate on")
+        problems.report("missing image", listing, "the list of images is empty: nothing to train or evaluate on")
     return items
 
 
@@ -243,7 +243,7 @@ def folder_items(root: Path, folder: Path, problems: Problems) -> list[Item]:
         if places and places[0][1]:  # not a folder that other folders of XML files share
             unused += [str(places[0][0] / name) for stem, name in places[0][1].items() if stem not in stems]
     if not items:
-        problems.report("missing annotation", str(folder), "no XML file in this folder: check root and ann_file")
+        problems.report("missing annotation", folder, "no XML file in this folder: check root and ann_file")
     if unused:
         logger.warning(
             "%s: %d images have no XML file and are left out, for example %s", folder, len(unused), min(unused)

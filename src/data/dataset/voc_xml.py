@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 from ...core.files import file_bytes
 from .coco_fields import LARGEST, flag, is_rotated, short
@@ -25,6 +24,7 @@ _DIGITS = 18
 """Numbers of that many digits fit into 64 bits."""
 _TAGS = ("annotation", "bndbox", "difficult", "height", "name", "object", "size", "width", *_CORNERS)
 _ENCODING = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
+_START = re.compile(rb"<!--.*?-->|<([^\s/>!?]+)", re.DOTALL)
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}
 """Encodings that files name, and those that contain them and that the files are really written in."""
@@ -71,7 +71,7 @@ class VocFile:
             )
         except OSError as error:
             text = f"cannot be opened ({error.strerror}), but {owner}: add it or remove the line"
-            problems.report("missing annotation", str(path), text, images=1)
+            problems.report("missing annotation", path, text, images=1)
         except ElementTree.ParseError as error:
             line, column = error.position
             near = data.split(b"\n")[line - 1][: column + 1] if line <= data.count(b"\n") + 1 else b""
@@ -156,15 +156,18 @@ class VocFile:
 
     def _place(self, tag: str, number: int, otherwise: str) -> str:
         """``file:line`` of the ``number``-th element called ``tag``, or of the first one called ``otherwise``."""
-        lines = self._lines.get(tag, [])
-        fallback = self._lines.get(otherwise, [1])
-        return f"{self.path}:{lines[number] if number < len(lines) else fallback[0]}"
+        lines = self._lines.get(tag, [])[number : number + 1] or self._lines.get(otherwise, [1])
+        return f"{self.path}:{lines[0]}"
 
     @cached_property
     def _lines(self) -> dict[str, list[int]]:
+        """Where elements begin, by their tags, outside of comments."""
         lines: dict[str, list[int]] = {}
-        for line, name in _upper_lines(self.data):
-            lines.setdefault(name, []).append(line)
+        line, seen = 1, 0
+        for match in _START.finditer(self.data):
+            line, seen = line + self.data.count(b"\n", seen, match.start()), match.start()
+            if match[1]:
+                lines.setdefault(match[1].decode(), []).append(line)
         return lines
 
 
@@ -183,27 +186,6 @@ def _utf8(data: bytes) -> bytes:
         name = "utf-8"
     data.decode(wider := _WIDER.get(name, name))
     return data if name in ("utf-8", "utf8") else data.decode(wider).encode()
-
-
-def _upper_lines(data: bytes) -> list[tuple[int, str]]:
-    """Line and name of every element one level below the root, and of the root."""
-    found: list[tuple[int, str]] = []
-    parser = expat.ParserCreate("utf-8")
-    depth = 0
-
-    def start(name: str, _: object) -> None:
-        nonlocal depth
-        depth += 1
-        if depth <= 2:
-            found.append((parser.CurrentLineNumber, name))
-
-    def end(_: str) -> None:
-        nonlocal depth
-        depth -= 1
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.Parse(data, True)
-    return found
 
 
 def corner_box(element: ElementTree.Element | None, one_based: bool) -> list[float] | None:

@@ -259,7 +259,7 @@ def _keypoint_columns(data: YoloData, problems: Problems) -> int:
         return 0
     if not isinstance(shape, list) or len(shape) != 2 or not all(type(value) is int and value > 0 for value in shape):
         text = f"kpt_shape is {shape!r}: give the number of key points and the numbers of each, such as [17, 3]"
-        problems.report("bad entry", str(data.file), text)
+        problems.report("bad entry", data.file, text)
         return 0
     return int(shape[0] * shape[1])
 
@@ -269,12 +269,12 @@ def _images(data: YoloData, split: str, problems: Problems) -> list[Path]:
     for source in data.sources(split, problems):
         found = next(iter(data.places(source)), None)
         if found is None:
-            problems.report("missing image", str(data.file), f"{split}: {_missing(data, source, split)}")
+            problems.report("missing image", data.file, f"{split}: {_missing(data, source, split)}")
         elif found.is_dir():
             listed = [found / name for name in list_images(found)]
             if not listed:
                 text = f"{split}: no image in {found} ({', '.join(SUFFIXES)}): check path and {split}"
-                problems.report("missing image", str(data.file), text)
+                problems.report("missing image", data.file, text)
             paths += listed
         else:
             paths += _listed(found, data, problems)
@@ -300,7 +300,7 @@ def _listed(listing: Path, data: YoloData, problems: Problems) -> list[Path]:
     """Images of a text file: absolute, or relative to it, or to the root."""
     lines = text_lines(listing, problems)
     if not lines:
-        problems.report("missing image", str(listing), "the list of images is empty: write one image per line")
+        problems.report("missing image", listing, "the list of images is empty: write one image per line")
     paths, unlisted = [], UnlistedImages(data.root, (line for _, line in lines))
     for place, line in lines:
         places = [listing.parent / line, data.root / line, *data.places(line)]

@@ -55,7 +55,7 @@ class YoloData:
                     "no data.yaml, obj.data, or classes.txt with images in this folder: write a data.yaml with the "
                     "lines path: . and train: images and names: [first class, second class]"
                 )
-                problems.report("missing annotation", str(file), text)
+                problems.report("missing annotation", file, text)
                 return cls(file, {})
             file = found
         if file.suffix.lower() == ".data":
@@ -92,7 +92,7 @@ class YoloData:
             found = _short.repr(self.content.get(split))
             known = ", ".join(self.splits()) or "none"
             text = f"{split} is {found}: name a folder, a text file or a list of them (there is: {known})"
-            problems.report("missing image", str(self.file), text)
+            problems.report("missing image", self.file, text)
             return []
         return _sources(value)
 
@@ -186,7 +186,7 @@ def _yaml(file: Path, problems: Problems) -> dict[str, Any]:
     else:
         if isinstance(content, dict):
             return {str(key): value for key, value in content.items()}
-        problems.report("broken line", str(file), "not a YOLO data file: it needs the keys names, train and val")
+        problems.report("broken line", file, "not a YOLO data file: it needs the keys names, train and val")
     return {}
 
 
@@ -196,9 +196,7 @@ def _darknet(file: Path, problems: Problems) -> dict[str, Any]:
     content: dict[str, Any] = {key.strip(): value.strip() for key, equals, value in pairs if equals}
     listing = content.pop("names", None)
     if listing is None:
-        problems.report(
-            "bad class", str(file), "no line names = FILE: add one, with a class name per line in that file"
-        )
+        problems.report("bad class", file, "no line names = FILE: add one, with a class name per line in that file")
         return {}
     found = YoloData(file, {}).places(listing)
     names = _class_names(found[0] if found else file.parent / listing, problems)

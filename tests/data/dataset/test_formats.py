@@ -12,11 +12,11 @@ import torch
 import yaml
 
 import isdfine
+from audit.formats import read_annotations
 from builders import micro_sections
 from data import coco_files
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.coco import CocoDetection
-from isdfine.data.dataset.formats import read_annotations
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.voc import VOCDetection
 from isdfine.data.dataset.yolo import YoloDetection

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -166,7 +167,8 @@ def test_rotated_boxes_of_cvat_are_said(tmp_path, caplog):
 def test_many_faults_in_a_file_take_no_longer_than_reading_it(tmp_path, monkeypatch):
     root = write(tmp_path, {"a": [thing("cat")] * 50})
     calls = []
-    monkeypatch.setattr(voc_xml, "_upper_lines", lambda data, own=voc_xml._upper_lines: calls.append(1) or own(data))
+    search = SimpleNamespace(finditer=lambda data, own=voc_xml._START: calls.append(1) or own.finditer(data))
+    monkeypatch.setattr(voc_xml, "_START", search)
     problems = Problems(collect=True)
     parse_voc(root, problems=problems)
     assert (len(problems.found), len(calls)) == (50, 1)

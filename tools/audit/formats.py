@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import DataError
-from .annotations import Annotations
-from .coco import open_coco
-from .crowdhuman import parse_crowdhuman
-from .image_folder import parse_folder
-from .objects365 import parse_objects365
-from .problems import Problems
-from .voc import parse_voc
-from .yolo import parse_yolo
+from isdfine.core.errors import DataError
+from isdfine.data.dataset.annotations import Annotations
+from isdfine.data.dataset.coco import open_coco
+from isdfine.data.dataset.crowdhuman import parse_crowdhuman
+from isdfine.data.dataset.image_folder import parse_folder
+from isdfine.data.dataset.objects365 import parse_objects365
+from isdfine.data.dataset.problems import Problems
+from isdfine.data.dataset.voc import parse_voc
+from isdfine.data.dataset.yolo import parse_yolo
 
 
 def read_annotations(
