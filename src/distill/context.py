@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
-from ..core.errors import check_choice
+from ..core.errors import check_choice, check_non_negative, check_positive
 from ..losses.criterion import Criterion
 from ..losses.matched import MatchedStep
 from ..nn.types import DetectorOutput, Want
@@ -33,16 +33,18 @@ class DistillationContext:
     """Optimiser steps that are done."""
     epoch: int = 0
     """Passes over the data that are done."""
-    teacher: DetectorOutput | None = None
-    """Output of another, frozen model; None for self-distillation."""
+    images: Tensor | None = None
+    """(B, 3, H, W) in [0, 1], what the student saw; None where a given output is scored, as in measurements."""
+    image_sizes: Tensor | None = None
+    """(B, 2) height and width in pixels of each image inside its canvas; None where the images fill it."""
 
 
 class Distiller(nn.Module):
     """A source of named losses beside the criterion's.
 
-    Self-distillation: the teacher is a layer of the student itself, always detached. What a distiller makes in its
-    constructor, in :meth:`bound` or in :meth:`check` and that has weights (adapters, projections) is trained, clipped,
-    saved and resumed with the model; it is no part of the average, of an export or of inference.
+    What a distiller makes in its constructor, in :meth:`bound` or in :meth:`check` and that has weights (adapters,
+    projections) is trained, clipped, saved and resumed with the model; it is no part of the average, of an export or of
+    inference. A frozen teacher is none of that: keep it in a tuple, where torch does not look for modules.
     """
 
     slot: ClassVar[str] = "distillers"
@@ -99,6 +101,52 @@ def told_apart(named: Mapping[str, T], count: int) -> dict[str, T]:
         f"loss_{count}_{name.removeprefix('loss_')}" if name.startswith("loss_") else f"{count}_{name}": value
         for name, value in named.items()
     }
+
+
+class LayerDistillation(Distiller):
+    """Decoder layers of the student teach each other: what the methods of that kind have in common.
+
+    Args:
+        weight: factor of the loss, 0 or more; None where :meth:`bound` takes it from the criterion.
+        temperature: of both softmaxes, above 0; the loss is multiplied by its square.
+        ramp: see :class:`Ramp`.
+        direction: ``deep_to_shallow`` (the next deeper layer teaches) or ``shallow_to_deep`` (the previous one teaches,
+            which holds refinement back: expect something of it at small weight only).
+        span: distance of student and teacher in layers, cut off at the ends. 1 is the neighbour; L - 1 is GO-LSD.
+
+    Raises:
+        ValueError: an option that is unknown or out of its range.
+    """
+
+    def __init__(
+        self,
+        weight: float | None,
+        temperature: float,
+        *,
+        ramp: Sequence[float] = (0.0, 0.0),
+        direction: Direction = "deep_to_shallow",
+        span: int = 1,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if weight is not None:
+            check_non_negative(f"{name}.weight", weight)
+        check_positive(f"{name}.temperature", temperature)
+        check_choice(f"{name}.direction", direction, DIRECTIONS)
+        check_span(f"{name}.span", span)
+        self.weight, self.temperature = weight, temperature
+        self.ramp = Ramp(ramp, f"{name}.ramp")
+        self.direction: Direction = direction
+        self.span = span
+
+    def factor(self, context: DistillationContext) -> float:
+        """``weight`` times the ramp; where it is 0 nothing is computed, and nothing can disturb the run."""
+        assert self.weight is not None, "bound() gives the weight"
+        return self.weight * self.ramp(context.progress)
+
+    def pairs(self, layers: int) -> list[tuple[int, int]]:
+        """(student, teacher) decoder layers, 0-based, of a model with this many."""
+        return [(student - 1, teacher - 1) for student, teacher in layer_pairs(layers, self.direction, self.span)]
 
 
 class Ramp:

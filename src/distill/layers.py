@@ -6,36 +6,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import check_choice, check_non_negative, check_positive
+from ..core.errors import check_choice, check_non_negative
 from ..core.registry import register
 from ..losses.criterion import Criterion
-from ..losses.functions import class_kl, ddf_loss, decoupled_mean, soften, softened_kl, zero_where_equal
+from ..losses.functions import class_kl, ddf_loss, decoupled_mean, edge_kl, soften, softened_kl
 from ..losses.matched import DnPadding, MatchedGroup, MatchedStep
-from .context import (
-    DIRECTIONS,
-    Direction,
-    DistillationContext,
-    Distiller,
-    Ramp,
-    check_layers,
-    check_span,
-    layer_pairs,
-)
+from .context import Direction, DistillationContext, LayerDistillation, check_layers
 
 DnCounts = Literal["shared", "own"]
 MatchWeight = Literal["student_iou", "teacher_iou", "better"]
 
 
-@dataclass(frozen=True)
-class Normaliser:
-    """The two sets of queries over which one group's losses average; see
-    :func:`~isdfine.losses.functions.decoupled_mean`."""
+class DistilledQueries(NamedTuple):
+    """The queries of one group over which losses average; see :func:`~isdfine.losses.functions.decoupled_mean`."""
 
     matched: Tensor
     """(R,) bool."""
@@ -46,53 +34,45 @@ class Normaliser:
     counts: tuple[Tensor, Tensor]
     """Their square roots mix the two means."""
 
-    def mean(self, per_query: Tensor, iou: Tensor, confidence: Tensor) -> Tensor:
-        """Means of (..., R) values, weighted by overlap where matched, by confidence elsewhere."""
-        weighted = per_query * torch.where(self.matched, iou.detach(), confidence.detach())
-        return decoupled_mean(weighted, self.matched, self.counts, ignored=self.ignored, rows=self.divisors)
 
-
-class EdgeDistillation(Distiller):
-    """What GO-LSD and its relatives share: which queries of which groups are distilled, and how they are averaged.
+class EdgeDistillation(LayerDistillation):
+    """What GO-LSD and its relatives share: the loss DDF between pairs of layers.
 
     Args:
-        weight: factor of the loss, or None where the criterion says it.
-        temperature: T of both softmaxes, above 0.
+        weight, temperature, options: see :class:`~isdfine.distill.context.LayerDistillation`.
         denoising: distil inside the extra query groups too.
         dn_padding: ``include``: padded denoising slots are unmatched queries; ``exclude``: they do not count.
         dn_counts: denoising groups mix the two means by the matching queries' counts (``shared``) or by their ``own``.
-        unmatched: whether queries without a box are distilled.
-        ramp: see :class:`~isdfine.distill.context.Ramp`.
 
     Raises:
         ValueError: an option out of its range.
     """
 
     compares = "edge distributions"
+    loss: ClassVar[str]
+    """What logs call it."""
+    unmatched = True
+    """Whether queries without a box are distilled."""
+    match_weight: MatchWeight = "student_iou"
+    """What a query with a box weighs; one without weighs the teacher's confidence."""
 
     def __init__(
         self,
         weight: float | None,
         temperature: float,
         *,
-        denoising: bool,
-        dn_padding: DnPadding,
-        dn_counts: DnCounts,
-        unmatched: bool = True,
-        ramp: Sequence[float],
+        denoising: bool = True,
+        dn_padding: DnPadding = "include",
+        dn_counts: DnCounts = "shared",
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(weight, temperature, **options)
         name = type(self).__name__
-        check_positive(f"{name}.temperature", temperature)
-        if weight is not None:
-            check_non_negative(f"{name}.weight", weight)
         check_choice(f"{name}.dn_padding", dn_padding, ("include", "exclude"))
         check_choice(f"{name}.dn_counts", dn_counts, ("shared", "own"))
-        self.weight, self.temperature = weight, temperature
-        self.denoising, self.unmatched = denoising, unmatched
+        self.denoising = denoising
         self.dn_padding: DnPadding = dn_padding
         self.dn_counts: DnCounts = dn_counts
-        self.ramp = Ramp(ramp, f"{name}.ramp")
 
     def check(self, model: nn.Module, criterion: Criterion) -> None:
         name = type(self).__name__
@@ -109,32 +89,78 @@ class EdgeDistillation(Distiller):
                 f"set {type(criterion).__name__}.use_uni_set: True, or take {name} out (distillers: [] for none)"
             )
 
-    def groups(self, step: MatchedStep) -> Sequence[MatchedGroup]:
-        """The groups that are distilled."""
-        return step.groups if self.denoising else step.groups[:1]
+    def layer_pairs(self, layers: int) -> list[tuple[int, int]]:
+        return self.pairs(layers)
 
-    def edge_logits(self, group: MatchedGroup) -> Tensor:
-        """(K, R, 4, N + 1) edge logits of a group's layers.
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        named: dict[str, Tensor] = {}
+        for group in context.step.groups if self.denoising else context.step.groups[:1]:
+            if group.stack.edge_logits is None:
+                place = f"group {group.name!r}" if group.name else "the output"
+                raise ValueError(
+                    f"{type(self).__name__} compares edge distributions, but {place} has none: it needs an FDR head"
+                )
+            pairs = self.layer_pairs(len(group.stack.edge_logits))
+            students = [*(student for student, _ in pairs), group.stack.last_layer]
+            for name, losses in self.losses(group, group.stack.edge_logits, pairs, context).items():
+                suffixes = (group.stack.suffixes[student] for student in students)
+                named |= {f"{name}{suffix}": loss for suffix, loss in zip(suffixes, losses.unbind())}
+        return named
 
-        Raises:
-            ValueError: the model has no distributions.
+    def losses(
+        self, group: MatchedGroup, edges: Tensor, pairs: Sequence[tuple[int, int]], context: DistillationContext
+    ) -> dict[str, Tensor]:
+        """Weighted losses of one group by name, one per pair; one more would be the deepest layer's.
+
+        Args:
+            edges: (K, R, 4, N + 1) logits of its layers.
         """
-        if group.stack.edge_logits is None:
-            place = f"group {group.name!r}" if group.name else "the output"
-            raise ValueError(
-                f"{type(self).__name__} compares edge distributions, but {place} has none: it needs an FDR head"
-            )
-        return group.stack.edge_logits
+        factor = self.factor(context)
+        if not factor or not pairs:
+            return {self.loss: edges.new_zeros(len(pairs))}
+        students, teachers = ([pair[side] for pair in pairs] for side in (0, 1))
+        queries = self.queries(group, context.step)
+        loss = ddf_loss(
+            pick(edges, students),
+            pick(edges, teachers),
+            *self.query_weights(group, students, teachers),
+            queries.matched,
+            self.temperature,
+            queries.counts,
+            ignored=queries.ignored,
+            rows=queries.divisors,
+            divergence=self.divergence(edges, students, teachers),
+        )
+        return {self.loss: loss * factor}
 
-    def normaliser(self, group: MatchedGroup, step: MatchedStep) -> Normaliser:
+    def divergence(self, edges: Tensor, students: Sequence[int], teachers: Sequence[int]) -> Tensor:
+        """(pairs, R) T^2 KL of every query."""
+        return edge_kl(pick(edges, students), pick(edges, teachers), self.temperature)
+
+    def query_weights(
+        self, group: MatchedGroup, students: Sequence[int], teachers: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """(1 or pairs, R) twice: what queries weigh that have a box, and that have none."""
+        layers, last = group.stack.last_layer + 1, max(teachers)
+        overlaps = group.overlaps(0, layers)
+        if min(teachers) == last:
+            confidence = group.confidence(last, last + 1)
+        else:
+            confidence = pick(group.confidence(0, layers), teachers)
+        if self.match_weight == "better":
+            return (pick(overlaps, teachers) - pick(overlaps, students)).clamp(min=0), confidence
+        return pick(overlaps, students if self.match_weight == "student_iou" else teachers), confidence
+
+    def queries(self, group: MatchedGroup, step: MatchedStep) -> DistilledQueries:
         """Queries and numbers of one group."""
         matched = group.matched()
         divisors = group.counts.distilled(self.dn_padding)
         counts = step.matching.counts.distilled(self.dn_padding) if self.dn_counts == "shared" else divisors
         if not self.unmatched:
             none = torch.zeros_like(divisors[0])
-            return Normaliser(matched, ~matched, (divisors[0], none), (counts[0], none))
-        return Normaliser(matched, group.pairs.padding if self.dn_padding == "exclude" else None, divisors, counts)
+            return DistilledQueries(matched, ~matched, (divisors[0], none), (counts[0], none))
+        ignored = group.pairs.padding if self.dn_padding == "exclude" else None
+        return DistilledQueries(matched, ignored, divisors, counts)
 
 
 @register
@@ -144,16 +170,14 @@ class GOLSD(EdgeDistillation):
 
     Args:
         weight: factor of the loss; None takes ``weight_dict.loss_ddf`` of the criterion, as official files give it.
-        temperature: T of both softmaxes, above 0.
-        denoising: distil inside the extra query groups too.
-        dn_padding: whether padded denoising slots are unmatched queries (``include`` is the official way).
-        dn_counts: whether denoising groups mix the two means by the matching queries' counts (``shared``, official) or
-            by their ``own``.
-        ramp: see :class:`~isdfine.distill.context.Ramp`.
+        temperature, denoising, dn_padding, dn_counts, ramp: see :class:`EdgeDistillation`; ``include`` and ``shared``
+            are the official way.
 
     Raises:
         ValueError: an option out of its range.
     """
+
+    loss = "loss_ddf"
 
     def __init__(
         self,
@@ -184,35 +208,12 @@ class GOLSD(EdgeDistillation):
     def layer_pairs(self, layers: int) -> list[tuple[int, int]]:
         return [(index, layers - 1) for index in range(layers - 1)]
 
-    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        assert self.weight is not None, "bound() gives the weight"
-        factor = self.weight * self.ramp(context.progress)
-        named: dict[str, Tensor] = {}
-        for group in self.groups(context.step):
-            edges, last = self.edge_logits(group), group.stack.last_layer
-            losses = edges.new_zeros(last)
-            if factor and last:
-                losses = self._losses(group, edges, last, context.step) * factor
-            if group.name:  # in extra groups the deepest layer against itself has an official name in the log
-                losses = torch.cat((losses, losses.new_zeros(1)))
-            named |= {f"loss_ddf{suffix}": loss for suffix, loss in zip(group.stack.suffixes, losses.unbind())}
-        return named
-
-    def _losses(self, group: MatchedGroup, edges: Tensor, last: int, step: MatchedStep) -> Tensor:
-        """DDF of the layers before the last, (last,)."""
-        norm, overlaps = self.normaliser(group, step), group.overlaps(0, last)
-        confidence = group.confidence(last, last + 1)[0]
-        return ddf_loss(
-            edges[:last],
-            edges[last],
-            overlaps,
-            confidence,
-            norm.matched,
-            self.temperature,
-            norm.counts,
-            ignored=norm.ignored,
-            rows=norm.divisors,
-        )
+    def losses(
+        self, group: MatchedGroup, edges: Tensor, pairs: Sequence[tuple[int, int]], context: DistillationContext
+    ) -> dict[str, Tensor]:
+        (losses,) = super().losses(group, edges, pairs, context).values()
+        # in extra groups the deepest layer against itself has an official name in the log
+        return {self.loss: torch.cat((losses, losses.new_zeros(1))) if group.name else losses}
 
 
 @register
@@ -224,25 +225,20 @@ class InterLayerDistillation(EdgeDistillation):
     the two.
 
     Args:
-        direction: ``deep_to_shallow`` (the next deeper layer teaches) or ``shallow_to_deep`` (the previous one teaches,
-            which holds refinement back: expect something of it at small weight only).
-        span: distance of student and teacher in layers, cut off at the ends. 1 is inter-layer; L - 1 is GO-LSD.
+        direction, span, temperature, options: see :class:`~isdfine.distill.context.LayerDistillation` and
+            :class:`EdgeDistillation`.
         weight: factor of the loss (lambda_inter); 1.5 spends as much as DDF does.
-        temperature: T of both softmaxes, above 0.
         match_weight: of queries with a box: overlap of the student's box, of the teacher's, or how much the teacher's
             overlap is ``better`` (0 where it is not). None: ``student_iou`` for deep_to_shallow, else ``teacher_iou``.
         unmatched: also distil queries without a box, weighted by the teacher's confidence.
         detach_chain: keep the gradient out of the layers before the student, which its logits are added to.
         class_weight: factor of the same loss on class scores (binary KL, T = 1); 0 for none.
-        ramp: see :class:`~isdfine.distill.context.Ramp`.
-        denoising: distil inside the extra query groups too.
-        dn_padding: whether padded denoising slots are unmatched queries (as the official GO-LSD has it).
-        dn_counts: whether denoising groups mix the two means by the matching queries' counts (``shared``) or by their
-            ``own``.
 
     Raises:
         ValueError: an option out of its range.
     """
+
+    loss = "loss_isd"
 
     def __init__(
         self,
@@ -255,89 +251,47 @@ class InterLayerDistillation(EdgeDistillation):
         unmatched: bool = True,
         detach_chain: bool = False,
         class_weight: float = 0.0,
-        ramp: Sequence[float] = (0.0, 0.0),
-        denoising: bool = True,
         dn_padding: DnPadding = "exclude",
-        dn_counts: DnCounts = "shared",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            weight,
-            temperature,
-            denoising=denoising,
-            dn_padding=dn_padding,
-            dn_counts=dn_counts,
-            unmatched=unmatched,
-            ramp=ramp,
-        )
+        super().__init__(weight, temperature, dn_padding=dn_padding, direction=direction, span=span, **options)
         name = type(self).__name__
-        check_choice(f"{name}.direction", direction, DIRECTIONS)
         check_choice(f"{name}.match_weight", match_weight, (None, *get_args(MatchWeight)))
-        check_span(f"{name}.span", span)
         check_non_negative(f"{name}.class_weight", class_weight)
-        self.direction: Direction = direction
-        self.span = span
-        default: MatchWeight = "student_iou" if direction == "deep_to_shallow" else "teacher_iou"
-        self.match_weight: MatchWeight = match_weight or default
-        self.detach_chain = detach_chain
-        self.class_weight = class_weight
+        self.match_weight = match_weight or ("student_iou" if direction == "deep_to_shallow" else "teacher_iou")
+        self.unmatched, self.detach_chain, self.class_weight = unmatched, detach_chain, class_weight
 
-    def layer_pairs(self, layers: int) -> list[tuple[int, int]]:
-        return [(student - 1, teacher - 1) for student, teacher in layer_pairs(layers, self.direction, self.span)]
-
-    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
-        ramp = self.ramp(context.progress)
-        named: dict[str, Tensor] = {}
-        for group in self.groups(context.step):
-            couples = self.layer_pairs(len(self.edge_logits(group)))
-            if not couples:
-                raise ValueError(f"{type(self).__name__} needs two decoder layers or more, but the output has one")
-            students, teachers = ([pair[side] for pair in couples] for side in (0, 1))
-            for name, losses in self._losses(group, students, teachers, context.step, ramp).items():
-                suffixes = (group.stack.suffixes[student] for student in students)
-                named |= {f"{name}{suffix}": loss for suffix, loss in zip(suffixes, losses.unbind())}
-        return named
-
-    def _losses(
-        self, group: MatchedGroup, students: list[int], teachers: list[int], step: MatchedStep, ramp: float
+    def losses(
+        self, group: MatchedGroup, edges: Tensor, pairs: Sequence[tuple[int, int]], context: DistillationContext
     ) -> dict[str, Tensor]:
-        """Weighted losses of one group by name, one value per pair; nothing is computed where the factor is 0."""
-        factors = {"loss_isd": (self.weight or 0.0) * ramp}
-        if self.class_weight:
-            factors["loss_isd_cls"] = self.class_weight * ramp
-        nothing = group.stack.boxes.new_zeros(len(students))
-        losses = dict.fromkeys(factors, nothing)
-        if not any(factors.values()):
-            return losses
-        norm = self.normaliser(group, step)
-        edges, scores = self.edge_logits(group), group.stack.logits[0]
-        overlap = self._overlap(group.overlaps(0, len(edges)), students, teachers)
-        confidence = pick(group.confidence(0, len(edges)), teachers)
-        if factors["loss_isd"]:
-            loss = norm.mean(self._edge_divergence(edges, students, teachers), overlap, confidence)
-            loss = zero_where_equal(loss, pick(edges, students), pick(edges, teachers))
-            losses["loss_isd"] = loss * factors["loss_isd"]
-        if factors.get("loss_isd_cls"):
-            divergence = class_kl(pick(scores, students), pick(scores, teachers))
-            losses["loss_isd_cls"] = norm.mean(divergence, overlap, confidence) * factors["loss_isd_cls"]
-        return losses
+        if not pairs:
+            raise ValueError(f"{type(self).__name__} needs two decoder layers or more, but the output has one")
+        named = super().losses(group, edges, pairs, context)
+        if not self.class_weight:
+            return named
+        factor = self.class_weight * self.ramp(context.progress)
+        if not factor:
+            return {**named, "loss_isd_cls": edges.new_zeros(len(pairs))}
+        students, teachers = ([pair[side] for pair in pairs] for side in (0, 1))
+        scores, queries = group.stack.logits[0], self.queries(group, context.step)
+        overlap, confidence = self.query_weights(group, students, teachers)
+        weighted = class_kl(pick(scores, students), pick(scores, teachers))
+        weighted = weighted * torch.where(queries.matched, overlap, confidence)
+        loss = decoupled_mean(weighted, queries.matched, queries.counts, ignored=queries.ignored, rows=queries.divisors)
+        return {**named, "loss_isd_cls": loss * factor}
 
-    def _edge_divergence(self, edges: Tensor, students: list[int], teachers: list[int]) -> Tensor:
-        """(pairs, R) from the logits (K, R, 4, N + 1) of all layers; most are student and teacher, softened once."""
+    def divergence(self, edges: Tensor, students: Sequence[int], teachers: Sequence[int]) -> Tensor:
+        # most layers are student and teacher, and softened once
         softened = soften(cut_chain(edges) if self.detach_chain else edges, self.temperature)
         return softened_kl(pick(softened, students), pick(softened, teachers), self.temperature)
 
-    def _overlap(self, overlaps: Tensor, students: list[int], teachers: list[int]) -> Tensor:
-        """(pairs, R) weight of queries with a box, from the overlaps (K, R) of all layers."""
-        if self.match_weight == "better":
-            return (pick(overlaps, teachers) - pick(overlaps, students)).clamp(min=0)
-        return pick(overlaps, students if self.match_weight == "student_iou" else teachers)
-
 
 def pick(layers: Tensor, chosen: Sequence[int]) -> Tensor:
-    """Chosen layers of a stack (K, ...): a view where they are neighbours, never an index on the device."""
-    first = chosen[0]
-    if list(chosen) == list(range(first, first + len(chosen))):
-        return layers[first : first + len(chosen)]
+    """Chosen layers of a stack (K, ...), or (1, ...) where all are the same layer: a view where they are neighbours,
+    never an index on the device."""
+    first, count = chosen[0], 1 if len({*chosen}) == 1 else len(chosen)
+    if list(chosen[:count]) == list(range(first, first + count)):
+        return layers[first : first + count]
     return torch.stack([layers[index] for index in chosen])
 
 

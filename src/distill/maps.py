@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -81,11 +80,6 @@ def valid_rows(mask: Tensor) -> Tensor:
     return ~mask.all(dim=-1)
 
 
-def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
-    """Mean of (..., R) with weights that broadcast to it; 0, still part of the graph, where they add up to 0."""
-    return (rows * weights).sum() / some_weight(weights.expand_as(rows).sum())
-
-
 def some_weight(totals: Tensor) -> Tensor:
     """Sums of weights to divide by: 1 where there is no weight, for a tiny number there would turn 0 into NaN."""
     return totals.masked_fill(totals < _NO_WEIGHT, 1)
@@ -108,17 +102,16 @@ def attn_kl(
         row_w: weights of the rows, at least 0, broadcast to (..., R); None for equal ones. Rows without a valid key
             have weight 0 in any case.
 
-    Returns: a scalar of at least 0; 0 if no row has weight.
+    Returns: a scalar of at least 0; 0, still part of the graph, if no row has weight.
     """
     rows = kl_rows(log_map(S_s, mask, tau), log_map(S_t.detach(), mask, tau), mask)
     weights = rows.new_ones(()) if row_w is None else row_w.to(rows)
     if mask is not None:
         weights = weights * valid_rows(mask)
-    return tau**2 * weighted_mean(rows, weights)
+    return tau**2 * ((rows * weights).sum() / some_weight(weights.expand_as(rows).sum()))
 
 
-@dataclass(frozen=True)
-class LayerMaps:
+class LayerMaps(NamedTuple):
     """The maps of all layers, as the tensors that they are computed from."""
 
     tensors: Sequence[tuple[Tensor, ...]]
@@ -128,26 +121,17 @@ class LayerMaps:
     mask: Tensor | None
     """(1 or B, 1, 1 or R, J) bool, the same for every layer; None where nothing is masked."""
     shape: tuple[int, int, int, int]
-    """(B, heads, R, J)."""
+    """B, heads, R, J."""
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Outcome for every (student, teacher) pair."""
+class Compared(NamedTuple):
+    """Sums over images, heads and weighted rows, per pair of layers."""
 
     divergence: list[Tensor]
-    """Scalars: weighted sums over images, heads and rows, not multiplied by tau^2."""
     excess: list[Tensor]
-    """Scalars, without gradient: the same sums of the teacher's entropy minus ``UNINFORMATIVE`` times the largest
-    possible, in nats; empty if not asked for."""
-
-
-@dataclass
-class _LayerMap:
-    """One layer's map of a few images."""
-
-    leaves: tuple[Tensor, ...]
-    log: Tensor
+    """The teacher's entropy above ``UNINFORMATIVE`` of the largest possible, in nats; empty if not asked for."""
+    gradients: list[tuple[Tensor, ...]]
+    """Of the students' tensors, while they are no part of a graph; empty where they are."""
 
 
 def compare_layers(
@@ -162,8 +146,7 @@ def compare_layers(
     """Divergence of the student's map from the teacher's for pairs of layers.
 
     The gradient is taken at once and only it is kept, which is as small as the layers' own tensors: in memory are the
-    maps of two layers and a few images, not three maps per layer until the backward pass. A layer's log map is
-    computed once for its roles as student and teacher.
+    maps of two layers and a few images, not three maps per layer until the backward pass.
 
     Args:
         maps: see :class:`LayerMaps`.
@@ -178,65 +161,56 @@ def compare_layers(
     images = maps.shape[0]
     chunk = _CHUNK_CPU if maps.tensors[0][0].device.type == "cpu" else _CHUNK
     step = max(1, chunk // max(1, math.prod(maps.shape[1:])))
-    compare = _Comparison(maps, pairs, weights, DIVERGENCES[kind], tau, entropy)
     with torch.autocast(maps.tensors[0][0].device.type, enabled=False):  # scores are products, which it would halve
-        parts = [compare.chunk(slice(start, start + step)) for start in range(0, images, step)]
+        parts = [
+            _compare_images(_of_images(maps, some), pairs, [_cut(rows, some) for rows in weights], kind, tau, entropy)
+            for some in (slice(start, start + step) for start in range(0, images, step))
+        ]
     divergence = [torch.stack(sums).sum() for sums in zip(*(part.divergence for part in parts))]
     excess = [torch.stack(sums).sum() for sums in zip(*(part.excess for part in parts))]
     if torch.is_grad_enabled():
         for index, (student, _) in enumerate(pairs):
             gradients = [torch.cat(pieces) for pieces in zip(*(part.gradients[index] for part in parts))]
             divergence[index] = _KnownGradient.apply(divergence[index], *maps.tensors[student], *gradients)
-    return Compared(divergence, excess)
+    return Compared(divergence, excess, [])
 
 
-class _Chunk(NamedTuple):
-    """Sums over a few images per pair."""
-
-    divergence: list[Tensor]
-    excess: list[Tensor]
-    gradients: list[tuple[Tensor, ...]]
+def _of_images(maps: LayerMaps, images: slice) -> LayerMaps:
+    """The maps of a part of the batch."""
+    tensors = [tuple(tensor[images] for tensor in layer) for layer in maps.tensors]
+    return maps._replace(tensors=tensors, mask=None if maps.mask is None else _cut(maps.mask, images))
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """The arguments of :func:`compare_layers`."""
+def _cut(tensor: Tensor, images: slice) -> Tensor:
+    """The images' part of a tensor that may be the same for all of them."""
+    return tensor if tensor.shape[0] == 1 else tensor[images]
 
-    maps: LayerMaps
-    pairs: Sequence[tuple[int, int]]
-    weights: Sequence[Tensor]
-    rows_of: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    tau: float
-    entropy: bool
 
-    def chunk(self, images: slice) -> _Chunk:
-        """Some images of the batch."""
-        mask = None if self.maps.mask is None else _images(self.maps.mask, images)
-        result = _Chunk([], [], [])
-        alive: dict[int, _LayerMap] = {}
-        for index, pair in enumerate(self.pairs):
-            for layer in set(pair) - set(alive):
-                alive[layer] = self._map(layer, images, mask)
-            student, target = alive[pair[0]], alive[pair[1]].log.detach()
-            weights = _images(self.weights[index], images)
-            with torch.set_grad_enabled(student.log.requires_grad):
-                total = (self.rows_of(student.log, target, mask) * weights).sum()
-            if student.log.requires_grad:
-                result.gradients.append(torch.autograd.grad(total, student.leaves))
-                student.log = student.log.detach()
-            result.divergence.append(total.detach())
-            if self.entropy:
-                result.excess.append((_excess_rows(target, mask) * weights).sum())
-            needed = {layer for later in self.pairs[index + 1 :] for layer in later}
-            alive = {layer: one for layer, one in alive.items() if layer in needed}
-        return result
-
-    def _map(self, layer: int, images: slice, mask: Tensor | None) -> _LayerMap:
-        """A layer's log map, with a graph of its own if the layer learns."""
-        learns = torch.is_grad_enabled() and any(student == layer for student, _ in self.pairs)
-        cut = [_at_least_float32(tensor[images].detach()) for tensor in self.maps.tensors[layer]]
-        leaves = tuple(tensor.detach().requires_grad_(learns) for tensor in cut)
-        return _LayerMap(leaves, log_map(self.maps.scores_of(*leaves), mask, self.tau))
+def _compare_images(
+    maps: LayerMaps, pairs: Sequence[tuple[int, int]], weights: Sequence[Tensor], kind: str, tau: float, entropy: bool
+) -> Compared:
+    """Some images of the batch; a layer's log map is computed once for its roles as student and teacher."""
+    students = {student for student, _ in pairs} if torch.is_grad_enabled() else set()
+    result = Compared([], [], [])
+    logs: dict[int, tuple[tuple[Tensor, ...], Tensor]] = {}
+    """Of the layers that are still needed: tensors at which their gradient begins, and log map."""
+    for index, (student, teacher) in enumerate(pairs):
+        for layer in {student, teacher} - set(logs):
+            cut = (_at_least_float32(tensor.detach()) for tensor in maps.tensors[layer])
+            leaves = tuple(tensor.requires_grad_(layer in students) for tensor in cut)
+            logs[layer] = leaves, log_map(maps.scores_of(*leaves), maps.mask, tau)
+        leaves, log = logs[student]
+        target = logs[teacher][1].detach()
+        total = (DIVERGENCES[kind](log, target, maps.mask) * weights[index]).sum()
+        if log.requires_grad:
+            result.gradients.append(torch.autograd.grad(total, leaves))
+            logs[student] = leaves, log.detach()
+        result.divergence.append(total.detach())
+        if entropy:
+            result.excess.append((_excess_rows(target, maps.mask) * weights[index]).sum())
+        needed = {layer for pair in pairs[index + 1 :] for layer in pair}
+        logs = {layer: kept for layer, kept in logs.items() if layer in needed}
+    return result
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -252,19 +226,11 @@ class _KnownGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [(upstream * one).to(dtype) for one, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
+        gradients = [(upstream * gradient).to(dtype) for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
         return (None, *gradients, *(None for _ in gradients))
-
-
-def _images(tensor: Tensor, images: slice) -> Tensor:
-    """The images' part of a tensor that may be the same for all of them."""
-    return tensor if tensor.shape[0] == 1 else tensor[images]
 
 
 def _excess_rows(log: Tensor, mask: Tensor | None) -> Tensor:
     """Entropy of every row above ``UNINFORMATIVE`` of the largest possible, in nats, (..., R)."""
-    if mask is None:
-        most: Tensor | float = math.log(log.shape[-1])
-    else:
-        most = (~mask).sum(dim=-1).clamp_min(1).log()
+    most = math.log(log.shape[-1]) if mask is None else (~mask).sum(dim=-1).clamp_min(1).log()
     return entropy_rows(log, mask) - UNINFORMATIVE * most

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from operator import or_
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ..core.config import Config
 from ..core.errors import ConfigError
 from ..losses.criterion import Criterion
 from ..losses.matched import MatchedStep
+from ..nn.padding import image_sizes_of
 from ..nn.types import TRAINING, DetectorOutput, Target, Want
 from .context import DistillationContext, Distiller, answering_layers, counted, told_apart
 from .layers import GOLSD
@@ -55,28 +57,39 @@ class Objective(nn.Module):
         return reduce(or_, (distiller.want for distiller in self.distillers), TRAINING)
 
     def forward(self, output: DetectorOutput, targets: Sequence[Target], progress: float = 0.0) -> dict[str, Tensor]:
-        """:meth:`terms` of :meth:`context`."""
+        """:meth:`terms` of :meth:`context`, of an output that is there already."""
         return self.terms(self.context(output, targets, progress))
 
-    def context(
+    def run(
         self,
-        output: DetectorOutput,
+        student: nn.Module,
+        images: Tensor,
         targets: Sequence[Target],
         progress: float = 0.0,
         *,
         step_number: int = 0,
         epoch: int = 0,
+        want: Want | None = None,
     ) -> DistillationContext:
-        """Match a step.
+        """Call the student, once, for all that losses and distillers read, and match what it returns.
 
         Args:
-            output: of the model in train mode.
-            targets: one per image.
-            progress: share of the run's optimiser steps that are done.
-            step_number: optimiser steps that are done.
-            epoch: passes over the data that are done.
+            student: a detector in train mode.
+            images: (B, 3, H, W) in [0, 1].
+            targets: one per image; in a padded batch each with its ``image_size``.
+            progress, step_number, epoch: see :class:`~isdfine.distill.context.DistillationContext`.
+            want: None for :attr:`want`.
         """
-        return DistillationContext(output, self.criterion.match(output, targets), progress, step_number, epoch)
+        want, sizes = want or self.want, image_sizes_of(targets)
+        asked = {} if want == TRAINING else {"want": want}  # any model knows the default of train mode
+        output = student(images, targets, **sizes, **asked)
+        return self.context(output, targets, progress, step_number=step_number, epoch=epoch, images=images, **sizes)
+
+    def context(
+        self, output: DetectorOutput, targets: Sequence[Target], progress: float = 0.0, **seen: Any
+    ) -> DistillationContext:
+        """Match the output of a student in train mode; ``seen`` are further fields of the context."""
+        return DistillationContext(output, self.criterion.match(output, targets), progress, **seen)
 
     def terms(self, context: DistillationContext) -> dict[str, Tensor]:
         """Name -> weighted scalar, prediction set by prediction set; the objective is their sum.

@@ -134,6 +134,7 @@ def ddf_loss(
     *,
     ignored: Tensor | None = None,
     rows: tuple[Number, Number] | None = None,
+    divergence: Tensor | None = None,
 ) -> Tensor:
     """Decoupled distillation focal loss (DDF, D-FINE section 4.2; docs/method.md 7.1).
 
@@ -147,11 +148,12 @@ def ddf_loss(
         counts: numbers of matched and unmatched rows under the square roots, when not this call's own.
         ignored: (Q,) bool, queries that count as neither (padding of denoising groups).
         rows: numbers of matched and unmatched queries that the two means divide by (averages over ranks).
+        divergence: (..., Q) of every query, where it is known already; else :func:`edge_kl`.
 
     Returns: (...) the two means, mixed by the square roots of their counts. Exactly 0, with zero gradient, where the
         student equals the teacher bit for bit.
     """
-    per_query = edge_kl(student, teacher, temperature)
+    per_query = edge_kl(student, teacher, temperature) if divergence is None else divergence
     per_query = per_query * torch.where(matched_mask, iou.detach(), conf.detach())
     loss = decoupled_mean(per_query, matched_mask, counts, ignored=ignored, rows=rows)
     return zero_where_equal(loss, student, teacher)

@@ -14,8 +14,6 @@ from ..distill.context import DistillationContext
 from ..distill.diagnostics import diagnosed
 from ..distill.objective import Objective
 from ..nn.capture import check_want
-from ..nn.padding import image_sizes_of
-from ..nn.types import TRAINING
 from ..optim.param_groups import trainable_parameters
 
 
@@ -58,9 +56,9 @@ class Trained(nn.Module):
             progress, step_number, epoch: see :class:`~isdfine.distill.context.DistillationContext`.
             watch: called with the matched step after the losses (diagnostics).
         """
-        asked = {} if self.want == TRAINING else {"want": self.want}  # any model knows the default of train mode
-        output = self.model(images, targets, **image_sizes_of(targets), **asked)
-        context = self.objective.context(output, targets, progress, step_number=step_number, epoch=epoch)
+        context = self.objective.run(
+            self.model, images, targets, progress, step_number=step_number, epoch=epoch, want=self.want
+        )
         terms = self.objective.terms(context)
         if watch is not None:
             watch(context)

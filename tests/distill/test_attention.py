@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from builders import write_micro_config
 from isdfine import load_config
 from isdfine.core import dist
 from isdfine.core.errors import ConfigError
+from isdfine.core.registry import schema_of
 from isdfine.distill import attention as attention_module
 from isdfine.distill.attention import AttentionDistillation, attn_kl
 from isdfine.distill.context import DistillationContext
@@ -28,7 +28,7 @@ DEEP, SHALLOW = [(0, 1), (1, 2)], [(1, 0), (2, 1)]
 
 
 def test_defaults() -> None:
-    given = {name: one.default for name, one in inspect.signature(AttentionDistillation).parameters.items()}
+    given = {name: option.default for name, option in schema_of(AttentionDistillation).parameters.items()}
     assert given == {
         "weight": 1.0,
         "direction": "deep_to_shallow",
@@ -188,7 +188,7 @@ def test_some_rows_only() -> None:
     state = torch.get_rng_state()
     chosen = {}
     for progress in (0.25, 0.25, 0.3):
-        rows = attention_module.choose_rows(run()[1].attention, 3, progress, everything=False).index
+        rows = attention_module.Rows(run()[1].attention, 3, progress, every_group=False).index
         assert len(rows.unique()) == 3
         assert set(rows.tolist()) <= set(range(8))
         chosen.setdefault(progress, rows)

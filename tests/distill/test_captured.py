@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isdfine.distill.attention import AttentionDistillation, attn_kl
-from isdfine.distill.captured import Rows, choose_rows, point_maps
+from isdfine.distill.attention import AttentionDistillation, Rows, attn_kl, point_maps
 from isdfine.distill.context import DistillationContext
 from isdfine.nn.capture import AttentionRecorder, CapturedAttention, recorder
 from isdfine.nn.types import TRAINING, DetectorOutput, QueryGroup, Want
@@ -63,7 +62,7 @@ def test_weights_of_levels() -> None:
     torch.manual_seed(0)
     logits = tuple(2 * torch.randn(2, 3, 4, 12) for _ in range(3))
     attention = captured(point_logits=logits, num_points=(3, 6, 3))
-    maps = point_maps(attention, Rows(slice(0, 3), None), by_level=True)
+    maps = point_maps(Rows(attention, None, 0.5, every_group=False), by_level=True)
     assert maps.shape == (2, 4, 3, 3)
     for (layer,), given in zip(maps.tensors, logits):
         p = given.softmax(-1)
@@ -72,7 +71,7 @@ def test_weights_of_levels() -> None:
         torch.testing.assert_close(found.softmax(-1), summed.transpose(1, 2))
         torch.testing.assert_close((found * 0.5).softmax(-1), (summed.log() * 0.5).softmax(-1).transpose(1, 2))
     even = captured(point_logits=(torch.zeros(1, 3, 2, 12),), num_points=(3, 6, 3))
-    maps = point_maps(even, Rows(slice(0, 3), None), by_level=True)
+    maps = point_maps(Rows(even, None, 0.5, every_group=False), by_level=True)
     shares = maps.scores_of(*maps.tensors[0]).softmax(-1)
     torch.testing.assert_close(shares, torch.tensor([0.25, 0.5, 0.25]).expand(1, 2, 3, 3))
 
@@ -80,17 +79,17 @@ def test_weights_of_levels() -> None:
 def test_rows_depend_on_the_progress_alone() -> None:
     attention = captured(point_logits=(torch.zeros(1, 40, 1, 2),), places={"dn": slice(0, 10), "": slice(10, 40)})
     state = torch.get_rng_state()
-    chosen = [choose_rows(attention, 12, progress, everything=False).index for progress in (0.25, 0.25, 0.26)]
+    chosen = [Rows(attention, 12, progress, every_group=False).index for progress in (0.25, 0.25, 0.26)]
     assert torch.equal(chosen[0], chosen[1])
     assert not torch.equal(chosen[0], chosen[2])
     assert torch.equal(chosen[0], chosen[0].unique())
     assert (int(chosen[0].min()) >= 0, int(chosen[0].max()) < 30, len(chosen[0])) == (True, True, 12)
-    everything = choose_rows(attention, 39, 0.5, everything=True).index
+    everything = Rows(attention, 39, 0.5, every_group=True).index
     assert len(everything) == 39
     assert everything.max() >= 30
-    assert choose_rows(attention, 30, 0.5, everything=False).index is None
+    assert Rows(attention, 30, 0.5, every_group=False).index is None
     counts = torch.bincount(
-        torch.cat([choose_rows(attention, 12, step / 1000, everything=False).index for step in range(1000)])
+        torch.cat([Rows(attention, 12, step / 1000, every_group=False).index for step in range(1000)])
     )
     assert counts.min() > 330
     assert counts.max() < 470
@@ -146,7 +145,7 @@ def test_dense_cross_attention(subsample: int | None) -> None:
     found = distiller(context_of(output.attention))
     assert list(found) == ["loss_attn_dense_0", "loss_attn_dense_1"]
     seen = output.attention
-    rows = choose_rows(seen, subsample, 0.5, everything=False).index
+    rows = Rows(seen, subsample, 0.5, every_group=False).index
     picked = slice(None) if rows is None else rows
     maps = [query[:, :, picked] @ key.mT / 2 for query, key in zip(seen.dense_queries, seen.dense_keys)]
     for student, value in enumerate(found.values()):
