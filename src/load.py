@@ -34,9 +34,10 @@ from .data import collate as collate
 from .data.classes import synonyms
 from .data.label_space import MSCOCO, LabelSpace
 from .zoo import parts as parts
-from .zoo.dfine.huggingface_config import class_count, label_names
-from .zoo.dfine.huggingface_folder import CONFIG, WEIGHTS_NAMES, HuggingFaceFolder, read_folder
-from .zoo.huggingface import config_from_huggingface, from_huggingface, transformers_family
+from .zoo.huggingface.config import config_from_huggingface
+from .zoo.huggingface.families import class_count, label_names
+from .zoo.huggingface.folder import CONFIG, WEIGHTS_NAMES, HuggingFaceFolder, read_folder
+from .zoo.huggingface.weights import from_huggingface, transformers_family
 
 logger = logging.getLogger(__name__)
 
@@ -250,8 +251,7 @@ def inference_config(data: Mapping[str, Any], place: str, num_classes: int = _AN
     wanted = {key: data[key] for key in ("model", "postprocessor") if data.get(key) is not None}
     for dotted in (TRANSFORMS, COLLATE):
         section = _section(data, dotted)
-        if isinstance(section, str):
-            section = {"type": section}
+        section = {"type": section} if isinstance(section, str) else section
         if section is not None:
             name = section.get("type", "Compose")
             own = {key: value for key, value in section.items() if key != "type"}

@@ -15,9 +15,9 @@ import isdfine
 from builders import write_micro_config
 from golden_cases import fill
 from isdfine.core.checkpoint.card import Card
-from isdfine.zoo.dfine.huggingface import to_huggingface
-from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
-from isdfine.zoo.dfine.huggingface_folder import write_folder
+from isdfine.zoo.huggingface.config import config_to_huggingface
+from isdfine.zoo.huggingface.folder import write_folder
+from isdfine.zoo.huggingface.weights import to_huggingface
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dfine"
 NAMES = ("dark", "light")

@@ -14,7 +14,7 @@ from hf_cases import filled, micro, write_micro_folder
 from isdfine.core.checkpoint.card import Card
 from isdfine.core.errors import CheckpointError
 from isdfine.load import open_checkpoint
-from isdfine.zoo.dfine.huggingface import to_huggingface
+from isdfine.zoo.huggingface.weights import to_huggingface
 
 
 @pytest.fixture

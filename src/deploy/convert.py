@@ -26,8 +26,9 @@ from ..core.files import why
 from ..data.label_space import LabelSpace
 from ..load import Checkpoint, build_with, open_checkpoint
 from ..nn.types import Predictions
-from ..zoo.dfine.huggingface_folder import write_folder
-from ..zoo.huggingface import config_to_huggingface, to_huggingface
+from ..zoo.huggingface.config import config_to_huggingface
+from ..zoo.huggingface.folder import write_folder
+from ..zoo.huggingface.weights import to_huggingface
 from .preprocess import image_size_of
 from .training_layers import drop_training_layers
 
@@ -191,7 +192,7 @@ def _write(model: nn.Module, source: Checkpoint, config: Config, wanted: Wanted,
         names = None if wanted.label_space is None else wanted.label_space.names
         content = config_to_huggingface(config.data, num_classes=config.get("num_classes"), names=names)
         content["torch_dtype"] = "float16" if wanted.half else "float32"
-        write_folder(stage, content, to_huggingface(state, config.data), card, image_size=image_size_of(config))
+        write_folder(stage, content, to_huggingface(state), card, image_size=image_size_of(config))
 
 
 def _write_official(state: Mapping[str, Tensor], config: Config, card: Card, path: Path) -> None:

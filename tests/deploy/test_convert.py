@@ -20,7 +20,7 @@ from isdfine.deploy import convert as module
 from isdfine.deploy.convert import Form, Wanted, convert, largest_differences
 from isdfine.deploy.preprocess import image_size_of
 from isdfine.load import Checkpoint, build_with, open_checkpoint
-from isdfine.zoo.dfine.huggingface_folder import HuggingFaceFolder
+from isdfine.zoo.huggingface.folder import HuggingFaceFolder
 
 LABELS = LabelSpace(("dark", "light"), (3, 7))
 

@@ -31,7 +31,7 @@ from isdfine.nn.backbone.timm import TimmBackbone
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.training import Training
 from isdfine.solver.tuning import ClassTables, tune
-from isdfine.zoo.dfine.huggingface import to_huggingface
+from isdfine.zoo.huggingface.weights import to_huggingface
 
 HEADS = [
     *(f"decoder.{head}.{what}" for head in ("enc_score_head", "dec_score_head.0", "dec_score_head.1")

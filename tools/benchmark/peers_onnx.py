@@ -56,7 +56,7 @@ def write_transformers(config_file: str, output: Path) -> None:
     torch = package("torch")
     from bench.random_weights import random_detector
     from isdfine.core.files import whole_file
-    from isdfine.zoo.dfine.huggingface_twin import transformers_twin
+    from isdfine.zoo.huggingface.twin import transformers_twin
 
     ours, config = random_detector(isdfine.load_config(config_file))
     theirs = transformers_twin(config, ours).eval()

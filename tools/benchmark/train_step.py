@@ -50,7 +50,7 @@ from isdfine.optim.ema import ModelEMA
 from isdfine.optim.precision import Precision
 from isdfine.solver.probe import dummy_target, peak_of_allocations
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
-from isdfine.zoo.dfine.huggingface_twin import transformers_twin
+from isdfine.zoo.huggingface.twin import transformers_twin
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dfine"
 OPTIONS = ("eager", "channels_last", "compile", "bf16", "transformers")

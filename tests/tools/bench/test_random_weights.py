@@ -11,9 +11,9 @@ from builders import write_micro_config
 from hf_cases import load_theirs
 from isdfine.core.checkpoint.card import Card
 from isdfine.nn.backbone.hgnetv2 import LearnableAffine
-from isdfine.zoo.dfine.huggingface import to_huggingface
-from isdfine.zoo.dfine.huggingface_config import config_to_huggingface
-from isdfine.zoo.dfine.huggingface_folder import write_folder
+from isdfine.zoo.huggingface.config import config_to_huggingface
+from isdfine.zoo.huggingface.folder import write_folder
+from isdfine.zoo.huggingface.weights import to_huggingface
 
 
 @pytest.fixture(scope="module")

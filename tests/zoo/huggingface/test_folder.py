@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hf_cases import micro, write_micro_folder
 from isdfine.core.errors import CheckpointError
 from isdfine.load import is_huggingface
-from isdfine.zoo.dfine.huggingface_folder import read_folder
+from isdfine.zoo.huggingface.folder import read_folder
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of ``transformers``' D-FINE: ``config.json``, weights in one file or in shards, preprocessor settings."""
+"""Folders of ``transformers``: ``config.json``, weights in one file or in shards, preprocessor settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.checkpoint.card import Card, save_weights, write_text
 from ...core.checkpoint.weights import read_checkpoint
 from ...core.errors import CheckpointError
-from .huggingface_config import check_model_type, preprocessor_for
+from .families import check_model_type
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -39,7 +39,7 @@ class HuggingFaceFolder:
 
 
 def read_folder(path: str | PathLike[str]) -> HuggingFaceFolder:
-    """Read a folder that ``DFineForObjectDetection.save_pretrained`` wrote.
+    """Read a folder that ``save_pretrained`` of D-FINE or RT-DETR wrote.
 
     Args:
         path: the folder, or its weights file.
@@ -68,7 +68,7 @@ def write_folder(
     *,
     image_size: Sequence[int],
 ) -> None:
-    """Write a folder for ``DFineForObjectDetection.from_pretrained``; every file is replaced whole or not at all.
+    """Write a folder for ``from_pretrained``; every file is replaced whole or not at all.
 
     Args:
         folder: made where it does not exist.
@@ -82,8 +82,26 @@ def write_folder(
     """
     folder = Path(folder)
     write_text(folder / CONFIG, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / PREPROCESSOR, json.dumps(preprocessor_for(image_size), indent=2) + "\n")
+    write_text(folder / PREPROCESSOR, json.dumps(_preprocessor(image_size), indent=2) + "\n")
     save_weights(weights, folder / WEIGHTS, card)
+
+
+def _preprocessor(image_size: Sequence[int]) -> dict[str, Any]:
+    """``preprocessor_config.json``: resize to (height, width), divide by 255, nothing else."""
+    return {
+        "image_processor_type": "RTDetrImageProcessor",
+        "do_resize": True,
+        "size": {"height": int(image_size[0]), "width": int(image_size[1])},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "do_convert_annotations": True,
+        "do_pad": False,
+        "format": "coco_detection",
+    }
 
 
 def _weights_file(folder: Path) -> Path:
@@ -114,7 +132,7 @@ def _read_shards(index: Path) -> dict[str, Any]:
 
 
 def _only_tensors(weights: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    if not weights or not all(isinstance(one, Tensor) for one in weights.values()):
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{file}: not the weights of a transformers model: it holds something else than tensors")
     return dict(weights)
 
@@ -129,7 +147,7 @@ def _image_size(folder: Path) -> tuple[int, int]:
     if isinstance(size, Mapping) and {"height", "width"} <= set(size):
         return int(size["height"]), int(size["width"])
     raise CheckpointError(
-        f"{folder / PREPROCESSOR}: size is {size!r}, expected height and width: D-FINE resizes to a fixed size"
+        f"{folder / PREPROCESSOR}: size is {size!r}, expected height and width: images are resized to a fixed size"
     )
 
 

@@ -14,9 +14,9 @@ from ...core.checkpoint.card import Card
 from ...core.config import Config
 from ...core.environment import require
 from ...core.errors import ConfigError
-from .huggingface import to_huggingface
-from .huggingface_config import config_to_huggingface
-from .huggingface_folder import write_folder
+from .config import config_to_huggingface
+from .folder import write_folder
+from .weights import to_huggingface
 
 
 def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
@@ -30,7 +30,7 @@ def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
         ConfigError: transformers is not installed, or did not get all weights.
     """
     transformers = require("transformers", "comparing with transformers")
-    names = [f"class {one}" for one in range(int(config.get("num_classes")))]
+    names = [f"class {index}" for index in range(int(config.get("num_classes")))]
     content = config_to_huggingface(config.data, num_classes=len(names), names=names)
     height, width = config.get("eval_spatial_size")
     transformers.utils.logging.disable_progress_bar()

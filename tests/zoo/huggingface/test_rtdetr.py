@@ -13,8 +13,9 @@ from isdfine.core.checkpoint.card import Card
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.convert import Wanted, convert
 from isdfine.load import load_detector, open_checkpoint
-from isdfine.zoo.dfine.huggingface_folder import write_folder
-from isdfine.zoo.huggingface import config_to_huggingface, from_huggingface, to_huggingface
+from isdfine.zoo.huggingface.config import config_to_huggingface
+from isdfine.zoo.huggingface.folder import write_folder
+from isdfine.zoo.huggingface.weights import from_huggingface, to_huggingface
 from rtdetr_cases import filled, official
 
 transformers = pytest.importorskip("transformers")
@@ -26,7 +27,7 @@ CLASSES = {"rtdetr": "RTDetrForObjectDetection", "rtdetrv2": "RTDetrV2ForObjectD
 def folder_of(name: str, model: torch.nn.Module, folder: Path) -> Path:
     config = official(name)
     content = config_to_huggingface(config.data, num_classes=80)
-    weights = to_huggingface(model.state_dict(), config.data)
+    weights = to_huggingface(model.state_dict())
     write_folder(folder, content, weights, Card(config=config.data), image_size=(640, 640))
     return folder
 
@@ -98,8 +99,11 @@ def test_conversion_there_and_back(name: str, tmp_path: Path) -> None:
         ({"RTDETRTransformerv2.num_points": [4, 2, 4]}, "num_points is .*as many points on every level"),
         ({"HybridEncoder.depth_mult": 2}, "HybridEncoder.depth_mult is 2"),
         ({"PResNet.variant": "b"}, "variant 'b'"),
-        ({"RTDETRTransformerv2.eval_idx": 1}, "evaluates at the last one only"),
-        ({"RTDETR.backbone": "HGNetv2"}, "RTDETR.backbone is 'HGNetv2': transformers' RT-DETR has PResNet there only"),
+        ({"RTDETRTransformerv2.eval_idx": 1}, "can only evaluate at the last one"),
+        (
+            {"RTDETR.backbone": "HGNetv2"},
+            "RTDETR.backbone is 'HGNetv2': transformers' RT-DETR corresponds to PResNet only",
+        ),
     ],
 )
 def test_what_transformers_cannot_do_is_named(values: dict[str, Any], message: str) -> None:
@@ -114,5 +118,5 @@ def test_what_transformers_cannot_do_is_named(values: dict[str, Any], message: s
 
 def test_weights_of_another_backbone_are_refused() -> None:
     state = {"backbone.stem.stem1.conv.weight": torch.zeros(1), "decoder.decoder.layers.0.norm2.weight": torch.ones(2)}
-    with pytest.raises(CheckpointError, match=r"not weights of an RT-DETR on ResNet-vd.*backbone.stem.stem1"):
-        to_huggingface(state, {"model": "RTDETR"})
+    with pytest.raises(CheckpointError, match=r"not weights of our RT-DETR on ResNet-vd.*backbone.stem.stem1"):
+        to_huggingface(state)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hf_cases import micro, official
 from isdfine.core.errors import CheckpointError
-from isdfine.zoo.dfine.huggingface_config import config_from_huggingface, config_to_huggingface, label_names
+from isdfine.zoo.huggingface.config import config_from_huggingface, config_to_huggingface
+from isdfine.zoo.huggingface.families import label_names
 
 PARTS = ("HGNetv2", "HybridEncoder", "DFINETransformer", "DFINECriterion")
 TRAINING_ONLY = {"freeze_at", "freeze_stem_only", "local_model_dir", "pretrained"}
@@ -98,13 +99,12 @@ def test_weights_that_contradict_each_other(tmp_path: Path) -> None:
         config_from_huggingface(content, {key: one for key, one in weights_of(2).items() if "reg_scale" not in key})
 
 
-def test_unknown_and_differing_entries_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_differing_entries_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = config_to_huggingface(micro(tmp_path).data, num_classes=2)
     with caplog.at_level(logging.WARNING):
         config_from_huggingface(content, weights_of(2))
         assert not caplog.text
-        config_from_huggingface(content | {"new_thing": 1, "attention_dropout": 0.1}, weights_of(2))
-    assert "new_thing: unknown here, left out" in caplog.text
+        config_from_huggingface(content | {"attention_dropout": 0.1}, weights_of(2))
     assert "dropout 0.0 and attention_dropout 0.1 differ" in caplog.text
 
 
@@ -159,6 +159,10 @@ def test_inline_components_and_names(tmp_path: Path) -> None:
         ({"encoder_in_channels": ["a"]}, r"encoder_in_channels is \['a'\]"),
         ({"weight_loss_vfl": None}, "weight_loss_vfl is None"),
         ({"learn_initial_query": "no"}, "learn_initial_query is 'no'"),
+        (
+            {"new_thing": 1},
+            "config.json: new_thing: unknown to our D-FINE, .* delete it from config.json if it changes no",
+        ),
     ],
 )
 def test_a_config_that_somebody_damaged(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
