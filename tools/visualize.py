@@ -35,18 +35,20 @@ from isdfine.core.files import whole_file
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
 from isdfine.deploy.chosen_images import ChosenImage, chosen_images, file_stem
-from isdfine.deploy.decoder_pictures import draw_attention, draw_refinement, draw_self_attention
-from isdfine.deploy.inspection import Inspection, inspect_image
+from isdfine.deploy.inspection import inspect_image
 from isdfine.deploy.preprocess import recipe_of
 from isdfine.nn.padding import IMAGE_SIZE
 from isdfine.nn.types import BatchDetections
 from isdfine.solver.evaluate import detect
 from isdfine.solver.solver import Evaluation
+from isdfine.viz.attention import attention_figure, attention_maps_figure
 from isdfine.viz.canvas import save_figure
 from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
+from isdfine.viz.edge_distributions import refinement_figure
 from isdfine.viz.errors import Kind
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.fonts import legible_name
+from isdfine.viz.inspection import Inspection
 from isdfine.viz.judgement import SHEET, Judgement, judge
 from isdfine.viz.matching import JudgedImage
 from isdfine.viz.report import EvaluationReport, Picture, write_report
@@ -284,7 +286,7 @@ def fdr(options: argparse.Namespace) -> None:
     """One figure per object."""
 
     def figure(chosen: ChosenImage, seen: Inspection, query: int, caption: str, title: str) -> Any:
-        return draw_refinement(chosen.image, seen, query, caption, options.layers, title)
+        return refinement_figure(chosen.image, seen, query, caption, options.layers, title)
 
     for _ in inspected_objects(options, figure):
         pass
@@ -294,11 +296,11 @@ def attention(options: argparse.Namespace) -> None:
     """Per object its sampling points and the queries it attends to, per image the whole self-attention."""
 
     def figure(chosen: ChosenImage, seen: Inspection, query: int, caption: str, title: str) -> Any:
-        return draw_attention(chosen.image, seen, query, caption, options.layers)
+        return attention_figure(chosen.image, seen, query, caption, options.layers)
 
     for chosen, seen in inspected_objects(options, figure):
         path = options.output / f"{chosen.name}_self_attention.png"
-        save_figure(draw_self_attention(seen, options.layers), path)
+        save_figure(attention_maps_figure(seen, options.layers), path)
         print(path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,9 +17,11 @@ from figure_cases import bars, patch
 from hf_cases import filled
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.fuse import fuse
-from isdfine.deploy.inspection import Inspection, inspect_image
+from isdfine.deploy.inspection import inspect_image
 from isdfine.nn.boxes import cxcywh_to_xyxy
-from isdfine.viz.edge_distributions import EDGES, LayerDistributions, RefinedObject, edges_of, refinement_figure
+from isdfine.viz.attention import attention_figure, attention_maps_figure
+from isdfine.viz.edge_distributions import EDGES, edges_of, refinement_figure
+from isdfine.viz.inspection import Inspection
 
 ORIGINAL = (320, 640)
 """(height, width) of the image that was resized to the network's."""
@@ -126,22 +129,17 @@ def test_points_are_those_that_grid_sample_is_given(
 
 def test_the_figure_of_a_model_shows_its_boxes(seen: Inspection) -> None:
     """Read off the plot: initial edge and the sum of P(n) W(n) give the drawn edge, which is the model's."""
-    from PIL import Image
-
     assert seen.initial_boxes_xyxy_px is not None
     assert seen.bin_weights is not None
     assert seen.inverse_curvature is not None
     query = seen.surest(1)[0]
-    layers = []
-    for number, layer in enumerate(seen.layers, 1):
+    for layer in seen.layers:
         assert layer.edge_probabilities is not None
         edges = edges_of(
             seen.initial_boxes_xyxy_px[query], layer.edge_probabilities[query], seen.bin_weights, seen.inverse_curvature
         )
         assert np.abs(edges - layer.boxes_xyxy_px[query]).max() < 1e-4 * max(ORIGINAL)
-        layers.append(LayerDistributions(number, layer.edge_probabilities[query], layer.boxes_xyxy_px[query]))
-    found = RefinedObject("x", seen.initial_boxes_xyxy_px[query], layers, seen.bin_weights, seen.inverse_curvature)
-    figure = refinement_figure(Image.new("RGB", ORIGINAL[::-1]), found)
+    figure = refinement_figure(Image.new("RGB", ORIGINAL[::-1]), seen, query, "x")
     drawn, initial = (patch(figure, name).get_bbox().extents for name in ("refined", "initial"))
     sides = np.tile(initial[2:] - initial[:2], 2) / seen.inverse_curvature
     for column, edge in enumerate(EDGES):
@@ -204,3 +202,52 @@ def test_surest(seen: Inspection) -> None:
     order = seen.surest(3)
     assert best[order].tolist() == sorted(best.tolist(), reverse=True)[:3]
     assert seen.surest(100, threshold=2.0) == []
+
+
+# --- pictures of some layers ------------------------------------------------------------------------------------------
+
+IMAGE = Image.new("RGB", SIZE[::-1])
+
+
+def inspect(folder: Path, *overrides: str) -> Inspection:
+    model = detector(folder, "DFINETransformer.num_layers=3", *overrides)
+    return inspect_image(model, torch.rand(1, 3, *SIZE), SIZE)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Inspection:
+    return inspect(tmp_path_factory.mktemp("three"))
+
+
+def titles(figure) -> str:
+    return " ".join(axes.get_title() for part in (figure, *figure.subfigs) for axes in part.get_axes())
+
+
+def test_first_and_last_layer_unless_others_are_named(three: Inspection) -> None:
+    figure = refinement_figure(IMAGE, three, 4, "cat")
+    assert [f"left, layer {layer}" in titles(figure) for layer in (1, 2, 3)] == [True, False, True]
+    assert patch(figure, "refined").get_bbox().extents == pytest.approx(three.boxes_xyxy_px[4], abs=1e-3)
+    assert "left, layer 2" in titles(refinement_figure(IMAGE, three, 4, "cat", [2]))
+
+
+def test_all_layers_unless_some_are_named(three: Inspection) -> None:
+    for draw in (
+        lambda layers: attention_figure(IMAGE, three, 4, "cat", layers),
+        lambda layers: attention_maps_figure(three, layers),
+    ):
+        assert [f"layer {layer}" in titles(draw(())) for layer in (1, 2, 3)] == [True] * 3
+        assert [f"layer {layer}" in titles(draw([3, 1])) for layer in (1, 2, 3)] == [True, False, True]
+
+
+def test_layers_that_are_not_there(three: Inspection) -> None:
+    assert list(three.numbered([3, 1, 3])) == [1, 3]
+    for wrong in (0, 4):
+        with pytest.raises(ConfigError, match=f"--layers {wrong}: the decoder has the layers 1 to 3"):
+            three.numbered([1, wrong])
+
+
+def test_no_distributions(tmp_path: Path) -> None:
+    direct = inspect(tmp_path, "DFINETransformer.box_head=direct")
+    with pytest.raises(ConfigError, match="box_head is direct"):
+        refinement_figure(IMAGE, direct, 0, "cat")
+    assert "layer 3" in titles(attention_figure(IMAGE, direct, 0, "cat"))
