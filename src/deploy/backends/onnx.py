@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from ...core.checkpoint import check_sum
 from ...core.environment import require
 from ...core.errors import CheckpointError, ConfigError
-from .base import BackendInfo, Outputs
-from .metadata import INPUTS, OUTPUTS, UINT8, check_interface, info_from
+from .base import INPUTS, OUTPUTS, UINT8, BackendInfo, Outputs, check_interface, info_from
 
 _CUDA = "CUDAExecutionProvider"
 
@@ -43,25 +42,17 @@ class OnnxBackend:
         threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        runtime = _package(Path(path))
-        provider, options = _provider(runtime, device)
-        self._session = _open(runtime, Path(path), [(provider, options)], threads)
-        if self._session.get_providers()[0] != provider:  # ONNX Runtime goes on with the CPU, and says so in a log only
-            raise ConfigError(
-                f"{path}: this onnxruntime ({runtime.__version__}) cannot start CUDA here, its libraries are missing "
-                "or of another version: install those that onnxruntime.ai names for it, or give cpu"
-            )
-        self._path = path
+        self._session, self._path = open_session(path, device, threads), path
         inputs = {value.name: value for value in self._session.get_inputs()}
         check_interface(str(path), list(inputs), [value.name for value in self._session.get_outputs()])
         batch, _, *size = inputs[INPUTS[0]].shape
         self._fixed_batch = batch if isinstance(batch, int) else None
         self._type: Any = np.uint8 if UINT8 in inputs[INPUTS[0]].type else np.float32
-        where = "GPU" if provider == _CUDA else "CPU"
+        where = "GPU" if self._session.get_providers()[0] == _CUDA else "CPU"
         self.info: BackendInfo = info_from(
             self._session.get_modelmeta().custom_metadata_map,
             str(path),
-            f"onnxruntime {runtime.__version__} ({where})",
+            f"onnxruntime {require('onnxruntime', str(path)).__version__} ({where})",
             uint8=self._type is np.uint8,
             max_batch=self._fixed_batch,
             size=(size[0], size[1]) if all(isinstance(side, int) for side in size) else None,
@@ -84,7 +75,7 @@ class OnnxBackend:
         except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
             raise CheckpointError(
                 f"{self._path}: ONNX Runtime stopped at {count} images of {' x '.join(map(str, images.shape[2:]))} "
-                f"({_reason(error)}): the graph does not take every batch or size that its inputs promise, or memory "
+                f"({reason(error)}): the graph does not take every batch or size that its inputs promise, or memory "
                 "ran out; try a batch of 1, or export it again with tools/export_onnx.py"
             ) from None
         return Outputs(
@@ -94,19 +85,43 @@ class OnnxBackend:
         )
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The texts that a graph carries.
+def open_session(
+    path: str | PathLike[str], device: str | None = "cpu", threads: int | None = None, **settings: str
+) -> Any:
+    """An ``InferenceSession`` of a file that is whole, on the device asked for; ``settings`` are entries of its config.
 
-    Raises:
-        CheckpointError, ConfigError: as for ``OnnxBackend``.
+    Args and errors: see ``OnnxBackend``.
     """
-    session = _open(_package(path), path, [("CPUExecutionProvider", {})], 1)
-    found: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    return found
+    path = Path(path)
+    runtime = require("onnxruntime", f"{path}: running it", "onnxruntime (or onnxruntime-gpu)")
+    provider, provider_options = _provider(runtime, device)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file: check the path")
+    check_sum(path)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors: what it could not optimise is nothing a user can change
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    for name, value in settings.items():
+        options.add_session_config_entry(f"session.{name}", value)
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=[(provider, provider_options)])
+    except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes): ONNX Runtime cannot load it ({reason(error)}): it is damaged, no "
+            "ONNX file, or needs a newer onnxruntime"
+        ) from None
+    if session.get_providers()[0] != provider:  # ONNX Runtime goes on with the CPU, and says so in a log only
+        raise ConfigError(
+            f"{path}: this onnxruntime ({runtime.__version__}) cannot start CUDA here, its libraries are missing "
+            "or of another version: install those that onnxruntime.ai names for it, or give cpu"
+        )
+    return session
 
 
-def _package(path: Path) -> Any:
-    return require("onnxruntime", f"{path}: running it", "onnxruntime (or onnxruntime-gpu)")
+def reason(error: Exception) -> str:
+    """The first line of what ONNX Runtime says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _provider(runtime: Any, device: str | None) -> tuple[str, dict[str, Any]]:
@@ -122,24 +137,3 @@ def _provider(runtime: Any, device: str | None) -> tuple[str, dict[str, Any]]:
             "pip install onnxruntime-gpu in place of onnxruntime, or give cpu"
         )
     return _CUDA, {"device_id": int(number or 0), "use_tf32": 0}
-
-
-def _open(runtime: Any, path: Path, providers: Sequence[tuple[str, dict[str, Any]]], threads: int | None) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file: check the path")
-    check_sum(path)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors: what it could not optimise is nothing a user can change
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return runtime.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes): ONNX Runtime cannot load it ({_reason(error)}): it is damaged, no "
-            "ONNX file, or needs a newer onnxruntime"
-        ) from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

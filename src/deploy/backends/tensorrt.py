@@ -22,8 +22,7 @@ from torch import Tensor
 
 from ...core.environment import pick_device, require
 from ...core.errors import CheckpointError, ConfigError
-from .base import BackendInfo, Outputs
-from .metadata import INPUTS, OUTPUTS, check_interface, info_from
+from .base import INPUTS, OUTPUTS, BackendInfo, Outputs, check_interface, info_from
 
 
 def metadata_path(engine: Path) -> Path:
@@ -136,7 +135,8 @@ def _texts(path: Path) -> dict[str, str]:
         except (ValueError, AttributeError) as error:
             raise CheckpointError(f"{beside}: cannot be read ({error}): build the engine again") from None
     if graph.is_file():
-        from .onnx import read_metadata
+        from .onnx import open_session
 
-        return read_metadata(graph)
+        metadata: dict[str, str] = open_session(graph).get_modelmeta().custom_metadata_map
+        return metadata
     return {}

@@ -5,28 +5,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from ..backends.base import Outputs
+
 Array = NDArray[np.floating]
-
-
-class Found(NamedTuple):
-    """Detections of B images, best first."""
-
-    labels: NDArray[np.int64]
-    """(B, K)."""
-    boxes: Array
-    """(B, K, 4) xyxy in pixels of the original images."""
-    scores: Array
-    """(B, K)."""
-
-    def take(self, which: int | slice) -> Found:
-        """Some of the images, or one of them without the first dimension."""
-        return Found(self.labels[which], self.boxes[which], self.scores[which])
 
 
 @dataclass(frozen=True)
@@ -73,29 +60,29 @@ class Difference:
         """What lies beyond, by the name of the output; empty where everything is fine."""
         if not self.compared:
             return ["nothing could be compared: the scores are no numbers, or all detections tie"]
-        found = []
+        beyond = []
         if self.unmatched > self.allowed:
-            found.append(f"labels: {self.unmatched} of {self.compared} detections have no partner of their class")
+            beyond.append(f"labels: {self.unmatched} of {self.compared} detections have no partner of their class")
         for name, largest, middle, limit, unit in (
             ("boxes", self.box, self.middle_box, tolerance.box, " px"),
             ("scores", self.score, self.middle_score, tolerance.score, ""),
         ):
             if not largest <= limit:
-                found.append(f"{name}: off by {largest:.3g}{unit}, {limit:g}{unit} is allowed")
+                beyond.append(f"{name}: off by {largest:.3g}{unit}, {limit:g}{unit} is allowed")
             elif not middle <= (most := limit * tolerance.middle):
-                found.append(f"{name}: half are off by more than {middle:.3g}{unit}, {most:g}{unit} is allowed")
-        return found
+                beyond.append(f"{name}: half are off by more than {middle:.3g}{unit}, {most:g}{unit} is allowed")
+        return beyond
 
 
-def compare(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -> Difference:
+def compare(expected: Outputs, got: Outputs, scale: Array, tolerance: Tolerance) -> Difference:
     """Match detections image by image and take the largest differences.
 
     Args:
-        expected, found: of the same B images.
+        expected, got: of the same B images.
         scale: (B, 4) what one pixel of the original image is in pixels of the network's input, for x, y, x, y.
         tolerance: sets the price of a pair and what is excused.
     """
-    pairs = [_pairs(expected.take(i), found.take(i), scale[i], tolerance) for i in range(len(expected.scores))]
+    pairs = [_pairs(expected.take(i), got.take(i), scale[i], tolerance) for i in range(len(expected.scores))]
     rows = np.concatenate(pairs)  # (M, 3): score difference, box difference, has a partner
     allowed = int(tolerance.outliers * len(rows))
     partners = rows[rows[:, 2] > 0, :2]
@@ -107,17 +94,16 @@ def compare(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -
     score, box = (float(value) for value in kept.max(axis=0)) if len(kept) else (0.0, 0.0)
     middle_score, middle_box = (float(value) for value in np.median(partners, axis=0)) if len(partners) else (0.0, 0.0)
     score, box = (
-        value if np.isfinite(numbers).all() else np.nan
-        for value, numbers in ((score, found.scores), (box, found.boxes))
+        value if np.isfinite(numbers).all() else np.nan for value, numbers in ((score, got.scores), (box, got.boxes))
     )
     return Difference(score, box, lost, len(rows), allowed, middle_score, middle_box)
 
 
-def _pairs(expected: Found, found: Found, scale: Array, tolerance: Tolerance) -> Array:
+def _pairs(expected: Outputs, got: Outputs, scale: Array, tolerance: Tolerance) -> Array:
     """(M, 3) differences of score and box, and whether there is a partner, of every expected detection that counts."""
-    scores = np.abs(expected.scores[:, None] - found.scores[None])  # (K, K)
-    boxes = (np.abs(expected.boxes[:, None] - found.boxes[None]) * scale).max(axis=-1)
-    same = expected.labels[:, None] == found.labels[None]
+    scores = np.abs(expected.scores[:, None] - got.scores[None])  # (K, K)
+    boxes = (np.abs(expected.boxes[:, None] - got.boxes[None]) * scale).max(axis=-1)
+    same = expected.labels[:, None] == got.labels[None]
     price = np.minimum(scores / tolerance.score + boxes / tolerance.box, 1e6)
     price = np.where(same, np.where(np.isnan(price), 1e6, price), 1e7)
     mine, theirs = linear_sum_assignment(price)
@@ -125,8 +111,8 @@ def _pairs(expected: Found, found: Found, scale: Array, tolerance: Tolerance) ->
     rows = np.stack([scores[mine, theirs], boxes[mine, theirs], partner], axis=1)
     # The last places of the top-k may be taken by another of nearly the same score.
     near = tolerance.score * expected.scores.max()
-    could_be_cut = expected.scores[mine] <= found.scores.min() + near
-    could_come_in = found.scores[theirs] <= expected.scores.min() + near
+    could_be_cut = expected.scores[mine] <= got.scores.min() + near
+    could_come_in = got.scores[theirs] <= expected.scores.min() + near
     tied = (price[mine, theirs] > 1) & could_be_cut & could_come_in
     counts = expected.scores[mine] >= tolerance.floor * expected.scores.max()
     compared: NDArray[np.floating[Any]] = rows[counts & ~tied]

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from ...core.environment import require
 from ...core.errors import ConfigError
+from ..backends.base import INPUTS, OUTPUTS
 from ..fuse import fuse
 from ..preprocess import Recipe
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-INPUTS = ("images", "orig_target_sizes")
-OUTPUTS = ("labels", "boxes", "scores")
 OPSETS = range(18, 22)
 """Native LayerNormalization begins with 17; torch writes 18 and newer. Graphs of 18 to 21 were run."""
 DEFAULT_OPSET = 18

@@ -14,10 +14,9 @@ follows from the structure of the graph, not from names:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +24,8 @@ from ...core.environment import require
 from ...core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from numpy.typing import NDArray
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 FLOAT, HALF = 1, 10
 """Element types of ONNX."""
@@ -111,23 +111,23 @@ def misplaced(proto: ModelProto) -> list[str]:
     return [f"{kind} ({count})" for kind, count in sorted(Counter(wrong).items())]
 
 
-def element_types(graph: object) -> dict[str, int]:
+def element_types(graph: GraphProto) -> dict[str, int]:
     """Element type of every value of an inferred graph whose type is known."""
-    found = {tensor.name: tensor.data_type for tensor in graph.initializer}  # type: ignore[attr-defined]
-    for values in (graph.value_info, graph.input, graph.output):  # type: ignore[attr-defined]
-        found |= {value.name: value.type.tensor_type.elem_type for value in values}
-    return found
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for values in (graph.value_info, graph.input, graph.output):
+        types |= {value.name: value.type.tensor_type.elem_type for value in values}
+    return types
 
 
 class _Graph:
     """A graph with the types of its values, and what of it must be exact."""
 
-    def __init__(self, graph: object) -> None:
-        self.nodes: list[NodeProto] = list(graph.node)  # type: ignore[attr-defined]
+    def __init__(self, graph: GraphProto) -> None:
+        self.nodes = list(graph.node)
         self.types = element_types(graph)
-        self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}  # type: ignore[attr-defined]
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.maker = {name: node for node in self.nodes for name in node.output}
-        self.outputs = {value.name for value in graph.output}  # type: ignore[attr-defined]
+        self.outputs = {value.name for value in graph.output}
         self.exact = self._sliced()
 
     def is_float(self, name: str) -> bool:
@@ -138,14 +138,14 @@ class _Graph:
         """Nodes (by id) between the last weights and what must be exact."""
         pending = [name for name in self.outputs if self.is_float(name)]
         pending += [node.input[_SLICED_FROM[node.op_type]] for node in self.nodes if node.op_type in _SLICED_FROM]
-        found: set[int] = set()
+        exact: set[int] = set()
         while pending:
             node = self.maker.get(pending.pop())
-            if node is None or id(node) in found or node.op_type in HEAVY | NORMS or self.is_bias(node):
+            if node is None or id(node) in exact or node.op_type in HEAVY | NORMS or self.is_bias(node):
                 continue
-            found.add(id(node))
+            exact.add(id(node))
             pending += [name for name in node.input if self.is_float(name)]
-        return found
+        return exact
 
     def is_bias(self, node: NodeProto) -> bool:
         """Adds a bias to a product with weights: the two are one layer."""
@@ -166,7 +166,7 @@ class _Graph:
 class _Conversion(_Graph):
     """The decision for every node, then the rewriting."""
 
-    def __init__(self, graph: object, opset: int) -> None:
+    def __init__(self, graph: GraphProto, opset: int) -> None:
         super().__init__(graph)
         self.opset = opset
         self.half: set[str] = set()
@@ -184,50 +184,41 @@ class _Conversion(_Graph):
             return False
         if self.outputs.intersection(node.output):
             return False
-        floats = self._float_inputs(node)
-        if not all(_fits(self.constants[name]) for name in floats if name in self.constants):
-            return self._refuse(node, floats)
-        if node.op_type in HEAVY or self.is_bias(node):
+        floats = [name for name, typed in self._inputs(node) if typed and self.types.get(name) == FLOAT]
+        constants = {name: _magnitudes(self.constants[name]) for name in floats if name in self.constants}
+        if node.op_type in HEAVY:
+            if large := [name for name, values in constants.items() if values.max(initial=0) > _LARGEST]:
+                raise ConfigError(
+                    f"{large[0]} holds values beyond {_LARGEST:.0f}, which float16 cannot: export with --precision fp32"
+                )
+            return True
+        if not all(map(_fits, constants.values())):
+            return False
+        if self.is_bias(node):
             return True
         if node.op_type == "Softmax":  # of attention: its operands are products in float16
-            return self.maker.get(node.input[0]) is not None and node.input[0] in self.half and self.feeds_matmul(node)
-        computed = [name for name in floats if name not in self.constants]
-        return (
-            node.op_type not in FRAGILE
-            and bool(computed)
-            and all(name in self.half | self.rounded for name in computed)
-        )
+            return node.input[0] in self.half and self.feeds_matmul(node)
+        computed = set(floats) - set(constants)
+        return node.op_type not in FRAGILE and bool(computed) and computed <= self.half | self.rounded
 
-    def _refuse(self, node: NodeProto, floats: Iterable[str]) -> bool:
-        """Constants beyond float16 keep a light node in float32; heavy ones would make the half graph a fiction."""
-        wrong = [name for name in floats if name in self.constants and not _fits(self.constants[name])]
-        large = [name for name in wrong if np.abs(_finite(self.constants[name])).max(initial=0) > _LARGEST]
-        if large and node.op_type in HEAVY:
-            raise ConfigError(
-                f"{large[0]} holds values beyond {_LARGEST:.0f}, which float16 cannot: export with --precision fp32"
-            )
-        return node.op_type in HEAVY
-
-    def _float_inputs(self, node: NodeProto) -> list[str]:
-        """Inputs that have the type of the result; some operations take further floats that must stay float32."""
-        typed = _typed_inputs(node.op_type, self.opset, len(node.input))
-        return [name for name, takes in zip(node.input, typed) if takes and self.types.get(name) == FLOAT]
+    def _inputs(self, node: NodeProto) -> list[tuple[str, bool]]:
+        """Inputs, and whether they have the type of the result; further floats of some operations stay float32."""
+        return list(zip(node.input, _typed_inputs(node.op_type, self.opset, len(node.input))))
 
     def write(self, mixed: ModelProto) -> None:
         """Put casts between the precisions, halve initialisers that only half nodes read, retype values."""
-        from onnx import helper
+        from onnx import helper, numpy_helper
 
         casts: dict[tuple[str, int], str] = {}
         nodes: list[NodeProto] = []
         halved: dict[str, str] = {}
         for node in self.nodes:
             wants = HALF if any(name in self.half for name in node.output) else FLOAT
-            typed = _typed_inputs(node.op_type, self.opset, len(node.input))
-            for position, name in enumerate(node.input):
-                if self.types.get(name) != FLOAT:
+            for position, (name, typed) in enumerate(self._inputs(node)):
+                needed = wants if typed else FLOAT
+                if self.types.get(name) != FLOAT or node.op_type == "Cast":
                     continue
-                needed = wants if typed[position] and node.op_type != "Cast" else FLOAT
-                if node.op_type == "Cast" or needed == (HALF if name in self.half else FLOAT):
+                if needed == (HALF if name in self.half else FLOAT):
                     continue
                 if name in self.constants:
                     halved[name] = f"{name}.half"
@@ -240,11 +231,6 @@ class _Conversion(_Graph):
                     )
                 node.input[position] = casts[name, needed]
             nodes.append(node)
-        self._replace(mixed, nodes, halved)
-
-    def _replace(self, mixed: ModelProto, nodes: list[NodeProto], halved: dict[str, str]) -> None:
-        from onnx import numpy_helper
-
         graph = mixed.graph
         del graph.node[:], graph.value_info[:]
         graph.node.extend(nodes)
@@ -269,17 +255,17 @@ def _typed_inputs(op_type: str, opset: int, count: int) -> tuple[bool, ...]:
     return tuple(allowed == kind for allowed in inputs[:count])
 
 
-def _finite(tensor: TensorProto) -> np.ndarray:
+def _magnitudes(tensor: TensorProto) -> NDArray[Any]:
+    """Absolute values of the finite numbers."""
     from onnx import numpy_helper
 
-    values: np.ndarray = numpy_helper.to_array(tensor)
-    finite: np.ndarray = values[np.isfinite(values)]
+    values = np.abs(numpy_helper.to_array(tensor))
+    finite: NDArray[Any] = values[np.isfinite(values)]
     return finite
 
 
-def _fits(tensor: TensorProto) -> bool:
-    """Whether float16 holds every number; of tables only the range counts, of a few numbers also tiny ones (eps)."""
-    values = np.abs(_finite(tensor))
+def _fits(values: NDArray[Any]) -> bool:
+    """Whether float16 holds every magnitude; of tables only the range counts, of a few numbers also tiny ones (eps)."""
     if values.max(initial=0) > _LARGEST:
         return False
     tiny = values[(values > 0) & (values < _SMALLEST)]

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...core.errors import CheckpointError, DataError
-from ...data.dataset.images import UNDECODABLE, list_images, opened, upright_rgb
+from ...data.dataset.images import list_images
+from ..backends.base import Outputs
+from ..pictures import read_rgb
 from ..preprocess import Recipe
-from .compare import FP32, Found, compare
+from .compare import FP32, compare
 
 WANTED = 8
 """Images in the largest batch that is compared."""
@@ -29,7 +32,9 @@ JITTERS, _DRAWS = (1e-6, 2e-7), 6
 noise moves feature maps 15 times as far as rounding does, so a tie that rounding decides turns in every second or third
 draw; two draws missed one of a D-FINE-M with random weights. The smaller noise, three units in the last place of a
 bright pixel, is for models that are unstable on all images at the larger one, as a D-FINE-X with random weights."""
-_Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], Found]
+_Prepared = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], Outputs]
+Detect = Callable[[Tensor, NDArray[np.int64]], Outputs]
+"""What the network reads, and original sizes -> what a detector answers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,7 @@ class VerificationSample:
     """(M, 3, H, W) what the network reads."""
     sizes: NDArray[np.int64]
     """(M, 2) original width and height."""
-    expected: Found
+    expected: Outputs
     """Of the M images."""
     unstable: int
     """Images that were left out."""
@@ -54,22 +59,7 @@ class VerificationSample:
     @property
     def scale(self) -> NDArray[np.float64]:
         """(M, 4) pixels of the network's input per pixel of the original."""
-        height, width = self.pixels.shape[-2:]
-        return np.array([width, height, width, height]) / np.tile(self.sizes, 2)
-
-
-@dataclass(frozen=True, eq=False)
-class _Trained:
-    """A detector in PyTorch, in float32."""
-
-    model: nn.Module
-    postprocessor: nn.Module
-
-    def detect(self, floats: Tensor, sizes: NDArray[np.int64]) -> Found:
-        """Its answer to what the network reads."""
-        with torch.inference_mode():
-            found = self.postprocessor(self.model(floats), torch.from_numpy(sizes.copy()))
-        return Found(found.labels.numpy(), found.boxes.numpy(), found.scores.numpy())
+        return _scale(self.pixels.shape, self.sizes)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -105,30 +95,45 @@ def draw_sample(
         DataError: an image that cannot be decoded, or none on which PyTorch is stable.
         CheckpointError: the model itself finds numbers that are none.
     """
-    trained = _Trained(copy.deepcopy(model).eval(), postprocessor)
+    model = copy.deepcopy(model).eval()
+
+    def detect(floats: Tensor, sizes: NDArray[np.int64]) -> Outputs:
+        with torch.inference_mode():
+            labels, boxes, scores = postprocessor(model(floats), torch.from_numpy(sizes.copy()))
+        return Outputs(labels.numpy(), boxes.numpy(), scores.numpy())
+
     for jitter in JITTERS:
-        kept, unstable = _stable_images(trained, paths, recipe, jitter)
+        kept, unstable = _stable_images(detect, paths, recipe, jitter)
         if kept:
             break
     if not kept:
         raise DataError(
             f"PyTorch's own detections jump at rounding noise on all {unstable} images: give other ones with --images"
         )
-    pixels, inputs, shapes, found = (list(part) for part in zip(*(kept[i % len(kept)] for i in range(WANTED))))
+    pixels, inputs, sizes, answers = (list(part) for part in zip(*(kept[i % len(kept)] for i in range(WANTED))))
+    norms: list[str] = []
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: norms.append(name)))
+        detect(torch.from_numpy(inputs[0]), sizes[0])
     return VerificationSample(
         np.concatenate(pixels),
         np.concatenate(inputs),
-        np.concatenate(shapes),
-        Found(*(np.concatenate(part) for part in zip(*found))),
+        np.concatenate(sizes),
+        Outputs(*(np.concatenate(part) for part in zip(*answers))),
         unstable,
         jitter,
-        _layer_norms(trained, torch.from_numpy(kept[0][1]), kept[0][2]),
+        len(norms),
     )
 
 
-def _stable_images(
-    trained: _Trained, paths: Sequence[Path], recipe: Recipe, jitter: float
-) -> tuple[list[_Prepared], int]:
+def _scale(shape: Sequence[int], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(M, 4) pixels of an input (..., H, W) per pixel of the originals, of (M, 2) width and height."""
+    return np.tile(shape[:-3:-1], 2) / np.tile(sizes, 2)
+
+
+def _stable_images(detect: Detect, paths: Sequence[Path], recipe: Recipe, jitter: float) -> tuple[list[_Prepared], int]:
     """The first images that can be used, and how many others were met before."""
     kept: list[_Prepared] = []
     unstable = 0
@@ -136,13 +141,13 @@ def _stable_images(
         ((_, prepared),) = recipe.prepare([image])
         sizes = np.ascontiguousarray(prepared.sizes[:, ::-1])
         floats = recipe.to_input(torch.from_numpy(prepared.pixels.copy()))
-        expected = trained.detect(floats, sizes)
+        expected = detect(floats, sizes)
         if not (np.isfinite(expected.boxes).all() and np.isfinite(expected.scores).all()):
             raise CheckpointError(
                 "PyTorch itself finds boxes or scores that are not finite on a real image: the weights are damaged; "
                 "look for NaN in the run's log and export an earlier checkpoint"
             )
-        if _is_stable(trained, floats, sizes, expected, jitter):
+        if _is_stable(detect, floats, sizes, expected, jitter):
             kept.append((prepared.pixels, floats.numpy(), sizes, expected))
         else:
             unstable += 1
@@ -155,44 +160,17 @@ def _views(paths: Sequence[Path]) -> Iterator[Image.Image]:
     """The images; then, as long as more are asked for, all of them turned and mirrored in the seven ways there are."""
     for turn in (None, *Image.Transpose):
         for path in paths:
-            image = _decoded(path)
+            try:
+                image = read_rgb(path)
+            except DataError as error:
+                raise DataError(f"{error}; or take it out of the folder, or give other --images") from None
             yield image if turn is None else image.transpose(turn)
 
 
-def _is_stable(trained: _Trained, floats: Tensor, sizes: NDArray[np.int64], expected: Found, jitter: float) -> bool:
-    height, width = floats.shape[-2:]
-    scale = np.array([width, height, width, height]) / np.tile(sizes, 2)
+def _is_stable(detect: Detect, floats: Tensor, sizes: NDArray[np.int64], expected: Outputs, jitter: float) -> bool:
     for seed in range(_DRAWS):
         noise = torch.rand(floats.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-        moved = trained.detect(floats + noise * jitter * floats.max().clamp(min=1), sizes)
-        if compare(expected, moved, scale, FP32).problems(FP32):
+        moved = detect(floats + noise * jitter * floats.max().clamp(min=1), sizes)
+        if compare(expected, moved, _scale(floats.shape, sizes), FP32).problems(FP32):
             return False
     return True
-
-
-def _layer_norms(trained: _Trained, floats: Tensor, sizes: NDArray[np.int64]) -> int:
-    calls: list[str] = []
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, module in trained.model.named_modules()
-        if isinstance(module, nn.LayerNorm)
-    ]
-    try:
-        trained.detect(floats, sizes)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return len(calls)
-
-
-def _decoded(path: Path) -> Image.Image:
-    try:
-        with opened(path) as file:
-            file.load()
-            return upright_rgb(file)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such image: check --images") from None
-    except UNDECODABLE as error:
-        raise DataError(
-            f"{path}: cannot be decoded ({error}): take it out of the folder, or give other --images"
-        ) from None

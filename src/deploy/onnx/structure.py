@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.environment import require
-from .graph import INPUTS, OUTPUTS
+from ..backends.base import INPUTS, OUTPUTS
 from .half import FLOAT, HALF, HEAVY, misplaced, share
 
 if TYPE_CHECKING:

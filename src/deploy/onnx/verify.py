@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.environment import require
-from .compare import FP32, Difference, Found, Tolerance, compare
+from ...core.errors import CheckpointError
+from ..backends.base import Outputs
+from ..backends.onnx import open_session, reason
+from .compare import FP32, Difference, Tolerance, compare
 from .sample import VerificationSample
 from .structure import ExportError, read_graph, structure_problems
 
@@ -69,19 +71,15 @@ def verify(
 
 
 def session_of(path: str | Path) -> Any:
-    """ONNX Runtime on the CPU, one thread per operation and no chatter.
+    """ONNX Runtime on the CPU, one thread per operation.
 
     Raises:
         ExportError: the runtime refuses the file.
     """
-    runtime = require("onnxruntime", "ONNX export")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's own exceptions have no common public class
-        raise ExportError(f"{path}: ONNX Runtime refuses it ({_first_line(error)})") from error
+        return open_session(path, threads=1)
+    except CheckpointError as error:
+        raise ExportError(str(error)) from error
 
 
 def _run_all(
@@ -95,28 +93,24 @@ def _run_all(
         for count in batches:
             case = f"batch {count} of {height} x {width}"
             try:
-                found = _run(session, sample, count, as_uint8=as_uint8)
+                outputs = _run(session, sample, count, as_uint8=as_uint8)
             except ExportError as error:
                 wrong.append(f"{case}: {error}")
                 continue
             expected = sample.expected.take(slice(count))
-            shapes = {part.shape for part in found} - {part.shape for part in expected}
+            shapes = {part.shape for part in outputs} - {part.shape for part in expected}
             if shapes:
                 wrong.append(f"{case}: results of shape {shapes}, PyTorch's are {[array.shape for array in expected]}")
                 continue
-            differences[case] = compare(expected, found, sample.scale[:count], tolerance)
+            differences[case] = compare(expected, outputs, sample.scale[:count], tolerance)
             wrong += [f"{case}: {problem}" for problem in differences[case].problems(tolerance)]
     return differences, wrong
 
 
-def _run(session: Any, sample: VerificationSample, count: int, *, as_uint8: bool) -> Found:
+def _run(session: Any, sample: VerificationSample, count: int, *, as_uint8: bool) -> Outputs:
     images: NDArray[Any] = sample.pixels[:count] if as_uint8 else sample.inputs[:count]
     feed = {"images": np.ascontiguousarray(images), "orig_target_sizes": sample.sizes[:count]}
     try:
-        return Found(*session.run(None, feed))
+        return Outputs(*session.run(None, feed))
     except Exception as error:  # as above
-        raise ExportError(f"it does not run ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+        raise ExportError(f"it does not run ({reason(error)})") from error

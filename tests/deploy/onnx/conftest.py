@@ -10,6 +10,7 @@ import pytest
 
 from export_cases import IMAGES, SIZE, Exported
 from hf_cases import filled, micro
+from isdfine.core.checkpoint import SUM_KEY
 from isdfine.deploy.onnx.export import export_onnx
 from isdfine.deploy.onnx.sample import draw_sample, images_in
 from isdfine.deploy.preprocess import Recipe
@@ -37,6 +38,9 @@ def save(tmp_path: Path) -> Callable[[Any], Path]:
 
     def write(proto: Any) -> Path:
         path = tmp_path / "changed.onnx"
+        kept = [entry for entry in proto.metadata_props if entry.key != SUM_KEY]  # changed on purpose
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(kept)
         path.write_bytes(proto.SerializeToString())
         return path
 

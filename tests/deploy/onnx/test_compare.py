@@ -5,17 +5,18 @@
 import numpy as np
 import pytest
 
-from isdfine.deploy.onnx.compare import FP32, Found, Tolerance, compare
+from isdfine.deploy.backends.base import Outputs
+from isdfine.deploy.onnx.compare import FP32, Tolerance, compare
 
 SCALE = np.full((1, 4), 0.5)
 """The network's input has half the pixels of the original."""
 
 
-def found(rows: list[tuple[int, float, float]]) -> Found:
+def found(rows: list[tuple[int, float, float]]) -> Outputs:
     """Detections of one image from (label, left edge, score)."""
     labels, left, scores = (np.array([part]) for part in zip(*rows))
     boxes = np.stack([left, left * 0, left + 10, left * 0 + 10], axis=-1)
-    return Found(labels.astype(np.int64), boxes, scores)
+    return Outputs(labels.astype(np.int64), boxes, scores)
 
 
 ROWS = [(0, 5.0, 0.9), (1, 5.0, 0.8), (0, 80.0, 0.8), (2, 40.0, 0.3)]

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
 from isdfine.core.errors import ConfigError
-from isdfine.deploy.backends.base import Outputs
-from isdfine.deploy.backends.metadata import OUTPUTS
+from isdfine.deploy.backends.base import OUTPUTS, Outputs
 
 from .subject import IN_GRAPH
 

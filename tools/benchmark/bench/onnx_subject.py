@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isdfine.core.checkpoint import check_sum
 from isdfine.core.environment import require
-from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.deploy.backends.base import Outputs
-from isdfine.deploy.backends.metadata import VERSION, info_from
+from isdfine.core.errors import ConfigError
+from isdfine.deploy.backends.base import VERSION, Outputs, info_from
+from isdfine.deploy.backends.onnx import open_session
 from isdfine.deploy.preprocess import Recipe
 
 from .foreign import finish_for
@@ -49,7 +48,8 @@ class OnnxSubject:
     def __init__(self, path: Path, wanted: Wanted) -> None:
         runtime = require("onnxruntime", "running ONNX files", "onnxruntime (or onnxruntime-gpu)")
         self._runtime, self._device = runtime, wanted.device
-        self._session = _open(runtime, path, wanted)
+        # its threads rest as soon as it has answered: others have their turn then
+        self._session = open_session(path, str(wanted.device), wanted.threads, force_spinning_stop="1")
         self._inputs = {source.name: source for source in self._session.get_inputs()}
         self._images = _image_input(self._inputs, path)
         outputs = {output.name: output.shape for output in self._session.get_outputs()}
@@ -93,39 +93,6 @@ class OnnxSubject:
 
 def _place(device: Any) -> tuple[str, int]:
     return device.type, device.index or 0
-
-
-def _open(runtime: Any, path: Path, wanted: Wanted) -> Any:
-    """A session whose threads rest as soon as it has answered: others have their turn then."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file: check the path")
-    check_sum(path)
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if wanted.device.type == "cuda":
-        if "CUDAExecutionProvider" not in runtime.get_available_providers():
-            raise ConfigError(
-                f"{path}: this onnxruntime ({runtime.__version__}) has no CUDA: pip install onnxruntime-gpu in "
-                "place of onnxruntime, or give --device cpu"
-            )
-        providers = [("CUDAExecutionProvider", {"device_id": wanted.device.index or 0, "use_tf32": 0})]
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if wanted.threads is not None:
-        options.intra_op_num_threads = wanted.threads
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # noqa: BLE001  # its exceptions have no common base but Exception
-        reason = str(error).strip().splitlines()[0][:200]
-        raise CheckpointError(
-            f"{path}: ONNX Runtime cannot load it ({reason}): it is damaged, or needs a newer onnxruntime"
-        ) from None
-    if wanted.device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():  # a silent fallback
-        raise ConfigError(
-            f"{path}: onnxruntime {runtime.__version__} could not start CUDA and would run on the CPU: install the "
-            "CUDA and cuDNN versions it was built for, or give --device cpu"
-        )
-    return session
 
 
 def _image_input(inputs: Mapping[str, Any], path: Path) -> str:
