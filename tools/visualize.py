@@ -45,13 +45,13 @@ from isdfine.viz.attention import attention_figure, attention_maps_figure
 from isdfine.viz.canvas import save_figure
 from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
 from isdfine.viz.edge_distributions import refinement_figure
-from isdfine.viz.errors import Kind
+from isdfine.viz.errors import Judgement, Kind, judge
 from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.fonts import legible_name
 from isdfine.viz.inspection import Inspection
-from isdfine.viz.judgement import SHEET, Judgement, judge
 from isdfine.viz.matching import JudgedImage
 from isdfine.viz.report import EvaluationReport, Picture, write_report
+from isdfine.viz.sheet import SHEET, error_sheets
 
 NEEDED = ("model", "postprocessor", "evaluator", "val_dataloader")
 FIRST = 8
@@ -138,7 +138,7 @@ class Evaluated:
 
     def sheets(self, most: int) -> Iterator[tuple[Kind, int, list[Image.Image]]]:
         """Per kind of error how many there are, and sheets with the first ``most``."""
-        return self.judgement.sheets(most, lambda index: self.truth(index).image())
+        return error_sheets(self.judgement, most, lambda index: self.truth(index).image())
 
 
 def evaluate(options: argparse.Namespace) -> Evaluated:

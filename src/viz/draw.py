@@ -172,7 +172,7 @@ def _draw(
     if canvas is image:
         canvas = image.copy()
     pen, draw = _Pen.for_image(canvas, len(captions)), ImageDraw.Draw(canvas)
-    boxes = [_inside(box, canvas.size) for box in boxes_xyxy_px.tolist()]
+    boxes = [inside(box, canvas.size) for box in boxes_xyxy_px.tolist()]
     colors = [class_color(label) for label in labels.tolist()]
     for box, color in zip(boxes, colors):
         draw.rectangle(box, outline=color, width=pen.line)
@@ -209,7 +209,7 @@ def _written(
     return written
 
 
-def _inside(box: Sequence[float], size: tuple[int, int]) -> Rectangle:
+def inside(box: Sequence[float], size: tuple[int, int]) -> Rectangle:
     """The part of a box that lies in an image of (width, height), corners in order."""
     width, height = size
     left, right = sorted(min(max(round(x), 0), width - 1) for x in (box[0], box[2]))

@@ -1,17 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a detector got wrong at one score threshold: kinds of errors, and who is taken for whom."""
+"""What a detector got right and wrong at IoU 0.5: curves, a threshold, kinds of errors, who is taken for whom."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .matching import IOU, JudgedImage, Matches, best_free, pairwise_overlap
+from ..core.errors import cell, one_line
+from ..core.files import whole_file
+from .draw import THRESHOLD
+from .matching import IOU, MAX_DETECTIONS, JudgedImage, Matches, best_free, match_all, pairwise_overlap
+from .operating_points import ScoreCurve, best_common_threshold, score_curves
 
 NEAR = 0.1
 """Overlap from which a wrong box counts as meant for an object."""
@@ -23,6 +29,12 @@ KINDS: dict[Kind, str] = {
     "background": "False positives: no annotated object there",
     "miss": "Misses: annotated objects without a detection",
 }
+
+COLUMNS = (
+    *("kind", "image", "class", "score", "x1", "y1", "x2", "y2"),
+    *("object", "object_x1", "object_y1", "object_x2", "object_y2", "iou"),
+)
+"""Of the table of errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,22 +92,22 @@ def find_mistakes(
     """
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     errors: list[Error] = []
-    for number, (image, found) in enumerate(zip(images, matches)):
-        _explain(number, image, found, threshold, matrix, errors)
+    for number, (image, matched) in enumerate(zip(images, matches)):
+        _explain(number, image, matched, threshold, matrix, errors)
     return Mistakes(matrix, errors)
 
 
 def _explain(
-    number: int, image: JudgedImage, found: Matches, threshold: float, matrix: NDArray[np.int64], errors: list[Error]
+    number: int, image: JudgedImage, matched: Matches, threshold: float, matrix: NDArray[np.int64], errors: list[Error]
 ) -> None:
     overlap = pairwise_overlap(image.boxes_xyxy_px, image.truth_xyxy_px)
-    sure = (image.scores >= threshold) & ~found.ignored
-    right = np.flatnonzero(sure & (found.truth >= 0))
+    sure = (image.scores >= threshold) & ~matched.ignored
+    right = np.flatnonzero(sure & (matched.truth >= 0))
     free = ~image.crowd
-    free[found.truth[right]] = False
+    free[matched.truth[right]] = False
     for detection in right.tolist():
         matrix[image.labels[detection], image.labels[detection]] += 1
-    wrong = np.flatnonzero(sure & (found.truth < 0))
+    wrong = np.flatnonzero(sure & (matched.truth < 0))
     unexplained = []
     for detection in wrong[np.argsort(-image.scores[wrong], kind="stable")].tolist():
         label = int(image.labels[detection])
@@ -111,7 +123,7 @@ def _explain(
         errors.append(_without_object(number, image, detection, free, overlap))
     for place in np.flatnonzero(free).tolist():
         matrix[image.truth_labels[place], -1] += 1
-        unsure = found.truth == place
+        unsure = matched.truth == place
         score = float(image.scores[unsure].max(initial=0.0))
         label = int(image.truth_labels[place])
         errors.append(Error("miss", number, label, score, None, image.truth_xyxy_px[place], label))
@@ -140,3 +152,66 @@ def _error(
         kind, number, int(image.labels[detection]), float(image.scores[detection]), image.boxes_xyxy_px[detection],
         image.truth_xyxy_px[place], int(image.truth_labels[place]), float(overlap[detection, place]),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What was found in some images, C classes."""
+
+    names: Sequence[str]
+    """Class names by index."""
+    images: Sequence[JudgedImage]
+    curves: Sequence[ScoreCurve]
+    """One per class."""
+    threshold: float
+    """Score at which mistakes are counted."""
+    mistakes: Mistakes
+
+    def numbers(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        points = {curve.name: curve.best() for curve in self.curves}
+        return {
+            "threshold": self.threshold,
+            "best": {name: None if point is None else point._asdict() for name, point in points.items()},
+            "confusion": self.mistakes.confusion.tolist(),
+            "errors": {kind: len(self.mistakes.of(kind)) for kind in KINDS},
+        }
+
+    def write_errors(self, path: Path) -> None:
+        """A table (CSV) with one line per error: boxes x1, y1, x2, y2 in pixels.
+
+        The score of a miss is the best below the threshold at its place, 0 where there is none.
+        """
+        with whole_file(path, durable=False) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            for error in (error for kind in KINDS for error in self.mistakes.of(kind)):
+                found, object_ = (
+                    [""] * 4 if box is None else [f"{value:.2f}" for value in box]
+                    for box in (error.box_xyxy_px, error.truth_xyxy_px)
+                )
+                image, name = cell(one_line(self.images[error.image].name)), cell(self.names[error.label])
+                row = [error.kind, image, name, f"{error.score:.5f}", *found]
+                truth = "" if error.truth_label < 0 else cell(self.names[error.truth_label])
+                table.writerow([*row, truth, *object_, f"{error.overlap:.4f}"])
+
+
+def judge(
+    images: Sequence[JudgedImage],
+    names: Sequence[str],
+    threshold: float | None = None,
+    *,
+    max_detections: int = MAX_DETECTIONS,
+) -> Judgement:
+    """Match, measure and explain.
+
+    Args:
+        images: in the order of their ids, as COCO's evaluator takes them.
+        names: of the C classes.
+        threshold: score at which mistakes are counted; None for the one with the highest mean F1.
+        max_detections: per class and image.
+    """
+    matches = match_all(images, max_detections=max_detections)
+    curves = score_curves(images, matches, names)
+    chosen = best_common_threshold(curves, THRESHOLD) if threshold is None else threshold
+    return Judgement(names, images, curves, chosen, find_mistakes(images, matches, len(names), chosen))

@@ -5,17 +5,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from .canvas import view_around
-from .draw import class_color
-from .errors import Error
+from .draw import class_color, inside
+from .errors import KINDS, Error, Judgement, Kind
 from .fonts import font_for, legible, legible_name, shortened
 
+SHEET = 24
+"""Errors on one sheet."""
 COLUMNS = 6
 _TILE = (200, 230)
 """(height, width) of a crop in pixels."""
@@ -23,6 +24,22 @@ _GAP = 12
 _LINES = 3
 _FONT_PX = 13
 _DASH = 7
+
+
+def error_sheets(
+    judgement: Judgement, most: int, open_image: Callable[[int], Image.Image]
+) -> Iterator[tuple[Kind, int, list[Image.Image]]]:
+    """Per kind of error its name, how many there are, and sheets with the first ``most`` of them.
+
+    Args:
+        most: errors shown per kind, ``SHEET`` of them on each sheet.
+        open_image: index of an image -> RGB.
+    """
+    image_names = [image.name for image in judgement.images]
+    for kind in KINDS:
+        errors = judgement.mistakes.of(kind)
+        parts = [errors[start : min(start + SHEET, most)] for start in range(0, min(len(errors), most), SHEET)]
+        yield kind, len(errors), [error_sheet(part, open_image, image_names, judgement.names) for part in parts]
 
 
 def error_sheet(
@@ -81,19 +98,12 @@ def _crop(image: Image.Image, error: Error) -> Image.Image:
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     crop = image.crop((left, top, right, bottom)).convert("RGB").resize(size, Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(crop)
-    places = [_placed(box, (left, top), scale, size) for box in boxes]
+    places = [inside(((box - np.tile((left, top), 2)) * scale).tolist(), size) for box in boxes]
     if error.truth_xyxy_px is not None:
         _dashed(draw, places[-1], class_color(error.truth_label))
     if error.box_xyxy_px is not None:
         draw.rectangle(places[0], outline=class_color(error.label), width=2)
     return crop
-
-
-def _placed(box: NDArray[np.float64], start: tuple[int, int], scale: float, size: tuple[int, int]) -> list[int]:
-    """A box of the image in pixels of the crop, kept inside."""
-    corners = [round((float(value) - start[axis % 2]) * scale) for axis, value in enumerate(box)]
-    kept = [min(max(value, 0), size[axis % 2] - 1) for axis, value in enumerate(corners)]
-    return [min(kept[0], kept[2]), min(kept[1], kept[3]), max(kept[0], kept[2]), max(kept[1], kept[3])]
 
 
 def _dashed(draw: ImageDraw.ImageDraw, box: Sequence[int], color: tuple[int, int, int]) -> None:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from isdfine.viz.draw import THRESHOLD
-from isdfine.viz.errors import KINDS
-from isdfine.viz.judgement import COLUMNS, SHEET, judge
+from isdfine.viz.errors import COLUMNS, KINDS, judge
+from isdfine.viz.sheet import SHEET, error_sheets
 from judged_cases import judged, random_images
 
 NAMES = ["cat", "dog", "cow"]
@@ -38,7 +38,7 @@ def test_numbers_are_plain_data() -> None:
 def test_sheets_show_as_many_as_asked_for() -> None:
     judgement = judge(random_images(1, 60), NAMES, 0.2)
     most = SHEET + 3
-    for kind, count, pages in judgement.sheets(most, lambda _: Image.new("RGB", (120, 120))):
+    for kind, count, pages in error_sheets(judgement, most, lambda _: Image.new("RGB", (120, 120))):
         assert count == len(judgement.mistakes.of(kind))
         assert len(pages) == -(-min(count, most) // SHEET)
         if kind == "miss":
@@ -71,6 +71,6 @@ def test_texts_of_the_table_are_no_formulas(tmp_path: Path) -> None:
 @pytest.mark.parametrize("most", [1, 1000])
 def test_no_errors_make_no_sheets(most: int) -> None:
     judgement = judge([judged([(0, 0, 9, 9, 0)], [(0, 0, 9, 9, 0, 0.9)])], NAMES, 0.5)
-    assert [(count, pages) for _, count, pages in judgement.sheets(most, lambda _: Image.new("L", (1, 1)))] == [
+    assert [(count, pages) for _, count, pages in error_sheets(judgement, most, lambda _: Image.new("L", (1, 1)))] == [
         (0, [])
     ] * 5
