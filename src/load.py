@@ -31,6 +31,7 @@ from .core.config.plan import SHARED
 from .core.errors import CheckpointError, ConfigError
 from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
+from .data import transforms as transforms
 from .data.classes import synonyms
 from .data.label_space import MSCOCO, LabelSpace
 from .zoo import parts as parts
@@ -199,8 +200,7 @@ def load_detector(
         ConfigError: the config has no model.
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path, ema=ema)
-    described = _config_of(checkpoint, config)
-    model, described = build_with(checkpoint, described)
+    model, described = build_with(checkpoint, _config_of(checkpoint, config))
     count = described.get("num_classes")
     labels = checkpoint.label_space
     if labels is None and count == len(MSCOCO) and described.get("remap_mscoco_category"):

@@ -22,7 +22,7 @@ from ..core.checkpoint.card import UNKNOWN_LICENCE, Card, card_path, save_weight
 from ..core.config import Config
 from ..core.config.node import locate
 from ..core.errors import CheckpointError
-from ..core.files import why
+from ..core.files import whole_file, why
 from ..data.label_space import LabelSpace
 from ..load import Checkpoint, build_with, open_checkpoint
 from ..nn.types import Predictions
@@ -202,11 +202,8 @@ def _write_official(state: Mapping[str, Tensor], config: Config, card: Card, pat
     if card.label_space is not None:
         content["label_space"] = card.label_space
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
+        with whole_file(path) as partial, open(partial, "wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: could not be written ({why(error)}): free space or choose another folder"
@@ -219,17 +216,18 @@ def _verify(model: nn.Module, config: Config, stage: Path) -> tuple[float, float
     Raises:
         CheckpointError: keys or outputs differ.
     """
-    found = open_checkpoint(stage)
-    if found.config is None:
+    written = open_checkpoint(stage)
+    if written.config is None:
         raise CheckpointError(f"{stage}: the config did not come back: this is a fault of the conversion, report it")
-    again = Config(locate(found.config, stage.name), str(stage), config.registry)
-    if found.model_sections is not None:
-        again = again.with_values(found.model_sections)
-    own, theirs = set(model.state_dict()), set(found.weights)
-    rebuilt = {key for key in own if key.endswith((".anchors", ".valid_mask"))}
-    if wrong := sorted((own - rebuilt) ^ (theirs - rebuilt)):
+    again = Config(locate(written.config, stage.name), str(stage), config.registry)
+    again = again.with_values(written.model_sections or {})
+    keys = [
+        {key for key in weights if not key.endswith((".anchors", ".valid_mask"))}  # those are made anew
+        for weights in (model.state_dict(), written.weights)
+    ]
+    if wrong := sorted(keys[0] ^ keys[1]):
         raise CheckpointError(f"conversion failed, nothing was written: keys differ, for example {wrong[0]}")
-    read_back, _ = build_with(found, again)
+    read_back, _ = build_with(written, again)
     logits, boxes = largest_differences(model, read_back, image_size_of(config))
     _check_difference(logits, boxes)
     return logits, boxes
@@ -251,7 +249,7 @@ def _check_output(wanted: Wanted) -> None:
         raise CheckpointError(f"{output}: is a folder, and --to {wanted.form} writes a file: choose another name")
     if endings is None and (output.is_file() or output.suffix in (".pth", ".pt", ".safetensors")):
         raise CheckpointError(f"{output}: --to {wanted.form} writes a folder: give the name of a folder")
-    there = [one for one in (output, *_beside(wanted)) if one.exists()]
+    there = [path for path in (output, *_beside(wanted)) if path.exists()]
     if there and not wanted.force:
         raise CheckpointError(f"{there[0]}: exists: choose another name, or replace it with --force")
 
@@ -284,10 +282,10 @@ def _publish(stage: Path, output: Path) -> list[Path]:
     pairs = [(stage, output), (card_path(stage), card_path(output))]
     if stage.is_dir():
         output.mkdir(parents=True, exist_ok=True)
-        pairs = [(one, output / one.name) for one in sorted(stage.iterdir())]
-    for one, final in pairs:
-        if one.is_file() and one != final:
-            os.replace(one, final)
+        pairs = [(path, output / path.name) for path in sorted(stage.iterdir())]
+    for path, final in pairs:
+        if path.is_file() and path != final:
+            os.replace(path, final)
             moved.append(final)
     return moved
 
@@ -295,5 +293,5 @@ def _publish(stage: Path, output: Path) -> list[Path]:
 def _remove(stage: Path) -> None:
     if stage.is_dir():
         shutil.rmtree(stage)
-    for one in (stage, card_path(stage)):
-        one.unlink(missing_ok=True)
+    for path in (stage, card_path(stage)):
+        path.unlink(missing_ok=True)

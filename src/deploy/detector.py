@@ -153,9 +153,8 @@ class Detector:
             raise ConfigError(f"threshold is {threshold}: give a score from 0 to 1")
         waiting, number = iter(images), 0
         while batch := list(islice(waiting, self.batch_size)):
-            ready = [as_rgb(one, channels, f"image {number + i}") for i, one in enumerate(batch)]
-            for picture, image, found in zip(batch, ready, self._run(ready, threshold)):
-                labels, boxes, scores = found
+            ready = [as_rgb(picture, channels, f"image {number + i}") for i, picture in enumerate(batch)]
+            for picture, image, (labels, boxes, scores) in zip(batch, ready, self._run(ready, threshold)):
                 size = (image.height, image.width)
                 yield Detections(boxes, scores, labels, self.label_space, size, picture, channels)
             number += len(batch)
@@ -172,14 +171,14 @@ class Detector:
     def _detect(self, prepared: Prepared) -> Outputs:
         wh = np.ascontiguousarray(prepared.sizes[:, ::-1])
         if prepared.image_sizes is None or self.info.takes_image_sizes:
-            found = self.backend.run(prepared.pixels, wh, prepared.image_sizes)
+            outputs = self.backend.run(prepared.pixels, wh, prepared.image_sizes)
         else:  # the network takes the whole canvas for the image: its pixels are asked for, and scaled here
             canvas = np.tile(np.array(prepared.pixels.shape[:1:-1], dtype=np.int64), (len(wh), 1))
-            found = self.backend.run(prepared.pixels, canvas)
+            outputs = self.backend.run(prepared.pixels, canvas)
             growth = np.tile(wh / prepared.image_sizes[:, ::-1], (1, 2))[:, None]  # (B, 1, 4)
-            found = found._replace(boxes=(found.boxes * growth).astype(np.float32))
-        _check(found, len(self.label_space))
-        return found
+            outputs = outputs._replace(boxes=(outputs.boxes * growth).astype(np.float32))
+        _check(outputs, len(self.label_space))
+        return outputs
 
 
 def _exported(path: Path, device: str | None, threads: int | None, names: Sequence[str] | None) -> Backend:
@@ -194,15 +193,15 @@ def _exported(path: Path, device: str | None, threads: int | None, names: Sequen
     return TensorRTBackend(path, device, names)
 
 
-def _check(found: Outputs, count: int) -> None:
+def _check(outputs: Outputs, count: int) -> None:
     """A network whose numbers overflowed would otherwise just find nothing."""
-    if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()):
+    if not (np.isfinite(outputs.scores).all() and np.isfinite(outputs.boxes).all()):
         raise CheckpointError(
             "the network answers with numbers that are not finite: its weights have diverged, or it overflows in half "
             "precision; use an earlier checkpoint, or export it in fp32"
         )
-    if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < count:
+    if outputs.labels.size and not 0 <= outputs.labels.min() <= outputs.labels.max() < count:
         raise CheckpointError(
-            f"the network answers with label {found.labels.max()}, but there are {count} class names: they belong to "
+            f"the network answers with label {outputs.labels.max()}, but there are {count} class names: they belong to "
             "another model"
         )

@@ -41,7 +41,7 @@ class _HookRecords:
 
 @torch.inference_mode()
 def inspect_image(
-    model: nn.Module, images: Tensor, size: tuple[int, int], content_sizes: Tensor | None = None
+    model: nn.Module, images: Tensor, size: tuple[int, int], image_sizes: Tensor | None = None
 ) -> Inspection:
     """Run a detector on one image and read its decoder.
 
@@ -49,7 +49,7 @@ def inspect_image(
         model: a detector with a ``Decoder`` (D-FINE, RT-DETR), in eval mode.
         images: (1, 3, H, W) as the model reads them.
         size: (height, width) in pixels that fractions of boxes are multiplied with: the image's own.
-        content_sizes: (1, 2) in a padded batch, see ``DETR.forward``.
+        image_sizes: (1, 2) in a padded batch, see ``DETR.forward``.
 
     Raises:
         ConfigError: another kind of model.
@@ -57,13 +57,11 @@ def inspect_image(
     """
     decoder = next((module for module in model.modules() if isinstance(module, Decoder)), None)
     if decoder is None:
-        raise ConfigError(
-            f"{type(model).__name__} has no DFINETransformer or RTDETRTransformer: pictures of the decoder exist for detectors with one"
-        )
+        raise ConfigError(f"{type(model).__name__} has no decoder of our parts: pictures exist for D-FINE and RT-DETR")
     if len(images) != 1 or model.training:
         raise ValueError(f"inspect_image reads one image in eval mode, got {len(images)}: call model.eval() before")
     with _listening(decoder) as records:
-        output = model(images, content_sizes=content_sizes, want=_ATTENTION)
+        output = model(images, image_sizes=image_sizes, want=_ATTENTION)
     predictions, attention = output.layers[-1], output.attention
     bins = decoder.box_head.bins if isinstance(decoder.box_head, FDRBoxHead) else None
     scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=predictions.boxes.device)  # x, y

@@ -186,12 +186,12 @@ class Judgement:
             table = csv.writer(file)
             table.writerow(COLUMNS)
             for error in (error for kind in KINDS for error in self.mistakes.of(kind)):
-                found, object_ = (
+                detection, object_ = (
                     [""] * 4 if box is None else [f"{value:.2f}" for value in box]
                     for box in (error.box_xyxy_px, error.truth_xyxy_px)
                 )
                 image, name = cell(one_line(self.images[error.image].name)), cell(self.names[error.label])
-                row = [error.kind, image, name, f"{error.score:.5f}", *found]
+                row = [error.kind, image, name, f"{error.score:.5f}", *detection]
                 truth = "" if error.truth_label < 0 else cell(self.names[error.truth_label])
                 table.writerow([*row, truth, *object_, f"{error.overlap:.4f}"])
 

@@ -102,9 +102,9 @@ def score_curves(images: Sequence[JudgedImage], matches: Sequence[Matches], name
     for label, name in enumerate(names):
         own = np.flatnonzero((labels == label) & counted)
         own = own[np.argsort(-scores[own], kind="stable")]
-        found = np.cumsum(right[own])
-        precision = found / np.arange(1, len(own) + 1)
-        recall = found / max(1, objects[label])
+        hits = np.cumsum(right[own])
+        precision = hits / np.arange(1, len(own) + 1)
+        recall = hits / max(1, objects[label])
         curves.append(ScoreCurve(name, int(objects[label]), scores[own], precision, recall))
     return curves
 

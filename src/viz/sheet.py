@@ -82,12 +82,12 @@ def caption(error: Error, class_names: Sequence[str]) -> tuple[str, str]:
     if error.kind == "miss":
         best = f"score {error.score:.2f} at best" if error.score else "no such box at any score"
         return f"missed: {name}", f"{error.size_px:.0f} px, {best}"
-    found = f"{name} {error.score:.2f}"
+    detection = f"{name} {error.score:.2f}"
     if error.kind == "background":
-        return found, f"{error.size_px:.0f} px, nothing annotated"
+        return detection, f"{error.size_px:.0f} px, nothing annotated"
     truth = legible_name(class_names[error.truth_label], error.truth_label)
     said = {"confusion": f"is {truth}", "duplicate": f"{truth} is found already", "localisation": f"of {truth}"}
-    return found, f"{said[error.kind]}, IoU {error.overlap:.2f}"
+    return detection, f"{said[error.kind]}, IoU {error.overlap:.2f}"
 
 
 def _crop(image: Image.Image, error: Error) -> Image.Image:

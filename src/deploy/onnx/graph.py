@@ -84,8 +84,8 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor, orig_target_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) and (B, 2) width and height in pixels -> labels (B, K), boxes (B, K, 4), scores (B, K)."""
-        found = self.postprocessor(self.model(self._floats(images)), orig_target_sizes)
-        return found.labels, found.boxes, found.scores
+        labels, boxes, scores = self.postprocessor(self.model(self._floats(images)), orig_target_sizes)
+        return labels, boxes, scores
 
     def _floats(self, images: Tensor) -> Tensor:
         if not self.uint8:

@@ -83,34 +83,36 @@ def structure_problems(
         dynamic_size: height and width must be free.
     """
     stated = {entry.key: entry.value for entry in proto.metadata_props}.get("precision", "fp32")
-    found = [*_interface_problems(proto, dynamic_size=dynamic_size), *_operator_problems(proto)]
-    found += _layer_norm_problems(proto, layer_norms)
+    problems = [*_interface_problems(proto, dynamic_size=dynamic_size), *_operator_problems(proto)]
+    problems += _layer_norm_problems(proto, layer_norms)
     if any(node.domain not in _STANDARD for node in proto.graph.node):
-        return found  # the types of such a graph cannot be worked out
-    return found + _precision_problems(proto, precision or stated)
+        return problems  # the types of such a graph cannot be worked out
+    return problems + _precision_problems(proto, precision or stated)
 
 
 def _interface_problems(proto: ModelProto, *, dynamic_size: bool) -> list[str]:
-    found, batches = [], set()
+    problems, batches = [], set()
     for value in (*proto.graph.input, *proto.graph.output):
         dims = _dims(value)
         kind = value.type.tensor_type.elem_type
         if kind not in _TYPES[value.name]:
-            found.append(f"{value.name} has element type {kind}, expected {' or '.join(map(str, _TYPES[value.name]))}")
+            problems.append(
+                f"{value.name} has element type {kind}, expected {' or '.join(map(str, _TYPES[value.name]))}"
+            )
         if len(dims) != _RANKS[value.name]:
-            found.append(f"{value.name} has {len(dims)} dimensions, expected {_RANKS[value.name]}")
+            problems.append(f"{value.name} has {len(dims)} dimensions, expected {_RANKS[value.name]}")
             continue
         batches.add(dims[0])
         if isinstance(dims[0], int):
-            found.append(f"{value.name}: the batch is baked in as {dims[0]}")
+            problems.append(f"{value.name}: the batch is baked in as {dims[0]}")
         if value.name == "images" and dynamic_size and any(isinstance(side, int) for side in dims[2:]):
-            found.append(f"images: height and width are {dims[2]} x {dims[3]}, asked for free ones")
+            problems.append(f"images: height and width are {dims[2]} x {dims[3]}, asked for free ones")
     names = {name for name in batches if isinstance(name, str) and name}
     if len(names) > 1:
-        found.append(
+        problems.append(
             f"the batch has several names ({', '.join(sorted(names))}): inputs and outputs do not belong together"
         )
-    return found
+    return problems
 
 
 def _dims(value: ValueInfoProto) -> list[int | str]:
@@ -119,19 +121,19 @@ def _dims(value: ValueInfoProto) -> list[int | str]:
 
 
 def _operator_problems(proto: ModelProto) -> list[str]:
-    found = []
+    problems = []
     foreign = {f"{node.domain}.{node.op_type}" for node in proto.graph.node if node.domain not in _STANDARD}
     if foreign:
-        found.append(f"operations outside the ONNX standard: {', '.join(sorted(foreign))}")
+        problems.append(f"operations outside the ONNX standard: {', '.join(sorted(foreign))}")
     if proto.functions:
-        found.append(f"{len(proto.functions)} functions of its own instead of one flat graph")
+        problems.append(f"{len(proto.functions)} functions of its own instead of one flat graph")
     flow = sorted({node.op_type for node in proto.graph.node if node.op_type in _CONTROL_FLOW})
     if flow:
-        found.append(f"control flow ({', '.join(flow)}), which runtimes cannot fuse")
+        problems.append(f"control flow ({', '.join(flow)}), which runtimes cannot fuse")
     opset = next((entry.version for entry in proto.opset_import if entry.domain in _STANDARD), 0)
     if opset < _NATIVE_LAYER_NORM:
-        found.append(f"opset {opset} has no LayerNormalization: export with opset {_NATIVE_LAYER_NORM} or newer")
-    return found
+        problems.append(f"opset {opset} has no LayerNormalization: export with opset {_NATIVE_LAYER_NORM} or newer")
+    return problems
 
 
 def _layer_norm_problems(proto: ModelProto, layer_norms: int | None) -> list[str]:
@@ -171,18 +173,18 @@ def _precision_problems(proto: ModelProto, precision: str) -> list[str]:
         return [f"called fp32, but {counted.describe()}"] if counted.half_weights or counted.half_nodes else []
     heavy = _heavy_weights(proto)
     part = heavy[HALF] / max(1, heavy[HALF] + heavy[FLOAT])
-    found = []
+    problems = []
     if part < _HALF_AT_LEAST:
-        found.append(
+        problems.append(
             f"called fp16, but {part:.0%} of the weights of convolutions and linear layers are in float16, expected "
             f"{_HALF_AT_LEAST:.0%}"
         )
     if wrong := misplaced(proto):
-        found.append(
+        problems.append(
             f"called fp16, but these compute in float16 and must not: {', '.join(wrong)}; export with "
             "--precision fp16, which keeps them in float32"
         )
-    return found
+    return problems
 
 
 def _heavy_weights(proto: ModelProto) -> dict[int, int]:
