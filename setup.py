@@ -36,7 +36,12 @@ setup(
     python_requires=">=3.10",
     package_dir={"isdfine": "src"},
     packages=["isdfine", *(f"isdfine.{name}" for name in find_packages("src"))],
-    package_data={"isdfine.core.config": ["*.yml"], "isdfine.data.classes": ["*.yml"], "isdfine.viz": ["*.html"]},
+    package_data={
+        "isdfine": ["py.typed"],
+        "isdfine.core.config": ["*.yml"],
+        "isdfine.data.classes": ["*.yml"],
+        "isdfine.viz": ["*.html"],
+    },
     install_requires=requirements("run"),
     extras_require={"dev": requirements("dev"), "video": requirements("video")},
 )
