@@ -19,10 +19,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .core.checkpoint import read_checkpoint, refuse_url, weights_in
+from .core.checkpoint import family_of, read_checkpoint, refuse_url, weights_in
 from .core.checkpoint.card import Card, file_sha256, read_card
-from .core.checkpoint.classes import class_tensors, count_classes, map_classes
-from .core.checkpoint.weights import family_of, load_weights, nothing_fits
+from .core.checkpoint.classes import map_classes
+from .core.checkpoint.weights import class_tensors, count_classes, load_weights, nothing_fits
 from .core.config import Config, without_initial_weights
 from .core.config.foreign import refuse_other_kinds
 from .core.config.layers import read_tree
@@ -239,7 +239,7 @@ def build_with(checkpoint: Checkpoint, config: Config) -> tuple[nn.Module, Confi
 def _with_count(config: Config, num_classes: int) -> Config:
     """The config as it is kept with weights: nothing to load, the class count written down."""
     nothing = {key: None for key in ("resume", "tuning") if config.get(key) is not None}
-    return without_initial_weights(config, {**nothing, "num_classes": num_classes})
+    return without_initial_weights(config, **nothing, num_classes=num_classes)
 
 
 def inference_config(data: Mapping[str, Any], place: str, num_classes: int = _ANY_COUNT) -> Config:

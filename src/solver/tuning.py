@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..core.checkpoint.classes import ClassMap, Synonyms, class_tensors, count_classes, map_classes
-from ..core.checkpoint.weights import LoadReport, compare, is_counter, nothing_fits, other_family
+from ..core.checkpoint.classes import ClassMap, Synonyms, map_classes
+from ..core.checkpoint.weights import LoadReport, class_tensors, compare, count_classes, is_counter, nothing_fits
 from ..core.config.settings import RunSettings
 from ..core.errors import CheckpointError
 from ..data.classes import BUILT_IN, class_list, synonyms
@@ -260,8 +260,8 @@ def _require_same_architecture(model: nn.Module, report: LoadReport) -> None:
     raise CheckpointError(
         f"{report.source} is of another architecture: {fitting} of the {total} tensors of {type(model).__name__} fit, "
         f"{in_backbone[0]} of {in_backbone[1]} in the backbone{_facts(report)}"
-        f"{other_family(report.in_file, report.in_model)}: use the config the checkpoint was "
-        "trained with (its size n, s, m, l or x), or a checkpoint of this model"
+        f"{report.family}: use the config the checkpoint was trained with (its size n, s, m, l or x), or a checkpoint "
+        "of this model"
     )
 
 

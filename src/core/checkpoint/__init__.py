@@ -12,7 +12,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
@@ -168,6 +168,41 @@ def listed(items: Sequence[str], shown: int = 10) -> str:
     """The first items of a list, and how many more there are."""
     more = f" and {len(items) - shown} more" if len(items) > shown else ""
     return ", ".join(items[:shown]) + more
+
+
+_FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("D-FINE", (r"^decoder\.pre_bbox_head\.",)),
+    ("RT-DETR", (r"^decoder\.dec_bbox_head\.",)),
+    ("RF-DETR or LW-DETR", (r"^backbone\.0\.(encoder|projector)\.",)),
+    ("DINO", (r"^label_enc\.", r"^transformer\.enc_out_class_embed\.")),
+    ("DN-DETR", (r"^label_enc\.",)),
+    ("DAB-DETR", (r"^refpoint_embed\.|^transformer\.decoder\.ref_point_head\.",)),
+    ("Deformable DETR", (r"^transformer\.level_embed$",)),
+    ("DETR", (r"^transformer\.decoder\.layers\.0\.multihead_attn\.",)),
+    ("Faster R-CNN", (r"^roi_heads\.",)),
+    ("RetinaNet", (r"^head\.classification_head\.",)),
+    ("a detector of mmdetection", (r"^bbox_head\.",)),
+    ("YOLOX", (r"^head\.cls_convs\.",)),
+    ("a YOLO of Ultralytics", (r"^(model\.)?model\.\d+\.",)),
+)
+"""Families of detectors and the tensors that give them away; the first of which all are there is meant."""
+
+
+def family_of(keys: Iterable[str]) -> str | None:
+    """Name of the family whose detectors have tensors of these names; None where none is known by them."""
+    names = list(keys)
+    for family, patterns in _FAMILIES:
+        if all(any(re.search(pattern, name) for name in names) for pattern in patterns):
+            return family
+    return None
+
+
+def other_family(file: Iterable[str], model: Iterable[str]) -> str:
+    """A clause that names the family of a file's tensors, where the model is not one of it."""
+    theirs, ours = family_of(file), family_of(model)
+    if theirs is None or theirs == ours:
+        return ""
+    return f"; these are the weights of {theirs}, another family of detectors{f' than {ours}' if ours else ''}"
 
 
 SUM_KEY = "isdfine_crc32"

@@ -9,9 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
 
 from ..errors import CheckpointError
 
@@ -33,12 +30,17 @@ class ClassMap:
     @property
     def identical(self) -> bool:
         """Whether both lists name the same classes in the same order, so that nothing has to move."""
-        return len(self.source) == len(self.target) and all(row == one for one, row in enumerate(self.rows))
+        return len(self.source) == len(self.target) and self.rows == tuple(range(len(self.target)))
 
     @property
     def new(self) -> list[str]:
         """Target classes that the checkpoint does not know."""
         return [name for name, row in zip(self.target, self.rows) if row is None]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for a JSON file: the classes of the model, and of each the class and row of the checkpoint."""
+        taken = [None if row is None else self.source[row] for row in self.rows]
+        return {"model": list(self.target), "source": taken, "source_rows": list(self.rows)}
 
     def pairs(self) -> list[tuple[str, str, int]]:
         """Target class, source class and source row of every mapped class, in target order."""
@@ -89,11 +91,8 @@ def map_classes(
     if tuple(source) == tuple(target):
         return ClassMap(tuple(source), tuple(target), tuple(range(len(target))))
     keys: tuple[Callable[[str], str], ...] = (
-        str,
-        normalised,
-        squeezed,
-        lambda name: synonyms.get(squeezed(name), squeezed(name)),
-    )
+        str, normalised, squeezed, lambda name: synonyms.get(squeezed(name), squeezed(name)),
+    )  # fmt: skip
     levels = [(key, _rows_by(key, source)) for key in keys]
     alike = Counter(map(normalised, target))
     rows = [
@@ -123,45 +122,3 @@ def _row_of(
                 "which they do not share a group"
             )
     return None
-
-
-def class_tensors(model: nn.Module) -> dict[str, int]:
-    """State-dict keys whose first axis is classes, with the rows behind the classes (padding) of each.
-
-    A module says so itself: its ``class_rows`` maps names of its parts to that number of extra rows.
-    """
-    parts: dict[str, int] = {}
-    for prefix, module in model.named_modules():
-        declared: Any = getattr(module, "class_rows", None)
-        if isinstance(declared, Mapping):
-            parts |= {f"{prefix}.{name}." if prefix else f"{name}.": extra for name, extra in declared.items()}
-    return {key: extra for key in model.state_dict() for part, extra in parts.items() if key.startswith(part)}
-
-
-def count_classes(state: Mapping[str, Tensor], extra_rows: Mapping[str, int]) -> int | None:
-    """Number of classes of a checkpoint: what most of its class tensors say.
-
-    Args:
-        state: the checkpoint's tensors.
-        extra_rows: from :func:`class_tensors`.
-
-    Returns: None where the checkpoint has no class tensors.
-    """
-    counts = Counter(
-        state[key].shape[0] - extra for key, extra in extra_rows.items() if key in state and state[key].dim() > 0
-    )
-    return max(counts, key=lambda rows: (counts[rows], rows)) if counts else None
-
-
-def moved_rows(own: Tensor, theirs: Tensor, classes: ClassMap) -> Tensor:
-    """A model's tensor with the rows that the checkpoint knows; other rows, and padding, keep the model's values.
-
-    Args:
-        own: (C + extra, ...) the model's tensor.
-        theirs: (C_source + extra, ...) in the same type.
-    """
-    moved = own.clone()
-    for row, source in enumerate(classes.rows):
-        if source is not None:
-            moved[row] = theirs[source].to(own.device)
-    return moved

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -15,10 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from . import listed, read_checkpoint, weights_in
-from .classes import ClassMap, class_tensors, moved_rows, normalised
-
-logger = logging.getLogger(__name__)
+from . import listed, other_family, read_checkpoint, weights_in
+from .classes import ClassMap, normalised
 
 __all__ = ["LoadReport", "compare", "load_weights", "read_checkpoint"]
 
@@ -66,46 +64,11 @@ def load_weights(
 
 def nothing_fits(model: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
     """Error text for a file of which no tensor can be used."""
-    family = other_family(state, model.state_dict())
     return (
         f"{source}: none of its {len(state)} tensors fits {type(model).__name__}, for example "
-        f"{listed(list(state), 3)}{family}: check that the checkpoint belongs to this model"
+        f"{listed(list(state), 3)}{other_family(state, model.state_dict())}: check that the checkpoint belongs to this "
+        "model"
     )
-
-
-_FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("D-FINE", (r"^decoder\.pre_bbox_head\.",)),
-    ("RT-DETR", (r"^decoder\.dec_bbox_head\.",)),
-    ("RF-DETR or LW-DETR", (r"^backbone\.0\.(encoder|projector)\.",)),
-    ("DINO", (r"^label_enc\.", r"^transformer\.enc_out_class_embed\.")),
-    ("DN-DETR", (r"^label_enc\.",)),
-    ("DAB-DETR", (r"^refpoint_embed\.|^transformer\.decoder\.ref_point_head\.",)),
-    ("Deformable DETR", (r"^transformer\.level_embed$",)),
-    ("DETR", (r"^transformer\.decoder\.layers\.0\.multihead_attn\.",)),
-    ("Faster R-CNN", (r"^roi_heads\.",)),
-    ("RetinaNet", (r"^head\.classification_head\.",)),
-    ("a detector of mmdetection", (r"^bbox_head\.",)),
-    ("YOLOX", (r"^head\.cls_convs\.",)),
-    ("a YOLO of Ultralytics", (r"^(model\.)?model\.\d+\.",)),
-)
-"""Families of detectors and the tensors that give them away; the first of which all are there is meant."""
-
-
-def family_of(keys: Iterable[str]) -> str | None:
-    """Name of the family whose detectors have tensors of these names; None where none is known by them."""
-    names = list(keys)
-    for family, patterns in _FAMILIES:
-        if all(any(re.search(pattern, name) for name in names) for pattern in patterns):
-            return family
-    return None
-
-
-def other_family(file: Iterable[str], model: Iterable[str]) -> str:
-    """A clause that names the family of a file's tensors, where the model is not one of it."""
-    theirs, ours = family_of(file), family_of(model)
-    if theirs is None or theirs == ours:
-        return ""
-    return f"; these are the weights of {theirs}, another family of detectors{f' than {ours}' if ours else ''}"
 
 
 def compare(
@@ -119,13 +82,12 @@ def compare(
         source: name of the file for the report.
         classes: which row of a class head goes where; None, or an identical list = heads are taken as they are.
     """
-    own = model.state_dict()
-    rebuilt = _rebuilt_buffers(model)
+    own, rebuilt = model.state_dict(), _rebuilt_buffers(model)
     by_class = class_tensors(model) if classes is not None and not classes.identical else {}
     extra = [key for key in state if key not in own and key not in rebuilt]
-    counters = [key for key in extra if is_counter(key)]
     unexpected = [key for key in extra if not is_counter(key)]
-    report = LoadReport(source, unexpected=unexpected, dropped=len(counters), classes=classes)
+    report = LoadReport(source, unexpected=unexpected, dropped=len(extra) - len(unexpected), classes=classes)
+    report.family = other_family(state, own)
     fitting: dict[str, Tensor] = {}
     for key, mine in own.items():
         if key in rebuilt or (is_counter(key) and key not in state):
@@ -133,11 +95,11 @@ def compare(
         elif key not in state:
             report.missing.append(key)
         elif classes is not None and key in by_class and _has_rows_of(mine, state[key], by_class[key], classes):
-            rows = _map_rows(key, mine, state[key], by_class[key], classes)
-            fitting[key] = rows[0]
-            report.mapped.append(rows[1])
-        elif (problem := _misfit_of(key, mine, state[key], key in by_class)) is not None:
-            report.mismatched.append(problem)
+            fitting[key] = moved_rows(mine, state[key].to(mine.dtype), classes)
+            total = len(classes.target)
+            report.mapped.append(MappedRows(key, total - len(classes.new), total, by_class[key]))
+        elif (reason := _misfit_of(mine, state[key], key in by_class)) is not None:
+            report.mismatched.append(Mismatch(key, tuple(state[key].shape), tuple(mine.shape), reason))
         else:
             fitting[key] = state[key].to(mine.dtype)
             report.loaded.append(key)
@@ -145,29 +107,59 @@ def compare(
 
 
 def _has_rows_of(mine: Tensor, theirs: Tensor, extra: int, classes: ClassMap) -> bool:
-    return (
-        mine.shape[1:] == theirs.shape[1:]
-        and mine.shape[:1] == (len(classes.target) + extra,)
-        and theirs.shape[:1] == (len(classes.source) + extra,)
-    )
+    counts = (len(classes.target) + extra,), (len(classes.source) + extra,)
+    return mine.shape[1:] == theirs.shape[1:] and (mine.shape[:1], theirs.shape[:1]) == counts
 
 
-def _map_rows(key: str, mine: Tensor, theirs: Tensor, extra: int, classes: ClassMap) -> tuple[Tensor, MappedRows]:
-    total = len(classes.target)
-    moved = moved_rows(mine, theirs.to(mine.dtype), classes)
-    return moved, MappedRows(key, total - len(classes.new), total, extra)
-
-
-def _misfit_of(key: str, mine: Tensor, theirs: Tensor, counts_classes: bool) -> Mismatch | None:
+def _misfit_of(mine: Tensor, theirs: Tensor, counts_classes: bool) -> str | None:
     """Why a tensor cannot be taken as it is."""
-    shapes = tuple(theirs.shape), tuple(mine.shape)
     if mine.shape != theirs.shape:
-        return Mismatch(key, *shapes)
+        return "shape"
     if counts_classes:
-        return Mismatch(key, *shapes, "its rows are not the classes of the file")
-    if not _fits_exactly(theirs, mine.dtype):
-        return Mismatch(key, *shapes, f"{theirs.dtype} values that {mine.dtype} cannot hold")
-    return None
+        return "its rows are not the classes of the file"
+    return None if _fits_exactly(theirs, mine.dtype) else f"{theirs.dtype} values that {mine.dtype} cannot hold"
+
+
+def moved_rows(own: Tensor, theirs: Tensor, classes: ClassMap) -> Tensor:
+    """A model's tensor with the rows that the checkpoint knows; other rows, and padding, keep the model's values.
+
+    Args:
+        own: (C + extra, ...) the model's tensor.
+        theirs: (C_source + extra, ...) in the same type.
+    """
+    moved = own.clone()
+    for row, source in enumerate(classes.rows):
+        if source is not None:
+            moved[row] = theirs[source].to(own.device)
+    return moved
+
+
+def class_tensors(model: nn.Module) -> dict[str, int]:
+    """State-dict keys whose first axis is classes, with the rows behind the classes (padding) of each.
+
+    A module says so itself: its ``class_rows`` maps names of its parts to that number of extra rows.
+    """
+    parts: dict[str, int] = {}
+    for prefix, module in model.named_modules():
+        declared: Any = getattr(module, "class_rows", None)
+        if isinstance(declared, Mapping):
+            parts |= {f"{prefix}.{name}." if prefix else f"{name}.": extra for name, extra in declared.items()}
+    return {key: extra for key in model.state_dict() for part, extra in parts.items() if key.startswith(part)}
+
+
+def count_classes(state: Mapping[str, Tensor], extra_rows: Mapping[str, int]) -> int | None:
+    """Number of classes of a checkpoint: what most of its class tensors say.
+
+    Args:
+        state: the checkpoint's tensors.
+        extra_rows: from :func:`class_tensors`.
+
+    Returns: None where the checkpoint has no class tensors.
+    """
+    counts = Counter(
+        state[key].shape[0] - extra for key, extra in extra_rows.items() if key in state and state[key].dim() > 0
+    )
+    return max(counts, key=lambda rows: (counts[rows], rows)) if counts else None
 
 
 def is_counter(key: str) -> bool:
@@ -195,12 +187,11 @@ def _fits_exactly(value: Tensor, dtype: torch.dtype) -> bool:
 
 def _misfit(report: LoadReport) -> str:
     """Error text of a strict load."""
-    family = other_family(report.in_file, report.in_model)
-    parts = [f"{report.source} does not fit the model ({len(report.loaded)} tensors would){family}"]
+    parts = [f"{report.source} does not fit the model ({len(report.loaded)} tensors would){report.family}"]
     for what, items in (
         ("missing in the file", report.missing),
         ("not in the model", report.unexpected),
-        ("fitting by name only", [f"{m.name} ({m})" for m in report.mismatched]),
+        ("fitting by name only", [f"{misfit.name} ({misfit})" for misfit in report.mismatched]),
     ):
         if items:
             parts.append(f"{len(items)} {what}: {listed(items)}")
@@ -255,7 +246,7 @@ class MappedRows:
         return f"{self.rows} of {self.total} rows by class name{behind}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadReport:
     """What :func:`~isdfine.load_weights` did, by state-dict key."""
 
@@ -278,21 +269,8 @@ class LoadReport:
     """Which class took which row, where rows were mapped by name."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know about this load."""
-
-    @property
-    def in_file(self) -> list[str]:
-        """Names of the tensors that the file has (and that the model might take)."""
-        return [*self.loaded, *self.unexpected, *self._in_both]
-
-    @property
-    def in_model(self) -> list[str]:
-        """Names of the tensors that the model might take from a file."""
-        return [*self.loaded, *self.missing, *self._in_both]
-
-    @property
-    def _in_both(self) -> list[str]:
-        """Names of the tensors of both that are not loaded as they are."""
-        return [*(misfit.name for misfit in self.mismatched), *(rows.name for rows in self.mapped)]
+    family: str = ""
+    """A clause that names the family of the file's tensors, where the model is of another."""
 
     @property
     def complete(self) -> bool:
@@ -334,23 +312,17 @@ class LoadReport:
             "source": self.source,
             "summary": self.summary(),
             "notes": list(self.notes),
-            "classes": None if self.classes is None else _classes(self.classes),
+            "classes": None if self.classes is None else self.classes.to_dict(),
             "tensors": dict(sorted(tensors.items())),
         }
 
     def _statuses(self) -> dict[str, list[tuple[str, str]]]:
         """Everything but what was loaded as it is: status, then tensor and detail."""
+        new = [(rows.name, f"none of its {rows.total} classes is in the file") for rows in self.mapped if not rows.rows]
+        misfits = [(misfit.name, str(misfit)) for misfit in self.mismatched]
         return {
             "mapped": [(rows.name, str(rows)) for rows in self.mapped if rows.rows],
-            "initialised": [
-                *(
-                    (rows.name, f"none of its {rows.total} classes is in the file")
-                    for rows in self.mapped
-                    if not rows.rows
-                ),
-                *((misfit.name, str(misfit)) for misfit in self.mismatched),
-                *((name, "not in the file") for name in self.missing),
-            ],
+            "initialised": [*new, *misfits, *((name, "not in the file") for name in self.missing)],
             "unused": [(name, "not in the model") for name in self.unexpected],
             "kept": [(name, "") for name in self.kept],
         }
@@ -366,17 +338,9 @@ class LoadReport:
         return rows + ([("new class", listed(self.classes.new, _CLASSES))] if self.classes.new else [])
 
 
-def _classes(mapping: ClassMap) -> dict[str, Any]:
-    taken = [None if row is None else mapping.source[row] for row in mapping.rows]
-    return {"model": list(mapping.target), "source": taken, "source_rows": list(mapping.rows)}
-
-
 def _by_part(names: Iterable[str]) -> list[str]:
-    """How many tensors of each top-level part: ``backbone: 412``."""
-    counts: dict[str, int] = {}
-    for name in names:
-        part = name.split(".")[0]
-        counts[part] = counts.get(part, 0) + 1
+    """How many tensors of each top-level part: ``backbone: 412 tensors``."""
+    counts = Counter(name.split(".")[0] for name in names)
     return [f"{part}: {count} tensor{'s' if count > 1 else ''}" for part, count in counts.items()]
 
 
@@ -389,9 +353,7 @@ def _alike(items: Iterable[tuple[str, str]]) -> list[str]:
         )
     lines = []
     for (pattern, detail), numbers in groups.items():
-        spans = [
-            f"{min(places)}..{max(places)}" if min(places) < max(places) else str(places[0]) for places in zip(*numbers)
-        ]
+        spans = [str(min(at)) + (f"..{max(at)}" if min(at) < max(at) else "") for at in zip(*numbers)]
         count = f" ({len(numbers)} tensors)" if len(numbers) > 1 else ""
         lines.append(pattern.format(*spans) + count + (f": {detail}" if detail else ""))
     return lines

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from ..errors import CheckpointError, ConfigError, DataError, last_line
@@ -356,26 +355,26 @@ class _Builder:
         return {**arguments, **{name: plan.arguments[name] for name in further}}
 
 
-def without_initial_weights(config: Config, values: Mapping[str, Any] = MappingProxyType({})) -> Config:
+def without_initial_weights(config: Config, **values: Any) -> Config:
     """The config with nothing to load while its model is built.
 
     Every ``pretrained`` becomes False and every ``weights`` that names a file becomes None, also in components that are
     given inline.
 
     Args:
-        values: what to set besides, by dotted key.
+        values: of the top level, to set besides.
     """
-    return config.with_values({**_values(config.data), **values})
+    tree = _loading_nothing(config._tree)
+    given = {name: Node(value, "without_initial_weights", name) for name, value in values.items()}
+    return replace(config, _tree=replace(tree, value={**tree.value, **given}))
 
 
-def _values(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What to change inside a mapping, by dotted key."""
-    values: dict[str, Any] = {}
-    for key, child in section.items():
-        if isinstance(child, dict):
-            values |= _values(child, f"{prefix}{key}.")
-        elif prefix and key == "weights" and isinstance(child, str):
-            values[f"{prefix}{key}"] = None
-        elif prefix and key == "pretrained" and child:
-            values[f"{prefix}{key}"] = False
-    return values
+def _loading_nothing(node: Node) -> Node:
+    if not isinstance(node.value, dict):
+        return node
+    children = {name: _loading_nothing(child) for name, child in node.value.items()}
+    if node.key and isinstance(children.get("weights", node).value, str):
+        children["weights"] = replace(children["weights"], value=None)
+    if node.key and "pretrained" in children and not isinstance(children["pretrained"].value, dict):
+        children["pretrained"] = replace(children["pretrained"], value=False)
+    return replace(node, value=children)

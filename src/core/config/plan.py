@@ -211,7 +211,9 @@ class Planner:
         if depth > MAX_DEPTH:
             return self.report(node, key, f"components nest more than {MAX_DEPTH} deep: does {name} contain itself?")
         schema, section = self.schema(name), self.section(name)
-        given = merge(section, Node(self.spelled(name, inline), node.origin, key)).value
+        given = self.spelled(name, inline)
+        if section.value:
+            given = merge(section, Node(given, node.origin, key)).value if given else section.value
         given = self.family_defaults(name) | given
         if section.value and not inline:  # what is missing belongs into the section, not where it is referred to
             node, key = section, name

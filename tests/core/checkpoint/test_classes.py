@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from isdfine.core.checkpoint.classes import ClassMap, class_tensors, count_classes, map_classes, moved_rows, normalised
+from isdfine.core.checkpoint.classes import ClassMap, map_classes, normalised
+from isdfine.core.checkpoint.weights import class_tensors, count_classes, moved_rows
 from isdfine.core.errors import CheckpointError
 
 TABLE = {"tv": "=tv", "television": "=tv", "tvmonitor": "=tv", "screen": "=tv"}
