@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.synthetic import DecoderShapes, MadeUpStep, made_up_step
+from bench.synthetic import DecoderShapes, SyntheticStep, synthetic_step
 from losses.cases import official_objective
 from losses.published import PublishedObjective, read_for_log
 from losses.test_criterion import Operators
@@ -14,14 +14,14 @@ from losses.test_criterion import Operators
 SMALL = {"batch": 3, "queries": 40, "num_classes": 7, "layers": 3, "reg_max": 8, "num_denoising": 12}
 
 
-def gradients(losses: dict[str, Tensor], step: MadeUpStep) -> list[Tensor]:
+def gradients(losses: dict[str, Tensor], step: SyntheticStep) -> list[Tensor]:
     return list(torch.autograd.grad(torch.stack(list(losses.values())).sum(), step.leaves))
 
 
 @pytest.mark.parametrize("objects", [1, 5, 40, 45])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_losses_and_gradients_are_those_of_the_published_way(objects: int, seed: int) -> None:
-    step = made_up_step(DecoderShapes(objects=objects, **SMALL), seed)
+    step = synthetic_step(DecoderShapes(objects=objects, **SMALL), seed)
     ours = official_objective(7, 8)(step.output, step.targets)
     theirs = PublishedObjective(7, 8)(step.output, step.targets)
     assert ours.keys() == theirs.keys()
@@ -50,7 +50,7 @@ def host_copies(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_one_copy_to_the_host_and_as_many_operators_for_any_number_of_objects(host_copies: list[str]) -> None:
     objective, counts = official_objective(80, 32), []
     for objects in (1, 5, 20, 60):
-        step = made_up_step(DecoderShapes(batch=2, objects=objects))
+        step = synthetic_step(DecoderShapes(batch=2, objects=objects))
         host_copies.clear()
         with Operators() as seen:
             objective(step.output, step.targets)
@@ -63,7 +63,7 @@ def test_one_copy_to_the_host_and_as_many_operators_for_any_number_of_objects(ho
 def test_an_image_more_costs_no_operator() -> None:
     objective, counts = official_objective(80, 32), []
     for batch in (2, 8):
-        step = made_up_step(DecoderShapes(batch=batch, objects=3, queries=30, num_denoising=6))
+        step = synthetic_step(DecoderShapes(batch=batch, objects=3, queries=30, num_denoising=6))
         with Operators() as seen:
             objective(step.output, step.targets)
         counts.append(seen.names)

@@ -81,6 +81,7 @@ def test_labels_are_short_and_differ(folder: Path, tmp_path: Path) -> None:
         (["-m", "M", "--device", "mps"], "device is mps, but this torch"),
         (["-m", "M", "--device", "cuda:99"], "device is cuda:99, but this torch"),
         (["-m", "M", "-o", "."], "--output . is a folder: give the name of a JSON file"),
+        (["-m", "M", "--rounds", "1", "--warmup", "1", "-o", "/dev/null/found.json"], "'/dev/null"),
         (["--compare", "M", "FREE", "--size", "40", "40"], "takes images of 32 x 64"),
         (["-m", "M", "--with-preprocessing", "--image", "absent.jpg"], "absent.jpg"),
     ],

@@ -32,4 +32,4 @@ def test_both_forms_take_turns_and_agree(
 
 def test_wrong_options_are_one_message(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["--batch", "0"]) == 2
-    assert "error: batch is 0 and tensors is 700: give 1 or more for both" in capsys.readouterr().err
+    assert "error: batch is 0: give 1 or more" in capsys.readouterr().err

@@ -16,7 +16,6 @@ Exit codes: 0, 2 something that cannot be measured so.
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -29,38 +28,28 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of one side do not spin while the other has its turn
 
-from bench import checkout_worker
-from bench.timing import Timing, ratio, table
-from isdfine.core.command import add_option, command_parser
+from bench import checkout_worker, process
+from bench.command import ROOT, bench_parser, config_path
+from bench.process import side_process
+from bench.timing import Timing, ratio, table, take_turns
+from isdfine.core.command import one_line_errors
+from isdfine.core.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("before", "after")
 WHAT = ("step", "latency", "import")
-Call = Callable[[], float]
-
-
-class Failed(Exception):
-    """A side that does not run."""
+Side = tuple[dict[str, int], Callable[[], float]]
+"""The operators that a side counted, and a call that takes one turn and gives its seconds."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = command_parser(__doc__)
+    parser = bench_parser(
+        __doc__, model=True, output=False, image=(640, 640), batch=4, rounds=20, warmup=2, device="cpu", threads=1
+    )
     parser.add_argument("--before", type=Path, required=True, help="folder of a checkout")
     parser.add_argument("--after", type=Path, default=ROOT, help="folder of another one (default: this one)")
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, each side's own config")
-    which.add_argument("-c", "--config", type=Path, help="YAML file with model, criterion and optimizer, for both")
-    add_option(parser, "update", help="changes of the config")
     parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT), help="(default: all)")
-    parser.add_argument("--image", nargs=2, type=int, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="in pixels")
-    parser.add_argument("--batch", type=int, default=4, help="images per training step; latency is of one")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each side")
-    parser.add_argument("--warmup", type=int, default=2, help="calls of each side before")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0 (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    options = parser.parse_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
     for name in ("batch", "rounds", "warmup", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}: give 1 or more")
@@ -71,98 +60,68 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def importable(checkout: Path) -> Iterator[Path]:
     """A folder whose scripts import the package of a checkout, whatever is installed."""
     if not (checkout / "src" / "__init__.py").is_file():
-        raise Failed(f"{checkout}: no checkout of this project (src/__init__.py is missing)")
+        raise ConfigError(f"{checkout}: no checkout of this project (src/__init__.py is missing)")
     with tempfile.TemporaryDirectory() as folder:
         for name, place in (("isdfine", "src"), ("bench", "tools/benchmark/bench")):
             if (checkout / place).is_dir():
                 Path(folder, name).symlink_to((checkout / place).resolve(), target_is_directory=True)
+        shutil.copy(process.__file__, Path(folder, "side.py"))
         yield Path(shutil.copy(checkout_worker.__file__, folder))
 
 
 @contextmanager
-def worker(checkout: Path, asked: dict[str, Any]) -> Iterator[tuple[dict[str, int], Call]]:
-    """A process of one side: the operators it counted, and a call that takes one turn and gives its seconds."""
+def worker(checkout: Path, asked: dict[str, Any]) -> Iterator[Side]:
+    """A process of one side."""
     with importable(checkout) as script:
         command = [sys.executable, str(script), str(checkout.resolve()), json.dumps(asked)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-
-        def answer() -> Any:
-            if not (line := stdout.readline()):
-                raise Failed(f"{checkout}: {asked['what']} cannot be measured there, see above")
-            return json.loads(line)
-
-        def turn() -> float:
-            stdin.write("\n")
-            stdin.flush()
-            return float(answer())
-
-        try:
-            yield answer(), turn
-        finally:
-            process.kill()
-            process.wait()
-            stdin.close()
-            stdout.close()
+        failure = ConfigError(f"{checkout}: {asked['what']} cannot be measured there, see above")
+        with side_process(command, failure) as side:
+            yield side
 
 
 @contextmanager
-def importing(checkout: Path) -> Iterator[tuple[dict[str, int], Call]]:
+def importing(checkout: Path) -> Iterator[Side]:
     """A call that gives the seconds of ``import isdfine`` in a fresh process, the interpreter's start included."""
     with importable(checkout) as script:
-        command = [sys.executable, "-c", "import isdfine"]
 
         def turn() -> float:
             begin = time.perf_counter()
-            subprocess.run(command, cwd=script.parent, check=True)
+            subprocess.run([sys.executable, "-c", "import isdfine"], cwd=script.parent, check=True)
             return time.perf_counter() - begin
 
         turn()  # writes byte code
         yield {}, turn
 
 
-def compare(what: str, options: argparse.Namespace) -> tuple[dict[str, Timing], dict[str, dict[str, int]]]:
-    """Times and operators of both sides."""
+def compare(what: str, options: argparse.Namespace) -> Iterator[list[str]]:
+    """A row for the time, and one for each kind of operators."""
     with ExitStack() as stack:
-        turns, counts = {}, {}
-        for side in SIDES:
-            checkout: Path = getattr(options, side)
-            config = options.config or checkout / f"configs/dfine/dfine_hgnetv2_{options.size}_coco.yml"
-            asked = {"what": what, "config": str(config.resolve()), "update": options.update,
+        sides: dict[str, Side] = {}
+        for name in SIDES:
+            checkout: Path = getattr(options, name)
+            asked = {"what": what, "config": str(config_path(options, checkout).resolve()), "update": options.update,
                      "image": list(options.image), "batch": options.batch, "warmup": options.warmup,
                      "device": options.device, "threads": options.threads}  # fmt: skip
-            context = importing(checkout) if what == "import" else worker(checkout, asked)
-            counts[side], turns[side] = stack.enter_context(context)
-        seconds: dict[str, list[tuple[float, ...]]] = {side: [] for side in SIDES}
-        draw = random.Random(0)
-        for _ in range(options.rounds):
-            for side in draw.sample(SIDES, len(SIDES)):
-                seconds[side].append((turns[side](),))
-    return {side: Timing(tuple(rounds)) for side, rounds in seconds.items()}, counts
+            sides[name] = stack.enter_context(importing(checkout) if what == "import" else worker(checkout, asked))
+        seconds = take_turns({name: turn for name, (_, turn) in sides.items()}, options.rounds)
+    before, after = (Timing.of(seconds[name]) for name in SIDES)
+    yield [
+        f"{what} [ms]",
+        *(f"{1000 * timing.median:.1f}" for timing in (before, after)),
+        *ratio(after, before).cells(),
+    ]
+    (counts_before, _), (counts_after, _) = (sides[name] for name in SIDES)
+    for name, count in counts_before.items():
+        yield [f"{what}: {name}", str(count), str(counts_after[name]), f"{counts_after[name] / count:.3f}", ""]
 
 
-def rows_of(what: str, timings: dict[str, Timing], counts: dict[str, dict[str, int]]) -> Iterator[list[str]]:
-    """A row for the time, and one for each kind of operators."""
-    over = ratio(timings["after"], timings["before"])
-    times = [f"{1000 * timings[side].median:.1f}" for side in SIDES]
-    yield [f"{what} [ms]", *times, f"{over.median:.3f}", f"{over.quartile1:.3f} .. {over.quartile3:.3f}"]
-    for name, before in counts["before"].items():
-        after = counts["after"][name]
-        yield [f"{what}: {name}", str(before), str(after), f"{after / before:.3f}", ""]
-
-
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is one message and exit code 2."""
+    """Run the command."""
     options = parse_arguments(arguments)
     rows = [["what", *SIDES, "after / before", "quartiles"]]
-    try:
-        for what in options.what:
-            rows += rows_of(what, *compare(what, options))
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for what in options.what:
+        rows += compare(what, options)
     print(table(rows, markdown=options.markdown))
     return 0
 

@@ -21,17 +21,15 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch and numpy start their threads
 
 import argparse
-import importlib.util
 import json
 import logging
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,67 +38,44 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFile
 
-from bench.machine import describe, load
-from bench.timing import Plan, Timing, measure, ratio, table
-from isdfine.core.command import command_parser
-from isdfine.core.errors import ConfigError, DataError
-from isdfine.core.files import whole_file
+from bench.command import bench_parser, from_tests, publish
+from bench.machine import described
+from bench.process import serve, side_process
+from bench.timing import Plan, Timing, measure_turns, ratio, table
+from isdfine.core.command import one_line_errors
+from isdfine.core.errors import ConfigError
+from isdfine.data import transforms
 from isdfine.data.collate import BatchImageCollateFunction
 from isdfine.data.dataset import detection
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.detection import SampleKey
 from isdfine.data.loader import DataLoader
-from isdfine.data.transforms import (
-    Compose,
-    RandomHorizontalFlip,
-    RandomIoUCrop,
-    RandomPhotometricDistort,
-    RandomZoomOut,
-    Resize,
-    fused,
-)
+from isdfine.data.transforms import fused
 from isdfine.data.transforms.fused.colour import Distortion
 
 SIDE = 640
-REFERENCE = Path(__file__).parents[2] / "tests" / "data" / "official_transforms.py"
+REFERENCE = "data/official_transforms.py"
 OFFICIAL = "official"
 WAYS = (OFFICIAL, "ours, one by one", "ours, fused", "ours, fused, floats on the CPU")
+Place = tuple[Any, str, str]
+"""Where a function is found, its name, and the stage it belongs to."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = command_parser(__doc__)
+    parser = bench_parser(__doc__, batch=8, rounds=12, repeats=2, seed=0)
     parser.add_argument("--sizes", nargs="+", default=["480x640", "3000x4000"], help="HEIGHTxWIDTH of synthetic images")
     parser.add_argument("--count", type=int, default=64, help="synthetic images of up to a megapixel; 6 above")
     parser.add_argument("--quality", type=int, default=85, help="of synthetic JPEG files")
     parser.add_argument("--images", type=Path, help="folder of real images, in place of synthetic ones")
     parser.add_argument("--coco", type=Path, help="COCO annotations of --images")
-    parser.add_argument(
-        "--ways", nargs="+", choices=WAYS[1:], default=WAYS[1:], help="measured beside the official one"
-    )
-    parser.add_argument("--batch", type=int, default=8, help="images per batch")
-    parser.add_argument("--rounds", type=int, default=12, help="turns of each way that count")
-    parser.add_argument("--repeats", type=int, default=2, help="batches of a turn that count")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="also measure our loader with 1 .. N workers (wall clock)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of images and draws")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every batch")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--ways", nargs="+", choices=WAYS[1:], default=WAYS[1:],
+                        help="measured beside the official one")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=0,
+                        help="also measure our loader with 1 .. N workers (wall clock)")  # fmt: skip
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)  # what the process of a way is told
-    return parser.parse_args(arguments)
-
-
-def reference() -> Any:
-    """The published way and its list of ops, from the tests."""
-    if not REFERENCE.is_file():
-        raise ConfigError(f"{REFERENCE} is missing: run this from a checkout, the published way lies among the tests")
-    spec = importlib.util.spec_from_file_location("official_transforms", REFERENCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
 def photo(random: np.random.Generator, height: int, width: int) -> Image.Image:
@@ -142,7 +117,7 @@ def write_photos(folder: Path, size: tuple[int, int], count: int, options: argpa
 
 def dataset(folder: Path, path: Path, *, fuse: bool) -> CocoDetection:
     """Ours, with the augmentation of configs/dfine/include."""
-    ops = Compose(reference().our_ops(SIDE), fused=fuse)
+    ops = transforms.Compose(from_tests(REFERENCE).our_ops(SIDE), fused=fuse)
     return CocoDetection(str(folder), str(path), ops, invalid_boxes="drop")
 
 
@@ -159,11 +134,9 @@ class Keys:
 
 def official_way(data: CocoDetection, batch: int) -> Callable[[], object]:
     """Batches as published: transforms one by one, float images stacked by the worker."""
-    official, keys = reference(), Keys(len(data), batch)
-    ops, truths = (
-        official.official_transforms(SIDE),
-        [data.ground_truth(int(image_id)) for image_id in data.annotations.image_ids],
-    )
+    official, keys = from_tests(REFERENCE), Keys(len(data), batch)
+    ops = official.official_transforms(SIDE)
+    truths = [data.ground_truth(int(image_id)) for image_id in data.annotations.image_ids]
 
     def make() -> object:
         samples = []
@@ -189,7 +162,7 @@ def our_way(data: CocoDetection, batch: int, *, floats: bool) -> Callable[[], ob
 
 
 @contextmanager
-def clocked(places: list[tuple[Any, str, str]], seconds: Counter[str]) -> Iterator[None]:
+def clocked(places: Sequence[Place], seconds: Counter[str]) -> Iterator[None]:
     """Add up the CPU time of functions, each by a label; of nested ones the inner time counts for the inner only."""
     running: list[float] = []
 
@@ -207,48 +180,38 @@ def clocked(places: list[tuple[Any, str, str]], seconds: Counter[str]) -> Iterat
 
         return call
 
-    patches = [mock.patch.object(place, name, timed(getattr(place, name), label)) for place, name, label in places]
-    for patch in patches:
-        patch.start()
-    try:
+    with ExitStack() as stack:
+        for place, name, label in places:
+            stack.enter_context(mock.patch.object(place, name, timed(getattr(place, name), label)))
         yield
-    finally:
-        for patch in patches:
-            patch.stop()
 
 
-def our_stages() -> list[tuple[Any, str, str]]:
-    """Where our time goes: functions and what they do."""
+def places_of(way: str) -> list[Place]:
+    """Where the time of a way goes: functions and what they do."""
+    if way == OFFICIAL:
+        from torchvision.transforms import v2
+
+        ops: Any = v2
+        places: list[Place] = [(ImageFile.ImageFile, "load", "decode"), (torch, "stack", "collate")]
+    else:
+        ops = transforms
+        places = [
+            (detection, "load_rgb", "decode"),
+            (fused, "decide", "decisions"),
+            (Distortion, "apply", "colour"),
+            (fused, "render", "geometry"),
+            (BatchImageCollateFunction, "__call__", "collate"),
+            (detection.PixelConversion, "__call__", "float conversion"),
+        ]
+    geometry = (ops.RandomZoomOut, ops.RandomIoUCrop, ops.RandomHorizontalFlip, ops.Resize)
     return [
-        (detection, "load_rgb", "decode"),
-        (fused, "decide", "decisions"),
-        (Distortion, "apply", "colour"),
-        (fused, "render", "geometry"),
-        (BatchImageCollateFunction, "__call__", "collate"),
-        (detection.PixelConversion, "__call__", "float conversion"),
-        (RandomPhotometricDistort, "forward", "colour"),
-        *((op, "forward", "geometry") for op in (RandomZoomOut, RandomIoUCrop, RandomHorizontalFlip, Resize)),
+        *places,
+        (ops.RandomPhotometricDistort, "forward", "colour"),
+        *((op, "forward", "geometry") for op in geometry),
     ]
 
 
-def official_stages() -> list[tuple[Any, str, str]]:
-    """Where the published way's time goes."""
-    from torchvision.transforms import v2
-
-    return [
-        (ImageFile.ImageFile, "load", "decode"),
-        (v2.RandomPhotometricDistort, "forward", "colour"),
-        *(
-            (op, "forward", "geometry")
-            for op in (v2.RandomZoomOut, v2.RandomIoUCrop, v2.RandomHorizontalFlip, v2.Resize)
-        ),
-        (torch, "stack", "collate"),
-    ]
-
-
-def stages(
-    make: Callable[[], object], places: list[tuple[Any, str, str]], batches: int, images: int
-) -> dict[str, float]:
+def stages(make: Callable[[], object], places: Sequence[Place], batches: int, images: int) -> dict[str, float]:
     """Milliseconds of an image by stage."""
     seconds: Counter[str] = Counter()
     with clocked(places, seconds):
@@ -286,112 +249,71 @@ def with_workers(data: CocoDetection, workers: int, batch: int, batches: int) ->
 def ways(folder: Path, path: Path, batch: int) -> dict[str, Callable[[], object]]:
     """What is compared: each makes the next batch."""
     data, plain_data = dataset(folder, path, fuse=True), dataset(folder, path, fuse=False)
-    made = (
+    makers = (
         official_way(data, batch),
         our_way(plain_data, batch, floats=False),
         our_way(data, batch, floats=False),
         our_way(data, batch, floats=True),
     )
-    return dict(zip(WAYS, made))
+    return dict(zip(WAYS, makers))
 
 
-class OwnProcess:
-    """A way in a process of its own: what others left in caches and on the heap would tell on its time."""
-
-    def __init__(self, label: str, folder: Path, path: Path, batch: int) -> None:
-        command = [sys.executable, __file__, "--batch", str(batch), "--serve", label, str(folder), str(path)]
-        self.seconds = 0.0
-        """CPU time of its batches so far."""
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._asked, self._told = self._process.stdin, self._process.stdout
-
-    def __call__(self) -> None:
-        """One batch."""
-        print(file=self._asked, flush=True)
-        told = self._told.readline()
-        if not told:
-            raise DataError("a process that makes batches has ended, see the message above")
-        self.seconds += float(told)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-
-def serve(label: str, folder: str, path: str, batch: int) -> None:
-    """A batch for every line of input, and a line with its CPU time."""
-    make = ways(Path(folder), Path(path), batch)[label]
-    for _ in sys.stdin:
-        begin = time.process_time()
-        make()
-        print(time.process_time() - begin, flush=True)
-
-
-def measure_apart(labels: Iterable[str], folder: Path, path: Path, batch: int, plan: Plan) -> dict[str, Timing]:
-    """Times of batches, every way in a process of its own."""
-    sides = {label: OwnProcess(label, folder, path, batch) for label in labels}
-    try:
-        return measure(sides, plan, clock=lambda: sum(side.seconds for side in sides.values()))
-    finally:
-        for side in sides.values():
-            side.close()
+def measure_apart(labels: Sequence[str], folder: Path, path: Path, batch: int, plan: Plan) -> dict[str, Timing]:
+    """Times of batches, every way in a process of its own: what others left in caches and on the heap would tell."""
+    with ExitStack() as stack:
+        turns = {}
+        for label in labels:
+            command = [sys.executable, __file__, "--batch", str(batch), "--serve", label, str(folder), str(path)]
+            failure = ConfigError("a process that makes batches has ended, see the message above")
+            turns[label] = stack.enter_context(side_process(command, failure))[1]
+        return measure_turns(turns, plan)
 
 
 def run_one(folder: Path, path: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """Measure all ways on one data set."""
-    calls = {
-        label: way for label, way in ways(folder, path, options.batch).items() if label in (OFFICIAL, *options.ways)
+    makers = ways(folder, path, options.batch)
+    labels = [label for label in makers if label in (OFFICIAL, *options.ways)]
+    data, batches = dataset(folder, path, fuse=True), max(2, plan.rounds // 2)
+    timings = measure_apart(labels, folder, path, options.batch, plan)
+    return {
+        "images": len(data),
+        "kilobytes": float(np.mean([file.stat().st_size for file in folder.glob("*.jpg")])) / 1000,
+        "timings": timings,
+        "stages": {label: stages(makers[label], places_of(label), batches, options.batch) for label in labels},
+        "workers": {
+            str(count): with_workers(data, count, options.batch, 4 * batches) for count in range(1, options.workers + 1)
+        },
     }
-    data = dataset(folder, path, fuse=True)
-    timings = measure_apart(calls, folder, path, options.batch, plan)
-    batches = max(2, plan.rounds // 2)
-    found = {
-        label: stages(make, official_stages() if label == OFFICIAL else our_stages(), batches, options.batch)
-        for label, make in calls.items()
-    }
-    workers = {
-        str(index): with_workers(data, index, options.batch, 4 * batches) for index in range(1, options.workers + 1)
-    }
-    return {"images": len(data), "timings": timings, "stages": found, "workers": workers}
 
 
-def rows_of(timings: dict[str, Timing], batch: int) -> list[list[str]]:
-    """Images per CPU second and how many times the published way's."""
+def tables(name: str, result: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """Images per CPU second and how many times the published way's; stages; loaders with workers."""
+    batch, timings, markdown = options.batch, result["timings"], options.markdown
     rows = [["way", "ms per image", "spread %", "images per CPU s", "times official", "quartiles"]]
     for label, timing in timings.items():
-        summary, over = timing.summary(batch), ratio(timings[OFFICIAL], timing)
+        summary = timing.summary(batch)
         rows.append([
             label, f"{summary['median_ms'] / batch:.2f}", f"{summary['spread_percent']:.1f}",
-            f"{batch / timing.median:.1f}", f"{over.median:.2f}", f"{over.quartile1:.2f} .. {over.quartile3:.2f}",
+            f"{batch / timing.median:.1f}", *ratio(timings[OFFICIAL], timing).cells(2),
         ])  # fmt: skip
-    return rows
+    labels = sorted({label for stage in result["stages"].values() for label in stage})
+    parts = [["ms per image", *labels]]
+    parts += [[way, *(f"{stage.get(label, 0):.2f}" for label in labels)] for way, stage in result["stages"].items()]
+    loaders = [f"{workers} workers: {row['images_per_second']:.1f} images/s by the clock, "
+               f"{row['main_process_ms_per_image']:.2f} ms per image in the main process: transfer, floats"
+               for workers, row in result["workers"].items()]  # fmt: skip
+    title = f"{name}: {result['images']} images, {result['kilobytes']:.0f} kB each; batches of {batch}"
+    return [title, table(rows, markdown=markdown), table(parts, markdown=markdown), *loaders]
 
 
-def report(name: str, found: dict[str, Any], options: argparse.Namespace) -> None:
-    """Print one data set's tables."""
-    print(f"\n{name}: {found['images']} images, {found['kilobytes']:.0f} kB each; batches of {options.batch}\n")
-    print(table(rows_of(found["timings"], options.batch), markdown=options.markdown))
-    labels = sorted({label for stage in found["stages"].values() for label in stage})
-    rows = [["ms per image", *labels]]
-    rows += [[way, *(f"{stage.get(label, 0):.2f}" for label in labels)] for way, stage in found["stages"].items()]
-    print()
-    print(table(rows, markdown=options.markdown))
-    for workers, row in found["workers"].items():
-        print(f"{workers} workers: {row['images_per_second']:.1f} images/s by the clock, "
-              f"{row['main_process_ms_per_image']:.2f} ms per image in the main process: transfer, floats")  # fmt: skip
-
-
-def plain(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def plain(result: dict[str, Any], batch: int) -> dict[str, Any]:
     """For JSON, every batch included."""
-    timings: dict[str, Timing] = found["timings"]
-    ways = {
-        label: timing.summary(options.batch)
+    timings: dict[str, Timing] = result["timings"]
+    return {**result, "timings": {
+        label: timing.summary(batch)
         | {"times_official": ratio(timings[OFFICIAL], timing).median, "seconds_by_round": timing.rounds}
         for label, timing in timings.items()
-    }
-    return {**found, "timings": ways}
+    }}  # fmt: skip
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -408,48 +330,33 @@ def measure_all(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         raise ConfigError("--images and --coco belong together: give both, or neither for synthetic images")
     plan = Plan(options.rounds, options.repeats, warmup=2, seed=options.seed)
     if options.images is not None:
-        found = {str(options.images): run_one(options.images, options.coco, options, plan)}
-        found[str(options.images)]["kilobytes"] = kilobytes(options.images)
-        return found
-    found = {}
+        return {str(options.images): run_one(options.images, options.coco, options, plan)}
+    results = {}
     for text in options.sizes:
         size = parse_size(text)
         with tempfile.TemporaryDirectory() as name:
             count = options.count if size[0] * size[1] <= 1_000_000 else 6
             folder, path = write_photos(Path(name), size, count, options)
-            found[text] = run_one(folder, path, options, plan) | {"kilobytes": kilobytes(folder)}
-    return found
+            results[text] = run_one(folder, path, options, plan)
+    return results
 
 
-def kilobytes(folder: Path) -> float:
-    """Mean size of the JPEG files of a folder."""
-    return float(np.mean([path.stat().st_size for path in folder.glob("*.jpg")])) / 1000
-
-
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is one message and exit code 2."""
+    """Run the command."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # canvases of the published zoom
     torch.set_num_threads(1)
     if options.serve is not None:
-        serve(*options.serve, options.batch)
+        label, folder, path = options.serve
+        serve(ways(Path(folder), Path(path), options.batch)[label], time.process_time)
         return 0
-    machine = describe(torch.device("cpu"), 1)
-    try:
-        found = measure_all(options)
-        machine["load_after"] = load()
-        if options.output is not None:
-            content = {"machine": machine, "data": {name: plain(one, options) for name, one in found.items()}}
-            with whole_file(options.output) as partial:
-                partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except (ConfigError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, one in found.items():
-        report(name, one, options)
-    print(f"\n{machine['cpu']}, one thread, load {machine['load']} before, {machine['load_after']} after; "
-          f"versions {machine['versions']}")  # fmt: skip
+    with described(torch.device("cpu"), 1) as machine:
+        results = measure_all(options)
+    content = {"machine": machine, "data": {name: plain(result, options.batch) for name, result in results.items()}}
+    shown = [text for name, result in results.items() for text in tables(name, result, options)]
+    publish(content, options, *shown, note=f"versions {machine['versions']}")
     return 0
 
 

@@ -8,7 +8,8 @@ python tools/benchmark/distillation_cost.py --size l --image 640 640 --batch 4 -
 
 One model and one batch of noise serve all methods, which take turns step by step; needs no data and no weights. A step
 is what tools/train.py does with a batch: forward pass, matching, losses, backward pass, optimizer, averaged weights.
-Time: CUDA events on a GPU, processor time of this process on a CPU, which other work on the machine moves little.
+Time: processor time of this process on a CPU, which other work on the machine moves little, wall time up to a finished
+device on a GPU.
 Memory: what torch's allocator holds at most within a step, with weights, averaged weights and optimizer state;
 --resident adds what a process of its own takes for each method. Ratios are to go-lsd: time as the median over rounds
 with the quartiles, and of the fastest rounds (other work only adds time). Exit codes: 0, 2 something that cannot be
@@ -18,77 +19,175 @@ measured so.
 import argparse
 import logging
 import os
-import platform
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memory figures speaks of itself
 
 import torch
+from torch import nn
 
-import isdfine
-from bench.cost import BASELINE, METHODS, Cost, Workload, measure, resident_peak
+from bench.command import MB, bench_parser, config_of, config_path, publish
+from bench.machine import described
+from bench.step import Clock, Trainee, TrainingStep, dummy_batch
+from bench.timing import Timing, check_counts, ratio, take_turns
 from bench.timing import table as text_table
-from isdfine.core.command import add_option, command_parser
+from isdfine.core.command import one_line_errors
+from isdfine.core.config import Config
 from isdfine.core.environment import pick_device
 from isdfine.core.errors import ConfigError
+from isdfine.distill.objective import build_objective
+from isdfine.solver.probe import storage_bytes
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dfine"
+_GO_LSD = {"type": "GOLSD"}
+_DOWN = {"type": "InterLayerDistillation", "direction": "deep_to_shallow"}
+_UP = {"type": "InterLayerDistillation", "direction": "shallow_to_deep"}
+_CLASSES = {**_DOWN, "class_weight": 0.5}
+_ATTENTION = {"type": "AttentionDistillation", "ramp": [0.0, 0.0]}
+_ATTENTION_UP = {**_ATTENTION, "direction": "shallow_to_deep"}
+_LEVELS = {**_ATTENTION, "cross_mode": "levels"}
+BASELINE = "go-lsd"
+OWN_MATCHES = "fdr-only"
+METHODS: Mapping[str, list[dict[str, Any]]] = {
+    OWN_MATCHES: [],
+    "none": [],
+    BASELINE: [_GO_LSD],
+    "inter-d2s": [_DOWN],
+    "inter-s2d": [_UP],
+    "inter-d2s+class": [_CLASSES],
+    "go-lsd+attn": [_GO_LSD, _ATTENTION],
+    "inter-d2s+attn": [_DOWN, _ATTENTION],
+    "inter-s2d+attn": [_UP, _ATTENTION_UP],
+    "inter-d2s+class+attn": [_CLASSES, _ATTENTION],
+    "go-lsd+attn+levels": [_GO_LSD, _LEVELS],
+    "inter-d2s+attn+levels": [_DOWN, _LEVELS],
+}
+"""``distillers:`` by name; ramps act from the first step. ``fdr-only`` also scores every layer on its own matches:
+GO-LSD is its union of all layers' matches (which ``none`` keeps) and its loss together."""
 USUAL = ("fdr-only", "none", BASELINE, "inter-d2s", "inter-s2d", "inter-d2s+class", "go-lsd+attn", "inter-d2s+attn")
-MB = 1 << 20
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = command_parser(__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, 80 classes")
-    which.add_argument("-c", "--config", help="YAML file with model, criterion and optimizer")
-    add_option(parser, "update")
-    parser.add_argument("--image", nargs=2, type=int, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="in pixels")
-    parser.add_argument("--batch", type=int, default=4, help="images per step")
-    parser.add_argument("--boxes", type=int, default=10, help="ground-truth boxes per image (BCCD has 12, COCO 7)")
+    parser = bench_parser(__doc__, model=True, image=(640, 640), batch=4, boxes=10, warmup=2, device=None, threads=None)
     parser.add_argument("--steps", type=int, default=10, help="rounds that count")
-    parser.add_argument("--warmup", type=int, default=2, help="rounds before")
-    parser.add_argument("--device", help="cpu, cuda or cuda:0 (default: a GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="of a CPU (default: torch's)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the forward pass")
     parser.add_argument("--methods", nargs="+", default=list(USUAL), metavar="NAME", help=", ".join(METHODS))
     parser.add_argument("--diagnostics", action="store_true", help="also a step that writes diagnostics")
-    parser.add_argument(
-        "--resident", action="store_true", help="also the resident memory of one process per method (CPU)"
-    )
+    parser.add_argument("--resident", action="store_true",
+                        help="also the resident memory of one process per method (CPU)")  # fmt: skip
     parser.add_argument("--resident-of", metavar="NAME", help=argparse.SUPPRESS)  # what such a process is told
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    return parser.parse_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
-def table(costs: list[Cost], *, markdown: bool) -> str:
-    """Rows of all methods; ratios where the baseline was measured."""
-    base = next((cost for cost in costs if cost.method == BASELINE), None)
-    rows = [("method", "ms per step", f"time / {BASELINE}", "quartiles", "fastest", "peak MB", f"memory / {BASELINE}")]
-    for cost in costs:
-        time, memory = ("", "", ""), ""
-        if base is not None:
-            middle, low, high = cost.time_ratio(base)
-            time = (f"{middle:.3f}", f"{low:.3f} .. {high:.3f}", f"{cost.fastest / base.fastest:.3f}")
-            memory = f"{cost.peak_bytes / base.peak_bytes:.3f}"
-        rows.append((cost.method, f"{cost.median * 1000:.1f}", *time, f"{cost.peak_bytes / MB:.1f}", memory))
-    if any(cost.resident_bytes is not None for cost in costs):
-        resident = ["" if cost.resident_bytes is None else f"{cost.resident_bytes / MB:.1f}" for cost in costs]
-        rows = [(*row, cell) for row, cell in zip(rows, ["resident MB", *resident])]
-    return text_table(rows, markdown=markdown)
+@dataclass(frozen=True)
+class Cost:
+    """One method's step."""
+
+    method: str
+    timing: Timing
+    peak_bytes: int
+    """Largest sum of live tensors in a step: weights, averaged weights, optimizer state, batch, activations."""
+    resident_bytes: int | None = None
+    """Largest resident memory of a process of its own, libraries included; None where it was not measured."""
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"method": self.method, "summary": self.timing.summary(1), "peak_bytes": self.peak_bytes,
+                "resident_bytes": self.resident_bytes, "seconds_by_round": self.timing.rounds}  # fmt: skip
 
 
-def machine(device: torch.device) -> str:
-    """What it was measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), load of the machine {load}"
+class Bench:
+    """Model, batch and optimizer that all methods share, so that they differ in nothing but their losses.
+
+    Args:
+        config: with model, criterion, optimizer; its data is not read.
+        options: of the command.
+        device: CPU or CUDA.
+    """
+
+    def __init__(self, config: Config, options: argparse.Namespace, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.config, self.device = config, device
+        model: nn.Module = config.build("model")
+        let_layers_differ(model)
+        self.trainee = Trainee(config, model, options.precision, device)
+        classes = int(config.get("num_classes"))
+        self.batch = dummy_batch(options.batch, tuple(options.image), options.boxes, classes, device)
+
+    def step(self, method: str, *, diagnose: bool = False) -> TrainingStep:
+        """A training step with a method's losses.
+
+        Raises:
+            ConfigError: one that the config's model cannot serve.
+        """
+        values: dict[str, Any] = {"distillers": METHODS[method]}
+        if method == OWN_MATCHES:
+            values[f"{self.config.get('criterion')}.use_uni_set"] = False
+        objective = build_objective(self.config.with_values(values), self.trainee.model).to(self.device)
+        return TrainingStep(self.trainee, objective, self.batch, diagnose=diagnose)
+
+    def peak_bytes(self, step: TrainingStep) -> int:
+        """Peak of one step after the warm-up, what was there before included."""
+        if self.device.type == "cuda":
+            return self.trainee.held_bytes() + step.peak_bytes()
+        images, targets = self.batch
+        batch = storage_bytes([images, *(tensor for target in targets for tensor in target.values())])
+        return self.trainee.held_bytes() + batch + step.peak_bytes()
+
+
+def let_layers_differ(model: nn.Module) -> None:
+    """Noise for weights that start at 0: with them all layers agree, and there would be nothing to distil."""
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad and weight.dim() > 1 and not weight.any():
+                weight.copy_(torch.randn(weight.shape, generator=noise) * 0.02)
+
+
+def measure(bench: Bench, methods: Sequence[str], options: argparse.Namespace) -> list[Cost]:
+    """Cost of each method; their steps take turns in a new order each round."""
+    steps = {name: bench.step(name) for name in methods}
+    if options.diagnostics:
+        steps["diagnostics"] = bench.step(BASELINE, diagnose=True)
+    for _ in range(options.warmup):
+        for step in steps.values():
+            step()
+    peaks = {name: bench.peak_bytes(step) for name, step in steps.items()}
+    seconds = take_turns({name: seconds_of(step) for name, step in steps.items()}, options.steps)
+    return [Cost(name, Timing.of(seconds[name]), peaks[name]) for name in steps]
+
+
+def seconds_of(step: TrainingStep) -> Any:
+    """A call that takes the step and gives its seconds; the device is not waited for inside."""
+    clock, step.clock = Clock(step.trainee.device), Clock(torch.device("cpu"))
+
+    def turn() -> float:
+        begin = clock.now()
+        step()
+        return clock.now() - begin
+
+    return turn
+
+
+def resident_peak(bench: Bench, method: str, warmup: int) -> int:
+    """Largest resident memory of this process in bytes after a few steps of one method on the CPU; Linux.
+
+    Call it in a process that has done nothing else, with ``MALLOC_MMAP_THRESHOLD_`` set in its environment: the C
+    library then returns freed blocks at once.
+    """
+    step = bench.step(method)
+    for _ in range(warmup + 1):
+        step()
+    # not getrusage: its figure starts at what the parent held when it started this process
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def resident_bytes(arguments: list[str], method: str) -> int:
@@ -102,40 +201,61 @@ def resident_bytes(arguments: list[str], method: str) -> int:
     return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
 
+def table(costs: list[Cost], *, markdown: bool) -> str:
+    """Rows of all methods; ratios where the baseline was measured."""
+    base = next((cost for cost in costs if cost.method == BASELINE), None)
+    rows = [["method", "ms per step", f"time / {BASELINE}", "quartiles", "fastest", "peak MB", f"memory / {BASELINE}"]]
+    for cost in costs:
+        time, memory = ["", "", ""], ""
+        if base is not None:
+            fastest = cost.timing.calls[0] / base.timing.calls[0]
+            time = [*ratio(cost.timing, base.timing).cells(), f"{fastest:.3f}"]
+            memory = f"{cost.peak_bytes / base.peak_bytes:.3f}"
+        rows.append([cost.method, f"{cost.timing.median * 1000:.1f}", *time, f"{cost.peak_bytes / MB:.1f}", memory])
+    if any(cost.resident_bytes is not None for cost in costs):
+        resident = ["" if cost.resident_bytes is None else f"{cost.resident_bytes / MB:.1f}" for cost in costs]
+        rows = [[*row, cell] for row, cell in zip(rows, ["resident MB", *resident])]
+    return text_table(rows, markdown=markdown)
+
+
+def check(options: argparse.Namespace, device: torch.device) -> None:
+    """Refuse what cannot be measured."""
+    check_counts(options, batch=1, boxes=0, steps=1, warmup=1, threads=1)
+    if min(options.image) < 32:
+        raise ConfigError(f"image is {tuple(options.image)}: give 32 pixels or more")
+    methods = [*options.methods, *([options.resident_of] if options.resident_of else [])]
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ConfigError(f"methods: {', '.join(unknown)}: choose from {', '.join(METHODS)}")
+    if options.resident and (device.type != "cpu" or sys.platform != "linux"):
+        raise ConfigError("--resident reads what Linux says of a process, which is memory of the CPU: leave it out")
+
+
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is one message and exit code 2."""
+    """Run the command."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.ERROR)
+    device = pick_device(options.device)
+    check(options, device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    path = options.config or CONFIGS / f"dfine_hgnetv2_{options.size}_coco.yml"
-    try:
-        device = pick_device(options.device)
-        if options.resident and (device.type != "cpu" or sys.platform != "linux"):
-            raise ConfigError("--resident reads what Linux says of a process, which is memory of the CPU: leave it out")
-        config = isdfine.load_config(path, [*options.update, f"precision={options.precision}"])
-        work = Workload(
-            tuple(options.image), options.batch, options.boxes, options.steps, options.warmup, options.diagnostics
-        )
-        if options.resident_of:
-            print(resident_peak(config, options.resident_of, work))
-            return 0
-        costs = measure(config, options.methods, work, device)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    bench = Bench(config_of(options, f"precision={options.precision}"), options, device)
+    if options.resident_of:
+        print(resident_peak(bench, options.resident_of, options.warmup))
+        return 0
+    with described(device, options.threads) as machine:
+        costs = measure(bench, options.methods, options)
     if options.resident:
         given = sys.argv[1:] if arguments is None else arguments
         costs = [
             replace(cost, resident_bytes=resident_bytes(given, cost.method)) if cost.method in METHODS else cost
             for cost in costs
         ]
-    print(table(costs, markdown=options.markdown))
     height, width = options.image
-    print(
-        f"\n{Path(path).stem}, {options.batch} x {height} x {width} pixels, {options.boxes} boxes an image, "
-        f"{options.precision}, {options.steps} rounds; {machine(device)}; torch {torch.__version__}"
-    )
+    results = {"config": str(config_path(options)), "machine": machine, "methods": [cost.plain() for cost in costs]}
+    publish(results, options, table(costs, markdown=options.markdown),
+            note=f"{config_path(options).stem}, {options.batch} x {height} x {width} pixels, {options.boxes} boxes an "
+            f"image, {options.precision}, {options.steps} rounds")  # fmt: skip
     return 0
 
 

@@ -33,14 +33,15 @@ from tqdm import tqdm
 
 import isdfine
 from bench.accuracy import SubjectBackend, average_precision, dataset_for
-from bench.machine import describe, describe_after
+from bench.command import bench_parser, publish
+from bench.machine import described
 from bench.open import open_subject, parse
 from bench.report import NETWORK, Run
 from bench.subject import Subject, Wanted, from_memory, from_pictures, tried
-from bench.timing import Plan, measure
-from isdfine.core.command import add_option, command_parser
+from bench.timing import Plan, check_counts, measure
+from isdfine.core.command import add_option, one_line_errors
 from isdfine.core.environment import pick_device
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
+from isdfine.core.errors import ConfigError
 from isdfine.deploy.pictures import as_rgb, read_rgb
 
 ARRAY = (480, 640)
@@ -48,29 +49,24 @@ ARRAY = (480, 640)
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = command_parser(__doc__)
+    parser = bench_parser(
+        __doc__, batch=1, rounds=Plan.rounds, repeats=Plan.repeats, warmup=Plan.warmup, device=None, threads=None
+    )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("-m", "--model", help="one model")
     which.add_argument("--compare", nargs="+", metavar="MODEL", help="two or more; ratios are to the first")
     add_option(parser, "update")
     parser.add_argument("--backend", choices=("eager", "compile", "graph", "onnx"), help="for models that name none")
-    parser.add_argument("--device", help="cpu, cuda or cuda:0 (default: a GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="of a CPU (default: the backends' own choice)")
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"),
                         help="of models built here (fp16 on a GPU, fp32 on a CPU); a file has its own")  # fmt: skip
-    parser.add_argument("--batch", type=int, default=1, help="images per call")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the network's input")
-    parser.add_argument("--rounds", type=int, default=Plan.rounds, help="turns of each model that count")
-    parser.add_argument("--repeats", type=int, default=Plan.repeats, help="calls of a model per round that count")
-    parser.add_argument("--warmup", type=int, default=Plan.warmup, help="calls before the first round")
     parser.add_argument("--with-preprocessing", action="store_true",
                         help="begin with --image as a file in memory, decoded, or a 480 x 640 array")  # fmt: skip
     parser.add_argument("--image", type=Path, help="picture for --with-preprocessing")
     parser.add_argument("--coco", type=Path, metavar="ANNOTATIONS", help="also measure AP on these COCO annotations")
     parser.add_argument("--images", type=Path, help="folder of the images of --coco")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every call")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    return parser.parse_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
 def check(options: argparse.Namespace) -> None:
@@ -83,6 +79,7 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError("--compare takes two or more models: use -m for one")
     if options.output is not None and options.output.is_dir():
         raise ConfigError(f"--output {options.output} is a folder: give the name of a JSON file")
+    check_counts(options, threads=1)
 
 
 def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
@@ -98,8 +95,6 @@ def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
         if given and not built:
             raise ConfigError(f"{option} is for models that are built here, and all of these are files: leave it out")
     if options.threads is not None:
-        if options.threads < 1:
-            raise ConfigError(f"threads is {options.threads}: give 1 or more")
         torch.set_num_threads(options.threads)
     precision = options.precision or ("fp16" if device.type == "cuda" else "fp32")
     size = (options.size[0], options.size[1]) if options.size else None
@@ -153,40 +148,26 @@ def run(options: argparse.Namespace) -> Run:
         calls = {label: from_memory(subject, wanted.batch) for label, subject in subjects.items()}
         measured = NETWORK
     calls = {label: tried(label, call) for label, call in calls.items()}
-    machine = describe(wanted.device, wanted.threads)
-    machine["versions"]["isdfine"] = isdfine.__version__
-    with tqdm(total=plan.rounds, unit="round", leave=False, disable=not sys.stderr.isatty()) as bar:
+    bar = tqdm(total=plan.rounds, unit="round", leave=False, disable=not sys.stderr.isatty())
+    with described(wanted.device, wanted.threads) as machine, bar:
+        machine["versions"]["isdfine"] = isdfine.__version__
         timings = measure(calls, plan, on_round=lambda number: bar.update(1))
-    machine |= describe_after(wanted.device)
     accuracy = None
     if dataset is not None:
         accuracy = {label: average_precision(subject, dataset, wanted.batch) for label, subject in subjects.items()}
     return Run(timings, facts, plan, wanted.batch, measured, machine, accuracy)
 
 
-def show(found: Run, *, markdown: bool) -> None:
-    """Print the table, and under it what has to be known to read it."""
-    print(found.table(markdown=markdown))
-    print(f"\nbatch {found.batch}; {found.measured}; {found.plan.rounds} rounds of {found.plan.repeats} calls")
-    for label, facts in found.facts.items():
-        print(f"{label}: weights {facts.weights}; post-processing: {facts.post_processing}")
-    machine = found.machine
-    print(f"{machine['cpu']}, {machine['cpus']} CPUs, threads {machine['threads']}, device {machine['device']}, "
-          f"load {machine['load']} before, {machine['load_after']} after")  # fmt: skip
-
-
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is one message and exit code 2."""
+    """Run the command."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        found = run(options)
-        show(found, markdown=options.markdown)
-        if options.output is not None:
-            found.write(options.output)
-    except (ConfigError, CheckpointError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results = run(options)
+    lines = [f"batch {results.batch}; {results.measured}; {results.plan.rounds} rounds of {results.plan.repeats} calls"]
+    lines += [f"{label}: weights {facts.weights}; post-processing: {facts.post_processing}"
+              for label, facts in results.facts.items()]  # fmt: skip
+    publish(results.plain(), options, results.table(markdown=options.markdown), note="\n".join(lines))
     return 0
 
 

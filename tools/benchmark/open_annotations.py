@@ -33,50 +33,35 @@ def write(path: Path, images: int, boxes: int, seed: int) -> None:
     """A COCO file with 80 classes of gapped ids; annotations in random order of images, as COCO's."""
     random = np.random.default_rng(seed)
     ids = random.choice(600_000, images, replace=False)
-    owners = ids[random.integers(0, images, boxes)]
+    owners = ids[random.integers(0, images, boxes)].tolist()
     classes = random.choice(np.arange(1, 91), 80, replace=False)
+    entries = {
+        "images": ({
+            "license": 3, "file_name": f"{number:012}.jpg", "height": 480, "width": 640, "id": number,
+            "coco_url": f"http://images.cocodataset.org/train2017/{number:012}.jpg",
+            "date_captured": "2013-11-14 11:18:45",
+            "flickr_url": "http://farm9.staticflickr.com/8186/8119368305_4e622c8349_z.jpg",
+        } for number in ids.tolist()),
+        "annotations": (_box(random, number, image, classes) for number, image in enumerate(owners, 1)),
+        "categories": ({"supercategory": "none", "id": number, "name": f"class {number}"}
+                       for number in sorted(classes.tolist())),
+    }  # fmt: skip
     with path.open("w") as file:
-        file.write('{"info": {"description": "made by open_annotations.py"}, "licenses": [], "images": [')
-        entries = (
-            {
-                "license": 3,
-                "file_name": f"{number:012}.jpg",
-                "coco_url": f"http://images.cocodataset.org/train2017/{number:012}.jpg",
-                "height": 480,
-                "width": 640,
-                "date_captured": "2013-11-14 11:18:45",
-                "flickr_url": "http://farm9.staticflickr.com/8186/8119368305_4e622c8349_z.jpg",
-                "id": number,
-            }
-            for number in ids.tolist()
-        )
-        file.write(", ".join(map(json.dumps, entries)))
-        file.write('], "annotations": [')
-        for first in range(0, boxes, 10_000):
-            part = owners[first : first + 10_000].tolist()
-            file.write(", " if first else "")
-            file.write(
-                ", ".join(json.dumps(_box(random, first + k, image_id, classes)) for k, image_id in enumerate(part))
-            )
-        categories = [
-            {"supercategory": "none", "id": int(label), "name": f"class {label}"} for label in sorted(classes)
-        ]
-        file.write(f'], "categories": {json.dumps(categories)}}}')
+        file.write('{"info": {"description": "made by open_annotations.py"}, "licenses": []')
+        for key, rows in entries.items():
+            file.write(f', "{key}": [')
+            for number, row in enumerate(rows):
+                file.write((", " if number else "") + json.dumps(row))
+            file.write("]")
+        file.write("}")
 
 
 def _box(random: np.random.Generator, number: int, image: int, classes: np.ndarray) -> dict[str, object]:
     x, y, w, h = np.round(random.uniform((0, 0, 5, 5), (400, 300, 200, 150)), 2).tolist()
     points = random.poisson(MEAN_POINTS - 3) + 3
     polygon = np.round(random.uniform((x, y), (x + w, y + h), (points, 2)), 2).ravel().tolist()
-    return {
-        "segmentation": [polygon],
-        "area": round(w * h * 0.6, 4),
-        "iscrowd": 0,
-        "image_id": image,
-        "bbox": [x, y, w, h],
-        "category_id": int(random.choice(classes)),
-        "id": number + 1,
-    }
+    return {"segmentation": [polygon], "area": round(w * h * 0.6, 4), "iscrowd": 0, "image_id": image,
+            "bbox": [x, y, w, h], "category_id": int(random.choice(classes)), "id": number}  # fmt: skip
 
 
 def measure(path: Path) -> None:
@@ -93,17 +78,18 @@ def measure(path: Path) -> None:
     print(f"peak resident memory {usage.ru_maxrss / 1024:.0f} MiB ({imported / 1024:.0f} MiB of it before: imports)")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
     parser = command_parser(__doc__)
     parser.add_argument("--images", type=int, default=118_287, help="in the made-up file")
     parser.add_argument("--boxes", type=int, default=860_001, help="in the made-up file")
     parser.add_argument("--seed", type=int, default=0, help="of the made-up boxes")
     parser.add_argument("--file", type=Path, help="open this file instead of making one")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.child:
         measure(options.file)
-        return
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         path = options.file or Path(folder) / "instances.json"
         if options.file is None:
@@ -112,7 +98,8 @@ def main() -> None:
         started = time.perf_counter()
         subprocess.run([sys.executable, __file__, "--child", "--file", str(path)], check=True)
         print(f"whole process, with imports: {time.perf_counter() - started:.1f} s wall")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,12 +12,9 @@ process, one thread. Exit codes: 0, 2 wrong options.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,11 +22,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
-from bench.machine import describe, load
-from bench.timing import Plan, measure, ratio, table
-from isdfine.core.command import command_parser
-from isdfine.core.errors import ConfigError
-from isdfine.core.files import whole_file
+from bench.command import bench_parser, publish
+from bench.machine import described
+from bench.timing import Plan, Ratio, check_counts, measure, ratio, table
+from isdfine.core.command import one_line_errors
 from isdfine.nn.sampling import DeformableAttention
 from isdfine.nn.table_sampling import FeatureTable
 from isdfine.optim.ema import ModelEMA
@@ -54,8 +50,8 @@ class Attention:
         self.queries = torch.randn(batch, QUERIES, DIM, generator=random).requires_grad_()
         self.boxes = torch.rand(batch, QUERIES, 4, generator=random) * 0.5 + 0.2
         self.maps = [torch.randn(batch, DIM, *size, generator=random).requires_grad_() for size in SIZES]
-        for one in (self.layer.sampling_offsets.weight, self.layer.attention_weights.weight):
-            nn.init.normal_(one, std=0.05, generator=random)
+        for weight in (self.layer.sampling_offsets.weight, self.layer.attention_weights.weight):
+            nn.init.normal_(weight, std=0.05, generator=random)
 
     def __call__(self) -> list[Tensor]:
         values = FeatureTable(self.maps)
@@ -90,62 +86,47 @@ class Update:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = command_parser(__doc__)
-    parser.add_argument("--batch", type=int, default=4, help="images of the attention")
+    parser = bench_parser(__doc__, batch=4, rounds=7)
     parser.add_argument("--tensors", type=int, default=700, help="of the update, 72 x 72 numbers each")
-    parser.add_argument("--rounds", type=int, default=7, help="calls of each side that count")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every call")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    return parser.parse_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Both parts."""
-    if options.batch < 1 or options.tensors < 1:
-        raise ConfigError(f"batch is {options.batch} and tensors is {options.tensors}: give 1 or more for both")
+    check_counts(options, batch=1, tensors=1)
     torch.set_num_threads(1)
-    machine = describe(torch.device("cpu"), 1)
-    reads = {"ours": Attention(DeformableAttention, options.batch), "usual": Attention(GridForm, options.batch)}
-    pairs = list(zip(reads["ours"](), reads["usual"]()))
-    difference = max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
-    updates = {name: Update(options.tensors, one_by_one=name == "usual") for name in ("ours", "usual")}
-    found: dict[str, Any] = {"machine": machine, "batch": options.batch, "tensors": options.tensors, "parts": {}}
-    for part, sides in (("attention", reads), ("update", updates)):
-        timings = measure(sides, Plan(options.rounds, 1, 1), clock=time.process_time)
-        found["parts"][part] = {
-            "ratio": asdict(ratio(timings["usual"], timings["ours"])),
-            "sides": {
-                name: {"summary": timing.summary(1), "rounds": timing.rounds} for name, timing in timings.items()
-            },
-        }
-    found["parts"]["attention"]["largest_relative_difference"] = difference
-    machine["load_after"] = load()
-    return found
+    parts: dict[str, dict[str, Any]] = {}
+    with described(torch.device("cpu"), 1) as machine:
+        reads = {"ours": Attention(DeformableAttention, options.batch), "usual": Attention(GridForm, options.batch)}
+        updates = {name: Update(options.tensors, one_by_one=name == "usual") for name in ("ours", "usual")}
+        pairs = list(zip(reads["ours"](), reads["usual"]()))
+        for part, sides in (("attention", reads), ("update", updates)):
+            timings = measure(sides, Plan(options.rounds, 1, 1), clock=time.process_time)
+            parts[part] = {
+                "ratio": ratio(timings["usual"], timings["ours"]).plain(),
+                "sides": {
+                    name: {"summary": timing.summary(1), "rounds": timing.rounds} for name, timing in timings.items()
+                },
+            }
+    difference = max(float((mine - usual).abs().max() / usual.abs().max()) for mine, usual in pairs)
+    parts["attention"]["largest_relative_difference"] = difference
+    return {"machine": machine, "batch": options.batch, "tensors": options.tensors, "parts": parts}
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is one message and exit code 2."""
+    """Run the command."""
     options = parse_arguments(arguments)
-    try:
-        found = run(options)
-        if options.output is not None:
-            with whole_file(options.output) as partial:
-                partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results = run(options)
     rows = [["part", "ours ms", "usual ms", "ratio", "quartiles"]]
-    for part, one in found["parts"].items():
-        times = [f"{one['sides'][name]['summary']['median_ms']:.1f}" for name in ("ours", "usual")]
-        found_ratio = one["ratio"]
-        quartiles = f"{found_ratio['quartile1']:.2f} .. {found_ratio['quartile3']:.2f}"
-        rows.append([part, *times, f"{found_ratio['median']:.2f}", quartiles])
-    print(table(rows, markdown=options.markdown))
-    machine = found["machine"]
-    print(f"\nlargest relative difference of the attention's values and gradients: "
-          f"{found['parts']['attention']['largest_relative_difference']:.0e}; batch {options.batch}, {options.tensors} "
-          f"tensors, {options.rounds} rounds, 1 thread; {machine['cpu']}, load {machine['load']} before, "
-          f"{machine['load_after']} after; torch {torch.__version__}")  # fmt: skip
+    for name, part in results["parts"].items():
+        times = [f"{part['sides'][side]['summary']['median_ms']:.1f}" for side in ("ours", "usual")]
+        rows.append([name, *times, *Ratio(**part["ratio"]).cells(2)])
+    difference = results["parts"]["attention"]["largest_relative_difference"]
+    publish(results, options, table(rows, markdown=options.markdown),
+            note=f"largest relative difference of the attention's values and gradients: {difference:.0e}; batch "
+            f"{options.batch}, {options.tensors} tensors, {options.rounds} rounds, processor time")  # fmt: skip
     return 0
 
 

@@ -17,118 +17,70 @@ for real batches of that config's train_dataloader. Exit codes: 0, 2 something t
 """
 
 import argparse
-import contextlib
-import json
 import logging
 import os
-import random
 import statistics
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
-from torch import Tensor, nn
 
 import isdfine
-from bench.machine import describe, load
-from bench.operators import Operators
-from bench.timing import Plan, Timing, ratio, table
-from isdfine.core.command import add_option, command_parser
+from bench.command import MB, bench_parser, config_of, config_path, publish
+from bench.machine import described
+from bench.step import Operators, Trainee, TrainingStep, dummy_batch  # noqa: F401  # checkouts.py reads Operators here
+from bench.timing import Plan, Ratio, Timing, check_counts, ratio, table, take_turns
+from isdfine.core.command import one_line_errors
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.core.environment import pick_device
-from isdfine.core.errors import CheckpointError, ConfigError, DataError
-from isdfine.core.files import whole_file
+from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.collate import STRIDE
 from isdfine.distill.objective import build_objective
-from isdfine.optim.ema import ModelEMA
-from isdfine.optim.precision import Precision
-from isdfine.solver.probe import dummy_target, peak_of_allocations
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
 from isdfine.zoo.huggingface.twin import transformers_twin
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "dfine"
 OPTIONS = ("eager", "channels_last", "compile", "bf16", "transformers")
 PHASES = ("data", "forward", "matching", "criterion", "backward", "optimizer", "ema")
-MB = 1 << 20
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = command_parser(__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--size", choices=("n", "s", "m", "l", "x"), help="D-FINE of this size, 80 classes")
-    which.add_argument("-c", "--config", help="YAML file with model, criterion and optimizer")
-    add_option(parser, "update")
-    parser.add_argument(
-        "--variants", nargs="+", default=["eager"], metavar="NAME", help=f"{', '.join(OPTIONS)}, joined by +"
+    parser = bench_parser(
+        __doc__, model=True, image=(640, 640), batch=4, boxes=10, rounds=5, warmup=2, device=None, threads=1
     )
-    parser.add_argument("--image", nargs=2, type=int, default=(640, 640), metavar=("HEIGHT", "WIDTH"), help="in pixels")
-    parser.add_argument("--batch", type=int, default=4, help="images per step")
-    parser.add_argument("--boxes", type=int, default=10, help="ground-truth boxes per image")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each variant that count")
-    parser.add_argument("--warmup", type=int, default=2, help="steps of each variant before")
-    parser.add_argument("--device", help="cpu, cuda or cuda:0 (default: a GPU where there is one)")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU")
+    parser.add_argument("--variants", nargs="+", default=["eager"], metavar="NAME",
+                        help=f"{', '.join(OPTIONS)}, joined by +")  # fmt: skip
     parser.add_argument("--data", metavar="CONFIG", help="also the wait for batches of this config's train_dataloader")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file: machine, versions, every step")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    return parser.parse_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
-class Clock:
-    """Seconds per phase of one step."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.phases: dict[str, float] = {}
-
-    def now(self) -> float:
-        """Processor time, or wall time once the device is done."""
-        if self.device.type != "cuda":
-            return time.process_time()
-        torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Any:
-        """Add what happens inside to a phase."""
-        begin = self.now()
-        yield
-        self.phases[name] = self.phases.get(name, 0.0) + self.now() - begin
-
-
-class Step:
-    """Our step, or one with another project's forward pass and losses."""
+class Step(TrainingStep):
+    """The step of a variant: ours, or one with another project's forward pass and losses."""
 
     def __init__(self, variant: str, config: Config, options: argparse.Namespace, device: torch.device) -> None:
         torch.manual_seed(0)
-        self.clock = Clock(device)
-        self.device = device
-        options_on = variant.split("+")
-        self.theirs, self.compiled = "transformers" in options_on, "compile" in options_on
-        self.model: nn.Module = config.build("model")
-        self.objective = build_objective(config, self.model).to(device)
-        if self.theirs:
-            self.model = transformers_twin(config, self.model)
-        self.model.to(device).train()
-        self.format = torch.channels_last if "channels_last" in options_on else torch.contiguous_format
-        if "channels_last" in options_on:
-            use_channels_last(self.model)
-        self.optimizer: Any = config.build("optimizer", model=self.model)
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.0  # every step finds the same weights
-        self.ema = None if self.theirs else ModelEMA(self.model)
-        self.precision = Precision("bf16" if "bf16" in options_on else "fp32", device)
-        self.max_norm = config.settings.clip_max_norm
+        parts = variant.split("+")
+        theirs, self.compiled = "transformers" in parts, "compile" in parts
+        model = config.build("model")
+        objective = None if theirs else build_objective(config, model).to(device)
+        if theirs:
+            model = transformers_twin(config, model)
+        model.to(device).train()
+        if "channels_last" in parts:
+            use_channels_last(model)
+        trainee = Trainee(config, model, "bf16" if "bf16" in parts else "fp32", device, average=not theirs)
         if self.compiled:
-            compile_parts(self.model)
-        self.batch = dummy_batch(options, int(config.get("num_classes")), device)
+            compile_parts(model)
+        batch = dummy_batch(options.batch, options.image, options.boxes, int(config.get("num_classes")), device)
+        channels_last = "channels_last" in parts
+        super().__init__(
+            trainee, objective, batch, format=torch.channels_last if channels_last else torch.contiguous_format
+        )
 
     def warm_up(self, steps: int) -> None:
         """Steps that do not count.
@@ -138,80 +90,8 @@ class Step:
         """
         for _ in range(steps):
             self()
-        if self.compiled and not runs_compiled(self.model):
+        if self.compiled and not runs_compiled(self.trainee.model):
             raise ConfigError("variants: compile: torch.compile does not work here, see the warning above")
-
-    def __call__(self) -> dict[str, float]:
-        """One step; seconds per phase."""
-        self.clock.phases = {}
-        with self.clock.phase("data"):
-            pixels, targets = self.batch
-            images = pixels.to(torch.float32).div_(255).contiguous(memory_format=self.format)
-        loss = self._peer_loss(images, targets) if self.theirs else self._our_loss(images, targets)
-        with self.clock.phase("backward"):
-            self.precision.backward(loss)
-        with self.clock.phase("optimizer"):
-            parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.max_norm or 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            with self.clock.phase("ema"):
-                self.ema.update()
-        return self.clock.phases
-
-    def _our_loss(self, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
-        with self.clock.phase("forward"), self.precision.autocast():
-            output = self.model(images, targets)
-        with self.clock.phase("matching"):
-            context = self.objective.context(output, targets)
-        with self.clock.phase("criterion"):
-            return torch.stack(list(self.objective.terms(context).values())).sum()
-
-    def _peer_loss(self, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
-        """Forward pass and losses are one call there."""
-        labels = [{"class_labels": one["labels"], "boxes": one["boxes"]} for one in targets]
-        with self.clock.phase("forward"), self.precision.autocast():
-            loss: Tensor = self.model(pixel_values=images, labels=labels).loss
-            return loss
-
-    def counts(self) -> dict[str, int]:
-        """Operators of a step and waits among them, backward pass included."""
-        with Operators() as seen:
-            self()
-        return {"operators": seen.count, "waits": seen.waits}
-
-    def peak_bytes(self) -> int:
-        """What a step holds at most beyond weights and optimizer state."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
-            self()
-            return torch.cuda.max_memory_allocated(self.device) - before
-        return peak_of_allocations(self)
-
-
-def dummy_batch(
-    options: argparse.Namespace, num_classes: int, device: torch.device
-) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Images (B, 3, H, W) of bytes and their targets."""
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (options.batch, 3, *options.image), dtype=torch.uint8, generator=random)
-    targets = [dummy_target(options.boxes, num_classes, random, device) for _ in range(options.batch)]
-    return images.to(device), targets
-
-
-def measure(steps: dict[str, Step], plan: Plan) -> dict[str, list[dict[str, float]]]:
-    """Phases of every step that counts, the variants in turns."""
-    for step in steps.values():
-        step.warm_up(plan.warmup)
-    order, draw = list(steps), random.Random(plan.seed)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
-    for _ in range(plan.rounds):
-        draw.shuffle(order)
-        for name in order:
-            found[name].append(dict(steps[name]()))
-    return found
 
 
 def data_wait(path: str, options: argparse.Namespace, device: torch.device) -> dict[str, float]:
@@ -229,92 +109,82 @@ def data_wait(path: str, options: argparse.Namespace, device: torch.device) -> d
     return {"first_seconds": waits[0], "median_seconds": statistics.median(waits[1:])}
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Build, time, count."""
+def check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be measured."""
     for name in options.variants:
         parts = set(name.split("+"))
         if not parts <= set(OPTIONS):
             raise ConfigError(f"variants: {name}: choose from {', '.join(OPTIONS)}, joined by +")
         if parts >= {"transformers", "compile"}:
             raise ConfigError(f"variants: {name}: transformers has no parts that compile knows")
-    for name, value, least in (
-        ("batch", options.batch, 1),
-        ("boxes", options.boxes, 0),
-        ("threads", options.threads, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} is {value}: give {least} or more")
+    check_counts(options, batch=1, boxes=0, threads=1)
     if min(options.image) < STRIDE or any(side % STRIDE for side in options.image):
         raise ConfigError(f"image is {tuple(options.image)}: height and width must be multiples of {STRIDE}")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Build, time, count."""
+    check(options)
     plan = Plan(options.rounds, 1, options.warmup)
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
-    path = options.config or CONFIGS / f"dfine_hgnetv2_{options.size}_coco.yml"
-    config = without_initial_weights(isdfine.load_config(path, options.update))
-    config = config.with_values(
-        {"num_classes": config.get("num_classes") or 80, "eval_spatial_size": list(options.image)}
-    )
-    machine = describe(device, options.threads)
-    steps = {name: Step(name, config, options, device) for name in options.variants}
-    phases = measure(steps, plan)
-    timings = {name: Timing(tuple((sum(one.values()),) for one in found)) for name, found in phases.items()}
-    first = options.variants[0]
-    variants = {}
-    for name, step in steps.items():
-        medians = {key: statistics.median(one.get(key, 0.0) for one in phases[name]) for key in PHASES}
-        variants[name] = {
-            "summary": timings[name].summary(options.batch),
-            f"time_over_{first}": asdict(ratio(timings[name], timings[first])),
-            "median_seconds_of_phases": medians,
-            "peak_bytes": step.peak_bytes(),
-            **(step.counts() if not step.compiled else {"operators": 0, "waits": 0}),
-            "phases_by_round": phases[name],
+    config = without_initial_weights(config_of(options))
+    with described(device, options.threads) as machine:
+        steps = {name: Step(name, config, options, device) for name in options.variants}
+        for step in steps.values():
+            step.warm_up(plan.warmup)
+        phases = take_turns(steps, plan.rounds, plan.seed)
+        timings = {name: Timing.of([sum(taken.values()) for taken in rounds]) for name, rounds in phases.items()}
+        first = options.variants[0]
+        variants = {
+            name: {
+                "summary": timings[name].summary(options.batch),
+                f"time_over_{first}": ratio(timings[name], timings[first]).plain(),
+                "median_seconds_of_phases": {
+                    phase: statistics.median(taken.get(phase, 0.0) for taken in phases[name]) for phase in PHASES
+                },
+                "peak_bytes": step.peak_bytes(),
+                **(step.counts() if not step.compiled else {"operators": 0, "waits": 0}),
+                "phases_by_round": phases[name],
+            }
+            for name, step in steps.items()
         }
-    machine["load_after"] = load()
     workload = {"batch": options.batch, "image": list(options.image), "boxes": options.boxes}
-    found = {"config": str(path), **workload, "plan": asdict(plan), "machine": machine, "variants": variants}
-    if options.data:
-        found["data_wait"] = data_wait(options.data, options, device)
-    return found
+    results = {"config": str(config_path(options)), **workload, "plan": vars(plan), "machine": machine}
+    wait = {"data_wait": data_wait(options.data, options, device)} if options.data else {}
+    return {**results, "variants": variants, **wait}
 
 
-def tables(found: dict[str, Any], *, markdown: bool) -> str:
+def tables(variants: dict[str, Any], *, markdown: bool) -> list[str]:
     """One row per variant; then the phases."""
-    first = next(iter(found["variants"]))
+    first = next(iter(variants))
     rows = [["variant", "ms", "spread %", f"time / {first}", "quartiles", "operators", "waits", "peak MB"]]
     phases = [["variant", *(f"{name} ms" for name in PHASES)]]
-    for name, one in found["variants"].items():
-        over = one[f"time_over_{first}"]
+    for name, variant in variants.items():
+        over, counted = Ratio(**variant[f"time_over_{first}"]), bool(variant["operators"])
         rows.append([
-            name, f"{one['summary']['median_ms']:.0f}", f"{one['summary']['spread_percent']:.1f}",
-            f"{over['median']:.3f}", f"{over['quartile1']:.3f} .. {over['quartile3']:.3f}",
-            str(one["operators"] or "-"), str(one["waits"] if one["operators"] else "-"),
-            f"{one['peak_bytes'] / MB:.0f}",
+            name, f"{variant['summary']['median_ms']:.0f}", f"{variant['summary']['spread_percent']:.1f}",
+            *over.cells(), *(str(variant[key]) if counted else "-" for key in ("operators", "waits")),
+            f"{variant['peak_bytes'] / MB:.0f}",
         ])  # fmt: skip
-        phases.append([name, *(f"{1000 * one['median_seconds_of_phases'][key]:.1f}" for key in PHASES)])
-    return f"{table(rows, markdown=markdown)}\n\n{table(phases, markdown=markdown)}"
+        phases.append([name, *(f"{1000 * variant['median_seconds_of_phases'][phase]:.1f}" for phase in PHASES)])
+    return [table(rows, markdown=markdown), table(phases, markdown=markdown)]
 
 
+@one_line_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is one message and exit code 2."""
+    """Run the command."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING)
-    try:
-        found = run(options)
-        if options.output is not None:
-            with whole_file(options.output) as partial:
-                partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except (ConfigError, CheckpointError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(tables(found, markdown=options.markdown))
-    machine, (height, width) = found["machine"], options.image
-    if "data_wait" in found:
-        wait = found["data_wait"]
-        print(f"\nwait for data: first batch {wait['first_seconds']:.2f} s, then {wait['median_seconds']:.3f} s")
-    print(f"\n{Path(found['config']).stem}, {options.batch} x {height} x {width}, {options.boxes} boxes an image, "
-          f"{options.rounds} rounds; {machine['cpu']}, threads {options.threads}, device {machine['device']}, load "
-          f"{machine['load']} before, {machine['load_after']} after; torch {torch.__version__}")  # fmt: skip
+    results = run(options)
+    height, width = options.image
+    shown = tables(results["variants"], markdown=options.markdown)
+    if wait := results.get("data_wait"):
+        first, later = wait["first_seconds"], wait["median_seconds"]
+        shown.append(f"wait for data: first batch {first:.2f} s, then {later:.3f} s")
+    name = config_path(options).stem
+    publish(results, options, *shown, note=f"{name}, {options.batch} x {height} x {width}, {options.boxes} boxes an "
+            f"image, {options.rounds} rounds")  # fmt: skip
     return 0
 
 

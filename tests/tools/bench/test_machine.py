@@ -10,12 +10,15 @@ from bench import machine
 
 
 def test_this_machine_is_described() -> None:
-    found = machine.describe(torch.device("cpu"), 2)
+    with machine.described(torch.device("cpu"), 2) as found:
+        assert "load_after" not in found
     assert found["threads"] == 2
+    assert {name for name in found if name.endswith("_after")} == {"load_after", "cpu_clocks_mhz_after"}
     assert found["cpus"] >= found["cpus_of_this_process"] >= 1
     assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert "gpu" not in found
-    assert machine.describe(torch.device("cpu"), None)["threads"] == "chosen by each backend"
+    with machine.described(torch.device("cpu"), None) as found:
+        assert found["threads"] == "chosen by each backend"
 
 
 def test_clocks_and_names_are_read_or_said_to_be_unknown(tmp_path: Path) -> None:
@@ -45,9 +48,9 @@ def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch) -> None:
     found = machine.gpu(torch.device("cuda:1"))
     assert asked[0][1] == "--id=GPU-0a1b-22", "the number would be another GPU's under CUDA_VISIBLE_DEVICES"
     assert (found["name"], found["clocks.sm"], found["power.limit"]) == ("H200", "1980 MHz", "700.00 W")
-    after = machine.describe_after(torch.device("cuda:1"))
-    assert after["gpu_after"]["temperature.gpu"] == "31"
-    assert set(machine.describe_after(torch.device("cpu"))) == {"load_after", "cpu_clocks_mhz_after"}
+    with machine.described(torch.device("cuda:1"), 1) as found:
+        pass
+    assert found["gpu_after"]["temperature.gpu"] == "31"
 
 
 @pytest.mark.usefixtures("some_gpu")

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 import isdfine
-from bench.model_info import ModelInfo, convention, model_info, table
+from bench.model_info import ModelInfo, convention, model_info, rows_of
+from bench.timing import table
 from builders import micro_sections
 from golden_cases import load_json
 from isdfine.core.errors import ConfigError
@@ -100,8 +101,8 @@ def test_no_size(tmp_path: Path) -> None:
 
 
 MARKDOWN = """\
-| model | size  | params M | GFLOPs | trained params M | unfused GFLOPs | attention | weights MB | forward MB |
-|-------|-------|---------:|-------:|-----------------:|---------------:|----------:|-----------:|-----------:|
+| model |  size | params M | GFLOPs | trained params M | unfused GFLOPs | attention | weights MB | forward MB |
+| ----- | ----: | -------: | -----: | ---------------: | -------------: | --------: | ---------: | ---------: |
 | one   | 64x96 |     1.23 |   1.50 |             2.00 |           1.75 |      0.25 |        4.9 |       23.0 |"""
 
 
@@ -110,8 +111,8 @@ def test_table() -> None:
         name="one", size=(64, 96), params=1_234_567, params_trained=2_000_000, gflops=1.5, gflops_attention=0.25,
         gflops_trained=1.75, weight_bytes=4_938_268, forward_bytes=23_000_000,
     )  # fmt: skip
-    assert table([row]).splitlines() == [
-        "model  size   params M  GFLOPs  trained params M  unfused GFLOPs  attention  weights MB  forward MB",
+    assert table(rows_of([row])).splitlines() == [
+        "model   size  params M  GFLOPs  trained params M  unfused GFLOPs  attention  weights MB  forward MB",
         "one    64x96      1.23    1.50              2.00            1.75       0.25         4.9        23.0",
     ]
-    assert table([row], markdown=True) == MARKDOWN
+    assert table(rows_of([row]), markdown=True) == MARKDOWN

@@ -9,7 +9,7 @@ import pytest
 from bench.report import NETWORK, Run
 from bench.subject import IN_GRAPH, Facts
 from bench.timing import Plan, Timing
-from isdfine.core.errors import ConfigError
+from isdfine.core.command import write_json
 from isdfine.deploy.preprocess import Recipe
 
 
@@ -30,7 +30,7 @@ def test_json_is_strict_and_complete(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
     file = tmp_path / "new folder" / "found.json"
-    a_run().write(file)
+    write_json(file, a_run().plain())
     content = json.loads(file.read_text(), parse_constant=refuse)
     second = content["models"]["b"]
     assert second["coco"] == {"AP": 0.5, "APs": None}
@@ -46,9 +46,3 @@ def test_the_table() -> None:
     assert heading.split()[-6:] == ["images/s", "time", "/", "a", "quartiles", "AP"]
     assert first.split() == ["a", "tests", "fp32", "32x64", "10.00", "30.00", "30.00", "150.0", "100.0", "1", "50.00"]
     assert second.split()[-6:] == ["83.3", "1.200", "1.200", "..", "1.200", "50.00"]
-
-
-def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"found\.json: could not be written .*: choose another --output"):
-        a_run().write(tmp_path / "file" / "found.json")

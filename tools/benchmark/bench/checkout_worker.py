@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One side of tools/benchmark/checkouts.py: does what a checkout's own scripts build, once per line that it reads.
 
-It is copied beside a link to the checkout's package and run there, so it imports nothing of the checkout it came from.
+It is copied, with process.py as side.py, beside a link to the checkout's package and run there, so it imports nothing
+of the checkout it came from.
 """
 
 import contextlib
@@ -71,17 +72,13 @@ def main() -> None:
     """Build, warm up, say so, then answer every line with seconds."""
     checkout, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
     import torch
+    from side import serve
 
     torch.set_num_threads(asked["threads"])
     call, counts = {"step": training_step, "latency": detection}[asked["what"]](checkout, asked)
     for _ in range(asked["warmup"]):
         call()
-    clock = time.process_time if asked["device"] == "cpu" else time.perf_counter
-    print(json.dumps(counts), flush=True)
-    for _ in sys.stdin:
-        begin = clock()
-        call()
-        print(clock() - begin, flush=True)
+    serve(call, time.process_time if asked["device"] == "cpu" else time.perf_counter, counts)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt")
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt")
 _GPU_FIELDS = (
     "name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu",
     "persistence_mode",
@@ -22,44 +24,49 @@ _GPU_FIELDS = (
 UNKNOWN = "not readable"
 
 
-def describe(device: torch.device, threads: int | None) -> dict[str, Any]:
+@contextmanager
+def described(
+    device: torch.device, threads: int | None, packages: Sequence[str] = PACKAGES
+) -> Iterator[dict[str, Any]]:
     """Processor, clocks, load, GPU, threads and versions; what cannot be read says so.
+
+    At the end of the block load, clocks and the GPU are read again, into entries whose names end with ``_after``.
 
     Args:
         device: that is measured on.
         threads: asked for; None = each backend's own choice.
+        packages: whose versions are named, where they are installed.
     """
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "system": platform.platform(),
         "cpu": cpu_name(Path("/proc/cpuinfo")),
         "cpus": os.cpu_count(),
         "cpus_of_this_process": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else UNKNOWN,
-        "cpu_clocks_mhz": cpu_clocks(Path("/proc/cpuinfo")),
         "cpu_governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "load": load(),
         "threads": threads if threads is not None else "chosen by each backend",
         "torch_threads": torch.get_num_threads(),
         "device": str(device),
         "python": platform.python_version(),
-        "versions": versions(),
+        "versions": versions(packages),
+        **_state(device),
     }
-    if device.type == "cuda":
-        found["gpu"] = gpu(device) | {"cuda": torch.version.cuda or UNKNOWN, "cudnn": torch.backends.cudnn.version()}
-    return found
+    yield machine
+    machine |= {f"{name}_after": value for name, value in _state(device).items()}
 
 
-def describe_after(device: torch.device) -> dict[str, Any]:
-    """What changes while it is measured: load, and the clocks and temperature of a GPU that has just worked."""
-    found: dict[str, Any] = {"load_after": load(), "cpu_clocks_mhz_after": cpu_clocks(Path("/proc/cpuinfo"))}
+def _state(device: torch.device) -> dict[str, Any]:
+    """What changes while it is measured: load, and the clocks and temperature of a GPU that works."""
+    state: dict[str, Any] = {"load": load(), "cpu_clocks_mhz": cpu_clocks(Path("/proc/cpuinfo"))}
     if device.type == "cuda":
-        found["gpu_after"] = gpu(device)
-    return found
+        libraries = {"cuda": torch.version.cuda or UNKNOWN, "cudnn": torch.backends.cudnn.version()}
+        state["gpu"] = gpu(device) | libraries
+    return state
 
 
 def load() -> list[float] | str:
     """Mean number of running processes over 1, 5 and 15 minutes."""
-    return [round(one, 2) for one in os.getloadavg()] if hasattr(os, "getloadavg") else UNKNOWN
+    return [round(mean, 2) for mean in os.getloadavg()] if hasattr(os, "getloadavg") else UNKNOWN
 
 
 def cpu_name(cpuinfo: Path) -> str:
@@ -73,18 +80,18 @@ def cpu_clocks(cpuinfo: Path) -> list[float] | str:
     return [float(entry) for entry in _entries(cpuinfo, "cpu MHz")] or UNKNOWN
 
 
-def versions() -> dict[str, str]:
-    """Of the installed packages that have a part in it."""
-    found = {}
-    for name in _PACKAGES:
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    installed = {}
+    for name in packages:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue  # what is not installed has no part in it
-    return found
+    return installed
 
 
-def gpu(device: torch.device) -> dict[str, str]:
+def gpu(device: torch.device) -> dict[str, Any]:
     """What ``nvidia-smi`` says of a GPU: clocks now and at most, power limit, temperature.
 
     It is asked for by its UUID: ``nvidia-smi`` numbers all GPUs, torch those of CUDA_VISIBLE_DEVICES.
@@ -96,7 +103,7 @@ def gpu(device: torch.device) -> dict[str, str]:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return {"name": properties.name, "clocks": f"{UNKNOWN}: {error}"}
-    return dict(zip(_GPU_FIELDS, (one.strip() for one in answer.strip().split(","))))
+    return dict(zip(_GPU_FIELDS, (value.strip() for value in answer.strip().split(","))))
 
 
 def _entries(file: Path, key: str) -> list[str]:

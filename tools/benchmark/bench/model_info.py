@@ -114,28 +114,17 @@ def _measured(config: Config, size: tuple[int, int], device: torch.device) -> in
     return measured_peak(fuse(model).to(device), torch.zeros(1, 3, *size, device=device))
 
 
-def table(rows: Sequence[ModelInfo], *, markdown: bool = False) -> str:
-    """Rows as an aligned text table, or as a Markdown one."""
-    head = ["model", "size", "params M", "GFLOPs", "trained params M", "unfused GFLOPs", "attention"]
-    cells = [[*head, "weights MB", "forward MB"], *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(_aligned(row, widths)) for row in cells]
-    if markdown:
-        lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in cells]
-        rules = ["-" * (width + 1) + ("-" if column < 2 else ":") for column, width in enumerate(widths)]
-        lines.insert(1, "|" + "|".join(rules) + "|")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _cells(row: ModelInfo) -> list[str]:
-    height, width = row.size
-    numbers = (row.params / 1e6, row.gflops, row.params_trained / 1e6, row.gflops_trained, row.gflops_attention)
-    memory = (row.weight_bytes / 1e6, row.forward_bytes / 1e6)
-    return [row.name, f"{height}x{width}", *(f"{number:.2f}" for number in numbers), *(f"{one:.1f}" for one in memory)]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+def rows_of(models: Sequence[ModelInfo]) -> list[list[str]]:
+    """For ``table``: a heading, and a row per model."""
+    rows = [["model", "size", "params M", "GFLOPs", "trained params M", "unfused GFLOPs", "attention", "weights MB",
+             "forward MB"]]  # fmt: skip
+    for model in models:
+        numbers = (model.params / 1e6, model.gflops, model.params_trained / 1e6, model.gflops_trained,
+                   model.gflops_attention)  # fmt: skip
+        memory = (model.weight_bytes / 1e6, model.forward_bytes / 1e6)
+        rows.append([model.name, "{}x{}".format(*model.size), *(f"{number:.2f}" for number in numbers),
+                     *(f"{megabytes:.1f}" for megabytes in memory)])  # fmt: skip
+    return rows
 
 
 def _image_size(config: Config, size: Sequence[int] | None) -> tuple[int, int]:

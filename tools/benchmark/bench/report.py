@@ -4,15 +4,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-from isdfine.core.errors import ConfigError
-from isdfine.core.files import whole_file
 
 from .subject import Facts
 from .timing import Plan, Timing, ratio, table
@@ -42,10 +37,10 @@ class Run:
         for label, timing in self.timings.items():
             models[label] = self.facts[label].plain() | {"summary": timing.summary(self.batch)}
             if label != first:
-                models[label][f"time_over_{first}"] = asdict(ratio(timing, self.timings[first]))
+                models[label][f"time_over_{first}"] = ratio(timing, self.timings[first]).plain()
             if self.accuracy is not None:
-                found = self.accuracy[label]
-                models[label]["coco"] = {name: value if math.isfinite(value) else None for name, value in found.items()}
+                metrics = self.accuracy[label].items()
+                models[label]["coco"] = {name: value if math.isfinite(value) else None for name, value in metrics}
             models[label]["seconds_by_round"] = timing.rounds
         return {"measured": self.measured, "batch": self.batch, "plan": asdict(self.plan),
                 "machine": dict(self.machine), "models": models}  # fmt: skip
@@ -57,28 +52,15 @@ class Run:
         heading += [f"time / {first}", "quartiles"] if len(self.timings) > 1 else []
         rows = [[*heading, *(["AP"] if self.accuracy is not None else [])]]
         for label, timing in self.timings.items():
-            facts, found = self.facts[label], timing.summary(self.batch)
+            facts, summary = self.facts[label], timing.summary(self.batch)
             row = [label, facts.backend, facts.precision, f"{facts.size[0]}x{facts.size[1]}"]
-            row += [f"{found[key]:.2f}" for key in ("median_ms", "p90_ms", "p99_ms")]
-            row += [f"{found['spread_percent']:.1f}", f"{found['images_per_second']:.1f}"]
+            row += [f"{summary[key]:.2f}" for key in ("median_ms", "p90_ms", "p99_ms")]
+            row += [f"{summary['spread_percent']:.1f}", f"{summary['images_per_second']:.1f}"]
             if label == first and len(self.timings) > 1:
                 row += ["1", ""]
             elif len(self.timings) > 1:
-                over = ratio(timing, self.timings[first])
-                row += [f"{over.median:.3f}", f"{over.quartile1:.3f} .. {over.quartile3:.3f}"]
+                row += ratio(timing, self.timings[first]).cells()
             if self.accuracy is not None:
                 row.append(f"{100 * self.accuracy[label]['AP']:.2f}")
             rows.append(row)
         return table(rows, markdown=markdown)
-
-    def write(self, path: Path) -> None:
-        """As JSON, whole or not at all.
-
-        Raises:
-            ConfigError: it cannot be written.
-        """
-        try:
-            with whole_file(path) as partial:
-                partial.write_text(json.dumps(self.plain(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{path}: could not be written ({error.strerror}): choose another --output") from None

@@ -19,6 +19,8 @@ from isdfine.data.transforms import Resize
 from isdfine.deploy.backends.base import Outputs
 from isdfine.deploy.preprocess import SQUASH, Recipe
 
+from .timing import check_counts
+
 Precision = Literal["fp32", "fp16", "bf16"]
 IN_GRAPH = "part of the model"
 
@@ -39,9 +41,7 @@ class Wanted:
     """Changes of configs, ``key.path=value``."""
 
     def __post_init__(self) -> None:
-        for name, value in (("batch", self.batch), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}: give 1 or more")
+        check_counts(self, batch=1, threads=1)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isdfine.core.errors import ConfigError
 from isdfine.nn.queries import split_predictions
 from isdfine.nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup
 from isdfine.solver.probe import dummy_boxes
+
+from .timing import check_counts
 
 AGREEMENT = 0.02
 """How far a layer moves a box, in parts of the image: matches differ a little from layer to layer, as in training."""
@@ -34,11 +35,7 @@ class DecoderShapes:
     """Every object has a query beside it that knows its class, as after training; else queries lie anywhere."""
 
     def __post_init__(self) -> None:
-        low = {"batch": 1, "objects": 0, "queries": 1, "num_classes": 1, "layers": 1, "reg_max": 4, "num_denoising": 0}
-        wrong = [f"{name} is {getattr(self, name)}: give {least} or more" for name, least in low.items()
-                 if getattr(self, name) < least]  # fmt: skip
-        if wrong:
-            raise ConfigError("; ".join(wrong))
+        check_counts(self, batch=1, objects=0, queries=1, num_classes=1, layers=1, reg_max=4, num_denoising=0)
 
     @property
     def denoising_groups(self) -> int:
@@ -47,7 +44,7 @@ class DecoderShapes:
 
 
 @dataclass(frozen=True)
-class MadeUpStep:
+class SyntheticStep:
     """One step's outputs and targets."""
 
     output: DetectorOutput
@@ -56,7 +53,7 @@ class MadeUpStep:
     """What gradients are asked for: one tensor per head over all queries, as the decoder makes them."""
 
 
-def made_up_step(shapes: DecoderShapes, seed: int = 0, device: torch.device | str = "cpu") -> MadeUpStep:
+def synthetic_step(shapes: DecoderShapes, seed: int = 0, device: torch.device | str = "cpu") -> SyntheticStep:
     """Decoder layers, first head, encoder proposals and denoising queries, cut from common tensors as in the model.
 
     Args:
@@ -77,7 +74,7 @@ class _Maker:
         extra = 2 * shapes.denoising_groups * shapes.objects
         self.sizes = [extra, shapes.queries] if shapes.num_denoising else [shapes.queries]
 
-    def step(self) -> MadeUpStep:
+    def step(self) -> SyntheticStep:
         shapes = self.shapes
         targets = [{"labels": self.classes(shapes.objects), "boxes": self.boxes(shapes.objects)}
                    for _ in range(shapes.batch)]  # fmt: skip
@@ -103,7 +100,7 @@ class _Maker:
             up=torch.tensor(0.5, device=self.device),
             reg_scale=torch.tensor(4, device=self.device),
         )
-        return MadeUpStep(output, targets, self.leaves)
+        return SyntheticStep(output, targets, self.leaves)
 
     def find(self, targets: list[dict[str, Tensor]], boxes: Tensor, logits: Tensor) -> None:
         """Put a query of each image beside every object, as long as there are queries; in place."""
@@ -118,7 +115,7 @@ class _Maker:
         made = [(logits + 0.3 * self.normal(*logits.shape)), torch.cat((moved[..., :2], moved[..., 2:].abs()), -1)]
         if initial is not None:
             made.append(self.normal(*boxes.shape[:2], 4 * (self.shapes.reg_max + 1)))
-        made = [one.requires_grad_() for one in made]
+        made = [tensor.requires_grad_() for tensor in made]
         self.leaves += made
         return Predictions(made[0], made[1], *((made[2], initial) if initial is not None else ()))
 

@@ -8,11 +8,28 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from isdfine.core.errors import ConfigError
 
 Call = Callable[[], object]
+T = TypeVar("T")
+
+
+def check_counts(values: object, **least: int) -> None:
+    """See that numbers of a workload are large enough, where they are given (ConfigError that names all that are not).
+
+    Args:
+        values: has them as attributes.
+        least: smallest value by name.
+    """
+    given = {name: getattr(values, name) for name in least}
+    wrong = [f"{name} is {value}: give {least[name]} or more" for name, value in given.items()
+             if value is not None and value < least[name]]  # fmt: skip
+    if wrong:
+        raise ConfigError("; ".join(wrong))
 
 
 @dataclass(frozen=True)
@@ -29,11 +46,7 @@ class Plan:
     """Of the orders."""
 
     def __post_init__(self) -> None:
-        least = {"rounds": 1, "repeats": 1, "warmup": 1}
-        wrong = [f"{key} is {getattr(self, key)}: give {low} or more" for key, low in least.items()
-                 if getattr(self, key) < low]  # fmt: skip
-        if wrong:
-            raise ConfigError("; ".join(wrong))
+        check_counts(self, rounds=1, repeats=1, warmup=1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,11 @@ class Timing:
     """Seconds of one model's calls, one tuple per round."""
 
     rounds: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        """One call per round."""
+        return cls(tuple((second,) for second in seconds))
 
     @property
     def calls(self) -> list[float]:
@@ -53,11 +71,7 @@ class Timing:
         return statistics.median(self.calls)
 
     def percentile(self, share: float) -> float:
-        """Seconds that this share of the calls does not exceed, interpolated.
-
-        Args:
-            share: in [0, 1].
-        """
+        """Seconds that this share (0 to 1) of the calls does not exceed, interpolated."""
         calls = self.calls
         place = share * (len(calls) - 1)
         low = int(place)
@@ -72,9 +86,9 @@ class Timing:
         """
         calls = self.calls
         shares = {"median_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "quartile1_ms": 0.25, "quartile3_ms": 0.75}
-        found = {name: 1000 * self.percentile(share) for name, share in shares.items()}
-        found["spread_percent"] = 100 * (found["quartile3_ms"] - found["quartile1_ms"]) / found["median_ms"]
-        return found | {
+        numbers = {name: 1000 * self.percentile(share) for name, share in shares.items()}
+        numbers["spread_percent"] = 100 * (numbers["quartile3_ms"] - numbers["quartile1_ms"]) / numbers["median_ms"]
+        return numbers | {
             "fastest_ms": 1000 * calls[0],
             "slowest_ms": 1000 * calls[-1],
             "images_per_second": batch / self.median,
@@ -90,6 +104,14 @@ class Ratio:
     quartile1: float
     quartile3: float
 
+    def cells(self, digits: int = 3) -> list[str]:
+        """Median and quartiles for a table."""
+        return [f"{self.median:.{digits}f}", f"{self.quartile1:.{digits}f} .. {self.quartile3:.{digits}f}"]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
 
 def ratio(mine: Timing, other: Timing) -> Ratio:
     """How much longer ``mine`` takes; below 1 it is faster."""
@@ -100,6 +122,30 @@ def ratio(mine: Timing, other: Timing) -> Ratio:
     return Ratio(middle, low, high)
 
 
+def take_turns(
+    turns: Mapping[str, Callable[[], T]],
+    rounds: int,
+    seed: int = 0,
+    on_round: Callable[[int], None] = lambda number: None,
+) -> dict[str, list[T]]:
+    """In every round, a turn of each in an order drawn anew; what they return, by label.
+
+    Args:
+        turns: by label.
+        rounds: how many.
+        seed: of the orders.
+        on_round: told the number of each finished round, from 1.
+    """
+    order, draw = list(turns), random.Random(seed)
+    results: dict[str, list[T]] = {label: [] for label in turns}
+    for number in range(rounds):
+        draw.shuffle(order)
+        for label in order:
+            results[label].append(turns[label]())
+        on_round(number + 1)
+    return results
+
+
 def measure(
     calls: Mapping[str, Call],
     plan: Plan,
@@ -107,34 +153,39 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     on_round: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Timing]:
-    """Run every call in turns.
+    """Seconds of every call, which take turns.
 
     Args:
         calls: by label; each returns when its answer is there.
         plan: how often.
         clock: seconds.
-        on_round: told the number of each finished round, from 1.
-
-    Returns: times by label.
+        on_round: see ``take_turns``.
     """
-    for call in calls.values():
+
+    def seconds_of(call: Call) -> float:
+        begin = clock()
+        call()
+        return clock() - begin
+
+    return measure_turns({label: partial(seconds_of, call) for label, call in calls.items()}, plan, on_round)
+
+
+def measure_turns(
+    turns: Mapping[str, Callable[[], float]], plan: Plan, on_round: Callable[[int], None] = lambda number: None
+) -> dict[str, Timing]:
+    """``measure`` of calls that give their own seconds."""
+
+    def several(turn: Callable[[], float]) -> tuple[float, ...]:
+        turn()
+        return tuple(turn() for _ in range(plan.repeats))
+
+    for turn in turns.values():
         for _ in range(plan.warmup):
-            call()
-    order, draw = list(calls), random.Random(plan.seed)
-    found: dict[str, list[tuple[float, ...]]] = {label: [] for label in calls}
-    for number in range(plan.rounds):
-        draw.shuffle(order)
-        for label in order:
-            calls[label]()
-            found[label].append(tuple(_seconds(calls[label], clock) for _ in range(plan.repeats)))
-        on_round(number + 1)
-    return {label: Timing(tuple(rounds)) for label, rounds in found.items()}
-
-
-def _seconds(call: Call, clock: Callable[[], float]) -> float:
-    begin = clock()
-    call()
-    return clock() - begin
+            turn()
+    taken = take_turns(
+        {label: partial(several, turn) for label, turn in turns.items()}, plan.rounds, plan.seed, on_round
+    )
+    return {label: Timing(tuple(rounds)) for label, rounds in taken.items()}
 
 
 def table(rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
