@@ -17,7 +17,7 @@ from torch import nn
 from isdfine.core.command import write_json
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.nn.padding import content_sizes_of
+from isdfine.nn.padding import image_sizes_of
 from isdfine.nn.types import Want
 from isdfine.solver.solver import Evaluation
 
@@ -58,7 +58,7 @@ def layer_metrics(config: Config, checkpoint: Path) -> LayerResults:
     with torch.inference_mode():
         for images, targets in run.val_loader:
             sizes_hw = torch.stack([target["orig_size"] for target in targets])
-            output = model(images, **content_sizes_of(targets), want=Want(layers=True))
+            output = model(images, **image_sizes_of(targets), want=Want(layers=True))
             for evaluator, predictions in zip(evaluators, output.layers, strict=True):
                 evaluator.update(run.postprocessor(predictions, sizes_hw.flip(-1)), targets)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -71,7 +71,7 @@ def answering_layer(model: nn.Module) -> tuple[int, int]:
     Raises:
         ConfigError: see ``layer_metrics``.
     """
-    decoder = getattr(model, "decoder", None)
+    decoder: Any = getattr(model, "decoder", None)
     index = getattr(decoder, "eval_idx", None)
     if not isinstance(index, int) or not hasattr(decoder, "layers"):
         raise ConfigError(

@@ -28,9 +28,8 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of one side do not spin while the other has its turn
 
-from bench import checkout_worker, process
+from bench import side
 from bench.command import ROOT, bench_parser, config_path
-from bench.process import side_process
 from bench.timing import Timing, ratio, table, take_turns
 from isdfine.core.command import one_line_errors
 from isdfine.core.errors import ConfigError
@@ -65,8 +64,7 @@ def importable(checkout: Path) -> Iterator[Path]:
         for name, place in (("isdfine", "src"), ("bench", "tools/benchmark/bench")):
             if (checkout / place).is_dir():
                 Path(folder, name).symlink_to((checkout / place).resolve(), target_is_directory=True)
-        shutil.copy(process.__file__, Path(folder, "side.py"))
-        yield Path(shutil.copy(checkout_worker.__file__, folder))
+        yield Path(shutil.copy(side.__file__, folder))
 
 
 @contextmanager
@@ -75,8 +73,8 @@ def worker(checkout: Path, asked: dict[str, Any]) -> Iterator[Side]:
     with importable(checkout) as script:
         command = [sys.executable, str(script), str(checkout.resolve()), json.dumps(asked)]
         failure = ConfigError(f"{checkout}: {asked['what']} cannot be measured there, see above")
-        with side_process(command, failure) as side:
-            yield side
+        with side.side_process(command, failure) as answering:
+            yield answering
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from PIL import Image, ImageDraw, ImageFile
 
 from bench.command import bench_parser, from_tests, publish
 from bench.machine import described
-from bench.process import serve, side_process
+from bench.side import serve, side_process
 from bench.timing import Plan, Timing, measure_turns, ratio, table
 from isdfine.core.command import one_line_errors
 from isdfine.core.errors import ConfigError
@@ -258,6 +258,11 @@ def ways(folder: Path, path: Path, batch: int) -> dict[str, Callable[[], object]
     return dict(zip(WAYS, makers))
 
 
+def serve_way(label: str, folder: str, path: str, batch: int) -> None:
+    """A batch for every line of input, and a line with its CPU time."""
+    serve(ways(Path(folder), Path(path), batch)[label], time.process_time)
+
+
 def measure_apart(labels: Sequence[str], folder: Path, path: Path, batch: int, plan: Plan) -> dict[str, Timing]:
     """Times of batches, every way in a process of its own: what others left in caches and on the heap would tell."""
     with ExitStack() as stack:
@@ -349,8 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # canvases of the published zoom
     torch.set_num_threads(1)
     if options.serve is not None:
-        label, folder, path = options.serve
-        serve(ways(Path(folder), Path(path), options.batch)[label], time.process_time)
+        serve_way(*options.serve, options.batch)
         return 0
     with described(torch.device("cpu"), 1) as machine:
         results = measure_all(options)

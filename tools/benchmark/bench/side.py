@@ -1,22 +1,60 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""One side of tools/benchmark/checkouts.py: does what a checkout's own scripts build, once per line that it reads.
+"""Sides that are measured in a process of their own: it takes a turn for every line that it reads, and says seconds.
 
-It is copied, with process.py as side.py, beside a link to the checkout's package and run there, so it imports nothing
-of the checkout it came from.
+As a script it is one side of tools/benchmark/checkouts.py, doing what a checkout's own scripts build. For that it is
+copied beside a link to the checkout's package and run there, so it imports nothing of the checkout it came from.
 """
 
 import contextlib
 import importlib.util
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 COUNTED = ("matching", "criterion")
 """Phases of a training step whose operators are counted."""
+
+
+@contextlib.contextmanager
+def side_process(command: Sequence[str], failure: Exception) -> Iterator[tuple[Any, Callable[[], float]]]:
+    """What a process says at first, and a call that takes one turn and gives its seconds.
+
+    Args:
+        command: a program that calls ``serve``.
+        failure: raised where it ends early, after its own message.
+    """
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def answer() -> Any:
+            if not (line := stdout.readline()):
+                raise failure
+            return json.loads(line)
+
+        def turn() -> float:
+            print(file=stdin, flush=True)
+            return float(answer())
+
+        try:
+            yield answer(), turn
+        finally:
+            process.kill()
+
+
+def serve(call: Callable[[], object], clock: Callable[[], float], first: object = None) -> None:
+    """Say what comes first; then a call for every line of input, and a line with its seconds."""
+    print(json.dumps(first), flush=True)
+    for _ in sys.stdin:
+        begin = clock()
+        call()
+        print(clock() - begin, flush=True)
 
 
 def load(checkout: Path, name: str) -> Any:
@@ -72,7 +110,6 @@ def main() -> None:
     """Build, warm up, say so, then answer every line with seconds."""
     checkout, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
     import torch
-    from side import serve
 
     torch.set_num_threads(asked["threads"])
     call, counts = {"step": training_step, "latency": detection}[asked["what"]](checkout, asked)
