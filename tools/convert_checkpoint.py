@@ -68,14 +68,14 @@ def classes_of(text: str | None) -> LabelSpace | None:
 
 def metrics_of(texts: list[str]) -> dict[str, float]:
     """NAME=VALUE pairs as numbers."""
-    found = {}
+    metrics = {}
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            found[name.strip()] = float(value)
+            metrics[name.strip()] = float(value)
         except ValueError:
             raise ConfigError(f"--metric {text}: give NAME=VALUE with a number, for example AP=0.485") from None
-    return found
+    return metrics
 
 
 def config_of(source: Checkpoint, options: argparse.Namespace) -> isdfine.Config:

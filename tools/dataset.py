@@ -121,12 +121,12 @@ def open_splits(options: argparse.Namespace) -> tuple[list[Split], int]:
     if options.config:
         config = isdfine.load_config(options.config, options.update)
         limit_pixels(options.max_pixels or config.settings.max_pixels)
-        found, queries = configured.sources_of(config), configured.queries_of(config) or QUERIES
+        named, queries = configured.sources_of(config), configured.queries_of(config) or QUERIES
     elif options.splits:
-        found = [sources.parse_split(text, format=options.format) for text in options.splits]
+        named = [sources.parse_split(text, format=options.format) for text in options.splits]
     else:
-        found = sources.discover(options.path, format=options.format, images=options.image_folder)
-    return sources.read_all(found), queries
+        named = sources.discover(options.path, format=options.format, images=options.image_folder)
+    return sources.read_all(named), queries
 
 
 def open_sound(options: argparse.Namespace) -> list[Split]:

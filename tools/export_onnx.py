@@ -107,9 +107,11 @@ def describe(report: ExportReport, folder: Path, size: tuple[int, int], options:
               f"{report.jitter:g}")  # fmt: skip
     if report.jitter < JITTERS[0]:
         print(f"          (by {JITTERS[0]:g} it jumps on all: this model is unusually sensitive)")
-    for case, found in report.differences.items():
-        excused = f", of {found.compared} detections up to {found.allowed} left out" if found.allowed else ""
-        print(f"          {case}: scores {found.score:.2g}, boxes {found.box:.2g} px{excused}")
+    for case, difference in report.differences.items():
+        excused = (
+            f", of {difference.compared} detections up to {difference.allowed} left out" if difference.allowed else ""
+        )
+        print(f"          {case}: scores {difference.score:.2g}, boxes {difference.box:.2g} px{excused}")
     print(f"half:     {report.share.describe()}")
     print(f"written:  {report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {report.nodes} nodes, "
           f"{report.seconds:.0f} s)")  # fmt: skip

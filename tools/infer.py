@@ -162,17 +162,17 @@ def infer(options: argparse.Namespace) -> Summary:
         sinks = [stack.enter_context(sink) for sink in sinks_of(kinds, options, sources, detector)]
         return run(
             detector, sources, sinks, threshold=options.threshold, tiling=tiling, on_picture=bar.update,
-            on_skip=lambda one: bar.write(f"skipped: {one.reason}", file=sys.stderr),
+            on_skip=lambda skipped: bar.write(f"skipped: {skipped.reason}", file=sys.stderr),
         )  # fmt: skip
 
 
 def report(summary: Summary, seconds: float, output: Path) -> None:
     """The end of a run in a few lines."""
-    found = ", ".join(f"{name} {count}" for name, count in summary.per_class.most_common(10))
+    classes = ", ".join(f"{name} {count}" for name, count in summary.per_class.most_common(10))
     more = f" and {len(summary.per_class) - 10} more classes" if len(summary.per_class) > 10 else ""
     speed = f", {summary.pictures / seconds:.1f} per second" if summary.pictures else ""
     print(f"pictures:   {summary.pictures} in {seconds:.1f} s{speed}" + (" (ended by Ctrl-C)" * summary.interrupted))
-    print(f"detections: {summary.per_class.total()}{f' ({found}{more})' if found else ''}")
+    print(f"detections: {summary.per_class.total()}{f' ({classes}{more})' if classes else ''}")
     print(f"skipped:    {summary.skipped}")
     print(f"written:    {output}")
 

@@ -110,10 +110,10 @@ def tuned(config: isdfine.Config) -> "Training":
     from isdfine.solver.auto import auto_tune
     from isdfine.solver.training import Training
 
-    found = auto_tune(config, keep_batch=config.settings.resume is not None)
+    chosen = auto_tune(config, keep_batch=config.settings.resume is not None)
     if dist.is_main():
-        print("\n".join(found.lines), flush=True)
-    return Training(found.config, train_data=found.train_data)
+        print("\n".join(chosen.lines), flush=True)
+    return Training(chosen.config, train_data=chosen.train_data)
 
 
 def train(config: isdfine.Config, *, auto: bool = False) -> None:
@@ -180,9 +180,9 @@ def draw(run: Any) -> None:
     from isdfine.viz.draw import save_comparison
 
     run.folder.pictures.mkdir(exist_ok=True)
-    for image_id, found in run.sample_detections(run.settings.num_visualized, run.judged_model):
+    for image_id, detections in run.sample_detections(run.settings.num_visualized, run.judged_model):
         truth = run.val_loader.dataset.ground_truth(image_id)
-        save_comparison(run.folder.pictures / f"{image_id}_{truth.path.stem}.png", truth, found, run.label_space)
+        save_comparison(run.folder.pictures / f"{image_id}_{truth.path.stem}.png", truth, detections, run.label_space)
 
 
 def main(arguments: list[str] | None = None) -> int:

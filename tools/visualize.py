@@ -82,8 +82,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     parser = command_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("report", parents=[run, judge], help="evaluate, and write one HTML file with everything")
-    one.add_argument("--samples", type=int, default=8, help="sample pictures (%(default)s)")
+    whole = commands.add_parser(
+        "report", parents=[run, judge], help="evaluate, and write one HTML file with everything"
+    )
+    whole.add_argument("--samples", type=int, default=8, help="sample pictures (%(default)s)")
     commands.add_parser("errors", parents=[run, judge], help="evaluate, and write sheets of what went wrong")
     commands.add_parser("detections", parents=[run, look], help="ground truth and detections side by side")
     commands.add_parser("fdr", parents=[run, look, layers], help="edge distributions, as the paper's Figure 4")
@@ -133,8 +135,10 @@ class Evaluated:
 
     def detections(self, index: int) -> BatchDetections:
         """Of one image."""
-        one = self.judgement.images[index]
-        return BatchDetections(*(torch.from_numpy(field) for field in (one.labels, one.boxes_xyxy_px, one.scores)))
+        image = self.judgement.images[index]
+        return BatchDetections(
+            *(torch.from_numpy(field) for field in (image.labels, image.boxes_xyxy_px, image.scores))
+        )
 
     def sheets(self, most: int) -> Iterator[tuple[Kind, int, list[Image.Image]]]:
         """Per kind of error how many there are, and sheets with the first ``most``."""
@@ -145,20 +149,20 @@ def evaluate(options: argparse.Namespace) -> Evaluated:
     """Detect on the validation images, once, and compare."""
     run = open_run(options)
     run.evaluator.reset()
-    found: dict[int, JudgedImage] = {}
+    images_by_id: dict[int, JudgedImage] = {}
     for images, targets in tqdm(run.val_loader, desc="evaluating", unit="batch", disable=None, leave=False):
-        left = len(targets) if options.max_images is None else options.max_images - len(found)
+        left = len(targets) if options.max_images is None else options.max_images - len(images_by_id)
         with torch.inference_mode():
             batch = detect(run.model, run.postprocessor, images, targets)
         batch = BatchDetections(*(field[:left].cpu() for field in batch))
         run.evaluator.update(batch, targets[:left])
         for row, target in enumerate(targets[:left]):
-            found[int(target["image_id"])] = judged_image(run, int(target["image_id"]), batch, row)
-        if options.max_images is not None and len(found) >= options.max_images:
+            images_by_id[int(target["image_id"])] = judged_image(run, int(target["image_id"]), batch, row)
+        if options.max_images is not None and len(images_by_id) >= options.max_images:
             break
-    result, ids = run.evaluator.summarize(), sorted(found)
+    result, ids = run.evaluator.summarize(), sorted(images_by_id)
     judgement = judge(
-        [found[image_id] for image_id in ids], run.label_space.names, options.threshold,
+        [images_by_id[image_id] for image_id in ids], run.label_space.names, options.threshold,
         max_detections=run.evaluator.max_dets[-1],
     )  # fmt: skip
     return Evaluated(run, result, ids, judgement)
@@ -272,11 +276,11 @@ def detections(options: argparse.Namespace) -> None:
             target[IMAGE_SIZE] = chosen.image_sizes[0].to(run.device)
         with torch.inference_mode():
             batch = detect(run.model, run.postprocessor, chosen.images, [target])
-        found = BatchDetections(*(field[0].cpu() for field in batch))
+        answer = BatchDetections(*(field[0].cpu() for field in batch))
         if chosen.truth is None:
-            drawn = draw_detections(chosen.image, found, run.label_space, options.threshold)
+            drawn = draw_detections(chosen.image, answer, run.label_space, options.threshold)
         else:
-            drawn = side_by_side(chosen.truth, found, run.label_space, options.threshold)
+            drawn = side_by_side(chosen.truth, answer, run.label_space, options.threshold)
         path = options.output / f"{chosen.name}.png"
         save_picture(drawn, path)
         print(path)

@@ -40,12 +40,12 @@ def pending(runs: Sequence[Run], configs: Configs, *, redo: bool = False) -> Pen
     left: Pending = []
     changed = []
     for run in runs:
-        found = run_status(run.folder, configs.plain(run))
-        if found.differences and found.state != "absent":
-            changed.append(f"{run.label}: {run.folder.path} was made from another config: {found.complaint}")
-            left.append((run, RunStatus("changed", found.differences)))
-        elif found.state != "done":
-            left.append((run, found))
+        status = run_status(run.folder, configs.plain(run))
+        if status.differences and status.state != "absent":
+            changed.append(f"{run.label}: {run.folder.path} was made from another config: {status.complaint}")
+            left.append((run, RunStatus("changed", status.differences)))
+        elif status.state != "done":
+            left.append((run, status))
     if changed and not redo:
         raise ConfigError(
             "\n".join(changed)
@@ -61,7 +61,7 @@ def put_aside(left: Pending) -> None:
     Raises:
         ConfigError: another process trains one of them at this moment; none is renamed then.
     """
-    changed = [run for run, found in left if found.state == "changed"]
+    changed = [run for run, status in left if status.state == "changed"]
     busy = [run.label for run in changed if run.is_locked()]
     if busy:
         raise ConfigError(f"{', '.join(busy)}: {BUSY}; nothing was renamed or started: --redo when it has ended")
@@ -133,4 +133,4 @@ def _cell(run: Run) -> str:
 
 def commands(left: Pending, runner: Runner) -> list[list[str]]:
     """The command of every run that would be trained."""
-    return [runner.command(run, found.resume) for run, found in left]
+    return [runner.command(run, status.resume) for run, status in left]

@@ -114,10 +114,10 @@ class _Reader:
         if not isinstance(node.value, str):
             self.report(node, f"expected the name of a YAML file, found {node.plain()!r}")
             return self.path
-        found = self.path.parent / Path(node.value).expanduser()
-        if not found.is_file():
-            self.report(node, f"{found}: no such file; paths are relative to {self.path.parent}")
-        return found
+        file = self.path.parent / Path(node.value).expanduser()
+        if not file.is_file():
+            self.report(node, f"{file}: no such file; paths are relative to {self.path.parent}")
+        return file
 
     def seeds(self, root: Node) -> tuple[int, ...]:
         node = root.value.get("seeds")
@@ -174,17 +174,17 @@ class _Reader:
         files = [] if include is None else include.value if isinstance(include.value, list) else [include]
         return Change(
             name,
-            include=tuple(self.file(one) for one in files),
+            include=tuple(self.file(file) for file in files),
             overrides=tuple(self.overrides(value["set"])) if "set" in value else (),
             base=self.file(value["base"]) if data and "base" in value else None,
         )
 
     def overrides(self, node: Node) -> Iterator[str]:
         """``key.path=value`` texts, from a list of them or from a mapping of dotted keys."""
-        for one, text in self.written(node):
+        for place, text in self.written(node):
             key = text.partition("=")[0].strip()
             if key in _OWN_KEYS:
-                self.report(one, f"{key} is set by the ablation: {_OWN_KEYS[key]}")
+                self.report(place, f"{key} is set by the ablation: {_OWN_KEYS[key]}")
             yield text
 
     def written(self, node: Node) -> Iterator[tuple[Node, str]]:

@@ -103,9 +103,9 @@ def draw_plots(results: Results, data: str) -> list[str]:
 
     def draw(name: str, curves_of: Callable[[list[Outcome]], Curve | None], title: str, x_label: str) -> None:
         cells = [(variant.name, list(results.of(data, variant.name).values())) for variant in results.matrix.variants]
-        found = [(label, curve) for label, cell in cells if cell and (curve := curves_of(cell)) is not None]
-        if found:
-            curves = [Curve(label, curve.x, curve.y) for label, curve in found]
+        drawable = [(label, curve) for label, cell in cells if cell and (curve := curves_of(cell)) is not None]
+        if drawable:
+            curves = [Curve(label, curve.x, curve.y) for label, curve in drawable]
             drawn.append(f"{prefix}{metric}_{name}.png")
             save_curves(
                 results.matrix.output_dir / drawn[-1], curves, title=f"{title}{of_data}", x_label=x_label,
@@ -122,12 +122,12 @@ def draw_plots(results: Results, data: str) -> list[str]:
 
 def _over_steps(cell: Sequence[Outcome], metric: str) -> Curve | None:
     """Values at the steps that all runs of a cell were evaluated at."""
-    curves = [{step: stats[metric] for step, stats in one.curve if stats[metric] != ABSENT} for one in cell]
+    curves = [{step: stats[metric] for step, stats in outcome.curve if stats[metric] != ABSENT} for outcome in cell]
     steps = sorted(set(curves[0]).intersection(*curves[1:]))
     return Curve("", steps, [[100 * curve[step] for curve in curves] for step in steps]) if steps else None
 
 
 def _over_layers(cell: Sequence[Outcome], metric: str) -> Curve | None:
-    values = values_by_layer([one.layers for one in cell if one.layers is not None], metric)
+    values = values_by_layer([outcome.layers for outcome in cell if outcome.layers is not None], metric)
     places = range(1, len(values) + 1)
-    return Curve("", places, [[100 * one for one in layer] for layer in values]) if values else None
+    return Curve("", places, [[100 * value for value in layer] for layer in values]) if values else None

@@ -88,33 +88,33 @@ def to_dict(results: Results) -> dict[str, Any]:
         "missing": results.missing,
         "notes": results.notes,
         "comparisons": [
-            {"data": data, "variant": variant, "metric": metric, **vars(one)}
+            {"data": data, "variant": variant, "metric": metric, **vars(paired)}
             for data, variant in cells
             for metric in matrix.metrics
-            if (one := results.paired(data, variant, metric)) is not None
+            if (paired := results.paired(data, variant, metric)) is not None
         ],
         "first_layer": [
-            {"data": data, "variant": variant, "metric": matrix.metrics[0], **vars(one)}
+            {"data": data, "variant": variant, "metric": matrix.metrics[0], **vars(paired)}
             for data, variant in cells
-            if (one := results.paired_first_layer(data, variant)) is not None
+            if (paired := results.paired_first_layer(data, variant)) is not None
         ],
     }
 
 
-def _run_dict(one: Outcome) -> dict[str, Any]:
+def _run_dict(outcome: Outcome) -> dict[str, Any]:
     return {
-        "data": one.run.data,
-        "variant": one.run.variant,
-        "seed": one.run.seed,
-        "folder": str(one.run.folder.path),
-        "config_hash": one.config_hash,
-        "epoch": one.epoch,
-        "step": one.step,
-        "stats": one.stats,
-        "curve": [{"step": step, **stats} for step, stats in one.curve],
-        "seconds_per_step": one.seconds_per_step,
-        "parameters": None if one.layers is None else one.layers.parameters,
-        "layers": None if one.layers is None else list(one.layers.stats),
+        "data": outcome.run.data,
+        "variant": outcome.run.variant,
+        "seed": outcome.run.seed,
+        "folder": str(outcome.run.folder.path),
+        "config_hash": outcome.config_hash,
+        "epoch": outcome.epoch,
+        "step": outcome.step,
+        "stats": outcome.stats,
+        "curve": [{"step": step, **stats} for step, stats in outcome.curve],
+        "seconds_per_step": outcome.seconds_per_step,
+        "parameters": None if outcome.layers is None else outcome.layers.parameters,
+        "layers": None if outcome.layers is None else list(outcome.layers.stats),
     }
 
 
@@ -139,26 +139,28 @@ def _difference_rows(results: Results, data: str) -> tuple[list[list[str]], list
     rows, claims = [], []
     for variant in results.matrix.variants:
         for metric in results.matrix.metrics:
-            one = results.paired(data, variant.name, metric)
-            if one is None:
+            paired = results.paired(data, variant.name, metric)
+            if paired is None:
                 continue
-            if len(one.seeds) >= MIN_SEEDS:
-                claims.append(len(one.seeds))
-            each = ", ".join(f"{seed}: {_signed(value)}" for seed, value in zip(one.seeds, one.differences))
-            interval = "-" if one.interval is None else f"{_signed(one.interval[0])} to {_signed(one.interval[1])}"
-            p_value = "-" if one.p_value is None else f"{one.p_value:.3f}"
-            smallest = "-" if one.smallest is None else f"{100 * one.smallest:.2f}"
+            if len(paired.seeds) >= MIN_SEEDS:
+                claims.append(len(paired.seeds))
+            each = ", ".join(f"{seed}: {_signed(value)}" for seed, value in zip(paired.seeds, paired.differences))
+            interval = (
+                "-" if paired.interval is None else f"{_signed(paired.interval[0])} to {_signed(paired.interval[1])}"
+            )
+            p_value = "-" if paired.p_value is None else f"{paired.p_value:.3f}"
+            smallest = "-" if paired.smallest is None else f"{100 * paired.smallest:.2f}"
             row = [
                 f"`{variant.name}`",
                 metric,
-                str(len(one.seeds)),
-                _difference(one),
+                str(len(paired.seeds)),
+                _difference(paired),
                 each,
                 interval,
                 p_value,
                 smallest,
             ]
-            rows.append([*row, one.verdict])
+            rows.append([*row, paired.verdict])
     return rows, claims
 
 
@@ -187,15 +189,15 @@ def _layer_table(results: Results, data: str) -> str:
     rows, depth = [], 0
     metric, baseline = results.matrix.metrics[0], results.matrix.baseline
     for variant in results.matrix.variants:
-        found = [one.layers for one in results.of(data, variant.name).values() if one.layers is not None]
-        values = values_by_layer(found, metric)
+        measured = [outcome.layers for outcome in results.of(data, variant.name).values() if outcome.layers is not None]
+        values = values_by_layer(measured, metric)
         if not values:
             continue
         depth = max(depth, len(values))
-        gains = [later - earlier for earlier, later in zip(values[0], values[found[0].answers])]
+        gains = [later - earlier for earlier, later in zip(values[0], values[measured[0].answers])]
         own = results.paired_first_layer(data, variant.name)
         first = [_difference(own), own.verdict] if own else ["baseline" if variant.name == baseline else "-", ""]
-        rows.append([f"`{variant.name}`", str(len(found)), *first, _spread(gains), *map(_spread, values)])
+        rows.append([f"`{variant.name}`", str(len(measured)), *first, _spread(gains), *map(_spread, values)])
     head = ["variant", "seeds", f"layer 1 minus layer 1 of `{baseline}`, paired", "verdict on layer 1",
             "answering layer minus layer 1", *(f"layer {number + 1}" for number in range(depth))]  # fmt: skip
     return _table(head, [[*row, *["-"] * (len(head) - len(row))] for row in rows]) if rows else ""
@@ -229,9 +231,9 @@ def _how_section(results: Results, train: str, command: str) -> list[str]:
     rows, commands = [], []
     for data in matrix.data:
         for variant in matrix.variants:
-            found = results.of(data.name, variant.name)
-            some = next(iter(found.values()), None)
-            sizes = {f"{one.layers.parameters / 1e6:.2f} M" for one in found.values() if one.layers}
+            outcomes = results.of(data.name, variant.name)
+            some = next(iter(outcomes.values()), None)
+            sizes = {f"{outcome.layers.parameters / 1e6:.2f} M" for outcome in outcomes.values() if outcome.layers}
             row = [data.name, f"`{variant.name}`", some.config_hash if some else "-", ", ".join(sorted(sizes)) or "-"]
             rows.append(row if data.name else row[1:])
             commands.append(f"{train} {_shell(matrix, data.name, variant.name)}")
@@ -252,8 +254,8 @@ def _shell(matrix: Matrix, data: str, variant: str) -> str:
     return shlex.join(run.arguments())
 
 
-def _difference(one: Paired) -> str:
-    return _signed(one.mean) + ("" if one.sd is None else f" ± {100 * one.sd:.2f}")
+def _difference(paired: Paired) -> str:
+    return _signed(paired.mean) + ("" if paired.sd is None else f" ± {100 * paired.sd:.2f}")
 
 
 def _signed(value: float) -> str:
@@ -264,8 +266,8 @@ def _signed(value: float) -> str:
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    found = summarize(values)
-    return f"{100 * found.mean:.2f}" + ("" if found.sd is None else f" ± {100 * found.sd:.2f}")
+    summary = summarize(values)
+    return f"{100 * summary.mean:.2f}" + ("" if summary.sd is None else f" ± {100 * summary.sd:.2f}")
 
 
 def _percent(value: float) -> str:

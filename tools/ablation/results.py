@@ -86,7 +86,11 @@ class Results:
         """Comparison of the first layer's boxes with the baseline's."""
         metric, baseline = self.matrix.metrics[0], self.matrix.baseline
         variants, base = (
-            {seed: one.layers.stats[0][metric] for seed, one in self.of(data, name).items() if one.layers is not None}
+            {
+                seed: outcome.layers.stats[0][metric]
+                for seed, outcome in self.of(data, name).items()
+                if outcome.layers is not None
+            }
             for name in (variant, baseline)
         )
         return None if variant == baseline else compare(variants, base)
@@ -147,11 +151,11 @@ def collect(matrix: Matrix, configs: Configs, *, layers: Layers = "measure") -> 
     results.notes += _same_configs(matrix, configs)
     for run in matrix.runs():
         expected = configs.plain(run)
-        found = run_status(run.folder, expected)
-        if found.differences and found.state != "absent":
-            results.missing[run.label] = f"made from another config: {found.complaint}"
-        elif found.state != "done":
-            results.missing[run.label] = _why(run, found.state)
+        status = run_status(run.folder, expected)
+        if status.differences and status.state != "absent":
+            results.missing[run.label] = f"made from another config: {status.complaint}"
+        elif status.state != "done":
+            results.missing[run.label] = _why(run, status.state)
         else:
             outcome = _outcome(run, expected, matrix, configs, results.notes, layers=layers)
             broken = [name for name in matrix.metrics if not math.isfinite(outcome.stats[name])]
@@ -218,7 +222,9 @@ def _judged(records: Sequence[dict[str, Any]], final: dict[str, Any] | None, jud
     assert final is not None  # the run is done
     if judge == "last":
         return final
-    return max(evaluations(records), key=lambda one: -math.inf if math.isnan(one["AP"]) else one["AP"])
+    return max(
+        evaluations(records), key=lambda evaluation: -math.inf if math.isnan(evaluation["AP"]) else evaluation["AP"]
+    )
 
 
 def _check_metrics(run: Run, judged: Mapping[str, Any], metrics: Sequence[str]) -> None:
@@ -244,17 +250,17 @@ def _layers(
         checkpoint = run.folder.best  # killed between its two savings: the same weights
     cache = run.folder.path / LAYERS
     try:
-        found = cached_layers(configs[run], checkpoint, cache) if measure else known_layers(checkpoint, cache)
+        measured = cached_layers(configs[run], checkpoint, cache) if measure else known_layers(checkpoint, cache)
     except (CheckpointError, ConfigError, DataError) as error:
         notes.append(f"{run.label}: no AP over layers: {error}")
         return None
-    if found is None:
+    if measured is None:
         return None
-    answered = found.stats[found.answers]["AP"]
+    answered = measured.stats[measured.answers]["AP"]
     if not abs(answered - judged["AP"]) <= _AGREE:
         notes.append(
             f"{run.label}: its layers are left out: {checkpoint.name} gives AP {100 * answered:.2f} but the evaluation "
             f"that counts {100 * judged['AP']:.2f}; it holds other weights (a second stage that went back, other data)"
         )
         return None
-    return found
+    return measured

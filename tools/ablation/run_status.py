@@ -58,9 +58,9 @@ def run_status(folder: RunFolder, expected: Mapping[str, Any]) -> RunStatus:
     """
     checkpoint = next((path for path in (folder.last, folder.best) if path.is_file()), None)
     if not folder.config.is_file():
-        found = checkpoint or (folder.metrics if folder.metrics.is_file() else None)
-        if found is not None:
-            raise ConfigError(f"{folder.path}: holds {found.name} but no config.yml: move the folder away")
+        leftover = checkpoint or (folder.metrics if folder.metrics.is_file() else None)
+        if leftover is not None:
+            raise ConfigError(f"{folder.path}: holds {leftover.name} but no config.yml: move the folder away")
         return RunStatus("absent")
     saved = read_yaml(folder.config).plain()
     differences = (*differences_of(saved, expected), *_other_start(folder, expected))
@@ -134,17 +134,17 @@ def differences_of(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> Ite
             yield f"{key}: {old!r} there, {new!r} here"
 
 
-def same_value(one: Any, other: Any) -> bool:
+def same_value(mine: Any, theirs: Any) -> bool:
     """Equal values; of paths also a relative one and an absolute one that ends with it (a run of another tree)."""
-    if type(one) is not type(other) and not (_is_number(one) and _is_number(other)):
+    if type(mine) is not type(theirs) and not (_is_number(mine) and _is_number(theirs)):
         return False
-    if one == other:
+    if mine == theirs:
         return True
-    if not isinstance(one, str) or "/" not in one or "/" not in other:
+    if not isinstance(mine, str) or "/" not in mine or "/" not in theirs:
         return False
-    first, second = PurePath(one), PurePath(other)
+    first, second = PurePath(mine), PurePath(theirs)
     if first.is_absolute() == second.is_absolute():
-        return first == second or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
+        return first == second or (Path(mine).exists() and Path(theirs).exists() and Path(mine).samefile(theirs))
     relative, absolute = (second, first) if first.is_absolute() else (first, second)
     return absolute.parts[-len(relative.parts) :] == relative.parts
 

@@ -134,16 +134,16 @@ class Runner:
 
     def _launched(self, run: Run, lock: IO[str], left: int) -> bool:
         """Whether the run's training was started: not where there is nothing to do, or another config's run."""
-        found = run_status(run.folder, self.config_of(run))
-        if found.differences and found.state != "absent":
-            self._fail(run, f"{run.folder.path} was made from another config meanwhile: {found.complaint}")
+        status = run_status(run.folder, self.config_of(run))
+        if status.differences and status.state != "absent":
+            self._fail(run, f"{run.folder.path} was made from another config meanwhile: {status.complaint}")
             return False
-        if found.state == "done":
+        if status.state == "done":
             logger.info("%s: was done by another process meanwhile", run.label)
             return False
         run.folder.path.mkdir(parents=True, exist_ok=True)
         log = run.folder.path / train_log.NAME
-        command = self.command(run, found.resume)
+        command = self.command(run, status.resume)
         with log.open("ab") as file:
             start = train_log.begin(file, command)
             # In a session of its own: Ctrl-C of the terminal reaches this process only, which passes it on once.
@@ -152,12 +152,12 @@ class Runner:
                 env=self.environment, start_new_session=True, pass_fds=(lock.fileno(),),
             )  # fmt: skip
         self._active.append(_Job(run, process, log, start, lock))
-        logger.info("%s: %s, %d waiting", run.label, "continues" if found.resume else "starts", left)
+        logger.info("%s: %s, %d waiting", run.label, "continues" if status.resume else "starts", left)
         return True
 
     def _reap(self) -> bool:
         """See which trainings have ended, and how; whether there are any."""
-        ended = [one for one in self._active if one.process.poll() is not None]
+        ended = [job for job in self._active if job.process.poll() is not None]
         for job in ended:
             self._active.remove(job)
             try:

@@ -26,17 +26,13 @@ _PAIRWISE = 512
 
 def check_boxes(split: Split) -> Iterator[Finding]:
     """Everything wrong with the boxes of a split; crowd regions are judged for size and place only."""
-    kinds = box_kinds(split)
-    data = split.annotations
-    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    kinds, owners, data = box_kinds(split), split.owners, split.annotations
     for row in np.flatnonzero(kinds != ""):
         index = int(owners[row])
         height, width = data.sizes[index].tolist()
         box = ", ".join(f"{value:g}" for value in data.boxes_xywh_px[row])
         text = f"box x, y, width, height = {box} in an image of {width} x {height} (width x height)"
-        yield Finding(
-            str(kinds[row]), split.name, split.place_of(index, int(row)), text, data.file_names[index], index, int(row)
-        )
+        yield split.finding(str(kinds[row]), text, index, int(row))
     for index in range(len(data)):
         yield from _repeated(split, index)
 
@@ -45,7 +41,7 @@ def check_targets(split: Split) -> Iterator[Finding]:
     """Whether there is anything to learn from, as the data set of a run finds it when it is opened."""
     for kind, text in shortages(count_targets(split.annotations, split.ops)):
         kind = "nothing to evaluate" if kind == "no boxes" and split.is_evaluation else kind
-        yield Finding(kind, split.name, split.annotations.place, text)
+        yield split.finding(kind, text)
 
 
 def check_ids(split: Split) -> Iterator[Finding]:
@@ -53,13 +49,12 @@ def check_ids(split: Split) -> Iterator[Finding]:
     data = split.annotations
     if split.format not in ("coco", "objects365"):  # the other formats have none
         return
-    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    owners = split.owners
     _, firsts, which = np.unique(data.ids, return_index=True, return_inverse=True)
     for row in np.flatnonzero(repeated_ids(data.ids)):
         first, index = int(firsts[which[row]]), int(owners[row])
         text = f"has the id of an annotation of {data.file_names[owners[first]]}: ids must be unique"
-        place = split.place_of(index, int(row))
-        yield Finding("duplicate annotation id", split.name, place, text, data.file_names[index], index, int(row))
+        yield split.finding("duplicate annotation id", text, index, int(row))
 
 
 def repeated_ids(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -72,7 +67,7 @@ def repeated_ids(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
 def box_kinds(split: Split) -> NDArray[np.str_]:
     """(A,) the worst thing about each box alone, empty for a good one."""
     data = split.annotations
-    sizes = np.repeat(data.sizes, np.diff(data.offsets), axis=0)
+    sizes = split.sizes_of_boxes
     x, y, width, height = data.boxes_xywh_px.T
     inside = has_area(clipped_corners(data.boxes_xywh_px, sizes))
     beyond = np.max([-x, -y, x + width - sizes[:, 1], y + height - sizes[:, 0]], axis=0, initial=-np.inf)
@@ -84,8 +79,8 @@ def box_kinds(split: Split) -> NDArray[np.str_]:
         ("tiny box", (np.minimum(width, height) <= TINY_PX) & ~data.crowd),
     ]
     kinds = np.full(len(x), "", dtype="U32")
-    for kind, found in reversed(conditions):
-        kinds[found] = kind
+    for kind, holds in reversed(conditions):
+        kinds[holds] = kind
     return kinds
 
 
@@ -104,7 +99,7 @@ def repeated_rows(split: Split, index: int) -> list[tuple[int, int, float]]:
     boxes = data.boxes_xywh_px[rows].copy()
     reach = boxes[:, 0] + (1 / NEAR_IOU - 1) * boxes[:, 2] / NEAR_IOU + SAME_PX
     boxes[:, 2:] += boxes[:, :2]
-    found = []
+    pairs = []
     for start in range(0, len(rows), _PAIRWISE):
         strip = slice(start, start + _PAIRWISE)
         ahead = slice(start, int(np.searchsorted(boxes[:, 0], reach[strip].max(), side="right")))
@@ -113,8 +108,8 @@ def repeated_rows(split: Split, index: int) -> list[tuple[int, int, float]]:
         alike = (iou == 1) | ((iou >= NEAR_IOU) & (data.labels[rows[strip], None] == data.labels[None, rows[ahead]]))
         for row, other in zip(*np.nonzero(np.triu(alike, 1))):
             first, later = sorted((int(rows[start + row]), int(rows[start + other])))
-            found.append((first, later, float(iou[row, other])))
-    return sorted(found)
+            pairs.append((first, later, float(iou[row, other])))
+    return sorted(pairs)
 
 
 def _pairwise_iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -134,10 +129,9 @@ def _repeated(split: Split, index: int) -> Iterator[Finding]:
         if later in seen:  # the third of three equal boxes repeats the first and the second
             continue
         seen.add(later)
-        one, other = (int(labels[row]) for row in (first, later))
-        kind = "near-duplicate box" if iou < 1 else "duplicate box" if one == other else "box of two classes"
+        label_first, label_later = (int(labels[row]) for row in (first, later))
+        same = label_first == label_later
+        kind = "near-duplicate box" if iou < 1 else "duplicate box" if same else "box of two classes"
         how = "the same box as" if iou == 1 else f"IoU {iou:.3f} with"
-        whose = "of the same class" if one == other else f"which is {data.label_space.names[one]}"
-        text = f"{how} {split.number_of(index, first)}, {whose}"
-        place = split.place_of(index, later)
-        yield Finding(kind, split.name, place, text, data.file_names[index], index, later)
+        whose = "of the same class" if same else f"which is {data.label_space.names[label_first]}"
+        yield split.finding(kind, f"{how} {split.number_of(index, first)}, {whose}", index, later)

@@ -42,23 +42,23 @@ def read_files(
 
 def check_with(splits: Sequence[Split], pixels: Mapping[Path, Pixels], *, queries: int = 300) -> list[Finding]:
     """``check`` for images that were read already."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for split in splits:
-        said = {(finding.kind, finding.place, finding.text) for finding in found}
-        found += [
+        said = {(finding.kind, finding.place, finding.text) for finding in findings}
+        findings += [
             Finding(problem.kind, split.name, problem.place, problem.text)
             for problem in split.problems
             if (problem.kind, problem.place, problem.text) not in said  # of a file that splits share
         ]
-        found += check_files(split, pixels)
+        findings += check_files(split, pixels)
         sized = with_true_sizes(split, pixels)
-        found += [*check_targets(sized), *check_boxes(sized)]
-        found += check_ids(split)
-        found += check_objects(split, queries)
-        found += check_orphans(split)
-    found += check_repeated(splits, pixels)
-    found += check_lookalikes(splits, pixels)
-    found += check_unlisted(splits)
-    found += check_classes(splits)
+        findings += [*check_targets(sized), *check_boxes(sized)]
+        findings += check_ids(split)
+        findings += check_objects(split, queries)
+        findings += check_orphans(split)
+    findings += check_repeated(splits, pixels)
+    findings += check_lookalikes(splits, pixels)
+    findings += check_unlisted(splits)
+    findings += check_classes(splits)
     order = list(KINDS)
-    return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), order.index(finding.kind)))
+    return sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), order.index(finding.kind)))

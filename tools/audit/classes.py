@@ -26,20 +26,18 @@ def check_objects(split: Split, queries: int) -> Iterator[Finding]:
     for index in np.flatnonzero(counts > FULL * queries):
         kind = "too many objects" if counts[index] > queries else "many objects"
         text = f"{counts[index]} objects for {queries} queries"
-        yield Finding(kind, split.name, split.place_of(int(index)), text, data.file_names[index], int(index))
+        yield split.finding(kind, text, int(index))
     empty = np.flatnonzero(counts == 0)
     if empty.size:
         names = ", ".join(data.file_names[index] for index in empty[:_SHOWN])
         more = ", ..." if empty.size > _SHOWN else ""
         text = f"{empty.size} of {len(data)} images have no object to learn: {names}{more}"
-        yield Finding("image without boxes", split.name, data.place, text)
+        yield split.finding("image without boxes", text)
 
 
 def objects_per_image(split: Split) -> NDArray[np.int64]:
     """(n,) boxes that are no crowd region."""
-    data = split.annotations
-    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
-    return np.bincount(owners[~data.crowd], minlength=len(data))
+    return np.bincount(split.owners[~split.annotations.crowd], minlength=len(split.annotations))
 
 
 def class_counts(split: Split) -> NDArray[np.int64]:
@@ -86,12 +84,12 @@ def _absent(splits: Sequence[Split], counts: dict[str, NDArray[np.int64]]) -> It
         elif training and learnt[label] == 0:
             where = ", ".join(f"{split.name} has {counts[split.name][label]}" for split in evaluation)
             text = f"class {name!r} has no box to learn from, but {where}"
-            yield Finding("class not in training", training[0].name, training[0].annotations.place, text)
+            yield training[0].finding("class not in training", text)
         elif training:
             for split in evaluation:
                 if counts[split.name][label] == 0:
                     text = f"class {name!r} has no box here, but {learnt[label]} in training: its AP is undefined"
-                    yield Finding("class not in evaluation", split.name, split.annotations.place, text)
+                    yield split.finding("class not in evaluation", text)
 
 
 def _imbalance(split: Split, counts: NDArray[np.int64]) -> Iterator[Finding]:
@@ -106,4 +104,4 @@ def _imbalance(split: Split, counts: NDArray[np.int64]) -> Iterator[Finding]:
         f"{names[int(counts.argmax())]} has {counts.max()} boxes, {rare.size} classes have at most 1/{IMBALANCE} of "
         f"that: {shown}{', ...' if rare.size > _SHOWN else ''}"
     )
-    yield Finding("class imbalance", split.name, split.annotations.place, text)
+    yield split.finding("class imbalance", text)

@@ -30,7 +30,7 @@ def sources_of(config: Config) -> list[Source]:
     Raises:
         ConfigError: no loader with a data set, or a data set without boxes.
     """
-    found = []
+    sources = []
     for name, loader in (("train", "train_dataloader"), ("val", "val_dataloader")):
         section = config.get(f"{loader}.dataset")
         if not isinstance(section, Mapping):
@@ -45,12 +45,12 @@ def sources_of(config: Config) -> list[Source]:
         shared = {key: config.shared(key) for key in _SHARED if key in known and config.shared(key) is not None}
         where = {key: value for key, value in {**shared, **section}.items() if key in known and key != "subset"}
         ops = config.build(f"{loader}.dataset.transforms.ops") or ()
-        found.append(Source(name, _FORMAT_OF[kind], where, ops))
-    if not found:
+        sources.append(Source(name, _FORMAT_OF[kind], where, ops))
+    if not sources:
         raise ConfigError(
             f"{config.path}: no train_dataloader.dataset and no val_dataloader.dataset: nothing to look at"
         )
-    return found
+    return sources
 
 
 def queries_of(config: Config) -> int | None:

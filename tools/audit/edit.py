@@ -16,22 +16,25 @@ from isdfine.data.label_space import LabelSpace
 from .findings import Split
 
 
-def keep_rows(data: Annotations, keep: NDArray[np.bool_]) -> Annotations:
-    """The annotations without some of their boxes.
+def with_rows(data: Annotations, rows: NDArray[np.int64], owners: NDArray[np.int64]) -> Annotations:
+    """The annotations with some boxes, in another order; images stay.
 
     Args:
-        keep: (A,) False drops a box; images stay.
+        rows: (M,) of the boxes, those of one image after those of the image before.
+        owners: (M,) position of the image that each then belongs to.
     """
-    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))[keep]
+    columns = ("boxes_xywh_px", "labels", "area_px", "crowd", "ids")
     return replace(
         data,
         offsets=np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(data)))]).astype(np.int64),
-        boxes_xywh_px=data.boxes_xywh_px[keep],
-        labels=data.labels[keep],
-        area_px=data.area_px[keep],
-        crowd=data.crowd[keep],
-        ids=data.ids[keep],
+        **{name: getattr(data, name)[rows] for name in columns},
     )
+
+
+def keep_rows(data: Annotations, keep: NDArray[np.bool_]) -> Annotations:
+    """The annotations without the boxes for which ``keep`` (A,) is False; images stay."""
+    rows = np.flatnonzero(keep)
+    return with_rows(data, rows, np.searchsorted(data.offsets, rows, side="right") - 1)
 
 
 def merge_images(data: Annotations, into: Mapping[int, int]) -> Annotations:
@@ -40,18 +43,10 @@ def merge_images(data: Annotations, into: Mapping[int, int]) -> Annotations:
     Args:
         into: by position of an image that of the one its boxes go to.
     """
-    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
-    owners = np.array([into.get(owner, owner) for owner in owners.tolist()], dtype=np.int64)
+    heirs = np.array([into.get(index, index) for index in range(len(data))], dtype=np.int64)
+    owners = np.repeat(heirs, np.diff(data.offsets))
     order = np.argsort(owners, kind="stable")
-    return replace(
-        data,
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=len(data)))]).astype(np.int64),
-        boxes_xywh_px=data.boxes_xywh_px[order],
-        labels=data.labels[order],
-        area_px=data.area_px[order],
-        crowd=data.crowd[order],
-        ids=data.ids[order],
-    )
+    return with_rows(data, order, owners[order])
 
 
 def with_one_class_list(splits: Sequence[Split]) -> tuple[list[Split], list[str]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from isdfine.core.errors import printable
@@ -180,6 +182,23 @@ class Split:
     def is_evaluation(self) -> bool:
         """Whether its name says that no model learns from it."""
         return self.name.lower().startswith(("val", "test"))
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """(A,) position of the image that each box belongs to."""
+        return np.repeat(np.arange(len(self.annotations)), np.diff(self.annotations.offsets))
+
+    @property
+    def sizes_of_boxes(self) -> NDArray[np.int64]:
+        """(A, 2) height and width of the image that each box belongs to."""
+        return self.annotations.sizes[self.owners]
+
+    def finding(self, kind: str, text: str, index: int | None = None, row: int | None = None) -> Finding:
+        """A finding about the whole split, one of its images, or one of its boxes."""
+        if index is None:
+            return Finding(kind, self.name, self.annotations.place, text)
+        image = self.annotations.file_names[index]
+        return Finding(kind, self.name, self.place_of(index, row), text, image, index, row)
 
     def path(self, index: int) -> Path:
         """Image file of an entry."""

@@ -214,7 +214,7 @@ def _all_inside(split: Split, index: int, size: tuple[int, int]) -> bool:
 def _correct_boxes(split: Split, losses: Losses) -> tuple[Split, list[str]]:
     """Without boxes that cover nothing or repeat another; the others cut to their image."""
     data, kinds = split.annotations, box_kinds(split)
-    owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
+    owners = split.owners
     keep, changes = ~np.isin(kinds, _DROPPED_BOXES), []
     boxes, area = data.boxes_xywh_px.copy(), data.area_px.copy()
     for row in np.flatnonzero(~keep):

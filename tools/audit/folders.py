@@ -53,8 +53,8 @@ def _best(folders: Sequence[Path], count: Callable[[Path], int], most: int) -> P
     """The first folder with the highest count; None where all are 0."""
     best, highest = None, 0
     for folder in folders:
-        if (found := count(folder)) > highest:
-            best, highest = folder, found
+        if (number := count(folder)) > highest:
+            best, highest = folder, number
         if highest == most:
             break
     return best
@@ -98,8 +98,8 @@ def odgt_names(file: Path) -> list[str]:
         lines = file_bytes(file).decode("utf-8", errors="replace").splitlines()
     except OSError as error:
         raise DataError(f"{file}: cannot be opened ({error.strerror})") from error
-    found = (re.search(r'"ID"\s*:\s*"([^"]+)"', line) for line in lines)
-    return [f"{match.group(1)}.jpg" for match in found if match]
+    matches = (re.search(r'"ID"\s*:\s*"([^"]+)"', line) for line in lines)
+    return [f"{match.group(1)}.jpg" for match in matches if match]
 
 
 def _candidates(file: Path) -> Iterator[Path]:

@@ -47,12 +47,14 @@ def alike(thumbnails: NDArray[np.uint8], limit: float = LIMIT) -> list[tuple[int
     low = dctn(normal.reshape(-1, side, side), axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW].reshape(len(rows), -1)
     radius = limit * side  # a root mean square of 1 is a distance of sqrt(side * side)
     pairs = _candidates(cKDTree(low), low, radius)
-    found = []
+    alike_pairs = []
     for start in range(0, len(pairs), 65536):
         first, second = pairs[start : start + 65536].T
         difference = np.sqrt(((normal[first] - normal[second]) ** 2).mean(axis=1))
-        found += [(int(rows[a]), int(rows[b]), float(d)) for a, b, d in zip(first, second, difference) if d <= limit]
-    return sorted(found)
+        alike_pairs += [
+            (int(rows[a]), int(rows[b]), float(d)) for a, b, d in zip(first, second, difference) if d <= limit
+        ]
+    return sorted(alike_pairs)
 
 
 def _candidates(tree: cKDTree, points: NDArray[np.float32], radius: float) -> NDArray[np.int64]:

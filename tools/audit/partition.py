@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,17 +67,15 @@ def merged(splits: Sequence[Split]) -> Split:
         for name in split.annotations.file_names
     )
     counts = np.concatenate([np.diff(part.offsets) for part in data])
+    columns = ("sizes", "boxes_xywh_px", "labels", "area_px", "crowd")
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in data]) for name in columns}
     everything = replace(
         data[0],
         place=", ".join(part.place for part in data),
         file_names=names,
         image_ids=np.arange(1, len(names) + 1),
-        sizes=np.concatenate([part.sizes for part in data]),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        boxes_xywh_px=np.concatenate([part.boxes_xywh_px for part in data]),
-        labels=np.concatenate([part.labels for part in data]),
-        area_px=np.concatenate([part.area_px for part in data]),
-        crowd=np.concatenate([part.crowd for part in data]),
+        **joined,
         ids=np.arange(1, int(counts.sum()) + 1),
         folder="",
     )

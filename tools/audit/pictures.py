@@ -40,8 +40,7 @@ class Entry:
 
     def finding(self, kind: str, text: str) -> Finding:
         """A finding about this entry."""
-        name = self.split.annotations.file_names[self.index]
-        return Finding(kind, self.split.name, self.split.place_of(self.index), text, name, self.index)
+        return self.split.finding(kind, text, self.index)
 
 
 def check_files(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Finding]:
@@ -50,16 +49,16 @@ def check_files(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Finding
     data = split.annotations
     for index in range(len(data)):
         entry = Entry(split, index)
-        found = pixels[entry.path]
-        if found.missing:
+        file = pixels[entry.path]
+        if file.missing:
             yield entry.finding("missing image", f"{entry.path}: no such file")
-        elif not found.good:
-            yield entry.finding("unreadable image", f"{entry.path}: {found.problem}")
+        elif not file.good:
+            yield entry.finding("unreadable image", f"{entry.path}: {file.problem}")
         else:
-            yield from _check_size(entry, found)
-            if found.brightest < _DARK:
+            yield from _check_size(entry, file)
+            if file.brightest < _DARK:
                 text = (
-                    f"no pixel is brighter than {found.brightest} of 255: black, or with fewer bits in use than the "
+                    f"no pixel is brighter than {file.brightest} of 255: black, or with fewer bits in use than the "
                     "file has (12 of 16, or 0 and 1): scale its values"
                 )
                 yield entry.finding("dark image", text)
@@ -77,14 +76,14 @@ def _check_frame(split: Split, pixels: Mapping[Path, Pixels]) -> Iterator[Findin
             f"the size of {evidence.against(data.upright)[0]} is not that of the {frame} picture, to which the boxes "
             f"of {evidence.unclear[0]} are taken to belong"
         )
-        yield Finding("mixed orientation", split.name, data.place, f"{text}; correct it, or say {REMEDY}")
+        yield split.finding("mixed orientation", f"{text}; correct it, or say {REMEDY}")
     elif evidence.missing and split.format != "yolo":
-        yield Finding("unclear orientation", split.name, data.place, f"{evidence.missing}; taken as {frame}: {REMEDY}")
+        yield split.finding("unclear orientation", f"{evidence.missing}; taken as {frame}: {REMEDY}")
 
 
-def sizes_that_fit(split: Split, found: Pixels) -> tuple[tuple[int, int], ...]:
+def sizes_that_fit(split: Split, file: Pixels) -> tuple[tuple[int, int], ...]:
     """The (height, width) that the entry of a file may have; the data set class accepts the same."""
-    both = (found.header.upright, found.header.stored)
+    both = (file.header.upright, file.header.stored)
     return both if split.annotations.upright else both[::-1]
 
 
@@ -92,23 +91,23 @@ def with_true_sizes(split: Split, pixels: Mapping[Path, Pixels]) -> Split:
     """The split with the sizes of its files where entries say others: boxes are judged by what is there."""
     sizes = split.annotations.sizes.copy()
     for index, own in enumerate(sizes.tolist()):
-        found = pixels[split.path(index)]
-        if found.good and tuple(own) not in (right := sizes_that_fit(split, found)):
+        file = pixels[split.path(index)]
+        if file.good and tuple(own) not in (right := sizes_that_fit(split, file)):
             sizes[index] = right[0]
     return replace(split, annotations=replace(split.annotations, sizes=sizes))
 
 
-def _check_size(entry: Entry, found: Pixels) -> Iterator[Finding]:
+def _check_size(entry: Entry, file: Pixels) -> Iterator[Finding]:
     height, width = entry.split.annotations.sizes[entry.index].tolist()
-    right = sizes_that_fit(entry.split, found)
+    right = sizes_that_fit(entry.split, file)
     if (height, width) not in right:
         text = f"the entry says {width} x {height}, the file has {right[0][1]} x {right[0][0]} (width x height)"
         yield entry.finding("wrong size", text)
-    elif found.header.orientation != 1:
+    elif file.header.orientation != 1:
         default = entry.split.annotations.upright
-        upright = belongs_upright((height, width), found.header.stored, found.header.orientation, default=default)
+        upright = belongs_upright((height, width), file.header.stored, file.header.orientation, default=default)
         frame = "the picture as viewers show it" if upright else "the pixels as stored"
-        text = f"EXIF orientation {found.header.orientation}: its boxes are taken to belong to {frame}"
+        text = f"EXIF orientation {file.header.orientation}: its boxes are taken to belong to {frame}"
         yield entry.finding("turned image", text)
 
 
@@ -208,9 +207,9 @@ def _said(splits: Sequence[Split]) -> set[str]:
 
 def _words(text: str) -> set[str]:
     """File names in a text, with and without their suffix: words, and what quotes, brackets or a line hold."""
-    found = re.findall(r"[^\s\"'(),\[\]{}]+", text)  # a name with blanks is none of these
-    found += [*re.findall(r'"([^"\n]+)"', text), *re.findall(r"\(([^()\n]+)\)", text), *text.splitlines()]
-    words = {word.split("/")[-1].split("\\")[-1].split(":")[0].strip() for word in found}
+    names = re.findall(r"[^\s\"'(),\[\]{}]+", text)  # a name with blanks is none of these
+    names += [*re.findall(r'"([^"\n]+)"', text), *re.findall(r"\(([^()\n]+)\)", text), *text.splitlines()]
+    words = {word.split("/")[-1].split("\\")[-1].split(":")[0].strip() for word in names}
     return words | {os.path.splitext(word)[0] for word in words}
 
 

@@ -27,11 +27,11 @@ def table(findings: Sequence[Finding], splits: Sequence[Split], *, examples: int
     by_kind: dict[str, list[Finding]] = {}
     for finding in findings:
         by_kind.setdefault(finding.kind, []).append(finding)
-    for kind, found in by_kind.items():
-        lines += ["", f"{KINDS[kind].severity.upper():8}{len(found):>6}  {kind}: {KINDS[kind].meaning}"]
-        lines += [one_line(f"{'':16}{finding.place}: {finding.text}") for finding in found[:examples]]
-        if len(found) > examples:
-            lines.append(f"{'':16}... and {len(found) - examples} more (all of them: --json FILE)")
+    for kind, of_kind in by_kind.items():
+        lines += ["", f"{KINDS[kind].severity.upper():8}{len(of_kind):>6}  {kind}: {KINDS[kind].meaning}"]
+        lines += [one_line(f"{'':16}{finding.place}: {finding.text}") for finding in of_kind[:examples]]
+        if len(of_kind) > examples:
+            lines.append(f"{'':16}... and {len(of_kind) - examples} more (all of them: --json FILE)")
     return "\n".join([*lines, "", summary(findings)])
 
 

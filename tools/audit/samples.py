@@ -43,17 +43,17 @@ class Sample:
     def image(self) -> Image.Image | None:
         """The picture, whatever size its entry says; None where it cannot be decoded."""
         path, data = self.split.path(self.index), self.split.annotations
-        found = read_one(path)
-        if not found.good:
+        file = read_one(path)
+        if not file.good:
             return None
         height, width = data.sizes[self.index].tolist()
-        right = sizes_that_fit(self.split, found)
+        right = sizes_that_fit(self.split, file)
         return load_rgb(path, (height, width) if (height, width) in right else right[0], upright=data.upright)
 
     def marked(self) -> Marked:
         """Its boxes; those with a finding are named and coloured after it."""
         data = self.split.annotations
-        rows = np.arange(data.offsets[self.index], data.offsets[self.index + 1])
+        rows = np.arange(len(data.ids))[data.rows(self.index)]
         faults = {finding.row: finding.kind for finding in self.findings if finding.row is not None}
         names, labels = list(data.label_space.names), []
         for row in rows.tolist():
@@ -65,12 +65,8 @@ class Sample:
             labels.append(label)
         corners = data.boxes_xywh_px[rows].copy()
         corners[:, 2:] += corners[:, :2]
-        ordered = np.concatenate(
-            [np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1
-        )
-        return Marked(
-            torch.from_numpy(ordered.astype(np.float32)), torch.tensor(labels, dtype=torch.int64), tuple(names)
-        )
+        ordered = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4).astype(np.float32)
+        return Marked(torch.from_numpy(ordered), torch.tensor(labels, dtype=torch.int64), tuple(names))
 
 
 def choose(
@@ -115,13 +111,13 @@ def choose(
 
 
 def _of_ids(every: Sequence[Sample], ids: Sequence[str]) -> list[Sample]:
-    found = []
+    chosen = []
     for wanted in ids:
         own = [sample for sample in every if wanted in _names_of(sample)]
         if not own:
             raise DataError(f"--ids {wanted}: no image has this id or file name")
-        found += own
-    return found
+        chosen += own
+    return chosen
 
 
 def _names_of(sample: Sample) -> tuple[str, ...]:

@@ -140,28 +140,30 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
     """
     path = Path(path)
     if path.is_file():
-        found = _of_file(path, format)
+        sources = _of_file(path, format)
     elif path.is_dir():
         finders = {name: finder for name, finder in _FINDERS.items() if format in ("auto", name)}
-        found = _first_found(path, finders)
+        sources = _first_found(path, finders)
         if format in ("auto", "yolo") and (broken := broken_data(path)):
-            if not found:
+            if not sources:
                 return _yolo_splits(broken)  # raises, with what is wrong
             logger.warning("%s: cannot be read and is passed over, because there is other data", broken)
-        _check_irregular(path, found)
+        _check_irregular(path, sources)
     else:
         text = "no regular file and no folder" if path.exists() else "no such file or folder"
         raise DataError(f"{path}: {text}")
-    if not found:
+    if not sources:
         wanted = "COCO JSON, YOLO data.yaml, CrowdHuman odgt, Pascal VOC" if format == "auto" else format
         raise DataError(f"{path}: no data set found in this folder ({wanted}): {_remedy(path, finders)}")
-    if images is not None and found[0].format in ("yolo", "voc"):
-        raise DataError(f"--image-folder: a {found[0].format} data set says itself where its images are; leave it out")
+    if images is not None and sources[0].format in ("yolo", "voc"):
+        raise DataError(
+            f"--image-folder: a {sources[0].format} data set says itself where its images are; leave it out"
+        )
     given = {} if images is None else {"img_folder": str(images)}
-    return [Source(source.name, source.format, {**source.where, **given}) for source in found]
+    return [Source(source.name, source.format, {**source.where, **given}) for source in sources]
 
 
-def _check_irregular(root: Path, found: Sequence[Source]) -> None:
+def _check_irregular(root: Path, sources: Sequence[Source]) -> None:
     """See that no pipe or device has the name of an annotation file, and where nothing was found, no link to nothing.
 
     Raises:
@@ -172,19 +174,19 @@ def _check_irregular(root: Path, found: Sequence[Source]) -> None:
             try:
                 check_regular(file)
             except FileNotFoundError as error:
-                if not found:
+                if not sources:
                     raise DataError(f"{file}: a link to nothing: give the file it means") from error
             except OSError as error:
                 raise DataError(f"{file}: {error.strerror}: give the file itself") from error
 
 
 def _first_found(folder: Path, finders: Finders) -> list[Source]:
-    return next((found for finder in finders.values() if (found := finder(folder))), [])
+    return next((sources for finder in finders.values() if (sources := finder(folder))), [])
 
 
 def _remedy(folder: Path, finders: Finders) -> str:
     """What to do about a folder in which nothing was found."""
-    inner = next((one for one in folders_in(folder) if _first_found(one, finders)), None)
+    inner = next((inside for inside in folders_in(folder) if _first_found(inside, finders)), None)
     if inner:
         return f"there is one in {inner}: name that folder"
     other = _first_found(folder, _FINDERS) if len(finders) < len(_FINDERS) else []
@@ -364,11 +366,11 @@ def parse_split(text: str, *, format: str = "auto") -> Source:
     if not name or not rest:
         raise DataError(f"--split {text}: write NAME=PATH or NAME=PATH:IMAGE_FOLDER")
     path, _, images = rest.rpartition(":") if os.path.isdir(rest.rpartition(":")[2]) and ":" in rest else (rest, "", "")
-    found = discover(path, format=format, images=images or None)
-    own = found if len(found) == 1 else [source for source in found if source.name == name]
+    sources = discover(path, format=format, images=images or None)
+    own = sources if len(sources) == 1 else [source for source in sources if source.name == name]
     if len(own) != 1:
         raise DataError(
-            f"--split {text}: {path} holds {', '.join(source.name for source in found)}: "
+            f"--split {text}: {path} holds {', '.join(source.name for source in sources)}: "
             "name the annotation file of one split"
         )
     return Source(name, own[0].format, own[0].where)

@@ -43,7 +43,7 @@ def statistics_of(split: Split) -> Statistics:
     """Measure one split."""
     data = split.annotations
     good = ~data.crowd & (data.boxes_xywh_px[:, 2:] > 0).all(axis=1)
-    sizes = np.repeat(data.sizes, np.diff(data.offsets), axis=0)[good]
+    sizes = split.sizes_of_boxes[good]
     boxes = data.boxes_xywh_px[good]
     box_sizes_px = boxes[:, [3, 2]]
     return Statistics(

@@ -15,7 +15,7 @@ from isdfine.data.dataset.coco_fields import whole_number
 
 from .boxes import repeated_ids
 from .findings import Split
-from .losses import lost_of_source, plain
+from .limits import lost_of_source, plain
 from .naming import write_json
 
 
@@ -100,8 +100,8 @@ class _Source:
         return (self._images.get(name) or [{}])[0]
 
     def annotation(self, number: int, image: str) -> dict[str, Any]:
-        found = self._annotations.get((number, image), [])
-        return found[0] if len(found) == 1 else {}
+        entries = self._annotations.get((number, image), [])
+        return entries[0] if len(entries) == 1 else {}
 
     def category(self, name: str) -> dict[str, Any]:
         return (self._categories.get(name) or [{}])[0]
@@ -124,16 +124,16 @@ def _key(number: object) -> int | str:
 
 
 def _entries(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    found = content.get(key)
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    entries = content.get(key)
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def _grouped(pairs: Iterable[tuple[Any, dict[str, Any]]]) -> dict[Any, list[dict[str, Any]]]:
-    found: dict[Any, list[dict[str, Any]]] = {}
+    groups: dict[Any, list[dict[str, Any]]] = {}
     for key, entry in pairs:
         if not isinstance(key, (list, dict)):
-            found.setdefault(key, []).append(entry)
-    return found
+            groups.setdefault(key, []).append(entry)
+    return groups
 
 
 def _renumbered(split: Split, source: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from isdfine.data.dataset.crowdhuman import read_entries
 from isdfine.data.dataset.problems import Problems
 
 from .findings import Split
-from .losses import key_of, lost_in, plain
+from .limits import SourceObjects, lost_in, plain
 from .naming import write_text
 
 _PERSON = "person"
@@ -53,11 +53,11 @@ def write_crowdhuman(splits: Sequence[Split], names: Sequence[Sequence[str]], fo
 
 def _source(split: Split) -> dict[str, list[dict[str, Any]]]:
     """The objects that a file of CrowdHuman lists, by image file; nothing where the split has another format."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_file: dict[str, list[dict[str, Any]]] = {}
     if split.format == "crowdhuman":
         for entry in read_entries(Path(split.annotations.place), Problems(collect=True)):
-            found.setdefault(entry.file_name, []).extend(one for one in entry.objects if isinstance(one, dict))
-    return found
+            by_file.setdefault(entry.file_name, []).extend(item for item in entry.objects if isinstance(item, dict))
+    return by_file
 
 
 def _entry(
@@ -65,15 +65,14 @@ def _entry(
 ) -> dict[str, Any]:
     data, boxes = split.annotations, []
     height, width = data.sizes[index].tolist()
-    objects: dict[Any, list[dict[str, Any]]] = {}
+    objects = SourceObjects[dict[str, Any]]((height, width))
     for entry in source.get(data.file_names[index], ()):
         if known := box_numbers(entry.get("fbox")):
-            objects.setdefault(key_of("", known, (height, width)), []).append(entry)
+            objects.add(entry, known)
     for row in range(data.offsets[index], data.offsets[index + 1]):
         if data.labels[row] == label:
             box = [plain(value) for value in data.boxes_xywh_px[row]]
             ignored = {"extra": {"ignore": 1}} if data.crowd[row] else {}
-            same = objects.get(key_of("", data.boxes_xywh_px[row].tolist(), (height, width)))
             new = {"tag": "mask" if data.crowd[row] else _PERSON, **ignored}
-            boxes.append({**(same.pop(0) if same else new), "fbox": box})
+            boxes.append({**(objects.take(data.boxes_xywh_px[row].tolist()) or new), "fbox": box})
     return {"ID": os.path.splitext(name)[0], "gtboxes": boxes}

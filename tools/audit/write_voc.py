@@ -15,7 +15,7 @@ from isdfine.data.dataset.voc import xml_file
 from isdfine.data.dataset.voc_xml import VocFile, corner_box
 
 from .findings import Split
-from .losses import key_of, lost_in, plain
+from .limits import SourceObjects, lost_in, plain
 from .naming import write_text
 
 
@@ -42,23 +42,21 @@ def _xml(split: Split, index: int, name: str) -> str:
     source = _source(split, index)
     root.extend(element for element in source if element.tag not in ("folder", "filename", "path", "size", "object"))
     _add(ElementTree.SubElement(root, "size"), {"width": width, "height": height, "depth": 3})
-    objects: dict[Any, list[ElementTree.Element]] = {}
+    objects = SourceObjects[ElementTree.Element]((height, width))
     for element in source.findall("object"):
         if box := corner_box(element.find("bndbox"), False):
-            objects.setdefault(key_of((element.findtext("name") or "").strip(), box, (height, width)), []).append(
-                element
-            )
+            objects.add(element, box, (element.findtext("name") or "").strip())
     for row in range(data.offsets[index], data.offsets[index + 1]):
-        one = ElementTree.SubElement(root, "object")
+        written = ElementTree.SubElement(root, "object")
         label = data.label_space.names[int(data.labels[row])]
-        _add(one, {"name": label})
-        same = objects.get(key_of(label, data.boxes_xywh_px[row].tolist(), (height, width)))
-        one.extend(field for field in (same.pop(0) if same else ()) if field.tag not in ("name", "bndbox"))
-        if one.find("difficult") is None:
-            _add(one, {"difficult": int(data.crowd[row])})
         x, y, w, h = data.boxes_xywh_px[row].tolist()
+        _add(written, {"name": label})
+        same = objects.take((x, y, w, h), label)
+        written.extend(field for field in (() if same is None else same) if field.tag not in ("name", "bndbox"))
+        if written.find("difficult") is None:
+            _add(written, {"difficult": int(data.crowd[row])})
         corners = {"xmin": x, "ymin": y, "xmax": x + w, "ymax": y + h}
-        _add(ElementTree.SubElement(one, "bndbox"), {key: plain(value) for key, value in corners.items()})
+        _add(ElementTree.SubElement(written, "bndbox"), {key: plain(value) for key, value in corners.items()})
     ElementTree.indent(root, "\t")
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -12,7 +12,7 @@ import yaml
 from isdfine.data.dataset.yolo import standard_label_file
 
 from .findings import Split
-from .losses import inside_boxes, lost_in
+from .limits import inside_boxes, lost_in
 from .naming import write_text
 
 

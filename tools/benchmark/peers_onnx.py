@@ -32,13 +32,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     peers = parser.add_subparsers(dest="peer", required=True)
-    one = peers.add_parser("transformers", help="D-FINE of transformers")
-    one.add_argument("-c", "--config", required=True, help="YAML file of our model of that size")
-    one.add_argument("-o", "--output", type=Path, required=True, help="file to write")
-    two = peers.add_parser("ultralytics", help="YOLO models")
-    two.add_argument("models", nargs="+", metavar="NAME", help="yolo11n, yolo11s, ...")
-    two.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
-    two.add_argument("--size", type=int, default=640, help="side of the square input in pixels")
+    ours = peers.add_parser("transformers", help="D-FINE of transformers")
+    ours.add_argument("-c", "--config", required=True, help="YAML file of our model of that size")
+    ours.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    yolo = peers.add_parser("ultralytics", help="YOLO models")
+    yolo.add_argument("models", nargs="+", metavar="NAME", help="yolo11n, yolo11s, ...")
+    yolo.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+    yolo.add_argument("--size", type=int, default=640, help="side of the square input in pixels")
     return parser.parse_args(arguments)
 
 
@@ -71,8 +71,8 @@ def write_transformers(config_file: str, output: Path) -> None:
 
         def forward(self, pixel_values: Any) -> tuple[Any, Any]:
             """(B, 3, H, W) -> logits (B, Q, C), boxes cxcywh (B, Q, 4)."""
-            found = self.model(pixel_values=pixel_values)
-            return found.logits, found.pred_boxes
+            output = self.model(pixel_values=pixel_values)
+            return output.logits, output.pred_boxes
 
     program = torch.onnx.export(
         Raw().eval(), (torch.rand(1, 3, height, width),), dynamo=True, opset_version=18, verbose=False,

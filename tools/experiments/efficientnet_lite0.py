@@ -42,16 +42,16 @@ TOLERANCE = 1e-4
 
 def timm_key(key: str) -> str:
     """Name of a tensor in timm's model."""
-    found = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-    if not found:
+    parts = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+    if not parts:
         part, name = key.split(".")
         return f"{TOP[part]}.{name}"
-    number, stage = int(found[1]), 0
+    number, stage = int(parts[1]), 0
     while number >= REPEATS[stage]:
         number -= REPEATS[stage]
         stage += 1
     names = FIRST_BLOCK if stage == 0 else OTHER_BLOCK
-    return f"blocks.{stage}.{number}.{names[found[2]]}.{found[3]}"
+    return f"blocks.{stage}.{number}.{names[parts[2]]}.{parts[3]}"
 
 
 def differences(package_model: nn.Module, timm_model: nn.Module, size: int) -> dict[str, tuple[float, float]]:

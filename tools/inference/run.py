@@ -54,16 +54,16 @@ def run(
     """
     summary = Summary()
     try:
-        for item, found in _answers(detector, chain.from_iterable(sources), threshold, tiling):
-            if isinstance(item, Skipped) or found is None:
+        for item, detections in _answers(detector, chain.from_iterable(sources), threshold, tiling):
+            if isinstance(item, Skipped) or detections is None:
                 summary.skipped += 1
                 on_skip(item if isinstance(item, Skipped) else Skipped(item.name, item.name))
             else:
-                drawn = cache(found.draw)
+                drawn = cache(detections.draw)
                 for sink in sinks:
-                    sink.write(item, found, drawn)
+                    sink.write(item, detections, drawn)
                 summary.pictures += 1
-                summary.per_class.update(found.names)
+                summary.per_class.update(detections.names)
             on_picture()
     except KeyboardInterrupt:
         summary.interrupted = True

@@ -36,7 +36,7 @@ _QUALITY = 92
 class Sink(Protocol):
     """Takes the detections of one picture after another."""
 
-    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
         """``drawn`` gives the picture with its boxes; it is drawn once for all sinks, and only if one asks."""
 
     def __enter__(self) -> Any: ...
@@ -58,7 +58,7 @@ class Pictures:
         self.folder = folder
         self._names = frozenset(names)
 
-    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         name = frame.name
         if PurePath(name).suffix.lower() not in _KEPT:
@@ -86,7 +86,7 @@ class Videos:
         self._open = ExitStack()
         self._writer: VideoWriter | None = None
 
-    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         if frame.clip is None:
             return
@@ -129,15 +129,15 @@ class CocoJson:
         self._main.write(f'{{"categories": {json.dumps(categories, ensure_ascii=False)},\n"annotations": [')
         return self
 
-    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         self._images += 1
         image: dict[str, Any] = {"id": self._images, "file_name": PurePath(frame.name).as_posix()}
-        image |= {"height": found.size[0], "width": found.size[1]}
+        image |= {"height": detections.size[0], "width": detections.size[1]}
         if frame.clip is not None:
             image |= {"video": frame.clip.name, "frame": frame.number, "seconds": frame.seconds}
         self._side.write(_separated(self._images, image))
-        for entry in found.to_coco(self._images):
+        for entry in detections.to_coco(self._images):
             self._annotations += 1
             area = round(entry["bbox"][2] * entry["bbox"][3], BOX_DIGITS)
             entry = {"id": self._annotations, **entry, "area": area, "iscrowd": 0}
@@ -177,19 +177,19 @@ class Yolo:
         stems = Counter(str(PurePath(name).with_suffix("")) for name in names)
         self._shared = {stem for stem, count in stems.items() if count > 1} | {"classes"} | set(names)
 
-    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         stem = str(PurePath(frame.name).with_suffix(""))
         with whole_file(self.folder / f"{frame.name if stem in self._shared else stem}.txt", durable=False) as partial:
-            partial.write_text("".join(self._rows(found)), encoding="utf-8")
+            partial.write_text("".join(self._rows(detections)), encoding="utf-8")
 
-    def _rows(self, found: Detections) -> list[str]:
-        found = found.clipped()
-        height, width = found.size
-        low, high = found.boxes[:, :2].astype(np.float64), found.boxes[:, 2:].astype(np.float64)
+    def _rows(self, detections: Detections) -> list[str]:
+        detections = detections.clipped()
+        height, width = detections.size
+        low, high = detections.boxes[:, :2].astype(np.float64), detections.boxes[:, 2:].astype(np.float64)
         values = np.concatenate([(low + high) / 2, high - low], axis=1) / [width, height, width, height]
         rows = []
-        for box, label, score in zip(values.tolist(), found.labels.tolist(), found.scores.tolist()):
+        for box, label, score in zip(values.tolist(), detections.labels.tolist(), detections.scores.tolist()):
             if min(box[2:]) > 0:
                 last = f" {score:.{SCORE_DIGITS}f}" if self.scores else ""
                 rows.append(f"{label} " + " ".join(f"{value:.6f}" for value in box) + f"{last}\n")
@@ -221,14 +221,14 @@ class Table:
         self._rows.writerow(self.HEAD)
         return self
 
-    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
+    def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
         """See ``Sink``."""
         file = cell(one_line(frame.name))
         place: tuple[object, ...] = (file, "", "")
         if frame.clip is not None:
             place = (file, frame.number, "" if frame.seconds is None else f"{frame.seconds:.3f}")
-        ids = found.label_space.category_ids
-        for box, score, label, name in found:
+        ids = detections.label_space.category_ids
+        for box, score, label, name in detections:
             corners = [f"{value:.{BOX_DIGITS}f}" for value in box]
             self._rows.writerow([*place, *corners, f"{score:.{SCORE_DIGITS}f}", label, ids[label], cell(name)])
 

@@ -119,12 +119,12 @@ def open_sources(specs: Sequence[str], *, recursive: bool = False, every: int = 
     images: list[Path] = []
     videos: list[str] = []
     for spec in specs:
-        found = [spec] if _is_stream(spec) else [str(path) for path in _files_of(spec, recursive)]
-        for one in found:
-            if _is_stream(one) or one.lower().endswith(VIDEO_SUFFIXES):
-                videos.append(one)
+        places = [spec] if _is_stream(spec) else [str(path) for path in _files_of(spec, recursive)]
+        for place in places:
+            if _is_stream(place) or place.lower().endswith(VIDEO_SUFFIXES):
+                videos.append(place)
             else:
-                images.append(Path(os.path.abspath(one)))
+                images.append(Path(os.path.abspath(place)))
     sources: list[ImageSource] = []
     taken: set[str] = set()
     if images:
@@ -163,10 +163,10 @@ def _files_of(spec: str, recursive: bool) -> list[Path]:
     if path.is_file():
         return [path]
     if any(sign in spec for sign in "*?["):
-        found = sorted(Path(one) for one in glob.iglob(spec, recursive=True) if os.path.isfile(one))
-        if not found:
+        matches = sorted(Path(match) for match in glob.iglob(spec, recursive=True) if os.path.isfile(match))
+        if not matches:
             raise ConfigError(f"{spec}: no file matches this pattern")
-        return found
+        return matches
     raise ConfigError(f"{spec}: no such file or folder: give images, folders, patterns, videos, or a camera's number")
 
 

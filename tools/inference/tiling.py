@@ -132,8 +132,8 @@ def _groups(
     group = np.arange(len(boxes))
     members = {number: {int(tile[number])} for number in range(len(boxes))}
     sure = scores[pairs].sum(axis=1) if len(pairs) else np.zeros(0)
-    for one, other in pairs[np.lexsort((-sure, -agreement))].tolist():
-        first, second = int(group[one]), int(group[other])
+    for row, other_row in pairs[np.lexsort((-sure, -agreement))].tolist():
+        first, second = int(group[row]), int(group[other_row])
         if first == second or members[first] & members[second]:
             continue
         members[first] |= members.pop(second)

@@ -4,8 +4,6 @@
 
 import logging
 import random
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +105,3 @@ def test_the_sum_of_protobuf_text(tmp_path: Path) -> None:
             CheckpointError, match=r"model.onnx .*; where another program changed it on purpose, remove"
         ):
             check_sum(flip(path, raw, place, 2))
-
-
-def test_the_campaign(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
-    pytest.importorskip("onnx", reason="pip install onnx")
-    script = Path(__file__).parents[3] / "tools" / "experiments" / "bit_flips.py"
-    monkeypatch.setattr(sys, "argv", [str(script), "--flips", "12"])
-    assert runpy.run_path(str(script))["main"]() == 0
-    assert "0 wrong" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from audit.classes import class_counts
-from audit.losses import lost_of_source
+from audit.limits import lost_of_source
 from audit.partition import (
     divide,
     divided,

@@ -44,9 +44,9 @@ class SubjectBackend:
         spare = self._batch - len(images)
         pixels = np.pad(pixels, [(0, spare), (0, 0), (0, 0), (0, 0)], mode="edge")
         sizes = np.pad(orig_sizes, [(0, spare), (0, 0)], mode="edge")
-        found = self._subject.call(self._subject.place(pixels, sizes))
+        outputs = self._subject.call(self._subject.place(pixels, sizes))
         count = len(images)
-        return Outputs(found.labels[:count], found.boxes[:count], found.scores[:count])
+        return Outputs(outputs.labels[:count], outputs.boxes[:count], outputs.scores[:count])
 
 
 def dataset_for(annotations: Path, images: Path | None) -> CocoDetection:
@@ -63,7 +63,7 @@ def dataset_for(annotations: Path, images: Path | None) -> CocoDetection:
     """
     name = annotations.stem.rpartition("_")[2]
     likely = [annotations.parent / name, annotations.parent.parent / name]
-    folder = images or next((one for one in likely if one.is_dir()), None)
+    folder = images or next((place for place in likely if place.is_dir()), None)
     if folder is None:
         raise ConfigError(f"--coco {annotations}: no folder {' or '.join(map(str, likely))}: give it with --images")
     return CocoDetection(str(folder), str(annotations))
@@ -88,11 +88,11 @@ def average_precision(subject: Subject, dataset: CocoDetection, batch: int) -> d
     evaluator = CocoEvaluator(dataset=dataset)
     evaluator.reset()
     detector = Detector(backend, batch_size=batch)
-    for image_id, found in zip(annotations.image_ids.tolist(), detector.stream(files, threshold=0.0)):
-        labels = to_label[found.labels]
+    for image_id, answer in zip(annotations.image_ids.tolist(), detector.stream(files, threshold=0.0)):
+        labels = to_label[answer.labels]
         kept = labels >= 0
-        arrays = (labels[kept], found.boxes[kept], found.scores[kept])
-        detections = BatchDetections(*(torch.from_numpy(one)[None] for one in arrays))
+        arrays = (labels[kept], answer.boxes[kept], answer.scores[kept])
+        detections = BatchDetections(*(torch.from_numpy(array)[None] for array in arrays))
         evaluator.update(detections, [{"image_id": torch.tensor(image_id)}])
     return evaluator.summarize().stats
 

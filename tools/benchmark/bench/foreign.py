@@ -51,13 +51,13 @@ def finish_for(outputs: Mapping[str, Sequence[Any]], place: str) -> tuple[Finish
     )
 
 
-def _as_they_are(found: Mapping[str, NDArray[Any]], sizes: NDArray[np.int64], size: tuple[int, int]) -> Outputs:
-    return Outputs(*(found[name] for name in OUTPUTS))
+def _as_they_are(outputs: Mapping[str, NDArray[Any]], sizes: NDArray[np.int64], size: tuple[int, int]) -> Outputs:
+    return Outputs(*(outputs[name] for name in OUTPUTS))
 
 
-def _transformers(found: Mapping[str, NDArray[Any]], sizes: NDArray[np.int64], size: tuple[int, int]) -> Outputs:
+def _transformers(outputs: Mapping[str, NDArray[Any]], sizes: NDArray[np.int64], size: tuple[int, int]) -> Outputs:
     """Best pairs of query and class, as ``RTDetrImageProcessor.post_process_object_detection``."""
-    logits, boxes = found["logits"], found["pred_boxes"]  # (B, Q, C), (B, Q, 4) cxcywh
+    logits, boxes = outputs["logits"], outputs["pred_boxes"]  # (B, Q, C), (B, Q, 4) cxcywh
     flat = logits.reshape(len(logits), -1)
     count = min(TOP, boxes.shape[1])
     best = np.argpartition(-flat, count - 1, axis=1)[:, :count]
@@ -68,9 +68,9 @@ def _transformers(found: Mapping[str, NDArray[Any]], sizes: NDArray[np.int64], s
     return Outputs(best % logits.shape[-1], grown.astype(np.float32), scores.astype(np.float32))
 
 
-def _yolo(found: Mapping[str, NDArray[Any]], sizes: NDArray[np.int64], size: tuple[int, int]) -> Outputs:
+def _yolo(outputs: Mapping[str, NDArray[Any]], sizes: NDArray[np.int64], size: tuple[int, int]) -> Outputs:
     """Non-maximum suppression per class; rows without a detection have a score of 0."""
-    answer = torch.from_numpy(found["output0"]).float().mT  # (B, A, 4 + C), cxcywh in pixels of the input
+    answer = torch.from_numpy(outputs["output0"]).float().mT  # (B, A, 4 + C), cxcywh in pixels of the input
     shape = (len(answer), TOP)
     labels, boxes = np.zeros(shape, np.int64), np.zeros((*shape, 4), np.float32)
     scores = np.zeros(shape, np.float32)

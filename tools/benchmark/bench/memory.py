@@ -35,11 +35,11 @@ class LiveTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and look at what it returns."""
-        found = func(*args, **(kwargs or {}))
-        for one in found if isinstance(found, (tuple, list)) else [found]:
-            if isinstance(one, Tensor):
-                self._add(one)
-        return found
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, (tuple, list)) else [results]:
+            if isinstance(result, Tensor):
+                self._add(result)
+        return results
 
     def _add(self, tensor: Tensor) -> None:
         """A tensor is one owner of its storage; views and results of operations in place are further ones."""

@@ -128,12 +128,12 @@ def rows_of(models: Sequence[ModelInfo]) -> list[list[str]]:
 
 
 def _image_size(config: Config, size: Sequence[int] | None) -> tuple[int, int]:
-    found = config.get("eval_spatial_size") if size is None else list(size)
-    if found is None:
+    sides = config.get("eval_spatial_size") if size is None else list(size)
+    if sides is None:
         raise ConfigError(f"{config.path}: no eval_spatial_size: add it, or give the size (--size HEIGHT WIDTH)")
-    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(side, int) and side > 0 for side in found):
-        raise ConfigError(f"{config.path}: an image of the size {found}: give [height, width] in pixels, both above 0")
-    return found[0], found[1]
+    if not isinstance(sides, list) or len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ConfigError(f"{config.path}: an image of the size {sides}: give [height, width] in pixels, both above 0")
+    return sides[0], sides[1]
 
 
 def _flops(model: nn.Module, images: torch.Tensor) -> tuple[int, int]:

@@ -87,8 +87,8 @@ class OnnxSubject:
         """See ``Subject``."""
         feed, sizes = placed
         values = self._session.run_with_ort_values(self._outputs, feed)
-        found = {name: value.numpy() for name, value in zip(self._outputs, values)}
-        return self._finish(found, sizes, self.facts.size)
+        outputs = {name: value.numpy() for name, value in zip(self._outputs, values)}
+        return self._finish(outputs, sizes, self.facts.size)
 
 
 def _place(device: Any) -> tuple[str, int]:
@@ -115,7 +115,7 @@ def _size(shape: list[Any], texts: Mapping[str, str], wanted: Wanted, path: Path
         raise ConfigError(
             f"{path}: takes batches of {batch}, not {wanted.batch}: give --batch {batch}, or export it anew"
         )
-    if all(isinstance(one, int) for one in own):
+    if all(isinstance(side, int) for side in own):
         if wanted.size is not None and tuple(own) != wanted.size:
             raise ConfigError(
                 f"{path}: takes images of {own[0]} x {own[1]} (height x width) pixels, not "
@@ -141,10 +141,10 @@ def _precision(path: Path) -> str:
     """Of most weights in a file that does not say."""
     onnx, numpy_helper = require("onnx", "reading ONNX files"), require("onnx.helper", "reading ONNX files")
     sizes: dict[str, int] = {}
-    for one in onnx.load(str(path), load_external_data=False).graph.initializer:
-        kind = str(numpy_helper.tensor_dtype_to_np_dtype(one.data_type))
+    for weight in onnx.load(str(path), load_external_data=False).graph.initializer:
+        kind = str(numpy_helper.tensor_dtype_to_np_dtype(weight.data_type))
         if "float" in kind:
-            sizes[kind] = sizes.get(kind, 0) + int(np.prod(one.dims))
+            sizes[kind] = sizes.get(kind, 0) + int(np.prod(weight.dims))
     names = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     largest = max(sizes, key=lambda kind: sizes[kind]) if sizes else "unknown"
     return names.get(largest, largest)

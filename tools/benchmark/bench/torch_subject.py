@@ -23,7 +23,7 @@ from .subject import IN_GRAPH, Facts, Precision, Wanted, recipe_for
 Mode = Literal["eager", "compile", "graph"]
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _HALVED = (nn.Conv2d, nn.Linear, QuerySelfAttention)
-Found = tuple[Tensor, Tensor, Tensor]
+Answer = tuple[Tensor, Tensor, Tensor]
 
 
 class TorchSubject:
@@ -55,7 +55,7 @@ class TorchSubject:
                 if isinstance(layer, _HALVED):
                     layer.to(self._type)
         self._module = deployed.to(wanted.device)
-        self._run: Callable[[Tensor, Tensor], Found] = self._module
+        self._run: Callable[[Tensor, Tensor], Answer] = self._module
         if mode == "compile":
             self._run = torch.compile(self._module)
         elif mode == "graph":
@@ -79,7 +79,7 @@ class TorchSubject:
         return torch.autocast(self._device.type, self._type)
 
     @torch.inference_mode()
-    def _captured(self, shape: tuple[int, ...]) -> Callable[[Tensor, Tensor], Found]:
+    def _captured(self, shape: tuple[int, ...]) -> Callable[[Tensor, Tensor], Answer]:
         """Record one call; not run on our machines, written after PyTorch's documentation of ``torch.cuda.graph``."""
         images = torch.rand(shape, device=self._device)
         sizes = torch.tensor([[shape[3], shape[2]]] * shape[0], device=self._device)
@@ -91,13 +91,13 @@ class TorchSubject:
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph), self._autocast():
-            found: Found = self._module(images, sizes)
+            answer: Answer = self._module(images, sizes)
 
-        def replay(new_images: Tensor, new_sizes: Tensor) -> Found:
+        def replay(new_images: Tensor, new_sizes: Tensor) -> Answer:
             images.copy_(new_images)
             sizes.copy_(new_sizes)
             graph.replay()
-            return found
+            return answer
 
         return replay
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -17,11 +17,32 @@ from isdfine.data.dataset.yolo import label_files
 from .edit import keep_rows
 from .findings import Split
 
+T = TypeVar("T")
 
-def key_of(label: str, box_xywh_px: Sequence[float], size: tuple[int, int]) -> tuple[Any, ...]:
-    """What an object is known by in two files, also where its box was cut to its image of (height, width)."""
-    corners = clipped_corners(np.array([box_xywh_px]), np.array(size))[0]
-    return (label, *(round(value, 3) for value in corners.tolist()))
+
+class SourceObjects(Generic[T]):
+    """What a source says about the objects of an image beyond class and box; each entry is given out once.
+
+    Args:
+        size: (height, width) of the image: an object is known again also where its box was cut to it.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = np.array(size)
+        self._entries: dict[tuple[Any, ...], list[T]] = {}
+
+    def add(self, entry: T, box_xywh_px: Sequence[float], label: str = "") -> None:
+        """An object of the source."""
+        self._entries.setdefault(self._key(box_xywh_px, label), []).append(entry)
+
+    def take(self, box_xywh_px: Sequence[float], label: str = "") -> T | None:
+        """What was said about an object of this box and class."""
+        entries = self._entries.get(self._key(box_xywh_px, label))
+        return entries.pop(0) if entries else None
+
+    def _key(self, box_xywh_px: Sequence[float], label: str) -> tuple[Any, ...]:
+        corners = clipped_corners(np.array([box_xywh_px]), self.size)[0]
+        return (label, *(round(value, 3) for value in corners.tolist()))
 
 
 def lost_in(split: Split, crowd: str, *, kept: str = "") -> list[str]:
@@ -64,8 +85,7 @@ def _has_polygons(split: Split) -> bool:
 def inside_boxes(split: Split) -> tuple[Split, list[str]]:
     """A split whose boxes lie in their images, for formats that allow no others."""
     data = split.annotations
-    sizes = np.repeat(data.sizes, np.diff(data.offsets), axis=0)
-    corners = clipped_corners(data.boxes_xywh_px, sizes)
+    corners = clipped_corners(data.boxes_xywh_px, split.sizes_of_boxes)
     keep = has_area(corners)
     cut = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     changed = keep & (np.abs(cut - data.boxes_xywh_px) > 1e-6).any(axis=1)
