@@ -10,7 +10,7 @@ the tests' micro model in a process forked from this one. Ends with 1 where a me
 shown, a file that is there cannot be read, or the tool fails with space again.
 """
 
-import contextlib
+import argparse
 import json
 import os
 import random
@@ -19,14 +19,13 @@ import runpy
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from isdfine.core.command import command_parser
+from campaign import ROOT, builders, fork, parse, run
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE_MB = 256
 KINDS = (
     "train", "tensorboard", "safetensors", "official", "huggingface", "images", "coco", "fix", "convert", "numbered",
@@ -39,11 +38,11 @@ LARGE = ("safetensors", "official", "huggingface", "onnx")
 
 def write_config(folder: Path) -> Path:
     """Data and config of the micro model, square: transformers knows no other."""
-    builders = runpy.run_path(str(ROOT / "tests" / "builders.py"))
-    annotations, size = builders["write_coco"](folder / "data"), (64, 64)
-    sections = {**builders["micro_sections"](annotations, folder / "run"), "eval_spatial_size": list(size)}
+    make = builders()
+    annotations, size = make["write_coco"](folder / "data"), (64, 64)
+    sections = {**make["micro_sections"](annotations, folder / "run"), "eval_spatial_size": list(size)}
     for name in ("train", "val"):
-        sections[f"{name}_dataloader"] = builders["loader_section"](annotations, train=name == "train", size=size)
+        sections[f"{name}_dataloader"] = make["loader_section"](annotations, train=name == "train", size=size)
     path = folder / "micro.yml"
     path.write_text(json.dumps(sections))  # which is YAML too
     return path
@@ -71,29 +70,15 @@ def arguments_of(kind: str, source: Path, target: Path) -> tuple[str, list[str]]
 
 def run_tool(tool: str, arguments: list[str], log: Path, before: Callable[[], object]) -> int:
     """Run a tool in a fork; returns its exit code."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code: Any = 70
-    try:
-        handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
+
+    def work() -> Any:
         before()
         script = str(ROOT / "tools" / f"{tool}.py")
         if tool != "train":  # only in a training ``before`` changes what this process does later
             os.execv(sys.executable, [sys.executable, script, *arguments])
-        code = runpy.run_path(script)["main"](arguments)
-    except SystemExit as error:
-        code = error.code
-    except BaseException:  # noqa: BLE001  # this is where the child ends, whatever happened
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        return runpy.run_path(script)["main"](arguments)
+
+    return os.waitstatus_to_exitcode(os.waitpid(fork(work, log), 0)[1])
 
 
 class Disk:
@@ -167,8 +152,9 @@ def unreadable(file: Path) -> str | None:
     return None
 
 
-def fault(kind: str, choose: random.Random, source: Path, work: Path) -> list[str]:
+def fault(source: Path, kind: str, choose: random.Random, work: Path, options: argparse.Namespace) -> list[str]:
     """One tool on a disk that becomes full; returns what went wrong."""
+    del options
     disk, log = Disk(work / "disk"), work / "log.txt"
     wrong = []
     try:
@@ -202,31 +188,14 @@ def fault(kind: str, choose: random.Random, source: Path, work: Path) -> list[st
 
 def main() -> int:
     """Run the campaign."""
-    parser = command_parser(__doc__)
-    parser.add_argument("--count", type=int, default=12, help="trials")
-    parser.add_argument("--seed", type=int, default=0, help="of kinds and moments")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of faults")
-    options = parser.parse_args()
-    import isdfine.components  # once, for all that are forked
-
-    del isdfine
-    choose, failures = random.Random(options.seed), 0
+    options = parse(__doc__, KINDS, 12)
     with tempfile.TemporaryDirectory(prefix="full-disk-") as folder:
         source = Path(folder) / "source"
         config = write_config(source)
         if run_tool("train", ["-c", str(config), "-u", "num_visualized=0"], Path(folder) / "log", lambda: None) != 0:
             print((Path(folder) / "log").read_text())
             return 1
-        for number in range(options.count):
-            kind = options.kinds[number % len(options.kinds)]
-            print(f"{number + 1:3} {kind}", flush=True)
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                wrong = fault(kind, choose, source, Path(work))
-            failures += bool(wrong)
-            for message in wrong:
-                print(f"      WRONG: {message}", flush=True)
-    print(f"{options.count - failures} of {options.count} full disks were told of clearly and left whole files")
-    return 1 if failures else 0
+        return run(partial(fault, source), options, "full disks were told of clearly and left whole files")
 
 
 if __name__ == "__main__":

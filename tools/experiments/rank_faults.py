@@ -10,6 +10,7 @@ Every fault is a real training of the tests' micro model on two processes that t
 that nothing has to be imported again. Ends with 1 where a fault was not named, took too long, or left a process.
 """
 
+import argparse
 import json
 import os
 import random
@@ -18,17 +19,15 @@ import runpy
 import signal
 import socket
 import sys
-import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from isdfine.core.command import command_parser
+from campaign import ROOT, builders, fork, parse, run
 
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("killed", "stopped", "raises", "loading", "evaluating", "config", "classes", "images", "boxes")
 SLACK_S = 15.0
 """Beyond the limit: what a loaded machine needs for starting and ending."""
@@ -49,8 +48,7 @@ class Outcome:
 
 def prepare(folder: Path) -> Path:
     """The config of a run, and annotation files that differ from its own in one thing."""
-    builders = runpy.run_path(str(ROOT / "tests" / "builders.py"))
-    config: Path = builders["write_micro_config"](folder)
+    config: Path = builders()["write_micro_config"](folder)
     whole = json.loads((folder / "data" / "annotations.json").read_text())
     turned = {**whole, "categories": [{"id": 1, "name": "light"}, {"id": 2, "name": "dark"}]}
     moved = json.loads(json.dumps(whole))
@@ -100,29 +98,12 @@ def break_rank(kind: str, moment: int) -> None:
         EpochListener.__call__ = now(EpochListener.__call__, faults[kind], moment)  # type: ignore[method-assign]
 
 
-def start(rank: int, port: int, arguments: list[str], log: Path, prepare_child: Callable[[], None]) -> int:
-    """Fork a rank; returns its process id."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        os.setsid()
-        handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        prepare_child()
-        main = runpy.run_path(str(ROOT / "tools" / "train.py"))["main"]
-        code = main(arguments)
-    except BaseException:  # noqa: BLE001  # this is where the child ends, whatever happened
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def train(rank: int, port: int, arguments: list[str], prepare_child: Callable[[], None]) -> int:
+    """Be a rank; returns the exit code."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    prepare_child()
+    return int(runpy.run_path(str(ROOT / "tools" / "train.py"))["main"](arguments))
 
 
 def free_port() -> int:
@@ -158,7 +139,7 @@ def fault(kind: str, moment: int, guilty: int, folder: Path, limit_s: float) -> 
         more = differs.get(kind, []) if is_guilty else []
         breaks = is_guilty and kind not in differs
         child = (lambda: break_rank(kind, moment)) if breaks else (lambda: None)
-        pids.append(start(rank, port, [*common, *more], logs[rank], child))
+        pids.append(fork(partial(train, rank, port, [*common, *more], child), logs[rank]))
     other = 1 - guilty
     code = end_of(pids[other], began + 4 * limit_s + 60)
     ended = time.time()
@@ -193,39 +174,23 @@ def kill_group(pid: int) -> None:
     raise RuntimeError(f"a process of group {pid} cannot be killed")
 
 
-def good(kind: str, guilty: int, outcome: Outcome, limit_s: float) -> bool:
-    """Whether a fault was noticed in time and named."""
-    del kind, guilty
-    return outcome.named and outcome.code != 0 and outcome.seconds <= limit_s + SLACK_S
+def trial(kind: str, choose: random.Random, folder: Path, options: argparse.Namespace) -> list[str]:
+    """One fault; says how it ended, and returns what was not as it should be."""
+    moment, guilty = choose.randint(1, 6), choose.randrange(2)
+    outcome = fault(kind, moment, guilty, folder, options.timeout)
+    lines = outcome.output.splitlines()
+    said = [line for line in lines if f"rank {guilty}" in line or "rror" in line]
+    print(f"      rank {guilty}, batch {moment}: {outcome.seconds:5.1f} s, exit {outcome.code}, "
+          f"{'named' if outcome.named else 'NOT NAMED'}\n      {(said or ['-'])[-1]}", flush=True)  # fmt: skip
+    wrong = [] if outcome.named else ["the other rank did not name it"]
+    wrong += [] if outcome.code != 0 else ["the other rank noticed nothing"]
+    return wrong + ([] if outcome.seconds <= options.timeout + SLACK_S else ["it took too long"])
 
 
 def main() -> int:
     """Run the campaign."""
-    parser = command_parser(__doc__)
-    parser.add_argument("--count", type=int, default=20, help="trials")
-    parser.add_argument("--timeout", type=float, default=60.0, help="ISDFINE_DIST_TIMEOUT of the runs, seconds")
-    parser.add_argument("--seed", type=int, default=0, help="of kinds and moments")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of faults")
-    options = parser.parse_args()
-    choose, failures = random.Random(options.seed), 0
-    import isdfine.components  # once, for all that are forked
-
-    del isdfine
-    for number in range(options.count):
-        kind = options.kinds[number % len(options.kinds)]
-        moment, guilty = choose.randint(1, 6), choose.randrange(2)
-        with tempfile.TemporaryDirectory(prefix="rank-fault-") as folder:
-            outcome = fault(kind, moment, guilty, Path(folder), options.timeout)
-        right = good(kind, guilty, outcome, options.timeout)
-        failures += not right
-        said = [line for line in outcome.output.splitlines() if f"rank {guilty}" in line or "rror" in line]
-        print(
-            f"{number + 1:3} {kind:11} rank {guilty}, batch {moment}: {outcome.seconds:5.1f} s, exit {outcome.code}, "
-            f"{'named' if outcome.named else 'NOT NAMED'}{'' if right else '  <-- WRONG'}\n      {(said or ['-'])[-1]}",
-            flush=True,
-        )
-    print(f"{options.count - failures} of {options.count} faults were named in time")
-    return 1 if failures else 0
+    wait = {"type": float, "default": 60.0, "help": "ISDFINE_DIST_TIMEOUT of the runs, seconds"}
+    return run(trial, parse(__doc__, KINDS, 20, timeout=wait), "faults were named in time")
 
 
 if __name__ == "__main__":
