@@ -73,8 +73,8 @@ def train(matrix: Matrix, configs: Configs, options: argparse.Namespace, command
     runner = Runner([sys.executable, shown(TRAIN)], configs.plain, options.jobs, on_end=report_so_far)
     check_buildable(left, configs)
     if options.dry_run:
-        for command in commands(left, runner):
-            print(shlex.join(command))
+        for line in commands(left, runner):
+            print(shlex.join(line))
         print(f"{len(left)} run(s) to train", file=sys.stderr)
         return []
     put_aside(left)

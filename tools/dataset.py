@@ -107,7 +107,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def progress(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
     """A bar on a terminal, nothing elsewhere."""
-    return tqdm(items, total=total, desc=title, disable=None, leave=False)
+    bar: Iterable[Any] = tqdm(items, total=total, desc=title, disable=None, leave=False)
+    return bar
 
 
 def open_splits(options: argparse.Namespace) -> tuple[list[Split], int]:

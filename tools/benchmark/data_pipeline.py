@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -100,7 +100,8 @@ def write_photos(folder: Path, size: tuple[int, int], count: int, options: argpa
     """Image folder and COCO file of synthetic photos with 7 boxes each."""
     random = np.random.default_rng(options.seed)
     height, width = size
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(1, count + 1):
         photo(random, height, width).save(folder / f"{number}.jpg", quality=options.quality)
         images.append({"id": number, "file_name": f"{number}.jpg", "height": height, "width": width})
@@ -162,7 +163,7 @@ def our_way(data: CocoDetection, batch: int, *, floats: bool) -> Callable[[], ob
 
 
 @contextmanager
-def clocked(places: Sequence[Place], seconds: Counter[str]) -> Iterator[None]:
+def clocked(places: Sequence[Place], seconds: dict[str, float]) -> Iterator[None]:
     """Add up the CPU time of functions, each by a label; of nested ones the inner time counts for the inner only."""
     running: list[float] = []
 
@@ -201,7 +202,7 @@ def places_of(way: str) -> list[Place]:
             (Distortion, "apply", "colour"),
             (fused, "render", "geometry"),
             (BatchImageCollateFunction, "__call__", "collate"),
-            (detection.PixelConversion, "__call__", "float conversion"),
+            (transforms.PixelConversion, "__call__", "float conversion"),
         ]
     geometry = (ops.RandomZoomOut, ops.RandomIoUCrop, ops.RandomHorizontalFlip, ops.Resize)
     return [
@@ -213,7 +214,7 @@ def places_of(way: str) -> list[Place]:
 
 def stages(make: Callable[[], object], places: Sequence[Place], batches: int, images: int) -> dict[str, float]:
     """Milliseconds of an image by stage."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     with clocked(places, seconds):
         begin = time.process_time()
         for _ in range(batches):
@@ -354,7 +355,8 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # canvases of the published zoom
     torch.set_num_threads(1)
     if options.serve is not None:
-        serve_way(*options.serve, options.batch)
+        label, folder, path = options.serve
+        serve_way(label, folder, path, options.batch)
         return 0
     with described(torch.device("cpu"), 1) as machine:
         results = measure_all(options)

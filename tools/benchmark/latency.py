@@ -37,7 +37,7 @@ from bench.command import bench_parser, publish
 from bench.machine import described
 from bench.open import open_subject, parse
 from bench.report import NETWORK, Run
-from bench.subject import Subject, Wanted, from_memory, from_pictures, tried
+from bench.subject import Precision, Subject, Wanted, from_memory, from_pictures, tried
 from bench.timing import Plan, check_counts, measure
 from isdfine.core.command import add_option, one_line_errors
 from isdfine.core.environment import pick_device
@@ -96,7 +96,7 @@ def open_all(options: argparse.Namespace) -> tuple[dict[str, Subject], Wanted]:
             raise ConfigError(f"{option} is for models that are built here, and all of these are files: leave it out")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    precision = options.precision or ("fp16" if device.type == "cuda" else "fp32")
+    precision: Precision = options.precision or ("fp16" if device.type == "cuda" else "fp32")
     size = (options.size[0], options.size[1]) if options.size else None
     wanted = Wanted(device, options.threads, options.batch, size, precision, tuple(options.update))
     labels = labels_of([subject.text for subject in named])

@@ -53,7 +53,9 @@ def package(name: str) -> Any:
 def write_transformers(config_file: str, output: Path) -> None:
     """D-FINE of transformers, float32, batch 1."""
     transformers, isdfine = package("transformers"), package("isdfine")
-    torch = package("torch")
+    package("torch")
+    import torch
+
     from bench.random_weights import random_detector
     from isdfine.core.files import whole_file
     from isdfine.zoo.huggingface.twin import transformers_twin
@@ -62,7 +64,7 @@ def write_transformers(config_file: str, output: Path) -> None:
     theirs = transformers_twin(config, ours).eval()
     height, width = config.get("eval_spatial_size")
 
-    class Raw(torch.nn.Module):  # type: ignore[misc]  # torch came without its types
+    class Raw(torch.nn.Module):
         """Only what an export has as outputs."""
 
         def __init__(self) -> None:
@@ -78,6 +80,7 @@ def write_transformers(config_file: str, output: Path) -> None:
         Raw().eval(), (torch.rand(1, 3, height, width),), dynamo=True, opset_version=18, verbose=False,
         input_names=["pixel_values"], output_names=["logits", "pred_boxes"], external_data=False,
     )  # fmt: skip
+    assert program is not None  # dynamo=True returns one
     with whole_file(output) as partial:
         program.save(str(partial))
     print(f"written: {output} (transformers {transformers.__version__}, {height} x {width}, random weights)")

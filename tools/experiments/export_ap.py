@@ -11,12 +11,13 @@ The loader's images are what the graphs get, so only their arithmetic is compare
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import isdfine
-from isdfine.core.command import command_parser
+from isdfine.core.command import add_option, command_parser
 from isdfine.deploy.onnx.verify import session_of
 from isdfine.load import load_detector
 from isdfine.nn.types import BatchDetections
@@ -24,7 +25,7 @@ from isdfine.solver.evaluate import evaluate
 
 
 class Graph(torch.nn.Module):
-    """An exported file where a model is expected: it keeps the images, and ``detections`` runs it."""
+    """An exported file where a model is expected: it keeps the images, and the graph runs as post-processing."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -34,19 +35,19 @@ class Graph(torch.nn.Module):
         """Images -> the same images."""
         return images
 
-    def detections(self, images: torch.Tensor, sizes: torch.Tensor) -> BatchDetections:
-        """Images (B, 3, H, W) and sizes (B, 2), width and height -> what the graph finds."""
-        pixels = images.numpy()
+    def detections(self, predictions: Any, orig_target_sizes: torch.Tensor) -> BatchDetections:
+        """Images (B, 3, H, W) in place of predictions, sizes (B, 2) as width, height -> what the graph finds."""
+        pixels = predictions.numpy()
         if self.session.get_inputs()[0].type == "tensor(uint8)":
             pixels = np.rint(pixels * 255).astype(np.uint8)
-        feed = {"images": pixels, "orig_target_sizes": sizes.numpy()}
+        feed = {"images": pixels, "orig_target_sizes": orig_target_sizes.numpy()}
         return BatchDetections(*(torch.from_numpy(column) for column in self.session.run(None, feed)))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one line per model."""
     parser = command_parser(__doc__)
-    parser.add_argument("-c", "--config", required=True, help="YAML file of the run")
+    add_option(parser, "config", required=True)
     parser.add_argument("-r", "--resume", required=True, help="checkpoint")
     parser.add_argument("--pages", choices=("train", "val"), default="val", help="split of a COCO folder of that name")
     parser.add_argument("graphs", type=Path, nargs="+", help=".onnx files")

@@ -30,7 +30,9 @@ Batch = tuple[Tensor, list[dict[str, Tensor]]]
 class Operators(TorchDispatchMode):
     """Counts operators, views included, and those among them that wait for the device."""
 
-    count = waits = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
