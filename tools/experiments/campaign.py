@@ -53,15 +53,13 @@ def fork(work: Callable[[], Any], log: Path) -> int:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def parse(text: str | None, kinds: Sequence[str], count: int, **more: dict[str, Any]) -> argparse.Namespace:
-    """Command line; ``more`` options by name."""
+def campaign_parser(text: str | None, kinds: Sequence[str], count: int) -> argparse.ArgumentParser:
+    """The options that all have; ``count`` trials where nobody says how many."""
     parser = command_parser(text)
     parser.add_argument("--count", type=int, default=count, help="trials")
     parser.add_argument("--seed", type=int, default=0, help="of kinds and moments")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="of faults")
-    for name, settings in more.items():
-        parser.add_argument(f"--{name}", **settings)
-    return parser.parse_args()
+    return parser
 
 
 def run(trial: Trial, options: argparse.Namespace, well: str) -> int:

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from campaign import ROOT, builders, fork, parse, run
+from campaign import ROOT, builders, campaign_parser, fork, run
 
 SIZE_MB = 256
 KINDS = (
@@ -188,7 +188,7 @@ def fault(source: Path, kind: str, choose: random.Random, work: Path, options: a
 
 def main() -> int:
     """Run the campaign."""
-    options = parse(__doc__, KINDS, 12)
+    options = campaign_parser(__doc__, KINDS, 12).parse_args()
     with tempfile.TemporaryDirectory(prefix="full-disk-") as folder:
         source = Path(folder) / "source"
         config = write_config(source)

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from campaign import ROOT, builders, fork, parse, run
+from campaign import ROOT, builders, campaign_parser, fork, run
 
 KINDS = ("killed", "stopped", "raises", "loading", "evaluating", "config", "classes", "images", "boxes")
 SLACK_S = 15.0
@@ -189,8 +189,9 @@ def trial(kind: str, choose: random.Random, folder: Path, options: argparse.Name
 
 def main() -> int:
     """Run the campaign."""
-    wait = {"type": float, "default": 60.0, "help": "ISDFINE_DIST_TIMEOUT of the runs, seconds"}
-    return run(trial, parse(__doc__, KINDS, 20, timeout=wait), "faults were named in time")
+    parser = campaign_parser(__doc__, KINDS, 20)
+    parser.add_argument("--timeout", type=float, default=60.0, help="ISDFINE_DIST_TIMEOUT of the runs, seconds")
+    return run(trial, parser.parse_args(), "faults were named in time")
 
 
 if __name__ == "__main__":

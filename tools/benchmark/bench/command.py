@@ -19,16 +19,16 @@ from isdfine.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 MB = 1 << 20
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "image": {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH"), "help": "in pixels (%(default)s)"},
-    "batch": {"type": int, "help": "images per step (%(default)s)"},
-    "boxes": {"type": int, "help": "ground-truth boxes per image; BCCD has 12, COCO 7 (%(default)s)"},
-    "rounds": {"type": int, "help": "turns of each side that count (%(default)s)"},
-    "repeats": {"type": int, "help": "calls of a turn that count (%(default)s)"},
-    "warmup": {"type": int, "help": "calls of each side before the first round (%(default)s)"},
-    "seed": {"type": int, "help": "of what is made up (%(default)s)"},
-    "device": {"help": "cpu, cuda or cuda:0 (default: a GPU where there is one)"},
-    "threads": {"type": int, "help": "of a CPU (%(default)s)"},
+_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "--image": ("in pixels (%(default)s)", {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH")}),
+    "--batch": ("images per step (%(default)s)", {"type": int}),
+    "--boxes": ("ground-truth boxes per image; BCCD has 12, COCO 7 (%(default)s)", {"type": int}),
+    "--rounds": ("turns of each side that count (%(default)s)", {"type": int}),
+    "--repeats": ("calls of a turn that count (%(default)s)", {"type": int}),
+    "--warmup": ("calls of each side before the first round (%(default)s)", {"type": int}),
+    "--seed": ("of what is made up (%(default)s)", {"type": int}),
+    "--device": ("cpu, cuda or cuda:0 (default: a GPU where there is one)", {}),
+    "--threads": ("of a CPU (%(default)s)", {"type": int}),
 }
 
 
@@ -48,7 +48,8 @@ def bench_parser(text: str | None, *, model: bool = False, output: bool = True, 
         add_option(which, "config", help="YAML file with model, criterion and optimizer")
         add_option(parser, "update")
     for name, default in defaults.items():
-        parser.add_argument(f"--{name}", default=default, **_OPTIONS[name])
+        text, settings = _OPTIONS[f"--{name}"]
+        parser.add_argument(f"--{name}", default=default, help=text, **settings)
     if output:
         add_option(parser, "output", help="JSON file: machine, versions, every call")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
