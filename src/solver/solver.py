@@ -80,7 +80,7 @@ class Evaluation:
         self.model: nn.Module = self._build_model(config).to(self.device)
         if self.settings.keeps_channels_last(self.device.type):  # here, so that a test gives the numbers of the run
             use_channels_last(self.model)
-        self.postprocessor: PostProcessor = config.build("postprocessor")
+        self.postprocessor: PostProcessor = config.build("postprocessor").to(self.device)
         self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)
         self.precision = Precision(self.settings.eval_precision, self.device)
         """Of evaluations."""

@@ -1,19 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
 
 from isdfine.core.registry import register
 from isdfine.distill.context import DistillationContext, Distiller
+from isdfine.load import load_detector
 from isdfine.losses.criterion import DFINECriterion
 from isdfine.losses.matched import MatchedStep
 from isdfine.losses.matcher import HungarianMatcher
-from isdfine.nn.boxes import inverse_sigmoid
-from isdfine.nn.types import QueryGroup, Target, Want
+from isdfine.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid
+from isdfine.nn.types import BatchDetections, DetectorOutput, Predictions, QueryGroup, Target, Want
 
 
 @register
@@ -84,6 +87,35 @@ class AreaCriterion(DFINECriterion):
         return named | {f"loss_area{suffix}": loss for suffix, loss in zip(group.stack.suffixes, losses)}
 
 
+@dataclass(frozen=True)
+class NearestStep(MatchedStep):
+    """A step with the pairs of the criterion below, beside the model's output."""
+
+    targets: Sequence[Target] = ()
+    nearest: Sequence[Tensor] = ()  # per image (T,): the query of every box
+
+
+@register
+class NearestCriterion:
+    """A criterion from scratch: the final layer's query nearest to a box learns the box and its class."""
+
+    def match(self, output: DetectorOutput, targets: Sequence[Target]) -> NearestStep:
+        final = output.layers[-1].boxes.detach()
+        distances = [torch.cdist(target["boxes"], boxes, p=1) for boxes, target in zip(final, targets)]
+        return NearestStep(output, targets=targets, nearest=[distance.argmin(1) for distance in distances])
+
+    def terms(self, step: MatchedStep) -> dict[str, Tensor]:
+        assert isinstance(step, NearestStep)
+        final = step.output.layers[-1]
+        wanted, distance = torch.zeros_like(final.logits), final.boxes.sum() * 0
+        for image, (target, query) in enumerate(zip(step.targets, step.nearest)):
+            wanted[image, query, target["labels"]] = 1
+            distance = distance + (final.boxes[image, query] - target["boxes"]).abs().sum()
+        count = max(1, sum(len(query) for query in step.nearest))
+        scores = binary_cross_entropy_with_logits(final.logits.float(), wanted.float(), reduction="sum")
+        return {"loss_box": 5 * distance / count, "loss_class": scores / count}
+
+
 @register
 class HiddenDistillation(Distiller):
     """A distiller with weights: through a learned map, the first decoder layer's queries become like the last one's."""
@@ -100,3 +132,38 @@ class HiddenDistillation(Distiller):
         distance = (self.adapter(hidden[0].float()) - hidden[-1].detach().float()).square().mean()
         factor = self.weight if context.step_number >= self.after else 0.0
         return {"loss_hidden_aux_0": factor * distance}
+
+
+@register
+class TeacherDistillation(Distiller):
+    """A distiller with a frozen teacher, another run's model: the student's tokens become like the teacher's."""
+
+    want = Want(taps=frozenset({"memory"}))
+
+    def __init__(self, teacher: str, hidden_dim: int = 16, weight: float = 1.0) -> None:
+        super().__init__()
+        self.teacher = (load_detector(teacher).model.requires_grad_(False),)  # in eval mode; see above for the tuple
+        self.adapter = nn.Linear(hidden_dim, hidden_dim)
+        self.weight = weight
+
+    def forward(self, context: DistillationContext) -> dict[str, Tensor]:
+        seen = context.student.taps["memory"].tokens.float()  # (B, S, D)
+        teacher = self.teacher[0].to(seen.device)
+        with torch.no_grad():
+            known = teacher(context.images, image_sizes=context.image_sizes, want=self.want).taps["memory"].tokens
+        return {"loss_teacher": self.weight * (self.adapter(seen) - known).square().mean()}
+
+
+@register
+class BestPerQuery(nn.Module):
+    """A post-processor: the best class of every query, the surest queries first."""
+
+    def __init__(self, keep: int = 100) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, predictions: Predictions, orig_target_sizes: Tensor) -> BatchDetections:
+        score, label = predictions.logits.sigmoid().max(-1)  # (B, Q)
+        scores, query = score.topk(min(self.keep, score.shape[1]), dim=1)
+        boxes = cxcywh_to_xyxy(predictions.boxes.gather(1, query[..., None].expand(-1, -1, 4)))
+        return BatchDetections(label.gather(1, query), boxes * orig_target_sizes.repeat(1, 2)[:, None], scores)
