@@ -50,8 +50,8 @@ from isdfine.data.dataset import detection
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.detection import SampleKey
 from isdfine.data.loader import DataLoader
-from isdfine.data.transforms import fused
-from isdfine.data.transforms.fused.colour import Distortion
+from isdfine.data.transforms import compose
+from isdfine.data.transforms.colour import Distortion
 
 SIDE = 640
 REFERENCE = "data/official_transforms.py"
@@ -198,9 +198,9 @@ def places_of(way: str) -> list[Place]:
         ops = transforms
         places = [
             (detection, "load_rgb", "decode"),
-            (fused, "decide", "decisions"),
+            (compose, "decide", "decisions"),
             (Distortion, "apply", "colour"),
-            (fused, "render", "geometry"),
+            (compose, "render", "geometry"),
             (BatchImageCollateFunction, "__call__", "collate"),
             (transforms.PixelConversion, "__call__", "float conversion"),
         ]

@@ -111,9 +111,8 @@ def parse_crowdhuman(
         objects = _objects(entries[index], boxes, heads, problems)
         size = next(sizes) if there else None
         if size is None:
-            reason = (
-                "unreadable image" if there else "missing image"
-            )  # a missing one was counted when it was looked for
+            # A missing image was counted when it was looked for.
+            reason = "unreadable image" if there else "missing image"
             problems.losses.add(reason, images=int(there), boxes=len(objects))
         else:
             kinds = [person.kind for person in objects]
@@ -157,7 +156,7 @@ def read_entries(path: Path, problems: Problems) -> list[_Entry]:
 
 
 def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> list[_Object]:
-    found = []
+    objects = []
     for number, content in enumerate(entry.objects):
         content = content if isinstance(content, dict) else {}
         tag = content.get("tag")
@@ -177,10 +176,10 @@ def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> 
             if box is None:
                 continue
             crowd = ignored or (kind == "hbox" and _marked(content, "head_attr"))
-            found.append(_Object(kind, box, crowd))
-    if entry.objects and not found:
+            objects.append(_Object(kind, box, crowd))
+    if entry.objects and not objects:
         problems.losses.add("", emptied=1)
-    return found
+    return objects
 
 
 def _marked(content: Mapping[str, Any], key: str) -> bool:

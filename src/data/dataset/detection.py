@@ -24,9 +24,9 @@ from torchvision import tv_tensors
 from ...core.errors import DataError
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
-from ..transforms.fused.decisions import as_tensors
-from ..transforms.fused.rendering import GAP, Pixels, reduction
+from ..transforms.decisions import as_tensors
 from ..transforms.ops import PixelConversion
+from ..transforms.rendering import GAP, Pixels, reduction
 from .annotations import Annotations, TrainingRows
 from .images import load_rgb
 from .targets import report_targets
@@ -143,20 +143,15 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             DataError: no image has this id.
         """
-        found = np.flatnonzero(self.annotations.image_ids == image_id)
-        if not found.size:
-            raise DataError(f"{self.annotations.place}: no image has the id {image_id}")
-        index = int(found[0])
-        boxes, kept = self.annotations.training_boxes(index)
-        height, width = self.annotations.sizes[index].tolist()
-        labels = self.annotations.labels[self.annotations.rows(index)][kept]
-        return GroundTruth(
-            self.img_folder / self.annotations.file_names[index],
-            (height, width),
-            torch.from_numpy(boxes[kept].astype(np.float32)),
-            torch.from_numpy(labels),
-            self.annotations.upright,
-        )
+        data = self.annotations
+        index = next(iter(np.flatnonzero(data.image_ids == image_id).tolist()), None)
+        if index is None:
+            raise DataError(f"{data.place}: no image has the id {image_id}")
+        boxes_xyxy_px, kept = data.training_boxes(index)
+        height, width = data.sizes[index].tolist()
+        boxes = torch.from_numpy(boxes_xyxy_px[kept].astype(np.float32))
+        labels = torch.from_numpy(data.labels[data.rows(index)][kept])
+        return GroundTruth(self.img_folder / data.file_names[index], (height, width), boxes, labels, data.upright)
 
     def _image(self, index: int, divisor: int = 1) -> Image.Image:
         data = self.annotations

@@ -41,16 +41,16 @@ class Evidence:
     @classmethod
     def of(cls, entries: Iterable[tuple[str, tuple[int, int], Header]]) -> Evidence:
         """Sort entries of name, annotated (height, width) and header; those of another size say nothing."""
-        found = cls()
+        evidence = cls()
         for name, size, header in entries:
             if header.orientation in SIDEWAYS and header.stored != header.upright:
                 if size == header.upright:
-                    found.upright.append(name)
+                    evidence.upright.append(name)
                 elif size == header.stored:
-                    found.stored.append(name)
+                    evidence.stored.append(name)
             elif header.orientation != 1:
-                found.unclear.append(name)
-        return found
+                evidence.unclear.append(name)
+        return evidence
 
     @property
     def says_upright(self) -> bool:

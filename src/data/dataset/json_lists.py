@@ -66,19 +66,19 @@ def read_lists(path: str | Path, keys: Sequence[str]) -> list[list[msgspec.Raw]]
         raise DataError(f"{path}: the annotation file cannot be opened ({error.strerror}): check ann_file") from error
     data = data[len(_BOM) :] if data[: len(_BOM)] == _BOM else data
     try:
-        found = _lists(data, keys)
+        lists = _lists(data, keys)
     except (msgspec.DecodeError, RecursionError) as error:
         line, reason = _reason(data, error)
         text = f"{path}:{line}: not a JSON file ({reason}): ann_file must be COCO detection JSON"
         raise DataError(text) from error
     except ValueError as error:
         raise DataError(f"{path}: not a JSON file ({error}): ann_file must be COCO detection JSON") from error
-    missing = [key for key in keys if key not in found]
+    missing = [key for key in keys if key not in lists]
     if missing:
         tool = other_tool(Path(path))
         hint = f"; it is {tool}" if tool else ""
         raise DataError(f"{path}: not COCO detection JSON: no list called {', '.join(missing)} at the top level{hint}")
-    return [found[key] for key in keys]
+    return [lists[key] for key in keys]
 
 
 def read_list(path: str | Path, key: str) -> list[Any]:
@@ -138,12 +138,12 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: says which key.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
         doubled = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {doubled!r} occurs twice in one object: remove one of them")
-    return found
+    return content
 
 
 def _lists(data: memoryview, keys: Sequence[str]) -> dict[str, list[msgspec.Raw]]:
@@ -164,9 +164,9 @@ def _lists(data: memoryview, keys: Sequence[str]) -> dict[str, list[msgspec.Raw]
         if not re.search(rb"NaN|Infinity|\\u[dD]", data[max(position - 12, 0) : position + 12]):
             raise
         file = decoder.decode(data := memoryview(_strict(data)))
-    found = {key: value for key in keys if isinstance(value := getattr(file, key), list)}
-    _check_top_level(data, found)
-    return found
+    present = {key: value for key in keys if isinstance(value := getattr(file, key), list)}
+    _check_top_level(data, present)
+    return present
 
 
 def _strict(data: memoryview) -> bytes:

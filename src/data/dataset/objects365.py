@@ -116,16 +116,16 @@ def _listed(value: str | Sequence[str]) -> list[str]:
 
 def _resolved(annotations: Annotations, folder: str) -> Annotations:
     """With the names under which the files are; as they are where no way finds more."""
-    best, found = annotations, -1
+    best, most = annotations, -1
     for way, parts in _WAYS.items():
         names = tuple("/".join(name.split("/")[-parts:]) for name in annotations.file_names)
         present = int(files_present(folder, names).sum())
-        if present > found:
-            best, found, held = replace(annotations, file_names=names), present, way
-        if found == len(annotations):
+        if present > most:
+            best, most, held = replace(annotations, file_names=names), present, way
+        if most == len(annotations):
             break
-    if found and best.file_names != annotations.file_names:
-        logger.info("%s: %d of %d files are found %s in %s", annotations.place, found, len(annotations), held, folder)
+    if most and best.file_names != annotations.file_names:
+        logger.info("%s: %d of %d files are found %s in %s", annotations.place, most, len(annotations), held, folder)
     return best
 
 

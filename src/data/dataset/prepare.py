@@ -109,15 +109,15 @@ def _named(
     ]
     indices = []
     for origin, name in wanted:
-        found = whole.get(name) or sorted({index for way in ways for index in way.get(name, [])})
-        if not found:
+        meant = whole.get(name) or sorted({index for way in ways for index in way.get(name, [])})
+        if not meant:
             raise DataError(
                 f"{origin}: {place} has no image {name!r}: give file names as the annotations do, ids, or base names"
             )
-        if len({file_names[index] for index in found}) > 1:
-            both = ", ".join(file_names[index] for index in found[:3])
+        if len({file_names[index] for index in meant}) > 1:
+            both = ", ".join(file_names[index] for index in meant[:3])
             raise DataError(f"{origin}: {name!r} may be any of {both}: give the whole file name")
-        indices += found
+        indices += meant
     if not indices:
         raise DataError(f"{place}: subset is an empty list: give images, or leave subset out")
     return np.array(indices, dtype=np.int64)

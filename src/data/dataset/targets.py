@@ -15,7 +15,7 @@ from torch import nn
 from ...core.errors import DataError
 from .. import Floats, Ints
 from ..transforms import ops as T
-from ..transforms.fused.decisions import DECISIONS
+from ..transforms.decisions import DECISIONS
 from .annotations import Annotations, clipped_corners, has_area
 from .box_format import other_format, some_corners
 

@@ -82,11 +82,12 @@ def parse_voc(
 def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
     """The list file: beside the folders, or where the VOC layout keeps it; or a folder of XML files."""
     places = [root / ann_file, root / _LISTS / ann_file]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None and places[0].is_dir():
+    listing = next((path for path in places if path.is_file()), None)
+    if listing is None and places[0].is_dir():
         return places[0]
-    found = found or next((path for path in places if os.path.lexists(path)), None)  # whoever reads it says what it is
-    if found is None:
+    # Whoever reads something that is no file says what it is.
+    listing = listing or next((path for path in places if os.path.lexists(path)), None)
+    if listing is None:
         lists = sorted(file.name for folder in (root, root / _LISTS) for file in folder.glob("*.txt"))
         folders = [os.path.relpath(path, root) for path in xml_folders(root)] if root.is_dir() else []
         hints = ["there are " + ", ".join(lists[:8])] if lists else []
@@ -94,7 +95,7 @@ def find_list(root: Path, ann_file: str, problems: Problems) -> Path | None:
         hint = "; ".join(hints) or "write one image per line into it"
         text = f"no such list of images, nor {places[1]}: check root and ann_file ({hint})"
         problems.report("missing annotation", places[0], text)
-    return found
+    return listing
 
 
 def voc_label_space(
@@ -150,8 +151,8 @@ def _items(root: Path, listing: Path, problems: Problems) -> list[Item]:
 
 def _folder(root: Path, name: str, others: Sequence[str]) -> str:
     """The devkit's folder, or the one that is there in its place."""
-    found = None if (root / name).is_dir() else subfolder(root, others)
-    return found.name if found else name
+    other = None if (root / name).is_dir() else subfolder(root, others)
+    return other.name if other else name
 
 
 def _sizes(
@@ -278,13 +279,13 @@ def images_in(folder: Path) -> dict[str, str]:
 
 
 def _image_of(file: Path, places: list[tuple[Path, dict[str, str]]]) -> Path:
-    found = next((folder / names[file.stem] for folder, names in places if file.stem in names), None)
-    if found is None:
+    image = next((folder / names[file.stem] for folder, names in places if file.stem in names), None)
+    if image is None:
         opened = VocFile.open(file, "", Problems(collect=True))
         said = re.split(r"[\\/]", (opened.root.findtext("filename") or "").strip())[-1] if opened else ""
         stem = os.path.splitext(said)[0]
-        found = next((folder / names[stem] for folder, names in places if stem in names), None)
-    return found or file.with_suffix(".jpg")  # which is reported as missing
+        image = next((folder / names[stem] for folder, names in places if stem in names), None)
+    return image or file.with_suffix(".jpg")  # which is reported as missing
 
 
 def _is_voc(file: Path, *, empty: bool = True) -> bool:
@@ -296,5 +297,5 @@ def _is_voc(file: Path, *, empty: bool = True) -> bool:
     if not file.is_file():
         return empty
     with open(file, "rb") as opened:
-        found = _ELEMENT.search(opened.read(1 << 12).replace(b"\0", b""))  # also in UTF-16
-    return found[1].lower() == b"annotation" if found else empty
+        element = _ELEMENT.search(opened.read(1 << 12).replace(b"\0", b""))  # also in UTF-16
+    return element[1].lower() == b"annotation" if element else empty

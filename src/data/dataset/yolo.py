@@ -267,17 +267,17 @@ def _keypoint_columns(data: YoloData, problems: Problems) -> int:
 def _images(data: YoloData, split: str, problems: Problems) -> list[Path]:
     paths: list[Path] = []
     for source in data.sources(split, problems):
-        found = next(iter(data.places(source)), None)
-        if found is None:
+        place = next(iter(data.places(source)), None)
+        if place is None:
             problems.report("missing image", data.file, f"{split}: {_missing(data, source, split)}")
-        elif found.is_dir():
-            listed = [found / name for name in list_images(found)]
+        elif place.is_dir():
+            listed = [place / name for name in list_images(place)]
             if not listed:
-                text = f"{split}: no image in {found} ({', '.join(SUFFIXES)}): check path and {split}"
+                text = f"{split}: no image in {place} ({', '.join(SUFFIXES)}): check path and {split}"
                 problems.report("missing image", data.file, text)
             paths += listed
         else:
-            paths += _listed(found, data, problems)
+            paths += _listed(place, data, problems)
     return paths
 
 
@@ -305,16 +305,16 @@ def _listed(listing: Path, data: YoloData, problems: Problems) -> list[Path]:
     for place, line in lines:
         places = [listing.parent / line, data.root / line, *data.places(line)]
         # os.path, because a line of a file that is no list may be too long for a name, at which pathlib raises.
-        found = next((path for there in (os.path.isfile, os.path.lexists) for path in places if there(path)), None)
-        if found is None and len(line) > _LONGEST:
+        image = next((path for there in (os.path.isfile, os.path.lexists) for path in places if there(path)), None)
+        if image is None and len(line) > _LONGEST:
             text = f"a line of {len(line)} characters: this file is no list of images, one per line"
             problems.report("broken line", place, text)
-        elif found is None:
+        elif image is None:
             text = f"no image {places[0]}" + (f", nor {places[1]}" if places[0] != places[1] else "")
             text += f": add it or remove the line{unlisted.hint(line)}"
             problems.report("missing image", place, text, images=1)
         else:
-            paths.append(found)
+            paths.append(image)
     return paths
 
 

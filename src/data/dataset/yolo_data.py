@@ -49,15 +49,15 @@ class YoloData:
         """
         file = Path(given)
         if file.is_dir():
-            found = find_data(file) or broken_data(file)
-            if found is None:
+            data = find_data(file) or broken_data(file)
+            if data is None:
                 text = (
                     "no data.yaml, obj.data, or classes.txt with images in this folder: write a data.yaml with the "
                     "lines path: . and train: images and names: [first class, second class]"
                 )
                 problems.report("missing annotation", file, text)
                 return cls(file, {})
-            file = found
+            file = data
         if file.suffix.lower() == ".data":
             return cls(file, _darknet(file, problems))
         if file.suffix.lower() in (".txt", ".names"):
@@ -89,9 +89,11 @@ class YoloData:
         keys = [split, *(key for name in alike for key in self.content if key.lower() == name)]
         value = next((self.content[key] for key in keys if _names_images(self.content.get(key))), None)
         if value is None:
-            found = _short.repr(self.content.get(split))
             known = ", ".join(self.splits()) or "none"
-            text = f"{split} is {found}: name a folder, a text file or a list of them (there is: {known})"
+            text = (
+                f"{split} is {_short.repr(self.content.get(split))}: name a folder, a text file or a list of them "
+                f"(there is: {known})"
+            )
             problems.report("missing image", self.file, text)
             return []
         return _sources(value)
@@ -132,11 +134,12 @@ def find_data(folder: Path) -> Path | None:
     """The data file in a folder; YAML files about other things, and broken ones, are passed over."""
     quiet = Problems(collect=True)
     opened = [YoloData(file, _yaml(file, quiet)) for file in _yaml_files(folder)]
-    if found := [data for data in opened if "names" in data.content and data.splits()]:
-        if any(data.content != found[0].content for data in found[1:]) and found[0].file.stem.lower() != "data":
-            others = ", ".join(data.file.name for data in found[1:])
-            logger.warning("%s is taken, but %s could be meant as well: name the file", found[0].file, others)
-        return found[0].file
+    if usable := [data for data in opened if "names" in data.content and data.splits()]:
+        first, *others = usable
+        if any(data.content != first.content for data in others) and first.file.stem.lower() != "data":
+            names = ", ".join(data.file.name for data in others)
+            logger.warning("%s is taken, but %s could be meant as well: name the file", first.file, names)
+        return first.file
     darknet = [path for path in sorted(folder.glob("*.data")) if "names" in _darknet(path, quiet)]
     if not darknet and has_labels(folder):
         places = [folder, *(path for path in folders_in(folder) if path.name.lower() in XML)]
@@ -198,8 +201,8 @@ def _darknet(file: Path, problems: Problems) -> dict[str, Any]:
     if listing is None:
         problems.report("bad class", file, "no line names = FILE: add one, with a class name per line in that file")
         return {}
-    found = YoloData(file, {}).places(listing)
-    names = _class_names(found[0] if found else file.parent / listing, problems)
+    places = [*YoloData(file, {}).places(listing), file.parent / listing]
+    names = _class_names(places[0], problems)
     images = {key: value for key, value in content.items() if key.lower() in SPLITS}
     return {"names": names, "nc": content.get("classes", len(names)), **images}
 
@@ -208,7 +211,7 @@ def _beside(file: Path, problems: Problems) -> dict[str, Any]:
     """A list of class names in the folder of the data, or in its ``labels``; images in ``images``, or beside it."""
     base = file.parent.parent if file.parent.name.lower() in XML else file.parent
     images = subfolder(base, IMAGES) or base
-    parts = next((found for path in (images, base) if (found := _parts(path))), [("train", images)])
+    parts = _parts(images) or _parts(base) or [("train", images)]
     return {"names": _class_names(file, problems), **{name: str(folder.absolute()) for name, folder in parts}}
 
 

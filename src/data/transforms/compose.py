@@ -4,30 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torchvision import tv_tensors
 
 from ...core.registry import register
 from ..image_cache import ImageCache
-from .fused import Fused, is_random, obstacle
-from .ops import (
-    ConvertBoxes,
-    ConvertPILImage,
-    KeepAspect,
-    PadToSize,
-    PixelConversion,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomIoUCrop,
-    RandomZoomOut,
-    Resize,
-    SanitizeBoundingBoxes,
-)
+from . import ops as T
+from .decisions import DECISIONS, RANDOM, decide, fill_of, tensors
+from .rendering import Read, render
 
 _OF_BOXES = (
-    *(KeepAspect, PadToSize, RandomCrop, RandomHorizontalFlip, RandomIoUCrop, RandomZoomOut, Resize),
-    SanitizeBoundingBoxes,
+    *(T.KeepAspect, T.PadToSize, T.RandomCrop, T.RandomHorizontalFlip, T.RandomIoUCrop, T.RandomZoomOut, T.Resize),
+    T.SanitizeBoundingBoxes,
 )
 """Ops that change or judge boxes in pixels."""
 
@@ -68,14 +59,14 @@ class Compose(nn.Module):
         self._early, self._late = (self._fusion(self.active(stopping)) for stopping in (False, True))
 
     @property
-    def pixels(self) -> PixelConversion:
+    def pixels(self) -> T.PixelConversion:
         """The conversion that ConvertPILImage asks the loader for; to [0, 1] where there is no such op."""
-        return next((op.pixels for op in self.ops if isinstance(op, ConvertPILImage)), PixelConversion())
+        return next((op.pixels for op in self.ops if isinstance(op, T.ConvertPILImage)), T.PixelConversion())
 
     @property
     def normalizes_boxes(self) -> bool:
         """Whether boxes leave as cxcywh fractions of the image, which criteria need."""
-        return any(isinstance(op, ConvertBoxes) and op.normalize and op.fmt == "cxcywh" for op in self.ops)
+        return any(isinstance(op, T.ConvertBoxes) and op.normalize and op.fmt == "cxcywh" for op in self.ops)
 
     def forward(self, image: Any, target: dict[str, Tensor], epoch: int = 0) -> tuple[Any, dict[str, Tensor]]:
         """A PIL image and its target -> both after all ops that are active in ``epoch``, one by one."""
@@ -114,8 +105,8 @@ class Compose(nn.Module):
 
 def _check_order(ops: list[nn.Module]) -> None:
     """Fractions are no boxes in pixels: ops that move, cut or drop boxes would leave them as they are."""
-    fractions = next((at for at, op in enumerate(ops) if isinstance(op, ConvertBoxes) and op.normalize), len(ops))
-    late = [type(op).__name__ for op in ops[fractions + 1 :] if isinstance(op, (*_OF_BOXES, ConvertBoxes))]
+    fractions = next((at for at, op in enumerate(ops) if isinstance(op, T.ConvertBoxes) and op.normalize), len(ops))
+    late = [type(op).__name__ for op in ops[fractions + 1 :] if isinstance(op, (*_OF_BOXES, T.ConvertBoxes))]
     if late:
         raise ValueError(
             f"Compose: {', '.join(late)} after ConvertBoxes, which makes fractions of boxes in pixels: move "
@@ -147,3 +138,70 @@ def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int |
             "correct the name, or remove it from the policy (policy: ~ removes all)"
         )
     return epoch, frozenset(given["ops"])
+
+
+_GEOMETRY = (T.RandomZoomOut, T.RandomIoUCrop)
+_RESIZES = (T.Resize, T.KeepAspect)
+
+
+class Fused:
+    """A list of ops for which ``obstacle`` finds none."""
+
+    def __init__(self, ops: Sequence[nn.Module]) -> None:
+        self.ops = tuple(ops)
+
+    def __call__(self, size: tuple[int, int], target: dict[str, Any], read: Read) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make a sample.
+
+        Args:
+            size: (height, width) of the image.
+            target: as ``DetectionDataset`` has it, with boxes (n, 4) as float32 xyxy pixels; arrays or tensors.
+            read: decodes the image.
+
+        Returns:
+            As the ops would: uint8 image (3, H, W) and the target.
+        """
+        decision = decide(self.ops, size, target["boxes"])
+        return tv_tensors.Image(render(decision, read)), tensors(decision, target)
+
+
+def is_random(ops: Sequence[nn.Module]) -> bool:
+    """Whether there is an augmentation: without one the ops are an evaluation, whose pixels must not change at all."""
+    return any(isinstance(op, RANDOM) for op in ops)
+
+
+def obstacle(ops: Sequence[nn.Module]) -> str | None:
+    """Why a list of ops cannot run fused, in words; None if it can."""
+    unknown = [type(op).__name__ for op in ops if type(op) not in DECISIONS]
+    if unknown:
+        return f"{', '.join(unknown)} must see the image"
+    if not is_random(ops):
+        return "nothing is random"
+    last = type(ops[-1]).__name__
+    if not isinstance(ops[-1], T.ConvertBoxes) or not ops[-1].normalize or _count(ops, T.ConvertBoxes) > 1:
+        return f"the last op is {last}, not ConvertBoxes with normalize: True"
+    if _count(ops, T.ConvertPILImage) != 1 or not isinstance(ops[-2], T.ConvertPILImage):
+        return "ConvertPILImage is not the last op but one"
+    if _count(ops, _RESIZES) != 1:
+        return f"{_count(ops, _RESIZES)} ops resize, not one"
+    resize = next(place for place, op in enumerate(ops) if isinstance(op, _RESIZES))
+    late = [type(op).__name__ for op in ops[resize:] if isinstance(op, (*_GEOMETRY, T.RandomPhotometricDistort))]
+    if late:
+        return f"{', '.join(late)} comes after {type(ops[resize]).__name__}"
+    return _obstacle_of_order(ops)
+
+
+def _obstacle_of_order(ops: Sequence[nn.Module]) -> str | None:
+    colours = [place for place, op in enumerate(ops) if isinstance(op, T.RandomPhotometricDistort)]
+    if len(colours) > 1:
+        return "RandomPhotometricDistort occurs twice"
+    if colours and any(isinstance(op, _GEOMETRY) for op in ops[: colours[0]]):
+        return "RandomPhotometricDistort comes after a crop or a zoom"
+    borders = [op for op in ops if isinstance(op, T.RandomZoomOut)]
+    if len({fill_of(op) for op in borders}) > 1:
+        return "RandomZoomOut occurs with several colours"
+    return None
+
+
+def _count(ops: Sequence[nn.Module], kind: type | tuple[type, ...]) -> int:
+    return sum(isinstance(op, kind) for op in ops)

@@ -15,9 +15,10 @@ from torchvision import tv_tensors
 
 from data import official_transforms as official
 from isdfine.data import transforms as T
-from isdfine.data.transforms.fused import obstacle, rendering
-from isdfine.data.transforms.fused.decisions import Frame, Window, decide
-from isdfine.data.transforms.fused.rendering import Pixels, needed_scale, reduction
+from isdfine.data.transforms import rendering
+from isdfine.data.transforms.compose import obstacle
+from isdfine.data.transforms.decisions import Frame, Window, decide
+from isdfine.data.transforms.rendering import Pixels, needed_scale, reduction
 
 draws = pytest.mark.parametrize("draws", [150, pytest.param(2000, marks=pytest.mark.slow)])
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ... import Flags, Ints
-from .. import ops as T
+from .. import Flags, Ints
+from . import ops as T
 from .colour import Distortion
 
 

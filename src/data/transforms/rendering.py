@@ -146,8 +146,8 @@ def _resized(pixels: NDArray[np.uint8], y: _Axis, x: _Axis) -> NDArray[np.uint8]
     ]
     batch = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     resized = F.interpolate(batch, scale_factor=scales, mode="bilinear", antialias=True)[0]
-    found: NDArray[np.uint8] = resized.permute(1, 2, 0).numpy()[y.before : bottom, x.before : right]
-    return found
+    part: NDArray[np.uint8] = resized.permute(1, 2, 0).numpy()[y.before : bottom, x.before : right]
+    return part
 
 
 def _is_late(part: Image.Image, y: _Axis, x: _Axis) -> bool:
@@ -176,10 +176,9 @@ class _Axis(NamedTuple):
         """(last - first,) how much of each pixel of the result is image, 0..1; the rest is border."""
         line = Image.new("F", (self.end - self.begin, 1))
         line.paste(1.0, (self.inner[0] - self.begin, 0, self.inner[1] - self.begin, 1))
-        found: NDArray[np.float32] = np.asarray(
-            line.resize((self.last - self.first, 1), _BILINEAR, box=(self.box[0], 0, self.box[1], 1))
-        )[0]
-        return found
+        box = (self.box[0], 0, self.box[1], 1)
+        shares: NDArray[np.float32] = np.asarray(line.resize((self.last - self.first, 1), _BILINEAR, box=box))[0]
+        return shares
 
 
 def _axis(

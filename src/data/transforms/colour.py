@@ -135,11 +135,11 @@ def blend(planes: Planes, other: np.float32 | Planes, factor: np.float32) -> Non
 def grey(planes: Planes) -> Planes:
     """(n,) Pillow's grey, whole numbers."""
     red, green, blue = planes
-    found: Planes = red * _GREY[0]  # no matrix product: numpy's would start threads in every worker
-    found += green * _GREY[1]
-    found += blue * _GREY[2]
-    found += np.float32(0.5)
-    return np.floor(found, out=found)
+    sums: Planes = red * _GREY[0]  # no matrix product: numpy's would start threads in every worker
+    sums += green * _GREY[1]
+    sums += blue * _GREY[2]
+    sums += np.float32(0.5)
+    return np.floor(sums, out=sums)
 
 
 def turn_hue(planes: Planes, steps: int) -> None:
