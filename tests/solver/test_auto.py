@@ -16,7 +16,7 @@ import isdfine
 from builders import load_tool, write_micro_config
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.dataset import coco
-from isdfine.data.dataset.coco_json import parse_coco
+from isdfine.data.dataset.coco import parse_coco
 from isdfine.solver import auto
 from isdfine.solver.auto import auto_tune
 from isdfine.solver.memory import Forecast

@@ -66,7 +66,7 @@ def _box(random: np.random.Generator, number: int, image: int, classes: np.ndarr
 
 def measure(path: Path) -> None:
     """Open the file in this process and print the figures."""
-    from isdfine.data.dataset.coco_json import parse_coco
+    from isdfine.data.dataset.coco import parse_coco
 
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()

@@ -4,21 +4,73 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...core.checkpoint.classes import squeezed
 from ...core.registry import register
 from ..label_space import MSCOCO, LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations
-from .coco_categories import coco_label_space
-from .coco_json import parse_coco
+from .coco_fields import ImageIds, report_rotated
+from .coco_json import BoxEntries, ImageEntries, read_entries
 from .frame import Upright, settled
+from .json_lists import load_all, no_collection, read_list, read_lists
 from .prepare import PreparedDataset, Subset
 from .problems import Problems
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 300
+"""Characters of a list of names."""
+
+
+def parse_coco(
+    path: str | Path,
+    *,
+    remap_mscoco_category: bool = False,
+    classes: Sequence[str] | None = None,
+    crowd_keys: Sequence[str] = ("iscrowd",),
+    problems: Problems | None = None,
+) -> Annotations:
+    """Open a COCO detection file.
+
+    Args:
+        path: the JSON file.
+        remap_mscoco_category: use COCO's 80 classes, also where the file lists fewer.
+        classes: class names in the order that labels shall have; categories that it leaves out must have no boxes.
+            None: all categories in the order of the ids.
+        crowd_keys: an annotation with one of these keys set is a region that is neither a target nor counted
+            (``iscrowd``, ``isfake``).
+        problems: where to report what is wrong with entries; None raises at once. A file that is no COCO JSON at all
+            raises in any case: there is nothing to go on with.
+
+    Raises:
+        DataError: anything in the file that training or evaluation would trip over later.
+    """
+    place = str(path)
+    problems = problems or Problems()
+    numbers = ImageIds()
+    images, boxes = ImageEntries(place, problems, numbers), BoxEntries(place, problems, tuple(crowd_keys), numbers)
+    with no_collection():
+        image_texts, box_texts, category_texts = read_lists(path, ("images", "annotations", "categories"))
+        read_entries(image_texts, "images", images)
+        read_entries(box_texts, "annotations", boxes)
+        categories = load_all(category_texts, "categories", path)
+    space = categories_space(categories, place, remap_mscoco_category, classes, problems)
+    if remap_mscoco_category:
+        warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
+    report_rotated(boxes.rotated, place, problems)
+    if not images.file_names:
+        problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
+    annotations = boxes.annotations(space, images)
+    if not remap_mscoco_category:
+        warn_of_groups(categories, annotations)
+    return annotations
 
 
 def open_coco(
@@ -86,3 +138,62 @@ class CocoDetection(PreparedDataset):
         if not section.get("ann_file"):
             return None
         return coco_label_space(section["ann_file"], remap_mscoco_category=remap, classes=classes)
+
+
+def coco_label_space(
+    path: str | Path, *, remap_mscoco_category: bool = False, classes: Sequence[str] | None = None
+) -> LabelSpace:
+    """The classes of a COCO file alone: see ``parse_coco``."""
+    return categories_space(read_list(path, "categories"), str(path), remap_mscoco_category, classes, Problems())
+
+
+def categories_space(
+    categories: list[Any], place: str, remap: bool, classes: Sequence[str] | None, problems: Problems
+) -> LabelSpace:
+    """The classes of a file with these categories: see ``parse_coco``."""
+    space = LabelSpace.from_coco({"categories": categories}, place, problems)
+    if remap:
+        foreign = [
+            f"{number}={name}"
+            for number, name in zip(space.category_ids, space.names)
+            if number not in MSCOCO.category_ids
+        ]
+        if foreign:
+            problems.report(
+                "bad class",
+                place,
+                f"categories {', '.join(foreign[:5])} are not among COCO's 80: "
+                "set remap_mscoco_category: False for a data set with classes of its own",
+            )
+        space = MSCOCO
+    return space if classes is None else space.in_order(classes, place, problems)
+
+
+def warn_of_other_names(own: LabelSpace, place: str) -> None:
+    """Say where a file with COCO's ids has other classes: a forgotten setting, which would misname them everywhere."""
+    coco = dict(zip(MSCOCO.category_ids, MSCOCO.names))
+    named = [(number, name, coco[number]) for number, name in zip(own.category_ids, own.names) if number in coco]
+    other = [f"{number}={name} is {theirs}" for number, name, theirs in named if squeezed(name) != squeezed(theirs)]
+    if 2 * len(other) > len(named):  # single names are spelled in many ways: motorbike, tvmonitor
+        logger.warning(
+            "%s: with remap_mscoco_category: True the classes bear COCO's names, but those of this file are others "
+            "(%s): if they are classes of your own, set remap_mscoco_category: False",
+            place, ", ".join([*other[:5], *(["..."] if len(other) > 5 else [])]),
+        )  # fmt: skip
+
+
+def warn_of_groups(categories: Sequence[Any], data: Annotations) -> None:
+    """Say where a category stands for a group of others, as Roboflow's first one does: its output is never used."""
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    groups = {
+        str(entry["supercategory"]) for entry in entries if entry.get("supercategory") not in (None, entry.get("name"))
+    }
+    names, used = data.label_space.names, set(data.labels.tolist())
+    unused = [name for label, name in enumerate(names) if name in groups and label not in used]
+    if unused:
+        others = ", ".join(name for name in names if name not in unused)
+        logger.warning(
+            "%s: the category %s is the group of others and has no box: it gets an output that is never used; leave "
+            "it out with classes: [%s]",
+            data.place, ", ".join(map(repr, unused)), others if len(others) <= _SHOWN else f"{others[:_SHOWN]}, ...",
+        )  # fmt: skip

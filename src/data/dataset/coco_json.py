@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
@@ -22,9 +21,8 @@ from .. import Flags, Floats, Ints
 from ..label_space import MSCOCO, LabelSpace
 from .annotations import Annotations
 from .box_format import sound_areas
-from .coco_categories import categories_space, warn_of_groups, warn_of_other_names
-from .coco_fields import LARGEST, ImageIds, OddEntry, fits_int64, is_rotated, report_rotated, short, whole_number
-from .json_lists import check_keys, load_all, no_collection, read_lists
+from .coco_fields import LARGEST, ImageIds, OddEntry, fits_int64, is_rotated, short, whole_number
+from .json_lists import check_keys, load_all
 from .problems import Problems
 
 logger = logging.getLogger(__name__)
@@ -80,50 +78,6 @@ class Box(msgspec.Struct, gc=False):
 _Entry = TypeVar("_Entry", Image, Box)
 
 
-def parse_coco(
-    path: str | Path,
-    *,
-    remap_mscoco_category: bool = False,
-    classes: Sequence[str] | None = None,
-    crowd_keys: Sequence[str] = ("iscrowd",),
-    problems: Problems | None = None,
-) -> Annotations:
-    """Open a COCO detection file.
-
-    Args:
-        path: the JSON file.
-        remap_mscoco_category: use COCO's 80 classes, also where the file lists fewer.
-        classes: class names in the order that labels shall have; categories that it leaves out must have no boxes.
-            None: all categories in the order of the ids.
-        crowd_keys: an annotation with one of these keys set is a region that is neither a target nor counted
-            (``iscrowd``, ``isfake``).
-        problems: where to report what is wrong with entries; None raises at once. A file that is no COCO JSON at all
-            raises in any case: there is nothing to go on with.
-
-    Raises:
-        DataError: anything in the file that training or evaluation would trip over later.
-    """
-    place = str(path)
-    problems = problems or Problems()
-    numbers = ImageIds()
-    images, boxes = _Images(place, problems, numbers), _Boxes(place, problems, tuple(crowd_keys), numbers)
-    with no_collection():
-        image_texts, box_texts, category_texts = read_lists(path, ("images", "annotations", "categories"))
-        _read(image_texts, "images", images)
-        _read(box_texts, "annotations", boxes)
-        categories = load_all(category_texts, "categories", path)
-    space = categories_space(categories, place, remap_mscoco_category, classes, problems)
-    if remap_mscoco_category:
-        warn_of_other_names(LabelSpace.from_coco({"categories": categories}, place, Problems(collect=True)), place)
-    report_rotated(boxes.rotated, place, problems)
-    if not images.file_names:
-        problems.report("missing image", place, "the list of images is empty: nothing to train or evaluate on")
-    annotations = boxes.annotations(space, images)
-    if not remap_mscoco_category:
-        warn_of_groups(categories, annotations)
-    return annotations
-
-
 class _Collector(Protocol[_Entry]):
     """Takes the entries of one list."""
 
@@ -137,7 +91,7 @@ class _Collector(Protocol[_Entry]):
         """What an entry in another form than it should have means; None, reported, where that is not clear."""
 
 
-def _read(texts: Sequence[msgspec.Raw], key: str, collector: _Collector[_Entry]) -> None:
+def read_entries(texts: Sequence[msgspec.Raw], key: str, collector: _Collector[_Entry]) -> None:
     """Hand the entries of a list to whoever collects them.
 
     Raises:
@@ -163,7 +117,7 @@ def _read(texts: Sequence[msgspec.Raw], key: str, collector: _Collector[_Entry])
             collector.receive(entries)
 
 
-class _Images:
+class ImageEntries:
     """Collects image entries."""
 
     kind = Image
@@ -227,7 +181,7 @@ class _Images:
         return ids[kept], sizes[kept], tuple(self.file_names[index] for index in kept.tolist())
 
 
-class _Boxes:
+class BoxEntries:
     """Collects annotation entries; keeps numbers only."""
 
     kind = Box
@@ -283,7 +237,7 @@ class _Boxes:
         self.left_out += [image_id] if has_image else []
         return None
 
-    def annotations(self, space: LabelSpace, images: _Images) -> Annotations:
+    def annotations(self, space: LabelSpace, images: ImageEntries) -> Annotations:
         """The entries sorted by image, with labels instead of category ids."""
         image_ids, sizes, names = images.unique()
         empty = tuple(np.zeros(shape, kind) for shape, kind in _EMPTY)
@@ -348,7 +302,7 @@ class _Boxes:
 _EMPTY: tuple[tuple[Any, type], ...] = (
     (0, np.int64), (0, np.bool_), (0, np.int64), (0, np.int64), ((0, 4), np.float64), (0, np.float64), (0, np.bool_)
 )  # fmt: skip
-"""Shapes and types of the columns that ``_Boxes`` collects."""
+"""Shapes and types of the columns that ``BoxEntries`` collects."""
 _DENSE = 16
 """Numbers in the range of ids for each of them up to which a table of the range is made."""
 

@@ -18,8 +18,7 @@ from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import PER_BOX, Annotations, files_present, offsets_of
-from .coco_categories import coco_label_space
-from .coco_json import parse_coco
+from .coco import coco_label_space, parse_coco
 from .frame import Upright, settled
 from .prepare import PreparedDataset, Subset
 from .problems import Problems

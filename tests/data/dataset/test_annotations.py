@@ -6,7 +6,7 @@ import pytest
 from data import coco_files
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.annotations import Collected, check_files, files_present
-from isdfine.data.dataset.coco_json import parse_coco
+from isdfine.data.dataset.coco import parse_coco
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.label_space import LabelSpace
 

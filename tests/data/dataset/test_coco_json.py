@@ -8,8 +8,7 @@ import pytest
 
 from data import coco_files
 from isdfine.core.errors import DataError
-from isdfine.data.dataset.coco_categories import coco_label_space
-from isdfine.data.dataset.coco_json import parse_coco
+from isdfine.data.dataset.coco import coco_label_space, parse_coco
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.label_space import MSCOCO
 

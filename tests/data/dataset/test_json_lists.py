@@ -10,7 +10,7 @@ import pytest
 from data import coco_files
 from isdfine.core.errors import DataError
 from isdfine.data.dataset import coco_json
-from isdfine.data.dataset.coco_json import parse_coco
+from isdfine.data.dataset.coco import parse_coco
 from isdfine.data.dataset.json_lists import check_keys, load_all, loads, read_list, read_lists
 
 CONTENT = {
@@ -96,10 +96,10 @@ def test_few_entries_are_objects_at_a_time(tmp_path, monkeypatch):
     data["annotations"] = [coco_files.annotation(k, 7, 9, [1, 1, 5, 5 + k]) for k in range(25)]
     data["annotations"][13]["bbox"][0] = "1"
     path = coco_files.write(tmp_path, data, images=False)[1]
-    sizes, receive = [], coco_json._Boxes.receive
+    sizes, receive = [], coco_json.BoxEntries.receive
     monkeypatch.setattr(coco_json, "_BATCH", 10)
     monkeypatch.setattr(
-        coco_json._Boxes, "receive", lambda self, boxes: (sizes.append(len(boxes)), receive(self, boxes))[1]
+        coco_json.BoxEntries, "receive", lambda self, boxes: (sizes.append(len(boxes)), receive(self, boxes))[1]
     )
     found = parse_coco(path)
     assert sizes == [10, 10, 5]
