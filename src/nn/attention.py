@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Self-attention among queries, with the parameter names and masks of ``torch.nn.MultiheadAttention``.
+"""Self-attention with the parameter names and masks of ``torch.nn.MultiheadAttention``, and encoder layers of it.
 
 All masks of the package are as torch has them there: bool, and True leaves out. ``attn_mask`` (Q, Q) holds what row i
 may not read in column j, ``key_padding_mask`` (B, S) and a padding mask what only fills up a batch.
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .capture import AttentionRecorder
+from .mlp import activation
 
 
 class QuerySelfAttention(nn.Module):
@@ -60,7 +61,8 @@ class QuerySelfAttention(nn.Module):
             dropout = self.dropout if self.training else 0.0
             readable = None if attn_mask is None else ~attn_mask  # that function's masks say what takes part
             heads = F.scaled_dot_product_attention(query, key, value, attn_mask=readable, dropout_p=dropout)
-        return self.out_proj(heads.transpose(1, 2).flatten(2))
+        read: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
+        return read
 
     def _materialised(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, record: AttentionRecorder
@@ -73,4 +75,80 @@ class QuerySelfAttention(nn.Module):
         return F.dropout(scores.softmax(dim=-1), self.dropout, self.training) @ value
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, Q, D / heads)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)  # (B, heads, Q, D / heads)
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Self-attention and a feed-forward net, each added to its input and then normalised (post-norm).
+
+    Vaswani et al., Attention Is All You Need, arXiv:1706.03762, with positions added to queries and keys only
+    (Carion et al., DETR, arXiv:2005.12872).
+
+    Args:
+        dim: channels D of a token, a multiple of num_heads.
+        num_heads: attention heads.
+        feedforward_dim: hidden width of the feed-forward net.
+        dropout: probability 0..1, on attention weights, on the hidden layer and on both residual branches.
+        act: activation name of the feed-forward net, see ``nn.mlp``.
+
+    Shapes: tokens (B, S, D), positions (1 or B, S, D), ``attn_mask`` (B, 1, 1, S) bool, True for tokens that nothing
+    may read, or None -> (B, S, D).
+
+    Raises:
+        ValueError: if num_heads does not divide dim.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, feedforward_dim: int, *, dropout: float = 0.0, act: str = "gelu"
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"{num_heads} attention heads do not divide {dim} channels: change nhead or hidden_dim")
+        self.self_attn = QuerySelfAttention(dim, num_heads, dropout=dropout)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.act = activation(act)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """(B, S, D) tokens and their positions -> (B, S, D)."""
+        tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens, positions, attn_mask)))
+        hidden = self.dropout(self.act(self.linear1(tokens)))
+        tokens = self.norm2(tokens + self.dropout(self.linear2(hidden)))
+        return tokens
+
+
+class TransformerEncoder(nn.Module):
+    """Encoder layers one after the other, all with the same positions.
+
+    Args:
+        num_layers: how many; 0 returns the tokens unchanged.
+        dim, num_heads, feedforward_dim, dropout, act: as in ``TransformerEncoderLayer``.
+
+    Shapes: as in ``TransformerEncoderLayer``.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        *,
+        dropout: float = 0.0,
+        act: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerEncoderLayer(dim, num_heads, feedforward_dim, dropout=dropout, act=act)
+            for _ in range(num_layers)
+        )
+
+    def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """(B, S, D) tokens and their positions -> (B, S, D)."""
+        for layer in self.layers:
+            tokens = layer(tokens, positions, attn_mask)
+        return tokens

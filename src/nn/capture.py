@@ -8,6 +8,7 @@ dicts and exported graphs do not know of it (docs/method.md 7.3).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -36,14 +37,6 @@ class CapturedAttention:
     asked for are empty tuples; the others have one entry per layer.
     """
 
-    queries: tuple[Tensor, ...]
-    """(B, heads, Q, d) projected, before scaling."""
-    keys: tuple[Tensor, ...]
-    """(B, heads, Q, d) projected, before scaling."""
-    scores: tuple[Tensor, ...]
-    """(B, heads, Q, Q) queries times keys over sqrt(d), before the mask; for ``self_attention_maps`` only."""
-    point_logits: tuple[Tensor, ...]
-    """(B, Q, heads, P) before their softmax over all points."""
     num_points: tuple[int, ...]
     """Points per head on each level, P in all, in the order of ``point_logits``."""
     places: dict[str, slice]
@@ -54,6 +47,14 @@ class CapturedAttention:
     """(Qg, Qg) bool by name, the mask inside a group; only of groups that have one."""
     padding: dict[str, Tensor]
     """(B, Qg) bool by name for groups with slots that only fill up the batch, True there."""
+    queries: tuple[Tensor, ...] = ()
+    """(B, heads, Q, d) projected, before scaling."""
+    keys: tuple[Tensor, ...] = ()
+    """(B, heads, Q, d) projected, before scaling."""
+    scores: tuple[Tensor, ...] = ()
+    """(B, heads, Q, Q) queries times keys over sqrt(d), before the mask; for ``self_attention_maps`` only."""
+    point_logits: tuple[Tensor, ...] = ()
+    """(B, Q, heads, P) before their softmax over all points."""
     dense_queries: tuple[Tensor, ...] = ()
     """(B, heads, Q, d') projected, before scaling, of the attention to the memory's S cells."""
     dense_keys: tuple[Tensor, ...] = ()
@@ -77,34 +78,29 @@ class AttentionRecorder:
     def __init__(self, kinds: frozenset[str]) -> None:
         self.kinds = kinds
         self.materialise = SELF_ATTENTION_MAPS in kinds
-        self._queries: list[Tensor] = []
-        self._keys: list[Tensor] = []
-        self._scores: list[Tensor] = []
-        self._point_logits: list[Tensor] = []
+        self._layers: dict[str, list[Tensor]] = defaultdict(list)  # by field of CapturedAttention
         self._num_points: Sequence[int] = ()
-        self._dense_queries: list[Tensor] = []
-        self._dense_keys: list[Tensor] = []
         self._key_padding_mask: Tensor | None = None
 
     def add_self_attention(self, query: Tensor, key: Tensor, scores: Tensor | None = None) -> None:
         """Of the next layer: (B, heads, Q, d) twice and, if the layer materialises them, (B, heads, Q, Q) scores."""
         if self.materialise or SELF_ATTENTION in self.kinds:
-            self._queries.append(query)
-            self._keys.append(key)
+            self._layers["queries"].append(query)
+            self._layers["keys"].append(key)
         if scores is not None:
-            self._scores.append(scores)
+            self._layers["scores"].append(scores)
 
     def add_points(self, logits: Tensor, num_points: Sequence[int]) -> None:
         """Of the next layer: (B, Q, heads, P) and the points per level."""
         if CROSS_ATTENTION in self.kinds:
-            self._point_logits.append(logits)
+            self._layers["point_logits"].append(logits)
             self._num_points = num_points
 
     def add_dense_cross(self, query: Tensor, key: Tensor, key_padding_mask: Tensor | None = None) -> None:
         """Of the next layer: (B, heads, Q, d'), (B, heads, S, d') and (1 or B, S) bool, cells that may not be read."""
         if DENSE_CROSS_ATTENTION in self.kinds:
-            self._dense_queries.append(query)
-            self._dense_keys.append(key)
+            self._layers["dense_queries"].append(query)
+            self._layers["dense_keys"].append(key)
             self._key_padding_mask = key_padding_mask
 
     def finish(self, groups: Sequence[QueryGroup], attn_mask: Tensor | None) -> CapturedAttention:
@@ -113,18 +109,13 @@ class AttentionRecorder:
         for group in groups:
             places[group.name] = slice(start, start := start + group.content.shape[1])
         return CapturedAttention(
-            queries=tuple(self._queries),
-            keys=tuple(self._keys),
-            scores=tuple(self._scores),
-            point_logits=tuple(self._point_logits),
             num_points=tuple(self._num_points),
             places=places,
             attn_mask=attn_mask,
             masks={group.name: group.mask for group in groups if group.mask is not None},
             padding={group.name: group.padding for group in groups if group.padding is not None},
-            dense_queries=tuple(self._dense_queries),
-            dense_keys=tuple(self._dense_keys),
             key_padding_mask=self._key_padding_mask,
+            **{field: tuple(layers) for field, layers in self._layers.items()},
         )
 
 

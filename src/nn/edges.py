@@ -50,7 +50,7 @@ def expected_distance(edge_logits: Tensor, weights: Tensor) -> Tensor:
 
     Returns: (..., 4) float32 offsets of left, top, right, bottom in [-2as, 2as].
     """
-    per_edge = edge_logits.unflatten(-1, (4, weights.shape[0]))
+    per_edge: Tensor = edge_logits.unflatten(-1, (4, weights.shape[0]))
     # product and sum, not a matrix product: autocast and TF32 would round the box to ten bits
     return (per_edge.float().softmax(-1) * weights.float()).sum(-1)
 

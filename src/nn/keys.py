@@ -12,6 +12,11 @@ from typing import Any
 from torch import nn
 
 
+def before_load(module: nn.Module, hook: Callable[..., None]) -> None:
+    """Let ``hook(module, state, prefix, ...)`` change the state dict that ``load_state_dict`` is about to read."""
+    module.register_load_state_dict_pre_hook(hook)
+
+
 @dataclass(frozen=True)
 class KeyTable:
     """Parts of keys as the modules have them, by the same parts in checkpoints.
@@ -25,6 +30,10 @@ class KeyTable:
     def to_checkpoint(self, key: str) -> str:
         """Name in a checkpoint of what the modules call ``key``."""
         return _replaced(key, self.parts)
+
+    def to_checkpoints(self, keys: Sequence[str]) -> list[tuple[str, str]]:
+        """(in a checkpoint, in the modules) of all keys, in the order of the modules."""
+        return [(self.to_checkpoint(key), key) for key in keys]
 
     def to_modules(self, key: str) -> str:
         """Name in the modules of what a checkpoint calls ``key``; a name of the modules' own stays."""
@@ -53,40 +62,27 @@ class PartTable:
         return next((name + key[len(stored) :] for stored, name in self.rows if _begins(key, stored)), key)
 
 
-def use_part_table(module: nn.Module, table: PartTable) -> None:
+def use_table(module: nn.Module, table: KeyTable | PartTable) -> None:
     """Let ``state_dict`` write and ``load_state_dict`` read the table's names, in its order, below ``module``."""
-    module.register_state_dict_post_hook(partial(_write_parts, table))
-    module.register_load_state_dict_pre_hook(partial(_read, table))
+    module.register_state_dict_post_hook(partial(_write, table))
+    before_load(module, partial(_read, table))
 
 
-def _write_parts(table: PartTable, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+def _write(
+    table: KeyTable | PartTable, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object
+) -> None:
     own = {key[len(prefix) :]: state.pop(key) for key in list(state) if key.startswith(prefix)}
     state.update((prefix + stored, own[name]) for stored, name in table.to_checkpoints(list(own)))
 
 
-def _begins(key: str, part: str) -> bool:
-    return key == part or key.startswith(f"{part}.")
-
-
-def use_key_table(module: nn.Module, table: KeyTable) -> None:
-    """Let ``state_dict`` write and ``load_state_dict`` read the table's names below ``module``."""
-    module.register_state_dict_post_hook(partial(_write, table))
-    module.register_load_state_dict_pre_hook(partial(_read, table))
-
-
-def _write(table: KeyTable, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-    entries = list(state.items())
-    state.clear()  # in the order of the modules, which optimisers and readers count on
-    state.update((_below(prefix, key, table.to_checkpoint), value) for key, value in entries)
-
-
 def _read(table: KeyTable | PartTable, module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     for key in list(state):
-        state[_below(prefix, key, table.to_modules)] = state.pop(key)
+        value = state.pop(key)
+        state[prefix + table.to_modules(key[len(prefix) :]) if key.startswith(prefix) else key] = value
 
 
-def _below(prefix: str, key: str, rename: Callable[[str], str]) -> str:
-    return prefix + rename(key[len(prefix) :]) if key.startswith(prefix) else key
+def _begins(key: str, part: str) -> bool:
+    return key == part or key.startswith(f"{part}.")
 
 
 def _replaced(key: str, parts: Mapping[str, str]) -> str:

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-layer perceptron."""
+"""Multi-layer perceptron, and activations by the name a config uses."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class MLP(nn.Module):
         *inner, last = self.layers
         for layer in inner:
             x = F.relu(layer(x))
-        return last(x)
+        x = last(x)
+        return x
 
     def start_at_zero(self) -> MLP:
         """Set the last layer to zero, so that a head starts from "no change"; returns the module itself."""
@@ -38,3 +40,28 @@ class MLP(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         return self
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """A fresh activation layer.
+
+    Args:
+        name: a key of ``ACTIVATIONS``, in any case; ``gelu`` is the exact (erf) form.
+
+    Raises:
+        ValueError: for an unknown name, listing the known ones.
+    """
+    try:
+        make = ACTIVATIONS[name.lower()]
+    except KeyError:
+        raise ValueError(f"no activation called {name!r}: choose one of {', '.join(ACTIVATIONS)}") from None
+    return make()

@@ -91,7 +91,7 @@ class Padding:
         Not canvas / cells: halving rounds up, so the last cell of a coarse map may reach beyond the canvas. One cell is
         left however often a side is halved, so the side with more cells decides; for one cell in all it is the least.
         """
-        return max(2 ** math.ceil(math.log2(side / cells)) for side, cells in zip(self.canvas, size))
+        return 1 << max(math.ceil(math.log2(side / cells)) for side, cells in zip(self.canvas, size))
 
     def level_strides(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
         """Pixels per cell of the levels of a pyramid, fine to coarse; levels of one cell double the last one."""

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .capture import AttentionRecorder
-from .cpu_training import trains_on_cpu
-from .table_sampling import FeatureTable, sample_table
+from .cpu import FeatureTable, sample_table, trains_on_cpu
 
 CELL_ROUNDING = 1e-3
 """Of a cell: an image that reaches less than this into a cell is not read there."""
@@ -49,7 +48,7 @@ def sample_nearest(values: Tensor, locations: Tensor, valid_ratios: Tensor | Non
         )
     cell = (row * width + column).flatten(1)  # (B, Q*P)
     read = values.flatten(2).gather(2, cell[:, None].expand(-1, values.shape[1], -1))
-    return read.unflatten(-1, locations.shape[1:3])
+    return read.view(*read.shape[:2], *locations.shape[1:3])
 
 
 SAMPLERS = {"default": sample_bilinear, "discrete": sample_nearest}
@@ -156,7 +155,8 @@ class DeformableAttention(nn.Module):
             per_head = value.unflatten(1, (self.num_heads, -1)).flatten(0, 1)  # (B*heads, D/heads, H, W)
             reads.append((self._sample(per_head, location, span) * weight).sum(dim=-1))  # (B*heads, D/heads, Q)
         update = sum(reads[1:], start=reads[0])
-        return update.unflatten(0, (-1, self.num_heads)).flatten(1, 2).transpose(1, 2)
+        per_image: Tensor = update.unflatten(0, (-1, self.num_heads))
+        return per_image.flatten(1, 2).transpose(1, 2)
 
     def sampling_points(
         self, queries: Tensor, references: Tensor, sizes: Sequence[tuple[int, int]] = ()
@@ -204,3 +204,52 @@ class DeformableAttention(nn.Module):
 def _head_by_head(locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """(B, Q, heads, P, 2) and (B, Q, heads, P) -> (B*heads, Q, P, 2) and (B*heads, 1, Q, P)."""
     return locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)[:, None]
+
+
+class ProjectedDeformableAttention(DeformableAttention):
+    """:class:`DeformableAttention` that reads a linear map of the values and maps what it read once more.
+
+    D-FINE leaves both maps out (first step of the roadmap in arXiv 2410.13842, Table 3): per layer the first one costs
+    a product with every cell of every level. Names are those of RT-DETR's checkpoints.
+
+    Args and shapes as :class:`DeformableAttention`. Cells beyond ``valid_ratios`` stay zero, whatever the map's bias.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int], *, method: str = "default"
+    ) -> None:
+        super().__init__(dim, num_heads, num_levels, num_points, method=method)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        queries: Tensor,
+        references: Tensor,
+        values: Sequence[Tensor],
+        valid_ratios: Tensor | None = None,
+        record: AttentionRecorder | None = None,
+    ) -> Tensor:
+        spans = [None] * len(values) if valid_ratios is None else valid_ratios.unbind(1)
+        projected = [self._projected(value, span) for value, span in zip(values, spans)]
+        read: Tensor = self.output_proj(super().forward(queries, references, projected, valid_ratios, record))
+        return read
+
+    def _projected(self, value: Tensor, span: Tensor | None) -> Tensor:
+        """(B, D, H, W) -> the same in float32, zero in cells that the image does not reach."""
+        tokens = self.value_proj(value.flatten(2).mT).float()  # (B, H*W, D)
+        maps: Tensor = tokens.mT.unflatten(2, value.shape[-2:])
+        return maps if span is None else maps * _reached(span, maps)
+
+
+def _reached(span: Tensor, maps: Tensor) -> Tensor:
+    """(B, 2) spans in x and y -> (B, 1, H, W), 1 in the cells that the image reaches into and 0 in the others."""
+    height, width = maps.shape[-2:]
+    columns, rows = (
+        torch.arange(cells, device=maps.device) < (span[:, axis, None] * cells - CELL_ROUNDING)
+        for axis, cells in enumerate((width, height))
+    )  # (B, W) and (B, H)
+    return (rows[:, None, :, None] & columns[:, None, None, :]).to(maps.dtype)

@@ -24,7 +24,7 @@ from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
 from ..distill.objective import Objective, build_objective
 from ..load import Checkpoint, open_checkpoint
-from ..nn.sync_norm import convert_sync_batchnorm
+from ..nn.norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA, NoEma
 from ..optim.freeze import Freeze
 from ..optim.precision import Precision

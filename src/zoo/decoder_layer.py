@@ -1,22 +1,57 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""One D-FINE decoder layer (docs/method.md 4)."""
+"""One decoder layer, and what joins a query and what it read: D-FINE's target gating, or the residual sum before it.
+
+See docs/method.md 4.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from ..nn.activation import activation
 from ..nn.attention import QuerySelfAttention
 from ..nn.capture import AttentionRecorder
-from ..nn.gate import ResidualNorm, TargetGate
-from ..nn.projected_sampling import ProjectedDeformableAttention
-from ..nn.sampling import DeformableAttention
+from ..nn.mlp import activation
+from ..nn.sampling import DeformableAttention, ProjectedDeformableAttention
 
 HALF_MAX = 65504.0
 """Largest finite half-precision number: sums are kept below it."""
+
+
+class TargetGate(nn.Module):
+    """Weigh a query and what it read from the image channel by channel: LN(g1 * x1 + g2 * x2).
+
+    The gates are sigmoids of one linear map of both inputs and start at 0.5, so a query that moved to another object
+    can drop what it knew about the last one.
+
+    Args:
+        dim: channels D.
+
+    Shapes: queries (..., D) and update (..., D) -> (..., D).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, queries: Tensor, update: Tensor) -> Tensor:
+        keep, take = self.gate(torch.cat((queries, update), dim=-1)).sigmoid().chunk(2, dim=-1)
+        joined: Tensor = self.norm(keep * queries + take * update)
+        return joined
+
+
+class ResidualNorm(nn.LayerNorm):
+    """The sum of the two, then layer norm: LN(x1 + x2). Args and shapes as :class:`TargetGate`."""
+
+    def forward(self, queries: Tensor, update: Tensor) -> Tensor:  # type: ignore[override]  # a sum has two parts
+        return super().forward(queries + update)
+
 
 MERGES: dict[str, tuple[str, type[nn.Module]]] = {"gate": ("gateway", TargetGate), "residual": ("norm2", ResidualNorm)}
 """Name in checkpoints and class of what joins a query and what it read from the image."""
@@ -31,10 +66,10 @@ class DecoderLayer(nn.Module):
         feedforward_dim: hidden channels of the feed-forward net.
         num_levels, num_points, cross_attention: see :class:`isdfine.nn.sampling.DeformableAttention`.
         projections: map the values and the result of cross-attention linearly, as RT-DETR does
-            (:class:`isdfine.nn.projected_sampling.ProjectedDeformableAttention`).
+            (:class:`isdfine.nn.sampling.ProjectedDeformableAttention`).
         merge: how a query takes in what it read: ``gate`` is D-FINE's target gate, ``residual`` a sum and layer norm.
         dropout: probability, on attention weights, both attention outputs, hidden and output feed-forward channels.
-        act: activation name of the feed-forward net, see ``nn.activation``.
+        act: activation name of the feed-forward net, see ``nn.mlp``.
 
     Parameter names are those of official checkpoints: of D-FINE's (there is no ``norm2``), or with ``projections`` and
     ``residual`` of RT-DETR's.
@@ -100,4 +135,5 @@ class DecoderLayer(nn.Module):
         content = getattr(self, self._merge)(content, self.dropout(read))
         hidden = self.dropout(self.act(self.linear1(content)))
         summed = content + self.dropout(self.linear2(hidden))
-        return self.norm3(summed.clamp(-HALF_MAX, HALF_MAX))
+        refined: Tensor = self.norm3(summed.clamp(-HALF_MAX, HALF_MAX))
+        return refined

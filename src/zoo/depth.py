@@ -1,15 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder layers that only training runs: more of them, and wider ones, to teach those that eval mode runs.
-
-The layers up to ``eval_idx`` do not know of the later ones, so in eval mode a detector predicts as without them, and
-``deploy.fuse`` drops them. In training the deepest layer is the last: it gets the losses without suffix and teaches by
-GO-LSD (future work of the D-FINE paper, arXiv 2410.13842; ``eval_idx`` and ``layer_scale`` of the official code).
-"""
+"""Decoder layers that only training runs: more of them, and wider ones, to teach those that eval mode runs."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from ..core.errors import check_counts
 
@@ -17,15 +10,15 @@ from ..core.errors import check_counts
 def layer_plan(
     dim: int, feedforward_dim: int, num_layers: int, num_heads: int, *, scale: float, eval_idx: int, aux_loss: bool
 ) -> tuple[list[int], list[int]]:
-    """Channels of every layer and of its feed-forward net; ValueError for options that could not act."""
+    """Channels of every layer and of its feed-forward net: ``scale`` times as many after ``eval_idx``.
+
+    The layers up to ``eval_idx`` do not know of the later ones: in eval mode a detector predicts as without them, and
+    ``deploy.fuse`` drops them. In training the deepest layer is the last: it gets the losses without suffix and teaches
+    by GO-LSD (future work of the D-FINE paper; ``eval_idx`` and ``layer_scale`` of the official code).
+
+    Raises: ValueError for options that could not act, or would leave the eval layer untrained.
+    """
     check_counts(most=64, num_layers=num_layers)
-    widths = layer_widths(dim, scale, eval_idx, num_layers)
-    check_training_layers(widths, num_heads, scale, eval_idx, aux_loss=aux_loss)
-    return widths, layer_widths(feedforward_dim, scale, eval_idx, num_layers)
-
-
-def layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list[int]:
-    """Channels of every layer: D up to ``eval_idx``, then round(scale * D)."""
     if not -num_layers <= eval_idx < num_layers:
         raise ValueError(
             f"eval_idx {eval_idx} is not one of the {num_layers} decoder layers: choose one of 0..{num_layers - 1}, or "
@@ -33,28 +26,21 @@ def layer_widths(dim: int, scale: float, eval_idx: int, num_layers: int) -> list
         )
     if scale < 1:
         raise ValueError(f"layer_scale must be at least 1, got {scale}: layers after eval_idx can only be wider")
-    normal = range(num_layers)[eval_idx] + 1
-    return [dim] * normal + [round(scale * dim)] * (num_layers - normal)
-
-
-def check_training_layers(
-    widths: Sequence[int], num_heads: int, scale: float, eval_idx: int, *, aux_loss: bool
-) -> None:
-    """Refuse options of layers after ``eval_idx`` that could not act, or would leave the eval layer untrained."""
-    last = len(widths) - 1
-    inference = range(len(widths))[eval_idx]
-    if scale != 1 and inference == last:
+    kept, wide = range(num_layers)[eval_idx] + 1, round(scale * dim)
+    if scale != 1 and kept == num_layers:
         raise ValueError(
-            f"layer_scale {scale} widens the layers after eval_idx, but eval_idx {eval_idx} is the last of {last + 1}: "
-            "raise num_layers, or leave layer_scale out"
+            f"layer_scale {scale} widens the layers after eval_idx, but eval_idx {eval_idx} is the last of "
+            f"{num_layers}: raise num_layers, or leave layer_scale out"
         )
-    if scale != 1 and widths[last] % num_heads:
+    if scale != 1 and wide % num_heads:
         raise ValueError(
-            f"the layers after eval_idx have {widths[last]} channels, which do not split into {num_heads} heads: "
-            f"change layer_scale ({scale}), hidden_dim ({widths[0]}) or nhead"
+            f"the layers after eval_idx have {wide} channels, which do not split into {num_heads} heads: "
+            f"change layer_scale ({scale}), hidden_dim ({dim}) or nhead"
         )
-    if not aux_loss and inference != last:
+    if not aux_loss and kept != num_layers:
         raise ValueError(
             f"aux_loss: False trains the predictions of the last layer only, but eval_idx is {eval_idx}: "
             "set aux_loss: True, or eval_idx: -1"
         )
+    later = num_layers - kept
+    return [dim] * kept + [wide] * later, [feedforward_dim] * kept + [round(scale * feedforward_dim)] * later

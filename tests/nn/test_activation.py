@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from isdfine.nn.activation import activation
+from isdfine.nn.mlp import activation
 
 
 def test_names_are_read_in_any_case() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isdfine.nn.cpu_training import affine, trains_on_cpu
+from isdfine.nn.cpu import affine, trains_on_cpu
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

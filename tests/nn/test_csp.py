@@ -6,7 +6,7 @@ from torch import nn
 
 from golden_cases import fill
 from isdfine.deploy.fuse import fuse
-from isdfine.nn.csp import AggregationBlock, CSPBlock, DownSample
+from isdfine.nn.conv import AggregationBlock, CSPBlock, DownSample
 from isdfine.nn.padding import Padding
 
 

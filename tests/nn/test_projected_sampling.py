@@ -4,8 +4,7 @@ import torch
 
 from golden_cases import fill
 from isdfine.nn.padding import Padding
-from isdfine.nn.projected_sampling import ProjectedDeformableAttention
-from isdfine.nn.sampling import DeformableAttention
+from isdfine.nn.sampling import DeformableAttention, ProjectedDeformableAttention
 
 
 def attention(**more: object) -> ProjectedDeformableAttention:

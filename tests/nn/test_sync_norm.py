@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isdfine.nn.sync_norm import SyncedBatchNorm2d, convert_sync_batchnorm
+from isdfine.nn.norm import SyncedBatchNorm2d, convert_sync_batchnorm
 
 SPLITS = ((3, 3), (1, 5), (0, 6))
 RANK_SCRIPT = """
 import sys, torch
 from isdfine.core import dist
-from isdfine.nn.sync_norm import convert_sync_batchnorm
+from isdfine.nn.norm import convert_sync_batchnorm
 dist.init(device="cpu")
 given = torch.load(sys.argv[1], weights_only=True)
 results = []

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from isdfine.nn import sampling, table_sampling
+from isdfine.nn import cpu, sampling
+from isdfine.nn.cpu import FeatureTable, sample_table
 from isdfine.nn.sampling import DeformableAttention
-from isdfine.nn.table_sampling import FeatureTable, sample_table
 
 SIZES = [(5, 7), (3, 4), (1, 2)]
 POINTS = [3, 2, 1]
@@ -122,7 +122,7 @@ def test_layers_share_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(rows[:, :, 35 + 4 * 1 + 2].flatten(1), case.values[1][:, :, 1, 2])
     assert table.rows(2).shape == (2, 2, 49, 8)
     seen = []
-    kept = table_sampling.sample_table
+    kept = cpu.sample_table
     monkeypatch.setattr(sampling, "sample_table", lambda rows, *rest: (seen.append(rows), kept(rows, *rest))[1])
     for _ in range(2):
         case.attention(case.queries, case.references, table)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from isdfine.nn.transformer import TransformerEncoder, TransformerEncoderLayer
+from isdfine.nn.attention import TransformerEncoder, TransformerEncoderLayer
 
 
 def layer(**options: object) -> TransformerEncoderLayer:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from isdfine.zoo.projection import InputProjection, level_sizes
+from isdfine.zoo.decoder import InputProjection, level_sizes
 
 
 def test_maps_of_the_right_width_pass_unchanged() -> None:

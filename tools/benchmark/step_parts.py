@@ -26,8 +26,8 @@ from bench.command import bench_parser, publish
 from bench.machine import described
 from bench.timing import Plan, Ratio, check_counts, measure, ratio, table
 from isdfine.core.command import one_line_errors
+from isdfine.nn.cpu import FeatureTable
 from isdfine.nn.sampling import DeformableAttention
-from isdfine.nn.table_sampling import FeatureTable
 from isdfine.optim.ema import ModelEMA
 from isdfine.optim.param_groups import AdamW
 

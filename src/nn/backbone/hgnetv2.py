@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from ...core.checkpoint.weights import load_weights
 from ...core.errors import CheckpointError
 from ...core.registry import register
-from ..cpu_training import affine, trains_on_cpu
-from ..keys import KeyTable, use_key_table
+from ..cpu import affine, trains_on_cpu
+from ..keys import KeyTable, use_table
 from ..norm import FrozenBatchNorm2d
 from ..padding import Padding, cleared
 from .stages import listed_stage_of
@@ -47,36 +47,22 @@ class Variant:
     """Layers n of every block."""
 
 
-VARIANTS: dict[str, Variant] = {
-    "B0": Variant(
-        (16, 16), (Stage(16, 16, 64, 1), Stage(64, 32, 256, 1), Stage(256, 64, 512, 2), Stage(512, 128, 1024, 1)), 3
-    ),
-    "B1": Variant(
-        (24, 32), (Stage(32, 32, 64, 1), Stage(64, 48, 256, 1), Stage(256, 96, 512, 2), Stage(512, 192, 1024, 1)), 3
-    ),
-    "B2": Variant(
-        (24, 32), (Stage(32, 32, 96, 1), Stage(96, 64, 384, 1), Stage(384, 128, 768, 3), Stage(768, 256, 1536, 1)), 4
-    ),
-    "B3": Variant(
-        (24, 32),
-        (Stage(32, 32, 128, 1), Stage(128, 64, 512, 1), Stage(512, 128, 1024, 3), Stage(1024, 256, 2048, 1)),
-        5,
-    ),
-    "B4": Variant(
-        (32, 48),
-        (Stage(48, 48, 128, 1), Stage(128, 96, 512, 1), Stage(512, 192, 1024, 3), Stage(1024, 384, 2048, 1)),
-        6,
-    ),
-    "B5": Variant(
-        (32, 64),
-        (Stage(64, 64, 128, 1), Stage(128, 128, 512, 2), Stage(512, 256, 1024, 5), Stage(1024, 512, 2048, 2)),
-        6,
-    ),
-    "B6": Variant(
-        (48, 96),
-        (Stage(96, 96, 192, 2), Stage(192, 192, 512, 3), Stage(512, 384, 1024, 6), Stage(1024, 768, 2048, 3)),
-        6,
-    ),
+def _variant(
+    stem: tuple[int, int], layers: int, inner: Sequence[int], results: Sequence[int], blocks: Sequence[int]
+) -> Variant:
+    """From the columns of all stages; each gets what the one before gives."""
+    one, two, three, four = map(Stage, (stem[1], *results), inner, results, blocks)
+    return Variant(stem, (one, two, three, four), layers)
+
+
+VARIANTS = {
+    "B0": _variant((16, 16), 3, (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1)),
+    "B1": _variant((24, 32), 3, (32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1)),
+    "B2": _variant((24, 32), 4, (32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1)),
+    "B3": _variant((24, 32), 5, (32, 64, 128, 256), (128, 512, 1024, 2048), (1, 1, 3, 1)),
+    "B4": _variant((32, 48), 6, (48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1)),
+    "B5": _variant((32, 64), 6, (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2)),
+    "B6": _variant((48, 96), 6, (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3)),
 }
 RTDETR_NAMES = {"L": "B4", "X": "B5", "H": "B6"}
 """RT-DETR's names of the variants; its checkpoints call a few layers otherwise."""
@@ -96,10 +82,7 @@ RTDETR_WEIGHTS = ("https://github.com/lyuwenyu/storage/releases/download/v0.1", 
 
 
 class LearnableAffine(nn.Module):
-    """``scale * x + bias`` with one learned number each for the whole map (LAB).
-
-    Shapes: any -> the same.
-    """
+    """``scale * x + bias`` with one learned number each for the whole map (LAB)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,8 +114,6 @@ class ConvBlock(nn.Module):
         style: normalisation and affine shared by the backbone.
         stride, groups: of the convolution.
         act: whether an activation follows.
-
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W').
     """
 
     def __init__(
@@ -155,15 +136,12 @@ class ConvBlock(nn.Module):
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W'); the padding, if any, is cleared before it is read."""
-        result: Tensor = self.lab(self.act(self.bn(self.conv(cleared(maps, padding)))))
-        return result
+        maps = self.lab(self.act(self.bn(self.conv(cleared(maps, padding)))))
+        return maps
 
 
 class LightConvBlock(nn.Module):
-    """1x1 convolution without activation, then a depthwise one with it.
-
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
-    """
+    """1x1 convolution without activation, then a depthwise one with it."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, style: Style) -> None:
         super().__init__()
@@ -172,8 +150,8 @@ class LightConvBlock(nn.Module):
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        result: Tensor = self.conv2(self.conv1(maps), padding)
-        return result
+        maps = self.conv2(self.conv1(maps), padding)
+        return maps
 
 
 class Stem(nn.Module):
@@ -185,8 +163,6 @@ class Stem(nn.Module):
     Args:
         inner_channels, out_channels: channels inside the stem and after it.
         style: see ``Style``.
-
-    Shapes: (B, 3, H, W) -> (B, out_channels, H / 4, W / 4).
     """
 
     def __init__(self, inner_channels: int, out_channels: int, style: Style) -> None:
@@ -215,8 +191,6 @@ class Block(nn.Module):
         num_layers: layers n in the chain.
         light: depthwise 5x5 layers instead of full 3x3 ones.
         style: see ``Style``.
-
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, H, W).
     """
 
     def __init__(self, sizes: Stage, in_channels: int, num_layers: int, light: bool, style: Style) -> None:
@@ -248,10 +222,7 @@ class ResidualHGBlock(Block):
 
 
 class StageBlocks(nn.Module):
-    """One stage: halve the map (not in the first stage), then the blocks.
-
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, H / 2, W / 2), the first stage without the halving.
-    """
+    """One stage: halve the map (not in the first stage), then the blocks."""
 
     def __init__(self, index: int, sizes: Stage, num_layers: int, style: Style) -> None:
         super().__init__()
@@ -323,7 +294,7 @@ class HGNetv2(nn.Module):
             StageBlocks(index, sizes, variant.layers, style) for index, sizes in enumerate(variant.stages)
         )
         if name in RTDETR_NAMES:
-            use_key_table(self, RTDETR_KEYS)
+            use_table(self, RTDETR_KEYS)
         if freeze_at >= 0:
             self.stem.requires_grad_(False)
             if not freeze_stem_only:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from ...core.checkpoint.weights import load_weights
 from ...core.errors import CheckpointError
 from ...core.registry import register
-from ..activation import activation
 from ..conv import ConvNormAct
+from ..mlp import activation
 from ..norm import freeze_batch_norms
 from ..padding import Padding, cleared
 from .stages import listed_stage_of
@@ -50,8 +50,6 @@ class ResidualBlock(nn.Module):
         bottleneck: 1x1, 3x3, 1x1 to 4 * width channels, instead of two 3x3.
         variant: ``a`` has a bottleneck's stride in its first convolution, ``d`` halves the shortcut by averaging.
         act: activation name.
-
-    Shapes: (B, in_channels, H, W) -> (B, width * (4 if bottleneck else 1), H / stride, W / stride).
     """
 
     def __init__(
@@ -84,10 +82,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """The blocks of one stage; the first of them halves the map, except in the first stage.
-
-    Shapes: (B, in_channels, H, W) -> (B, out_channels, H', W').
-    """
+    """The blocks of one stage; the first of them halves the map, except in the first stage."""
 
     def __init__(self, index: int, in_channels: int, depth: int, variant: Variant, act: str) -> None:
         super().__init__()

@@ -32,11 +32,29 @@ _TRIAL_SIZE = (96, 160)
 """Height and width on which a model must deliver the maps it announces: neither square nor a multiple of 7."""
 
 
-@register
-class TimmBackbone(nn.Module):
-    """A timm model without its classification head; channels, strides, mean and std are read from timm.
+class ReadFromTimm(nn.Module):
+    """What a config may say of a timm model although timm says it: compared, never set.
 
-    It has many arguments because each is a key of the config; all but the name can be left out.
+    Args:
+        channels, strides: of the returned maps.
+        mean, std: of the images that the model was trained with.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self._said = {"channels": channels, "strides": strides, "mean": mean, "std": std}
+
+
+@register
+class TimmBackbone(ReadFromTimm):
+    """A timm model without its classification head; channels, strides, mean and std are read from timm.
 
     Args:
         name: timm's name, for example ``tf_efficientnet_lite0`` or ``convnext_tiny.fb_in1k`` (after the dot: which
@@ -56,7 +74,7 @@ class TimmBackbone(nn.Module):
             asked for with ``pretrained``, and with ``weights`` where the name or the path of the file says which
             published ones they are.
         img_size: (height, width) in pixels, the only size from then on, for models that cannot take any size.
-        channels, strides, mean, std: what the caller expects timm to say; compared, never set.
+        said: see :class:`ReadFromTimm`.
 
     Attributes:
         channels: channels of every returned map.
@@ -87,12 +105,9 @@ class TimmBackbone(nn.Module):
         *,
         accept_license: str | None = None,
         img_size: Sequence[int] | None = None,
-        channels: Sequence[int] | None = None,
-        strides: Sequence[int] | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        **said: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**said)
         timm = _import_timm()
         _check_weights(timm, name, pretrained, weights, accept_license)
         with torch.device("meta"):  # shapes only: what the whole model has
@@ -104,7 +119,7 @@ class TimmBackbone(nn.Module):
         self.body = _feature_model(timm, name, chosen, options)
         self.channels: list[int] = list(self.body.feature_info.channels())
         self.strides: list[int] = list(self.body.feature_info.reduction())
-        _check_maps(name, (self.channels, self.strides), (channels, strides))
+        self._check_maps()
         if freeze_norm and freeze_batch_norms(self.body.model) == 0:
             raise ValueError(
                 f"TimmBackbone freeze_norm: {name} has no batch norm: leave it out; freeze_at keeps whole stages fixed"
@@ -112,7 +127,7 @@ class TimmBackbone(nn.Module):
         maps = [(stage["module"], stage["reduction"]) for stage in whole.feature_info[: chosen[-1] + 1]]
         self._leaf_stages = leaf_stages(self.body.model, maps)
         self._frozen = self._freeze(freeze_at)
-        self._set_normalisation(timm.data.resolve_model_data_config(self.body), {"mean": mean, "std": std})
+        self._set_normalisation(timm.data.resolve_model_data_config(self.body))
         self.starts_from = self._load(timm, whole, pretrained, weights)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -167,9 +182,20 @@ class TimmBackbone(nn.Module):
                 parameter.requires_grad_(False)
         return parts_up_to(self.body.model, self._leaf_stages, freeze_at)
 
-    def _set_normalisation(self, data_config: dict[str, Any], expected: dict[str, Sequence[float] | None]) -> None:
-        for key, wanted in expected.items():
-            values = list(data_config[key])
+    def _check_maps(self) -> None:
+        """Compare channels and strides with what the config says about them, if it does."""
+        read = {"channels": self.channels, "strides": self.strides}
+        channels, strides = (list(given if (said := self._said[key]) is None else said) for key, given in read.items())
+        if (channels, strides) != (self.channels, self.strides):
+            raise ValueError(
+                f"backbone {self.name} provides {self.channels} at strides {self.strides}, config asks "
+                f"{channels} at strides {strides}: correct or leave out channels and strides, they are "
+                "read from timm"
+            )
+
+    def _set_normalisation(self, data_config: dict[str, Any]) -> None:
+        for key in ("mean", "std"):
+            values, wanted = list(data_config[key]), self._said[key]
             if wanted is not None and not (len(wanted) == len(values) and all(map(math.isclose, values, wanted))):
                 raise ValueError(
                     f"TimmBackbone {key}: {self.name} was trained with {values}, config asks {list(wanted)}: "
@@ -270,19 +296,4 @@ def _size_refused(name: str, size: tuple[int, int], reason: str, given: bool) ->
         f"TimmBackbone {name} does not take images of any size (tried {size[0]} x {size[1]}: {reason}): give "
         "img_size: [height, width], which is then the only size (no multi-scale training), or choose a convolutional "
         "model"
-    )
-
-
-def _check_maps(
-    name: str,
-    provided: tuple[Sequence[int], Sequence[int]],
-    asked: tuple[Sequence[int] | None, Sequence[int] | None],
-) -> None:
-    """Compare channels and strides with what the config says about them, if it does."""
-    if all(wanted is None or list(wanted) == list(given) for given, wanted in zip(provided, asked)):
-        return
-    channels, strides = (list(given) if wanted is None else list(wanted) for given, wanted in zip(provided, asked))
-    raise ValueError(
-        f"backbone {name} provides {list(provided[0])} at strides {list(provided[1])}, config asks {channels} at "
-        f"strides {strides}: correct or leave out channels and strides, they are read from timm"
     )

@@ -10,15 +10,13 @@ from typing import Literal
 
 from ...core.errors import check_counts
 from ...core.registry import register
-from ...nn.keys import use_part_table
-from ...nn.quality import LocationQualityEstimator
-from ..decoder import Decoder
+from ...nn.keys import use_table
+from ..decoder import Decoder, InputProjection, stored_sizes
 from ..decoder_layer import DecoderLayer
 from ..denoising import Denoising, DenoisingSetting
 from ..depth import layer_plan
-from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of
+from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, LocationQualityEstimator, ScoreHead, bins_of
 from ..names import DECODER_KEYS, class_rows
-from ..projection import InputProjection, stored_sizes
 from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
 
 
@@ -123,4 +121,4 @@ class DFINETransformer(Decoder):
         super().__init__(projection, queries, layers, position, boxes, scores, sources, eval_idx, aux_loss=aux_loss)
         self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)
         self.class_rows = class_rows(query_select_method)
-        use_part_table(self, DECODER_KEYS)
+        use_table(self, DECODER_KEYS)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -15,15 +16,22 @@ from torch.nn import functional as F
 
 from ...core.errors import ConfigError, check_counts, check_positive
 from ...core.registry import register
-from ...nn.keys import use_key_table
-from ...nn.padding import Padding
+from ...nn.attention import TransformerEncoder
+from ...nn.conv import AggregationBlock, ConvNormAct, CSPBlock, DownSample
+from ...nn.keys import use_table
+from ...nn.padding import Padding, cleared
 from ...nn.position import POSITION_TABLES
-from ...nn.transformer import TransformerEncoder
 from ..names import FIRST_ENCODER_PROJECTION
-from .fusion import ACT, FUSIONS, HALVINGS, chosen
 
-PROJECTION_NAMES = {"v1": FIRST_ENCODER_PROJECTION, "v2": None}
-"""Table for the names of convolution and norm in the first projections, by version of RT-DETR's checkpoints."""
+ACT = "silu"
+"""Of every convolution block: official files carry ``act``, but published models use SiLU whatever it says."""
+CHOICES: dict[str, Collection[str]] = {
+    "position_layout": POSITION_TABLES,
+    "version": ("v1", "v2"),
+    "fusion": ("gelan", "csp"),
+    "downsample": ("decoupled", "conv"),
+}
+"""What some arguments may be."""
 
 
 @register
@@ -36,7 +44,7 @@ class HybridEncoder(nn.Module):
         in_channels: channels of the backbone's maps, finest first.
         feat_strides: image pixels per cell of these maps; each is twice the one before.
         hidden_dim: channels D of every result, a multiple of 4 and of nhead.
-        nhead, dim_feedforward, dropout, enc_act: the attention layers, see ``nn.transformer.TransformerEncoderLayer``.
+        nhead, dim_feedforward, dropout, enc_act: the attention layers, see ``nn.attention.TransformerEncoderLayer``.
         use_encoder_idx: maps that get attention, as indices into in_channels.
         num_encoder_layers: attention layers per such map; 0 for none.
         pe_temperature: of the position table.
@@ -96,7 +104,7 @@ class HybridEncoder(nn.Module):
         check_counts(most=64, **{"3 * depth_mult": round(3 * depth_mult)})
         if num_encoder_layers:
             check_counts(most=64, num_encoder_layers=num_encoder_layers)
-        chosen(POSITION_TABLES, "HybridEncoder", "position_layout", position_layout)
+        _check_choices(position_layout=position_layout, version=version, fusion=fusion, downsample=downsample)
         self.in_channels = tuple(in_channels)
         self.channels = [hidden_dim] * len(in_channels)
         self.strides = list(feat_strides)
@@ -105,27 +113,22 @@ class HybridEncoder(nn.Module):
         self.position_layout = position_layout
         self.attended = tuple(use_encoder_idx) if num_encoder_layers > 0 else ()
 
-        names = chosen(PROJECTION_NAMES, "HybridEncoder", "version", version)
         self.input_proj = nn.ModuleList(_projection(channels, hidden_dim) for channels in in_channels)
-        if names is not None:
+        if version == "v1":
             for projection in self.input_proj:
-                use_key_table(projection, names)
+                use_table(projection, FIRST_ENCODER_PROJECTION)
         self.encoder = nn.ModuleList(
             TransformerEncoder(num_encoder_layers, hidden_dim, nhead, dim_feedforward, dropout=dropout, act=enc_act)
             for _ in self.attended
         )
-        steps = len(in_channels) - 1
-        joins = chosen(FUSIONS, "HybridEncoder", "fusion", fusion)
-        halving = chosen(HALVINGS, "HybridEncoder", "downsample", downsample)
-
-        def block() -> nn.Module:
-            return joins.block(hidden_dim, expansion, round(3 * depth_mult))
-
-        self.lateral_convs = nn.ModuleList(joins.lateral(hidden_dim) for _ in range(steps))
-        self.fpn_blocks = nn.ModuleList(block() for _ in range(steps))
-        self.downsample_convs = nn.ModuleList(halving.build(hidden_dim) for _ in range(steps))
-        self.pan_blocks = nn.ModuleList(block() for _ in range(steps))
-        self._halve = halving.run
+        steps = range(len(in_channels) - 1)
+        block = partial(_fusion_block, fusion, hidden_dim, expansion, round(3 * depth_mult))
+        lateral_act = ACT if fusion == "csp" else "identity"
+        self.lateral_convs = nn.ModuleList(ConvNormAct(hidden_dim, hidden_dim, act=lateral_act) for _ in steps)
+        self.fpn_blocks = nn.ModuleList(block() for _ in steps)
+        self.downsample_convs = nn.ModuleList(_halving(downsample, hidden_dim) for _ in steps)
+        self.pan_blocks = nn.ModuleList(block() for _ in steps)
+        self.decoupled = downsample == "decoupled"
         self._keep_position_tables(eval_spatial_size)
 
     def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
@@ -148,18 +151,20 @@ class HybridEncoder(nn.Module):
             levels[coarse - 1] = fuse(torch.cat([enlarged, levels[coarse - 1]], dim=1), padding)
 
         for fine, (step, fuse) in enumerate(zip(self.downsample_convs, self.pan_blocks)):
-            halved = self._halve(step, levels[fine], padding)
+            (halve,) = step.children() if self.decoupled else (step,)
+            halved = halve(levels[fine], padding) if self.decoupled else halve(cleared(levels[fine], padding))
             levels[fine + 1] = fuse(torch.cat([halved, levels[fine + 1]], dim=1), padding)
         return levels
 
     def _attend(self, feature: Tensor, level: int, layers: nn.Module, padding: Padding | None) -> Tensor:
         height, width = feature.shape[-2:]
-        tokens = feature.flatten(2).mT  # (B, H*W, D)
+        tokens: Tensor = feature.flatten(2).mT  # (B, H*W, D)
         mask = None if padding is None else padding.mask((height, width)).flatten(2)[:, None]  # (B, 1, 1, H*W)
         tokens = layers(tokens, self._positions(level, feature).to(tokens.dtype), mask)
         # Keep the memory layout: a channels-last map in a contiguous network would be converted at every later block.
         layout = torch.channels_last if _is_channels_last(feature) else torch.contiguous_format
-        return tokens.mT.unflatten(2, feature.shape[-2:]).contiguous(memory_format=layout)  # (B, D, H, W)
+        attended: Tensor = tokens.mT.unflatten(2, feature.shape[-2:])  # (B, D, H, W)
+        return attended.contiguous(memory_format=layout)
 
     def _positions(self, level: int, feature: Tensor) -> Tensor:
         height, width = feature.shape[-2:]
@@ -211,6 +216,12 @@ def _projection(in_channels: int, dim: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim)))
 
 
+def _check_choices(**arguments: str) -> None:
+    for name, value in arguments.items():
+        if value not in CHOICES[name]:
+            raise ValueError(f"HybridEncoder {name}={value!r}: choose one of {', '.join(CHOICES[name])}")
+
+
 def _is_channels_last(maps: Tensor) -> bool:
     return maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous()
 
@@ -234,3 +245,17 @@ def _check_arguments(
             f"HybridEncoder act={act!r}: its convolution blocks always use silu, as published weights do; "
             "write silu or leave it out (enc_act sets the attention layers)"
         )
+
+
+def _fusion_block(fusion: str, dim: int, expansion: float, num_blocks: int) -> nn.Module:
+    """Two maps (B, 2 D, H, W), padding -> (B, D, H, W)."""
+    if fusion == "gelan":
+        return AggregationBlock(2 * dim, dim, round(expansion * dim // 2), num_blocks, act=ACT)
+    return CSPBlock(2 * dim, dim, num_blocks, hidden_channels=int(expansion * dim), act=ACT)
+
+
+def _halving(downsample: str, dim: int) -> nn.Module:
+    """(B, D, H, W) -> (B, D, ceil(H / 2), ceil(W / 2)), with the names of published models."""
+    if downsample == "decoupled":
+        return nn.Sequential(DownSample(dim))  # one list level more than needed: the checkpoints' keys have it
+    return ConvNormAct(dim, dim, 3, stride=2, act=ACT)

@@ -13,15 +13,13 @@ from torch import nn
 
 from ...core.errors import check_counts
 from ...core.registry import register
-from ...nn.keys import use_key_table, use_part_table
-from ...nn.quality import LocationQualityEstimator
-from ..decoder import Decoder
+from ...nn.keys import use_table
+from ..decoder import Decoder, InputProjection, stored_sizes
 from ..decoder_layer import DecoderLayer
 from ..denoising import Denoising, DenoisingSetting
 from ..depth import layer_plan
-from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of
+from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, LocationQualityEstimator, ScoreHead, bins_of
 from ..names import DECODER_KEYS, FIRST_ENCODER_OUTPUT, class_rows
-from ..projection import InputProjection, stored_sizes
 from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
 
 
@@ -103,7 +101,7 @@ class RTDETRTransformerv2(Decoder):
         super().__init__(projection, queries, layers, position, boxes, scores, sources, eval_idx, aux_loss=aux_loss)
         self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)
         self.class_rows = class_rows(query_select_method)
-        use_part_table(self, DECODER_KEYS)
+        use_table(self, DECODER_KEYS)
 
 
 @register
@@ -135,7 +133,7 @@ class RTDETRTransformer(RTDETRTransformerv2):
         super().__init__(num_classes, learn_query_content=learnt_init_query, **options)
         if version == "v1":
             assert isinstance(self.queries, TopKQueries)
-            use_key_table(self.queries.project, FIRST_ENCODER_OUTPUT)
+            use_table(self.queries.project, FIRST_ENCODER_OUTPUT)
         _leave_out_tables(self)
 
 

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from isdfine.nn.backbone.timm import TimmBackbone
-from isdfine.nn.norm import FrozenBatchNorm2d
-from isdfine.nn.sync_norm import convert_sync_batchnorm
+from isdfine.nn.norm import FrozenBatchNorm2d, convert_sync_batchnorm
 
 timm = pytest.importorskip("timm")
 

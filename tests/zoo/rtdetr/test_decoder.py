@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from isdfine.nn.quality import LocationQualityEstimator
 from isdfine.nn.types import DetectorOutput
+from isdfine.zoo.heads import LocationQualityEstimator
 from isdfine.zoo.rtdetr.decoder import RTDETRTransformer, RTDETRTransformerv2
 
 SMALL = {

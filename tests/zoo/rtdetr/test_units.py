@@ -14,8 +14,8 @@ from isdfine.losses.matched import stack_sets, tabulate
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.losses.rtdetr import RTDETRCriterion, RTDETRCriterionv2
 from isdfine.nn.position import POSITION_TABLES
-from isdfine.nn.projected_sampling import ProjectedDeformableAttention
 from isdfine.nn.queries import join_groups
+from isdfine.nn.sampling import ProjectedDeformableAttention
 from isdfine.nn.types import DetectorOutput, Predictions, QueryGroup
 from isdfine.zoo.denoising import DenoisingNoise, DenoisingSetting, denoising_group
 

@@ -3,7 +3,7 @@
 import torch
 
 from golden_cases import fill, load_golden
-from isdfine.nn.gate import ResidualNorm, TargetGate
+from isdfine.zoo.decoder_layer import ResidualNorm, TargetGate
 
 
 def test_golden() -> None:

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bilinear reads of deformable attention as weighted sums of table rows: the faster form on a CPU in training.
+"""Forms that train faster on a CPU than torch's own, with the same numbers up to rounding; nothing else needs them.
 
-All levels lie in one table with a row per (image, head, cell). What a query reads is a sum over the four cells around
-each of its points; torch sums rows fast (``embedding_bag``), and the gradient of the table is such a sum once more,
-over the queries that read each row. On a GPU, in exported graphs and without gradients, ``grid_sample`` stays.
+Bilinear reads of deformable attention become weighted sums of table rows. All levels lie in one table with a row per
+(image, head, cell). What a query reads is a sum over the four cells around each of its points; torch sums rows fast
+(``embedding_bag``), and the gradient of the table is such a sum once more, over the queries that read each row. On a
+GPU, in exported graphs and without gradients, ``grid_sample`` stays.
 """
 
 from __future__ import annotations
@@ -18,8 +19,44 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_matrix
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+
+def trains_on_cpu(module: nn.Module, values: Tensor) -> bool:
+    """Whether a module trains on a CPU, and no graph is being recorded that would have to hold such forms."""
+    recorded = torch.compiler.is_compiling() or torch._C._is_tracing() or torch.onnx.is_in_onnx_export()
+    return values.device.type == "cpu" and module.training and torch.is_grad_enabled() and not recorded
+
+
+def affine(maps: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """``scale * maps + bias`` for maps (B, D, H, W) and one number each, (1,)."""
+    scaled: Tensor = _Affine.apply(maps, scale, bias)
+    return scaled
+
+
+class _Affine(torch.autograd.Function):
+    """The gradient of the scale is one inner product: autograd would write the products to memory and read them."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(maps, scale)
+        return torch.addcmul(bias, scale, maps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        maps, scale = ctx.saved_tensors
+        of_maps = upstream * scale if ctx.needs_input_grad[0] else None
+        of_scale = torch.dot(*_flat(upstream.to(maps.dtype), maps))[None] if ctx.needs_input_grad[1] else None
+        return of_maps, of_scale, upstream.sum()[None] if ctx.needs_input_grad[2] else None
+
+
+def _flat(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Elements in one order, that of memory where both are laid out alike."""
+    if a.dim() == 4 and not (a.is_contiguous() and b.is_contiguous()):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return a.reshape(-1), b.reshape(-1)
 
 
 class FeatureTable(Sequence[Tensor]):
@@ -145,7 +182,8 @@ def _products(values: Tensor, table: Tensor, index: Tensor) -> Tensor:
     pattern = torch.sparse_csr_tensor(
         starts, index.flatten(), torch.zeros(index.numel()), (len(index), len(table)), check_invariants=False
     )
-    return torch.sparse.sampled_addmm(pattern, values, table.mT, beta=0.0).values().view(index.shape)
+    products: Tensor = torch.sparse.sampled_addmm(pattern, values, table.mT, beta=0.0)
+    return products.values().view(index.shape)
 
 
 @cache

@@ -3,7 +3,7 @@
 import torch
 
 from isdfine.nn.padding import Padding
-from isdfine.nn.selection import SELECTORS, anchor_logits, gather_rows
+from isdfine.zoo.queries import SELECTORS, anchor_logits, gather_rows
 
 
 def test_anchors_by_hand() -> None:

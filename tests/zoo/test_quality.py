@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from golden_cases import fill, load_golden
-from isdfine.nn.quality import LocationQualityEstimator
+from isdfine.zoo.heads import LocationQualityEstimator
 
 
 @pytest.mark.parametrize("num_bins", [16, 32])
