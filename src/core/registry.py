@@ -115,7 +115,7 @@ def schema_of(cls: type) -> Schema:
     for init in makers[1:] if is_open else ():
         signature = inspect.signature(init)
         further, is_open = _parameters(init, signature.replace(parameters=list(signature.parameters.values())[1:]))
-        parameters = {**{name: replace(one, inherited=True) for name, one in further.items()}, **parameters}
+        parameters = {**{name: replace(parameter, inherited=True) for name, parameter in further.items()}, **parameters}
         if not is_open:
             break
     return Schema(parameters, is_open)
@@ -131,14 +131,14 @@ def _parameters(init: Any, signature: inspect.Signature) -> tuple[dict[str, Para
             "import the name outside TYPE_CHECKING"
         ) from error
     parameters, is_open = {}, False
-    for name, one in signature.parameters.items():
-        if one.kind is one.VAR_KEYWORD:
+    for name, taken in signature.parameters.items():
+        if taken.kind is taken.VAR_KEYWORD:
             is_open = True
-        elif one.kind not in (one.VAR_POSITIONAL, one.POSITIONAL_ONLY):  # what a config can name
+        elif taken.kind not in (taken.VAR_POSITIONAL, taken.POSITIONAL_ONLY):  # what a config can name
             annotation = hints.get(name, Any)
-            if one.default is None and annotation is not Any:
+            if taken.default is None and annotation is not Any:
                 annotation = typing.Optional[annotation]  # noqa: UP045  # the | form fails on string forward references
-            parameters[name] = Parameter(name, annotation, one.default)
+            parameters[name] = Parameter(name, annotation, taken.default)
     return parameters, is_open
 
 
@@ -223,20 +223,17 @@ def convert(value: Any, annotation: Any) -> Any:
     if isinstance(value, (list, tuple)) and (item := list_item(member)) is not None:
         arguments = typing.get_args(member)
         exact = (typing.get_origin(member) or member) is tuple and arguments and Ellipsis not in arguments
-        items = [convert(one, kind) for one, kind in zip(value, arguments if exact else [item] * len(value))]
+        items = [convert(entry, kind) for entry, kind in zip(value, arguments if exact else [item] * len(value))]
         return tuple(items) if (typing.get_origin(member) or member) is tuple else items
     if isinstance(value, dict) and (item := mapping_item(member)) is not None:
-        return {name: convert(one, item) for name, one in value.items()}
+        return {name: convert(entry, item) for name, entry in value.items()}
     return value
 
 
 def describe(annotation: Any) -> str:
     """An annotation in words, for messages."""
     words = dict.fromkeys(_describe_member(alternative) for alternative in members(annotation))
-    if "None" in words:  # last, as people say it
-        del words["None"]
-        words["None"] = None
-    return " or ".join(words)
+    return " or ".join(sorted(words, key=lambda word: word == "None"))  # which people say last
 
 
 def _describe_member(member: Any) -> str:
@@ -361,7 +358,7 @@ class UserModules:
     """Pickled ahead of objects of such modules, it loads the modules in the process that unpickles."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        named = {name: vars(one).get(_MARK) for name, one in sys.modules.items() if isinstance(one, ModuleType)}
+        named = {name: vars(part).get(_MARK) for name, part in sys.modules.items() if isinstance(part, ModuleType)}
         return _load_again, ({name: folder for name, folder in named.items() if folder}, _folders())
 
 

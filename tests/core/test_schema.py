@@ -104,7 +104,7 @@ def test_describe(annotation: Any, words: str) -> None:
 
 def test_schema_reads_the_constructor() -> None:
     class Child:
-        def __init__(self, part: Part, /, size: int = 3, *more: int, name: str = None, **options: Any) -> None:  # type: ignore[assignment]  # noqa: RUF013
+        def __init__(self, own: int, /, part: Part, size: int = 3, *more: int, name: str = None, **rest: Any) -> None:  # type: ignore[assignment]  # noqa: RUF013
             pass
 
     schema = schema_of(Child)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import whole_file
+from ..registry import fits
 from . import NO_SUM, SUM_KEY, write_with_sum
 
 FORMAT = 1
@@ -61,8 +61,7 @@ class Card:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        wrong = [*_wrong_types(self), *_wrong_classes(self.label_space), *_wrong_metrics(self.metrics)]
-        if wrong:
+        if wrong := _wrong_entries(self):
             raise CheckpointError("model card: " + "; ".join(wrong))
 
     @property
@@ -141,7 +140,7 @@ def save_weights(
     if path.suffix != _WEIGHTS_SUFFIX:
         raise CheckpointError(f"{path}: weights with a card are kept as {_WEIGHTS_SUFFIX}: give the file that ending")
     card = replace(card, sha256="", date=card.date or datetime.now(timezone.utc).isoformat(timespec="seconds"))
-    tensors = {key: one.detach().cpu().contiguous().clone() for key, one in state.items()}
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     with _atomic(path) as partial:
         # Not save_file: what it writes can be read by its owner only.
         texts = {SUM_KEY: NO_SUM, "format": "pt", **(metadata or {}), _METADATA_KEY: _text(card)}
@@ -234,38 +233,32 @@ def _metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def _wrong_types(card: Card) -> list[str]:
+def _wrong_entries(card: Card) -> list[str]:
+    """What is wrong with the entries of a card, each in words."""
     wrong = [] if isinstance(card.config, dict) else [f"config is {type(card.config).__name__}, expected a mapping"]
     for name in ("licence", "source", "sha256", "version", "date", "notes"):
         if not isinstance(getattr(card, name), str):
             wrong.append(f"{name} is {getattr(card, name)!r}, expected a text")
     if isinstance(card.licence, str) and not card.licence.strip():
         wrong.append(f"licence is empty: give one, or {UNKNOWN_LICENCE!r}")
-    return wrong
+    if not fits(card.metrics, dict):
+        wrong.append(f"metrics is {card.metrics!r}, expected numbers by name")
+    else:
+        unfit = {name: value for name, value in card.metrics.items() if not fits(value, float)}
+        wrong += [f"metrics.{name} is {value!r}, expected a finite number" for name, value in unfit.items()]
+    return wrong if card.label_space is None else wrong + _wrong_classes(card.label_space)
 
 
 def _wrong_classes(label_space: object) -> list[str]:
-    if label_space is None:
-        return []
     if not isinstance(label_space, dict) or set(label_space) != {"names", "category_ids"}:
         return [f"label_space is {str(label_space)[:80]}, expected null, or names and category_ids"]
     names, ids = label_space["names"], label_space["category_ids"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not fits(names, list[str]):
         return ["label_space.names must be a list of texts"]
-    if not isinstance(ids, list) or not all(type(number) is int for number in ids):
+    if not fits(ids, list[int]):
         return ["label_space.category_ids must be a list of whole numbers"]
     if len(names) != len(ids):
         return [f"label_space has {len(names)} names for {len(ids)} category_ids: give one name per id"]
     if len(set(ids)) != len(ids):
         return ["label_space.category_ids are not unique: give every class an id of its own"]
     return []
-
-
-def _wrong_metrics(metrics: object) -> list[str]:
-    if not isinstance(metrics, dict):
-        return [f"metrics is {metrics!r}, expected numbers by name"]
-    return [
-        f"metrics.{name} is {value!r}, expected a finite number"
-        for name, value in metrics.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-    ]

@@ -123,8 +123,8 @@ def _included(own: Node) -> list[Node]:
     entries = entry.value if isinstance(entry.value, list) else [entry]
     for entry in entries:
         if not isinstance(entry.value, str):
-            found = type(entry.value).__name__
-            raise ConfigError(f"{entry.origin}: {INCLUDE}: expected a file name or a list of them, found a {found}")
+            kind = type(entry.value).__name__
+            raise ConfigError(f"{entry.origin}: {INCLUDE}: expected a file name or a list of them, found a {kind}")
         if not entry.value.endswith((".yml", ".yaml")):  # messages about another file would show what is in it
             raise ConfigError(f"{entry.origin}: {INCLUDE}: {entry.value!r} is no YAML file (.yml, .yaml)")
     return list(entries)

@@ -28,7 +28,7 @@ class Node:
 
     def at(self, part: object) -> str:
         """Dotted key of the child ``part``."""
-        return f"{self.key}.{part}" if self.key else str(part)
+        return _below(self.key, part)
 
     def plain(self) -> Any:
         """The value without its places: new dicts and lists at every call."""
@@ -47,20 +47,20 @@ class Node:
                 yield from child.walk()
 
 
+def _below(key: str, part: object) -> str:
+    return f"{key}.{part}" if key else str(part)
+
+
 class VainNull(Node):
     """A null of a later file or override where nothing stands that it could take away."""
 
 
 def locate(value: Any, origin: str, key: str = "") -> Node:
     """Give plain data one common origin."""
-
-    def below(part: object) -> str:
-        return f"{key}.{part}" if key else str(part)
-
     if isinstance(value, dict):
-        return Node({name: locate(child, origin, below(name)) for name, child in value.items()}, origin, key)
-    if isinstance(value, (list, tuple)):
-        return Node([locate(child, origin, below(i)) for i, child in enumerate(value)], origin, key)
+        value = {name: locate(child, origin, _below(key, name)) for name, child in value.items()}
+    elif isinstance(value, (list, tuple)):
+        value = [locate(child, origin, _below(key, index)) for index, child in enumerate(value)]
     return Node(value, origin, key)
 
 
@@ -167,7 +167,7 @@ def parse_yaml(text: str, name: str, *, key: str = "", origin: str | None = None
         node = loader.get_single_node()
         if node is None:
             return Node(None, origin or f"{name}:1", key)
-        return _Reader(loader, name, origin).read(node, key, 1, ())
+        return _YamlReader(loader, name, origin).read(node, key, 1, ())
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = origin or (f"{name}:{mark.line + 1}" if mark else name)
@@ -212,7 +212,7 @@ def _check_extent(text: str, name: str, origin: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _YamlReader:
     """Turns YAML nodes into nodes."""
 
     loader: Any
@@ -228,20 +228,17 @@ class _Reader:
             raise ConfigError(f"{self.place(line, key)}: the alias stands inside its own anchor: write the value out")
         self.check_tag(node, line, key)
         inside = (*open_nodes, id(node))
-
-        def below(part: object) -> str:
-            return f"{key}.{part}" if key else str(part)
-
         value: Any
         if isinstance(node, yaml.MappingNode):
             value = {}
             for name_node, child in self.items(node, key):
                 at = name_node.start_mark.line + 1
                 name = self.scalar(name_node, at, key)
-                value[name] = self.read(child, below(name), at, inside)
+                value[name] = self.read(child, _below(key, name), at, inside)
         elif isinstance(node, yaml.SequenceNode):
             value = [
-                self.read(child, below(i), child.start_mark.line + 1, inside) for i, child in enumerate(node.value)
+                self.read(child, _below(key, index), child.start_mark.line + 1, inside)
+                for index, child in enumerate(node.value)
             ]
         else:
             value = self.scalar(node, line, key)
@@ -281,8 +278,8 @@ class _Reader:
             if isinstance(name, str) and not name.isprintable():
                 raise ConfigError(f"{self.place(line, key)}: the key {name!r} has characters that cannot be shown")
             if name in seen:
-                dotted = f"{key}.{name_node.value}" if key else name_node.value
-                raise ConfigError(f"{self.place(line)}: {dotted}: duplicate key, first on line {seen[name]}: keep one")
+                place = f"{self.place(line)}: {_below(key, name_node.value)}"
+                raise ConfigError(f"{place}: duplicate key, first on line {seen[name]}: keep one")
             seen[name] = line
         self.loader.flatten_mapping(node)
         return list(node.value)
