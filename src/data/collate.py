@@ -188,7 +188,8 @@ class PaddedBatchCollateFunction(CollateFunction):
             DataError: images that are no tensors.
         """
         images = _images(samples)
-        height, width = (self._rounded_up(max(image.shape[axis] for image in images)) for axis in (-2, -1))
+        largest = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+        height, width = (-(-side // self.stride) * self.stride for side in largest)
         fill = torch.tensor(self.fill, dtype=images[0].dtype)[:, None, None]
         canvas = fill.expand(len(images), 3, height, width).clone()
         for place, image in zip(canvas, images):
@@ -215,9 +216,6 @@ class PaddedBatchCollateFunction(CollateFunction):
             return images
         resized = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
         return resized if images.is_floating_point() else resized.round().to(images.dtype)
-
-    def _rounded_up(self, side: int) -> int:
-        return -(-side // self.stride) * self.stride
 
 
 def scaled_sizes(sizes: Tensor, canvas: Size, size: Size) -> Tensor:

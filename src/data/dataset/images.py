@@ -88,11 +88,6 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     return int(tags.get(_TIFF_HEIGHT, image.height)), int(tags.get(_TIFF_WIDTH, image.width))
 
 
-def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(height, width) as viewers show it."""
-    return stored[::-1] if orientation in SIDEWAYS else stored
-
-
 def belongs_upright(size: tuple[int, int], stored: tuple[int, int], orientation: int, *, default: bool) -> bool:
     """Whether an entry belongs to the picture as viewers show it.
 
@@ -300,7 +295,7 @@ class Header(NamedTuple):
     @property
     def upright(self) -> tuple[int, int]:
         """(height, width) as viewers show it."""
-        return upright_size(self.stored, self.orientation)
+        return self.stored[::-1] if self.orientation in SIDEWAYS else self.stored
 
 
 def read_headers(paths: Sequence[Path]) -> list[Header | str | None]:

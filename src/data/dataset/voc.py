@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +108,8 @@ def voc_label_space(
     if label_file and os.path.lexists(path):
         return LabelSpace.from_names(class_names(path, problems), str(path), problems)
     quiet = Problems(collect=True)
-    opened = [VocFile.open(path, "", quiet) for path in xml_files(root)]
+    paths = (parent / name for parent, names in files_below(root, ".xml", DEPTH) for name in names)
+    opened = [VocFile.open(path, "", quiet) for path in paths]
     names = sorted({name for file in opened if file for name in file.names()})
     if names:
         text = (
@@ -259,11 +260,6 @@ def xml_folders(root: Path) -> list[Path]:
         for parent, names in files_below(root, ".xml", DEPTH)
         if any(_is_voc(parent / name, empty=False) for name in names[:20])
     ]
-
-
-def xml_files(root: Path) -> Iterator[Path]:
-    """All XML files below the root."""
-    return (parent / name for parent, names in files_below(root, ".xml", DEPTH) for name in names)
 
 
 def xml_file(image: Path) -> Path:

@@ -56,7 +56,9 @@ class Compose(nn.Module):
         self.stop_epoch, self.stopped = _read_policy(policy, [type(op).__name__ for op in self.ops])
         self.fused = fused
         self.cache = cache
-        self._early, self._late = (self._fusion(self.active(stopping)) for stopping in (False, True))
+        self._early, self._late = (
+            Fused(ops) if fused and obstacle(ops) is None else None for ops in map(self.active, (False, True))
+        )
 
     @property
     def pixels(self) -> T.PixelConversion:
@@ -91,9 +93,6 @@ class Compose(nn.Module):
 
     def _stopping(self, epoch: int) -> bool:
         return self.stop_epoch is not None and epoch >= self.stop_epoch
-
-    def _fusion(self, ops: list[nn.Module]) -> Fused | None:
-        return Fused(ops) if self.fused and obstacle(ops) is None else None
 
     def _way(self, ops: list[nn.Module]) -> str:
         reason = obstacle(ops) if self.fused else "fused: False"

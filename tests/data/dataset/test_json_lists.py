@@ -107,6 +107,14 @@ def test_few_entries_are_objects_at_a_time(tmp_path, monkeypatch):
     assert found.boxes_xywh_px.tolist() == [[1, 1, 5, 5 + k] for k in range(25)]
 
 
+def test_a_file_may_be_cut_short_once_it_is_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"images": [{"id": number} for number in range(1000)]}))
+    texts = read_lists(path, ["images"])[0]
+    path.write_bytes(b"")  # of a mapped file the rest is gone then, and whoever reads it is killed by SIGBUS
+    assert [loads(text)["id"] for text in texts] == list(range(1000))
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: the annotation file cannot be opened .*check ann_file"):
         read(tmp_path / "none.json", "images")
