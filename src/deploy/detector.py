@@ -80,17 +80,25 @@ class Detector:
         path = Path(path)
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}: give 1 or more")
-        if path.suffix.lower() in (".onnx", ".engine", ".trt"):
-            if config is not None:
-                raise ConfigError(f"{path}: says all by itself: leave config out")
-            return cls(_exported(path, device, threads, names), batch_size=batch_size)
-        from .backends.torch import TorchBackend
+        if path.suffix.lower() not in (".onnx", ".engine", ".trt"):
+            from .backends.torch import TorchBackend
 
-        if names is not None:
-            raise ConfigError(
-                f"{path}: names are for ONNX files and engines; the config of a checkpoint says its classes"
-            )
-        return cls(TorchBackend.load(path, device=device, threads=threads, config=config), batch_size=batch_size)
+            if names is not None:
+                raise ConfigError(
+                    f"{path}: names are for ONNX files and engines; the config of a checkpoint says its classes"
+                )
+            return cls(TorchBackend.load(path, device=device, threads=threads, config=config), batch_size=batch_size)
+        if config is not None:
+            raise ConfigError(f"{path}: says all by itself: leave config out")
+        if path.suffix.lower() == ".onnx":
+            from .backends.onnx import OnnxBackend
+
+            return cls(OnnxBackend(path, device, threads, names), batch_size=batch_size)
+        from .backends.tensorrt import TensorRTBackend
+
+        if threads is not None:
+            raise ConfigError("threads are for the CPU: leave them out for a TensorRT engine")
+        return cls(TensorRTBackend(path, device, names), batch_size=batch_size)
 
     @property
     def info(self) -> BackendInfo:
@@ -179,18 +187,6 @@ class Detector:
             outputs = outputs._replace(boxes=(outputs.boxes * growth).astype(np.float32))
         _check(outputs, len(self.label_space))
         return outputs
-
-
-def _exported(path: Path, device: str | None, threads: int | None, names: Sequence[str] | None) -> Backend:
-    if path.suffix.lower() == ".onnx":
-        from .backends.onnx import OnnxBackend
-
-        return OnnxBackend(path, device, threads, names)
-    from .backends.tensorrt import TensorRTBackend
-
-    if threads is not None:
-        raise ConfigError("threads are for the CPU: leave them out for a TensorRT engine")
-    return TensorRTBackend(path, device, names)
 
 
 def _check(outputs: Outputs, count: int) -> None:

@@ -28,7 +28,7 @@ class OnnxBackend:
         path: the ``.onnx`` file.
         device: ``cpu``, ``cuda`` or ``cuda:1``; None = CUDA where this build of ONNX Runtime has it.
         threads: used for one image; None = ONNX Runtime's choice (all cores).
-        names: see ``metadata.info_from``.
+        names: see ``base.info_from``.
 
     Raises:
         CheckpointError: the file cannot be read, or is the model of another project.

@@ -36,7 +36,7 @@ class TensorRTBackend:
     Args:
         path: the engine.
         device: ``cuda`` or ``cuda:1``; None = the first GPU.
-        names: see ``metadata.info_from``.
+        names: see ``base.info_from``.
 
     Raises:
         CheckpointError: the file cannot be read, belongs to another TensorRT version or GPU, or is another project's.
@@ -54,12 +54,22 @@ class TensorRTBackend:
         self.device = pick_device(device or "cuda")
         texts = _texts(path)
         self._lock = threading.Lock()  # an execution context serves one call at a time
-        self._engine = _read(trt, path, texts)
+        self._engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            built = f" (it was built with {texts['tensorrt_version']})" if "tensorrt_version" in texts else ""
+            raise CheckpointError(
+                f"{path}: TensorRT {trt.__version__} cannot load it{built}, its log above says why: an engine runs "
+                "only with the TensorRT version and the kind of GPU it was built with; build it again here with "
+                "tools/export_trt.py"
+            )
         self._context = self._engine.create_execution_context()
         tensors = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = [name for name in tensors if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         check_interface(str(path), inputs, [name for name in tensors if name not in inputs])
-        self._types = {name: _torch_type(trt.nptype(self._engine.get_tensor_dtype(name))) for name in tensors}
+        self._types = {
+            name: torch.from_numpy(np.empty(0, trt.nptype(self._engine.get_tensor_dtype(name)))).dtype
+            for name in tensors
+        }
         largest = tuple(self._engine.get_tensor_profile_shape(INPUTS[0], 0)[2])
         height, width = tuple(self._engine.get_tensor_shape(INPUTS[0]))[2:]
         self.info: BackendInfo = info_from(
@@ -86,43 +96,26 @@ class TensorRTBackend:
     @torch.inference_mode()
     def run_placed(self, images: Tensor, orig_sizes: Tensor) -> Outputs:
         """As ``run``, of tensors on the GPU, the images as the engine reads them."""
+        given = zip(INPUTS, (images, orig_sizes))
+        tensors = {name: values.to(self._types[name]).contiguous() for name, values in given}
         with self._lock:
-            labels, boxes, scores = self._execute(dict(zip(INPUTS, (images, orig_sizes))))
-        return Outputs(labels.long().cpu().numpy(), boxes.float().cpu().numpy(), scores.float().cpu().numpy())
-
-    def _execute(self, feed: dict[str, Tensor]) -> list[Tensor]:
-        ready = {name: values.to(self._types[name]).contiguous() for name, values in feed.items()}
-        for name, values in ready.items():
-            if not self._context.set_input_shape(name, tuple(values.shape)):
-                raise ConfigError(
-                    f"TensorRT: the engine was not built for {name} of the shape {tuple(values.shape)}: build it with "
-                    "a larger batch, or for this image size"
-                )
-        shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in OUTPUTS}
-        answers = {name: torch.empty(shapes[name], dtype=self._types[name], device=self.device) for name in OUTPUTS}
-        for name, values in (ready | answers).items():
-            self._context.set_tensor_address(name, values.data_ptr())
-        stream = torch.cuda.current_stream(self.device)
-        if not self._context.execute_async_v3(stream.cuda_stream):
-            raise RuntimeError("TensorRT: the engine failed; its own message stands above")
-        stream.synchronize()
-        return list(answers.values())
-
-
-def _read(trt: Any, path: Path, texts: dict[str, str]) -> Any:
-    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        built = f" (it was built with {texts['tensorrt_version']})" if "tensorrt_version" in texts else ""
-        raise CheckpointError(
-            f"{path}: TensorRT {trt.__version__} cannot load it{built}, its log above says why: an engine runs only "
-            "with the TensorRT version and the kind of GPU it was built with; build it again here with "
-            "tools/export_trt.py"
-        )
-    return engine
-
-
-def _torch_type(kind: Any) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, kind)).dtype
+            for name, values in tensors.items():
+                if not self._context.set_input_shape(name, tuple(values.shape)):
+                    raise ConfigError(
+                        f"TensorRT: the engine was not built for {name} of the shape {tuple(values.shape)}: build it "
+                        "with a larger batch, or for this image size"
+                    )
+            for name in OUTPUTS:
+                shape = tuple(self._context.get_tensor_shape(name))
+                tensors[name] = torch.empty(shape, dtype=self._types[name], device=self.device)
+            for name, values in tensors.items():
+                self._context.set_tensor_address(name, values.data_ptr())
+            stream = torch.cuda.current_stream(self.device)
+            if not self._context.execute_async_v3(stream.cuda_stream):
+                raise RuntimeError("TensorRT: the engine failed; its own message stands above")
+            stream.synchronize()
+        labels, boxes, scores = (tensors[name].cpu() for name in OUTPUTS)
+        return Outputs(labels.long().numpy(), boxes.float().numpy(), scores.float().numpy())
 
 
 def _texts(path: Path) -> dict[str, str]:
