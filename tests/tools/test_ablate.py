@@ -223,10 +223,10 @@ def test_a_killed_ablation_ends_as_an_uninterrupted_one(matrix: Path, tmp_path: 
     assert code == 0, err
     assert "plain/seed1: continues" in err
     assert records_of(broken) == records_of(whole)
-    there, here = (torch.load(one / "last.pth", weights_only=True)["model"] for one in (broken, whole))
+    there, here = (torch.load(folder / "last.pth", weights_only=True)["model"] for folder in (broken, whole))
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in here)
-    reports = [json.loads((tmp_path / one / "report.json").read_text())["runs"][0] for one in ("whole", "broken")]
+    reports = [json.loads((tmp_path / folder / "report.json").read_text())["runs"][0] for folder in ("whole", "broken")]
     assert reports[0]["stats"] == reports[1]["stats"]
     assert reports[0]["curve"] == reports[1]["curve"]
 

@@ -113,7 +113,7 @@ def test_a_strange_folder_gets_a_config_that_runs(tool: ModuleType, tmp_path: Pa
     assert config.get("optimizer.type") == "AdamW"
     assert config.get("train_dataloader.dataset.ann_file") == "./data/custom/annotations/train.json"
     data = write_coco(tmp_path / "again", categories=((0, "dark"), (1, "light")))
-    updates = [f"{one}_dataloader.dataset.{key}={value}" for one in ("train", "val") for key, value in
+    updates = [f"{loader}_dataloader.dataset.{key}={value}" for loader in ("train", "val") for key, value in
                (("ann_file", data), ("img_folder", data.parent / "images"))]  # fmt: skip
     assert config.get("val_dataloader.dataset.transforms.ops.0") == {"type": "Resize", "size": [64, 64]}
     updates += ["val_dataloader.num_workers=0", "device=cpu"]

@@ -23,15 +23,15 @@ def test_every_way_is_measured_and_written(tool, tmp_path, capsys):
     ways = ["official", "ours, fused"]
     assert tool.main(["--sizes", "48x64", *few, "--ways", ways[1], "-o", str(path)]) == 0
     shown = capsys.readouterr().out
-    found = json.loads(path.read_text())["data"]["48x64"]
-    assert list(found["timings"]) == ways == list(found["stages"])
+    content = json.loads(path.read_text())["data"]["48x64"]
+    assert list(content["timings"]) == ways == list(content["stages"])
     assert all(way in shown for way in ways)
-    assert found["timings"]["official"]["times_official"] == 1
-    assert all(len(timing["seconds_by_round"]) == 2 for timing in found["timings"].values())
-    for stage in found["stages"].values():
+    assert content["timings"]["official"]["times_official"] == 1
+    assert all(len(timing["seconds_by_round"]) == 2 for timing in content["timings"].values())
+    for stage in content["stages"].values():
         assert stage["decode"] > 0
         assert stage["geometry"] > 0
-    assert found["stages"]["ours, fused"]["decisions"] > 0
+    assert content["stages"]["ours, fused"]["decisions"] > 0
 
 
 def test_every_way_makes_batches_from_the_same_images(tool, tmp_path, capsys, monkeypatch):

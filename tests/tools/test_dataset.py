@@ -58,9 +58,9 @@ def test_findings_are_a_table_a_report_and_an_exit_code(tool, faulty, tmp_path, 
     assert content["queries"] == 20
     assert content["kinds"]["inverted box"] == 2
     assert [split["name"] for split in content["splits"]] == ["train", "val"]
-    one = next(finding for finding in content["findings"] if finding["kind"] == "wrong size")
-    assert set(one) == {"kind", "severity", "split", "place", "image", "text", "fix"}
-    assert (one["image"], one["split"], one["severity"]) == ("train_03.jpg", "train", "error")
+    word = next(finding for finding in content["findings"] if finding["kind"] == "wrong size")
+    assert set(word) == {"kind", "severity", "split", "place", "image", "text", "fix"}
+    assert (word["image"], word["split"], word["severity"]) == ("train_03.jpg", "train", "error")
 
 
 def test_warnings_count_when_asked(tool, tmp_path):
@@ -282,7 +282,7 @@ def test_what_stops_on_the_way_leaves_nothing(
         return Path(target).write_bytes(Path(source).read_bytes())
 
     monkeypatch.setattr("shutil.copyfile", stop)
-    assert tool.main([one.format(data=clean, new=tmp_path / "new") for one in command]) == code
+    assert tool.main([word.format(data=clean, new=tmp_path / "new") for word in command]) == code
     assert re.search(message, capsys.readouterr().err)
     assert len(done) == 3
     assert not (tmp_path / "new").exists()

@@ -74,7 +74,7 @@ MENDED = {
         "entry 0 has id 'img-1'",
     ),
     "image_id text": (each("image_id", str), "entry 0 has image_id '1'"),
-    "bbox of text": (each("bbox", lambda box: [str(one) for one in box]), "has bbox ['8', '11', '20.5', '30']"),
+    "bbox of text": (each("bbox", lambda box: [str(number) for number in box]), "has bbox ['8', '11', '20.5', '30']"),
     "bbox text": (each("bbox", str), "has bbox '[8, 11, 20.5, 30]'"),
 }
 

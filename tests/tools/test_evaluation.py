@@ -14,10 +14,10 @@ SMALL = ["--images", "30", "--detections", "40", "--classes", "5"]
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark with every side in this process."""
-    found = load_tool("benchmark/evaluation")
+    module = load_tool("benchmark/evaluation")
 
-    monkeypatch.setattr(found, "in_process", found.measured)
-    return found
+    monkeypatch.setattr(module, "in_process", module.measured)
+    return module
 
 
 def test_all_sides_agree(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ class FakeTensorRT:
         self.cache_fits, self.profile_index = True, 0
         config = SimpleNamespace(
             set_memory_pool_limit=note("limit"), clear_flag=note("clear_flag"), profiling_verbosity=None,
-            add_optimization_profile=lambda one: note("add_profile")(one) or self.profile_index,
+            add_optimization_profile=lambda profile: note("add_profile")(profile) or self.profile_index,
             set_timing_cache=lambda *given, **named: note("set_cache")(*given, **named) or self.cache_fits,
             create_timing_cache=lambda old: note("create_cache")(old) or self._cache(old),
         )  # fmt: skip

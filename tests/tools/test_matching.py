@@ -24,9 +24,9 @@ def test_both_sides_are_timed_and_agree(tool: ModuleType, tmp_path: Path, capsys
     assert tool.main([*SMALL, "--objects", "3", "6", "-o", str(file)]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows[:3]] == ["objects", "3", "6"]
-    found = json.loads(file.read_text())
-    assert found["machine"]["versions"]["torch"]
-    for result, objects in zip(found["comparison"], (3, 6)):
+    content = json.loads(file.read_text())
+    assert content["machine"]["versions"]["torch"]
+    for result, objects in zip(content["comparison"], (3, 6)):
         assert result["shapes"]["objects"] == objects
         assert result["target"] is None  # targets are for batch 8
         assert result["largest_loss_difference"] < 1e-4

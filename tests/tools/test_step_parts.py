@@ -25,9 +25,9 @@ def test_both_forms_take_turns_and_agree(
     assert tool.main(["--batch", "1", "--tensors", "3", "--rounds", "1", "-o", str(tmp_path / "found.json")]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows[:3]] == ["part", "attention", "update"]
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["parts"]["attention"]["largest_relative_difference"] < 1e-5
-    assert found["parts"]["update"]["ratio"]["median"] > 0
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert content["parts"]["attention"]["largest_relative_difference"] < 1e-5
+    assert content["parts"]["update"]["ratio"]["median"] > 0
 
 
 def test_wrong_options_are_one_message(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,17 +28,19 @@ def test_variants_take_turns_and_phases_add_up(
     said = capsys.readouterr().out
     assert "wait for data: first batch" in said
     assert "micro, 2 x 64 x 96, 2 boxes an image, 1 rounds" in said
-    found = json.loads(file.read_text())
-    assert found["data_wait"]["median_seconds"] > 0
+    content = json.loads(file.read_text())
+    assert content["data_wait"]["median_seconds"] > 0
     for name in ("eager", "channels_last"):
-        one = found["variants"][name]
-        assert set(one["median_seconds_of_phases"]) == set(tool.PHASES)
-        assert all(one["median_seconds_of_phases"][phase] > 0 for phase in ("forward", "matching", "backward", "ema"))
-        assert one["operators"] > 1000
-        assert one["waits"] == 0
-        assert one["peak_bytes"] > 0
-        assert len(one["phases_by_round"]) == 1
-    assert found["variants"]["eager"]["time_over_eager"]["median"] == 1
+        variant = content["variants"][name]
+        assert set(variant["median_seconds_of_phases"]) == set(tool.PHASES)
+        assert all(
+            variant["median_seconds_of_phases"][phase] > 0 for phase in ("forward", "matching", "backward", "ema")
+        )
+        assert variant["operators"] > 1000
+        assert variant["waits"] == 0
+        assert variant["peak_bytes"] > 0
+        assert len(variant["phases_by_round"]) == 1
+    assert content["variants"]["eager"]["time_over_eager"]["median"] == 1
 
 
 def test_wrong_options_are_one_message(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

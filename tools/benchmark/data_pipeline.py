@@ -74,8 +74,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0,
                         help="also measure our loader with 1 .. N workers (wall clock)")  # fmt: skip
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)  # what the process of a way is told
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 def photo(random: np.random.Generator, height: int, width: int) -> Image.Image:

@@ -82,8 +82,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resident", action="store_true",
                         help="also the resident memory of one process per method (CPU)")  # fmt: skip
     parser.add_argument("--resident-of", metavar="NAME", help=argparse.SUPPRESS)  # what such a process is told
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 @dataclass(frozen=True)

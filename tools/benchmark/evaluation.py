@@ -172,8 +172,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value in (("images", 5000), ("detections", 300), ("classes", 80), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=_positive, default=value, help=f"default: {value}")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="default: both")
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 def _positive(text: str) -> int:

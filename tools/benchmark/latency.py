@@ -65,8 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="picture for --with-preprocessing")
     parser.add_argument("--coco", type=Path, metavar="ANNOTATIONS", help="also measure AP on these COCO annotations")
     parser.add_argument("--images", type=Path, help="folder of the images of --coco")
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 def check(options: argparse.Namespace) -> None:

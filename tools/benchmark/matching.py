@@ -55,8 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=80, help="columns of the logits")
     parser.add_argument("--found", action="store_true", help="every object has a query beside it, as after training")
     parser.add_argument("--growth", action="store_true", help="ours alone, over objects and over the batch")
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 class Side:

@@ -88,8 +88,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = bench_parser(__doc__, batch=4, rounds=7)
     parser.add_argument("--tensors", type=int, default=700, help="of the update, 72 x 72 numbers each")
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

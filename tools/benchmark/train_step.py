@@ -55,8 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", default=["eager"], metavar="NAME",
                         help=f"{', '.join(OPTIONS)}, joined by +")  # fmt: skip
     parser.add_argument("--data", metavar="CONFIG", help="also the wait for batches of this config's train_dataloader")
-    options: argparse.Namespace = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 class Step(TrainingStep):

@@ -30,7 +30,7 @@ def test_done_runs_are_skipped_and_interrupted_ones_resumed(tmp_path: Path) -> N
     finish(runs[1], configs.plain(runs[1]), [0.1])
     runs[1].folder.last.write_bytes(b"")
     left = pending(runs, configs)
-    assert [(run.label, found.state) for run, found in left] == [
+    assert [(run.label, status.state) for run, status in left] == [
         ("slow/seed0", "interrupted"), ("plain/seed1", "absent"), ("slow/seed1", "absent"), ("plain/seed2", "absent"),
         ("slow/seed2", "absent"),
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_changed_config_stops_everything_unless_it_is_to_be_redone(tmp_path: P
     put_aside(left)
     assert sorted(path.name for path in (tmp_path / "out" / "plain").iterdir()) == [".seed0.lock", "seed0.old1"]
     assert (tmp_path / "out" / "plain" / "seed0.old1" / "metrics.jsonl").is_file()
-    assert [found.resume for _, found in left] == [None] * 6
+    assert [status.resume for _, status in left] == [None] * 6
 
 
 def test_a_run_that_is_in_training_is_not_renamed(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from isdfine.solver.solver import Evaluation
 def fingerprint(evaluator: CocoEvaluator) -> EvalResult:
     """Stands in for COCO's metrics, which are zero for weights that nobody trained: sums over all detections."""
     evaluator._read()  # the last batch, as the metrics do
-    seen = sorted(evaluator._seen, key=lambda one: one.image_id)
+    seen = sorted(evaluator._seen, key=lambda image: image.image_id)
     boxes = float(sum(abs(detections.boxes_xyxy_px).sum() for detections in seen))
     return EvalResult({"AP": float(sum(detections.scores.sum() for detections in seen)), "AP50": boxes}, [], len(seen))
 
@@ -81,10 +81,10 @@ def test_parts_before_the_decoder_run_once_a_batch(micro: tuple[Config, Path], m
 
 def test_the_answering_layer_need_not_be_the_last(micro: tuple[Config, Path], tmp_path: Path) -> None:
     config, checkpoint = micro
-    found = cached_layers(config.with_values({"DFINETransformer.eval_idx": 1}), checkpoint, tmp_path / "layers.json")
-    assert (found.answers, len(found.stats)) == (1, 3)
-    assert found.parameters == sum(parameter.numel() for parameter in Evaluation(config).model.parameters())
-    assert set(found.stats[0]) >= {"AP", "AP50", "AR100"}
+    measured = cached_layers(config.with_values({"DFINETransformer.eval_idx": 1}), checkpoint, tmp_path / "layers.json")
+    assert (measured.answers, len(measured.stats)) == (1, 3)
+    assert measured.parameters == sum(parameter.numel() for parameter in Evaluation(config).model.parameters())
+    assert set(measured.stats[0]) >= {"AP", "AP50", "AR100"}
 
 
 def test_results_are_kept_until_the_checkpoint_changes(

@@ -22,19 +22,19 @@ def results(folder: Path, *, data: str = "", judge: Judge = "last", layers: bool
         folder / "trial.yml", "trial", folder, folder / "base.yml", (0, 1, 2), "plain", ("AP", "APl"), judge,
         (Change(data),), variants,
     )  # fmt: skip
-    found = Results(matrix)
+    trial = Results(matrix)
     for run in matrix.runs():
         ap = APS[run.variant][run.seed]
         if ap is None:
-            found.missing[run.label] = "not run"
+            trial.missing[run.label] = "not run"
             continue
         stats = {"AP": ap, "APl": -1.0}
         curve = [(10, {"AP": ap / 2, "APl": -1.0}), (20, stats)]
         by_layer = LayerResults(1, 1_234_567, ({"AP": ap - 0.1}, {"AP": ap}, {"AP": ap + 0.01}))
-        found.outcomes.append(
+        trial.outcomes.append(
             Outcome(run, stats, 1, 20, curve, 0.5, f"hash_{run.variant}", by_layer if layers else None)
         )
-    return found
+    return trial
 
 
 def rows(text: str, heading: str) -> dict[str, list[str]]:
@@ -45,8 +45,8 @@ def rows(text: str, heading: str) -> dict[str, list[str]]:
     return {cell[0]: cell[1:] for cell in cells}
 
 
-def write(found: Results) -> str:
-    return write_report(found, train="python tools/train.py", command="python tools/ablate.py trial.yml").read_text()
+def write(trial: Results) -> str:
+    return write_report(trial, train="python tools/train.py", command="python tools/ablate.py trial.yml").read_text()
 
 
 def test_the_summary_has_means_paired_differences_and_verdicts(tmp_path: Path) -> None:
@@ -109,28 +109,28 @@ def test_without_layers_there_is_no_such_table_and_no_plot(tmp_path: Path) -> No
 
 
 def test_an_empty_matrix_is_reported_as_such(tmp_path: Path) -> None:
-    found = results(tmp_path)
-    found.missing = {outcome.run.label: "not run" for outcome in found.outcomes} | found.missing
-    found.outcomes = []
-    text = write(found)
+    trial = results(tmp_path)
+    trial.missing = {outcome.run.label: "not run" for outcome in trial.outcomes} | trial.missing
+    trial.outcomes = []
+    text = write(trial)
     assert "0 of 12 runs are finished" in text
     assert text.count(": not run") == 12
-    assert rows("#\n" + summary_table(found, ""), "#")["`good`"] == ["0 of 3", "-", "-", "-", "no common seed"]
+    assert rows("#\n" + summary_table(trial, ""), "#")["`good`"] == ["0 of 3", "-", "-", "-", "no common seed"]
     assert not list(tmp_path.glob("*.png"))
 
 
 def test_the_json_report_holds_the_same_as_fractions(tmp_path: Path) -> None:
-    found = results(tmp_path)
-    write(found)
+    trial = results(tmp_path)
+    write(trial)
     content = json.loads((tmp_path / "report.json").read_text())
-    assert content == json.loads(json.dumps(to_dict(found)))
+    assert content == json.loads(json.dumps(to_dict(trial)))
     assert len(content["runs"]) == 10
     assert content["runs"][0]["stats"]["AP"] == pytest.approx(0.40)
     assert content["runs"][0]["layers"][0]["AP"] == pytest.approx(0.30)
     good = next(comparison for comparison in content["comparisons"] if comparison["variant"] == "good")
     assert good["mean"] == pytest.approx(0.0200333, abs=1e-6)
     assert (good["metric"], good["verdict"], good["seeds"]) == ("AP", "higher", [0, 1, 2])
-    assert [one["variant"] for one in content["first_layer"]] == ["good", "same", "few"]
+    assert [row["variant"] for row in content["first_layer"]] == ["good", "same", "few"]
     assert content["first_layer"][0]["mean"] == pytest.approx(good["mean"])
     assert content["missing"] == {"few/seed1": "not run", "few/seed2": "not run"}
 
@@ -138,8 +138,8 @@ def test_the_json_report_holds_the_same_as_fractions(tmp_path: Path) -> None:
 def test_curves_use_the_steps_that_all_runs_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ablation import plots
 
-    found = results(tmp_path)
-    found.outcomes[0].curve.insert(1, (15, {"AP": 0.3, "APl": -1.0}))
+    trial = results(tmp_path)
+    trial.outcomes[0].curve.insert(1, (15, {"AP": 0.3, "APl": -1.0}))
     drawn, titles = {}, []
 
     def save(path: Path, curves: object, *, title: str, **_: object) -> None:
@@ -147,7 +147,7 @@ def test_curves_use_the_steps_that_all_runs_have(tmp_path: Path, monkeypatch: py
         titles.append(title)
 
     monkeypatch.setattr(plots, "save_curves", save)
-    plots.draw_plots(found, "")
+    plots.draw_plots(trial, "")
     assert titles == ["AP over training steps: trial", "AP of each decoder layer's boxes: trial"]
     plain, _, _, few = drawn["AP_over_steps.png"]
     assert (plain.name, list(plain.x), list(few.x)) == ("plain", [10, 20], [10, 20])

@@ -31,9 +31,9 @@ def trained(folder: Path, **changes: Any) -> tuple[Matrix, Configs]:
 
 def test_the_last_evaluation_counts_unless_the_best_is_asked_for(tmp_path: Path) -> None:
     matrix, configs = trained(tmp_path)
-    found = collect(matrix, configs, layers="leave out")
-    assert [outcome.stats["AP"] for outcome in found.of("", "slow").values()] == pytest.approx([0.05, 0.15, 0.25])
-    one = found.outcomes[0]
+    collected = collect(matrix, configs, layers="leave out")
+    assert [outcome.stats["AP"] for outcome in collected.of("", "slow").values()] == pytest.approx([0.05, 0.15, 0.25])
+    one = collected.outcomes[0]
     assert (one.epoch, one.step, one.seconds_per_step) == (1, 4, pytest.approx(0.15))
     assert [(step, stats["AP50"]) for step, stats in one.curve] == [(2, pytest.approx(0.3)), (4, pytest.approx(0.25))]
     assert set(one.stats) == {"AP", "AP50", "APl"}
@@ -61,14 +61,14 @@ def test_runs_that_cannot_be_used_are_listed_with_the_reason(tmp_path: Path) -> 
     runs["plain/seed2"].last.write_bytes(b"")
     text = runs["slow/seed0"].config.read_text()
     runs["slow/seed0"].config.write_text(text.replace("lr: 0.0005", "lr: 0.0007"))
-    found = collect(matrix, configs, layers="leave out")
-    assert found.missing == {
+    collected = collect(matrix, configs, layers="leave out")
+    assert collected.missing == {
         "plain/seed0": "not run",
         "plain/seed1": f"ended before its first checkpoint: see {runs['plain/seed1'].path / 'train.log'}",
         "plain/seed2": "interrupted: start the ablation again to go on with it",
         "slow/seed0": "made from another config: optimizer.lr: 0.0007 there, 0.0005 here",
     }
-    assert [outcome.run.label for outcome in found.outcomes] == ["slow/seed1", "slow/seed2"]
+    assert [outcome.run.label for outcome in collected.outcomes] == ["slow/seed1", "slow/seed2"]
 
 
 def test_why_a_run_failed_and_that_one_is_in_training_is_said(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_a_metric_that_is_no_number_is_never_averaged(tmp_path: Path) -> None:
     matrix, configs = trained(tmp_path)
     metrics = matrix.runs()[0].folder.metrics
     metrics.write_text(metrics.read_text().replace('"AP": 0.05', '"AP": NaN'))
-    found = collect(matrix, configs, layers="leave out")
-    assert found.missing == {"plain/seed0": "finished, but its AP is no number"}
-    assert len(found.outcomes) == 5
+    collected = collect(matrix, configs, layers="leave out")
+    assert collected.missing == {"plain/seed0": "finished, but its AP is no number"}
+    assert len(collected.outcomes) == 5
     best = collect(replace(matrix, judge="best"), configs, layers="leave out")  # its first evaluation is one
     assert best.missing == {}
     assert best.of("", "plain")[0].stats["AP"] == pytest.approx(0.1)
@@ -149,12 +149,12 @@ def test_layers_come_from_the_weights_that_were_judged(tmp_path: Path, monkeypat
         return LayerResults(1, 7, ({"AP": 0.1}, {"AP": final}, {"AP": 0.5}))
 
     monkeypatch.setattr(module, "cached_layers", measured)
-    found = collect(matrix, configs)
+    collected = collect(matrix, configs)
     assert asked == [run.folder.last for run in matrix.runs()]
-    by_label = {outcome.run.label: outcome.layers for outcome in found.outcomes}
+    by_label = {outcome.run.label: outcome.layers for outcome in collected.outcomes}
     assert by_label["plain/seed1"] is not None  # AP 0.15, with a little rounding
     assert by_label["plain/seed0"] is None  # judged with AP 0.05: these are other weights
-    assert found.notes[0] == (
+    assert collected.notes[0] == (
         "plain/seed0: its layers are left out: last.pth gives AP 15.01 but the evaluation that counts 5.00; it holds "
         "other weights (a second stage that went back, other data)"
     )
@@ -171,10 +171,10 @@ def test_known_layers_are_used_without_measuring(tmp_path: Path) -> None:
         json.dumps({"of": {"any": 1}, "answers": 1, "parameters": 7, "stats": stats})  # of a file that is deleted
     )
     (other.folder.path / "layers.json").write_text("{")
-    found = collect(matrix, configs, layers="known")
-    assert found.outcomes[0].layers == LayerResults(1, 7, tuple(stats))
-    assert all(outcome.layers is None for outcome in found.outcomes[1:])
-    (note,) = found.notes
+    collected = collect(matrix, configs, layers="known")
+    assert collected.outcomes[0].layers == LayerResults(1, 7, tuple(stats))
+    assert all(outcome.layers is None for outcome in collected.outcomes[1:])
+    (note,) = collected.notes
     assert note.startswith("slow/seed0: no AP over layers: ")
     assert "layers.json: cannot be read" in note
     assert note.endswith("delete it, and it is measured again")
@@ -199,7 +199,7 @@ def test_a_run_killed_between_its_two_savings_is_measured_from_best(
 
 
 def test_a_missing_checkpoint_is_noted_and_the_run_still_counts(tmp_path: Path) -> None:
-    found = collect(*trained(tmp_path))
-    assert len(found.outcomes) == len(found.notes) == 6
-    assert found.notes[0].startswith("plain/seed0: no AP over layers: ")
-    assert "last.pth is gone" in found.notes[0]
+    collected = collect(*trained(tmp_path))
+    assert len(collected.outcomes) == len(collected.notes) == 6
+    assert collected.notes[0].startswith("plain/seed0: no AP over layers: ")
+    assert "last.pth is gone" in collected.notes[0]

@@ -54,8 +54,8 @@ def test_states(tmp_path: Path) -> None:
 def test_a_run_that_was_killed_between_its_evaluation_and_its_saving_is_not_done(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", checkpoint="")
     torch.save({"progress": {"step": 10}, "model": {"w": torch.zeros(3)}}, folder.last)
-    found = run_status(folder, CONFIG)  # the final evaluation is that of step 20
-    assert (found.state, found.resume) == ("interrupted", folder.last)
+    status = run_status(folder, CONFIG)  # the final evaluation is that of step 20
+    assert (status.state, status.resume) == ("interrupted", folder.last)
     torch.save({"progress": {"step": 20}}, folder.last)
     assert run_status(folder, CONFIG).state == "done"
     assert saved_step(folder.last) == 20
@@ -74,14 +74,14 @@ def test_a_training_line_of_the_last_epoch_is_no_final_evaluation(tmp_path: Path
 
 def test_a_changed_config_is_named(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", config={"optimizer": {"lr": 0.2, "eps": 1}, "precision": "bf16"})
-    found = run_status(folder, CONFIG)
-    assert found.state == "done"
-    assert found.differences == (
+    status = run_status(folder, CONFIG)
+    assert status.state == "done"
+    assert status.differences == (
         "optimizer.eps: 1 there, '(absent)' here",
         "optimizer.lr: 0.2 there, 0.1 here",
         "precision: 'bf16' there, '(absent)' here",
     )
-    assert found.complaint == "; ".join(found.differences)
+    assert status.complaint == "; ".join(status.differences)
 
 
 def test_many_differences_are_cut_short() -> None:
@@ -122,8 +122,8 @@ def test_what_changes_no_number_is_no_difference() -> None:
         ("1", 1, False),
     ],
 )
-def test_same_value(one: Any, other: Any, same: bool) -> None:
-    assert same_value(one, other) is same
+def test_same_value(first: Any, other: Any, same: bool) -> None:
+    assert same_value(first, other) is same
 
 
 def test_two_names_of_one_file_are_the_same(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path) -> None:
 def test_a_cut_last_line_is_left_out_and_a_broken_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(record(0) + record(1)[:20])
-    assert [one["epoch"] for one in read_records(path)] == [0]
+    assert [record["epoch"] for record in read_records(path)] == [0]
     path.write_text(record(0)[:20] + "\n" + record(1))
     with pytest.raises(ConfigError, match=r"metrics.jsonl:1: not a record of a run: .*restore the file"):
         read_records(path)

@@ -10,10 +10,10 @@ from ablation.statistics import compare, false_claim_rate, summarize
 
 
 def test_mean_and_standard_deviation() -> None:
-    found = summarize([1.0, 2.0, 6.0])  # deviations -2, -1, 3: squares 14, / 2 = 7
-    assert found.n == 3
-    assert found.mean == pytest.approx(3.0)
-    assert found.sd == pytest.approx(math.sqrt(7))
+    summary = summarize([1.0, 2.0, 6.0])  # deviations -2, -1, 3: squares 14, / 2 = 7
+    assert summary.n == 3
+    assert summary.mean == pytest.approx(3.0)
+    assert summary.sd == pytest.approx(math.sqrt(7))
     assert summarize([4.0]).sd is None
     with pytest.raises(ValueError, match="no value to average"):
         summarize([])
@@ -22,19 +22,19 @@ def test_mean_and_standard_deviation() -> None:
 def test_differences_are_paired_by_seed() -> None:
     variant = {0: 0.50, 1: 0.40, 2: 0.60, 7: 0.99}
     baseline = {2: 0.57, 1: 0.38, 0: 0.49, 9: 0.01}
-    found = compare(variant, baseline)  # differences 1, 2, 3 points: mean 2, sd 1
-    assert found is not None
-    assert found.seeds == (0, 1, 2)
-    assert found.differences == pytest.approx((0.01, 0.02, 0.03))
-    assert found.mean == pytest.approx(0.02)
-    assert found.sd == pytest.approx(0.01)
-    assert found.standard_error == pytest.approx(0.01 / math.sqrt(3))
-    assert found.smallest == pytest.approx(0.02 / math.sqrt(3))
+    comparison = compare(variant, baseline)  # differences 1, 2, 3 points: mean 2, sd 1
+    assert comparison is not None
+    assert comparison.seeds == (0, 1, 2)
+    assert comparison.differences == pytest.approx((0.01, 0.02, 0.03))
+    assert comparison.mean == pytest.approx(0.02)
+    assert comparison.sd == pytest.approx(0.01)
+    assert comparison.standard_error == pytest.approx(0.01 / math.sqrt(3))
+    assert comparison.smallest == pytest.approx(0.02 / math.sqrt(3))
     # t of 97.5 % with 2 degrees is 4.3027 (tables); mean / error = 2 sqrt(3) = 3.4641
-    assert found.interval == pytest.approx((0.02 - 4.30265 * 0.0057735, 0.02 + 4.30265 * 0.0057735), abs=1e-7)
+    assert comparison.interval == pytest.approx((0.02 - 4.30265 * 0.0057735, 0.02 + 4.30265 * 0.0057735), abs=1e-7)
     # with 2 degrees the two-sided tail is 1 - t / sqrt(t^2 + 2) = 1 - sqrt(12 / 14)
-    assert found.p_value == pytest.approx(1 - math.sqrt(12 / 14))
-    assert found.verdict == "higher by the rule, but the 95 % interval includes 0"
+    assert comparison.p_value == pytest.approx(1 - math.sqrt(12 / 14))
+    assert comparison.verdict == "higher by the rule, but the 95 % interval includes 0"
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,19 @@ def test_differences_are_paired_by_seed() -> None:
     ],
 )
 def test_a_difference_is_claimed_only_beyond_two_standard_errors(differences: tuple[float, ...], verdict: str) -> None:
-    found = compare(dict(enumerate(differences)), dict.fromkeys(range(5), 0.0))
-    assert found is not None
-    assert found.verdict == verdict
+    comparison = compare(dict(enumerate(differences)), dict.fromkeys(range(5), 0.0))
+    assert comparison is not None
+    assert comparison.verdict == verdict
 
 
 def test_exactly_two_standard_errors_are_not_claimed() -> None:
-    found = compare({0: 0.0, 1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 0.0}, dict.fromkeys(range(6), 0.0))
-    assert found is not None
-    assert found.standard_error is not None
-    shift = 2 * found.standard_error - found.mean
+    comparison = compare({0: 0.0, 1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 0.0}, dict.fromkeys(range(6), 0.0))
+    assert comparison is not None
+    assert comparison.standard_error is not None
+    shift = 2 * comparison.standard_error - comparison.mean
     below, above = (
         compare(
-            {seed: difference + shift + extra for seed, difference in enumerate(found.differences)},
+            {seed: difference + shift + extra for seed, difference in enumerate(comparison.differences)},
             dict.fromkeys(range(6), 0.0),
         )
         for extra in (-1e-9, 1e-9)
@@ -76,9 +76,14 @@ def test_exactly_two_standard_errors_are_not_claimed() -> None:
 
 def test_no_common_seed_is_no_comparison() -> None:
     assert compare({0: 0.5}, {1: 0.5}) is None
-    one = compare({0: 0.5, 1: 0.4}, {1: 0.5})
-    assert one is not None
-    assert (one.mean, one.sd, one.interval, one.p_value) == (pytest.approx(-0.1), None, None, None)
+    comparison = compare({0: 0.5, 1: 0.4}, {1: 0.5})
+    assert comparison is not None
+    assert (comparison.mean, comparison.sd, comparison.interval, comparison.p_value) == (
+        pytest.approx(-0.1),
+        None,
+        None,
+        None,
+    )
 
 
 def test_how_generous_the_rule_is() -> None:

@@ -34,10 +34,10 @@ def test_a_clean_data_set_has_no_findings(tmp_path):
 def test_every_planted_fault_is_found_and_nothing_else(tmp_path):
     data = Planted(tmp_path)
     expected = plant_everything(data)
-    found = findings_of(data.write())
+    findings = findings_of(data.write())
     assert len(expected) >= 20
     assert len({kind for kind, _, _ in expected}) >= 10
-    open_ = list(found)
+    open_ = list(findings)
     for kind, split, names in expected:
         hits = [
             finding
@@ -45,7 +45,7 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path):
             if (finding.kind, finding.split) == (kind, split)
             and all(name in f"{finding.place}: {finding.text}" for name in names.split("|"))
         ]
-        assert len(hits) == 1, (kind, split, names, [finding for finding in found if finding.kind == kind])
+        assert len(hits) == 1, (kind, split, names, [finding for finding in findings if finding.kind == kind])
         open_.remove(hits[0])
     assert not open_, open_
 
@@ -54,9 +54,9 @@ def test_classes_that_differ_in_case_are_one_warning(tmp_path):
     data = Planted(tmp_path)
     for content in data.content.values():
         content["categories"][1]["name"] = "ANT"
-    found = findings_of(data.write())
-    assert [(finding.kind, finding.severity) for finding in found] == [("classes alike", "warning")]
-    assert "'ant' and 'ANT' differ in case or spaces only" in found[0].text
+    findings = findings_of(data.write())
+    assert [(finding.kind, finding.severity) for finding in findings] == [("classes alike", "warning")]
+    assert "'ant' and 'ANT' differ in case or spaces only" in findings[0].text
 
 
 def as_format(folder: Path, form: str) -> Path:
@@ -66,9 +66,9 @@ def as_format(folder: Path, form: str) -> Path:
     return folder / form
 
 
-def said(found) -> set[tuple[str, str]]:
+def said(findings) -> set[tuple[str, str]]:
     """Kinds, with the name of the file and the line."""
-    return {(finding.kind, finding.place.split(" ")[0].split("/")[-1]) for finding in found}
+    return {(finding.kind, finding.place.split(" ")[0].split("/")[-1]) for finding in findings}
 
 
 def test_faults_of_voc_files_are_found_at_their_lines(tmp_path):
@@ -147,9 +147,9 @@ def test_faults_of_yolo_files_are_found_at_their_lines(tmp_path):
 def test_a_labelled_picture_of_a_kind_that_is_not_read_is_named(tmp_path):
     root = as_format(tmp_path, "yolo")
     (root / "images/train/train_03.jpg").rename(root / "images/train/train_03.heic")
-    [found] = findings_of(root)
-    assert (found.kind, found.place) == ("label without image", str(root / "labels/train/train_03.txt"))
-    assert found.text.endswith("images/train/train_03.heic is of a kind that is not read: convert it")
+    [finding] = findings_of(root)
+    assert (finding.kind, finding.place) == ("label without image", str(root / "labels/train/train_03.txt"))
+    assert finding.text.endswith("images/train/train_03.heic is of a kind that is not read: convert it")
 
 
 def test_turned_pictures_are_noted_and_their_size_counts_both_ways(tmp_path):
@@ -163,8 +163,8 @@ def test_turned_pictures_are_noted_and_their_size_counts_both_ways(tmp_path):
         annotation for annotation in data.content["train"]["annotations"] if annotation["image_id"] != 2
     ]
     data.box("train", 1, [10, 90, 30, 30])
-    found = findings_of(data.write())
-    assert [(finding.kind, finding.image) for finding in found] == [
+    findings = findings_of(data.write())
+    assert [(finding.kind, finding.image) for finding in findings] == [
         ("mixed orientation", ""), ("turned image", "train_00.jpg"), ("turned image", "train_01.jpg"),
     ]  # fmt: skip
 
@@ -175,8 +175,8 @@ def test_files_of_splits_that_are_not_checked_are_no_strangers(tmp_path):
         data.file("val", number).rename(tmp_path / "train" / data.image("val", number)["file_name"])
     data.write()
     picture(7777).save(tmp_path / "train" / "stranger.png")
-    found = findings_of(tmp_path / "annotations" / "train.json")
-    assert [(finding.kind, finding.image) for finding in found] == [("unlisted file", "stranger.png")]
+    findings = findings_of(tmp_path / "annotations" / "train.json")
+    assert [(finding.kind, finding.image) for finding in findings] == [("unlisted file", "stranger.png")]
 
 
 def test_class_lists_that_differ_are_an_error(tmp_path):
@@ -184,10 +184,10 @@ def test_class_lists_that_differ_are_an_error(tmp_path):
     data.content["val"]["categories"].reverse()
     assert findings_of(data.write()) == []  # the ids say who is who, not the order
     data.content["val"]["categories"][0]["name"] = "calf"
-    (found,) = findings_of(data.write())
-    assert (found.kind, found.severity) == ("different class lists", "error")
-    assert "7=calf" in found.text
-    assert "7=cow" in found.text
+    (finding,) = findings_of(data.write())
+    assert (finding.kind, finding.severity) == ("different class lists", "error")
+    assert "7=calf" in finding.text
+    assert "7=cow" in finding.text
 
 
 def test_skew_between_classes_and_splits(tmp_path):
@@ -197,8 +197,8 @@ def test_skew_between_classes_and_splits(tmp_path):
         content["annotations"] = [
             annotation for annotation in content["annotations"] if annotation["category_id"] in keep
         ]
-    found = findings_of(data.write())
-    kinds = {finding.kind: finding.text for finding in found}
+    findings = findings_of(data.write())
+    kinds = {finding.kind: finding.text for finding in findings}
     assert set(kinds) == {"class not in training", "class not in evaluation"}
     assert "'cow' has no box to learn from, but val has 8" in kinds["class not in training"]
     assert "'bee' has no box here, but 24 in training" in kinds["class not in evaluation"]
@@ -217,20 +217,20 @@ def test_one_box_of_two_classes_is_found(tmp_path):
     first = next(annotation for annotation in data.content["train"]["annotations"] if annotation["image_id"] == 4)
     other = data.box("train", 3, first["bbox"], label=(4 + 1) % 3)
     again = data.box("train", 3, first["bbox"], label=4 % 3)
-    found = {finding.kind: finding for finding in findings_of(data.write())}
-    assert set(found) == {"box of two classes", "duplicate box"}
-    assert f"annotation {other} (cow)" in found["box of two classes"].place
-    assert f"the same box as annotation {first['id']}, which is bee" in found["box of two classes"].text
-    assert f"annotation {again} (bee)" in found["duplicate box"].place
+    findings = {finding.kind: finding for finding in findings_of(data.write())}
+    assert set(findings) == {"box of two classes", "duplicate box"}
+    assert f"annotation {other} (cow)" in findings["box of two classes"].place
+    assert f"the same box as annotation {first['id']}, which is bee" in findings["box of two classes"].text
+    assert f"annotation {again} (bee)" in findings["duplicate box"].place
 
 
 def test_annotation_ids_that_occur_twice_are_found(tmp_path):
     data = Planted(tmp_path)
     content = data.content["train"]["annotations"]
     content[7]["id"] = content[1]["id"]
-    (found,) = findings_of(data.write())
-    assert (found.kind, found.severity, found.image) == ("duplicate annotation id", "error", "train_02.jpg")
-    assert found.text == "has the id of an annotation of train_00.jpg: ids must be unique"
+    (finding,) = findings_of(data.write())
+    assert (finding.kind, finding.severity, finding.image) == ("duplicate annotation id", "error", "train_02.jpg")
+    assert finding.text == "has the id of an annotation of train_00.jpg: ids must be unique"
     for entry in content:
         del entry["id"]
     assert findings_of(data.write()) == []  # an id is not needed
@@ -261,8 +261,10 @@ def test_names_that_no_file_can_have_are_missing_images(tmp_path):
         data.file("train", number).unlink()
     data.file("train", 2).symlink_to(data.file("train", 2))
     data.file("train", 3).mkdir()
-    found = {(finding.kind, finding.image[:9]) for finding in findings_of(data.write()) if finding.severity == "error"}
-    assert found == {
+    findings = {
+        (finding.kind, finding.image[:9]) for finding in findings_of(data.write()) if finding.severity == "error"
+    }
+    assert findings == {
         ("missing image", "zero\0byte"),
         ("unreadable image", "xxxxxxxxx"),
         ("unreadable image", "train_02."),
@@ -275,9 +277,9 @@ def test_a_data_set_without_targets_is_an_error(tmp_path):
     for entry in data.content["train"]["annotations"]:
         entry["iscrowd"] = 1
     data.content["val"]["annotations"].clear()
-    found = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
-    assert "all 12 boxes are crowd" in found["no targets", "train", "error"]
-    assert "none of the 2 images has a box" in found["nothing to evaluate", "val", "warning"]
+    findings = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
+    assert "all 12 boxes are crowd" in findings["no targets", "train", "error"]
+    assert "none of the 2 images has a box" in findings["nothing to evaluate", "val", "warning"]
 
 
 def test_boxes_that_are_fractions_are_an_error(tmp_path):
@@ -286,9 +288,9 @@ def test_boxes_that_are_fractions_are_an_error(tmp_path):
         entry["bbox"] = [0.2, 0.3, 0.1, 0.4]
     for entry in data.content["val"]["annotations"]:
         entry["bbox"] = [0.2, 0.3, 0.1, 0.4]
-    found = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
-    assert "2 of 12 boxes lie in 0..1" in found["some normalised boxes", "train", "warning"]
-    assert "all 6 boxes lie in 0..1" in found["normalised boxes", "val", "error"]
+    findings = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
+    assert "2 of 12 boxes lie in 0..1" in findings["some normalised boxes", "train", "warning"]
+    assert "all 6 boxes lie in 0..1" in findings["normalised boxes", "val", "error"]
 
 
 def test_fields_that_cannot_be_true_are_found(tmp_path):
@@ -299,10 +301,10 @@ def test_fields_that_cannot_be_true_are_found(tmp_path):
     for entry in data.content["val"]["annotations"]:
         x, y, width, height = entry["bbox"]
         entry["bbox"] = [x + 25, y + 20, x + width + 25, y + height + 20]
-    found = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
-    assert "12 of 12 areas are below 0" in found["wrong area", "train", "warning"]
-    assert "1 boxes are rectangles from before a rotation" in found["rotated box", "train", "warning"]
-    assert "fit if the numbers are corners x1, y1, x2, y2" in found["other box format", "val", "error"]
+    findings = {(finding.kind, finding.split, finding.severity): finding.text for finding in findings_of(data.write())}
+    assert "12 of 12 areas are below 0" in findings["wrong area", "train", "warning"]
+    assert "1 boxes are rectangles from before a rotation" in findings["rotated box", "train", "warning"]
+    assert "fit if the numbers are corners x1, y1, x2, y2" in findings["other box format", "val", "error"]
 
 
 @pytest.mark.parametrize(
@@ -337,8 +339,8 @@ def test_two_entries_never_get_one_file(tmp_path):
     data = Planted(tmp_path)
     data.image("train", 0)["file_name"], data.image("train", 1)["file_name"] = "TRAIN_00.jpg", "Train_00.jpg"
     (tmp_path / "train/train_01.jpg").unlink()
-    found = [finding.kind for finding in findings_of(data.write()) if finding.severity == "error"]
-    assert sorted(found) == ["missing image", "wrong name"]
+    findings = [finding.kind for finding in findings_of(data.write()) if finding.severity == "error"]
+    assert sorted(findings) == ["missing image", "wrong name"]
 
 
 def test_names_in_voc_lists_and_yolo_lists_and_crowdhuman(tmp_path):
@@ -362,8 +364,8 @@ def test_names_in_voc_lists_and_yolo_lists_and_crowdhuman(tmp_path):
 def test_a_label_under_another_name_than_its_image(tmp_path):
     root = as_format(tmp_path, "yolo")
     (root / "labels/train/train_03.txt").rename(root / "labels/train/Train_03.txt")
-    [found] = [finding for finding in findings_of(root) if finding.kind == "label without image"]
-    assert found.text == "no image of this name; did you mean 'train_03.jpg'? (upper and lower case)"
+    [orphan] = [finding for finding in findings_of(root) if finding.kind == "label without image"]
+    assert orphan.text == "no image of this name; did you mean 'train_03.jpg'? (upper and lower case)"
 
 
 def test_what_macos_puts_beside_files_is_no_finding(tmp_path, caplog):
@@ -394,6 +396,6 @@ def test_pictures_that_training_reads_as_black_are_found(tmp_path):
         data.image("train", number)["file_name"] = f"{number}.png"
         Image.fromarray(pixels).save(data.folder / "train" / f"{number}.png")
         (data.folder / "train" / f"train_{number:02}.jpg").unlink()
-    found = [finding for finding in findings_of(data.write()) if finding.kind == "dark image"]
-    assert [finding.image for finding in found] == ["0.png", "2.png"]
-    assert "no pixel is brighter than 15 of 255: black, or with fewer bits" in found[0].text
+    findings = [finding for finding in findings_of(data.write()) if finding.kind == "dark image"]
+    assert [finding.image for finding in findings] == ["0.png", "2.png"]
+    assert "no pixel is brighter than 15 of 255: black, or with fewer bits" in findings[0].text

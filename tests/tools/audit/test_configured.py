@@ -64,11 +64,11 @@ def test_boxes_that_the_recipe_drops_are_found(tmp_path):
     assert [source.ops for source in sources_of(config)] == [(), ()]
     ops = [{"type": "Resize", "size": [32, 32]}, {"type": "SanitizeBoundingBoxes", "min_size": 6}]
     config = config.with_values({"train_dataloader.dataset.transforms.ops": ops})
-    found = {
+    findings = {
         finding.split: finding.text for finding in check(read_all(sources_of(config))) if finding.kind == "no targets"
     }
-    assert list(found) == ["train"]
+    assert list(findings) == ["train"]
     assert (
         "all 12 boxes are too small for SanitizeBoundingBoxes (min_size 6 pixels) at the size after Resize to 32 x"
-        in (found["train"])
+        in (findings["train"])
     )

@@ -26,14 +26,14 @@ READERS = {"coco": CocoDetection, "voc": VOCDetection, "yolo": YoloDetection}
 
 def objects_of(data: DetectionDataset) -> dict[str, list[exports.Box]]:
     """What training gets of each image, by the last letter of its name before the suffix."""
-    found = {}
+    objects = {}
     for index, name in enumerate(data.annotations.file_names):
         stem = re.sub(r"(_jpg\.rf.*)?\.jpg$", "", name)[-1]
         target = data[index][1]
         corners = [[round(value) for value in box] for box in target["boxes"].tolist()]
         labels = [data.label_space.names[label] for label in target["labels"].tolist()]
-        found[stem] = [(label, (x, y, x1 - x, y1 - y)) for label, (x, y, x1, y1) in zip(labels, corners)]
-    return found
+        objects[stem] = [(label, (x, y, x1 - x, y1 - y)) for label, (x, y, x1, y1) in zip(labels, corners)]
+    return objects
 
 
 CASES = {

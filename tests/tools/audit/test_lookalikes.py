@@ -25,10 +25,10 @@ def test_the_tree_loses_no_pair():
     flat = (flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True)
     differences = np.sqrt(((flat[:, None] - flat[None]) ** 2).mean(-1))
     wanted = {(a, b) for a, b in zip(*np.nonzero(differences <= LIMIT)) if a < b}
-    found = alike(many)
+    pairs = alike(many)
     assert 20 < len(wanted) < 200
-    assert {(a, b) for a, b, _ in found} == wanted
-    np.testing.assert_allclose([d for *_, d in found], [differences[a, b] for a, b, _ in found], rtol=1e-4)
+    assert {(a, b) for a, b, _ in pairs} == wanted
+    np.testing.assert_allclose([d for *_, d in pairs], [differences[a, b] for a, b, _ in pairs], rtol=1e-4)
 
 
 @pytest.mark.parametrize("change", ["smaller", "quality 20", "brighter", "grey"])
@@ -60,10 +60,10 @@ def test_frames_of_a_film_are_all_found_without_holding_every_pair():
     random = np.random.default_rng(0)
     frames = np.stack([thumbnail(picture(seed)) for seed in (1, 2)] * 150).astype(float)
     frames = (frames + random.normal(0, 3, frames.shape)).clip(0, 255).astype(np.uint8)
-    found = alike(frames)
-    assert len(found) <= 300 * 10
-    assert {index for a, b, _ in found for index in (a, b)} == set(range(300))
-    assert all(a < b and (b - a) % 2 == 0 for a, b, _ in found)
+    pairs = alike(frames)
+    assert len(pairs) <= 300 * 10
+    assert {index for a, b, _ in pairs for index in (a, b)} == set(range(300))
+    assert all(a < b and (b - a) % 2 == 0 for a, b, _ in pairs)
 
 
 @pytest.mark.slow

@@ -31,17 +31,17 @@ def with_orientation(folder, orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_boxes_follow_the_picture_that_the_format_means(tmp_path, orientation):
-    found = discover(with_orientation(tmp_path / "data", orientation))
-    splits = read_all([replace(finding, where={**finding.where, "upright": False}) for finding in found])
+    sources = discover(with_orientation(tmp_path / "data", orientation))
+    splits = read_all([replace(finding, where={**finding.where, "upright": False}) for finding in sources])
     remarks = write_dataset(splits, tmp_path / "yolo", "yolo")
     assert any("1 images that EXIF turns" in remark for remark in remarks) == (orientation > 1)
     yolo = read_all(discover(tmp_path / "yolo"))
     with Image.open(yolo[0].path(0)) as image:
         upright = np.asarray(ImageOps.exif_transpose(image).convert("L"))
     rows, columns = np.nonzero(upright > 128)
-    found = yolo[0].annotations.boxes_xywh_px[yolo[0].annotations.rows(0)]
+    sources = yolo[0].annotations.boxes_xywh_px[yolo[0].annotations.rows(0)]
     wanted = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-    np.testing.assert_allclose(found, [wanted], atol=1e-6)
+    np.testing.assert_allclose(sources, [wanted], atol=1e-6)
     write_dataset(yolo, tmp_path / "coco", "coco")
     back = read_all(discover(tmp_path / "coco"))
     np.testing.assert_allclose(back[0].annotations.boxes_xywh_px[back[0].annotations.rows(0)], [wanted], atol=1e-6)

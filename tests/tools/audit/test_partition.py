@@ -50,9 +50,9 @@ def test_every_class_is_shared_as_asked(seed):
     data = skewed()
     rare = int((data.labels == 4).sum())
     assert rare < 10
-    found = shares(data, divide(data, PARTS, range(len(data)), seed=seed))
-    np.testing.assert_allclose(found[:, [0, 1, 2, 5]], np.array([[0.7, 0.2, 0.1]]).T.repeat(4, 1), atol=0.02)
-    np.testing.assert_allclose(found[:, 4], [0.7, 0.2, 0.1], atol=1 / rare)
+    shared = shares(data, divide(data, PARTS, range(len(data)), seed=seed))
+    np.testing.assert_allclose(shared[:, [0, 1, 2, 5]], np.array([[0.7, 0.2, 0.1]]).T.repeat(4, 1), atol=0.02)
+    np.testing.assert_allclose(shared[:, 4], [0.7, 0.2, 0.1], atol=1 / rare)
 
 
 def test_chance_alone_is_worse():

@@ -25,8 +25,8 @@ def test_exif_turns_the_upright_size_only(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(1).save(tmp_path / "a.jpg", exif=exif)
-    found = read_one(tmp_path / "a.jpg")
-    assert (found.header.stored, found.header.upright) == ((96, 128), (128, 96))
+    pixels = read_one(tmp_path / "a.jpg")
+    assert (pixels.header.stored, pixels.header.upright) == ((96, 128), (128, 96))
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "P", "RGBA", "CMYK", "1"])
@@ -41,9 +41,9 @@ def test_every_mode_is_read(tmp_path, mode):
         image = image.convert(mode)
     path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
     image.save(path)
-    found = read_one(path)
-    assert found.good, found.problem
-    assert found.thumbnail.std() > 10
+    pixels = read_one(path)
+    assert pixels.good, pixels.problem
+    assert pixels.thumbnail.std() > 10
 
 
 def test_broken_files_say_why(tmp_path):
@@ -55,9 +55,9 @@ def test_broken_files_say_why(tmp_path):
         ("text.jpg", b"hello", "no image format"),
     ):
         (tmp_path / name).write_bytes(data)
-        found = read_one(tmp_path / name)
-        assert not found.good
-        assert re.search(reason, found.problem), found.problem
+        pixels = read_one(tmp_path / name)
+        assert not pixels.good
+        assert re.search(reason, pixels.problem), pixels.problem
     assert read_one(tmp_path / "none.jpg").missing
     assert "cannot be read" in read_one(tmp_path).problem
 
@@ -70,8 +70,8 @@ def test_each_file_is_read_once_and_progress_sees_the_count(tmp_path):
         seen.append((total, title))
         return items
 
-    found = read_pixels([tmp_path / "a.png", tmp_path / "a.png"], workers=2, progress=progress)
-    assert list(found) == [tmp_path / "a.png"]
+    pixels = read_pixels([tmp_path / "a.png", tmp_path / "a.png"], workers=2, progress=progress)
+    assert list(pixels) == [tmp_path / "a.png"]
     assert seen == [(1, "images")]
 
 

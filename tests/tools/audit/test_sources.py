@@ -203,8 +203,8 @@ def test_splits_typed_one_by_one(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     for file in (data / "val").iterdir():
         file.rename(tmp_path / "elsewhere" / file.name)
-    one = parse_split(f"mine={data}/annotations/val.json:{tmp_path}/elsewhere").read()
-    assert (one.name, one.img_folder) == ("mine", tmp_path / "elsewhere")
+    split = parse_split(f"mine={data}/annotations/val.json:{tmp_path}/elsewhere").read()
+    assert (split.name, split.img_folder) == ("mine", tmp_path / "elsewhere")
     assert parse_split(f"train={data}").where["ann_file"].endswith("train.json")
     with pytest.raises(DataError, match=r"--split mine=.* holds train, val: name the annotation file of one split"):
         parse_split(f"mine={data}")

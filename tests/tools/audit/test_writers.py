@@ -20,12 +20,12 @@ TOLERANCE_PX = {"coco": 0, "voc": 1e-9, "yolo": 1e-6}
 def by_name(split):
     """File stem -> sorted (class name, box) of one split."""
     data = split.annotations
-    found = {}
+    written = {}
     for index, name in enumerate(data.file_names):
         rows = data.rows(index)
         names = [data.label_space.names[label] for label in data.labels[rows]]
-        found[name.rsplit("/", 1)[-1]] = (names, data.boxes_xywh_px[rows], data.sizes[index].tolist())
-    return found
+        written[name.rsplit("/", 1)[-1]] = (names, data.boxes_xywh_px[rows], data.sizes[index].tolist())
+    return written
 
 
 def uneven(folder):
@@ -51,12 +51,12 @@ def test_round_trips_keep_boxes_labels_and_names(tmp_path, route, images):
     for before, after in zip(first, splits):
         assert not after.problems
         assert before.name == after.name
-        wanted, found = by_name(before), by_name(after)
-        assert set(wanted) == set(found)
+        wanted, written = by_name(before), by_name(after)
+        assert set(wanted) == set(written)
         for name, (labels, boxes, size) in wanted.items():
-            assert found[name][0] == labels
-            assert found[name][2] == size
-            np.testing.assert_allclose(found[name][1], boxes, rtol=0, atol=max(TOLERANCE_PX[form] for form in route))
+            assert written[name][0] == labels
+            assert written[name][2] == size
+            np.testing.assert_allclose(written[name][1], boxes, rtol=0, atol=max(TOLERANCE_PX[form] for form in route))
         for index in range(len(after.annotations)):
             assert after.path(index).is_symlink() == (images == "link")
 
@@ -104,11 +104,11 @@ def test_crowdhuman_holds_persons(tmp_path):
     assert "other.png is now other.jpg" in remarks
     after = read_all(discover(tmp_path / "odgt"))
     assert [split.format for split in after] == ["crowdhuman"] * 2
-    wanted, found = before[0].annotations, after[0].annotations
+    wanted, written = before[0].annotations, after[0].annotations
     persons = wanted.labels == 1
-    np.testing.assert_array_equal(found.boxes_xywh_px, wanted.boxes_xywh_px[persons])
-    np.testing.assert_array_equal(found.crowd, wanted.ids[persons] == crowd)
-    assert found.label_space.names == ("person",)
+    np.testing.assert_array_equal(written.boxes_xywh_px, wanted.boxes_xywh_px[persons])
+    np.testing.assert_array_equal(written.crowd, wanted.ids[persons] == crowd)
+    assert written.label_space.names == ("person",)
     assert "train: visible boxes and head boxes of CrowdHuman are not kept" in "\n".join(
         write_dataset(after, tmp_path / "again", "coco")
     )
@@ -168,13 +168,13 @@ def test_awkward_file_names_keep_their_boxes(tmp_path, route):
         write_dataset(splits, tmp_path / step, step)
         splits = read_all(discover(tmp_path / step))
         assert not splits[0].problems
-    found = {}
+    written = {}
     for index in range(len(splits[0].annotations)):
         rows = splits[0].annotations.rows(index)
-        found[splits[0].path(index).read_bytes()] = splits[0].annotations.boxes_xywh_px[rows]
+        written[splits[0].path(index).read_bytes()] = splits[0].annotations.boxes_xywh_px[rows]
     for index in range(len(names)):
         wanted = first[0].annotations.boxes_xywh_px[first[0].annotations.rows(index)]
-        np.testing.assert_allclose(found[first[0].path(index).read_bytes()], wanted, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(written[first[0].path(index).read_bytes()], wanted, rtol=0, atol=1e-6)
 
 
 def test_every_written_annotation_has_an_id_and_fields_of_its_own(tmp_path):

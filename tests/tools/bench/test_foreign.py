@@ -16,14 +16,14 @@ def test_outputs_of_transformers_become_what_our_own_post_processor_makes() -> N
     draw = torch.Generator().manual_seed(0)
     logits, boxes = torch.randn(2, 300, 7, generator=draw), torch.rand(2, 300, 4, generator=draw)
     finish, words = finish_for(dict.fromkeys(("logits", "pred_boxes", "last_hidden_state"), ()), "x.onnx")
-    found = finish({"logits": logits.numpy(), "pred_boxes": boxes.numpy()}, SIZES, (640, 640))
+    outputs = finish({"logits": logits.numpy(), "pred_boxes": boxes.numpy()}, SIZES, (640, 640))
     want = DFINEPostProcessor(num_classes=7, num_top_queries=TOP)(
         Predictions(logits=logits, boxes=boxes), torch.from_numpy(SIZES)
     )
     assert "after the graph" in words
-    np.testing.assert_array_equal(found.labels, want.labels.numpy())
-    np.testing.assert_allclose(found.boxes, want.boxes.numpy(), atol=1e-3)
-    np.testing.assert_allclose(found.scores, want.scores.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(outputs.labels, want.labels.numpy())
+    np.testing.assert_allclose(outputs.boxes, want.boxes.numpy(), atol=1e-3)
+    np.testing.assert_allclose(outputs.scores, want.scores.numpy(), atol=1e-6)
 
 
 def test_yolo_boxes_are_suppressed_per_class_and_scaled() -> None:
@@ -33,11 +33,11 @@ def test_yolo_boxes_are_suppressed_per_class_and_scaled() -> None:
     answer[0, :, 2] = [50, 50, 20, 20, 0.1, 0.7]  # another class in the same place
     answer[0, :, 3] = [90, 90, 10, 10, 0.2, 0.1]  # below the threshold
     finish, _ = finish_for({"output0": (2, 6, 5)}, "x.onnx")
-    found = finish({"output0": answer}, SIZES, (100, 100))
-    np.testing.assert_allclose(found.scores[0, :3], [0.9, 0.7, 0])
-    assert found.labels[0, :2].tolist() == [0, 1]
-    np.testing.assert_allclose(found.boxes[0, 0], [80, 40, 120, 60])
-    assert not found.scores[1].any()
+    outputs = finish({"output0": answer}, SIZES, (100, 100))
+    np.testing.assert_allclose(outputs.scores[0, :3], [0.9, 0.7, 0])
+    assert outputs.labels[0, :2].tolist() == [0, 1]
+    np.testing.assert_allclose(outputs.boxes[0, 0], [80, 40, 120, 60])
+    assert not outputs.scores[1].any()
 
 
 def test_other_outputs_are_refused() -> None:

@@ -32,21 +32,21 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> ModelInfo:
     return model_info(config_of(tmp_path_factory.mktemp("plain")))
 
 
-@pytest.mark.parametrize("size", ["n", *(pytest.param(one, marks=pytest.mark.slow) for one in "smlx")])
+@pytest.mark.parametrize("size", ["n", *(pytest.param(letter, marks=pytest.mark.slow) for letter in "smlx")])
 def test_official_models(size: str) -> None:
     golden = load_json(f"dfine_{size}_keys.json")
-    found = model_info(isdfine.load_config(CONFIGS / "dfine" / f"dfine_hgnetv2_{size}_coco.yml"))
-    assert (found.name, found.size) == (f"dfine_hgnetv2_{size}_coco", (640, 640))
-    assert (found.params, found.params_trained) == (golden["params_deploy"], golden["params_train_form"])
+    info = model_info(isdfine.load_config(CONFIGS / "dfine" / f"dfine_hgnetv2_{size}_coco.yml"))
+    assert (info.name, info.size) == (f"dfine_hgnetv2_{size}_coco", (640, 640))
+    assert (info.params, info.params_trained) == (golden["params_deploy"], golden["params_train_form"])
     flops = golden["flops_640_deploy"]
-    assert (found.gflops + found.gflops_attention) * 1e9 == pytest.approx(flops["torch_flop_counter_flops"], rel=1e-9)
+    assert (info.gflops + info.gflops_attention) * 1e9 == pytest.approx(flops["torch_flop_counter_flops"], rel=1e-9)
     # calflops sees no product inside attention, and counts the 33 bins of every FDR layer's expectation 33 times
     layers = {"n": 3, "s": 3, "m": 4, "l": 6, "x": 6}[size]
-    assert found.gflops * 1e9 / 2 + layers * 300 * 4 * 33 * 33 == pytest.approx(flops["calflops_macs"], rel=1e-9)
-    assert found.gflops * 1e9 == pytest.approx(flops["calflops_flops"], rel=0.011)
+    assert info.gflops * 1e9 / 2 + layers * 300 * 4 * 33 * 33 == pytest.approx(flops["calflops_macs"], rel=1e-9)
+    assert info.gflops * 1e9 == pytest.approx(flops["calflops_flops"], rel=0.011)
     params, gflops = PUBLISHED[size]
-    assert round(found.params / 1e6) == params
-    assert found.gflops == pytest.approx(gflops, rel=0.02)
+    assert round(info.params / 1e6) == params
+    assert info.gflops == pytest.approx(gflops, rel=0.02)
 
 
 def test_a_config_without_data_or_weights_is_measured(tmp_path: Path, plain: ModelInfo) -> None:

@@ -26,9 +26,9 @@ def test_our_own_file_says_what_it_is(tmp_path: Path) -> None:
     assert facts.labels is not None
     assert facts.labels.names == ("dark", "light")
     images = np.full((1, 3, 32, 64), 0.25, dtype=np.float32)
-    found = subject.call(subject.place(images, SIZES))
-    assert found.scores.tolist() == [0.25]
-    assert found.boxes.tolist() == [[200, 100]]
+    outputs = subject.call(subject.place(images, SIZES))
+    assert outputs.scores.tolist() == [0.25]
+    assert outputs.boxes.tolist() == [[200, 100]]
     assert 0.4 < float(from_memory(subject, 1)().scores[0]) < 0.6, "noise"
 
 

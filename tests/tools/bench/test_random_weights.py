@@ -65,8 +65,8 @@ def test_transformers_gets_the_same_weights(config: isdfine.Config, tmp_path: Pa
     theirs, said = load_theirs(tmp_path)
     assert not said["missing_keys"]
     ours = sorted(module.scale.item() for module in model.modules() if isinstance(module, LearnableAffine))
-    found = [tensor for name, tensor in theirs.state_dict().items() if name.endswith("lab.scale")]
-    assert sorted(float(one) for one in found) == ours
+    values = [tensor for name, tensor in theirs.state_dict().items() if name.endswith("lab.scale")]
+    assert sorted(float(value) for value in values) == ours
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         want, got = model(pixels), theirs(pixels)

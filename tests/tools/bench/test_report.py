@@ -17,7 +17,7 @@ def a_run() -> Run:
     """Two models, the second a fifth slower in every round; no small objects in the data."""
     facts = Facts("m.onnx", "tests", "fp32", (32, 64), "of the file", IN_GRAPH, Recipe.squash((32, 64)))
     fast = Timing(tuple((seconds, seconds) for seconds in (0.010, 0.030, 0.010)))
-    slow = Timing(tuple(tuple(1.2 * one for one in turn) for turn in fast.rounds))
+    slow = Timing(tuple(tuple(1.2 * second for second in turn) for turn in fast.rounds))
     metrics = {"AP": 0.5, "APs": float("nan")}
     return Run(
         {"a": fast, "b": slow}, {"a": facts, "b": facts}, Plan(3, 2, 1), 1, NETWORK, {"cpu": "some"},

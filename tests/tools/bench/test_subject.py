@@ -37,12 +37,12 @@ def test_another_size_changes_the_size_only() -> None:
 @pytest.mark.parametrize(("own", "size"), [(LETTERBOX, (64, 64)), (PADDED, (32, 32))], ids=["letterbox", "padded"])
 def test_images_are_not_squashed_for_models_that_were_not_trained_so(own: Recipe, size: tuple[int, int]) -> None:
     """AP measured on squashed images would not be this model's."""
-    found = facts(recipe_for(own, size), size)
-    assert found.plain()["resize"] is None
+    described = facts(recipe_for(own, size), size)
+    assert described.plain()["resize"] is None
     with pytest.raises(
         ConfigError, match=r"m\.onnx: its own preprocessing does not make .* leave --coco and --with-pre"
     ):
-        prepared(found, [Image.new("RGB", (40, 20))])
+        prepared(described, [Image.new("RGB", (40, 20))])
 
 
 def test_models_that_normalise_get_the_pixels() -> None:

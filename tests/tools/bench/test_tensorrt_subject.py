@@ -34,9 +34,9 @@ def test_pixels_and_sizes_are_placed_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert (subject.facts.precision, subject.facts.size) == ("fp16", (32, 64))
     placed = subject.place(np.full((2, 3, 32, 64), 100, np.uint8), np.array([[64, 32]] * 2))
     assert subject.facts.uint8
-    found: Any = subject.call(placed)
-    assert found[0] is placed[0]
-    assert found[0].dtype == torch.uint8
-    assert found[0].unique().tolist() == [100]
+    outputs: Any = subject.call(placed)
+    assert outputs[0] is placed[0]
+    assert outputs[0].dtype == torch.uint8
+    assert outputs[0].unique().tolist() == [100]
     with pytest.raises(ConfigError, match="was built for batches up to 2: give --batch 2"):
         tensorrt_subject.TensorRTSubject(Path("m.engine"), Wanted(torch.device("cpu"), batch=3))

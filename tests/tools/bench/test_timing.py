@@ -27,25 +27,25 @@ def test_turns_have_orders_drawn_anew_and_warm_up_does_not_count() -> None:
     clock, log = Clock(), []
     calls = {name: clock.takes(seconds, log, name) for name, seconds in (("a", 0.25), ("b", 0.5))}
     finished: list[int] = []
-    found = measure(calls, Plan(rounds=20, repeats=2, warmup=3), clock=clock, on_round=finished.append)
+    timed = measure(calls, Plan(rounds=20, repeats=2, warmup=3), clock=clock, on_round=finished.append)
     assert log[:6] == ["a"] * 3 + ["b"] * 3
     turns = ["".join(log[place : place + 6]) for place in range(6, len(log), 6)]
     assert set(turns) == {"aaabbb", "bbbaaa"}, "in both orders, one call before the two that count"
     assert finished == list(range(1, 21))
-    assert found["a"].rounds == ((0.25, 0.25),) * 20
-    assert ratio(found["b"], found["a"]).median == 2
+    assert timed["a"].rounds == ((0.25, 0.25),) * 20
+    assert ratio(timed["b"], timed["a"]).median == 2
 
 
 def test_statistics_of_known_times() -> None:
     timing = Timing(tuple((number / 1000,) for number in range(101, 0, -1)))
-    found = timing.summary(batch=2)
-    assert found["median_ms"] == pytest.approx(51)
-    assert found["p90_ms"] == pytest.approx(91)
-    assert found["p99_ms"] == pytest.approx(100)
-    assert found["spread_percent"] == pytest.approx(100 * 50 / 51)
-    assert (found["fastest_ms"], found["slowest_ms"]) == (pytest.approx(1), pytest.approx(101))
-    assert found["images_per_second"] == pytest.approx(2 / 0.051)
-    assert found["calls"] == 101
+    timed = timing.summary(batch=2)
+    assert timed["median_ms"] == pytest.approx(51)
+    assert timed["p90_ms"] == pytest.approx(91)
+    assert timed["p99_ms"] == pytest.approx(100)
+    assert timed["spread_percent"] == pytest.approx(100 * 50 / 51)
+    assert (timed["fastest_ms"], timed["slowest_ms"]) == (pytest.approx(1), pytest.approx(101))
+    assert timed["images_per_second"] == pytest.approx(2 / 0.051)
+    assert timed["calls"] == 101
 
 
 def test_a_ratio_compares_rounds_not_runs() -> None:
@@ -53,8 +53,8 @@ def test_a_ratio_compares_rounds_not_runs() -> None:
     slow = (1, 3, 1, 3, 3)
     mine = Timing(tuple((2.0 * factor,) for factor in slow))
     other = Timing(tuple((1.0 * factor, 1.0 * factor, 9.0 * factor) for factor in slow))
-    found = ratio(mine, other)
-    assert (found.quartile1, found.median, found.quartile3) == (2, 2, 2)
+    timed = ratio(mine, other)
+    assert (timed.quartile1, timed.median, timed.quartile3) == (2, 2, 2)
     assert ratio(Timing(((3.0,),)), Timing(((2.0,),))).median == 1.5
 
 

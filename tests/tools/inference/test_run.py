@@ -25,8 +25,8 @@ class Memory:
         self.seen: list[tuple[str, int]] = []
         self.pictures: list[Image.Image] = []
 
-    def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
-        self.seen.append((frame.name, len(found)))
+    def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
+        self.seen.append((frame.name, len(detections)))
         self.pictures.append(drawn())
 
     def __enter__(self) -> Any:
@@ -108,8 +108,8 @@ def test_pictures_are_not_kept(tmp_path: Path) -> None:
         pytest.skip("resident memory is read from /proc, which only Linux has")
 
     class Count(Memory):
-        def write(self, frame: InputImage, found: Detections, drawn: Callable[[], Image.Image]) -> None:
-            self.seen.append((frame.name, len(found)))
+        def write(self, frame: InputImage, detections: Detections, drawn: Callable[[], Image.Image]) -> None:
+            self.seen.append((frame.name, len(detections)))
             if len(self.seen) in (30, 150):
                 sizes.append(resident_mib())
 

@@ -26,12 +26,12 @@ IMAGE = Image.new("RGB", (60, 40), "gray")
 CLIP = Clip("clip", Fraction(10))
 
 
-def found(*rows: tuple[int, float, float, float, float, float]) -> Detections:
+def detected(*rows: tuple[int, float, float, float, float, float]) -> Detections:
     table = np.array(rows, dtype=np.float32).reshape(-1, 6)
     return Detections(table[:, 1:5], table[:, 5], table[:, 0].astype(np.int64), LABELS, (40, 60), IMAGE)
 
 
-TWO = found((1, 10, 5, 30, 25, 0.9), (0, -6, 0, 80, 20.004, 0.5))
+TWO = detected((1, 10, 5, 30, 25, 0.9), (0, -6, 0, 80, 20.004, 0.5))
 
 
 def write(sink: Sink, *items: tuple[InputImage, Detections]) -> None:
@@ -47,7 +47,10 @@ def frames(count: int) -> list[tuple[InputImage, Detections]]:
 def test_coco(tmp_path: Path) -> None:
     path = tmp_path / "new" / "d.json"
     write(
-        CocoJson(path, LABELS), (InputImage("a/ü.jpg", IMAGE), TWO), (InputImage("b.jpg", IMAGE), found()), *frames(1)
+        CocoJson(path, LABELS),
+        (InputImage("a/ü.jpg", IMAGE), TWO),
+        (InputImage("b.jpg", IMAGE), detected()),
+        *frames(1),
     )
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["categories"] == [{"id": 3, "name": "dark"}, {"id": 7, "name": "light"}]
@@ -93,7 +96,7 @@ def test_csv(tmp_path: Path) -> None:
     write(
         Table(tmp_path / "d.csv"),
         (InputImage('a,"b".jpg', IMAGE), TWO),
-        (InputImage("c.jpg", IMAGE), found()),
+        (InputImage("c.jpg", IMAGE), detected()),
         *frames(2)[1:],
     )
     with open(tmp_path / "d.csv", newline="", encoding="utf-8") as file:
@@ -126,11 +129,11 @@ def test_texts_of_a_csv_file_are_no_formulas(tmp_path: Path) -> None:
 
 
 def test_yolo_is_read_by_our_reader(tmp_path: Path) -> None:
-    outside = found((0, 70, 10, 90, 20, 0.9), (1, 10, 5, 30, 25, 0.8))
+    outside = detected((0, 70, 10, 90, 20, 0.9), (1, 10, 5, 30, 25, 0.8))
     write(
         Yolo(tmp_path / "l", LABELS),
         (InputImage("a/b.jpg", IMAGE), TWO),
-        (InputImage("c.jpg", IMAGE), found()),
+        (InputImage("c.jpg", IMAGE), detected()),
         (InputImage("d.png", IMAGE), outside),
     )
     rows = parse_rows(tmp_path / "l" / "a" / "b.txt", LABELS, Problems())
@@ -160,7 +163,7 @@ def test_pictures_keep_their_names(tmp_path: Path) -> None:
 
 def test_videos_one_file_each(tmp_path: Path) -> None:
     load_av()
-    other = [(InputImage("x/0.jpg", IMAGE, Clip("other", Fraction(5)), 0), found())]
+    other = [(InputImage("x/0.jpg", IMAGE, Clip("other", Fraction(5)), 0), detected())]
     write(Videos(tmp_path), *frames(3), (InputImage("a.jpg", IMAGE), TWO), *other)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "other.mp4"]
     assert [len(read_video(tmp_path / name)) for name in ("clip.mp4", "other.mp4")] == [3, 1]

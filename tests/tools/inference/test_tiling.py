@@ -32,7 +32,7 @@ def seen(window: Window, objects: Sequence[Sequence[float]], noise: float = 0.0)
     return Detections(boxes, table[:, 5], table[:, 0].astype(np.int64), LABELS, (height, width))
 
 
-def found(objects: Sequence[Sequence[float]], tiling: Tiling, noise: float = 0.0) -> Detections:
+def detected(objects: Sequence[Sequence[float]], tiling: Tiling, noise: float = 0.0) -> Detections:
     windows = tiling.windows(*SIZE)
     return merge([seen(window, objects, noise) for window in windows], windows, SIZE)
 
@@ -69,7 +69,7 @@ def objects_everywhere(sides: Sequence[tuple[int, int]]) -> list[list[float]]:
 def test_every_object_is_reported_once_and_whole(tiling: Tiling, noise: float) -> None:
     """Smaller than the overlap, as large as a tile, far larger than several tiles; wherever the seams cut it."""
     for item in objects_everywhere([(30, 30), (60, 25), (150, 150), (40, 450), (400, 90), (450, 600)]):
-        merged = found([item], tiling, noise)
+        merged = detected([item], tiling, noise)
         assert len(merged) == 1, (item, merged.boxes)
         np.testing.assert_allclose(merged.boxes[0], item[1:5], atol=0.01 + 4 * noise)
         assert merged.scores[0] == pytest.approx(0.9)
@@ -85,7 +85,7 @@ def test_neighbours_stay_two() -> None:
         ([1, 100, 20, 300, 190, 0.9], [1, 150, 60, 190, 100, 0.8]),
         ([0, 120, 50, 260, 90, 0.9], [1, 120, 50, 260, 90, 0.8]),
     ):
-        merged = found([first, second], tiling)
+        merged = detected([first, second], tiling)
         assert len(merged) == 2
         np.testing.assert_allclose(merged.boxes, [first[1:5], second[1:5]], atol=0.01)
         assert merged.labels.tolist() == [first[0], second[0]]
@@ -109,9 +109,9 @@ def test_edges_come_from_tiles_that_do_not_cut() -> None:
 
 def test_order_and_nothing() -> None:
     tiling = Tiling((200, 200), 0.2)
-    merged = found([[0, 10, 10, 60, 60, 0.3], [1, 300, 10, 360, 60, 0.7], [0, 600, 400, 660, 460, 0.5]], tiling)
+    merged = detected([[0, 10, 10, 60, 60, 0.3], [1, 300, 10, 360, 60, 0.7], [0, 600, 400, 660, 460, 0.5]], tiling)
     assert merged.scores.tolist() == pytest.approx([0.7, 0.5, 0.3])
-    assert len(found([], tiling)) == 0
+    assert len(detected([], tiling)) == 0
     assert merged.size == SIZE
 
 

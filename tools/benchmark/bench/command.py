@@ -32,7 +32,9 @@ _OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def bench_parser(text: str | None, *, model: bool = False, output: bool = True, **defaults: Any) -> Any:
+def bench_parser(
+    text: str | None, *, model: bool = False, output: bool = True, **defaults: Any
+) -> argparse.ArgumentParser:
     """A parser with the shared options.
 
     Args:
