@@ -107,7 +107,7 @@ def test_what_changes_no_number_is_no_difference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "other", "same"),
     [
         ("./data/a.json", "/work/shared/data/a.json", True),
         ("/work/shared/data/a.json", "data/a.json", True),

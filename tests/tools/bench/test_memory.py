@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import memory
-from bench.memory import counted_peak, measured_peak, weight_bytes
+from bench.model_info import counted_peak, measured_peak, weight_bytes
 
 IMAGE = 4 * 3 * 8 * 8
 """Bytes of one image."""
@@ -39,9 +38,9 @@ def test_live_tensors_are_counted_by_hand(device: str) -> None:
 def test_the_second_pass_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """With functions that only look like CUDA's: the first pass takes what libraries keep."""
     said: list[str] = []
-    monkeypatch.setattr(memory.torch.cuda, "synchronize", lambda device: said.append("wait"))
-    monkeypatch.setattr(memory.torch.cuda, "reset_peak_memory_stats", lambda device: said.append("reset"))
-    monkeypatch.setattr(memory.torch.cuda, "max_memory_allocated", lambda device: 123)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: said.append("wait"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: said.append("reset"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 123)
     model = Steps()
     model.register_forward_hook(lambda *_: said.append("pass"))
     assert measured_peak(model, torch.zeros(1, 3, 8, 8)) == 123

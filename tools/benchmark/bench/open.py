@@ -22,8 +22,7 @@ from isdfine.load import load_detector
 from .onnx_subject import OnnxSubject
 from .random_weights import random_detector
 from .subject import Subject, Wanted, recipe_for
-from .tensorrt_subject import TensorRTSubject
-from .torch_subject import TorchSubject, check_mode, facts_of
+from .torch_subject import TensorRTSubject, TorchSubject, check_mode, facts_of
 
 BackendName = Literal["eager", "compile", "graph", "onnx", "tensorrt"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch models: eager, compiled, or replayed as a CUDA graph."""
+"""Models on torch's tensors: PyTorch's own (eager, compiled, or as a CUDA graph) and TensorRT engines."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.backends.base import Outputs
+from isdfine.deploy.backends.tensorrt import TensorRTBackend
 from isdfine.deploy.onnx.graph import Deployed
 from isdfine.nn.attention import QuerySelfAttention
 
@@ -118,3 +120,37 @@ def facts_of(
     """Facts about a model in PyTorch, its classes left open."""
     backend = f"torch {torch.__version__} {'CUDA graph' if mode == 'graph' else mode}"
     return Facts(source, backend, precision, size, weights, IN_GRAPH, recipe_for(deployed.recipe, size))
+
+
+class TensorRTSubject:
+    """A TensorRT engine. Not run: no machine of ours has TensorRT.
+
+    Args:
+        path: the file.
+        wanted: device, batch, size.
+
+    Raises:
+        CheckpointError, ConfigError: see ``TensorRTBackend``; a batch that the engine was not built for.
+    """
+
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self._backend = TensorRTBackend(path, str(wanted.device))
+        info = self._backend.info
+        size = info.size or wanted.size
+        if size is None:
+            raise ConfigError(f"{path}: takes images of many sizes: give one with --size HEIGHT WIDTH")
+        if info.max_batch is not None and wanted.batch > info.max_batch:
+            raise ConfigError(f"{path}: was built for batches up to {info.max_batch}: give --batch {info.max_batch}")
+        self.facts = Facts(
+            str(path), info.backend, self._backend.precision, size, "of the engine", IN_GRAPH,
+            recipe_for(info.recipe, size), info.labels, info.uint8,
+        )  # fmt: skip
+
+    def place(self, images: NDArray[Any], sizes: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """See ``Subject``."""
+        device = self._backend.device
+        return torch.from_numpy(images).to(device), torch.from_numpy(sizes).to(device)
+
+    def call(self, placed: tuple[Tensor, Tensor]) -> Outputs:
+        """See ``Subject``."""
+        return self._backend.run_placed(*placed)
