@@ -99,12 +99,12 @@ def convert(source: Path, target: Path, sizes: tuple[int, ...] = (224, 320)) -> 
     return agree
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = command_parser(__doc__)
     parser.add_argument("target", type=Path, help="file to write, .safetensors")
     parser.add_argument("--source", type=Path, help="the package's .pth; default: where the package is installed")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     source = options.source
     if source is None:
         try:

@@ -186,9 +186,9 @@ def fault(source: Path, kind: str, choose: random.Random, work: Path, options: a
     return wrong
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the campaign."""
-    options = campaign_parser(__doc__, KINDS, 12).parse_args()
+    options = campaign_parser(__doc__, KINDS, 12).parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="full-disk-") as folder:
         source = Path(folder) / "source"
         config = write_config(source)

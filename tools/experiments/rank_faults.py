@@ -187,11 +187,11 @@ def trial(kind: str, choose: random.Random, folder: Path, options: argparse.Name
     return wrong + ([] if outcome.seconds <= options.timeout + SLACK_S else ["it took too long"])
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the campaign."""
     parser = campaign_parser(__doc__, KINDS, 20)
     parser.add_argument("--timeout", type=float, default=60.0, help="ISDFINE_DIST_TIMEOUT of the runs, seconds")
-    return run(trial, parser.parse_args(), "faults were named in time")
+    return run(trial, parser.parse_args(arguments), "faults were named in time")
 
 
 if __name__ == "__main__":
