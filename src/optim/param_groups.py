@@ -95,12 +95,15 @@ def named_as_saved(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, tensor
 
 
-@register
-class AdamW(torch.optim.AdamW):
-    """``torch.optim.AdamW`` over the groups of :func:`param_groups`; ``options`` are torch's further arguments.
+class _Grouped(torch.optim.Optimizer):
+    """An optimizer of torch over the groups of :func:`param_groups`.
 
     Unless ``foreach`` or ``fused`` says otherwise, all parameters of a group are updated in one call, on CPUs too.
-    ``layer_decay``: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
+
+    Args:
+        model, params: what :func:`param_groups` splits, and by which entries.
+        layer_decay: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
+        options: torch's further arguments, with torch's defaults.
     """
 
     def __init__(
@@ -109,71 +112,35 @@ class AdamW(torch.optim.AdamW):
         params: list[dict[str, Any]] | None = None,
         *,
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 1e-2,
         layer_decay: float | None = None,
         **options: Any,
     ) -> None:
-        options |= {"lr": lr, "betas": betas, "weight_decay": weight_decay}
-        super().__init__(**_arguments(torch.optim.AdamW, model, params, layer_decay, options))
+        own = inspect.signature(super().__init__)  # of torch's class, which comes next
+        defaults = {name: parameter.default for name, parameter in own.parameters.items() if name != "params"}
+        options = {**defaults, **options, "lr": lr}
+        if "betas" in options:
+            options["betas"] = _pair(options["betas"])
+        if options["fused"] is None and options["foreach"] is None:
+            options["fused"] = True  # on a CPU torch would update one parameter after the other
+        groups = param_groups(model, params, list(defaults), options)
+        if layer_decay is not None:
+            groups = split_by_stage(model, groups, layer_decay, lr)
+        super().__init__(groups, **options)
 
 
 @register
-class Adam(torch.optim.Adam):
-    """``torch.optim.Adam`` over the groups of :func:`param_groups`, like :class:`AdamW`."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        params: list[dict[str, Any]] | None = None,
-        *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        layer_decay: float | None = None,
-        **options: Any,
-    ) -> None:
-        options |= {"lr": lr, "betas": betas, "weight_decay": weight_decay}
-        super().__init__(**_arguments(torch.optim.Adam, model, params, layer_decay, options))
+class AdamW(_Grouped, torch.optim.AdamW):
+    """``torch.optim.AdamW`` over groups that a config describes."""
 
 
 @register
-class SGD(torch.optim.SGD):
-    """``torch.optim.SGD`` over the groups of :func:`param_groups`, like :class:`AdamW`."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        params: list[dict[str, Any]] | None = None,
-        *,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        layer_decay: float | None = None,
-        **options: Any,
-    ) -> None:
-        options |= {"lr": lr, "weight_decay": weight_decay}
-        super().__init__(**_arguments(torch.optim.SGD, model, params, layer_decay, options))
+class Adam(_Grouped, torch.optim.Adam):
+    """``torch.optim.Adam`` over groups that a config describes."""
 
 
-def _arguments(
-    optimizer: type[torch.optim.Optimizer],
-    model: nn.Module,
-    entries: Sequence[Mapping[str, Any]] | None,
-    layer_decay: float | None,
-    given: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What torch's optimizer is made with."""
-    known = {name: parameter.default for name, parameter in inspect.signature(optimizer).parameters.items()}
-    del known["params"]
-    options = {**known, **given}
-    if "betas" in options:
-        options["betas"] = _pair(options["betas"])
-    if options["fused"] is None and options["foreach"] is None:
-        options["fused"] = True  # on a CPU torch would update one parameter after the other
-    groups = param_groups(model, entries, list(known), options)
-    if layer_decay is not None:
-        groups = split_by_stage(model, groups, layer_decay, options["lr"])
-    return {"params": groups, **options}
+@register
+class SGD(_Grouped, torch.optim.SGD):
+    """``torch.optim.SGD`` over groups that a config describes."""
 
 
 def _pair(betas: Sequence[float]) -> tuple[float, float]:

@@ -28,23 +28,8 @@ class GradScaler(torch.amp.GradScaler):
     ``device`` is the run's device type; by default CUDA where it is available.
     """
 
-    def __init__(
-        self,
-        enabled: bool = True,
-        init_scale: float = 65536.0,
-        growth_factor: float = 2.0,
-        backoff_factor: float = 0.5,
-        growth_interval: int = 2000,
-        device: str | None = None,
-    ) -> None:
-        super().__init__(
-            device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            init_scale=init_scale,
-            growth_factor=growth_factor,
-            backoff_factor=backoff_factor,
-            growth_interval=growth_interval,
-            enabled=enabled,
-        )
+    def __init__(self, device: str | None = None, **options: Any) -> None:
+        super().__init__(device or ("cuda" if torch.cuda.is_available() else "cpu"), **options)
 
 
 class Precision:
