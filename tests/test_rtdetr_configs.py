@@ -16,6 +16,7 @@ from golden_cases import load_json
 from isdfine.core.errors import ConfigError
 from isdfine.distill.objective import build_objective
 from isdfine.losses.rtdetr import RTDETRCriterion, SetCriterion
+from isdfine.solver.progress import StagePlan
 from isdfine.zoo.rtdetr.decoder import RTDETRTransformer, RTDETRTransformerv2
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -86,7 +87,7 @@ def test_a_config_builds_its_detector(name: str) -> None:
     assert (post.num_top_queries, post.num_classes) == (300, facts["num_classes"])
     collate = config.build("train_dataloader.collate_fn")
     assert collate.sizes == tuple((side, side) for side in facts["scales"] or ())
-    assert collate.restart_epoch is None  # RT-DETR goes on with the weights that it has
+    assert StagePlan.of(collate).restart_epoch is None  # RT-DETR goes on with the weights that it has
 
 
 def tiny(name: str) -> isdfine.Config:
@@ -289,13 +290,9 @@ def test_the_same_names_mean_d_fine_below_d_fine(tmp_path: Path) -> None:
     config = isdfine.load_config(tmp_path / "run.yml")
     with torch.device("meta"):
         assert not hasattr(config.build("HybridEncoder").pan_blocks[0], "bottlenecks")
-    assert config.build("BatchImageCollateFunction").restart_epoch is None
-    assert (
-        isdfine.load_config(tmp_path / "run.yml", ["BatchImageCollateFunction.stop_epoch=3"])
-        .build("BatchImageCollateFunction")
-        .restart_epoch
-        == 3
-    )
+    assert StagePlan.of(config.build("BatchImageCollateFunction")).restart_epoch is None
+    config = isdfine.load_config(tmp_path / "run.yml", ["BatchImageCollateFunction.stop_epoch=3"])
+    assert StagePlan.of(config.build("BatchImageCollateFunction")).restart_epoch == 3
 
 
 @pytest.mark.parametrize(

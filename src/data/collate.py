@@ -35,17 +35,14 @@ class CollateFunction(ABC):
     """What a loader needs to make batches.
 
     Args:
-        stop_epoch: from this epoch on images keep their size; the solver's second stage begins there. None = never.
-        ema_restart_decay: EMA decay of the second stage: official files say it here; the solver reads it. None = the
-            decay of the first stage.
-        restart: whether that stage starts from the best weights so far with a new EMA; False: training just goes on.
-
-    Attributes:
-        restart_epoch: where the solver begins its second stage; None where there is none.
+        stop_epoch, ema_restart_decay, restart: the two stages of a training, which official files describe here. They
+            are handed on to the solver, whose ``StagePlan`` says what they mean; nothing here reads them.
     """
 
     takes_any_size = False
     """Whether the images of a batch may differ in size, and have sides that are no multiples of 32."""
+    multi_scale = True
+    """Whether the sizes of batches are drawn; the loop turns it off for the second stage."""
 
     def __init__(self, stop_epoch: int | None, ema_restart_decay: float | None, *, restart: bool = True) -> None:
         if stop_epoch is not None and stop_epoch < 0:
@@ -54,7 +51,7 @@ class CollateFunction(ABC):
             raise ValueError(f"ema_restart_decay is {ema_restart_decay}: give at least 0 and below 1, e.g. 0.9999")
         self.stop_epoch = stop_epoch
         self.ema_restart_decay = ema_restart_decay
-        self.restart_epoch = stop_epoch if restart else None
+        self.restart = restart
 
     @abstractmethod
     def __call__(self, samples: Samples) -> Batch:
@@ -73,7 +70,7 @@ class CollateFunction(ABC):
 
     def _drawn(self, choices: int, seed: int, epoch: int, batch_index: int) -> int | None:
         """Number of the choice of a batch, the same on every rank; None where there is nothing to choose."""
-        if not choices or (self.stop_epoch is not None and epoch >= self.stop_epoch):
+        if not choices or not self.multi_scale:
             return None
         digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, batch_index), digest_size=8, person=b"multiscale")
         return int.from_bytes(digest.digest(), "little") % choices

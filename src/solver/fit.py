@@ -96,6 +96,7 @@ class _Fit:
         run, progress = self.run, self.run.progress
         loader = run.train_loader
         loader.set_epoch(epoch)
+        loader.collate_fn.multi_scale = not run.plan.in_stage_two(epoch)
         loader.start_at(progress.batch)
         batches = len(loader)
         run.trained.train()
@@ -193,7 +194,7 @@ class _Fit:
 
     def _save_best(self, epoch: int) -> None:
         plan, folder = self.run.plan, self.run.folder
-        stage_one = plan.stop_epoch is not None and not plan.in_stage_two(epoch)
+        stage_one = plan.restart_epoch is not None and not plan.in_stage_two(epoch)
         self.run.save(folder.best, *([folder.best_stage_one] if stage_one else []))
 
     def _evaluation_due(self, epoch: int) -> bool:

@@ -100,13 +100,14 @@ def longer_than_the_run(run: Training) -> Iterator[str]:
             f"the warm-up takes {warmup} of {updates} updates ({epochs} epochs of {updates // epochs}), and the "
             f"learning rate is {when} at its full value: shorten it ({_warmup_key(run)})"
         )
-    if run.plan.stop_epoch is not None and run.plan.stop_epoch > epochs:
+    restart = run.plan.restart_epoch
+    if restart is not None and restart > epochs:
         yield (
-            f"train_dataloader.collate_fn.stop_epoch {run.plan.stop_epoch} lies beyond the last of {epochs} epochs: "
+            f"train_dataloader.collate_fn.stop_epoch {restart} lies beyond the last of {epochs} epochs: "
             "there is no second stage (null says so)"
         )
     policy = run.train_loader.dataset.transforms.stop_epoch
-    if policy is not None and policy > epochs and policy != run.plan.stop_epoch:
+    if policy is not None and policy > epochs and policy != restart:
         yield (
             f"train_dataloader.dataset.transforms.policy.epoch {policy} lies beyond the last of {epochs} epochs: "
             "the strong augmentation never stops (policy: null says so)"

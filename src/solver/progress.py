@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..core.errors import CheckpointError
+from ..data.collate import CollateFunction
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,31 @@ class StagePlan:
     """When stage two begins and how it treats the EMA."""
 
     stop_epoch: int | None = None
-    """First epoch of stage two (0-based); None or beyond the last epoch: a single stage."""
+    """First epoch of stage two (0-based), whose batches keep their size; None or beyond the last: a single stage."""
     restart_decay: float | None = None
     """EMA decay from stage two on; None keeps the run's decay."""
     decay_step: float = 1e-4
     """How much every later reset lowers the EMA decay."""
+    restart: bool = True
+    """Whether stage two starts from the best weights of stage one (D-FINE); False: training goes on (RT-DETR)."""
+
+    @classmethod
+    def of(cls, collate: CollateFunction) -> StagePlan:
+        """What a config says, where official files do: among the arguments of its collate function."""
+        return cls(collate.stop_epoch, collate.ema_restart_decay, restart=collate.restart)
 
     def in_stage_two(self, epoch: int) -> bool:
-        """Whether ``epoch`` is trained without strong augmentation."""
+        """Whether ``epoch`` is trained without multi-scale batches."""
         return self.stop_epoch is not None and epoch >= self.stop_epoch
+
+    @property
+    def restart_epoch(self) -> int | None:
+        """First epoch of a stage two that starts from the best weights of stage one."""
+        return self.stop_epoch if self.restart else None
 
     def begins(self, epoch: int) -> bool:
         """Whether the best weights of stage one are to be loaded before ``epoch`` (there was a stage one)."""
-        return self.stop_epoch is not None and epoch == self.stop_epoch and epoch > 0
+        return epoch == self.restart_epoch and epoch > 0
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,7 @@ class Training(Evaluation):
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
         self.criterion: Objective = build_objective(config, self.model).to(self.device)
         self.trained = Trained(self.model, self.criterion, diagnose=settings.diagnostics)
-        self.plan = StagePlan(
-            self.train_loader.collate_fn.restart_epoch, self.train_loader.collate_fn.ema_restart_decay
-        )
+        self.plan = StagePlan.of(self.train_loader.collate_fn)
         self.optim = self._build_optim()
         self.base_decay = self.optim.ema.decay
         compile_for(config, self.model, self.device, self.train_loader.collate_fn)
