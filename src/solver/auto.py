@@ -60,13 +60,12 @@ class Choice:
 
     @property
     def workers(self) -> int:
-        """Loader workers."""
-        return self.fixed.get("workers", min(self.needed, max(1, self.cores - 1)))
+        return self.fixed.get("num_workers", min(self.needed, max(1, self.cores - 1)))
 
     @property
     def prefetch(self) -> int:
         """Batches that each worker has ready."""
-        return self.fixed.get("prefetch", min(AHEAD, max(2, math.ceil(AHEAD / max(1, self.workers)))))
+        return self.fixed.get("prefetch_factor", min(AHEAD, max(2, math.ceil(AHEAD / max(1, self.workers)))))
 
     def epoch_s(self, steps: int, device: torch.device) -> float:
         """Seconds of an epoch without its evaluation."""
@@ -105,22 +104,23 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
     loader: DataLoader = config.build(SECTION)
     if not config.get("num_classes"):
         config = config.with_values({"num_classes": len(loader.dataset.label_space)})
-    fixed = _overridden(config)
-    old = loader.sampler.batch_size
+    kept = dict.fromkeys(_given(config), "given with -u")
+    if keep_batch:
+        kept["batch"] = "kept, because the run is resumed"
+    fixed = {name: getattr(loader, name) for name in ("num_workers", "prefetch_factor") if name in kept}
     load_s = seconds_per_sample(loader)  # not aside: what the data set warns of, it says once
     with aside():
         probe = Probe(config, device, loader)
         begin = time.perf_counter()
-        memory = measure(probe, largest_size(loader), usable_bytes(device), old)
+        memory = measure(probe, largest_size(loader), usable_bytes(device), loader.sampler.batch_size)
         steps = _Steps(probe, _usual_size(loader), memory, time.perf_counter() - begin)
-        batch = old if keep_batch or "batch" in fixed else _best_batch(old, memory, steps, loader)
+        batch = loader.sampler.batch_size if "batch" in kept else _best_batch(memory, steps, loader)
         steps.try_batch(batch)
     choice = _common(Choice(batch, steps(batch), load_s, usable_cores(), fixed))
     del probe
     tidy(device)
     refuse(memory, choice.batch)
     loader.close()
-    kept = dict.fromkeys(fixed, "given with -u") | ({"batch": "kept, because the run is resumed"} if keep_batch else {})
     lines = [f"auto: {line}" for line in _lines(config, loader, memory, steps, choice, kept)]
     return Tuned(config.with_values(_values(config, choice)), lines, loader.dataset)
 
@@ -164,12 +164,11 @@ class _Steps:
         self.known[batch] = first if long else min(self._probe.seconds(batch, self.size) for _ in range(2))
 
 
-def _best_batch(old: int, memory: Forecast, steps: _Steps, loader: DataLoader) -> int:
+def _best_batch(memory: Forecast, steps: _Steps, loader: DataLoader) -> int:
     """The config's batch if it fits; a larger one while doubling pays, on a CPU also a smaller one."""
+    old = loader.sampler.batch_size
     limit = min(memory.fits, max(old, len(loader.dataset) // (FEWEST_STEPS * dist.world_size())))
-    if limit < 1:
-        return 1  # refused with the figures
-    best = min(old, limit)
+    best = min(old, max(1, limit))  # not even one: refused with the figures
     for factor in (2.0, 0.5) if memory.device.type == "cpu" else (2.0,):
         while 1 <= (other := int(best * factor)) <= limit and steps.try_batch(best) and steps.try_batch(other):
             if other / steps(other) < GAIN * best / steps(best):
@@ -201,18 +200,21 @@ def _common(mine: Choice) -> Choice:
     return Choice(min(batches), min(batches) * max(seconds_per_image), max(loads), min(cores), mine.fixed)
 
 
-_KEYS = {"batch": ("batch_size", "total_batch_size"), "workers": ("num_workers",), "prefetch": ("prefetch_factor",)}
+def _section(config: Config) -> str:
+    """Where the loader's arguments stand: inline, or in a section that is named."""
+    section = config.get(SECTION)
+    if not isinstance(section, (dict, str)):
+        raise ConfigError(f"{config.origins.get(SECTION, config.path)}: {SECTION}: expected a data loader")
+    return section if isinstance(section, str) else SECTION
 
 
-def _overridden(config: Config) -> dict[str, int]:
-    """What the command line fixes, by what is chosen; its batch is read from the loader."""
-    places = {name: [f"{_section(config)}.{key}" for key in keys] for name, keys in _KEYS.items()}
-    return {
-        name: int(value)
-        for name, keys in places.items()
-        for key in keys
-        if (value := config.get(key)) is not None and config.origins.get(key, "").startswith("override ")
-    }
+def _given(config: Config) -> set[str]:
+    """What the command line fixes; ``batch`` for either of its keys."""
+    keys = {"batch_size": "batch", "total_batch_size": "batch"}
+    keys |= {key: key for key in ("num_workers", "prefetch_factor")}
+    places = {f"{_section(config)}.{key}": name for key, name in keys.items()}
+    said = {place for place in places if config.origins.get(place, "").startswith("override ")}
+    return {places[place] for place in said if config.get(place) is not None}
 
 
 def _values(config: Config, choice: Choice) -> dict[str, Any]:
@@ -222,14 +224,6 @@ def _values(config: Config, choice: Choice) -> dict[str, Any]:
     key, batch = ("batch_size", choice.batch) if by_process else ("total_batch_size", choice.batch * dist.world_size())
     chosen = {key: batch, "num_workers": choice.workers, "prefetch_factor": choice.prefetch}
     return {f"{section}.{key}": value for key, value in chosen.items()}
-
-
-def _section(config: Config) -> str:
-    """Where the loader's arguments stand: inline, or in a section that is named."""
-    section = config.get(SECTION)
-    if not isinstance(section, (dict, str)):
-        raise ConfigError(f"{config.origins.get(SECTION, config.path)}: {SECTION}: expected a data loader")
-    return section if isinstance(section, str) else SECTION
 
 
 def _lines(
@@ -243,11 +237,11 @@ def _lines(
     tried = ", ".join(f"{count}: {count / seconds:.3g}" for count, seconds in sorted(steps.known.items()))
     why = {
         "batch": f"{rule}; images a second at {steps.size[0]}x{steps.size[1]} by batch: {tried}",
-        "workers": f"a step of {batch} takes {duration(choice.step_s)}, loading its images "
+        "num_workers": f"a step of {batch} takes {duration(choice.step_s)}, loading its images "
         f"{duration(batch * choice.load_s)} on one core, so {choice.needed} would do; {choice.cores} cores for this "
         "process",
-        "prefetch": f"{AHEAD} batches ahead in all; {12e-6 * batch * math.prod(max(batch_sizes(loader))):.0f} MB each "
-        "at most",
+        "prefetch_factor": f"{AHEAD} batches ahead in all; "
+        f"{12e-6 * batch * math.prod(max(batch_sizes(loader))):.0f} MB each at most",
         **kept,
     }
     ranks = f" for each of {world} processes" if world > 1 else ""
@@ -257,8 +251,8 @@ def _lines(
     return [
         f"batch {batch}{ranks} (config: {old}): {why['batch']}",
         f"memory: {memory.describe()}",
-        f"num_workers {choice.workers} (config: {loader.num_workers}): {why['workers']}",
-        f"prefetch_factor {choice.prefetch} (config: {loader.prefetch_factor}): {why['prefetch']}",
+        f"num_workers {choice.workers} (config: {loader.num_workers}): {why['num_workers']}",
+        f"prefetch_factor {choice.prefetch} (config: {loader.prefetch_factor}): {why['prefetch_factor']}",
         _about_the_rate(config, batch / old, old * world, batch * world),
         f"expected: {duration(choice.epoch_s(batches, memory.device))} for an epoch of {batches} steps, without "
         f"evaluation and the start of workers{eager}",

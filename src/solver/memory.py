@@ -10,7 +10,7 @@ import logging
 import shlex
 import time
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from ..data.collate import STRIDE
 from ..data.extent import Size, largest_size
 from ..nn.padding import IMAGE_SIZE, image_sizes_of
 from ..optim.precision import Precision
-from .probe import Probe, aside
+from .probe import Probe, aside, storage_bytes
 from .resources import SHARE, free_memory, local_ranks, usable_bytes
 from .training import Training
 
@@ -120,12 +120,10 @@ def measure(probe: Probe, size: Size, usable: int, wanted: int) -> Forecast:
 
 
 def measure_run(run: Training, size: Size, wanted: int) -> Forecast:
-    """The same with a model of its own."""
+    """The same for a run, with a model of its own."""
     with aside():
         usable = usable_bytes(run.device)
-        probe = Probe(run.config, run.device, run.train_loader)
-        forecast = measure(probe, size, usable, wanted)
-    del probe
+        forecast = measure(Probe(run.config, run.device, run.train_loader), size, usable, wanted)
     tidy(run.device)
     return forecast
 
@@ -216,17 +214,12 @@ def _judge_training(estimate: Forecast, batch: int, free: int) -> None:
         )  # fmt: skip
 
 
-class Activations(NamedTuple):
-    """Bytes of one forward pass, both less than a run takes: losses, denoising queries and buffers come on top."""
+def activations(
+    model: nn.Module, batch: int, size: Size, precision: Precision, *, padded: bool = False
+) -> tuple[int, int]:
+    """Let images pass through a copy of the model, in evaluation mode, and count bytes.
 
-    kept: int
-    """What a training step keeps for its backward pass."""
-    widest: int
-    """Input and output of the layer where both together are largest: an evaluation holds at least these."""
-
-
-def activations(model: nn.Module, batch: int, size: Size, precision: Precision, *, padded: bool = False) -> Activations:
-    """Let images pass through a copy of the model, in evaluation mode, and count.
+    Both counts are less than a run takes: losses, denoising queries and the kernels' buffers come on top.
 
     Args:
         model: the run's detector, on a CPU.
@@ -234,6 +227,9 @@ def activations(model: nn.Module, batch: int, size: Size, precision: Precision, 
         size: (height, width) of the images.
         precision: of training.
         padded: whether batches say where their images end.
+
+    Returns: what a training step keeps for its backward pass; and input and output of the layer where both together
+        are largest, which an evaluation holds at least.
     """
     model = copy.deepcopy(model).eval()
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -252,12 +248,10 @@ def activations(model: nn.Module, batch: int, size: Size, precision: Precision, 
         if next(module.children(), None) is None:
             module.register_forward_hook(compare)
     target = {IMAGE_SIZE: torch.tensor(size, dtype=torch.float32)} if padded else {}
-    images = torch.full((batch, 3, *size), 0.5)
     remember = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.enable_grad(), precision.autocast(), remember:
-        model(images, **image_sizes_of([target] * batch))
-    stored = (tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
-    return Activations(sum(stored), widest)
+        model(torch.full((batch, 3, *size), 0.5), **image_sizes_of([target] * batch))
+    return storage_bytes([tensor for address, tensor in kept.items() if address not in weights]), widest
 
 
 def out_of_memory(run: Training) -> ConfigError:

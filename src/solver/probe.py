@@ -24,16 +24,13 @@ from ..core.config import Config, without_initial_weights
 from ..data.extent import Size
 from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics
-from ..distill.objective import build_objective
 from ..nn.padding import IMAGE_SIZE
-from ..optim.ema import ModelEMA, NoEma
 from ..optim.precision import GradScaler, Precision
-from ..optim.schedule import Schedule
 from ..optim.step import Optim
 from .checkpoint import rng_state, set_rng_state
-from .speed import use_channels_last
+from .solver import build_model
 from .train import train_one_epoch
-from .trained import Trained
+from .trained import Trained, build_optim
 
 
 @contextlib.contextmanager
@@ -65,27 +62,16 @@ class Probe:
         self.padded = loader.collate_fn.takes_any_size
         self._others = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         config = without_initial_weights(config)
-        settings = config.settings
+        self.settings = config.settings
         self.num_classes = int(config.get("num_classes"))
-        self.model: nn.Module = config.build("model").to(device).train()
-        if settings.keeps_channels_last(device.type):
-            use_channels_last(self.model)
-        self.objective = build_objective(config, self.model).to(device)
-        self._watch = Diagnostics(self.objective.distillers) if settings.diagnostics else None
-        self.trained = Trained(self.model, self.objective, diagnose=settings.diagnostics)
-        optimizer = config.build("optimizer", model=self.trained)
-        for group in optimizer.param_groups:
-            group["lr"] = 0.0  # noise is nothing to learn from
-        name = settings.training_precision(device.type)
-        # At torch's own first scale fp16 overflows and leaves steps out, and the optimiser would make no moments.
-        scaler = GradScaler(init_scale=1.0, device=device.type) if name == "fp16" else None
-        self.optim = Optim(
-            optimizer,
-            Schedule(optimizer, None, None, steps_per_epoch=1000, total_epochs=1000),
-            ModelEMA(self.model) if settings.use_ema else NoEma(self.model),
-            Precision(name, device, scaler),
-        )
-        self.max_norm = settings.clip_max_norm
+        self.trained = Trained.of(config, build_model(config, device).train(), device)
+        self._watch = Diagnostics(self.trained.objective.distillers) if self.settings.diagnostics else None
+        self.optim, _ = build_optim(config, self.trained, device, len(loader))
+        self.optim.accumulate_steps = 1
+        self.optim.schedule.base = [0.0] * len(self.optim.schedule.base)  # noise is nothing to learn from
+        self.optim.schedule.advance()
+        if self.optim.precision.name == "fp16":  # at torch's own first scale it overflows and leaves steps out
+            self.optim.precision = Precision("fp16", device, GradScaler(device.type, init_scale=1.0))
         self._make_moments()
 
     def _make_moments(self) -> None:
@@ -103,7 +89,7 @@ class Probe:
             partial(self.trained, watch=self._watch),
             [(images, targets)],
             self.optim,
-            max_norm=self.max_norm,
+            max_norm=self.settings.clip_max_norm,
             window=contextlib.nullcontext,
             on_step=lambda report: None,
         )

@@ -51,6 +51,14 @@ def _check_class_counts(config: Config) -> None:
             )
 
 
+def build_model(config: Config, device: torch.device) -> nn.Module:
+    """The model of a config on a device, its weights laid out as training has them: a test gives the same numbers."""
+    model: nn.Module = config.build("model").to(device)
+    if config.settings.keeps_channels_last(device.type):
+        use_channels_last(model)
+    return model
+
+
 class Evaluation:
     """A model with the data and metrics it is judged by.
 
@@ -77,20 +85,13 @@ class Evaluation:
         # An inferred class count is written down, so that the saved config works where the annotations are not.
         self.config = config = config.with_values({"num_classes": len(self.label_space)})
         _check_class_counts(config)
-        self.model: nn.Module = self._build_model(config).to(self.device)
-        if self.settings.keeps_channels_last(self.device.type):  # here, so that a test gives the numbers of the run
-            use_channels_last(self.model)
+        # a checkpoint brings all weights anyway
+        starts_elsewhere = self.settings.resume is not None or self.settings.tuning is not None
+        self.model = build_model(without_initial_weights(config) if starts_elsewhere else config, self.device)
         self.postprocessor: PostProcessor = config.build("postprocessor").to(self.device)
         self.evaluator: CocoEvaluator = config.build("evaluator", dataset=self.val_loader.dataset)
         self.precision = Precision(self.settings.eval_precision, self.device)
         """Of evaluations."""
-
-    def _build_model(self, config: Config) -> nn.Module:
-        """The model; without its ImageNet file where a checkpoint brings all weights anyway."""
-        if self.settings.resume is not None or self.settings.tuning is not None:
-            config = without_initial_weights(config)
-        model: nn.Module = config.build("model")
-        return model
 
     def load(self, path: str | Path) -> LoadReport:
         """Load the weights to be judged: the EMA of a checkpoint where it has one.

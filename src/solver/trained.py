@@ -1,20 +1,32 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Everything of a run that has weights to train, in one module: the model, and the losses and distillers beside it."""
+"""What trains: the model with the losses and distillers beside it in one module, and the optimiser of its weights."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..core import dist
+from ..core.config import Config
 from ..core.errors import ConfigError
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import diagnosed
-from ..distill.objective import Objective
+from ..distill.objective import Objective, build_objective
 from ..nn.capture import check_want
+from ..optim.ema import ModelEMA, NoEma
+from ..optim.freeze import Freeze
 from ..optim.param_groups import trainable_parameters
+from ..optim.precision import Precision
+from ..optim.schedule import Schedule
+from ..optim.step import Optim
+
+logger = logging.getLogger(__name__)
 
 
 class Trained(nn.Module):
@@ -37,6 +49,11 @@ class Trained(nn.Module):
         self.objective = objective
         self.want = diagnosed(model, objective.want) if diagnose else objective.want
         check_want(model, self.want)
+
+    @classmethod
+    def of(cls, config: Config, model: nn.Module, device: torch.device) -> Trained:
+        """What a config trains of a model that is built from it, and beside it."""
+        return cls(model, build_objective(config, model).to(device), diagnose=config.settings.diagnostics)
 
     def forward(
         self,
@@ -96,3 +113,46 @@ class Trained(nn.Module):
             return []
         named = self.objective.named_parameters()
         return [name for name, weight in named if weight.requires_grad and weight not in optimizer.state]
+
+
+def build_optim(config: Config, trained: Trained, device: torch.device, batches: int) -> tuple[Optim, Freeze]:
+    """Optimiser, schedule, EMA and precision of a run, and what it freezes.
+
+    Args:
+        batches: of an epoch.
+    """
+    settings = config.settings
+    name = settings.training_precision(device.type)
+    if settings.use_amp and name == "fp32" and dist.is_main():
+        asked = config.origins["use_amp"].startswith("override ")  # the recipes say it for GPUs
+        level = logging.WARNING if asked else logging.INFO
+        logger.log(level, "use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
+    scaler = config.build("scaler", device=device.type) if name == "fp16" and config.get("scaler") else None
+    optimizer = config.build("optimizer", model=trained)
+    trained.check_covered(optimizer)
+    steps_per_epoch = math.ceil(batches / settings.accumulate_steps)
+    freeze = Freeze(trained.model, settings.freeze, steps_per_epoch, config.origins.get("freeze"))
+    schedule = Schedule(
+        optimizer,
+        config.build("lr_scheduler") if config.get("lr_scheduler") else None,
+        config.build("lr_warmup_scheduler") if config.get("lr_warmup_scheduler") else None,
+        steps_per_epoch=steps_per_epoch,
+        total_epochs=settings.epoches,
+        frozen=freeze.frozen_groups(optimizer),
+    )
+    optim = Optim(
+        optimizer,
+        schedule,
+        _build_ema(config, trained.model),
+        Precision(name, device, scaler),
+        accumulate_steps=settings.accumulate_steps,
+        on_nonfinite=settings.nonfinite,
+    )
+    return optim, freeze
+
+
+def _build_ema(config: Config, model: nn.Module) -> ModelEMA | NoEma:
+    if not config.settings.use_ema:
+        return NoEma(model)
+    ema: ModelEMA = config.build("ema", model=model) if config.get("ema") else ModelEMA(model)
+    return ema

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,17 @@ from ..core.config import Config
 from ..core.errors import CheckpointError, ConfigError
 from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
-from ..distill.objective import Objective, build_objective
+from ..distill.objective import Objective
 from ..load import Checkpoint, open_checkpoint
 from ..nn.norm import convert_sync_batchnorm
-from ..optim.ema import ModelEMA, NoEma
-from ..optim.freeze import Freeze
-from ..optim.precision import Precision
-from ..optim.schedule import Schedule
-from ..optim.step import Optim
+from ..optim.ema import ModelEMA
 from .checkpoint import check_moments, rng_state, run_state, save_checkpoint, seed_everything, set_rng_state
 from .folder import FolderLock, RunFolder, checkpoint_file, chosen_checkpoint
 from .opening import introduce
 from .progress import Progress, StagePlan
 from .solver import Evaluation, compare_data
 from .speed import compile_for
-from .trained import Trained
+from .trained import Trained, build_optim
 from .tuning import ClassTables, tune
 
 logger = logging.getLogger(__name__)
@@ -67,50 +62,16 @@ class Training(Evaluation):
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
-        self.criterion: Objective = build_objective(config, self.model).to(self.device)
-        self.trained = Trained(self.model, self.criterion, diagnose=settings.diagnostics)
+        self.trained = Trained.of(config, self.model, self.device)
+        self.criterion: Objective = self.trained.objective
         self.plan = StagePlan.of(self.train_loader.collate_fn)
-        self.optim = self._build_optim()
+        self.optim, self.freeze = build_optim(config, self.trained, self.device, len(self.train_loader))
         self.base_decay = self.optim.ema.decay
         compile_for(config, self.model, self.device, self.train_loader.collate_fn)
         self.progress = Progress()
         introduce(self)
         # Each rank draws its own noise from here on; the weights above came from one seed.
         seed_everything((self.settings.seed or 0) + 1000 * dist.rank())
-
-    def _build_optim(self) -> Optim:
-        settings, config = self.settings, self.config
-        name = settings.training_precision(self.device.type)
-        if settings.use_amp and name == "fp32" and dist.is_main():
-            asked = config.origins["use_amp"].startswith("override ")  # the recipes say it for GPUs
-            level = logging.WARNING if asked else logging.INFO
-            logger.log(level, "use_amp needs a GPU: training in fp32 (precision: bf16 is mixed precision on a CPU)")
-        scaler = config.build("scaler", device=self.device.type) if name == "fp16" and config.get("scaler") else None
-        optimizer = config.build("optimizer", model=self.trained)
-        self.trained.check_covered(optimizer)
-        steps_per_epoch = math.ceil(len(self.train_loader) / settings.accumulate_steps)
-        self.freeze = Freeze(self.model, settings.freeze, steps_per_epoch, config.origins.get("freeze"))
-        schedule = Schedule(
-            optimizer,
-            config.build("lr_scheduler") if config.get("lr_scheduler") else None,
-            config.build("lr_warmup_scheduler") if config.get("lr_warmup_scheduler") else None,
-            steps_per_epoch=steps_per_epoch,
-            total_epochs=settings.epoches,
-            frozen=self.freeze.frozen_groups(optimizer),
-        )
-        return Optim(
-            optimizer,
-            schedule,
-            self._build_ema(),
-            Precision(name, self.device, scaler),
-            accumulate_steps=settings.accumulate_steps,
-            on_nonfinite=settings.nonfinite,
-        )
-
-    def _build_ema(self) -> ModelEMA | NoEma:
-        if not self.settings.use_ema:
-            return NoEma(self.model)
-        return self.config.build("ema", model=self.model) if self.config.get("ema") else ModelEMA(self.model)
 
     @property
     def judged_model(self) -> nn.Module:

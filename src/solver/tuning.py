@@ -233,8 +233,8 @@ def _backbone_prefix(model: nn.Module, state: Mapping[str, Tensor]) -> str | Non
 
 def _share(report: LoadReport, part: str) -> tuple[int, int]:
     """Tensors of a part of the model that fit, and all of them but those that are never loaded."""
-    fitting = [*report.loaded, *(one.name for one in report.mapped)]
-    others = [*report.missing, *(one.name for one in report.mismatched)]
+    fitting = [*report.loaded, *(mapped.name for mapped in report.mapped)]
+    others = [*report.missing, *(misfit.name for misfit in report.mismatched)]
     count = sum(name.startswith(part) for name in fitting)
     return count, count + sum(name.startswith(part) for name in others)
 
@@ -268,7 +268,7 @@ def _require_same_architecture(model: nn.Module, report: LoadReport) -> None:
 def _facts(report: LoadReport, part: str = "") -> str:
     """Examples of what does not fit in a part of the model, as a clause."""
     facts = []
-    if misfits := [one for one in report.mismatched if one.name.startswith(part)]:
+    if misfits := [misfit for misfit in report.mismatched if misfit.name.startswith(part)]:
         facts.append(f"{len(misfits)} are of another shape, for example {misfits[0].name} ({misfits[0]})")
     if missing := [name for name in report.missing if name.startswith(part)]:
         facts.append(f"{len(missing)} are not in the file, for example {missing[0]}")

@@ -219,7 +219,7 @@ def test_ranks_take_the_smallest_choice(
     tmp_path: Path, machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = auto.Choice(3, 0.3, 0.5, 3, {})
-    mine = auto.Choice(4, 0.2, 0.1, 8, {"prefetch": 1})
+    mine = auto.Choice(4, 0.2, 0.1, 8, {"prefetch_factor": 1})
     packed = [(choice.batch, choice.step_s / choice.batch, choice.load_s, choice.cores) for choice in (mine, other)]
     monkeypatch.setattr("isdfine.core.dist.gather_objects", lambda own: packed if own == packed[0] else [own])
     common = auto._common(mine)

@@ -156,12 +156,13 @@ def test_the_activations_are_less_than_a_step_takes_and_leave_no_trace(run: Trai
     size = (192, 192)  # large enough that images decide
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     state, modes = torch.get_rng_state(), [module.training for module in run.model.modules()]
-    one, two = (activations(run.model, batch, size, run.optim.precision) for batch in (1, 2))
+    one, widest = activations(run.model, 1, size, run.optim.precision)
+    two, _ = activations(run.model, 2, size, run.optim.precision)
     with aside():
         probe = Probe(run.config, CPU, run.train_loader)
         measured = probe.peak_bytes(2, size) - probe.peak_bytes(1, size)
-    assert 0.7 * measured < two.kept - one.kept <= measured / memory.AT_LEAST
-    assert 0 < one.widest < one.kept
+    assert 0.7 * measured < two - one <= measured / memory.AT_LEAST
+    assert 0 < widest < one
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in run.model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
@@ -225,7 +226,7 @@ def test_what_will_hardly_fit_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Training(isdfine.load_config(write_micro_config(tmp_path)))
-    kept = activations(run.model, 4, (64, 96), run.optim.precision).kept
+    kept, _ = activations(run.model, 4, (64, 96), run.optim.precision)
     estimated(tmp_path, monkeypatch, int(1.05 * kept))
     assert "so the system may end the run: a batch of 2 fits: set train_dataloader.total_batch_size=2" in caplog.text
 
