@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..core import dist
 from ..core.config.settings import FreezePlan
 from ..core.errors import ConfigError
-from .layer_decay import part_of_group, staged_backbone
+from .param_groups import part_of_group, staged_backbone
 
 logger = logging.getLogger(__name__)
 

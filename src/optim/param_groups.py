@@ -8,19 +8,19 @@ import difflib
 import inspect
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from ..core import dist
 from ..core.errors import ConfigError, check_non_negative
-from ..core.registry import fits, register
-from .layer_decay import split_by_stage
+from ..core.registry import REGISTRY, fits, register
 
 logger = logging.getLogger(__name__)
 
+_PREFIX = "backbone."
 _NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 PUBLISHED = frozenset({"^(?=.*backbone)(?!.*norm|bn).*$", "^(?=.*backbone)(?=.*norm|bn).*$"})
 """Patterns of the official recipes that have the slip of :func:`find_slips`: the published numbers depend on it."""
@@ -167,6 +167,83 @@ def _pattern(entry: Mapping[str, Any], place: int, options: Sequence[str]) -> re
         return re.compile(entry["params"])
     except re.error as error:
         raise ConfigError(f"{where}.params: {entry['params']!r} is not a regular expression: {error}") from error
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A backbone that knows its stages."""
+
+    num_stages: int
+    """Number of the last stage; the stem is 0, and -1 says that the stages are not known."""
+
+    stage_of: Callable[[str], int]
+    """Name of a parameter inside the backbone -> its stage, 0..num_stages."""
+
+
+def staged_backbone(model: nn.Module, key: str) -> Staged:
+    """``model.backbone``, if its stages are known.
+
+    Args:
+        key: config path that needs the stages, for the message.
+
+    Raises:
+        ConfigError: no such part, or one without stages; with the components that have them.
+    """
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, Staged) and backbone.num_stages >= 0:
+        return backbone
+    known = ", ".join(sorted(name for name in REGISTRY if hasattr(REGISTRY[name], "stage_of")))
+    if backbone is None:
+        what = f"{type(model).__name__} has no part called backbone"
+    elif isinstance(backbone, Staged):
+        what = f"the stages of this {type(backbone).__name__} ({getattr(backbone, 'name', '?')}) are not known"
+    else:
+        what = f"{type(backbone).__name__} does not say which stage a parameter belongs to (stage_of, num_stages)"
+    raise ConfigError(f"{key}: {what}: leave it out, or choose a backbone with stages: {known}")
+
+
+def split_by_stage(
+    model: nn.Module, groups: Sequence[Mapping[str, Any]], decay: float, default_lr: float
+) -> list[dict[str, Any]]:
+    """Split groups by the backbone's stages; stage k gets the group's learning rate times decay^(last stage - k).
+
+    Parameters outside the backbone stay together under the group's name. The split groups follow, the last stage
+    first, and are called ``<group> [stage k, lr x factor]``.
+
+    Args:
+        model: its part ``backbone`` has stages.
+        groups: from :func:`param_groups`.
+        decay: factor from one stage to the one before, in (0, 1]; with 1 nothing is split.
+        default_lr: learning rate of groups that name none.
+
+    Raises:
+        ConfigError: a factor outside its range, or a backbone without stages.
+    """
+    if not 0 < decay <= 1:
+        raise ConfigError(f"optimizer.layer_decay is {decay}: give a factor above 0 and at most 1, for example 0.9")
+    backbone = staged_backbone(model, "optimizer.layer_decay")
+    if decay == 1:
+        return [dict(group) for group in groups]
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        stages = [
+            backbone.stage_of(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
+            for name in group["param_names"]
+        ]
+        if None in stages or not stages:
+            split.append(part_of_group(group, [stage is None for stage in stages]))
+        for stage in sorted({stage for stage in stages if stage is not None}, reverse=True):
+            factor = decay ** (backbone.num_stages - stage)
+            part = part_of_group(group, [each == stage for each in stages])
+            name = f"{group['name']} [stage {stage}, lr x {factor:.4g}]"
+            split.append({**part, "name": name, "lr": group.get("lr", default_lr) * factor})
+    return split
+
+
+def part_of_group(group: Mapping[str, Any], chosen: Sequence[bool]) -> dict[str, Any]:
+    """The same group with some of its parameters."""
+    lists = {key: group[key] for key in ("params", "param_names") if key in group}
+    return {**group, **{key: [value for value, keep in zip(values, chosen) if keep] for key, values in lists.items()}}
 
 
 class Slip(NamedTuple):

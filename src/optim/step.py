@@ -72,11 +72,6 @@ class Optim:
         """Whether the next :meth:`step` completes a window, and so changes the weights."""
         return self._done + 1 >= self._window_size()
 
-    @property
-    def between_windows(self) -> bool:
-        """Whether no gradient is waiting: only then does a checkpoint hold the whole state."""
-        return self._done == 0
-
     def sync_context(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Context for forward and backward: gradients cross the ranks only in the batch that completes a window."""
         if isinstance(model, DistributedDataParallel) and not self.applies_next:

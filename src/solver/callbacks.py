@@ -20,6 +20,7 @@ from ..core import dist
 from ..core.errors import NonFiniteError
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import WeightedMeans
+from .progress import Progress
 from .train import StepReport, StopTraining
 from .writers import Writer
 
@@ -207,12 +208,13 @@ class StepLog:
         if self._diagnose is not None and self.due(step):
             self._diagnosed = self._diagnose(context)
 
-    def line(self, report: StepReport, *, epoch: int, step: int, batch: int, batches: int) -> None:
+    def line(self, report: StepReport, progress: Progress, batches: int) -> None:
         """Average over steps and ranks, read (one transfer), write one line, start over.
 
         Raises :class:`NonFiniteError` where a term is not finite. All ranks call this after the same step.
         """
         names, sums = self._sums.look()
+        epoch, step = progress.epoch, progress.step
         seen = [part.reshape(1) for mean in self._diagnosed.values() for part in mean]
         numbers = dist.mean(torch.cat([*sums, *seen]))
         self._guard.check()
@@ -228,7 +230,7 @@ class StepLog:
         not_finite = [name for name, value in (means | diagnostics).items() if not math.isfinite(value)]
         logger.info(
             "epoch %d [%d/%d] step %d: loss %.4f, lr %.3g, gradient norm %.3g, %.3f s/step%s",
-            epoch, batch, batches, step, loss, report.lr, norm, seconds, self._left(step),
+            epoch, progress.batch, batches, step, loss, report.lr, norm, seconds, self._left(step),
         )  # fmt: skip
         if not_finite:
             logger.warning("step %d: not finite, and so not in the metrics: %s", step, ", ".join(not_finite))
@@ -256,45 +258,52 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class EpochListener:
-    """Called by the loop after every batch of one epoch: counts, guards, logs, saves and stops."""
+    """Called by the loop after every batch of one epoch: counts, guards, logs, saves and stops.
+
+    Args:
+        progress: of the run; counted on here.
+        batches: of the whole epoch.
+        on_batch: called after every batch.
+        save: writes a checkpoint in the middle of the epoch.
+        save_every: batches of the run between such checkpoints; None for none.
+    """
 
     def __init__(
         self,
-        *,
-        epoch: int,
+        progress: Progress,
         batches: int,
-        first_batch: int,
-        first_step: int,
+        *,
         guard: NonFiniteGuard,
         log: StepLog,
         stop: StopSignal,
         on_batch: Callable[[], None],
-        save: Callable[[int, int], None],
+        save: Callable[[], None],
         save_every: int | None,
     ) -> None:
-        self.epoch, self.batches, self.batch, self.step = epoch, batches, first_batch, first_step
+        self._progress, self._batches, self._saved = progress, batches, progress.step
         self._guard, self._log, self._stop = guard, log, stop
-        self._on_batch, self._save, self._save_every, self._saved = on_batch, save, save_every, first_step
+        self._on_batch, self._save, self._save_every = on_batch, save, save_every
 
     def watch(self, context: DistillationContext) -> None:
         """Called within the step that comes next to be reported."""
-        self._log.watch(context, self.step + 1)
+        self._log.watch(context, self._progress.step + 1)
 
     def __call__(self, report: StepReport) -> None:
         dist.moved()
-        self.batch += 1
-        self.step += 1
-        self._guard.observe(report, self.step)
+        progress = self._progress
+        progress.batch += 1
+        progress.step += 1
+        self._guard.observe(report, progress.step)
         self._log.observe(report)
         self._on_batch()
-        if self._log.due(self.step):
-            self._log.line(report, epoch=self.epoch, step=self.step, batch=self.batch, batches=self.batches)
+        if self._log.due(progress.step):
+            self._log.line(report, progress, self._batches)
         if report.grad_norm is None:
             return  # inside an accumulation window a checkpoint would lose gradients
-        stopping = self._stop.wanted(self.step)
-        if stopping or (self._save_every and self.step // self._save_every > self._saved // self._save_every):
+        stopping = self._stop.wanted(progress.step)
+        if stopping or (self._save_every and progress.step // self._save_every > self._saved // self._save_every):
             self._guard.check()
-            self._save(self.batch, self.step)
-            self._saved = self.step
+            self._save()
+            self._saved = progress.step
         if stopping:
-            raise self._stop.reason(self.step)
+            raise self._stop.reason(progress.step)

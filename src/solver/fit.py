@@ -104,15 +104,13 @@ class _Fit:
         run.optim.start_epoch(batches - progress.batch)
         bar = ProgressBar(batches, progress.batch, f"epoch {epoch}", enabled=dist.is_main())
         listener = EpochListener(
-            epoch=epoch,
-            batches=batches,
-            first_batch=progress.batch,
-            first_step=progress.step,
+            progress,
+            batches,
             guard=self.guard,
             log=self.log,
             stop=self.stop,
             on_batch=bar.advance,
-            save=self.save_at,
+            save=self._save_between_batches,
             save_every=run.settings.save_every_steps,
         )
         with ExitStack() as stack:
@@ -125,7 +123,6 @@ class _Fit:
                 window=lambda: run.optim.sync_context(self.trained),
                 on_step=partial(self._after_step, listener),
             )
-        progress.batch, progress.step = listener.batch, listener.step
         if rest := run.trained.without_gradient(run.optim.optimizer):
             logger.warning("epoch %d: no gradient has reached %s yet: they are not trained", epoch, ", ".join(rest))
 
@@ -133,10 +130,10 @@ class _Fit:
         self, listener: EpochListener, images: Tensor, targets: list[dict[str, Tensor]]
     ) -> Mapping[str, Tensor]:
         """Named losses of a batch, by what is trained as it is wrapped now."""
-        run, schedule = self.run, self.run.optim.schedule
+        run, schedule, epoch = self.run, self.run.optim.schedule, self.run.progress.epoch
         run.batch_shape = tuple(images.shape)
         terms: Mapping[str, Tensor] = self.trained(
-            images, targets, schedule.progress, step_number=schedule.step, epoch=listener.epoch, watch=listener.watch
+            images, targets, schedule.progress, step_number=schedule.step, epoch=epoch, watch=listener.watch
         )
         return terms
 
@@ -164,9 +161,8 @@ class _Fit:
         self.run.save(self.run.folder.last)
         raise self.stop.reason(self.run.progress.step)
 
-    def save_at(self, batch: int, step: int) -> None:
-        """Save in the middle of an epoch."""
-        self.run.progress.batch, self.run.progress.step = batch, step
+    def _save_between_batches(self) -> None:
+        """In the middle of an epoch."""
         self.run.save(self.run.folder.last)
         self.log.restart()
 

@@ -11,7 +11,7 @@ import torch
 
 from isdfine.core.errors import NonFiniteError
 from isdfine.solver.callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
-from isdfine.solver.progress import TimeLeft
+from isdfine.solver.progress import Progress, TimeLeft
 from isdfine.solver.train import StepReport, sum_terms
 from losses.test_criterion import Operators
 
@@ -95,8 +95,8 @@ def test_off_a_log_step_nothing_runs_on_the_device_and_nothing_waits(monkeypatch
     guard = NonFiniteGuard()
     log = StepLog([], guard, every=100)
     listener = EpochListener(
-        epoch=0, batches=10, first_batch=0, first_step=0, guard=guard, log=log, stop=StopSignal(),
-        on_batch=lambda: None, save=lambda *_: None, save_every=None,
+        Progress(), 10, guard=guard, log=log, stop=StopSignal(),
+        on_batch=lambda: None, save=lambda: None, save_every=None,
     )  # fmt: skip
     steps = [report(**{f"loss_{index}": 1.0 for index in range(60)}) for _ in range(3)]
     reads: list[str] = []
@@ -125,7 +125,7 @@ def test_what_waits_for_a_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(NonFiniteError, match="step 7: loss_b is not finite"):
         guard.check()
     log._guard = NonFiniteGuard()
-    log.line(report(loss_a=0.0), epoch=0, step=11, batch=1, batches=1)
+    log.line(report(loss_a=0.0), Progress(0, 1, 11), 1)
     assert written[0]["loss_a"] == 6.0
 
 
@@ -148,7 +148,7 @@ def test_a_line_holds_the_means_of_all_steps(caplog: pytest.LogCaptureFixture) -
     for value in (1.0, 3.0):
         log.observe(report(loss_a=value, loss_b=10 * value))
     log.observe(report(loss_a=5.0))  # a step with fewer terms
-    log.line(report(loss_a=5.0), epoch=0, step=3, batch=3, batches=9)
+    log.line(report(loss_a=5.0), Progress(0, 3, 3), 9)
     assert written[0]["loss_a"] == pytest.approx(3.0)
     assert written[0]["loss_b"] == pytest.approx(40 / 3)
     assert written[0]["loss"] == pytest.approx(3 + 40 / 3)

@@ -12,6 +12,7 @@ import torch
 from builders import write_micro_config
 from isdfine.distill.diagnostics import WeightedMean
 from isdfine.solver.callbacks import NonFiniteGuard, StepLog
+from isdfine.solver.progress import Progress
 from isdfine.solver.train import StepReport
 from solver.test_training import assert_same_weights, lines, run_micro
 
@@ -48,7 +49,7 @@ def test_a_line_carries_the_diagnostics_of_its_step() -> None:
         log.watch(step, step)  # type: ignore[arg-type]
         log.observe(report)
         if log.due(step):
-            log.line(report, epoch=0, step=step, batch=step, batches=3)
+            log.line(report, Progress(0, step, step), 3)
     assert asked == [2]
     assert [(kind, step) for kind, step, _ in records.found] == [("train", 2), ("diagnostics", 2)]
     assert records.found[0][2]["loss_a"] == pytest.approx(0.1)
@@ -62,7 +63,7 @@ def test_a_restart_forgets_what_was_seen() -> None:
     log.watch(None, 1)  # type: ignore[arg-type]
     log.restart()
     log.observe(report)
-    log.line(report, epoch=0, step=1, batch=1, batches=1)
+    log.line(report, Progress(0, 1, 1), 1)
     assert [kind for kind, _, _ in records.found] == ["train"]
 
 
@@ -76,7 +77,7 @@ def test_what_is_not_finite_is_named(caplog: pytest.LogCaptureFixture) -> None:
     report = StepReport({"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(torch.inf)}, torch.tensor(1.0), 0.1)
     log.watch(None, 1)  # type: ignore[arg-type]
     log.observe(report)
-    log.line(report, epoch=0, step=1, batch=1, batches=1)
+    log.line(report, Progress(0, 1, 1), 1)
     assert "step 1: not finite, and so not in the metrics: loss_b, kl" in caplog.text
     assert [sorted(values) for _, _, values in records.found] == [
         ["grad_norm", "loss_a", "lr", "seconds_per_step"],
