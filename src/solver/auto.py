@@ -107,7 +107,7 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
     kept = dict.fromkeys(_given(config), "given with -u")
     if keep_batch:
         kept["batch"] = "kept, because the run is resumed"
-    fixed = {name: getattr(loader, name) for name in ("num_workers", "prefetch_factor") if name in kept}
+    fixed: dict[str, int] = {name: getattr(loader, name) for name in ("num_workers", "prefetch_factor") if name in kept}
     load_s = seconds_per_sample(loader)  # not aside: what the data set warns of, it says once
     with aside():
         probe = Probe(config, device, loader)
