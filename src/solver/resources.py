@@ -33,11 +33,16 @@ def free_memory(root: Path = Path("/"), *, swap: bool = False) -> int:
         root: of the file system; Linux keeps all these figures in files.
         swap: count the swap space that is free too, all of it for every control group.
     """
-    more = (_meminfo(root, "SwapFree:") or 0) if swap else 0
-    groups = [_left_in_group(group) for controller in ("", "memory") for group in _groups(root, controller)]
-    limits = [limit + more for limit in (_meminfo(root, "MemAvailable:"), *groups) if limit is not None]
-    if (address_space := _left_of_address_space(root)) is not None:
-        limits.append(address_space)
+    meminfo = root / "proc/meminfo"  # in KiB
+    more = 1024 * int(_figure(meminfo, "SwapFree:") or 0) if swap else 0
+    available = _figure(meminfo, "MemAvailable:")
+    limits = [] if available is None else [1024 * int(available) + more]
+    for group in (*_groups(root, ""), *_groups(root, "memory")):
+        if (left := _left_in_group(group)) is not None:
+            limits.append(left + more)
+    address_space = _figure(root / "proc/self/limits", "address", "space")
+    if address_space not in (None, "unlimited") and (pages := _words(root / "proc/self/statm")):
+        limits.append(max(0, int(address_space) - int(pages[0]) * os.sysconf("SC_PAGE_SIZE")))
     return min(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
@@ -54,20 +59,6 @@ def usable_cores(root: Path = Path("/")) -> int:
 def local_ranks() -> int:
     """Processes of the run on this machine, as torchrun tells."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if dist.world_size() > 1 else 1
-
-
-def _meminfo(root: Path, name: str) -> int | None:
-    words = _words(root / "proc/meminfo")
-    return 1024 * int(words[words.index(name) + 1]) if name in words else None
-
-
-def _left_of_address_space(root: Path) -> int | None:
-    """None where there is no limit."""
-    words, pages = _words(root / "proc/self/limits"), _words(root / "proc/self/statm")
-    limit = words[words.index("address") + 2] if "address" in words else "unlimited"
-    if limit == "unlimited" or not pages:
-        return None
-    return max(0, int(limit) - int(pages[0]) * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
@@ -87,15 +78,18 @@ def _left_in_group(group: Path) -> int | None:
     for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
         most, now = _text(group / limit).strip(), _text(group / used).strip()
         if most and now and most != "max":
-            return max(0, int(most) - int(now) + _pages_of_files(group))
+            stat = group / "memory.stat"
+            names = ("total_inactive_file", "total_active_file")  # version 1 counts the groups below apart
+            if _figure(stat, names[0]) is None:
+                names = ("inactive_file", "active_file")
+            return max(0, int(most) - int(now) + sum(int(_figure(stat, name) or 0) for name in names))
     return None
 
 
-def _pages_of_files(group: Path) -> int:
-    words = _words(group / "memory.stat")
-    total = "total_" if "total_inactive_file" in words else ""  # version 1 counts the groups below apart
-    names = [f"{total}{kind}_file" for kind in ("inactive", "active")]
-    return sum(int(words[words.index(name) + 1]) for name in names if name in words)
+def _figure(file: Path, *name: str) -> str | None:
+    """The word behind a name in a file of figures; None where the name is not there."""
+    words = _words(file)
+    return words[words.index(name[0]) + len(name)] if name[0] in words else None
 
 
 def _words(file: Path) -> list[str]:
