@@ -5,6 +5,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from builders import SIZE, load_tool, micro_sections, write_coco
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.fuse import fuse
+from isdfine.deploy.inspection import inspect_image
 from isdfine.load import load_detector
 
 FDR = {
@@ -68,6 +70,9 @@ def test_training_resume_and_inference(fdr: bool, tmp_path: Path) -> None:
     assert len(detector(pictures[0], threshold=0.0).scores) == 10
 
     loaded = load_detector(last)
+    seen = inspect_image(loaded.model, torch.rand(1, 3, *SIZE), SIZE)
+    assert (len(seen.layers), seen.bin_weights is not None) == (2, fdr)
+    assert np.array_equal(seen.layers[-1].boxes_xyxy_px, seen.boxes_xyxy_px)
     fused = fuse(loaded.model)
     image = torch.rand(2, 3, *SIZE)
     with torch.inference_mode():
