@@ -13,7 +13,9 @@ from ..core.config import Config
 from ..core.errors import CheckpointError
 
 _OF_A_LAYER = r"decoder\.(?:decoder\.layers|decoder\.lqe_layers|dec_score_head|dec_bbox_head)\.(\d+)\..*"
-"""Keys that belong to one decoder layer of D-FINE."""
+"""Keys that belong to one decoder layer."""
+_COUNTS = ("num_layers", "num_decoder_layers")
+"""The argument that says how many there are, and RT-DETR's first name of it."""
 
 
 def drop_training_layers(config: Config, weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor], str | None]:
@@ -30,7 +32,10 @@ def drop_training_layers(config: Config, weights: Mapping[str, Tensor]) -> tuple
         CheckpointError: weights that have no layers after ``eval_idx`` although the config says so, or more.
     """
     path = _decoder_of(config)
-    layers, eval_idx = config.get(f"{path}.num_layers", 6), config.get(f"{path}.eval_idx", -1)
+    count = next(
+        (f"{path}.{name}" for name in _COUNTS if config.get(f"{path}.{name}") is not None), f"{path}.num_layers"
+    )
+    layers, eval_idx = config.get(count, 6), config.get(f"{path}.eval_idx", -1)
     kept = range(layers)[eval_idx] + 1
     if kept == layers:
         return config, dict(weights), None
@@ -42,7 +47,7 @@ def drop_training_layers(config: Config, weights: Mapping[str, Tensor]) -> tuple
             "were trained with (layers that only training runs are perhaps left out already: num_layers, eval_idx)"
         )
     remaining = {key: value for key, value in weights.items() if numbers.get(key, -1) < kept}
-    values = {f"{path}.num_layers": kept, f"{path}.eval_idx": -1, f"{path}.layer_scale": 1}
+    values = {count: kept, f"{path}.eval_idx": -1, f"{path}.layer_scale": 1}
     what = f"left out {layers - kept} of {layers} decoder layers, which only training runs"
     return config.with_values(values), remaining, what
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+import isdfine
 from hf_cases import filled, micro
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
@@ -29,6 +31,23 @@ def test_the_rest_is_a_whole_shallow_model(tmp_path: Path) -> None:
         want, got = model(images), shallow(images)
     assert torch.equal(got.logits, want.logits)
     assert torch.equal(got.boxes, want.boxes)
+
+
+@pytest.mark.parametrize("name", ["num_layers", "num_decoder_layers"])
+def test_the_layers_of_an_rtdetr_under_either_name(name: str, tmp_path: Path) -> None:
+    small = {"hidden_dim": 16, "nhead": 2, "dim_feedforward": 24}
+    sections = {
+        **{"model": "RTDETR", "num_classes": 3, "PResNet": {"depth": 18, "return_idx": [1, 2, 3]}},
+        "RTDETR": {"backbone": "PResNet", "encoder": "HybridEncoder", "decoder": "RTDETRTransformer"},
+        "HybridEncoder": {"in_channels": [128, 256, 512], **small},
+        "RTDETRTransformer": {"feat_channels": [16, 16, 16], name: 3, "eval_idx": 1, **small},
+    }
+    (tmp_path / "run.yml").write_text(yaml.safe_dump(sections))
+    config = isdfine.load_config(tmp_path / "run.yml")
+    shorter, weights, what = drop_training_layers(config, config.build("model").state_dict())
+    assert what == "left out 1 of 3 decoder layers, which only training runs"
+    assert shorter.get("RTDETRTransformer")[name] == 2
+    assert load_weights(shorter.build("model"), weights).complete
 
 
 def test_a_decoder_that_is_given_inline(tmp_path: Path) -> None:
