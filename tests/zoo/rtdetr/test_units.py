@@ -35,7 +35,7 @@ def close(got: Tensor, wanted: np.ndarray, atol: float = 2e-5) -> None:
     torch.testing.assert_close(got, torch.from_numpy(wanted).to(got.dtype), atol=atol, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("case", "references"), [("v1", 4), ("v2", 4), ("v2_discrete", 4)])
+@pytest.mark.parametrize(("case", "references"), [("v1", 2), ("v1", 4), ("v2", 4), ("v2_discrete", 4)])
 def test_deformable_attention(case: str, references: int) -> None:
     arrays, described = cases()
     facts = described[f"msdeform/{case}"]
