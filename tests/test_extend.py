@@ -18,8 +18,9 @@ import torch
 import isdfine
 from builders import ROOT, SIZE, load_tool, write_coco
 from isdfine.core.errors import ConfigError
+from isdfine.core.registry import REGISTRY
 from isdfine.deploy.detector import Detector
-from isdfine.distill.context import DistillationContext
+from isdfine.distill.context import DistillationContext, Distiller, predicting_layers
 from isdfine.nn.types import DetectorOutput, Predictions, Want
 from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
@@ -170,6 +171,66 @@ def test_a_source_of_another_width_is_named(config: Path) -> None:
     with pytest.raises(ConfigError, match=message) as raised:  # what the tools print as one line
         model(torch.rand(1, 3, *SIZE), [target])
     assert "\n" not in str(raised.value)
+
+
+class Mistaken(Distiller):
+    """Asks for a tap that no model has, or for a layer that this one has not."""
+
+    def __init__(self, tap: str = "hidden", layer: int = 0) -> None:
+        super().__init__()
+        self.want, self.layer = Want(taps=frozenset({tap})), layer
+
+    def check(self, model: torch.nn.Module, criterion: object) -> None:
+        if self.layer >= (layers := predicting_layers(model)):
+            raise ValueError(f"Mistaken reads decoder layer {self.layer}, but {layers} predict in training")
+
+    def forward(self, context: DistillationContext) -> dict[str, torch.Tensor]:
+        return {"loss_mistaken": context.student.taps["hidden"][self.layer].mean()}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["DFINETransformer.box_head=direct", "distillers=[GOLSD]"], "GOLSD compares edge distributions, but the dec"),
+        (["distillers=[{type: Mistaken, tap: hiden}]"], "0: DFINE has no tap hiden: choose among backbone, hidden,"),
+        (["distillers=[{type: Mistaken, layer: 2}]"], "Mistaken reads decoder layer 2, but 2 predict in training"),
+        (["DFINE.sources.0.hidden_dim=8"], "query group 'truth' has queries of width 8, the decoder's have 16"),
+        (["distillers=[{type: TeacherDistillation, teacher: no.pth}]"], "no.pth: no such file or folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_one_line_before_the_first_step(
+    config: Path,
+    given: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(REGISTRY._classes, "Mistaken", Mistaken)
+    assert load_tool("train").main(["-c", str(config), "-u", *given, "output_dir=refused"]) == 2
+    told = capsys.readouterr().err + caplog.text
+    assert sum(message in line for line in told.splitlines()) == 1
+    assert "Traceback" not in told
+    assert not list(Path("refused").glob("*.pth"))
+
+
+def test_weights_that_shall_stay_as_they_are(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen on purpose they are saved, and not trained."""
+
+    class Frozen(Mistaken):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+
+        def forward(self, context: DistillationContext) -> dict[str, torch.Tensor]:
+            return {"loss_frozen": context.student.taps["hidden"][0].square().mean() * self.scale}
+
+    monkeypatch.setitem(REGISTRY._classes, "Frozen", Frozen)
+    run = Training(isdfine.load_config(config, ["distillers=[Frozen]", "output_dir=frozen", "epoches=1"]))
+    fit(run)
+    assert torch.load("frozen/last.pth", weights_only=True)["objective"] == {"distillers.0.scale": 1}
+    held = [weight for group in run.optim.optimizer.param_groups for weight in group["params"]]
+    assert not any(weight is run.criterion.distillers[0].scale for weight in held)
 
 
 def test_the_document_shows_the_code_that_runs() -> None:

@@ -205,7 +205,7 @@ def check_span(name: str, span: int) -> None:
         raise ValueError(f"{name} is {span}: give the distance between student and teacher in layers, 1 or more")
 
 
-def answering_layers(model: nn.Module) -> int:
+def predicting_layers(model: nn.Module) -> int:
     """Decoder layers that predict in training: ``decoder.num_predicting_layers``, or 2 where a decoder does not say."""
     layers: int = getattr(getattr(model, "decoder", model), "num_predicting_layers", 2)
     return layers
@@ -213,7 +213,7 @@ def answering_layers(model: nn.Module) -> int:
 
 def check_layers(who: str, model: nn.Module) -> None:
     """Refuse a decoder of which a single layer predicts in training (ValueError)."""
-    layers = answering_layers(model)
+    layers = predicting_layers(model)
     if layers < 2:
         raise ValueError(
             f"{who} needs two decoder layers or more, but {layers} predicts in training: raise "

@@ -19,9 +19,10 @@ from ..core.config import Config
 from ..core.errors import ConfigError
 from ..losses.criterion import Criterion
 from ..losses.matched import MatchedStep
+from ..nn.capture import check_want
 from ..nn.padding import image_sizes_of
 from ..nn.types import TRAINING, DetectorOutput, Target, Want
-from .context import DistillationContext, Distiller, answering_layers, counted, told_apart
+from .context import DistillationContext, Distiller, counted, predicting_layers, told_apart
 from .layers import GOLSD
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
     for index, distiller in enumerate(objective.distillers):
         with _at(_place(config, f"{DISTILLERS}.{index}" if listed else "criterion")):
             distiller.check(model, criterion)
+            check_want(model, distiller.want)
     _warn_of_idle_sections(config, given)
     return objective
 
@@ -189,7 +191,7 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
 def _default(config: Config, criterion: Criterion, model: nn.Module) -> list[Distiller]:
     """What official files mean; a single layer has nobody to teach."""
     names = [type(distiller).__name__ for distiller in default_distillers(criterion)]
-    return [config.build(name) for name in names] if answering_layers(model) > 1 else []
+    return [config.build(name) for name in names] if predicting_layers(model) > 1 else []
 
 
 def _refuse_doubles(config: Config) -> None:
