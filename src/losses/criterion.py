@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""The training objective of D-FINE: match, unite, score (arXiv 2410.13842; docs/method.md 6)."""
+"""The training objective of D-FINE: match, take the union, score (arXiv 2410.13842; docs/method.md 6)."""
 
 from __future__ import annotations
 
@@ -145,8 +145,8 @@ class DFINECriterion(nn.Module):
             matched = [_group(*of_group, table) for of_group in zip(("", *scored), stacks, paired)]
             proposals = None
             if apart is not None:
-                own = self.matcher.assign(apart, table, self.num_classes)
-                proposals = _group("", apart, pair_up(own, apart, [], table, union=False)[0], table)
+                matched_apart = self.matcher.assign(apart, table, self.num_classes)
+                proposals = _group("", apart, pair_up(matched_apart, apart, [], table, union=False)[0], table)
         return MatchedStep(output, matched, proposals)
 
     def terms(self, step: MatchedStep) -> dict[str, Tensor]:
@@ -219,7 +219,7 @@ class DFINECriterion(nn.Module):
         query_index, target_index = scored.pairs.query_index[:layers, union], scored.pairs.target_index[:layers, union]
         bins = encode_targets(stack.initial_boxes[query_index], scored.table.corners[target_index], weights, s)
         picked = (logits[of_layer] for logits, of_layer in zip(stack.edge_logits, query_index))
-        return torch.stack([fgl_loss(*one, norm) for one in zip(picked, *bins, iou)])
+        return torch.stack([fgl_loss(*layer, norm) for layer in zip(picked, *bins, iou)])
 
     def _wants(self, term: str) -> bool:
         return term in self.weight_dict
@@ -283,15 +283,15 @@ def check_output(output: DetectorOutput, num_classes: int, reg_max: int | None) 
     Raises:
         ConfigError: naming the place and both numbers.
     """
-    for place, one, is_layer in _all_predictions(output):
-        classes = one.logits.shape[-1]
+    for place, predictions, is_layer in _all_predictions(output):
+        classes = predictions.logits.shape[-1]
         if classes != num_classes and not (classes == 1 and place == "proposals"):
             raise ConfigError(
                 f"{place}.logits have {classes} classes but DFINECriterion.num_classes is {num_classes}: "
                 "give model and criterion the same num_classes"
             )
         if is_layer and reg_max is not None:
-            _check_edges(place, one, reg_max)
+            _check_edges(place, predictions, reg_max)
     if reg_max is not None and (output.up is None or output.reg_scale is None):
         raise ConfigError("losses ask for 'local', but the output has no up and reg_scale: needs an FDR head")
 
@@ -312,7 +312,7 @@ def _all_predictions(output: DetectorOutput) -> Iterator[tuple[str, Predictions,
     heads = [("", output.layers, output.initial)]
     heads += [(f"groups[{name!r}].", group.layers, group.initial) for name, group in output.groups.items()]
     for prefix, layers, initial in heads:
-        yield from ((f"{prefix}layers[{i}]", one, True) for i, one in enumerate(layers))
+        yield from ((f"{prefix}layers[{index}]", layer, True) for index, layer in enumerate(layers))
         if initial is not None:
             yield f"{prefix}initial", initial, False
     if output.proposals is not None:

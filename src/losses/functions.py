@@ -227,16 +227,16 @@ def decoupled_mean(
     masks = torch.stack((matched_mask, unmatched_mask)).flatten(1).float()  # (2, Q)
     # product and sum, not a matrix product: that would run in TF32 where a user allows it
     sums = (per_query.flatten(first).unsqueeze(-2) * masks).sum(-1)  # (..., 2)
-    own = masks.sum(-1)
-    means = sums / (own if rows is None else _pair(rows, own)).clamp(min=_NO_ROWS)
-    shares = (own if counts is None else _pair(counts, own)).sqrt()
+    numbers = masks.sum(-1)
+    means = sums / (numbers if rows is None else _pair(rows, numbers)).clamp(min=_NO_ROWS)
+    shares = (numbers if counts is None else _pair(counts, numbers)).sqrt()
     return (means * shares).sum(-1) / shares.sum().clamp(min=_NO_ROWS)
 
 
 def _pair(values: tuple[Number, Number], like: Tensor) -> Tensor:
     """Two numbers or scalar tensors as one (2,) tensor."""
-    first, second = (one if isinstance(one, Tensor) else like.new_full((), one) for one in values)
-    return torch.stack((first, second)).to(like.dtype)
+    tensors = [value if isinstance(value, Tensor) else like.new_full((), value) for value in values]
+    return torch.stack(tensors).to(like.dtype)
 
 
 class VarifocalSum(torch.autograd.Function):

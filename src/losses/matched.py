@@ -73,22 +73,22 @@ def stack_sets(sets: Sequence[tuple[str, Predictions]], num_layers: int) -> SetS
     Raises:
         ValueError: the sets do not share batch size and number of queries.
     """
-    shapes = {name or "final": tuple(one.boxes.shape[:2]) for name, one in sets}
+    shapes = {name or "final": tuple(predictions.boxes.shape[:2]) for name, predictions in sets}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"prediction sets must share (batch, queries), got {shapes}: their rows are the same queries")
     batch, queries = sets[0][1].boxes.shape[:2]
     blocks: list[list[Tensor]] = []
-    for _, one in sets:
-        if not blocks or blocks[-1][0].shape != one.logits.shape:
+    for _, predictions in sets:
+        if not blocks or blocks[-1][0].shape != predictions.logits.shape:
             blocks.append([])
-        blocks[-1].append(one.logits)
-    layers = [one for _, one in sets[:num_layers]]
-    edges = [one.edge_logits for one in layers if one.edge_logits is not None]
+        blocks[-1].append(predictions.logits)
+    layers = [predictions for _, predictions in sets[:num_layers]]
+    edges = [layer.edge_logits for layer in layers if layer.edge_logits is not None]
     initial = layers[-1].initial_boxes if layers else None
     return SetStack(
         suffixes=tuple(name for name, _ in sets),
         logits=tuple(torch.stack(block).float().flatten(1, 2) for block in blocks),
-        boxes=torch.stack([one.boxes for _, one in sets]).float().flatten(1, 2),
+        boxes=torch.stack([predictions.boxes for _, predictions in sets]).float().flatten(1, 2),
         edge_logits=torch.stack(edges).float().flatten(1, 2).unflatten(-1, (4, -1)) if edges else None,
         initial_boxes=None if initial is None else initial.detach().float().flatten(0, 1),
         batch=batch,
@@ -118,7 +118,7 @@ def matching_sets(output: DetectorOutput, *, proposals_as_layer: bool = False) -
 
 def group_sets(name: str, group: GroupOutput) -> SetStack:
     """The sets of an extra query group: every layer and the initial head."""
-    sets = [(f"_{name}_{i}", one) for i, one in enumerate(group.layers)]
+    sets = [(f"_{name}_{index}", layer) for index, layer in enumerate(group.layers)]
     if group.initial is not None:
         sets.append((f"_{name}_pre", group.initial))
     return stack_sets(sets, len(group.layers))
@@ -164,8 +164,8 @@ def tabulate(targets: Sequence[Target], batch: int, device: torch.device) -> Tar
     if len(targets) != batch:
         raise ValueError(f"predictions of {batch} images but {len(targets)} targets: give one target per image")
     # views are made only where needed: they count once per image
-    labels = [one["labels"] if one["labels"].dim() == 1 else one["labels"].reshape(-1) for one in targets]
-    boxes = [one["boxes"] if one["boxes"].dim() == 2 else one["boxes"].reshape(-1, 4) for one in targets]
+    labels = [label if label.dim() == 1 else label.reshape(-1) for label in (target["labels"] for target in targets)]
+    boxes = [box if box.dim() == 2 else box.reshape(-1, 4) for box in (target["boxes"] for target in targets)]
     for index, (label, box) in enumerate(zip(labels, boxes)):
         if box.shape[-1] != 4:
             raise ValueError(f"targets[{index}] has boxes of shape {tuple(box.shape)}: give (T, 4), cxcywh fractions")
@@ -196,8 +196,8 @@ class Pairs:
     matched: slice
     """Columns that a set matched itself: class loss."""
     union: slice
-    """Columns of the box losses: those on which all sets agree (their union, or fixed pairs; equal in every set), or
-    ``matched`` again where each set is scored on its own matches."""
+    """Columns of the box losses: the union of all sets' matches, or fixed pairs, equal in every set; or ``matched``
+    again where each set is scored on its own matches."""
     padding: Tensor | None = None
     """(B * Q,) bool, rows that only fill up the batch; None where there are none."""
 
@@ -223,17 +223,17 @@ class Counts:
 
 
 def union_of_matches(query_index: np.ndarray, target_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Union of matches: the pair that most sets chose, for every query (D-FINE's global union; docs/method.md 6.2).
+    """Union of matches: the pair that most sets matched, for every query (D-FINE's global union; docs/method.md 6.2).
 
     Args:
         query_index, target_index: any equal shape, matched queries and targets of all sets.
 
-    Returns: query indices (U,) and target indices (U,), most votes first, ties by (query, target) ascending. A query
+    Returns: query indices (U,) and target indices (U,), most frequent first, ties by (query, target) ascending. A query
         occurs once; a target may have several.
     """
     base = int(target_index.max(initial=0)) + 1
-    pairs, votes = np.unique(query_index.astype(np.int64).ravel() * base + target_index.ravel(), return_counts=True)
-    ranked = pairs[np.argsort(-votes, kind="stable")]  # pairs were ascending, a stable sort keeps that among ties
+    pairs, frequency = np.unique(query_index.astype(np.int64).ravel() * base + target_index.ravel(), return_counts=True)
+    ranked = pairs[np.argsort(-frequency, kind="stable")]  # pairs were ascending, a stable sort keeps that among ties
     _, firsts = np.unique(ranked // base, return_index=True)
     kept = ranked[np.sort(firsts)]
     return kept // base, kept % base
@@ -282,32 +282,30 @@ def pair_up(
         table: the batch's targets.
         union: whether the sets' boxes are scored on the union of all matches; else each set's on its own.
     """
-    query_index, target_index = matched
-    own_pairs = query_index.shape[1]
-    all_queries, all_targets, boxed, scored_pairs = query_index, target_index, own_pairs, len(table)
+    indices = np.stack(matched)  # (2, S, M)
+    matches = with_box = indices.shape[2]
+    box_pairs = len(table)
     if union:
-        union_queries, union_targets = union_of_matches(query_index, target_index)
-        spread = (len(stack), len(union_queries))
-        all_queries = np.concatenate((query_index, np.broadcast_to(union_queries, spread)), 1)
-        all_targets = np.concatenate((target_index, np.broadcast_to(union_targets, spread)), 1)
-        boxed = scored_pairs = len(union_queries)
-    sizes = [len(table), scored_pairs, boxed, stack.rows - boxed]
+        union_pairs = np.stack(union_of_matches(*matched))  # (2, U)
+        with_box = box_pairs = union_pairs.shape[1]
+        indices = np.concatenate((indices, np.broadcast_to(union_pairs[:, None], (2, len(stack), with_box))), 2)
+    sizes = [len(table), box_pairs, with_box, stack.rows - with_box]
     for sets, group in groups:
         fixed = group.group.repeats * len(table)
         sizes += [fixed, fixed, fixed, sets.rows - fixed]
-    flat = np.concatenate((all_queries.ravel(), all_targets.ravel(), np.array(sizes, dtype=np.int64)))
+    flat = np.concatenate((indices.ravel(), np.array(sizes, dtype=np.int64)))
     packed = to_device(flat, stack.boxes.device)  # the one copy back to the device
-    on_device = packed[: 2 * all_queries.size].view(2, *all_queries.shape)
-    scored = slice(own_pairs, None) if union else slice(0, own_pairs)
-    pairs = [Pairs(on_device[0], on_device[1], slice(0, own_pairs), scored)]
+    query_index, target_index = packed[: indices.size].view(indices.shape)
+    pairs = [Pairs(query_index, target_index, slice(0, matches), slice(matches if union else 0, None))]
     pairs += [fixed_pairs(sets, group, table) for sets, group in groups]
-    return list(zip(pairs, _average(packed[2 * all_queries.size :].float(), pairs)))
+    return list(zip(pairs, _average(packed[indices.size :].float(), pairs)))
 
 
 def _average(sizes: Tensor, pairs: Sequence[Pairs]) -> list[Counts]:
     """Counts of every group from their local sizes (4 each), in one small all-reduce."""
     nothing = sizes.new_zeros(())
-    padding = torch.stack([nothing if one.padding is None else one.padding.sum().float() for one in pairs])
+    slots = [group.padding for group in pairs]
+    padding = torch.stack([nothing if slot is None else slot.sum().float() for slot in slots])
     average = dist.mean(torch.cat((sizes.view(-1, 4), padding[:, None]), 1))
     norms, queries = average.split((2, 3), 1)
     return [Counts(*row.unbind()) for row in torch.cat((norms.clamp(min=1), queries), 1).unbind()]
@@ -329,7 +327,7 @@ def fixed_pairs(stack: SetStack, group: GroupOutput, table: TargetTable) -> Pair
             "targets: repeats must say how often each target stands in assigned"
         )
     assigned = query_group.assigned.flatten()
-    # a stable sort puts the assigned query_index first; their number is known, so nothing waits for the device
+    # a stable sort puts the assigned queries first; their number is known, so nothing waits for the device
     query_index = (assigned < 0).int().argsort(stable=True)[:count]
     target_index = assigned[query_index] + table.first[query_index // max(stack.queries, 1)]
     padding = None if query_group.padding is None else query_group.padding.flatten()

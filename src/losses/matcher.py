@@ -82,7 +82,7 @@ class HungarianMatcher(nn.Module):
 
         Returns: per set, per image (query, target).
         """
-        stack = stack_sets([(str(index), one) for index, one in enumerate(sets)], 0)
+        stack = stack_sets([(str(index), predictions) for index, predictions in enumerate(sets)], 0)
         table = tabulate(targets, stack.batch, stack.boxes.device)
         query_index, target_index = self.assign(stack, table)
         sizes = np.minimum(table.counts, stack.queries)
@@ -223,28 +223,28 @@ def add_box_costs(total: Tensor, stack: SetStack, table: TargetTable, *, l1: flo
 
     Returns: ``total``; NaN where both boxes have no area (0 / 0).
     """
-    reader = _Reader(total, stack, table)
+    planes = _QueryPlanes(total, stack, table)
     if l1:
-        for axis, (boxes, truth) in enumerate(zip(reader.boxes, _planes(table.boxes))):
-            part = reader.read(boxes).sub_(truth)
-            torch.abs(part, out=reader.other) if axis == 0 else reader.other.add_(part.abs_())
-        total.add_(reader.other, alpha=l1)
+        for axis, (boxes, truth) in enumerate(zip(planes.boxes, _planes(table.boxes))):
+            part = planes.read(boxes).sub_(truth)
+            torch.abs(part, out=planes.other) if axis == 0 else planes.other.add_(part.abs_())
+        total.add_(planes.other, alpha=l1)
     if giou:
-        total.add_(_generalised_iou(reader), alpha=-giou)
+        total.add_(_generalised_iou(planes), alpha=-giou)
     return total
 
 
-def _generalised_iou(reader: _Reader) -> Tensor:
+def _generalised_iou(planes: _QueryPlanes) -> Tensor:
     """(S, T, Q) from corners, by the rules of ``nn.boxes.pairwise_giou``."""
-    shared, hull = torch.empty_like(reader.other), torch.empty_like(reader.other)
-    reader.shared_length(0, shared).mul_(reader.shared_length(1, reader.other))
-    reader.whole_length(0, hull).mul_(reader.whole_length(1, reader.other))
-    joint = reader.read(reader.areas).add_(reader.true_areas).sub_(shared)
+    shared, hull = torch.empty_like(planes.other), torch.empty_like(planes.other)
+    planes.shared_length(0, shared).mul_(planes.shared_length(1, planes.other))
+    planes.whole_length(0, hull).mul_(planes.whole_length(1, planes.other))
+    joint = planes.read(planes.areas).add_(planes.true_areas).sub_(shared)
     iou = shared.div_(joint)
     return iou.sub_(torch.sub(hull, joint, out=joint).div_(hull))
 
 
-class _Reader:
+class _QueryPlanes:
     """Numbers of all queries, laid beside each ground-truth box of their image."""
 
     def __init__(self, like: Tensor, stack: SetStack, table: TargetTable) -> None:

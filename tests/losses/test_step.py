@@ -149,4 +149,10 @@ def test_proposals_of_another_number_are_matched_and_scored_by_themselves(agnost
     for name, value in terms.items():
         expected = alone[name.removesuffix("_enc_0")] if name.endswith("_enc_0") else without[name]
         assert torch.equal(value, expected), name
+    reference = PlainObjective(case.output, case.targets, case.reg_max)  # computed query by query, by other code
+    pairs = reference.match_images(many)
+    reference.score("_enc_0", many, pairs, reference.num_boxes, pairs, reference.num_boxes)
+    for kind in ("vfl", "bbox", "giou"):
+        name = f"loss_{kind}_enc_0"
+        assert terms[name].item() == pytest.approx(reference.losses[name].item(), rel=2e-5), name
     assert list(Objective(criterion, [])(replace(case.output, proposals=many), case.targets)) == list(terms)
