@@ -213,8 +213,7 @@ def predicting_layers(model: nn.Module) -> int:
 
 def check_layers(who: str, model: nn.Module) -> None:
     """Refuse a decoder of which a single layer predicts in training (ValueError)."""
-    layers = predicting_layers(model)
-    if layers < 2:
+    if (layers := predicting_layers(model)) < 2:
         raise ValueError(
             f"{who} needs two decoder layers or more, but {layers} predicts in training: raise "
             f"DFINETransformer.num_layers and keep aux_loss: True, or take {who} out (distillers: [] for none)"

@@ -37,20 +37,9 @@ WeightedMeans = dict[str, WeightedMean]
 class Diagnostics:
     """Numbers about one training step, by name.
 
-    Names end in the 0-based decoder layer; those of an extra query group carry its name first (``iou_dn_layer_0``).
-
-    - ``iou_layer_l``: overlap of matched boxes with their targets, on the pairs of the box losses.
-    - ``kl_matched_layer_s_from_t``, ``kl_unmatched_layer_s_from_t``: KL(P_t || P_s) in nats per edge, at temperature 1
-      and without any weight, for s the student and t the teacher. Pairs: every layer with the deepest, every layer with
-      the next deeper one, and those of the distillers.
-    - ``entropy_layer_l``, ``entropy_matched_layer_l``: of the edge distributions P_l, in nats; ln(N + 1) if uniform.
-    - ``km``, ``ku``: matched and unmatched distributions (4 edges a query) of a rank, padded denoising slots left out.
-    - ``attention_entropy_layer_l``, ``cross_attention_entropy_layer_l``, ``dense_attention_entropy_layer_l``: of what a
-      matching query attends to among all queries that it may read, among the sampling points, and among the cells of
-      the memory, in nats, mean over heads; where that attention is captured.
-    - what the distillers add themselves (:meth:`Distiller.diagnostics`).
-
-    ``docs/diagnostics.md`` explains them to users.
+    ``docs/diagnostics.md`` explains every name. Names end in the 0-based decoder layer; those of an extra query group
+    carry its name first (``iou_dn_layer_0``). The pairs of ``kl_..`` are every layer with the deepest, every layer with
+    the next deeper one, and those of the distillers, which add numbers of their own (:meth:`Distiller.diagnostics`).
 
     Args:
         distillers: whose pairs and numbers are reported too.
@@ -83,7 +72,7 @@ class Diagnostics:
     def _pairs(self, layers: int) -> list[tuple[int, int]]:
         """(student, teacher), each once."""
         last = layers - 1
-        listed = [pair for one in self._distillers for pair in one.layer_pairs(layers)]
+        listed = [pair for distiller in self._distillers for pair in distiller.layer_pairs(layers)]
         usual = [pair for index in range(last) for pair in ((index, last), (index, index + 1))]
         return list(dict.fromkeys([*usual, *listed]))
 
@@ -109,10 +98,9 @@ def _distributions(group: MatchedGroup, edges: Tensor, pairs: Iterable[tuple[int
     suffix, counts = _suffix(group), group.counts
     padding = group.pairs.padding
     real = torch.ones_like(group.stack.boxes[0, :, 0]) if padding is None else (~padding).float()
-    one = real.new_ones(())
     means: WeightedMeans = {
-        f"km{suffix}": WeightedMean(counts.with_box * _EDGES, one),
-        f"ku{suffix}": WeightedMean((counts.without_box - counts.padding) * _EDGES, one),
+        f"km{suffix}": _mean(counts.with_box * _EDGES),
+        f"ku{suffix}": _mean((counts.without_box - counts.padding) * _EDGES),
     }
     matched = [group.matched(i).float() for i in range(len(edges))]
     for i, logits in enumerate(edges):

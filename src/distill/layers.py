@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import check_choice, check_non_negative
 from ..core.registry import register
 from ..losses.criterion import Criterion
-from ..losses.functions import class_kl, ddf_loss, decoupled_mean, edge_kl, soften, softened_kl
+from ..losses.functions import class_kl, ddf_loss, decoupled_mean, soften, softened_kl
 from ..losses.matched import DnPadding, MatchedGroup, MatchedStep
 from .context import Direction, DistillationContext, LayerDistillation, check_layers
 
@@ -55,6 +55,8 @@ class EdgeDistillation(LayerDistillation):
     """Whether queries without a box are distilled."""
     match_weight: MatchWeight = "student_iou"
     """What a query with a box weighs; one without weighs the teacher's confidence."""
+    class_weight = 0.0
+    """Factor of the same loss on class scores."""
 
     def __init__(
         self,
@@ -115,41 +117,57 @@ class EdgeDistillation(LayerDistillation):
         Args:
             edges: (K, R, 4, N + 1) logits of its layers.
         """
-        factor = self.factor(context)
-        if not factor or not pairs:
-            return {self.loss: edges.new_zeros(len(pairs))}
+        factors = {self.loss: self.factor(context)}
+        if self.class_weight:
+            factors[f"{self.loss}_cls"] = self.class_weight * self.ramp(context.progress)
+        named = dict.fromkeys(factors, edges.new_zeros(len(pairs)))
+        if not pairs or not any(factors.values()):
+            return named
         students, teachers = ([pair[side] for pair in pairs] for side in (0, 1))
-        queries = self.queries(group, context.step)
-        loss = ddf_loss(
-            pick(edges, students),
-            pick(edges, teachers),
-            *self.query_weights(group, students, teachers),
-            queries.matched,
-            self.temperature,
-            queries.counts,
-            ignored=queries.ignored,
-            rows=queries.divisors,
-            divergence=self.divergence(edges, students, teachers),
-        )
-        return {self.loss: loss * factor}
+        matched, ignored, divisors, counts = self.queries(group, context.step)
+        overlap, confidence = self.query_weights(group, students, teachers)
+        if factors[self.loss]:
+            loss = ddf_loss(
+                pick(edges, students),
+                pick(edges, teachers),
+                overlap,
+                confidence,
+                matched,
+                self.temperature,
+                counts,
+                ignored=ignored,
+                rows=divisors,
+                divergence=self.divergence(edges, students, teachers),
+            )
+            named[self.loss] = loss * factors[self.loss]
+        if self.class_weight:
+            scores = group.stack.logits[0]
+            weighted = class_kl(pick(scores, students), pick(scores, teachers))
+            weighted = weighted * torch.where(matched, overlap, confidence)
+            loss = decoupled_mean(weighted, matched, counts, ignored=ignored, rows=divisors)
+            named[f"{self.loss}_cls"] = loss * factors[f"{self.loss}_cls"]
+        return named
 
-    def divergence(self, edges: Tensor, students: Sequence[int], teachers: Sequence[int]) -> Tensor:
-        """(pairs, R) T^2 KL of every query."""
-        return edge_kl(pick(edges, students), pick(edges, teachers), self.temperature)
+    def divergence(self, edges: Tensor, students: Sequence[int], teachers: Sequence[int]) -> Tensor | None:
+        """(pairs, R) T^2 KL of every query; None leaves that to DDF itself."""
+        return None
 
     def query_weights(
         self, group: MatchedGroup, students: Sequence[int], teachers: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """(1 or pairs, R) twice: what queries weigh that have a box, and that have none."""
         layers, last = group.stack.last_layer + 1, max(teachers)
-        overlaps = group.overlaps(0, layers)
         if min(teachers) == last:
             confidence = group.confidence(last, last + 1)
         else:
             confidence = pick(group.confidence(0, layers), teachers)
         if self.match_weight == "better":
+            overlaps = group.overlaps(0, layers)
             return (pick(overlaps, teachers) - pick(overlaps, students)).clamp(min=0), confidence
-        return pick(overlaps, students if self.match_weight == "student_iou" else teachers), confidence
+        chosen = students if self.match_weight == "student_iou" else teachers
+        first = min(chosen)
+        overlaps = group.overlaps(first, max(chosen) + 1)
+        return pick(overlaps, [layer - first for layer in chosen]), confidence
 
     def queries(self, group: MatchedGroup, step: MatchedStep) -> DistilledQueries:
         """Queries and numbers of one group."""
@@ -266,19 +284,7 @@ class InterLayerDistillation(EdgeDistillation):
     ) -> dict[str, Tensor]:
         if not pairs:
             raise ValueError(f"{type(self).__name__} needs two decoder layers or more, but the output has one")
-        named = super().losses(group, edges, pairs, context)
-        if not self.class_weight:
-            return named
-        factor = self.class_weight * self.ramp(context.progress)
-        if not factor:
-            return {**named, "loss_isd_cls": edges.new_zeros(len(pairs))}
-        students, teachers = ([pair[side] for pair in pairs] for side in (0, 1))
-        scores, queries = group.stack.logits[0], self.queries(group, context.step)
-        overlap, confidence = self.query_weights(group, students, teachers)
-        weighted = class_kl(pick(scores, students), pick(scores, teachers))
-        weighted = weighted * torch.where(queries.matched, overlap, confidence)
-        loss = decoupled_mean(weighted, queries.matched, queries.counts, ignored=queries.ignored, rows=queries.divisors)
-        return {**named, "loss_isd_cls": loss * factor}
+        return super().losses(group, edges, pairs, context)
 
     def divergence(self, edges: Tensor, students: Sequence[int], teachers: Sequence[int]) -> Tensor:
         # most layers are student and teacher, and softened once
@@ -290,6 +296,8 @@ def pick(layers: Tensor, chosen: Sequence[int]) -> Tensor:
     """Chosen layers of a stack (K, ...), or (1, ...) where all are the same layer: a view where they are neighbours,
     never an index on the device."""
     first, count = chosen[0], 1 if len({*chosen}) == 1 else len(chosen)
+    if list(chosen) == list(range(len(layers))):
+        return layers
     if list(chosen[:count]) == list(range(first, first + count)):
         return layers[first : first + count]
     return torch.stack([layers[index] for index in chosen])

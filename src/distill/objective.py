@@ -190,8 +190,8 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
 
 def _default(config: Config, criterion: Criterion, model: nn.Module) -> list[Distiller]:
     """What official files mean; a single layer has nobody to teach."""
-    names = [type(distiller).__name__ for distiller in default_distillers(criterion)]
-    return [config.build(name) for name in names] if predicting_layers(model) > 1 else []
+    given = default_distillers(criterion) if predicting_layers(model) > 1 else []
+    return [config.build(type(distiller).__name__) for distiller in given]
 
 
 def _refuse_doubles(config: Config) -> None:
