@@ -1,80 +1,130 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""A detector of RT-DETR's parts through the whole house: training, resume, EMA, ``Detector`` and fuse."""
+"""Shipped RT-DETR configs through the whole house: trained, killed, resumed, exported, fused, timed and used.
 
+One of them becomes RT-DETR + FDR + GO-LSD by YAML alone.
+"""
+
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
+import isdfine
 from builders import SIZE, load_tool, micro_sections, write_coco
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.fuse import fuse
-from isdfine.deploy.inspection import inspect_image
 from isdfine.load import load_detector
+from isdfine.solver.fit import fit
+from isdfine.solver.training import Training
 
-FDR = {
-    "box_head": "fdr",
-    "reg_max": 8,
+CONFIGS = Path(__file__).parents[3] / "configs" / "rtdetr"
+FDR_AND_GO_LSD: dict[str, Any] = {
+    "RTDETRTransformerv2": {"box_head": "fdr"},
+    "RTDETRCriterionv2": {
+        "losses": ["vfl", "boxes", "local"],
+        "weight_dict": {"loss_fgl": 0.15, "loss_ddf": 1.5},
+        "use_uni_set": True,
+    },
+    "distillers": [{"type": "GOLSD"}],
 }
-CRITERION_FDR = {
-    "losses": ["vfl", "boxes", "local"],
-    "weight_dict": {"loss_vfl": 1, "loss_bbox": 5, "loss_giou": 2, "loss_fgl": 0.15, "loss_ddf": 1.5},
-    "reg_max": 8,
-    "use_uni_set": True,
-}
+SMALL = {"hidden_dim": 16, "nhead": 2, "dim_feedforward": 24}
+KILLED = """
+import os, signal, sys, torch
+import isdfine
+from isdfine.solver.fit import fit
+from isdfine.solver.training import Training
+torch.set_num_threads(1)
+run = Training(isdfine.load_config(sys.argv[1], ["output_dir=killed", "save_every_steps=3"]))
+save = run.save
+def save_and_die(*paths):
+    save(*paths)
+    if run.progress.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+run.save = save_and_die
+fit(run)
+"""
 
 
-def sections(folder: Path, *, fdr: bool) -> dict[str, Any]:
-    """The micro run of the other tests with RT-DETR's parts."""
-    annotations = write_coco(folder / "data", images=8, boxes=(2, 1, 3))
-    given = micro_sections(annotations, folder / "run")
-    criterion, decoder = given.pop("DFINECriterion"), given.pop("DFINETransformer")
-    for name in ("DFINE", "HGNetv2", "DFINEPostProcessor"):
-        given.pop(name)
-    decoder.pop("reg_max")
-    criterion |= {"losses": ["vfl", "boxes"], "weight_dict": {"loss_vfl": 1, "loss_bbox": 5, "loss_giou": 2}}
-    criterion.pop("reg_max")
-    return {
-        **given,
-        **{"model": "RTDETR", "criterion": "RTDETRCriterionv2", "postprocessor": "RTDETRPostProcessor"},
-        "RTDETR": {"backbone": "PResNet", "encoder": "HybridEncoder", "decoder": "RTDETRTransformerv2"},
-        "PResNet": {"depth": 18, "freeze_norm": False, "return_idx": [2, 3], "pretrained": False},
-        "HybridEncoder": given["HybridEncoder"] | {"in_channels": [256, 512], "expansion": 0.5, "depth_mult": 1},
-        "RTDETRTransformerv2": decoder | (FDR if fdr else {}),
+def write_run(folder: Path, name: str, further: dict[str, Any]) -> Path:
+    """A shipped config and what a user writes below it: data, sizes for a test of seconds, and ``further``."""
+    micro = micro_sections(write_coco(folder / "data", images=8, boxes=(2, 1, 3)), folder / "run")
+    kept = ("output_dir", "epoches", "print_freq", "device", "tensorboard", "num_visualized", "eval_spatial_size")
+    loaders = ("train_dataloader", "val_dataloader", "lr_warmup_scheduler", "ema")
+    sections = {key: micro[key] for key in (*kept, *loaders)}
+    sections["train_dataloader"]["collate_fn"] |= {"scales": None}
+    sections["train_dataloader"]["dataset"]["transforms"] |= {"policy": None}
+    decoder = "RTDETRTransformerv2" if "v2" in name else "RTDETRTransformer"
+    sections |= {
+        "__include__": [str(CONFIGS / f"{name}.yml")],
+        **{"num_classes": 2, "remap_mscoco_category": False, "use_amp": False},
+        "PResNet": {"pretrained": False},
+        "HybridEncoder": SMALL,
+        decoder: SMALL | {"feat_channels": [16, 16, 16], "num_queries": 12, "num_denoising": 6},
         "RTDETRPostProcessor": {"num_top_queries": 10},
-        "RTDETRCriterionv2": criterion | (CRITERION_FDR if fdr else {}),
-        "distillers": [{"type": "GOLSD"}] if fdr else [],
     }
+    (folder / "run.yml").write_text(yaml.safe_dump(sections))
+    (folder / "further.yml").write_text(yaml.safe_dump({"__include__": ["run.yml"], **further}))
+    return folder / "further.yml"
 
 
-@pytest.mark.parametrize("fdr", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_training_resume_and_inference(fdr: bool, tmp_path: Path) -> None:
+def test_a_shipped_config_from_training_to_the_latency_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is killed after its third step and resumed ends bit for bit as one that nobody touched."""
+    run = write_run(tmp_path, "rtdetr_r18vd_6x_coco", {})
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    fit(Training(isdfine.load_config(run, ["output_dir=whole"])))
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(run)], capture_output=True, text=True, check=False)
+    assert ended.returncode == -9, ended.stderr
+    resumed = Training(isdfine.load_config(run, ["output_dir=killed", "resume=killed"]))
+    resumed.resume("killed")
+    assert resumed.progress.step == 3
+    fit(resumed)
+    torch.set_num_threads(threads)
+    whole, killed = (torch.load(f"{name}/last.pth", weights_only=True) for name in ("whole", "killed"))
+    for weights, others in ((whole["model"], killed["model"]), (whole["ema"]["module"], killed["ema"]["module"])):
+        assert list(weights) == list(others)
+        assert all(torch.equal(value, others[key]) for key, value in weights.items())
+
+    detector = Detector.load("whole/last.pth")
+    assert len(detector(min((tmp_path / "data" / "images").iterdir()), threshold=0.0).scores) == 10
+    agrees_when_fused("whole/last.pth", "direct")
+    arguments = ["--rounds", "3", "--repeats", "1", "--warmup", "1", "--device", "cpu", "--size", *map(str, SIZE)]
+    assert load_tool("benchmark/latency").main(["-m", "whole/last.pth", *arguments]) == 0
+    assert "last" in capsys.readouterr().out
+
+
+def test_fdr_and_go_lsd_by_yaml_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained, resumed, exported (compared with PyTorch at batch 1, 3 and 8), and used."""
+    run = write_run(tmp_path, "rtdetrv2_r18vd_120e_coco", FDR_AND_GO_LSD)
+    monkeypatch.chdir(tmp_path)
     train = load_tool("train")
-    config = tmp_path / "run.yml"
-    config.write_text(yaml.safe_dump(sections(tmp_path, fdr=fdr)))
-    assert train.main(["-c", str(config), "-u", "epoches=1"]) == 0
-    last = tmp_path / "run" / "last.pth"
-    first = torch.load(last, weights_only=True)["model"]
-    assert train.main(["-c", str(tmp_path / "run" / "config.yml"), "-r", str(last), "-u", "epoches=2"]) == 0
-    again = torch.load(last, weights_only=True)["model"]
-    assert list(first) == list(again)
-    assert any(not torch.equal(first[key], again[key]) for key in first)
-    assert ("decoder.decoder.up" in first) == fdr
+    assert train.main(["-c", str(run), "-u", "epoches=1"]) == 0
+    assert train.main(["-c", "run/config.yml", "-r", "run/last.pth", "-u", "epoches=2"]) == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["epoch"] > lines[0]["epoch"]
+    assert {"loss_fgl", "loss_ddf_aux_0", "loss_ddf_dn_0"} <= {name for line in lines for name in line}
+    picture = min((tmp_path / "data" / "images").iterdir())
+    given = ["-r", "run/last.pth", "-o", "detector.onnx", "--images", str(picture.parent)]
+    assert load_tool("export_onnx").main(given) == 0
+    detections, exported = (Detector.load(path)(picture, threshold=0.0) for path in ("run/last.pth", "detector.onnx"))
+    for values, others in ((detections.scores, exported.scores), (detections.boxes, exported.boxes)):
+        torch.testing.assert_close(torch.as_tensor(values), torch.as_tensor(others), rtol=1e-3, atol=1e-3)
+    agrees_when_fused("run/last.pth", "fdr")
 
-    detector = Detector.load(last)
-    pictures = sorted((tmp_path / "data").rglob("*.png")) or sorted((tmp_path / "data").rglob("*.jpg"))
-    assert len(detector(pictures[0], threshold=0.0).scores) == 10
 
-    loaded = load_detector(last)
-    seen = inspect_image(loaded.model, torch.rand(1, 3, *SIZE), SIZE)
-    assert (len(seen.layers), seen.bin_weights is not None) == (2, fdr)
-    assert np.array_equal(seen.layers[-1].boxes_xyxy_px, seen.boxes_xyxy_px)
-    fused = fuse(loaded.model)
+def agrees_when_fused(checkpoint: str, box_head: str) -> None:
+    model = load_detector(checkpoint).model
+    assert model.decoder.box_head.kind == box_head
     image = torch.rand(2, 3, *SIZE)
     with torch.inference_mode():
-        answer, reference = fused(image), loaded.model(image)
+        answer, reference = fuse(model)(image), model(image)
     torch.testing.assert_close(answer.logits.sort(dim=1).values, reference.logits.sort(dim=1).values, atol=1e-4, rtol=0)
