@@ -242,10 +242,11 @@ def list_images(folder: Path, *, recursive: bool = True) -> list[str]:
     images: list[str] = []
     others: Counter[str] = Counter()
     for parent, names in walk(folder, None if recursive else 0):
+        inside = "" if parent == Path(folder) else os.path.relpath(parent, folder)
         for name in names:
             suffix = os.path.splitext(name)[1].lower()
             if suffix in SUFFIXES:
-                images.append(os.path.relpath(parent / name, folder))
+                images.append(os.path.join(inside, name))
             elif suffix not in _BESIDE_IMAGES:
                 others[suffix or "without suffix"] += 1
     if others:

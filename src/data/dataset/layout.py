@@ -143,8 +143,10 @@ class UnlistedImages:
     def _by_end(self) -> list[dict[str, list[str]]]:
         listed = {os.path.normpath(name) for name in self._names}
         by_end: list[dict[str, list[str]]] = [defaultdict(list) for _ in _ENDS]
-        files = (parent / name for parent, names in files_below(self._folder, SUFFIXES, None) for name in names)
-        for name in (os.path.relpath(file, self._folder) for file in islice(files, _MOST)):
+        folders = files_below(self._folder, SUFFIXES, None)
+        inside = ((os.path.relpath(parent, self._folder), names) for parent, names in folders)
+        files = (os.path.normpath(os.path.join(parent, name)) for parent, names in inside for name in names)
+        for name in islice(files, _MOST):
             if name not in listed:
                 base = _base(_plain(name))
                 for (_, end), known in zip(_ENDS, by_end):
