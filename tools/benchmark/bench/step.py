@@ -31,7 +31,7 @@ class Operators(TorchDispatchMode):
     """Counts operators, views included, and those among them that wait for the device."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # of torch, which mypy does not see through super()
+        TorchDispatchMode.__init__(self)
         self.count = self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
