@@ -375,6 +375,7 @@ def _loading_nothing(node: Node) -> Node:
     children = {name: _loading_nothing(child) for name, child in node.value.items()}
     if node.key and isinstance(children.get("weights", node).value, str):
         children["weights"] = replace(children["weights"], value=None)
-    if node.key and "pretrained" in children and not isinstance(children["pretrained"].value, dict):
-        children["pretrained"] = replace(children["pretrained"], value=False)
+    pretrained = children.get("pretrained")
+    if node.key and pretrained is not None and pretrained.value and not isinstance(pretrained.value, dict):
+        children["pretrained"] = replace(pretrained, value=False)
     return replace(node, value=children)
