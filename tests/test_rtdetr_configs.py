@@ -304,6 +304,14 @@ def test_the_same_names_mean_d_fine_below_d_fine(tmp_path: Path) -> None:
         ),
         ({"RTDETRTransformer": {"version": "v3"}}, "RTDETRTransformer.version: expected one of 'v1', 'v2', found 'v3'"),
         ({"HybridEncoder": {"version": "dfine"}}, "HybridEncoder.version: expected one of 'v1', 'v2', found 'dfine'"),
+        (
+            {"RTDETRTransformer": {"position_embed_type": "learned"}},
+            "RTDETRTransformer.position_embed_type: expected one of 'sine', found 'learned'",
+        ),
+        (
+            {"RTDETRTransformer": {"box_head": "fdrr"}},
+            "RTDETRTransformer.box_head: expected one of 'fdr', 'direct', fou",
+        ),
         ({"RTDETR": {"multi_scale": "640"}}, "RTDETR.multi_scale: expected list of int .*, found '640'"),
     ],
 )

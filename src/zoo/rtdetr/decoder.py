@@ -130,7 +130,8 @@ class RTDETRTransformer(RTDETRTransformerv2):
         version: Literal["v1", "v2"] = "v1",
         **options: Any,
     ) -> None:
-        super().__init__(num_classes, learn_query_content=learnt_init_query, **options)
+        learnt = options.pop("learn_query_content", learnt_init_query)  # either name
+        super().__init__(num_classes, learn_query_content=learnt, **options)
         if version == "v1":
             assert isinstance(self.queries, TopKQueries)
             use_table(self.queries.project, FIRST_ENCODER_OUTPUT)

@@ -82,3 +82,8 @@ def test_names_of_the_versions() -> None:
 def test_estimators_without_distributions_are_refused() -> None:
     with pytest.raises(ValueError, match="quality_estimators need distributions, but box_head is 'direct'"):
         decoder_of(quality_estimators=True)
+
+
+@pytest.mark.parametrize("name", ["learnt_init_query", "learn_query_content"])
+def test_learnt_content_under_either_name(name: str) -> None:
+    assert "tgt_embed.weight" in RTDETRTransformer(3, **{name: True}, **SMALL).state_dict()

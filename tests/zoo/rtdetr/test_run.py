@@ -22,6 +22,7 @@ from isdfine.deploy.fuse import fuse
 from isdfine.load import load_detector
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
+from rtdetr_cases import filled
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "rtdetr"
 FDR_AND_GO_LSD: dict[str, Any] = {
@@ -128,3 +129,19 @@ def agrees_when_fused(checkpoint: str, box_head: str) -> None:
     with torch.inference_mode():
         answer, reference = fuse(model)(image), model(image)
     torch.testing.assert_close(answer.logits.sort(dim=1).values, reference.logits.sort(dim=1).values, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("rtdetr_r18vd_6x_coco", "rtdetr_r18vd"),
+        pytest.param("rtdetrv2_r18vd_120e_coco", "rtdetrv2_r18vd", marks=pytest.mark.slow),
+    ],
+)
+def test_an_official_checkpoint_is_exported_in_full_size(config: str, name: str, tmp_path: Path) -> None:
+    """ONNX Runtime agrees with PyTorch at batch 1, 3 and 8; images of 128 x 128 are the smallest for 300 queries."""
+    torch.save({"ema": {"module": filled(name).state_dict()}}, tmp_path / "official.pth")
+    images = write_coco(tmp_path / "data", images=8).parent / "images"
+    given = ["-c", str(CONFIGS / f"{config}.yml"), "-r", str(tmp_path / "official.pth"), "--size", "128", "128"]
+    assert load_tool("export_onnx").main([*given, "-o", str(tmp_path / "m.onnx"), "--images", str(images)]) == 0
+    assert len(Detector.load(tmp_path / "m.onnx")(min(images.iterdir()), threshold=0.0).scores) == 300
