@@ -325,3 +325,14 @@ def test_mistakes_are_named(changes: dict[str, Any], message: str, tmp_path: Pat
 def test_the_versions_differ_in_names_only() -> None:
     assert issubclass(RTDETRTransformer, RTDETRTransformerv2)
     assert issubclass(SetCriterion, RTDETRCriterion)
+
+
+def test_go_lsd_on_offsets_is_refused() -> None:
+    """Before the first step, with the key of the decoder that the config has."""
+    config = ours("rtdetrv2/rtdetrv2_r18vd_120e_coco").with_values(
+        {"RTDETRCriterionv2": {"use_uni_set": True}, "distillers": [{"type": "GOLSD", "weight": 1.5}]}
+    )
+    with torch.device("meta"):
+        model = config.build("model")
+    with pytest.raises((ValueError, ConfigError), match=r"'direct': set RTDETRTransformerv2\.box_head: fdr, or take"):
+        build_objective(config, model)

@@ -78,11 +78,12 @@ class EdgeDistillation(LayerDistillation):
 
     def check(self, model: nn.Module, criterion: Criterion) -> None:
         name = type(self).__name__
-        head = getattr(getattr(getattr(model, "decoder", model), "box_head", None), "kind", "fdr")
+        decoder = getattr(model, "decoder", model)
+        head = getattr(getattr(decoder, "box_head", None), "kind", "fdr")
         if head != "fdr":
             raise ValueError(
                 f"{name} compares edge distributions, but the decoder's box_head is {head!r}: set "
-                f"DFINETransformer.box_head: fdr, or take {name} out (distillers: [] for none)"
+                f"{type(decoder).__name__}.box_head: fdr, or take {name} out (distillers: [] for none)"
             )
         check_layers(name, model)
         if not getattr(criterion, "use_uni_set", False):
