@@ -34,24 +34,24 @@ from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
-from isdfine.deploy.chosen_images import ChosenImage, chosen_images, file_stem
 from isdfine.deploy.inspection import inspect_image
 from isdfine.deploy.preprocess import recipe_of
 from isdfine.nn.padding import IMAGE_SIZE
 from isdfine.nn.types import BatchDetections
 from isdfine.solver.evaluate import detect
 from isdfine.solver.solver import Evaluation
-from isdfine.viz.attention import attention_figure, attention_maps_figure
 from isdfine.viz.canvas import save_figure
 from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
-from isdfine.viz.edge_distributions import refinement_figure
 from isdfine.viz.errors import Judgement, Kind, judge
-from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.fonts import legible_name
 from isdfine.viz.inspection import Inspection
 from isdfine.viz.matching import JudgedImage
 from isdfine.viz.report import EvaluationReport, Picture, write_report
 from isdfine.viz.sheet import SHEET, error_sheets
+from visualization.attention import attention_figure, attention_maps_figure
+from visualization.chosen_images import ChosenImage, chosen_images, file_stem
+from visualization.edge_distributions import refinement_figure
+from visualization.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 
 NEEDED = ("model", "postprocessor", "evaluator", "val_dataloader")
 FIRST = 8

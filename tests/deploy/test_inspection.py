@@ -19,9 +19,9 @@ from isdfine.core.errors import ConfigError
 from isdfine.deploy.fuse import fuse
 from isdfine.deploy.inspection import inspect_image
 from isdfine.nn.boxes import cxcywh_to_xyxy
-from isdfine.viz.attention import attention_figure, attention_maps_figure
-from isdfine.viz.edge_distributions import EDGES, edges_of, refinement_figure
 from isdfine.viz.inspection import Inspection
+from visualization.attention import attention_figure, attention_maps_figure
+from visualization.edge_distributions import EDGES, edges_of, refinement_figure
 
 ORIGINAL = (320, 640)
 """(height, width) of the image that was resized to the network's."""

@@ -57,8 +57,8 @@ def write_transformers(config_file: str, output: Path) -> None:
     import torch
 
     from bench.random_weights import random_detector
+    from bench.twin import transformers_twin
     from isdfine.core.files import whole_file
-    from isdfine.zoo.huggingface.twin import transformers_twin
 
     ours, config = random_detector(isdfine.load_config(config_file))
     theirs = transformers_twin(config, ours).eval()

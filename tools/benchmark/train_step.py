@@ -34,6 +34,7 @@ from bench.command import MB, bench_parser, config_of, config_path, publish
 from bench.machine import described
 from bench.step import Operators, Trainee, TrainingStep, dummy_batch  # noqa: F401  # checkouts.py reads Operators here
 from bench.timing import Plan, Ratio, Timing, check_counts, ratio, table, take_turns
+from bench.twin import transformers_twin
 from isdfine.core.command import one_line_errors
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.core.environment import pick_device
@@ -41,7 +42,6 @@ from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.collate import STRIDE
 from isdfine.distill.objective import build_objective
 from isdfine.solver.speed import compile_parts, runs_compiled, use_channels_last
-from isdfine.zoo.huggingface.twin import transformers_twin
 
 OPTIONS = ("eager", "channels_last", "compile", "bf16", "transformers")
 PHASES = ("data", "forward", "matching", "criterion", "backward", "optimizer", "ema")

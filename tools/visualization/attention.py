@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .canvas import add_box, new_figure, show_view, view_around
-from .inspection import InspectedLayer, Inspection
+from isdfine.viz.canvas import add_box, new_figure, show_view, view_around
+from isdfine.viz.inspection import InspectedLayer, Inspection
 
 _LEVELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 """Colours of feature maps, fine to coarse; apart for colour-blind readers too."""

@@ -7,11 +7,11 @@ import pytest
 
 from figure_cases import clipped_texts
 from isdfine.viz.canvas import color_of, png
-from isdfine.viz.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.fonts import legible_name
 from isdfine.viz.matching import match_all
 from isdfine.viz.operating_points import THRESHOLDS, ScoreCurve, score_curves
 from judged_cases import random_images
+from visualization.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 
 
 def curves_of(classes: int, images: int = 40) -> list[ScoreCurve]:

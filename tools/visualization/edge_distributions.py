@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..core.errors import ConfigError
-from .canvas import add_box, new_figure, show_view, view_around
-from .inspection import Inspection
+from isdfine.core.errors import ConfigError
+from isdfine.viz.canvas import add_box, new_figure, show_view, view_around
+from isdfine.viz.inspection import Inspection
 
 EDGES = ("left", "top", "right", "bottom")
 INITIAL, REFINED = "#d55e00", "#009e73"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import color_of, new_figure
-from .fonts import cut, legible_name
-from .operating_points import RECALLS, THRESHOLDS, ScoreCurve
+from isdfine.viz.canvas import color_of, new_figure
+from isdfine.viz.fonts import cut, legible_name
+from isdfine.viz.operating_points import RECALLS, THRESHOLDS, ScoreCurve
 
 TOGETHER = 10
 """Classes that share one panel; more get a small panel each."""

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from ...core.checkpoint.card import Card
-from ...core.config import Config
-from ...core.environment import require
-from ...core.errors import ConfigError
-from .config import config_to_huggingface
-from .folder import write_folder
-from .weights import to_huggingface
+from isdfine.core.checkpoint.card import Card
+from isdfine.core.config import Config
+from isdfine.core.environment import require
+from isdfine.core.errors import ConfigError
+from isdfine.zoo.huggingface.config import config_to_huggingface
+from isdfine.zoo.huggingface.folder import write_folder
+from isdfine.zoo.huggingface.weights import to_huggingface
 
 
 def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.errors import DataError
-from ..data.dataset.detection import DetectionDataset, GroundTruth
-from .pictures import read_rgb
-from .preprocess import Recipe
+from isdfine.core.errors import DataError
+from isdfine.data.dataset.detection import DetectionDataset, GroundTruth
+from isdfine.deploy.pictures import read_rgb
+from isdfine.deploy.preprocess import Recipe
 
 
 @dataclass(frozen=True, eq=False)
