@@ -214,7 +214,8 @@ def predicting_layers(model: nn.Module) -> int:
 def check_layers(who: str, model: nn.Module) -> None:
     """Refuse a decoder of which a single layer predicts in training (ValueError)."""
     if (layers := predicting_layers(model)) < 2:
+        section = type(getattr(model, "decoder", model)).__name__
         raise ValueError(
             f"{who} needs two decoder layers or more, but {layers} predicts in training: raise "
-            f"DFINETransformer.num_layers and keep aux_loss: True, or take {who} out (distillers: [] for none)"
+            f"{section}.num_layers and keep aux_loss: True, or take {who} out (distillers: [] for none)"
         )

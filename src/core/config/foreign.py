@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,12 @@ def key_hint(name: object) -> str:
     return component_hint(name) or (f"; {instead[word]}" if word in instead else "")
 
 
-def component_hint(name: object) -> str:
-    """``; ...`` with the project that has the component and our name for it; empty where it is unknown."""
+def component_hint(name: object, ours: Iterable[str] = ()) -> str:
+    """``; ...`` with the project that has the component and our name for it; empty where it is unknown.
+
+    Args:
+        ours: our components, whose names are meant where only capitals differ.
+    """
     if not isinstance(name, str):
         return ""
     if name.endswith((".pt", ".pth", ".safetensors")):
@@ -62,15 +66,17 @@ def component_hint(name: object) -> str:
     if name in table()["models"]:
         return f"; {name} is a part of {table()['models'][name]}, {_OTHER_MODEL}"
     component = table()["components"].get(name)
+    if component is None and (meant := next((our for our in ours if our.lower() == name.lower()), None)):
+        return f"; did you mean {meant}?"
     if component is None:  # of a family known by its beginning: the most similar name of ours would be another model
         family = None if "." in name else re.match(table()["families"], name, re.IGNORECASE)
         return f"; {name} looks like a part of {family.group()}, {_OTHER_MODEL}" if family else ""
-    project, ours = component["of"], component.get("ours")
-    if ours is None:
+    project, nearest = component["of"], component.get("ours")
+    if nearest is None:
         return f"; {name} of {project} is not available here yet: leave it out"
     if component.get("same"):
-        return f"; did you mean {ours}? {name} is its name in {project}"
-    return f"; did you mean {ours}? It is the nearest here: {name} of {project} is not available yet"
+        return f"; did you mean {nearest}? {name} is its name in {project}"
+    return f"; did you mean {nearest}? It is the nearest here: {name} of {project} is not available yet"
 
 
 def refuse_other_kinds(tree: Node) -> None:

@@ -137,7 +137,7 @@ class Planner:
 
     def unknown(self, name: object, node: Node, key: str) -> Broken:
         """Report the name of a component that is not registered."""
-        hint = component_hint(name) or suggest(name, self.registry)
+        hint = component_hint(name, self.registry) or suggest(name, self.registry)
         return self.report(node, key, f"no component is called {name!r}{hint}")
 
     def unknown_key(self, name: object, node: Node, known: Collection[str]) -> None:

@@ -161,12 +161,18 @@ def test_a_part_of_another_model_gets_no_part_of_dfine_for_it(name: str, load: L
 
 
 @pytest.mark.parametrize(
-    "name", ["RTDETRTransformerV3", "RTDetrTransformer", "DETRCriterion", "LWDETRPostProcessor", "DEIMTransformerV2"]
+    "name", ["RTDETRTransformerV3", "RTDetrEncoderLayer", "DETRCriterion", "LWDETRPostProcessor", "DEIMTransformerV2"]
 )
 def test_nor_does_a_name_of_such_a_family_that_is_listed_nowhere(name: str, load: Load) -> None:
     with pytest.raises(ConfigError, match=f"; {name} looks like a part of .*, another model than D-FINE") as caught:
         load(f"model: {name}\n")
     assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["RTDETRTransformerV2", "RTDetrTransformerv2", "rtdetrtransformerv2"])
+def test_a_name_of_ours_in_other_capitals_is_meant(name: str, load: Load) -> None:
+    with pytest.raises(ConfigError, match="did you mean RTDETRTransformerv2"):
+        load(f"model: {name}\n")
 
 
 @pytest.mark.parametrize(
