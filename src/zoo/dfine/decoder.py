@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from types import MappingProxyType
+from typing import ClassVar, Literal
 
 from ...core.errors import check_counts
 from ...core.registry import register
@@ -24,7 +25,7 @@ from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
 class DFINETransformer(Decoder):
     """Two-stage query selection and fine-grained distribution refinement (FDR).
 
-    Argument names are those of official YAML files. The last five are not in them: their other values lead back to
+    Argument names are those of official YAML files. The last six are not in them: their other values lead back to
     RT-DETR's decoder, step by step (Table 3 of arXiv 2410.13842).
 
     Args:
@@ -57,11 +58,16 @@ class DFINETransformer(Decoder):
         merge: how a query takes in what it read from the image: ``gate`` (target gating) or ``residual``.
         cross_attn_projections: project each map before the decoder even where its width fits, and values and result
             of every cross-attention.
+        quality_estimators: let the sharpness of the distributions move the class scores; None: where there are any.
 
     Raises: ValueError for values that do not fit together, with the values and the choices.
     """
 
     rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
+    position_limit: ClassVar[float | None] = 10.0
+    """Of the query positions of decoders with distributions."""
+    noise: ClassVar[Mapping[str, bool]] = MappingProxyType({})
+    """How denoising differs from D-FINE's, see :class:`DenoisingSetting`."""
 
     def __init__(
         self,
@@ -96,24 +102,28 @@ class DFINETransformer(Decoder):
         box_head: Literal["fdr", "direct"] = "fdr",
         merge: Literal["gate", "residual"] = "gate",
         cross_attn_projections: bool = False,
+        quality_estimators: bool | None = None,
     ) -> None:
         check_counts(num_classes=num_classes, num_queries=num_queries, nhead=nhead, hidden_dim=hidden_dim)
         widths, hidden = layer_plan(
             hidden_dim, dim_feedforward, num_layers, nhead, scale=layer_scale, eval_idx=eval_idx, aux_loss=aux_loss
         )
         bins = bins_of(box_head, up, reg_scale, reg_max, learnable=learnable_bins)
+        if quality_estimators and bins is None:
+            raise ValueError(f"quality_estimators need distributions, but box_head is {box_head!r}: set box_head: fdr")
         sizes = stored_sizes(eval_spatial_size, feat_channels, feat_strides, num_levels)
-        noise = DenoisingSetting(num_denoising, label_noise_ratio, box_noise_scale)
+        noise = DenoisingSetting(num_denoising, label_noise_ratio, box_noise_scale, **self.noise)
         num_scores = 1 if query_select_method == "agnostic" else num_classes
         # The order in which parts draw their weights is fixed: a seed gives the weights that it always gave.
         projection = InputProjection(feat_channels, hidden_dim, num_levels, always=cross_attn_projections)
         layer = partial(DecoderLayer, num_heads=nhead, num_levels=num_levels, num_points=num_points, merge=merge)
         layer = partial(layer, cross_attention=cross_attn_method, projections=cross_attn_projections, dropout=dropout)
         layers = [layer(width, feedforward_dim=inner, act=activation) for width, inner in zip(widths, hidden)]
-        quality = [] if bins is None else [LocationQualityEstimator(reg_max) for _ in widths]
+        judged = bins is not None and quality_estimators is not False
+        quality = [LocationQualityEstimator(reg_max) for _ in widths] if judged else []
         sources = [Denoising(num_classes, hidden_dim, noise)] if num_denoising else []
         learned = learned_content(num_queries, hidden_dim) if learn_query_content else None
-        position = BoxEmbedding(hidden_dim, limit=None if bins is None else 10.0)
+        position = BoxEmbedding(hidden_dim, limit=None if bins is None else self.position_limit)
         queries = TopKQueries(num_queries, hidden_dim, num_scores, query_select_method, eps, learned, sizes)
         scores = ScoreHead(widths, num_classes, quality)
         boxes: BoxHead = DirectBoxHead(widths) if bins is None else FDRBoxHead(widths, bins)

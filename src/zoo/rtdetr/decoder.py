@@ -1,107 +1,53 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""RT-DETR's decoders (arXiv 2304.08069, 2407.17140), assembled from parts."""
+"""RT-DETR's decoders (arXiv 2304.08069, 2407.17140): the parts of D-FINE's, without what D-FINE added."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from ...core.errors import check_counts
 from ...core.registry import register
 from ...nn.keys import use_table
-from ..decoder import Decoder, InputProjection, stored_sizes
-from ..decoder_layer import DecoderLayer
-from ..denoising import Denoising, DenoisingSetting
-from ..depth import layer_plan
-from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, LocationQualityEstimator, ScoreHead, bins_of
-from ..names import DECODER_KEYS, FIRST_ENCODER_OUTPUT, class_rows
-from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
+from ..dfine.decoder import DFINETransformer
+from ..names import FIRST_ENCODER_OUTPUT
+from ..queries import TopKQueries
 
 
 @register
-class RTDETRTransformerv2(Decoder):
+class RTDETRTransformerv2(DFINETransformer):
     """Two-stage query selection, projected deformable cross-attention, offsets to the boxes of the layer before.
 
-    Argument names are those of official YAML files, up to ``query_select_method``; what is not explained here means
-    what it means for :class:`~isdfine.zoo.dfine.decoder.DFINETransformer`. Its denoising differs from D-FINE's: noisy
-    boxes whose edges crossed have no size, and a batch without boxes gets a group of two queries.
+    Argument names are those of official YAML files, up to ``query_select_method``. Denoising differs from D-FINE's:
+    noisy boxes whose edges crossed have no size, and a batch without boxes gets a group of two queries.
 
     Args:
         num_classes: C.
         box_head: ``direct`` is RT-DETR; ``fdr`` refines distributions as D-FINE does, for self-distillation (GO-LSD).
         quality_estimators: with ``fdr``, let the sharpness of the distributions move the class scores, as D-FINE does.
-        reg_max, reg_scale, up: of the distributions (``fdr`` only).
-        layer_scale: width of the layers after ``eval_idx``, which only training runs, as a multiple of ``hidden_dim``.
+        merge, cross_attn_projections: as :class:`~isdfine.zoo.dfine.decoder.DFINETransformer`; so are all others.
 
     Raises: ValueError for values that do not fit together, with the values and the choices.
     """
 
-    rebuilt_buffers: tuple[str, ...] = ("anchors", "valid_mask")
+    position_limit: ClassVar[float | None] = None
+    noise: ClassVar[Mapping[str, bool]] = MappingProxyType({"swap_crossed": False, "dummy_group": True})
 
     def __init__(
         self,
         num_classes: int = 80,
         *,
-        hidden_dim: int = 256,
-        num_queries: int = 300,
-        feat_channels: Sequence[int] = (512, 1024, 2048),
-        feat_strides: Sequence[int] = (8, 16, 32),
-        num_levels: int = 3,
-        num_points: int | Sequence[int] = 4,
-        nhead: int = 8,
-        num_layers: int = 6,
-        dim_feedforward: int = 1024,
-        dropout: float = 0.0,
-        activation: str = "relu",
-        num_denoising: int = 100,
-        label_noise_ratio: float = 0.5,
-        box_noise_scale: float = 1.0,
-        learn_query_content: bool = False,
-        eval_spatial_size: Sequence[int] | None = None,
-        eval_idx: int = -1,
-        eps: float = 1e-2,
-        aux_loss: bool = True,
-        cross_attn_method: Literal["default", "discrete"] = "default",
-        query_select_method: Literal["default", "agnostic", "one2many"] = "default",
         box_head: Literal["fdr", "direct"] = "direct",
         quality_estimators: bool = False,
-        reg_max: int = 32,
-        reg_scale: int | float = 4.0,
-        up: float = 0.5,
-        layer_scale: float = 1,
+        merge: Literal["gate", "residual"] = "residual",
+        cross_attn_projections: bool = True,
+        **options: Any,
     ) -> None:
-        check_counts(num_classes=num_classes, num_queries=num_queries, nhead=nhead, hidden_dim=hidden_dim)
-        widths, inner_widths = layer_plan(
-            hidden_dim, dim_feedforward, num_layers, nhead, scale=layer_scale, eval_idx=eval_idx, aux_loss=aux_loss
-        )
-        bins = bins_of(box_head, up, reg_scale, reg_max, learnable=False)
-        if quality_estimators and bins is None:
-            raise ValueError(f"quality_estimators need distributions, but box_head is {box_head!r}: set box_head: fdr")
-        sizes = stored_sizes(eval_spatial_size, feat_channels, feat_strides, num_levels)
-        num_scores = 1 if query_select_method == "agnostic" else num_classes
-        scales = (label_noise_ratio, box_noise_scale)
-        noise = DenoisingSetting(num_denoising, *scales, swap_crossed=False, dummy_group=True)
-        layer = partial(DecoderLayer, num_heads=nhead, num_levels=num_levels, num_points=num_points, merge="residual")
-        layer = partial(layer, cross_attention=cross_attn_method, projections=True, dropout=dropout, act=activation)
-        projection = InputProjection(feat_channels, hidden_dim, num_levels, always=True)
-        layers = [layer(width, feedforward_dim=inner) for width, inner in zip(widths, inner_widths)]
-        quality = [LocationQualityEstimator(reg_max) for _ in widths] if quality_estimators else []
-        sources = [Denoising(num_classes, hidden_dim, noise)] if num_denoising else []
-        learned = learned_content(num_queries, hidden_dim) if learn_query_content else None
-        position = BoxEmbedding(hidden_dim)
-        queries = TopKQueries(num_queries, hidden_dim, num_scores, query_select_method, eps, learned, sizes)
-        scores = ScoreHead(widths, num_classes, quality)
-        boxes: BoxHead = DirectBoxHead(widths) if bins is None else FDRBoxHead(widths, bins)
-        initialise(position, queries)
-        super().__init__(projection, queries, layers, position, boxes, scores, sources, eval_idx, aux_loss=aux_loss)
-        self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)
-        self.class_rows = class_rows(query_select_method)
-        use_table(self, DECODER_KEYS)
+        further = {"merge": merge, "cross_attn_projections": cross_attn_projections, **options}
+        super().__init__(num_classes, box_head=box_head, quality_estimators=quality_estimators, **further)
 
 
 @register
