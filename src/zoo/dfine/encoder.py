@@ -20,13 +20,13 @@ from ...nn.attention import TransformerEncoder
 from ...nn.conv import AggregationBlock, ConvNormAct, CSPBlock, DownSample
 from ...nn.keys import use_table
 from ...nn.padding import Padding, cleared
-from ...nn.position import POSITION_TABLES
+from ...nn.position import LAYOUTS, position_table
 from ..names import FIRST_ENCODER_PROJECTION
 
 ACT = "silu"
 """Of every convolution block: official files carry ``act``, but published models use SiLU whatever it says."""
 CHOICES: dict[str, Collection[str]] = {
-    "position_layout": POSITION_TABLES,
+    "position_layout": LAYOUTS,
     "version": ("v1", "v2"),
     "fusion": ("gelan", "csp"),
     "downsample": ("decoupled", "conv"),
@@ -173,8 +173,8 @@ class HybridEncoder(nn.Module):
         return self._table(height, width, feature.device)
 
     def _table(self, height: int, width: int, device: torch.device | None = None) -> Tensor:
-        make = POSITION_TABLES[self.position_layout]
-        return make(height, width, self.hidden_dim, temperature=self.pe_temperature, device=device)
+        layout, temperature = self.position_layout, self.pe_temperature
+        return position_table(height, width, self.hidden_dim, layout=layout, temperature=temperature, device=device)
 
     def _keep_position_tables(self, image_size: Sequence[int] | None) -> None:
         """Buffers outside the state dict: they move with the module, and a checkpoint of another size still fits."""

@@ -12,7 +12,7 @@ from isdfine.core.errors import ConfigError
 from isdfine.deploy.fuse import fuse
 from isdfine.nn.conv import ConvNormAct, RepVGG
 from isdfine.nn.padding import Padding
-from isdfine.nn.position import sine_table
+from isdfine.nn.position import position_table
 from isdfine.zoo.dfine.encoder import HybridEncoder
 
 
@@ -53,7 +53,7 @@ def test_eval_outputs_and_position_table_are_the_official_ones(case: str) -> Non
         step = 2 if record[f"eval_{level}_subsampled"] else 1
         np.testing.assert_allclose(output[..., ::step, ::step], golden[f"eval_{level}"], atol=2e-5, rtol=1e-4)
     height, width = inputs[-1].shape[-2:]
-    table = sine_table(height, width, record["config"]["hidden_dim"])
+    table = position_table(height, width, record["config"]["hidden_dim"])
     np.testing.assert_allclose(table, golden["pos_embed"], atol=2e-5)
 
 

@@ -13,7 +13,7 @@ from golden_cases import fill_detr, load_golden
 from isdfine.losses.matched import stack_sets, tabulate
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.losses.rtdetr import RTDETRCriterion, RTDETRCriterionv2
-from isdfine.nn.position import POSITION_TABLES
+from isdfine.nn.position import position_table
 from isdfine.nn.queries import join_groups
 from isdfine.nn.sampling import ProjectedDeformableAttention
 from isdfine.nn.types import DetectorOutput, Predictions, QueryGroup
@@ -154,5 +154,5 @@ def test_criterion(case: str) -> None:
 @pytest.mark.parametrize(("width", "height"), [(5, 5), (7, 4)])
 def test_position_table(width: int, height: int) -> None:
     arrays, _ = cases()
-    table = POSITION_TABLES["official"](height, width, 64, temperature=10000)
+    table = position_table(height, width, 64, temperature=10000)
     close(table.reshape(-1, 64), arrays[f"aifi_table/w{width}_h{height}"].reshape(-1, 64))
