@@ -89,7 +89,7 @@ def giou_loss(giou: Tensor, norm: Number, pair_weight: Tensor | None = None) -> 
     """One minus generalised IoU, summed over the pairs.
 
     Args:
-        giou: (..., M) from ``nn.boxes.paired_giou``.
+        giou: (..., M) from ``nn.boxes.paired_iou_and_giou``.
         norm: what the sum is divided by.
         pair_weight: (..., M) optional factor per pair, detached here.
 

@@ -235,7 +235,7 @@ def add_box_costs(total: Tensor, stack: SetStack, table: TargetTable, *, l1: flo
 
 
 def _generalised_iou(planes: _QueryPlanes) -> Tensor:
-    """(S, T, Q) from corners, by the rules of ``nn.boxes.pairwise_giou``."""
+    """(S, T, Q) from corners; NaN where neither box has an area."""
     shared, hull = torch.empty_like(planes.other), torch.empty_like(planes.other)
     planes.shared_length(0, shared).mul_(planes.shared_length(1, planes.other))
     planes.whole_length(0, hull).mul_(planes.whole_length(1, planes.other))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Box formats and overlaps. A pairwise function compares all with all, a paired one row i with row i."""
+"""Box formats and overlaps."""
 
 from __future__ import annotations
 
@@ -52,72 +52,23 @@ def _product(size: Tensor) -> Tensor:
     return width * height
 
 
-def _areas(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Areas of the intersection, of the union and of the smallest box around both; boxes broadcast to (..., 4)."""
-    (a_low, a_high), (b_low, b_high) = a_xyxy.split(2, -1), b_xyxy.split(2, -1)
-    shared = _product((torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0))
-    joint = _product(a_high - a_low) + _product(b_high - b_low) - shared
-    enclosing = _product(torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low))
-    return shared, joint, enclosing
-
-
-def pairwise_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Intersection over union of every box of a with every box of b.
-
-    Args:
-        a_xyxy: (..., Q, 4) corners, right >= left and bottom >= top.
-        b_xyxy: (..., T, 4) in the same unit.
-
-    Returns: (..., Q, T) in [0, 1]; NaN where both boxes have no area (0 / 0), which a matcher must settle.
-    """
-    shared, joint, _ = _areas(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
-    return shared / joint
-
-
-def pairwise_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al. 2019) of every box of a with every box of b.
-
-    Args:
-        a_xyxy: (..., Q, 4) corners.
-        b_xyxy: (..., T, 4) in the same unit.
-
-    Returns: (..., Q, T) in [-1, 1]; NaN where both boxes have no area.
-    """
-    shared, joint, enclosing = _areas(a_xyxy[..., :, None, :], b_xyxy[..., None, :, :])
-    return shared / joint - (enclosing - joint) / enclosing
-
-
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole with 0 / 0 = 0, in value and in gradient; NaN stays NaN."""
     empty = whole == 0
     return (part / whole.masked_fill(empty, 1)).masked_fill(empty, 0)
 
 
-def paired_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Intersection over union of row i with row i.
-
-    Args:
-        a_xyxy, b_xyxy: (..., 4) corners in one unit, shapes that broadcast.
-
-    Returns: (...) in [0, 1]; 0 where neither box has an area, so that a loss stays finite.
-    """
-    shared, joint, _ = _areas(a_xyxy, b_xyxy)
-    return _ratio(shared, joint)
-
-
 def paired_iou_and_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU of row i with row i, the common parts computed once.
+    """IoU and generalised IoU (Rezatofighi et al. 2019) of row i with row i, the common parts computed once.
 
     Args:
         a_xyxy, b_xyxy: (..., 4) corners in one unit, shapes that broadcast.
 
     Returns: two tensors (...), in [0, 1] and [-1, 1]; an empty union or enclosing box counts as 0 / 0 = 0.
     """
-    shared, joint, enclosing = _areas(a_xyxy, b_xyxy)
+    (a_low, a_high), (b_low, b_high) = a_xyxy.split(2, -1), b_xyxy.split(2, -1)
+    shared = _product((torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0))
+    joint = _product(a_high - a_low) + _product(b_high - b_low) - shared
+    enclosing = _product(torch.maximum(a_high, b_high) - torch.minimum(a_low, b_low))
     iou = _ratio(shared, joint)
     return iou, iou - _ratio(enclosing - joint, enclosing)
-
-
-def paired_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Generalised IoU of row i with row i: the second result of :func:`paired_iou_and_giou`."""
-    return paired_iou_and_giou(a_xyxy, b_xyxy)[1]

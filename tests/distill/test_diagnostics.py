@@ -12,7 +12,7 @@ from torch import Tensor
 from isdfine.distill.context import DistillationContext, Distiller
 from isdfine.distill.diagnostics import Diagnostics, WeightedMeans, attention_means, diagnosed
 from isdfine.distill.objective import Objective
-from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou
+from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from isdfine.nn.capture import CapturedAttention
 from isdfine.nn.types import TRAINING, Want
 from losses.cases import Case, images_of, official_criterion, random_case
@@ -81,7 +81,7 @@ def test_means_are_those_of_a_loop_over_queries() -> None:
         assert found[f"{name}_layer_0_from_2"] == pytest.approx(sum(values) / len(values), rel=1e-5)
     assert found["entropy_layer_0"] == pytest.approx(float(-(q * q.log()).sum(-1).mean()), rel=1e-5)
     boxes = case.output.layers[1].boxes.detach().flatten(0, 1)[rows]
-    iou = paired_iou(cxcywh_to_xyxy(boxes), context.step.matching.table.corners[numbers])
+    iou = paired_iou_and_giou(cxcywh_to_xyxy(boxes), context.step.matching.table.corners[numbers])[0]
     assert found["iou_layer_1"] == pytest.approx(float(iou.mean()), rel=1e-5)
     assert (found["km"], found["ku"]) == (4 * sum(matched), 4 * (len(matched) - sum(matched)))
 

@@ -7,7 +7,7 @@ import torch
 
 from golden_cases import load_golden
 from isdfine.losses.functions import class_kl, ddf_loss, edge_kl, fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
-from isdfine.nn.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
+from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from isdfine.nn.edges import encode_targets, weighting
 
 BINS = torch.arange(33.0)
@@ -40,8 +40,7 @@ def test_golden_class_and_box_losses():
     rows, labels, truth = flat_pairs(case, 2, 12)
     logits = case["logits"].flatten(0, 1).requires_grad_()
     boxes = case["boxes"].flatten(0, 1).requires_grad_()
-    iou = paired_iou(cxcywh_to_xyxy(boxes[rows]), cxcywh_to_xyxy(truth))
-    giou = paired_giou(cxcywh_to_xyxy(boxes[rows]), cxcywh_to_xyxy(truth))
+    iou, giou = paired_iou_and_giou(cxcywh_to_xyxy(boxes[rows]), cxcywh_to_xyxy(truth))
     vfl = vfl_loss(logits, rows, labels, iou, norm, **options)
     check(vfl, case["loss_vfl"], logits, case["loss_vfl_grad_logits"])
     check(focal_loss(logits, rows, labels, norm, **options), case["loss_focal"], logits, case["loss_focal_grad_logits"])
@@ -70,7 +69,7 @@ def test_golden_fgl_and_ddf(bins):
     corners = case["pred_corners"].flatten(0, 1).unflatten(-1, (4, -1)).requires_grad_()
     teacher = case["teacher_corners"].flatten(0, 1).unflatten(-1, (4, -1)).requires_grad_()
     truth = cxcywh_to_xyxy(truth)
-    iou = paired_iou(cxcywh_to_xyxy(case["pred_boxes"].flatten(0, 1)[rows]), truth)
+    iou = paired_iou_and_giou(cxcywh_to_xyxy(case["pred_boxes"].flatten(0, 1)[rows]), truth)[0]
     weights = weighting(bins, meta["local"]["up"], meta["local"]["reg_scale"])
     bins_of = encode_targets(case["ref_points"].flatten(0, 1)[rows], truth, weights, meta["local"]["reg_scale"])
     fgl = fgl_loss(corners[rows], *bins_of, iou, meta["local"]["num_boxes"])

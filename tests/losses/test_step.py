@@ -10,7 +10,7 @@ import torch
 
 from isdfine.distill.objective import Objective
 from isdfine.losses.matched import MatchedGroup
-from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou
+from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from isdfine.nn.types import DetectorOutput, Predictions
 from losses.cases import Case, official_criterion, random_case
 from losses.reference import Objective as PlainObjective
@@ -45,7 +45,7 @@ def test_overlaps_and_confidence_by_query() -> None:
     rows, numbers = (column[0, group.pairs.union] for column in (group.pairs.query_index, group.pairs.target_index))
     truth = torch.cat([target["boxes"] for target in case.targets])[numbers]
     for index, layer in enumerate(case.output.layers[1:3]):
-        expected = paired_iou(cxcywh_to_xyxy(layer.boxes.flatten(0, 1)[rows]), cxcywh_to_xyxy(truth))
+        expected = paired_iou_and_giou(cxcywh_to_xyxy(layer.boxes.flatten(0, 1)[rows]), cxcywh_to_xyxy(truth))[0]
         torch.testing.assert_close(overlaps[index, rows], expected)
     expected = case.output.layers[2].logits.flatten(0, 1).sigmoid().amax(-1)
     torch.testing.assert_close(group.confidence(2, 3)[0], expected)
