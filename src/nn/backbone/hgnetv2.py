@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.checkpoint.weights import load_weights
-from ...core.errors import CheckpointError
 from ...core.registry import register
 from ..cpu import affine, trains_on_cpu
 from ..keys import KeyTable, use_table
 from ..norm import FrozenBatchNorm2d
 from ..padding import Padding, cleared
-from .stages import listed_stage_of
+from .stages import StagedBackbone, check_stages, imagenet_file
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +242,7 @@ class StageBlocks(nn.Module):
 
 
 @register
-class HGNetv2(nn.Module):
+class HGNetv2(StagedBackbone):
     """PP-HGNetV2 without its classification head.
 
     Args:
@@ -270,6 +269,8 @@ class HGNetv2(nn.Module):
     Shapes: (B, 3, H, W) in [0, 1] -> one (B, channels[i], H / strides[i], W / strides[i]) per returned stage;
     H and W are multiples of the largest stride.
     """
+
+    stages_are = "stages"
 
     def __init__(
         self,
@@ -303,7 +304,8 @@ class HGNetv2(nn.Module):
         if pretrained:
             url, ending = RTDETR_WEIGHTS if name in RTDETR_NAMES else (WEIGHTS_URL, "stage1")
             path = Path(local_model_dir) / f"PPHGNetV2_{name}_{ending}.pth"
-            load_imagenet_weights(self, path, url)
+            load_weights(self, imagenet_file("HGNetv2", path, url))
+            logger.info("loaded ImageNet weights from %s", path)
             self.starts_from = str(path)
 
     def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
@@ -311,47 +313,13 @@ class HGNetv2(nn.Module):
 
         With ``padding`` the features inside the image in eval mode do not depend on how much padding there is.
         """
-        maps = self.stem(images, padding)
-        returned = []
-        for index, stage in enumerate(self.stages):
-            maps = stage(maps, padding)
-            if index in self.return_idx:
-                returned.append(maps)
-        return returned
-
-    @property
-    def num_stages(self) -> int:
-        """Number of the last stage (the stem is 0)."""
-        return len(self.stages)
-
-    def stage_of(self, name: str) -> int:
-        """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
-        return listed_stage_of(name, "stages")
-
-
-def load_imagenet_weights(backbone: nn.Module, path: Path, url: str = WEIGHTS_URL) -> None:
-    """Fill a backbone from a file with its state dict.
-
-    Raises:
-        CheckpointError: if the file is absent, unreadable or for another backbone.
-    """
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file with ImageNet weights: put it there (offered at "
-            f"{url}/{path.name}), point HGNetv2.local_model_dir at its folder, or set HGNetv2.pretrained to "
-            "False"
-        )
-    load_weights(backbone, path)
-    logger.info("loaded ImageNet weights from %s", path)
+        return self.chosen_maps(self.stem(images, padding), padding)
 
 
 def _check_choices(name: str, return_idx: Sequence[int], freeze_at: int) -> None:
     if name not in (names := [*VARIANTS, *RTDETR_NAMES]):
         raise ValueError(f"HGNetv2 has no variant name={name!r}: choose one of {', '.join(names)}")
     stages = range(len(STAGE_STRIDES))
-    if not return_idx or list(return_idx) != sorted(set(return_idx) & set(stages)):
-        raise ValueError(
-            f"HGNetv2 return_idx={list(return_idx)}: give one or more of {list(stages)} in ascending order, each once"
-        )
+    check_stages("HGNetv2", return_idx, stages)
     if freeze_at not in range(-1, len(STAGE_STRIDES)):
         raise ValueError(f"HGNetv2 freeze_at={freeze_at}: choose -1 (freeze nothing) or one of {list(stages)}")

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.checkpoint.weights import load_weights
-from ...core.errors import CheckpointError
 from ...core.registry import register
 from ..conv import ConvNormAct
 from ..mlp import activation
 from ..norm import freeze_batch_norms
 from ..padding import Padding, cleared
-from .stages import listed_stage_of
+from .stages import StagedBackbone, check_stages, imagenet_file
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class ResidualStage(nn.Module):
 
 
 @register
-class PResNet(nn.Module):
+class PResNet(StagedBackbone):
     """ResNet without its classification head, under RT-DETR's name for it.
 
     Args:
@@ -132,6 +131,8 @@ class PResNet(nn.Module):
     Shapes: (B, 3, H, W) in [0, 1], as published without further normalisation -> one (B, channels[i], H / strides[i],
     W / strides[i]) per returned stage; H and W are multiples of the largest stride.
     """
+
+    stages_are = "res_layers"
 
     def __init__(
         self,
@@ -182,21 +183,7 @@ class PResNet(nn.Module):
         for layer in self.conv1:
             maps = layer(cleared(maps, padding))
         maps = cleared(F.max_pool2d(cleared(maps, padding), kernel_size=3, stride=2, padding=1), padding)
-        returned = []
-        for index, stage in enumerate(self.res_layers):
-            maps = stage(maps, padding)
-            if index in self.return_idx:
-                returned.append(maps)
-        return returned
-
-    @property
-    def num_stages(self) -> int:
-        """Number of the last stage (the stem is 0)."""
-        return len(self.res_layers)
-
-    def stage_of(self, name: str) -> int:
-        """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
-        return listed_stage_of(name, "res_layers")
+        return self.chosen_maps(maps, padding)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, variant: Variant) -> nn.Module:
@@ -226,14 +213,7 @@ def _weights_file(depth: int, variant: Variant, folder: str) -> Path:
             f"PResNet pretrained: ImageNet weights are published for variant d only, not for {variant!r}: set weights "
             "to a file, or take TimmBackbone (resnet50.tv_in1k has torchvision's weights)"
         )
-    path = Path(folder) / IMAGENET_FILES[depth]
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file with ImageNet weights: put it there (the RT-DETR project offers it at "
-            f"{WEIGHTS_URL}/{path.name}), point PResNet.local_model_dir at its folder, or set PResNet.pretrained to "
-            "False"
-        )
-    return path
+    return imagenet_file("PResNet", Path(folder) / IMAGENET_FILES[depth], WEIGHTS_URL)
 
 
 def _check_choices(depth: int, variant: str, num_stages: int, return_idx: Sequence[int], freeze_at: int) -> None:
@@ -243,11 +223,7 @@ def _check_choices(depth: int, variant: str, num_stages: int, return_idx: Sequen
         raise ValueError(f"PResNet variant={variant!r}: choose one of a, b, c, d (d = ResNet-vd)")
     if num_stages not in range(1, 5):
         raise ValueError(f"PResNet num_stages={num_stages}: choose one of 1, 2, 3, 4")
-    stages = range(num_stages)
-    if not return_idx or list(return_idx) != sorted(set(return_idx) & set(stages)):
-        raise ValueError(
-            f"PResNet return_idx={list(return_idx)}: give one or more of {list(stages)} in ascending order, each once"
-        )
+    check_stages("PResNet", return_idx, range(num_stages))
     if freeze_at not in range(-1, num_stages + 1):
         raise ValueError(
             f"PResNet freeze_at={freeze_at}: choose -1 (freeze nothing), 0 (the stem) or up to {num_stages} "

@@ -5,10 +5,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+
+from ...core.errors import CheckpointError
+from ..padding import Padding
 
 _FIRST_STAGE_STRIDE = 4
+
+
+class StagedBackbone(nn.Module):
+    """A stem, then stages whose maps have the strides 4, 8, 16, 32; stage k is item k - 1 of a list of modules."""
+
+    stages_are: ClassVar[str]
+    """Name of that list."""
+    return_idx: tuple[int, ...]
+    """Stages whose maps are returned, ascending, counted from 0."""
+
+    @property
+    def num_stages(self) -> int:
+        """Number of the last stage (the stem is 0)."""
+        return len(getattr(self, self.stages_are))
+
+    def stage_of(self, name: str) -> int:
+        """Stage of the parameter or module called ``name``, counted from 0 for the stem."""
+        part, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) + 1 if part == self.stages_are and rest else 0
+
+    def chosen_maps(self, maps: Tensor, padding: Padding | None) -> list[Tensor]:
+        """The stem's map (B, D, H, W) -> the maps of ``return_idx``, finest first."""
+        returned = []
+        for index, stage in enumerate(getattr(self, self.stages_are)):
+            maps = stage(maps, padding)
+            if index in self.return_idx:
+                returned.append(maps)
+        return returned
+
+
+def check_stages(owner: str, return_idx: Sequence[int], stages: range) -> None:
+    """ValueError unless some of the stages are asked for, in ascending order."""
+    if not return_idx or list(return_idx) != sorted(set(return_idx) & set(stages)):
+        raise ValueError(
+            f"{owner} return_idx={list(return_idx)}: give one or more of {list(stages)} in ascending order, each once"
+        )
+
+
+def imagenet_file(owner: str, path: Path, url: str) -> Path:
+    """The file with a backbone's ImageNet weights; CheckpointError where it is not there."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file with ImageNet weights: put it there (offered at {url}/{path.name}), point "
+            f"{owner}.local_model_dir at its folder, or set {owner}.pretrained to False"
+        )
+    return path
 
 
 def leaf_stages(network: nn.Module, maps: Sequence[tuple[str, int]]) -> dict[str, int]:
@@ -57,12 +108,6 @@ def stage_of(name: str, stages: Mapping[str, int]) -> int:
             return min(inside)
         owner = owner.rpartition(".")[0]
     return min(stages.values(), default=0)
-
-
-def listed_stage_of(name: str, stages: str) -> int:
-    """The same where stage k is item k - 1 of the module list called ``stages``, and everything else is the stem."""
-    part, _, rest = name.partition(".")
-    return int(rest.partition(".")[0]) + 1 if part == stages and rest else 0
 
 
 def parts_up_to(network: nn.Module, stages: Mapping[str, int], last: int) -> list[str]:
