@@ -260,3 +260,10 @@ class LocationQualityEstimator(nn.Module):
         evidence = torch.cat((peaks, peaks.mean(dim=-1, keepdim=True)), dim=-1)
         bonus: Tensor = self.reg_conf(evidence.flatten(-2))
         return logits + bonus
+
+
+def estimators_of(wanted: bool | None, bins: Bins | None, layers: int) -> list[LocationQualityEstimator]:
+    """One per decoder layer, or none; None means: where there are distributions. ValueError where they lack."""
+    if wanted and bins is None:
+        raise ValueError("quality_estimators need distributions, but box_head is 'direct': set box_head: fdr")
+    return [] if bins is None or wanted is False else [LocationQualityEstimator(bins.reg_max) for _ in range(layers)]

@@ -16,7 +16,7 @@ from ..decoder import Decoder, InputProjection, stored_sizes
 from ..decoder_layer import DecoderLayer
 from ..denoising import Denoising, DenoisingSetting
 from ..depth import layer_plan
-from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, LocationQualityEstimator, ScoreHead, bins_of
+from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
 from ..names import DECODER_KEYS, class_rows
 from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
 
@@ -109,8 +109,6 @@ class DFINETransformer(Decoder):
             hidden_dim, dim_feedforward, num_layers, nhead, scale=layer_scale, eval_idx=eval_idx, aux_loss=aux_loss
         )
         bins = bins_of(box_head, up, reg_scale, reg_max, learnable=learnable_bins)
-        if quality_estimators and bins is None:
-            raise ValueError(f"quality_estimators need distributions, but box_head is {box_head!r}: set box_head: fdr")
         sizes = stored_sizes(eval_spatial_size, feat_channels, feat_strides, num_levels)
         noise = DenoisingSetting(num_denoising, label_noise_ratio, box_noise_scale, **self.noise)
         num_scores = 1 if query_select_method == "agnostic" else num_classes
@@ -119,8 +117,7 @@ class DFINETransformer(Decoder):
         layer = partial(DecoderLayer, num_heads=nhead, num_levels=num_levels, num_points=num_points, merge=merge)
         layer = partial(layer, cross_attention=cross_attn_method, projections=cross_attn_projections, dropout=dropout)
         layers = [layer(width, feedforward_dim=inner, act=activation) for width, inner in zip(widths, hidden)]
-        judged = bins is not None and quality_estimators is not False
-        quality = [LocationQualityEstimator(reg_max) for _ in widths] if judged else []
+        quality = estimators_of(quality_estimators, bins, len(widths))
         sources = [Denoising(num_classes, hidden_dim, noise)] if num_denoising else []
         learned = learned_content(num_queries, hidden_dim) if learn_query_content else None
         position = BoxEmbedding(hidden_dim, limit=None if bins is None else self.position_limit)
