@@ -1,27 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""What pictures made with matplotlib share: figures without global state, cut-outs of images, boxes, files."""
+"""What pictures made with matplotlib share: figures without global state, the part of an image to show, files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from numpy.typing import ArrayLike
 
 from ..core.files import whole_file
-from .draw import class_color
 from .fonts import face_of, family_for, legible
 
 DPI = 110
 _FLATTEST = 0.35
 """Shorter by longer side of a cut-out, at least: a line of text needs some surroundings."""
-_LARGEST = 1200
-"""Pixels a side beyond which a cut-out gains nothing in a figure."""
 
 
 def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Any:
@@ -62,12 +57,6 @@ def save_figure(figure: Any, path: Path) -> None:
         partial.write_bytes(png(figure))
 
 
-def color_of(label: int) -> tuple[float, float, float]:
-    """The class's colour, the same as in drawn pictures, for matplotlib."""
-    red, green, blue = class_color(label)
-    return red / 255, green / 255, blue / 255
-
-
 def view_around(
     boxes_xyxy_px: ArrayLike, size: tuple[int, int], *, margin: float = 0.3, least: int = 48
 ) -> tuple[int, int, int, int]:
@@ -92,30 +81,3 @@ def view_around(
     left, top = (int(side) for side in np.minimum(start, limits - 1))
     right, bottom = (int(side) for side in np.minimum(np.ceil(start + span), limits))
     return left, top, max(right, left + 1), max(bottom, top + 1)
-
-
-def show_view(axes: Any, image: Image.Image, view: tuple[int, int, int, int]) -> None:
-    """A part of an image, in axes whose units are pixels of the whole image."""
-    part = image.crop(view)
-    if max(part.size) > _LARGEST:
-        part.thumbnail((_LARGEST, _LARGEST))
-    left, top, right, bottom = view
-    axes.imshow(np.asarray(part), extent=(left, right, bottom, top), interpolation="antialiased")
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def add_box(axes: Any, box_xyxy_px: Sequence[float] | NDArray[Any], *, rim: bool = True, **style: Any) -> Any:
-    """An unfilled rectangle in pixels of the image; a thin white rim keeps it visible on any ground."""
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    left, top, right, bottom = (float(side) for side in box_xyxy_px)
-    width = style.pop("linewidth", 1.8)
-    patch = Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=width, **style)
-    if rim:
-        patch.set_path_effects([withStroke(linewidth=width + 1.4, foreground="white")])
-    axes.add_patch(patch)
-    return patch

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isdfine.core.errors import ConfigError
-from isdfine.viz.canvas import add_box, new_figure, show_view, view_around
+from isdfine.viz.canvas import new_figure, view_around
 from isdfine.viz.inspection import Inspection
+from visualization.panels import add_box, show_view
 
 EDGES = ("left", "top", "right", "bottom")
 INITIAL, REFINED = "#d55e00", "#009e73"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isdfine.viz.canvas import color_of, new_figure
+from isdfine.viz.canvas import new_figure
+from isdfine.viz.draw import class_color
 from isdfine.viz.fonts import cut, legible_name
 from isdfine.viz.operating_points import RECALLS, THRESHOLDS, ScoreCurve
 
@@ -88,6 +89,12 @@ def confusion_figure(confusion: NDArray[np.int64], names: Sequence[str]) -> Any:
             axes.text(column, row, number, ha="center", va="center", color=ink, fontsize=8 if len(number) < 5 else 6)
     figure.colorbar(picture, ax=axes, shrink=0.7).set_label("share of the row")
     return figure
+
+
+def color_of(label: int) -> tuple[float, float, float]:
+    """The class's colour, the same as in drawn pictures, for matplotlib."""
+    red, green, blue = class_color(label)
+    return red / 255, green / 255, blue / 255
 
 
 def _with_objects(curves: Sequence[ScoreCurve]) -> list[tuple[int, ScoreCurve]]:

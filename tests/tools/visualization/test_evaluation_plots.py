@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from figure_cases import clipped_texts
-from isdfine.viz.canvas import color_of, png
+from isdfine.viz.canvas import png
+from isdfine.viz.draw import class_color
 from isdfine.viz.fonts import legible_name
 from isdfine.viz.matching import match_all
 from isdfine.viz.operating_points import THRESHOLDS, ScoreCurve, score_curves
 from judged_cases import random_images
-from visualization.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
+from visualization.evaluation_plots import color_of, confusion_figure, f1_figure, precision_recall_figure
 
 
 def curves_of(classes: int, images: int = 40) -> list[ScoreCurve]:
@@ -103,3 +104,7 @@ def test_a_confusion_matrix_has_all_its_names_and_numbers(classes: int) -> None:
     else:
         assert not numbers
     assert not clipped_texts(figure)
+
+
+def test_colours_are_those_of_drawn_pictures() -> None:
+    assert [round(255 * channel) for channel in color_of(7)] == list(class_color(7))
