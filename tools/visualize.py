@@ -34,7 +34,7 @@ from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
-from isdfine.deploy.inspection import inspect_image
+from isdfine.deploy.inspection import Inspection, inspect_image
 from isdfine.deploy.preprocess import recipe_of
 from isdfine.nn.padding import IMAGE_SIZE
 from isdfine.nn.types import BatchDetections
@@ -44,7 +44,6 @@ from isdfine.viz.canvas import save_figure
 from isdfine.viz.draw import THRESHOLD, draw_detections, side_by_side
 from isdfine.viz.errors import Judgement, Kind, judge
 from isdfine.viz.fonts import legible_name
-from isdfine.viz.inspection import Inspection
 from isdfine.viz.matching import JudgedImage
 from isdfine.viz.report import EvaluationReport, Picture, write_report
 from isdfine.viz.sheet import SHEET, error_sheets

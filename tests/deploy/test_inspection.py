@@ -17,9 +17,8 @@ from figure_cases import bars, patch
 from hf_cases import filled
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.fuse import fuse
-from isdfine.deploy.inspection import inspect_image
+from isdfine.deploy.inspection import Inspection, inspect_image
 from isdfine.nn.boxes import cxcywh_to_xyxy
-from isdfine.viz.inspection import Inspection
 from visualization.attention import attention_figure, attention_maps_figure
 from visualization.edge_distributions import EDGES, edges_of, refinement_figure
 

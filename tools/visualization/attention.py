@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from isdfine.deploy.inspection import InspectedLayer, Inspection
 from isdfine.viz.canvas import new_figure, view_around
-from isdfine.viz.inspection import InspectedLayer, Inspection
 from visualization.panels import add_box, show_view
 
 _LEVELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isdfine.core.errors import ConfigError
+from isdfine.deploy.inspection import Inspection
 from isdfine.viz.canvas import new_figure, view_around
-from isdfine.viz.inspection import Inspection
 from visualization.panels import add_box, show_view
 
 EDGES = ("left", "top", "right", "bottom")

@@ -6,7 +6,7 @@ from matplotlib.collections import PathCollection
 from PIL import Image
 
 from figure_cases import clipped_texts
-from isdfine.viz.inspection import InspectedLayer, Inspection
+from isdfine.deploy.inspection import InspectedLayer, Inspection
 from visualization.attention import attention_figure, attention_maps_figure
 
 HEADS, POINTS, QUERIES = 4, 6, 20
