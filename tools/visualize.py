@@ -14,11 +14,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -34,7 +33,7 @@ from isdfine.core.errors import ConfigError
 from isdfine.core.files import whole_file
 from isdfine.data.dataset.detection import GroundTruth
 from isdfine.data.evaluate import EvalResult
-from isdfine.deploy.inspection import Inspection, inspect_image
+from isdfine.deploy.inspection import inspect_image
 from isdfine.deploy.preprocess import recipe_of
 from isdfine.nn.padding import IMAGE_SIZE
 from isdfine.nn.types import BatchDetections
@@ -285,36 +284,8 @@ def detections(options: argparse.Namespace) -> None:
         print(path)
 
 
-def fdr(options: argparse.Namespace) -> None:
-    """One figure per object."""
-
-    def figure(chosen: ChosenImage, seen: Inspection, query: int, caption: str, title: str) -> Any:
-        return refinement_figure(chosen.image, seen, query, caption, options.layers, title)
-
-    for _ in inspected_objects(options, figure):
-        pass
-
-
-def attention(options: argparse.Namespace) -> None:
-    """Per object its sampling points and the queries it attends to, per image the whole self-attention."""
-
-    def figure(chosen: ChosenImage, seen: Inspection, query: int, caption: str, title: str) -> Any:
-        return attention_figure(chosen.image, seen, query, caption, options.layers)
-
-    for chosen, seen in inspected_objects(options, figure):
-        path = options.output / f"{chosen.name}_self_attention.png"
-        save_figure(attention_maps_figure(seen, options.layers), path)
-        print(path)
-
-
-def inspected_objects(
-    options: argparse.Namespace, figure: Callable[[ChosenImage, Inspection, int, str, str], Any]
-) -> Iterator[tuple[ChosenImage, Inspection]]:
-    """Images and what the decoder did with them, once there is a figure of each of their surest objects.
-
-    Args:
-        figure: image, its inspection, a query, its class and score, a title -> figure.
-    """
+def decoder_figures(options: argparse.Namespace) -> None:
+    """One figure per object of its edge distributions, or of its attention; then also the self-attention per image."""
     run = open_run(options)
     for chosen in chosen_by(options, run):
         seen = inspect_image(run.model, chosen.images, chosen.size, chosen.image_sizes)
@@ -326,9 +297,16 @@ def inspected_objects(
             name, score = run.label_space.names[label], f"{seen.scores[query, label]:.2f}"
             path = options.output / f"{chosen.name}_{rank}.png"
             caption, title = f"{legible_name(name, label)} {score}", f"{chosen.name}, object {rank}"
-            save_figure(figure(chosen, seen, query, caption, title), path)
+            if options.command == "fdr":
+                figure = refinement_figure(chosen.image, seen, query, caption, options.layers, title)
+            else:
+                figure = attention_figure(chosen.image, seen, query, caption, options.layers)
+            save_figure(figure, path)
             print(f"{path}: {name} {score}")
-        yield chosen, seen
+        if options.command == "attention":
+            path = options.output / f"{chosen.name}_self_attention.png"
+            save_figure(attention_maps_figure(seen, options.layers), path)
+            print(path)
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
@@ -337,7 +315,13 @@ def save_picture(image: Image.Image, path: Path) -> None:
         image.save(partial, format="PNG")
 
 
-COMMANDS = {"report": report, "errors": errors, "detections": detections, "fdr": fdr, "attention": attention}
+COMMANDS = {
+    "report": report,
+    "errors": errors,
+    "detections": detections,
+    "fdr": decoder_figures,
+    "attention": decoder_figures,
+}
 
 
 @one_line_errors
