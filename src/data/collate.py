@@ -41,6 +41,8 @@ class CollateFunction(ABC):
 
     takes_any_size = False
     """Whether the images of a batch may differ in size, and have sides that are no multiples of 32."""
+    stride = 1
+    """The sides of images that are padded to one size are multiples of this."""
     multi_scale = True
     """Whether the sizes of batches are drawn; the loop turns it off for the second stage."""
 
@@ -58,8 +60,16 @@ class CollateFunction(ABC):
         """B samples -> images (B, 3, H, W) in the samples' type, and their targets as plain tensors."""
 
     @abstractmethod
+    def sizes_of(self, canvas: Size | None) -> Sequence[Size]:
+        """(height, width) that a batch of size ``canvas`` may get, each as likely as it is frequent; none: keeps its own."""
+
     def size_at(self, seed: int, epoch: int, batch_index: int, canvas: Size | None = None) -> Size | None:
-        """(height, width) that a batch of images of size ``canvas`` gets; None = the images keep theirs."""
+        """(height, width) that a batch of size ``canvas`` gets, the same choice on every rank; None = it keeps its own."""
+        sizes = self.sizes_of(canvas) if self.multi_scale else ()
+        if not sizes:
+            return None
+        digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, batch_index), digest_size=8, person=b"multiscale")
+        return sizes[int.from_bytes(digest.digest(), "little") % len(sizes)]
 
     @staticmethod
     def resize(images: Tensor, size: Size | None) -> Tensor:
@@ -67,13 +77,6 @@ class CollateFunction(ABC):
         if size is None or tuple(images.shape[-2:]) == size:
             return images
         return F.interpolate(images, size=size, mode="nearest")
-
-    def _drawn(self, choices: int, seed: int, epoch: int, batch_index: int) -> int | None:
-        """Number of the choice of a batch, the same on every rank; None where there is nothing to choose."""
-        if not choices or not self.multi_scale:
-            return None
-        digest = hashlib.blake2b(struct.pack("<qqq", seed, epoch, batch_index), digest_size=8, person=b"multiscale")
-        return int.from_bytes(digest.digest(), "little") % choices
 
 
 @register
@@ -129,10 +132,9 @@ class BatchImageCollateFunction(CollateFunction):
             )
         return _stacked(images), _targets(samples)
 
-    def size_at(self, seed: int, epoch: int, batch_index: int, canvas: Size | None = None) -> Size | None:
-        """(height, width) of a batch, the same on every rank; None = the images keep theirs."""
-        drawn = self._drawn(len(self.sizes), seed, epoch, batch_index)
-        return None if drawn is None else self.sizes[drawn]
+    def sizes_of(self, canvas: Size | None) -> Sequence[Size]:
+        """The sizes drawn from, whatever the canvas."""
+        return self.sizes
 
 
 for _name in ("BatchImageCollateFuncion", "default_collate_fn"):  # RT-DETR's second repository, and its first
@@ -194,17 +196,14 @@ class PaddedBatchCollateFunction(CollateFunction):
         sizes = (torch.tensor(image.shape[-2:]) for image in images)
         return canvas, [{**target, IMAGE_SIZE: size} for target, size in zip(_targets(samples), sizes)]
 
-    def size_at(self, seed: int, epoch: int, batch_index: int, canvas: Size | None = None) -> Size | None:
-        """(height, width) of the scaled canvas; None = the batch keeps its size. Ranks share the factor."""
-        drawn = self._drawn(len(self.scales), seed, epoch, batch_index)
-        if drawn is None:
-            return None
-        if canvas is None:
+    def sizes_of(self, canvas: Size | None) -> Sequence[Size]:
+        """The canvas times each factor."""
+        if self.scales and canvas is None:
             raise ValueError(
                 "PaddedBatchCollateFunction: the size of a batch depends on its canvas: give (height, width)"
             )
-        height, width = (_scaled(side, self.scales[drawn], self.stride) for side in canvas)
-        return height, width
+        height, width = canvas or (0, 0)
+        return [(_scaled(height, scale, self.stride), _scaled(width, scale, self.stride)) for scale in self.scales]
 
     @staticmethod
     def resize(images: Tensor, size: Size | None) -> Tensor:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader as TorchDataLoader
@@ -20,10 +21,10 @@ from ..core import dist
 from ..core.errors import ConfigError, DataError
 from ..core.registry import UserModules, register
 from ..nn.padding import IMAGE_SIZE
-from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, padded_share, scaled_sizes
+from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, Size, padded_share, scaled_sizes
 from .dataset.detection import DetectionDataset, SampleKey, seeded
 from .sampler import BatchSampler, aspect_buckets
-from .transforms.ops import KeepAspect, PadToSize, RandomCrop, Resize
+from .transforms.ops import KeepAspect, sizes_after, sizing
 from .workers import WorkerStart, deaths_reported, worker_context
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,22 @@ class DataLoader:
         """Whether every rank is sure to have the same number of batches."""
         return self.sampler.shuffle or self.sampler.drop_last
 
+    @property
+    def batch_sizes(self) -> list[Size]:
+        """(height, width) of batches, each as often as it is drawn; of a padded batch the largest canvas there can be.
+
+        Multi-scale sizes come first, the size of batches without it last.
+        """
+        shapes = np.unique(self.dataset.annotations.sizes, axis=0)
+        sides = sizes_after(sizing(self.dataset.transforms.ops), shapes).max(axis=0).tolist()
+        height, width = (-(-side // self.collate_fn.stride) * self.collate_fn.stride for side in sides)
+        return [*self.collate_fn.sizes_of((height, width)), (height, width)]
+
+    @property
+    def largest_size(self) -> Size:
+        """The size of a batch with the most pixels."""
+        return max(self.batch_sizes, key=lambda size: size[0] * size[1])
+
     def to(self, device: torch.device | str) -> DataLoader:
         """Deliver to another device from the next pass on; returns itself."""
         self.device = torch.device(device)
@@ -201,7 +218,7 @@ class DataLoader:
         return TorchDataLoader(
             _Batches(self.dataset, self.collate_fn),
             batch_size=None,  # the sampler's items are whole batches already
-            sampler=_RestartingSampler(self.sampler),
+            sampler=self.sampler,
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=self.device.type == "cuda",
@@ -230,19 +247,19 @@ def _batch_size_per_rank(batch_size: int | None, total_batch_size: int | None, w
 
 def _check_image_size(dataset: DetectionDataset, collate_fn: CollateFunction) -> None:
     """Refuse images that the strides of a detector do not divide; the last op that sets a size decides."""
-    setting = [op for op in dataset.transforms.ops if isinstance(op, (Resize, RandomCrop, PadToSize, KeepAspect))]
-    if not setting or collate_fn.takes_any_size:
+    op = sizing(dataset.transforms.ops)
+    if op is None or collate_fn.takes_any_size:
         return
-    if isinstance(setting[-1], KeepAspect):
+    if isinstance(op, KeepAspect):
         raise ConfigError(
-            f"DataLoader: {type(setting[-1]).__name__} keeps the aspect ratio, so images differ in size, but "
+            f"DataLoader: {type(op).__name__} keeps the aspect ratio, so images differ in size, but "
             f"{type(collate_fn).__name__} stacks images of one size: use collate_fn: {{type: "
             "PaddedBatchCollateFunction}, or add PadToSize after it in transforms.ops"
         )
-    if any(side % STRIDE for side in setting[-1].size):
-        nearest = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in setting[-1].size]
+    if any(side % STRIDE for side in op.size):
+        nearest = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in op.size]
         raise ConfigError(
-            f"DataLoader: the transforms end with {type(setting[-1]).__name__} to {list(setting[-1].size)}: both sides "
+            f"DataLoader: the transforms end with {type(op).__name__} to {list(op.size)}: both sides "
             f"must be multiples of {STRIDE}, for example {nearest}"
         )
 
@@ -284,16 +301,6 @@ class _Batches(Dataset[Any]):
         names = targets[0]
         rows = {name: [len(target[name]) for target in targets] for name in names}
         return _Packed(images, {name: torch.cat([target[name] for target in targets]) for name in names}, rows)
-
-
-class _RestartingSampler:
-    """The sampler without its length: torch warns where a pass is shorter than the length, as after a resume."""
-
-    def __init__(self, sampler: BatchSampler) -> None:
-        self.sampler = sampler
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return iter(list(self.sampler))
 
 
 def _unpack(values: dict[str, Tensor], rows: dict[str, list[int]]) -> list[dict[str, Tensor]]:

@@ -66,6 +66,9 @@ class BatchSampler(Sampler[list[SampleKey]]):
         return self._full + (len(self._last_part(range(self._left))) > 0)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(list(self._batches()))  # at once: whoever goes through it may change epoch and start meanwhile
+
+    def _batches(self) -> Iterator[list[SampleKey]]:
         order = self._order()
         rank, world = self.shard
         total = self.batch_size * world

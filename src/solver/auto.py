@@ -16,9 +16,9 @@ from ..core import dist
 from ..core.config import Config
 from ..core.environment import pick_device
 from ..core.errors import ConfigError
+from ..data.collate import Size
 from ..data.dataset.detection import DetectionDataset, SampleKey
 from ..data.dataset.images import limit_pixels
-from ..data.extent import Size, batch_sizes, largest_size
 from ..data.loader import DataLoader
 from .memory import Forecast, measure, refuse, tidy
 from .probe import Probe, aside
@@ -112,7 +112,7 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
     with aside():
         probe = Probe(config, device, loader)
         begin = time.perf_counter()
-        memory = measure(probe, largest_size(loader), usable_bytes(device), loader.sampler.batch_size)
+        memory = measure(probe, loader.largest_size, usable_bytes(device), loader.sampler.batch_size)
         steps = _Steps(probe, _usual_size(loader), memory, time.perf_counter() - begin)
         batch = loader.sampler.batch_size if "batch" in kept else _best_batch(memory, steps, loader)
         steps.try_batch(batch)
@@ -241,7 +241,7 @@ def _lines(
         f"{duration(batch * choice.load_s)} on one core, so {choice.needed} would do; {choice.cores} cores for this "
         "process",
         "prefetch_factor": f"{AHEAD} batches ahead in all; "
-        f"{12e-6 * batch * math.prod(max(batch_sizes(loader))):.0f} MB each at most",
+        f"{12e-6 * batch * math.prod(max(loader.batch_sizes)):.0f} MB each at most",
         **kept,
     }
     ranks = f" for each of {world} processes" if world > 1 else ""
@@ -275,6 +275,6 @@ def _about_the_rate(config: Config, factor: float, old: int, new: int) -> str:
 
 def _usual_size(loader: DataLoader) -> Size:
     """The drawn size whose area is nearest to the mean."""
-    sizes = batch_sizes(loader)[:-1] or batch_sizes(loader)
+    sizes = loader.batch_sizes[:-1] or loader.batch_sizes
     mean = sum(height * width for height, width in sizes) / len(sizes)
     return min(sizes, key=lambda size: abs(size[0] * size[1] - mean))

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from ..core import dist
 from ..core.errors import ConfigError
-from ..data.collate import STRIDE
-from ..data.extent import Size, largest_size
+from ..data.collate import STRIDE, Size
 from ..nn.padding import IMAGE_SIZE, image_sizes_of
 from ..optim.precision import Precision
 from .probe import Probe, aside, storage_bytes
@@ -143,7 +142,7 @@ def check_memory(run: Training) -> Forecast | None:
     if not (run.device.type == "cuda" if setting is None else setting):
         return None
     batch = run.train_loader.sampler.batch_size
-    forecast = measure_run(run, largest_size(run.train_loader), batch)
+    forecast = measure_run(run, run.train_loader.largest_size, batch)
     refuse(forecast, batch)
     logger.info("memory: %s", forecast.describe())
     return forecast
@@ -172,7 +171,7 @@ def check_estimate(run: Training) -> None:
     """
     loader, free = run.train_loader, free_memory(swap=True) // local_ranks()
     batch = min(loader.sampler.batch_size, -(-len(loader.dataset) // dist.world_size()))
-    size, padded = largest_size(loader), loader.collate_fn.takes_any_size
+    size, padded = loader.largest_size, loader.collate_fn.takes_any_size
     tried = size
     while _area(tried) > LARGE:  # the trial itself must fit; what it keeps grows with the area
         tried = (max(STRIDE, tried[0] // 2 // STRIDE * STRIDE), max(STRIDE, tried[1] // 2 // STRIDE * STRIDE))
@@ -186,7 +185,7 @@ def check_estimate(run: Training) -> None:
         estimate = replace(estimate, points=((1, kept), (2, two)), held=max(0, 2 * kept - two))
     _judge_training(estimate, batch, free)
     images = min(run.val_loader.sampler.batch_size, len(run.val_loader.dataset))
-    shape = largest_size(run.val_loader)
+    shape = run.val_loader.largest_size
     each_image = widest * _area(shape) / _area(size)
     if images * each_image > free:
         raise ConfigError(
@@ -268,7 +267,7 @@ def out_of_memory(run: Training) -> ConfigError:
     batch, size = shape[0], (shape[2], shape[3])
     run.optim.optimizer.zero_grad(set_to_none=True)
     tidy(run.device)
-    fits = measure_run(run, max(size, largest_size(run.train_loader), key=_area), batch).fits
+    fits = measure_run(run, max(size, run.train_loader.largest_size, key=_area), batch).fits
     return ConfigError(
         f"{run.device} ran out of memory in a step of {_images(batch, size)}: "
         f"{_remedy(min(fits, batch - 1))}; continue with "  # the failure knows better than the forecast

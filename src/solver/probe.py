@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..core import dist
 from ..core.config import Config, without_initial_weights
-from ..data.extent import Size
+from ..data.collate import Size
 from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics
 from ..nn.padding import IMAGE_SIZE

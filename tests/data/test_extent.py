@@ -6,18 +6,17 @@ from pathlib import Path
 
 import isdfine
 from builders import write_micro_config
-from isdfine.data.extent import batch_sizes, largest_size
 from solver.test_padded_training import write_padded_config
 
 
 def test_one_size_multi_scale_and_the_stage_without(tmp_path: Path) -> None:
     config = isdfine.load_config(write_micro_config(tmp_path))
-    assert batch_sizes(config.build("train_dataloader")) == [(64, 96)]
+    assert config.build("train_dataloader").batch_sizes == [(64, 96)]
     scales = {"train_dataloader.collate_fn": {"base_size": [128, 192], "base_size_repeat": 2}}
-    sizes = batch_sizes(config.with_values(scales).build("train_dataloader"))
+    sizes = config.with_values(scales).build("train_dataloader").batch_sizes
     assert set(sizes[:-1]) == {(96, 128), (96, 160), (128, 192), (160, 224)}
     assert sizes[-1] == (64, 96)
-    assert max(sizes) == largest_size(config.with_values(scales).build("train_dataloader")) == (160, 224)
+    assert max(sizes) == config.with_values(scales).build("train_dataloader").largest_size == (160, 224)
 
 
 def test_the_largest_canvas_of_padded_batches_is_that_of_the_batches(tmp_path: Path) -> None:
@@ -26,5 +25,5 @@ def test_the_largest_canvas_of_padded_batches_is_that_of_the_batches(tmp_path: P
     for epoch in range(6):
         loader.set_epoch(epoch)
         seen |= {tuple(images.shape[-2:]) for images, _ in loader}
-    assert seen == set(batch_sizes(loader))
-    assert largest_size(loader) == max(seen)
+    assert seen == set(loader.batch_sizes)
+    assert loader.largest_size == max(seen)

@@ -14,7 +14,6 @@ import torch
 import isdfine
 from builders import load_tool, write_micro_config
 from isdfine.core.errors import ConfigError
-from isdfine.data.extent import largest_size
 from isdfine.solver import memory
 from isdfine.solver.memory import Forecast, activations, check_memory, is_out_of_memory, measure, measure_run, refuse
 from isdfine.solver.probe import Probe, aside, boxes_of
@@ -118,7 +117,7 @@ def test_padded_batches_are_measured_as_padded_ones(tmp_path: Path) -> None:
     loader = config.build("train_dataloader")
     with aside():
         probe = Probe(config, CPU, loader)
-        found = measure(probe, largest_size(loader), 10**10, 1)
+        found = measure(probe, loader.largest_size, 10**10, 1)
         _, targets = probe.batch(2, found.size)
     assert found.size == (96, 128)
     assert found.points[0][1] > found.held

@@ -11,10 +11,9 @@ from typing import Any
 
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.annotations import Annotations
-from isdfine.data.dataset.coco import open_coco
+from isdfine.data.dataset.coco import open_coco, parse_objects365
 from isdfine.data.dataset.crowdhuman import parse_crowdhuman
 from isdfine.data.dataset.image_folder import parse_folder
-from isdfine.data.dataset.objects365 import parse_objects365
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.voc import parse_voc
 from isdfine.data.dataset.yolo import parse_yolo

@@ -1,21 +1,25 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Detection data in COCO JSON."""
+"""Detection data in COCO JSON, also in several files, and with file names that need not be where the files are."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...core.checkpoint.classes import squeezed
+from ...core.errors import ConfigError
 from ...core.registry import register
 from ..label_space import MSCOCO, LabelSpace
 from ..transforms.compose import Compose
-from .annotations import Annotations
+from .annotations import PER_BOX, Annotations, files_present, offsets_of
 from .coco_fields import ImageIds, report_rotated
 from .coco_json import BoxEntries, ImageEntries, read_entries
 from .frame import Upright, settled
@@ -27,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 300
 """Characters of a list of names."""
+_WAYS: dict[str, int] = {"as they are": 0, "by their last two parts": 2, "by their base names": 1}
+"""How file names are looked for: parts of the path that count, 0 for all."""
 
 
 def parse_coco(
@@ -74,19 +80,44 @@ def parse_coco(
 
 
 def open_coco(
-    img_folder: str | Path,
-    ann_file: str | Path,
+    img_folder: str | Path | Sequence[str],
+    ann_file: str | Path | Sequence[str],
     *,
     remap_mscoco_category: bool = False,
     classes: Sequence[str] | None = None,
+    keep_fake: bool = True,
+    search: bool = False,
     subset: Subset | None = None,
     upright: Upright = "auto",
     problems: Problems | None = None,
 ) -> Annotations:
-    """Open a COCO file together with the folder of its images; see ``parse_coco`` and ``PreparedDataset``."""
-    parsed = parse_coco(ann_file, remap_mscoco_category=remap_mscoco_category, classes=classes, problems=problems)
-    annotations = settled(replace(parsed, folder=str(img_folder)), upright, problems)
-    return (subset or Subset()).of(annotations)
+    """Open one or more COCO files together with the folders of their images; see ``parse_coco``, ``PreparedDataset``.
+
+    Args:
+        img_folder: image folder, or one per annotation file.
+        ann_file: one file, or several with the same categories.
+        keep_fake: see ``Objects365Detection``.
+        search: look for images under shorter names, too: see there.
+
+    Raises:
+        DataError: see ``parse_coco``; files with different categories.
+        ConfigError: folders and files do not pair up.
+    """
+    problems = problems or Problems()
+    folders, files = _listed(img_folder), _listed(ann_file)
+    if not files or len(folders) not in (1, len(files)):
+        raise ConfigError(f"{len(folders)} img_folder for {len(files)} ann_file: give one folder, or one per file")
+    folders = folders * len(files) if len(folders) == 1 else folders
+    crowd_keys, remap = ("iscrowd",) if keep_fake else ("iscrowd", "isfake"), remap_mscoco_category
+    parts = [
+        parse_coco(file, remap_mscoco_category=remap, classes=classes, crowd_keys=crowd_keys, problems=problems)
+        for file in files
+    ]
+    parts = [_resolved(part, folder) for part, folder in zip(parts, folders)] if search else parts
+    return (subset or Subset()).of(settled(_merged(parts, folders, problems), upright, problems))
+
+
+parse_objects365 = partial(open_coco, search=True)
 
 
 @register
@@ -138,6 +169,49 @@ class CocoDetection(PreparedDataset):
         if not section.get("ann_file"):
             return None
         return coco_label_space(section["ann_file"], remap_mscoco_category=remap, classes=classes)
+
+
+@register
+class Objects365Detection(PreparedDataset):
+    """Objects365, or other COCO JSON with names such as ``images/v1/patch8/objects365_v1_00420917.jpg``.
+
+    Files are looked for under the name as it is, then under its last two parts (``patch8/...``), then under its base
+    name; the first way that finds all of them is used and said. Several annotation files are one data set: the official
+    recipe moves the validation images after the first 5000 into training.
+
+    Args:
+        img_folder: image folder, or one per annotation file.
+        ann_file: COCO JSON file, or several with the same categories. Image ids that occur in more than one are
+            renumbered.
+        transforms: applied to (image, target).
+        keep_fake: objects marked ``isfake`` (drawings, screens) are targets like others, as in the official recipe.
+            False: they are no targets, and evaluation neither counts them nor what is detected there.
+        classes: as for ``CocoDetection``.
+        options: see ``PreparedDataset``. Official configs say ``num_classes: 366`` for ids 1..365: then the ids are the
+            labels.
+
+    Raises:
+        ConfigError: folders and files do not pair up.
+    """
+
+    def __init__(
+        self,
+        img_folder: str | list[str],
+        ann_file: str | list[str],
+        transforms: Compose | None = None,
+        *,
+        keep_fake: bool = True,
+        classes: list[str] | None = None,
+        **options: Any,
+    ) -> None:
+        parse = partial(parse_objects365, img_folder, ann_file, keep_fake=keep_fake, classes=classes)
+        super().__init__(parse, transforms, classes is not None, **options)
+
+    @classmethod
+    def label_space_of(cls, section: Mapping[str, Any]) -> LabelSpace | None:
+        """The categories of the first file: see ``DetectionDataset.label_space_of``."""
+        files = _listed(section.get("ann_file") or [])
+        return coco_label_space(files[0], classes=section.get("classes")) if files else None
 
 
 def coco_label_space(
@@ -197,3 +271,59 @@ def warn_of_groups(categories: Sequence[Any], data: Annotations) -> None:
             "it out with classes: [%s]",
             data.place, ", ".join(map(repr, unused)), others if len(others) <= _SHOWN else f"{others[:_SHOWN]}, ...",
         )  # fmt: skip
+
+
+def _listed(value: str | Path | Sequence[str]) -> list[str]:
+    return [str(value)] if isinstance(value, (str, Path)) else [str(item) for item in value]
+
+
+def _resolved(annotations: Annotations, folder: str) -> Annotations:
+    """With the names under which the files are; as they are where no way finds more."""
+    best, most = annotations, -1
+    for way, parts in _WAYS.items():
+        names = tuple("/".join(name.split("/")[-parts:]) for name in annotations.file_names)
+        present = int(files_present(folder, names).sum())
+        if present > most:
+            best, most, held = replace(annotations, file_names=names), present, way
+        if most == len(annotations):
+            break
+    if most and best.file_names != annotations.file_names:
+        logger.info("%s: %d of %d files are found %s in %s", annotations.place, most, len(annotations), held, folder)
+    return best
+
+
+def _merged(parts: Sequence[Annotations], folders: Sequence[str], problems: Problems) -> Annotations:
+    """One data set of several files, each with its image folder."""
+    first, folder = parts[0], folders[0]
+    for part in parts[1:]:
+        if part.label_space != first.label_space:
+            text = (
+                f"has the classes {part.label_space.describe()}, but {first.place} has {first.label_space.describe()}: "
+                "files of one data set must list the same categories"
+            )
+            problems.report("bad class", part.place, text)
+    if len(parts) == 1:
+        return replace(first, folder=folder)
+    if len(set(folders)) > 1:
+        absolute = [os.path.abspath(folder) for folder in folders]
+        folder = os.path.commonpath(absolute)
+        parts = [
+            replace(part, file_names=tuple(os.path.join(own, name) for name in part.file_names))
+            for own, part in zip(absolute, parts)
+        ]
+    image_ids = np.concatenate([part.image_ids for part in parts])
+    if len(np.unique(image_ids)) < len(image_ids):
+        logger.info("image ids of %s overlap: images are numbered anew", ", ".join(part.place for part in parts))
+        image_ids = np.arange(len(image_ids))
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", *PER_BOX)
+    }
+    return replace(
+        first,
+        place=", ".join(part.place for part in parts),
+        file_names=tuple(name for part in parts for name in part.file_names),
+        image_ids=image_ids,
+        offsets=offsets_of(np.concatenate([np.diff(part.offsets) for part in parts])),
+        folder=folder,
+        **columns,
+    )

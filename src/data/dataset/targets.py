@@ -219,26 +219,19 @@ def smallest_kept(ops: Iterable[nn.Module], sizes: Ints) -> Floats:
     Returns:
         (n, 3) smallest height, width and area in pixels of the original image; 0 where nothing is dropped.
     """
-    limits = np.zeros((len(sizes), 3))
-    size, ratio = sizes.astype(np.float64), np.ones((len(sizes), 2))
+    limits, ratio = np.zeros((len(sizes), 3)), np.ones((len(sizes), 2))
     for op in ops:
         if isinstance(op, (T.Resize, T.KeepAspect)):
-            new = _resized(op, size)
-            size, ratio = new, ratio * new / size
+            new = T.sizes_after(op, sizes)
+            sizes, ratio = new, ratio * new / sizes
         elif isinstance(op, (T.PadToSize, T.RandomCrop)):
-            size = np.broadcast_to(np.array(op.size, np.float64), size.shape)
+            sizes = T.sizes_after(op, sizes)
         elif type(op) is T.SanitizeBoundingBoxes:
             here = np.column_stack([op.min_size / ratio, op.min_area / ratio.prod(axis=1)])
             limits = np.maximum(limits, here)
         elif type(op) not in DECISIONS:
             break
     return limits
-
-
-def _resized(op: T.Resize | T.KeepAspect, sizes: Floats) -> Floats:
-    if isinstance(op, T.Resize):
-        return np.broadcast_to(np.array(op.size, np.float64), sizes.shape)
-    return np.array([op.size_of(int(height), int(width)) for height, width in sizes], np.float64).reshape(-1, 2)
 
 
 def describe_limits(ops: Sequence[nn.Module]) -> str:

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image as PILImage
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ...core.errors import DataError, check_share
 from ...core.registry import REGISTRY, register
+from .. import Ints
 
 PER_BOX = ("labels", "area", "iscrowd")
 """Target entries with one row per box."""
@@ -160,28 +163,7 @@ class Resize(v2.Resize):
         super().__init__(size=list(_pair("Resize", size)), antialias=True)
 
 
-class _OfWholeImage(v2.Transform):
-    """Base of what is done to image and boxes alike, as the size of the image asks for."""
-
-    def params_of(self, height: int, width: int) -> dict[str, Any]:
-        """What ``apply`` needs for an image of this size."""
-        raise NotImplementedError
-
-    def apply(self, value: Any, params: dict[str, Any]) -> Any:
-        """Change an image or boxes."""
-        raise NotImplementedError
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """For v2.Transform."""
-        image = next(value for value in flat_inputs if isinstance(value, (PILImage, tv_tensors.Image)))
-        return self.params_of(*F.get_size(image))
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Change one entry of the sample, for v2.Transform."""
-        return self.apply(inpt, params) if isinstance(inpt, (PILImage, tv_tensors.TVTensor)) else inpt
-
-
-class KeepAspect(_OfWholeImage):
+class KeepAspect(v2.Transform):
     """Base of the resizes that keep the aspect ratio, so that images leave with different sizes."""
 
     def ratio(self, height: int, width: int) -> Fraction:
@@ -194,13 +176,15 @@ class KeepAspect(_OfWholeImage):
         new_height, new_width = (max(1, math.floor(side * ratio + Fraction(1, 2))) for side in (height, width))
         return new_height, new_width
 
-    def params_of(self, height: int, width: int) -> dict[str, Any]:
-        """The size that this image gets."""
-        return {"size": list(self.size_of(height, width))}
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The size that the image of a sample gets, for v2.Transform."""
+        image = next(value for value in flat_inputs if isinstance(value, (PILImage, tv_tensors.Image)))
+        return {"size": list(self.size_of(*F.get_size(image)))}
 
-    def apply(self, value: Any, params: dict[str, Any]) -> Any:
-        """Resize."""
-        return F.resize(value, size=params["size"], antialias=True)
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize one entry of the sample, for v2.Transform."""
+        is_sized = isinstance(inpt, (PILImage, tv_tensors.TVTensor))
+        return F.resize(inpt, size=params["size"], antialias=True) if is_sized else inpt
 
 
 @register
@@ -268,7 +252,7 @@ class RandomCrop(v2.RandomCrop):
 
 
 @register
-class PadToSize(_OfWholeImage):
+class PadToSize(v2.Transform):
     """Add a border at the right and at the bottom.
 
     ``orig_size`` of the target grows in proportion, so that detections, which are fractions of the padded image, still
@@ -289,25 +273,18 @@ class PadToSize(_OfWholeImage):
     def forward(self, *inputs: Any) -> Any:
         """(image, target) -> the same, padded."""
         image, target = inputs if len(inputs) > 1 else inputs[0]
-        before = F.get_size(image)
-        image, target = super().forward(image, target)
-        if "orig_size" in target:
-            growth = torch.tensor(self.size, dtype=torch.float64) / torch.tensor(before)
-            target = {**target, "orig_size": (target["orig_size"] * growth).round().to(torch.int64)}
-        return image, target
-
-    def params_of(self, height: int, width: int) -> dict[str, Any]:
-        """The border that this image needs."""
+        height, width = F.get_size(image)
         if height > self.size[0] or width > self.size[1]:
             raise DataError(
                 f"PadToSize: an image of height, width {(height, width)} does not fit into {self.size}: "
                 "put a Resize before it, or enlarge size"
             )
-        return {"padding": [0, 0, self.size[1] - width, self.size[0] - height]}
-
-    def apply(self, value: Any, params: dict[str, Any]) -> Any:
-        """Pad."""
-        return F.pad(value, padding=params["padding"], fill=self.fill, padding_mode=self.padding_mode)
+        border = [0, 0, self.size[1] - width, self.size[0] - height]
+        image, target = v2.Pad(border, fill=self.fill, padding_mode=self.padding_mode)(image, target)
+        if "orig_size" in target:
+            growth = torch.tensor(self.size, dtype=torch.float64) / torch.tensor((height, width))
+            target = {**target, "orig_size": (target["orig_size"] * growth).round().to(torch.int64)}
+        return image, target
 
 
 @register
@@ -364,6 +341,23 @@ for _name, _op in {  # RT-DETR's first repository
     "ConvertDtype": ConvertPILImage,
 }.items():
     REGISTRY.alias(_name, _op)
+
+
+Sizing = Resize | RandomCrop | PadToSize | KeepAspect
+"""Ops that set the size of images."""
+
+
+def sizing(ops: Iterable[nn.Module]) -> Sizing | None:
+    """The last op that sets a size; None: images keep theirs."""
+    setting = [op for op in ops if isinstance(op, Sizing)]
+    return setting[-1] if setting else None
+
+
+def sizes_after(op: Sizing | None, sizes: Ints) -> Ints:
+    """(n, 2) height, width of images (n, 2) after an op of ``sizing``."""
+    if op is None or isinstance(op, KeepAspect):
+        return sizes if op is None else np.array([op.size_of(*size) for size in sizes.tolist()]).reshape(-1, 2)
+    return np.broadcast_to(np.array(op.size), sizes.shape)
 
 
 def _pair(name: str, size: Any) -> tuple[int, int]:

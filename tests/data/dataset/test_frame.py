@@ -13,11 +13,10 @@ from audit.check import check
 from audit.sources import discover, read_all
 from isdfine.core.errors import DataError
 from isdfine.data.dataset import frame
-from isdfine.data.dataset.coco import CocoDetection
+from isdfine.data.dataset.coco import CocoDetection, Objects365Detection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
 from isdfine.data.dataset.image_folder import ImageFolder
 from isdfine.data.dataset.images import Header, image_sizes, read_headers
-from isdfine.data.dataset.objects365 import Objects365Detection
 from isdfine.data.dataset.voc import VOCDetection
 from isdfine.data.dataset.yolo import YoloDetection
 

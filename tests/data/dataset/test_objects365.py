@@ -6,7 +6,7 @@ import pytest
 
 from data import coco_files
 from isdfine.core.errors import ConfigError, DataError
-from isdfine.data.dataset.objects365 import Objects365Detection, parse_objects365
+from isdfine.data.dataset.coco import Objects365Detection, parse_objects365
 
 LONG = "images/v1/patch8/"
 
@@ -40,7 +40,7 @@ def test_files_are_found_where_they_lie(tmp_path, caplog, lie_at, said):
     dataset = Objects365Detection(*write(tmp_path, lie_at=lie_at))
     assert dataset.annotations.file_names == (f"{lie_at}a.png", f"{lie_at}b.png")
     assert dataset[0][1]["labels"].tolist() == [0, 1]
-    own = [record.getMessage().split(": ")[1] for record in caplog.records if record.name.endswith("objects365")]
+    own = [record.getMessage().split(": ")[1] for record in caplog.records if record.name.endswith("coco")]
     assert [message[: len(said or "")] for message in own] == [said][: bool(said)]
 
 

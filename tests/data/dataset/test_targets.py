@@ -11,9 +11,8 @@ from builders import write_coco
 from data import coco_files
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.annotations import Collected
-from isdfine.data.dataset.coco import CocoDetection
+from isdfine.data.dataset.coco import CocoDetection, Objects365Detection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
-from isdfine.data.dataset.objects365 import Objects365Detection
 from isdfine.data.dataset.targets import count_targets, report_targets, shortages
 from isdfine.data.dataset.voc import VOCDetection
 from isdfine.data.dataset.yolo import YoloDetection
