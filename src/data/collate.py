@@ -61,10 +61,10 @@ class CollateFunction(ABC):
 
     @abstractmethod
     def sizes_of(self, canvas: Size | None) -> Sequence[Size]:
-        """(height, width) that a batch of size ``canvas`` may get, each as likely as it is frequent; none: keeps its own."""
+        """(height, width) that a batch of size ``canvas`` may get, each as likely as it is frequent; empty: its own."""
 
     def size_at(self, seed: int, epoch: int, batch_index: int, canvas: Size | None = None) -> Size | None:
-        """(height, width) that a batch of size ``canvas`` gets, the same choice on every rank; None = it keeps its own."""
+        """(height, width) that a batch of size ``canvas`` gets, one choice for every rank; None = it keeps its own."""
         sizes = self.sizes_of(canvas) if self.multi_scale else ()
         if not sizes:
             return None

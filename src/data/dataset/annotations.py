@@ -71,14 +71,8 @@ class Annotations:
         """The rows that belong to image ``index``."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
-    def training_boxes(self, index: int) -> tuple[Floats, Flags]:
-        """Corner boxes (T, 4) of one image, cut to it, and which of them (T,) are training targets."""
-        rows = self.rows(index)
-        boxes_xyxy_px = clipped_corners(self.boxes_xywh_px[rows], self.sizes[index])
-        return boxes_xyxy_px, ~self.crowd[rows] & has_area(boxes_xyxy_px)
-
     def training_rows(self) -> TrainingRows:
-        """The training targets of all images: what ``training_boxes`` says of each."""
+        """The training targets of all images: boxes that are no crowd, cut to their image, with area left."""
         counts = np.diff(self.offsets)
         boxes_xyxy_px = clipped_corners(self.boxes_xywh_px, np.repeat(self.sizes, counts, axis=0))
         kept = ~self.crowd & has_area(boxes_xyxy_px)

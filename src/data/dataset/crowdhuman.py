@@ -115,10 +115,9 @@ def parse_crowdhuman(
             reason = "unreadable image" if there else "missing image"
             problems.losses.add(reason, images=int(there), boxes=len(objects))
         else:
-            kinds = [person.kind for person in objects]
+            kinds, numbers, crowd = zip(*objects) if objects else ((), (), ())
             labels = [space.names.index(_HEAD if kind == "hbox" else _PERSON) for kind in kinds]
-            crowd = [person.crowd for person in objects]
-            collected.add(names[index], index, size, [person.box for person in objects], labels, crowd)
+            collected.add(names[index], index, size, numbers, labels, crowd)
     return collected.annotations(space, str(path), str(root), upright=bool(upright))
 
 
@@ -126,12 +125,6 @@ class _Entry(NamedTuple):
     file_name: str
     objects: list[Any]
     place: str
-
-
-class _Object(NamedTuple):
-    kind: str
-    box: list[float]
-    crowd: bool
 
 
 def read_entries(path: Path, problems: Problems) -> list[_Entry]:
@@ -155,7 +148,8 @@ def read_entries(path: Path, problems: Problems) -> list[_Entry]:
     return entries
 
 
-def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> list[_Object]:
+def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> list[tuple[BoxKind, list[float], bool]]:
+    """(kind of box, its numbers, whether it is a crowd region) of the objects that can be used."""
     objects = []
     for number, content in enumerate(entry.objects):
         content = content if isinstance(content, dict) else {}
@@ -175,8 +169,7 @@ def _objects(entry: _Entry, boxes: BoxKind, heads: bool, problems: Problems) -> 
                 problems.report("bad box", entry.place, text, kept=box is not None, boxes=int(box is None))
             if box is None:
                 continue
-            crowd = ignored or (kind == "hbox" and _marked(content, "head_attr"))
-            objects.append(_Object(kind, box, crowd))
+            objects.append((kind, box, ignored or (kind == "hbox" and _marked(content, "head_attr"))))
     if entry.objects and not objects:
         problems.losses.add("", emptied=1)
     return objects

@@ -147,11 +147,9 @@ class DetectionDataset(Dataset[Sample]):
         index = next(iter(np.flatnonzero(data.image_ids == image_id).tolist()), None)
         if index is None:
             raise DataError(f"{data.place}: no image has the id {image_id}")
-        boxes_xyxy_px, kept = data.training_boxes(index)
-        height, width = data.sizes[index].tolist()
-        boxes = torch.from_numpy(boxes_xyxy_px[kept].astype(np.float32))
-        labels = torch.from_numpy(data.labels[data.rows(index)][kept])
-        return GroundTruth(self.img_folder / data.file_names[index], (height, width), boxes, labels, data.upright)
+        size, target = self._target(index)
+        boxes, labels = torch.from_numpy(target["boxes"]), torch.from_numpy(target["labels"])
+        return GroundTruth(self.img_folder / data.file_names[index], size, boxes, labels, data.upright)
 
     def _image(self, index: int, divisor: int = 1) -> Image.Image:
         data = self.annotations

@@ -4,22 +4,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 from ...core.registry import register
 from ..label_space import LabelSpace
 from ..transforms.compose import Compose
 from .annotations import Annotations, Collected
-from .detection import DetectionDataset
 from .frame import Upright
 from .images import SUFFIXES, image_sizes, list_images
-from .prepare import Subset, prepare
+from .prepare import PreparedDataset, Subset
 from .problems import Problems
 
 
 @register
-class ImageFolder(DetectionDataset):
+class ImageFolder(PreparedDataset):
     """All images in a folder and those below it, in the order of their names.
 
     There are no annotations: class names come with the checkpoint, and evaluation is refused.
@@ -28,9 +28,7 @@ class ImageFolder(DetectionDataset):
         img_folder: the folder.
         transforms: applied to (image, target); the target has no boxes.
         num_classes: class count of the model; its names are ``class 0``, ... until the checkpoint's are known.
-        invalid_boxes: as every data set has it; there are no boxes.
-        subset, subset_seed: as for ``CocoDetection``.
-        upright: ``auto`` is True here: pictures as viewers show them; False: as stored.
+        options: see ``PreparedDataset``; those about boxes change nothing. ``upright: auto`` is True here.
 
     Raises:
         DataError: no folder, no image in it, a file that is no image, an unknown name in the subset.
@@ -40,19 +38,9 @@ class ImageFolder(DetectionDataset):
     annotated: ClassVar[bool] = False
 
     def __init__(
-        self,
-        img_folder: str,
-        transforms: Compose | None = None,
-        *,
-        num_classes: int | None = None,
-        invalid_boxes: Literal["error", "drop"] = "error",
-        subset: float | str | list[str] | None = None,
-        subset_seed: int = 0,
-        upright: Upright = "auto",
+        self, img_folder: str, transforms: Compose | None = None, *, num_classes: int | None = None, **options: Any
     ) -> None:
-        chosen = Subset(subset, subset_seed)
-        parsed = parse_folder(img_folder, num_classes=num_classes or 0, subset=chosen, upright=upright)
-        super().__init__(prepare(parsed, img_folder, invalid_boxes=invalid_boxes), img_folder, transforms)
+        super().__init__(partial(parse_folder, img_folder, num_classes=num_classes or 0), transforms, **options)
 
 
 def parse_folder(

@@ -214,8 +214,3 @@ def text_lines(path: Path, problems: Problems, *, empty: bool = False) -> list[t
     except UnicodeDecodeError as error:
         problems.report("broken line", path, f"not a text file ({error}): save it as UTF-8")
     return []
-
-
-def class_names(path: Path, problems: Problems) -> list[str]:
-    """One class name per line."""
-    return [line for _, line in text_lines(path, problems)]

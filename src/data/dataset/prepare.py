@@ -130,43 +130,6 @@ def _positions(names: Sequence[str]) -> dict[str, list[int]]:
     return positions
 
 
-def prepare(
-    annotations: Annotations,
-    img_folder: str | Path,
-    *,
-    num_classes: int | None = None,
-    invalid_boxes: str = "error",
-    fixed_labels: bool = False,
-) -> Annotations:
-    """Check annotations against what a config says.
-
-    Args:
-        annotations: as parsed.
-        img_folder: what their file names are relative to.
-        num_classes: class count to check against; None takes the data's. See ``with_class_count``.
-        invalid_boxes: see ``report_boxes_without_area``.
-        fixed_labels: the user has fixed the order of labels, so ids can not become labels.
-
-    Raises:
-        DataError: a class count that is not the data's, missing images, invalid boxes.
-    """
-    annotations = with_class_count(annotations, num_classes, fixed_labels=fixed_labels)
-    for name, other in annotations.label_space.alike():
-        logger.warning(
-            "%s: the classes %r and %r differ in case or spaces only: two classes; rename one if they are one",
-            annotations.place, name, other,
-        )  # fmt: skip
-    check_files(img_folder, annotations.file_names, annotations.place)
-    twice = len(annotations) - len(set(annotations.file_names))
-    if twice:
-        logger.warning(
-            "%s: %d of %d images are listed more than once; each entry counts, in training and in metrics",
-            annotations.place, twice, len(annotations),
-        )  # fmt: skip
-    report_boxes_without_area(annotations, invalid_boxes)
-    return annotations
-
-
 def with_class_count(annotations: Annotations, num_classes: int | None, *, fixed_labels: bool = False) -> Annotations:
     """Check a configured class count; where it is the largest id + 1, the ids become the labels.
 
@@ -254,7 +217,7 @@ class PreparedDataset(DetectionDataset):
             (False). ``auto``: what the sizes of images on their side say of the file; without such images, True.
 
     Raises:
-        DataError: see the parser and ``prepare``.
+        DataError: see the parser; a class count that is not the data's, missing images, invalid boxes.
         ConfigError: a fraction outside (0, 1].
     """
 
@@ -273,7 +236,18 @@ class PreparedDataset(DetectionDataset):
         upright: Upright = "auto",
     ) -> None:
         parsed = parse(subset=Subset(subset, subset_seed), upright=upright)
-        annotations = prepare(
-            parsed, parsed.folder, num_classes=num_classes, invalid_boxes=invalid_boxes, fixed_labels=fixed_labels
-        )
+        annotations = with_class_count(parsed, num_classes, fixed_labels=fixed_labels)
+        place, names = annotations.place, annotations.file_names
+        for name, other in annotations.label_space.alike():
+            logger.warning(
+                "%s: the classes %r and %r differ in case or spaces only: two classes; rename one if they are one",
+                place, name, other,
+            )  # fmt: skip
+        check_files(parsed.folder, names, place)
+        if twice := len(names) - len(set(names)):
+            logger.warning(
+                "%s: %d of %d images are listed more than once; each entry counts, in training and in metrics",
+                place, twice, len(names),
+            )  # fmt: skip
+        report_boxes_without_area(annotations, invalid_boxes)
         super().__init__(annotations, parsed.folder, transforms, allow_no_targets=allow_no_targets)

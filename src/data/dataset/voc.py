@@ -19,7 +19,7 @@ from .annotations import Annotations, Collected
 from .coco_fields import report_rotated
 from .frame import Upright, is_upright
 from .images import SUFFIXES, image_sizes
-from .layout import IMAGES, XML, beside, class_names, files_below, subfolder, text_lines
+from .layout import IMAGES, XML, beside, files_below, subfolder, text_lines
 from .prepare import PreparedDataset, Subset
 from .problems import Problems
 from .voc_xml import VocFile, VocImage
@@ -106,7 +106,7 @@ def voc_label_space(
         return LabelSpace.from_names(list(classes), f"{root} (classes)", problems)
     path = root / (label_file or "label_list.txt")
     if label_file and os.path.lexists(path):
-        return LabelSpace.from_names(class_names(path, problems), str(path), problems)
+        return LabelSpace.from_names([line for _, line in text_lines(path, problems)], str(path), problems)
     quiet = Problems(collect=True)
     paths = (parent / name for parent, names in files_below(root, ".xml", DEPTH) for name in names)
     opened = [VocFile.open(path, "", quiet) for path in paths]

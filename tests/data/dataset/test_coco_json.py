@@ -36,9 +36,9 @@ def test_arrays_by_hand(tmp_path):
     assert data.labels.tolist() == [0, 1, 1, 1]
     assert data.crowd.tolist() == [False, True, False, False]
     assert data.area_px.tolist() == [410.0, 2400.0, 77.5, 600.0]
-    boxes, kept = data.training_boxes(0)
-    assert boxes.tolist() == [[50, 30, 60, 40], [0, 0, 60, 40], [5, 5, 15, 15]]
-    assert kept.tolist() == [True, False, True]
+    targets = data.training_rows()
+    assert targets.offsets.tolist() == [0, 2, 3]
+    assert targets.boxes_xyxy_px[:2].tolist() == [[50, 30, 60, 40], [5, 5, 15, 15]]
 
 
 def test_order_of_the_file_changes_no_label(tmp_path):
@@ -55,7 +55,7 @@ def test_no_annotations_at_all(tmp_path, caplog):
     data = parse_coco(coco_files.write(tmp_path, changed("annotations", []))[1])
     assert data.offsets.tolist() == [0, 0, 0]
     assert data.boxes_xywh_px.shape == (0, 4)
-    assert data.training_boxes(1)[0].shape == (0, 4)
+    assert data.training_rows().boxes_xyxy_px.shape == (0, 4)
     assert data.without_area().size == 0
     assert not caplog.records  # the data set says it
 
