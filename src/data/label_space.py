@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 from ..core.errors import DataError, one_line
@@ -143,20 +142,6 @@ class LabelSpace:
         if not all(isinstance(name, str) for name in names) or not all(type(number) is int for number in ids):
             raise TypeError("class names must be texts, and category_ids whole numbers")
         return cls(names, ids)
-
-    @cached_property
-    def _index(self) -> dict[int, int]:
-        return {number: index for index, number in enumerate(self.category_ids)}
-
-    def index_of(self, category_id: int) -> int:
-        """Contiguous label of an original category id.
-
-        Raises:
-            DataError: an unknown id; the message lists the known ones.
-        """
-        if category_id not in self._index:
-            raise DataError(f"category id {category_id} is not one of the {len(self)} known classes: {self.describe()}")
-        return self._index[category_id]
 
     def alike(self) -> list[tuple[str, str]]:
         """Pairs of names that differ in case and spaces only: two classes, as the chess pieces K and k, or one by

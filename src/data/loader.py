@@ -196,8 +196,8 @@ class DataLoader:
             height, width = batch.images.shape[-2:]
             scaled = scaled_sizes(values[IMAGE_SIZE].view(-1, 2), (height, width), size)
             values = {**values, IMAGE_SIZE: scaled.flatten()}
-        values = {name: value.to(self.device, non_blocking=True) for name, value in values.items()}
-        return images, _unpack(values, batch.rows)
+        parts = [value.to(self.device, non_blocking=True).split(batch.rows[name]) for name, value in values.items()]
+        return images, [dict(zip(values, entries)) for entries in zip(*parts)]  # views, an image each
 
     def _report_padding(self, epoch: int, share: float) -> None:
         shapes = set(aspect_buckets(self.dataset.annotations.sizes))
@@ -208,7 +208,7 @@ class DataLoader:
     def _start(self) -> TorchDataLoader[Any]:
         options: dict[str, Any] = {}
         if self.num_workers:
-            _close_at_exit(self)
+            atexit.register(_close, weakref.ref(self))  # before the interpreter tears modules down
             options = {
                 "multiprocessing_context": worker_context(),
                 "persistent_workers": True,
@@ -303,22 +303,10 @@ class _Batches(Dataset[Any]):
         return _Packed(images, {name: torch.cat([target[name] for target in targets]) for name in names}, rows)
 
 
-def _unpack(values: dict[str, Tensor], rows: dict[str, list[int]]) -> list[dict[str, Tensor]]:
-    """One dict of views per image."""
-    parts = {name: value.split(rows[name]) for name, value in values.items()}
-    return [dict(zip(parts, entry)) for entry in zip(*parts.values())]
-
-
 def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _close_at_exit(loader: DataLoader) -> None:
-    """End workers before the interpreter tears modules down."""
-    reference = weakref.ref(loader)
-
-    def close() -> None:
-        if (alive := reference()) is not None:
-            alive.close()
-
-    atexit.register(close)
+def _close(loader: weakref.ref[DataLoader]) -> None:
+    if (alive := loader()) is not None:
+        alive.close()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -123,7 +124,7 @@ def corrected(splits: Sequence[Split], findings: Sequence[Finding], pixels: Mapp
             done = KINDS[problem.kind].fix if problem.kind in _SAID else "put right" if problem.kept else "left out"
             changes.append(f"{done}: {problem}")
         own = [finding for finding in findings if finding.split == split.name]
-        losses = split.losses.copy()
+        losses = deepcopy(split.losses)
         images_before = len(split.annotations) + losses.images.total()
         boxes_before = len(split.annotations.ids) + losses.boxes.total()
         changes += _renumbered(own)

@@ -73,10 +73,6 @@ class Losses:
         self.images[reason] += images
         self.emptied += emptied
 
-    def copy(self) -> Losses:
-        """The same figures in counters of their own."""
-        return Losses(self.boxes.copy(), self.images.copy(), self.emptied)
-
 
 class Problems:
     """Where parsers report what is wrong.

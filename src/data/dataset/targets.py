@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -72,14 +71,6 @@ class TargetCounts:
         )
 
 
-class Shortage(NamedTuple):
-    """Why there are no targets, or suspiciously few, or why they are in doubt."""
-
-    kind: str
-    """One of the kinds of finding of tools/dataset.py."""
-    text: str
-
-
 def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCounts:
     """Count what ``Annotations.training_rows`` and then the ops leave, without making samples.
 
@@ -126,38 +117,41 @@ def _fractions(boxes_xywh_px: Floats, shorter_side: Ints) -> int:
     return len(some) if sure else 0
 
 
-def shortages(counts: TargetCounts) -> Iterator[Shortage]:
-    """What a person has to know: nothing is left, or much is missing, and why. Nothing for a sound data set."""
+def shortages(counts: TargetCounts) -> Iterator[tuple[str, str]]:
+    """What a person has to know: (kind of finding of tools/dataset.py, text); nothing for a sound data set.
+
+    Nothing is left to learn from, or much is missing, or the boxes are in doubt, and why.
+    """
     boxes = counts.boxes
     if not boxes:
-        yield Shortage(
+        yield (
             "no boxes",
             f"none of the {counts.images} images has a box: the label files, or the list of annotations, are empty",
         )
         return
     if counts.fractions == boxes:
-        yield Shortage(
+        yield (
             "normalised boxes",
             f"all {boxes} boxes lie in 0..1 or near it: these are fractions of the image, and pixels are wanted: "
             "multiply x and width by the image's width, y and height by its height",
         )
         return
     if counts.fractions > _SOME * boxes:
-        yield Shortage(
+        yield (
             "some normalised boxes",
             f"{counts.fractions} of {boxes} boxes lie in 0..1 or near it and look like fractions of the image: "
             "give all boxes in pixels",
         )
     if counts.format:
-        yield Shortage("other box format", f"{counts.format}: convert them, or correct the export")
+        yield ("other box format", f"{counts.format}: convert them, or correct the export")
     elif counts.corners:
-        yield Shortage("some boxes as corners", f"{counts.corners}: convert these, or correct the export")
+        yield ("some boxes as corners", f"{counts.corners}: convert these, or correct the export")
     if not counts.targets:
-        yield Shortage("no targets", _why_none(counts))
+        yield ("no targets", _why_none(counts))
     elif counts.crowd > MOST * boxes:
-        yield Shortage("mostly crowd", f"{counts.crowd} of {boxes} boxes are {_CROWD}")
+        yield ("mostly crowd", f"{counts.crowd} of {boxes} boxes are {_CROWD}")
     elif counts.too_small > MOST * boxes:
-        yield Shortage("boxes below min_size", f"{counts.too_small} of {boxes} boxes are {_small(counts)}")
+        yield ("boxes below min_size", f"{counts.too_small} of {boxes} boxes are {_small(counts)}")
 
 
 _CROWD = (

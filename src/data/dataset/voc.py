@@ -22,7 +22,7 @@ from .images import SUFFIXES, image_sizes
 from .layout import IMAGES, XML, beside, files_below, subfolder, text_lines
 from .prepare import PreparedDataset, Subset
 from .problems import Problems
-from .voc_xml import VocFile, VocImage
+from .voc_xml import VocFile
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,10 @@ def parse_voc(
     report_rotated(rotated, str(listing or root), problems)
     sized = {item.image: image.size for _, item, image in waiting if image.size}
     turned = is_upright(root, list(sized), list(sized.values()), str(listing or root), upright, quiet=problems.collect)
-    for (index, item, image), size in zip(waiting, _sizes(root, waiting, turned, problems)):
-        if size:
+    without = [root / item.image for _, item, image in waiting if image.size is None]
+    measured = iter(image_sizes(without, upright=turned, problems=problems))
+    for index, item, image in waiting:
+        if size := image.size or next(measured):
             crowd = image.difficult if not keep_difficult else None
             collected.add(item.image, index, size, image.boxes_xywh_px, image.labels, crowd)
         else:
@@ -154,15 +156,6 @@ def _folder(root: Path, name: str, others: Sequence[str]) -> str:
     """The devkit's folder, or the one that is there in its place."""
     other = None if (root / name).is_dir() else subfolder(root, others)
     return other.name if other else name
-
-
-def _sizes(
-    root: Path, waiting: Sequence[tuple[int, Item, VocImage]], upright: bool, problems: Problems
-) -> list[tuple[int, int] | None]:
-    """The sizes of the XML files; where they have none, those of the images."""
-    without = [root / item.image for _, item, image in waiting if image.size is None]
-    measured = iter(image_sizes(without, upright=upright, problems=problems))
-    return [image.size or next(measured) for _, _, image in waiting]
 
 
 @register

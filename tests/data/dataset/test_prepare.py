@@ -1,11 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.annotations import Collected
-from isdfine.data.dataset.prepare import Subset, prepare, with_class_count
+from isdfine.data.dataset.prepare import PreparedDataset, with_class_count
 from isdfine.data.label_space import LabelSpace
 
 
@@ -23,8 +25,14 @@ def touch(folder, *names):
     return folder
 
 
+def prepare(data, folder, **options):
+    """The annotations that a data set of such ones goes on with."""
+    data = data if data.folder else replace(data, folder=str(folder))
+    return PreparedDataset(lambda subset, upright: subset.of(data), None, **options).annotations
+
+
 def test_what_fits_stays_as_it_is(tmp_path):
-    data = annotations()
+    data = replace(annotations(), folder=str(tmp_path))
     assert prepare(data, touch(tmp_path, "a.png", "b.png", "c.png"), num_classes=2) is data
 
 
@@ -48,7 +56,7 @@ def test_other_counts_are_refused(ids, count, options):
 
 
 def test_the_subset_comes_before_the_files(tmp_path):
-    found = prepare(Subset(["c"]).of(annotations()), touch(tmp_path, "c.png"))
+    found = prepare(annotations(), touch(tmp_path, "c.png"), subset=["c"])
     assert found.file_names == ("c.png",)
     assert len(found.labels) == 2
     with pytest.raises(DataError, match=r"2 of 3 images that x.json lists are missing: a.png, b.png; check img_folder"):

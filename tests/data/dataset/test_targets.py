@@ -31,7 +31,7 @@ def data_of(boxes, *, size=(40, 60), crowd=None, images=1):
 
 
 def kinds_of(data, ops=TRAIN_OPS):
-    return [shortage.kind for shortage in shortages(count_targets(data, ops))]
+    return [kind for kind, _ in shortages(count_targets(data, ops))]
 
 
 BOX = [10, 10, 20, 20]
