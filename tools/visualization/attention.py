@@ -43,6 +43,8 @@ def attention_figure(image: Image.Image, seen: Inspection, query: int, caption: 
     Raises:
         ConfigError: there is no such layer.
     """
+    from matplotlib.lines import Line2D
+
     shown = seen.numbered(layers)
     wide = max(3.1, 9.3 / len(shown))
     view = _view(image, list(shown.values()), query)
@@ -56,8 +58,11 @@ def attention_figure(image: Image.Image, seen: Inspection, query: int, caption: 
         show_view(lower, image, (0, 0, image.width, image.height))
         _queries(lower, layer, query, number)
     levels = sorted({int(level) for layer in shown.values() for level in layer.point_levels})
-    handles = [_spot(f"feature map {level + 1}", level) for level in levels]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    spots = [
+        Line2D([], [], marker="o", linestyle="", color=_LEVELS[level % len(_LEVELS)], label=f"feature map {level + 1}")
+        for level in levels
+    ]
+    figure.legend(handles=spots, loc="outside lower center", ncols=len(spots), fontsize=8, frameon=False)
     return figure
 
 
@@ -125,9 +130,3 @@ def _queries(panel: Any, layer: InspectedLayer, query: int, number: int) -> None
             add_box(panel, layer.references_xyxy_px[index], edgecolor=_LEVELS[0], alpha=strength, linewidth=1.4)
     add_box(panel, layer.references_xyxy_px[query], edgecolor=_OWN, linewidth=1.6)
     panel.set_title(f"layer {number}: {len(others)} queries, {shares[others].sum():.0%} of the weight", fontsize=8)
-
-
-def _spot(label: str, level: int) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], marker="o", linestyle="", color=_LEVELS[level % len(_LEVELS)], label=label)
