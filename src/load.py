@@ -19,9 +19,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .core.checkpoint import family_of, read_checkpoint, refuse_url, weights_in
+from .core.checkpoint import LAST, checkpoints_in, family_of, read_checkpoint, refuse_url, weights_in
 from .core.checkpoint.card import Card, file_sha256, read_card
-from .core.checkpoint.classes import map_classes
 from .core.checkpoint.weights import class_tensors, count_classes, load_weights, nothing_fits
 from .core.config import Config, without_initial_weights
 from .core.config.foreign import refuse_other_kinds
@@ -32,7 +31,6 @@ from .core.errors import CheckpointError, ConfigError
 from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
 from .data import transforms as transforms
-from .data.classes import synonyms
 from .data.label_space import MSCOCO, LabelSpace
 from .zoo import parts as parts
 from .zoo.huggingface.config import config_from_huggingface
@@ -53,8 +51,7 @@ class Checkpoint:
     """What a file or folder holds."""
 
     path: Path
-    form: str
-    """In words."""
+    form: str  # in words
     weights: dict[str, Tensor]
     """The ones to judge and to start from, those of the EMA where there is one, under our names (the official ones)."""
     weights_file: Path
@@ -114,25 +111,6 @@ class Checkpoint:
             return known  # of a card: with the original category ids, which config.json has no place for
         return MSCOCO if tuple(names) == MSCOCO.names else LabelSpace(tuple(names), tuple(range(len(names))))
 
-    def check_classes(self, ours: LabelSpace) -> None:
-        """Refuse a checkpoint whose classes are not those of the data (official files name none and pass).
-
-        Raises:
-            CheckpointError: other classes, with both lists.
-        """
-        theirs = self.label_space
-        if theirs is None or theirs.names == ours.names:
-            return
-        known = theirs.describe()
-        if self.folder is not None:  # transformers' names have no ids, and people write them in their own way
-            if map_classes(theirs.names, ours.names, synonyms(), source_place=str(self.path)).identical:
-                return
-            known = ", ".join(theirs.names)
-        raise CheckpointError(
-            f"{self.path} was trained on the classes {known}, the data has {ours.describe()}: "
-            "use the matching annotation file, or start a new run from these weights with -t"
-        )
-
 
 @dataclass(frozen=True)
 class LoadedDetector:
@@ -155,8 +133,9 @@ def open_checkpoint(path: str | PathLike[str], *, ema: bool | None = None) -> Ch
     """Read a model, whatever its form; nothing is built.
 
     Args:
-        path: official ``.pth``; a checkpoint of ours; ``.safetensors`` of ours, with or without card; a folder of
-            transformers or its weights file; a state dict of transformers in a ``.pth``.
+        path: official ``.pth``; a checkpoint of ours, or the folder of a run, which means its ``last.pth``;
+            ``.safetensors`` of ours, with or without card; a folder of transformers or its weights file; a state dict
+            of transformers in a ``.pth``.
         ema: take the averaged weights (True), the plain ones (False), or the averaged ones where there are any (None).
 
     Raises:
@@ -166,11 +145,31 @@ def open_checkpoint(path: str | PathLike[str], *, ema: bool | None = None) -> Ch
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder: check the path")
+    if kept := checkpoints_in(path):
+        if kept[0].name != LAST:
+            logger.warning("%s has no %s: %s is taken", path, LAST, kept[0])
+        path = kept[0]
     if path.is_dir() or is_huggingface(path) or path.suffix == ".safetensors":
         if ema is not None:
             raise CheckpointError(f"{path}: holds one set of weights: --ema and --no-ema are for .pth checkpoints")
         return _from_folder(path) if path.is_dir() or is_huggingface(path) else _from_safetensors(path)
     return _from_torch(path, ema)
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The checkpoint that ``path`` means: the file itself, one of a run's folder, or transformers' folder.
+
+    Of a run's folder it is ``last.pth``; where that is missing, ``best.pth`` or another one. A URL is an error.
+    """
+    refuse_url(path)
+    path = Path(path)
+    kept = checkpoints_in(path)  # a run may have other files in its folder
+    if not kept and path.is_dir() and is_huggingface(path):
+        return path
+    file = kept[0] if kept else path / LAST if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such checkpoint; give a .pth or .safetensors file, or the folder of a run")
+    return file
 
 
 def is_huggingface(path: str | PathLike[str]) -> bool:

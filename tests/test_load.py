@@ -104,6 +104,17 @@ def test_safetensors_without_card(tmp_path: Path, state: dict[str, Any]) -> None
         open_checkpoint(tmp_path / "bare.safetensors", ema=True)
 
 
+def test_the_folder_of_a_run_means_its_last_checkpoint(
+    tmp_path: Path, state: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    best = save(tmp_path / "best.pth", {"model": state})
+    (tmp_path / "config.json").write_text("{}")  # whatever else lies there
+    assert open_checkpoint(tmp_path).path == best
+    assert "has no last.pth" in caplog.text
+    last = save(tmp_path / "last.pth", {"model": state})
+    assert open_checkpoint(tmp_path).path == last
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         open_checkpoint(tmp_path / "absent")

@@ -65,7 +65,7 @@ class Detector:
 
         Args:
             path: ``.onnx``: ONNX Runtime. ``.engine`` or ``.trt``: TensorRT. All else PyTorch: a checkpoint (``.pth``),
-                ``.safetensors``, or a folder of transformers.
+                ``.safetensors``, or a folder of a run (its ``last.pth``) or of transformers.
             device: ``cpu``, ``cuda`` or ``cuda:1``; None = a GPU where there is one.
             threads: CPU threads for one call; None = the backend's choice. PyTorch sets it for the whole process.
             batch_size: images per call of the network, at most.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shlex
@@ -41,7 +42,7 @@ def fit(run: Training) -> EvalResult:
     """
     with ExitStack() as stack:
         stack.callback(run.release_folder)
-        _make_folder(run)
+        make_folder(run)
         writers = _open_writers(run)
         for writer in writers:
             stack.callback(writer.close)
@@ -217,7 +218,7 @@ def _distribute(run: Training) -> nn.Module:
     )
 
 
-def _make_folder(run: Training) -> None:
+def make_folder(run: Training) -> None:
     """Make the folder on the main rank; all ranks hear of a problem."""
     problem: ConfigError | CheckpointError | None = None
     if dist.is_main():
@@ -226,6 +227,9 @@ def _make_folder(run: Training) -> None:
             run.folder.clear_unfinished()
             run.folder.check_space(run.checkpoint_bytes)
             run.folder.create(run.config_text)
+            if run.tuned is not None:
+                text = json.dumps(run.tuned.to_dict(), indent=1, ensure_ascii=False)
+                run.folder.write(run.folder.load_report, text)
             run.bring_best()
         except (ConfigError, CheckpointError) as error:
             problem = error

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import shutil
@@ -16,12 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from ..core import dist
-from ..core.checkpoint import refuse_url
+from ..core.checkpoint import BEST, BEST_STAGE_ONE, LAST, checkpoints_in
 from ..core.errors import CheckpointError, ConfigError
 from ..core.files import is_locked, partial_name, take_lock, whole_file
-from ..load import is_huggingface
-
-logger = logging.getLogger(__name__)
 
 
 class _Inside:
@@ -42,11 +38,11 @@ class RunFolder:
 
     config = _Inside("config.yml")
     """The resolved config: can be trained from as it is."""
-    last = _Inside("last.pth")
+    last = _Inside(LAST)
     """The newest checkpoint, to resume from."""
-    best = _Inside("best.pth")
+    best = _Inside(BEST)
     """The checkpoint with the best AP of the run."""
-    best_stage_one = _Inside("best_stg1.pth")
+    best_stage_one = _Inside(BEST_STAGE_ONE)
     """The best checkpoint before strong augmentation stopped: stage two starts from it."""
     metrics = _Inside("metrics.jsonl")
     """Every reported number, one JSON object a line."""
@@ -65,8 +61,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints that lie here."""
-        kept = (self.last, self.best, self.best_stage_one)
-        return [*(path for path in kept if path.exists()), *sorted(self.path.glob("checkpoint*.pth"))]
+        return checkpoints_in(self.path)
 
     def check_space(self, checkpoint_bytes: int) -> None:
         """Raise :class:`ConfigError` where last, best, best of stage one and one in writing do not fit."""
@@ -185,30 +180,3 @@ def _close(file: IO[str], handle: int | None) -> None:
     file.close()
     if handle is not None:
         os.close(handle)
-
-
-def checkpoint_file(path: str | Path) -> Path:
-    """The checkpoint that ``path`` means: the file itself, one of a run's folder, or transformers' folder.
-
-    Of a run's folder it is ``last.pth``; where that is missing, ``best.pth`` or another one.
-
-    Raises:
-        CheckpointError: there is none, or a URL.
-    """
-    refuse_url(path)
-    path = Path(path)
-    kept = RunFolder(path).checkpoints() if path.is_dir() else []  # a run may have other files in its folder
-    if not kept and path.is_dir() and is_huggingface(path):
-        return path
-    file = kept[0] if kept else path / "last.pth" if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such checkpoint; give a .pth or .safetensors file, or the folder of a run")
-    return file
-
-
-def chosen_checkpoint(path: str | Path) -> Path:
-    """``checkpoint_file``, with a warning where it is not the one that a folder usually means."""
-    file = checkpoint_file(path)
-    if Path(path).is_dir() and file.parent == Path(path) and file.name != "last.pth":
-        logger.warning("%s has no last.pth: %s is taken", path, file)
-    return file

@@ -21,20 +21,21 @@ from ..core.checkpoint.weights import LoadReport, load_weights
 from ..core.config import Config, without_initial_weights
 from ..core.config.settings import RunSettings
 from ..core.environment import pick_device
-from ..core.errors import ConfigError, DataError
+from ..core.errors import CheckpointError, ConfigError, DataError
+from ..data.classes import synonyms
 from ..data.dataset.annotations import Annotations
 from ..data.dataset.detection import DetectionDataset
 from ..data.dataset.images import limit_pixels
 from ..data.evaluate import CocoEvaluator, EvalResult
 from ..data.label_space import LabelSpace
 from ..data.loader import DataLoader
-from ..load import open_checkpoint
+from ..load import Checkpoint, checkpoint_file, open_checkpoint
 from ..nn.types import BatchDetections
 from ..optim.precision import Precision
 from .checkpoint import seed_everything
 from .evaluate import PostProcessor, detect, evaluate
-from .folder import checkpoint_file, chosen_checkpoint
 from .speed import use_channels_last
+from .tuning import map_classes
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class Evaluation:
         Raises:
             CheckpointError: the file cannot be read, or belongs to another model or other classes.
         """
-        checkpoint = open_checkpoint(chosen_checkpoint(path))
-        checkpoint.check_classes(self.label_space)
+        checkpoint = open_checkpoint(path)
+        check_classes(checkpoint, self.label_space)
         report = load_weights(self.model, checkpoint.weights, source=str(checkpoint.path))
         logger.info("%s", report.summary())
         return report
@@ -124,6 +125,26 @@ class Evaluation:
             left -= len(targets)
             if left <= 0:
                 return
+
+
+def check_classes(checkpoint: Checkpoint, ours: LabelSpace) -> None:
+    """Refuse a checkpoint whose classes are not those of the data (official files name none and pass).
+
+    Raises:
+        CheckpointError: other classes, with both lists.
+    """
+    theirs = checkpoint.label_space
+    if theirs is None or theirs.names == ours.names:
+        return
+    known = theirs.describe()
+    if checkpoint.folder is not None:  # transformers' names have no ids, and people write them in their own way
+        if map_classes(theirs.names, ours.names, synonyms(), source_place=str(checkpoint.path)).identical:
+            return
+        known = ", ".join(theirs.names)
+    raise CheckpointError(
+        f"{checkpoint.path} was trained on the classes {known}, the data has {ours.describe()}: "
+        "use the matching annotation file, or start a new run from these weights with -t"
+    )
 
 
 def compare_configs(config: Config, command: str = "") -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -22,14 +21,14 @@ from ..core.errors import CheckpointError, ConfigError
 from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
 from ..distill.objective import Objective
-from ..load import Checkpoint, open_checkpoint
+from ..load import Checkpoint, checkpoint_file, open_checkpoint
 from ..nn.norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA
 from .checkpoint import check_moments, rng_state, run_state, save_checkpoint, seed_everything, set_rng_state
-from .folder import FolderLock, RunFolder, checkpoint_file, chosen_checkpoint
+from .folder import FolderLock, RunFolder
 from .opening import introduce
 from .progress import Progress, StagePlan
-from .solver import Evaluation, compare_data
+from .solver import Evaluation, check_classes, compare_data
 from .speed import compile_for
 from .trained import Trained, build_optim
 from .tuning import ClassTables, tune
@@ -51,6 +50,8 @@ class Training(Evaluation):
         self.folder = folder_of(config)  # before the data is read, which may take minutes
         self.class_tables = ClassTables.of(config.settings)
         self.resumed_from: Path | None = None
+        self.tuned: LoadReport | None = None
+        """What became of the checkpoint that the run started from."""
         self._folder_lock: FolderLock | None = None
         self.batch_shape: tuple[int, ...] | None = None
         """(B, 3, H, W) of the training step under way; None before the first one and in evaluations."""
@@ -81,16 +82,12 @@ class Training(Evaluation):
     def tune_from(self, path: str | Path) -> LoadReport:
         """Start from the weights that fit (``-t``), class heads by class name; the EMA starts there too.
 
-        The report is logged and written to ``load_report.json`` in the run's folder.
+        The report is logged; ``fit`` writes it to ``load_report.json`` in the run's folder.
         """
-        file = chosen_checkpoint(path)
-        self.claim_folder()
-        report = tune(self.model, open_checkpoint(file), self.label_space, self.class_tables)
+        self.tuned = tune(self.model, open_checkpoint(path), self.label_space, self.class_tables)
         if isinstance(self.optim.ema, ModelEMA):
             self.optim.ema.module.load_state_dict(self.model.state_dict())
-        if dist.is_main():
-            self.folder.write(self.folder.load_report, json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
-        return report
+        return self.tuned
 
     def resume(self, path: str | Path) -> None:
         """Continue where a checkpoint stands (``-r``); ``path`` is a file or the folder of a run.
@@ -101,7 +98,7 @@ class Training(Evaluation):
         if _continues_in(self.folder, path):
             self.claim_folder()  # before the state is read: a run that goes on would write a newer one
         file, state = run_state(path)
-        Checkpoint(file, "state of a run", state["model"], file, state).check_classes(self.label_space)
+        check_classes(Checkpoint(file, "state of a run", state["model"], file, state), self.label_space)
         self._load_weights(state, file)
         self._load_optim(state, file)
         self.resumed_from = file.parent

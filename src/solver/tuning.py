@@ -5,17 +5,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..core.checkpoint.classes import ClassMap, Synonyms, map_classes
-from ..core.checkpoint.weights import LoadReport, class_tensors, compare, count_classes, is_counter, nothing_fits
+from ..core.checkpoint.weights import (
+    ClassMap,
+    LoadReport,
+    class_tensors,
+    compare,
+    count_classes,
+    is_counter,
+    normalised,
+    nothing_fits,
+)
 from ..core.config.settings import RunSettings
 from ..core.errors import CheckpointError
-from ..data.classes import BUILT_IN, class_list, synonyms
+from ..data.classes import BUILT_IN, Synonyms, class_list, squeezed, synonyms
 from ..data.label_space import LabelSpace, is_unused
 from ..load import Checkpoint
 
@@ -147,6 +156,64 @@ class _Mapping:
             f"(-u tuning_classes=...)" + (f", if these are the classes of {lists[0]}" if lists else "")
         )
         self.notes.append(self.warnings[-1])
+
+
+def map_classes(
+    source: Sequence[str],
+    target: Sequence[str],
+    synonyms: Synonyms,
+    *,
+    source_place: str = "the checkpoint",
+) -> ClassMap:
+    """Find every target class in the source list.
+
+    A class of equal name comes first, then one that differs in case and separators only, then in where words are
+    divided, then a synonym. Target classes that differ in case or separators only, such as the chess pieces K and k,
+    are told apart by just that, so each takes a row of exactly its name or starts anew. One source class may stand for
+    several others; two source classes for one is an error.
+
+    Args:
+        source, target: class names in row order.
+        synonyms: names that mean the same.
+        source_place: where that list comes from, for messages.
+
+    Raises:
+        CheckpointError: two source classes fit one target class equally well.
+    """
+    if tuple(source) == tuple(target):
+        return ClassMap(tuple(source), tuple(target), tuple(range(len(target))))
+    keys: tuple[Callable[[str], str], ...] = (
+        str, normalised, squeezed, lambda name: synonyms.get(squeezed(name), squeezed(name)),
+    )  # fmt: skip
+    levels = [(key, _rows_by(key, source)) for key in keys]
+    alike = Counter(map(normalised, target))
+    rows = [
+        _row_of(name, source, levels if alike[normalised(name)] == 1 else levels[:1], source_place) for name in target
+    ]
+    return ClassMap(tuple(source), tuple(target), tuple(rows))
+
+
+def _rows_by(key: Callable[[str], str], names: Sequence[str]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(key(name), []).append(row)
+    return rows
+
+
+def _row_of(
+    name: str, source: Sequence[str], levels: Sequence[tuple[Callable[[str], str], dict[str, list[int]]]], place: str
+) -> int | None:
+    for key, table in levels:
+        rows = table.get(key(name), [])
+        if len(rows) == 1:
+            return rows[0]
+        if rows:
+            raise CheckpointError(
+                f"the class {name!r} could take the row of {' or of '.join(repr(source[row]) for row in rows)}, "
+                f"which {place} both has: name it like one of them in the data, or set class_synonyms to a table in "
+                "which they do not share a group"
+            )
+    return None
 
 
 def _one_holds_the_other(mapping: ClassMap) -> str | None:

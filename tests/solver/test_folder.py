@@ -9,7 +9,8 @@ import pytest
 
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.core.files import is_locked, take_lock
-from isdfine.solver.folder import FolderLock, RunFolder, checkpoint_file
+from isdfine.load import checkpoint_file
+from isdfine.solver.folder import FolderLock, RunFolder
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:

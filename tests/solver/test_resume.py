@@ -15,9 +15,9 @@ import torch
 import isdfine
 from builders import write_micro_config
 from isdfine.core.errors import CheckpointError
+from isdfine.load import checkpoint_file, open_checkpoint
 from isdfine.solver.checkpoint import run_state, save_checkpoint
 from isdfine.solver.fit import fit
-from isdfine.solver.folder import checkpoint_file, chosen_checkpoint
 from isdfine.solver.training import Training
 
 State = dict[str, Any]
@@ -86,7 +86,7 @@ def test_a_folder_with_nothing_but_best_goes_on_from_it(folder: Path, caplog: py
         file.unlink()
     with caplog.at_level(logging.WARNING, logger="isdfine"):
         assert run_state(folder)[0] == folder / "best.pth"
-        assert chosen_checkpoint(folder) == folder / "best.pth"
+        assert open_checkpoint(folder).path == folder / "best.pth"
     assert "last.pth is missing; going on from" in caplog.text
     assert "has no last.pth:" in caplog.text
     weights_only(folder / "best.pth")

@@ -24,7 +24,7 @@ from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFini
 from isdfine.core.files import is_locked, take_lock
 from isdfine.data.evaluate import EvalResult
 from isdfine.solver.checkpoint import save_checkpoint, set_rng_state
-from isdfine.solver.fit import fit
+from isdfine.solver.fit import fit, make_folder
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.train import StopTraining
 from isdfine.solver.training import Training
@@ -289,6 +289,7 @@ def test_fine_tuning_reports_what_it_loaded(tmp_path: Path, caplog: pytest.LogCa
     assert any("decoder.decoder.layers.1" in name for name in report.unexpected)
     assert report.loaded
     assert "unexpected" in caplog.text
+    make_folder(run)
     assert (tmp_path / "tuned" / "load_report.json").is_file()
     for name, value in run.model.state_dict().items():
         assert torch.equal(run.optim.ema.module.state_dict()[name], value)

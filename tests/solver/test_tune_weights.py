@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from isdfine.core.checkpoint import weights_in
-from isdfine.core.checkpoint.classes import ClassMap, map_classes
+from isdfine.core.checkpoint.weights import ClassMap
 from isdfine.core.errors import CheckpointError
-from isdfine.solver.tuning import tune_weights
+from isdfine.solver.tuning import map_classes, tune_weights
 
 
 class Backbone(nn.Module):

@@ -28,7 +28,8 @@ from isdfine.data.classes import class_list
 from isdfine.data.label_space import LabelSpace
 from isdfine.load import Checkpoint, open_checkpoint
 from isdfine.nn.backbone.timm import TimmBackbone
-from isdfine.solver.solver import Evaluation
+from isdfine.solver.fit import make_folder
+from isdfine.solver.solver import Evaluation, check_classes
 from isdfine.solver.training import Training
 from isdfine.solver.tuning import ClassTables, tune
 from isdfine.zoo.huggingface.weights import to_huggingface
@@ -273,9 +274,9 @@ def test_a_folder_of_transformers(micro: isdfine.Config, tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "d_fine", "id2label": labels}))
     content = open_checkpoint(tmp_path)
     Tuned(micro, ["Cat", "dog", "TV"], content).check(theirs, [1, None, 0])
-    content.check_classes(space_of(["tv", "cat"]))
+    check_classes(content, space_of(["tv", "cat"]))
     with pytest.raises(CheckpointError, match="trained on the classes tvmonitor, cat, the data has 1=cat, 2=tv: use"):
-        content.check_classes(space_of(["cat", "tv"]))
+        check_classes(content, space_of(["cat", "tv"]))
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
@@ -362,6 +363,8 @@ def test_a_run_starts_from_the_tuned_weights(tmp_path: Path, monkeypatch: pytest
         assert torch.equal(value, run.model.state_dict()[key]), key
     assert not run.optim.optimizer.state
     assert (run.progress.epoch, run.progress.step) == (0, 0)
+    assert not run.folder.path.exists()  # nothing is written before the run begins
+    make_folder(run)
     saved = json.loads(run.folder.load_report.read_text())
     assert saved["classes"] == {"model": ["dark", "light"], "source": ["dark", "LIGHT"], "source_rows": [2, 0]}
     assert saved["tensors"]["decoder.enc_score_head.bias"] == {

@@ -17,6 +17,7 @@ from isdfine.core.checkpoint.card import read_card
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import LabelSpace
 from isdfine.load import open_checkpoint
+from isdfine.solver.solver import check_classes
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,9 @@ def test_classes_in_an_order_of_their_own_survive(
     assert card.label_space == space.to_dict()
     assert tool.main([str(out), str(back), "--to", "official"]) == 0
     assert open_checkpoint(back).label_space == space
-    open_checkpoint(out).check_classes(space)
+    check_classes(open_checkpoint(out), space)
     with pytest.raises(CheckpointError, match="was trained on the classes 2=light, 1=dark, the data has 1=dark, 2=lig"):
-        open_checkpoint(out).check_classes(LabelSpace(("dark", "light"), (1, 2)))
+        check_classes(open_checkpoint(out), LabelSpace(("dark", "light"), (1, 2)))
 
 
 def test_a_strange_folder_gets_a_config_that_runs(tool: ModuleType, tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ def refuse_url(path: str | PathLike[str]) -> None:
         )
 
 
+LAST, BEST, BEST_STAGE_ONE = "last.pth", "best.pth", "best_stg1.pth"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints that a run left in its folder, the one it goes on from first; none where it is a file."""
+    if not folder.is_dir():
+        return []
+    kept = [folder / name for name in (LAST, BEST, BEST_STAGE_ONE)]
+    return [*(path for path in kept if path.exists()), *sorted(folder.glob("checkpoint*.pth"))]
+
+
 def read_checkpoint(path: str | PathLike[str], *, lazy: bool = False) -> dict[str, Any]:
     """Content of a checkpoint file on the CPU. Only tensors and plain data are read, no code is run.
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,38 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from . import listed, other_family, read_checkpoint, weights_in
-from .classes import ClassMap, normalised
-
-__all__ = ["LoadReport", "compare", "load_weights", "read_checkpoint"]
 
 _CLASSES = 100
 """Classes that the table names in one line: COCO's 80 fit. The JSON has all."""
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _STEP_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """For every class of a model the row of a checkpoint's class heads that stands for it."""
+
+    source: tuple[str, ...]
+    """Class names of the checkpoint, in the order of its rows."""
+    target: tuple[str, ...]
+    """Class names of the model, in the order of its rows."""
+    rows: tuple[int | None, ...]
+    """One entry per target class: the source row, or None where the checkpoint has no such class."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether both lists name the same classes in the same order, so that nothing has to move."""
+        return len(self.source) == len(self.target) and self.rows == tuple(range(len(self.target)))
+
+    @property
+    def new(self) -> list[str]:
+        """Target classes that the checkpoint does not know."""
+        return [name for name, row in zip(self.target, self.rows) if row is None]
+
+    @property
+    def taken(self) -> list[str | None]:
+        """For every target class the checkpoint's class whose row it takes."""
+        return [None if row is None else self.source[row] for row in self.rows]
 
 
 def load_weights(
@@ -160,6 +185,16 @@ def count_classes(state: Mapping[str, Tensor], extra_rows: Mapping[str, int]) ->
         state[key].shape[0] - extra for key, extra in extra_rows.items() if key in state and state[key].dim() > 0
     )
     return max(counts, key=lambda rows: (counts[rows], rows)) if counts else None
+
+
+def normalised(name: str) -> str:
+    """A class name without what does not distinguish classes: case, and which separator stands between words.
+
+    >>> normalised(" Traffic_Light") == normalised("traffic-light")
+    True
+    """
+    text = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"[\s_-]+", " ", text).strip() or text
 
 
 def is_counter(key: str) -> bool:
@@ -308,11 +343,14 @@ class LoadReport:
                 tensors[name] = {"status": status, **({"detail": detail} if detail else {})}
         for rows in self.mapped:
             tensors[rows.name] |= {"rows": rows.rows, "of": rows.total}
+        rows_of = None
+        if (classes := self.classes) is not None:
+            rows_of = {"model": [*classes.target], "source": classes.taken, "source_rows": [*classes.rows]}
         return {
             "source": self.source,
             "summary": self.summary(),
             "notes": list(self.notes),
-            "classes": None if self.classes is None else self.classes.to_dict(),
+            "classes": rows_of,
             "tensors": dict(sorted(tensors.items())),
         }
 
@@ -331,7 +369,8 @@ class LoadReport:
         """Which class starts from which: renamed ones line by line, those of equal name in one."""
         if self.classes is None or self.classes.identical:
             return []
-        pairs = self.classes.pairs()
+        columns = zip(self.classes.target, self.classes.taken, self.classes.rows)
+        pairs = [(ours, theirs, row) for ours, theirs, row in columns if theirs is not None]
         same = [ours for ours, theirs, _ in pairs if normalised(ours) == normalised(theirs)]
         rows = [("same class", listed(same, _CLASSES))] if same else []
         rows += [("class", f"{ours} <- {theirs} (row {row})") for ours, theirs, row in pairs if ours not in same]

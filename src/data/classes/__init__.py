@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ...core.checkpoint.classes import Synonyms, squeezed
+from ...core.checkpoint.weights import normalised
 from ...core.config.node import Node, parse_yaml, read_yaml
 from ...core.errors import ConfigError
 from ..label_space import MSCOCO, LabelSpace
 
+Synonyms = Mapping[str, str]
+"""Name without case and separators (``squeezed``) -> a word that all names of its group share."""
 _SMALL_JSON = 1 << 20
 """Bytes up to which a JSON file is read whole; a larger one can only be annotations, of which categories are read."""
 
@@ -31,6 +33,15 @@ BUILT_IN: dict[str, Callable[[], LabelSpace]] = {
     "voc": lambda: _packaged("voc.yml"),
 }
 """Class lists by name. ``objects365_366`` is that of official checkpoints: row = category id, and row 0 is unused."""
+
+
+def squeezed(name: str) -> str:
+    """A class name without case and without separators.
+
+    >>> squeezed("Potted Plant") == squeezed("pottedplant")
+    True
+    """
+    return normalised(name).replace(" ", "")
 
 
 def class_list(name: str | Path) -> LabelSpace:

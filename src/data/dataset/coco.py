@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.checkpoint.classes import squeezed
 from ...core.errors import ConfigError
 from ...core.registry import register
+from ..classes import squeezed
 from ..label_space import MSCOCO, LabelSpace
 from ..transforms.compose import Compose
 from .annotations import PER_BOX, Annotations, files_present, offsets_of

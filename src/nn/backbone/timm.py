@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.checkpoint.weights import read_checkpoint
+from ...core.checkpoint import read_checkpoint
 from ...core.environment import require
 from ...core.registry import register
 from ..norm import freeze_batch_norms

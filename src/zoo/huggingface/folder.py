@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...core.checkpoint import read_checkpoint
 from ...core.checkpoint.card import Card, save_weights, write_text
-from ...core.checkpoint.weights import read_checkpoint
 from ...core.errors import CheckpointError
 from .families import check_model_type
 

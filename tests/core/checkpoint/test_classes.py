@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from isdfine.core.checkpoint.classes import ClassMap, map_classes, normalised
-from isdfine.core.checkpoint.weights import class_tensors, count_classes, moved_rows
+from isdfine.core.checkpoint.weights import ClassMap, class_tensors, count_classes, moved_rows, normalised
 from isdfine.core.errors import CheckpointError
+from isdfine.solver.tuning import map_classes
 
 TABLE = {"tv": "=tv", "television": "=tv", "tvmonitor": "=tv", "screen": "=tv"}
 

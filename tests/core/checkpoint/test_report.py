@@ -4,8 +4,8 @@
 
 import json
 
-from isdfine.core.checkpoint.classes import map_classes
 from isdfine.core.checkpoint.weights import LoadReport, MappedRows, Mismatch
+from isdfine.solver.tuning import map_classes
 
 
 def report() -> LoadReport:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from golden_cases import load_json
-from isdfine.core.checkpoint.classes import map_classes
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
+from isdfine.solver.tuning import map_classes
 
 
 class Head(nn.Module):
