@@ -39,7 +39,7 @@ import yaml
 from builders import load_tool, micro_sections, write_coco
 from isdfine.core.files import is_locked
 from isdfine.data.workers import worker_context
-from isdfine.nn.backbone.hgnetv2 import VARIANTS, Stage, Variant
+from isdfine.nn.backbone.hgnetv2 import VARIANTS, Variant
 from isdfine.solver.folder import RunFolder
 
 EPOCHS, STEPS = 6, 4
@@ -50,7 +50,7 @@ SIGNALS = {"SIGKILL": 12, "SIGTERM": 4, "SIGINT": 2, "SIGINT twice": 2}
 CODES = {"SIGKILL": {-9}, "SIGTERM": {143, -15}, "SIGINT": {130, -2}, "SIGINT twice": {130, -2}}
 """Exit codes; a signal before the training proper, or after it, ends a process as it ends any."""
 OWN_SERVER_EVERY = 10
-SMALL = Variant((4, 4), (Stage(4, 4, 8, 1), Stage(8, 4, 8, 1), Stage(8, 4, 16, 1), Stage(16, 4, 16, 1)), 1)
+SMALL = Variant((4, 4), 1, (4, 4, 4, 4), (8, 8, 16, 16), (1, 1, 1, 1))
 """Backbone of the chains: most of a start's time would go into B0's steps and checkpoints."""
 IMPORTED = (
     "isdfine.components", "isdfine.solver.fit", "isdfine.solver.memory", "isdfine.viz.draw",
@@ -69,7 +69,7 @@ def write_config(folder: Path) -> Path:
         "tensorboard": True,
         "num_visualized": 0,
     }
-    sections["HybridEncoder"]["in_channels"] = [SMALL.stages[place].out_channels for place in (2, 3)]
+    sections["HybridEncoder"]["in_channels"] = [SMALL.results[place] for place in (2, 3)]
     for name in ("train_dataloader", "val_dataloader"):
         sections[name] |= {"num_workers": 2, "total_batch_size": 2}
     sections["train_dataloader"]["collate_fn"] |= {"stop_epoch": 4, "ema_restart_decay": 0.98}

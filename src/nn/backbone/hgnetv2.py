@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,44 +25,33 @@ from .stages import StagedBackbone, check_stages, imagenet_file
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Sizes of one stage."""
-
-    in_channels: int
-    mid_channels: int
-    """Channels of every layer inside a block."""
-    out_channels: int
-    blocks: int
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Sizes of one backbone."""
+class Variant(NamedTuple):
+    """Sizes of one backbone; the last three have an entry per stage."""
 
     stem: tuple[int, int]
     """Channels inside the stem and after it."""
-    stages: tuple[Stage, Stage, Stage, Stage]
     layers: int
     """Layers n of every block."""
+    inner: tuple[int, int, int, int]
+    """Channels of every layer inside a block."""
+    results: tuple[int, int, int, int]
+    """Channels of the stage's map, which the next stage reads."""
+    blocks: tuple[int, int, int, int]
 
-
-def _variant(
-    stem: tuple[int, int], layers: int, inner: Sequence[int], results: Sequence[int], blocks: Sequence[int]
-) -> Variant:
-    """From the columns of all stages; each gets what the one before gives."""
-    one, two, three, four = map(Stage, (stem[1], *results), inner, results, blocks)
-    return Variant(stem, (one, two, three, four), layers)
+    @property
+    def inputs(self) -> list[int]:
+        """Channels that each stage reads."""
+        return [self.stem[1], *self.results[:-1]]
 
 
 VARIANTS = {
-    "B0": _variant((16, 16), 3, (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1)),
-    "B1": _variant((24, 32), 3, (32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1)),
-    "B2": _variant((24, 32), 4, (32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1)),
-    "B3": _variant((24, 32), 5, (32, 64, 128, 256), (128, 512, 1024, 2048), (1, 1, 3, 1)),
-    "B4": _variant((32, 48), 6, (48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1)),
-    "B5": _variant((32, 64), 6, (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2)),
-    "B6": _variant((48, 96), 6, (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3)),
+    "B0": Variant((16, 16), 3, (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1)),
+    "B1": Variant((24, 32), 3, (32, 48, 96, 192), (64, 256, 512, 1024), (1, 1, 2, 1)),
+    "B2": Variant((24, 32), 4, (32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1)),
+    "B3": Variant((24, 32), 5, (32, 64, 128, 256), (128, 512, 1024, 2048), (1, 1, 3, 1)),
+    "B4": Variant((32, 48), 6, (48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1)),
+    "B5": Variant((32, 64), 6, (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2)),
+    "B6": Variant((48, 96), 6, (96, 192, 384, 768), (192, 512, 1024, 2048), (2, 3, 6, 3)),
 }
 RTDETR_NAMES = {"L": "B4", "X": "B5", "H": "B6"}
 """RT-DETR's names of the variants; its checkpoints call a few layers otherwise."""
@@ -185,21 +175,21 @@ class Block(nn.Module):
     """A chain of layers whose input and outputs are all concatenated and squeezed by two 1x1 convolutions.
 
     Args:
-        sizes: channels; the block maps ``in_channels`` to ``sizes.out_channels``.
-        in_channels: channels of this block's input.
+        in_channels, inner, out_channels: channels of the input, of every layer and of the result.
         num_layers: layers n in the chain.
         light: depthwise 5x5 layers instead of full 3x3 ones.
         style: see ``Style``.
     """
 
-    def __init__(self, sizes: Stage, in_channels: int, num_layers: int, light: bool, style: Style) -> None:
+    def __init__(
+        self, in_channels: int, inner: int, out_channels: int, num_layers: int, light: bool, style: Style
+    ) -> None:
         super().__init__()
-        middle, out_channels = sizes.mid_channels, sizes.out_channels
         layer, kernel_size = (LightConvBlock, 5) if light else (ConvBlock, 3)
-        inputs = [in_channels] + [middle] * (num_layers - 1)
-        self.layers = nn.ModuleList(layer(channels, middle, kernel_size, style) for channels in inputs)
+        inputs = [in_channels] + [inner] * (num_layers - 1)
+        self.layers = nn.ModuleList(layer(channels, inner, kernel_size, style) for channels in inputs)
         self.aggregation = nn.Sequential(
-            ConvBlock(in_channels + num_layers * middle, out_channels // 2, 1, style),
+            ConvBlock(in_channels + num_layers * inner, out_channels // 2, 1, style),
             ConvBlock(out_channels // 2, out_channels, 1, style),
         )
 
@@ -223,15 +213,15 @@ class ResidualHGBlock(Block):
 class StageBlocks(nn.Module):
     """One stage: halve the map (not in the first stage), then the blocks."""
 
-    def __init__(self, index: int, sizes: Stage, num_layers: int, style: Style) -> None:
+    def __init__(self, index: int, sizes: Variant, style: Style) -> None:
         super().__init__()
-        entry, light = sizes.in_channels, index >= 2
+        entry, result = sizes.inputs[index], sizes.results[index]
         self.downsample: nn.Module = nn.Identity()
         if index > 0:
             self.downsample = ConvBlock(entry, entry, 3, style, stride=2, groups=entry, act=False)
-        first = Block(sizes, entry, num_layers, light, style)
-        rest = (ResidualHGBlock(sizes, sizes.out_channels, num_layers, light, style) for _ in range(sizes.blocks - 1))
-        self.blocks = nn.Sequential(first, *rest)
+        rest: tuple[Any, ...] = (sizes.inner[index], result, sizes.layers, index >= 2, style)
+        others = (ResidualHGBlock(result, *rest) for _ in range(sizes.blocks[index] - 1))
+        self.blocks = nn.Sequential(Block(entry, *rest), *others)
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W'); input and output are cleared of padding."""
@@ -288,12 +278,10 @@ class HGNetv2(StagedBackbone):
         variant = VARIANTS[RTDETR_NAMES.get(name, name)]
         style = Style(FrozenBatchNorm2d if freeze_norm else nn.BatchNorm2d, use_lab)
         self.return_idx = tuple(return_idx)
-        self.channels = [variant.stages[index].out_channels for index in self.return_idx]
+        self.channels = [variant.results[index] for index in self.return_idx]
         self.strides = [STAGE_STRIDES[index] for index in self.return_idx]
         self.stem = Stem(*variant.stem, style)
-        self.stages = nn.ModuleList(
-            StageBlocks(index, sizes, variant.layers, style) for index, sizes in enumerate(variant.stages)
-        )
+        self.stages = nn.ModuleList(StageBlocks(index, variant, style) for index in range(len(STAGE_STRIDES)))
         if name in RTDETR_NAMES:
             use_table(self, RTDETR_KEYS)
         if freeze_at >= 0:

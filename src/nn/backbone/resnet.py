@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -196,15 +197,12 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, variant: Variant
 def _stem(variant: Variant, act: str) -> nn.Sequential:
     """Image to stride 2."""
     width = STAGE_WIDTHS[0]
-    if variant in ("a", "b"):
-        return nn.Sequential(OrderedDict(conv1_1=ConvNormAct(3, width, 7, stride=2, act=act)))
-    return nn.Sequential(
-        OrderedDict(
-            conv1_1=ConvNormAct(3, width // 2, 3, stride=2, act=act),
-            conv1_2=ConvNormAct(width // 2, width // 2, 3, act=act),
-            conv1_3=ConvNormAct(width // 2, width, 3, act=act),
-        )
-    )
+    widths, kernel_size = ((3, width), 7) if variant in ("a", "b") else ((3, width // 2, width // 2, width), 3)
+    convs = [
+        ConvNormAct(*pair, kernel_size, stride=1 if index else 2, act=act)
+        for index, pair in enumerate(pairwise(widths))
+    ]
+    return nn.Sequential(OrderedDict((f"conv1_{number}", conv) for number, conv in enumerate(convs, 1)))
 
 
 def _weights_file(depth: int, variant: Variant, folder: str) -> Path:

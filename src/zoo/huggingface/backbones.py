@@ -116,11 +116,11 @@ def _hgnet(variant: Variant) -> dict[str, Any]:
     return {
         **_HGNET,
         "stem_channels": [3, *variant.stem],
-        "stage_in_channels": [stage.in_channels for stage in variant.stages],
-        "stage_mid_channels": [stage.mid_channels for stage in variant.stages],
-        "stage_out_channels": [stage.out_channels for stage in variant.stages],
-        "stage_num_blocks": [stage.blocks for stage in variant.stages],
-        "stage_numb_of_layers": [variant.layers] * len(variant.stages),
+        "stage_in_channels": variant.inputs,
+        "stage_mid_channels": list(variant.inner),
+        "stage_out_channels": list(variant.results),
+        "stage_num_blocks": list(variant.blocks),
+        "stage_numb_of_layers": [variant.layers] * len(variant.blocks),
     }
 
 

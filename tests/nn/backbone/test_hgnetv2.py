@@ -167,10 +167,9 @@ def test_wrong_choices_are_listed() -> None:
 
 def test_every_variant_is_consistent() -> None:
     for variant in VARIANTS.values():
-        assert variant.stem[1] == variant.stages[0].in_channels
-        assert [stage.out_channels for stage in variant.stages[:-1]] == [
-            stage.in_channels for stage in variant.stages[1:]
-        ]
+        assert variant.stem[1] == variant.inputs[0]
+        assert list(variant.results[:-1]) == variant.inputs[1:]
+        assert len(variant.inner) == len(variant.results) == len(variant.blocks) == 4
 
 
 @pytest.mark.parametrize("name", ["B0", pytest.param("B5", marks=pytest.mark.slow)])  # B5 has every kind of block
