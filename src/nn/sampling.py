@@ -63,7 +63,7 @@ def points_per_level(num_points: int | Sequence[int], num_levels: int) -> list[i
 
 
 class DeformableAttention(nn.Module):
-    """Weighted sum of samples around each query's reference box (Deformable DETR, without value or output projection).
+    """Weighted sum of samples around each query's reference box (Deformable DETR).
 
     A sample lies at centre + offset / (points of its level) * box size / 2, or around a reference point at point +
     offset / (columns and rows of the level's map); the weights are one softmax over the points of all levels.
@@ -74,17 +74,28 @@ class DeformableAttention(nn.Module):
         num_levels: feature maps.
         num_points: samples per head on each level, one number or one per level.
         method: ``default`` reads bilinearly, ``discrete`` the nearest cell with offsets that are not learned.
+        projections: read a linear map of the values and map what was read once more, as RT-DETR does. D-FINE leaves
+            both maps out (first step of the roadmap in arXiv 2410.13842, Table 3): per layer the first one costs a
+            product with every cell of every level.
 
     Shapes: queries (B, Q, D), references (B, Q, 4) cxcywh or (B, Q, 2) xy in [0, 1], values per level
     (B, D, H, W) -> (B, Q, D).
     With ``valid_ratios`` (B, levels, 2), the fraction of each map's width and height that the image spans, references
-    are fractions of the image; without it of the map. ``record`` collects the weights' logits, see ``nn.capture``.
+    are fractions of the image; without it of the map, and projected cells beyond them stay zero whatever the bias.
+    ``record`` collects the weights' logits, see ``nn.capture``.
     """
 
     num_points_scale: Tensor
 
     def __init__(
-        self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int], *, method: str = "default"
+        self,
+        dim: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int | Sequence[int],
+        *,
+        method: str = "default",
+        projections: bool = False,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -102,6 +113,12 @@ class DeformableAttention(nn.Module):
         self._initialise()
         if method == "discrete":
             self.sampling_offsets.requires_grad_(False)
+        self.projections = projections
+        if projections:
+            self.value_proj, self.output_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+            for linear in (self.value_proj, self.output_proj):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.zeros_(linear.bias)
 
     def _initialise(self) -> None:
         """Equal weights; head k looks along the angle 2 pi k / heads, its points of a level 1, 2, .. steps away."""
@@ -123,6 +140,9 @@ class DeformableAttention(nn.Module):
         valid_ratios: Tensor | None = None,
         record: AttentionRecorder | None = None,
     ) -> Tensor:
+        if self.projections:
+            spans = [None] * len(values) if valid_ratios is None else valid_ratios.unbind(1)
+            values = [self._projected(value, span) for value, span in zip(values, spans)]
         logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
         if record is not None:
             record.add_points(logits, self.num_points)
@@ -131,9 +151,17 @@ class DeformableAttention(nn.Module):
         points = self._points(queries, logits, references, valid_ratios, sizes)
         if self._by_table(queries):
             table = values if isinstance(values, FeatureTable) else FeatureTable(values)
-            return sample_table(table.rows(self.num_heads), sizes, self.num_points, *points)
-        maps = values.contiguous() if isinstance(values, FeatureTable) else values
-        return self._by_maps(maps, *_head_by_head(*points), valid_ratios)
+            read = sample_table(table.rows(self.num_heads), sizes, self.num_points, *points)
+        else:
+            maps = values.contiguous() if isinstance(values, FeatureTable) else values
+            read = self._by_maps(maps, *_head_by_head(*points), valid_ratios)
+        return self.output_proj(read) if self.projections else read
+
+    def _projected(self, value: Tensor, span: Tensor | None) -> Tensor:
+        """(B, D, H, W) -> the same in float32, zero in cells that the image does not reach."""
+        tokens = self.value_proj(value.flatten(2).mT).float()  # (B, H*W, D)
+        maps: Tensor = tokens.mT.unflatten(2, value.shape[-2:])
+        return maps if span is None else maps * _reached(span, maps)
 
     def _by_table(self, queries: Tensor) -> bool:
         """Whether sums over a table of cells are the faster form."""
@@ -204,45 +232,6 @@ class DeformableAttention(nn.Module):
 def _head_by_head(locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """(B, Q, heads, P, 2) and (B, Q, heads, P) -> (B*heads, Q, P, 2) and (B*heads, 1, Q, P)."""
     return locations.transpose(1, 2).flatten(0, 1), weights.transpose(1, 2).flatten(0, 1)[:, None]
-
-
-class ProjectedDeformableAttention(DeformableAttention):
-    """:class:`DeformableAttention` that reads a linear map of the values and maps what it read once more.
-
-    D-FINE leaves both maps out (first step of the roadmap in arXiv 2410.13842, Table 3): per layer the first one costs
-    a product with every cell of every level. Names are those of RT-DETR's checkpoints.
-
-    Args and shapes as :class:`DeformableAttention`. Cells beyond ``valid_ratios`` stay zero, whatever the map's bias.
-    """
-
-    def __init__(
-        self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int], *, method: str = "default"
-    ) -> None:
-        super().__init__(dim, num_heads, num_levels, num_points, method=method)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
-        for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-
-    def forward(
-        self,
-        queries: Tensor,
-        references: Tensor,
-        values: Sequence[Tensor],
-        valid_ratios: Tensor | None = None,
-        record: AttentionRecorder | None = None,
-    ) -> Tensor:
-        spans = [None] * len(values) if valid_ratios is None else valid_ratios.unbind(1)
-        projected = [self._projected(value, span) for value, span in zip(values, spans)]
-        read: Tensor = self.output_proj(super().forward(queries, references, projected, valid_ratios, record))
-        return read
-
-    def _projected(self, value: Tensor, span: Tensor | None) -> Tensor:
-        """(B, D, H, W) -> the same in float32, zero in cells that the image does not reach."""
-        tokens = self.value_proj(value.flatten(2).mT).float()  # (B, H*W, D)
-        maps: Tensor = tokens.mT.unflatten(2, value.shape[-2:])
-        return maps if span is None else maps * _reached(span, maps)
 
 
 def _reached(span: Tensor, maps: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..nn.attention import QuerySelfAttention
 from ..nn.capture import AttentionRecorder
 from ..nn.mlp import activation
-from ..nn.sampling import DeformableAttention, ProjectedDeformableAttention
+from ..nn.sampling import DeformableAttention
 
 HALF_MAX = 65504.0
 """Largest finite half-precision number: sums are kept below it."""
@@ -64,9 +64,7 @@ class DecoderLayer(nn.Module):
         dim: channels D.
         num_heads: heads of both attentions.
         feedforward_dim: hidden channels of the feed-forward net.
-        num_levels, num_points, cross_attention: see :class:`isdfine.nn.sampling.DeformableAttention`.
-        projections: map the values and the result of cross-attention linearly, as RT-DETR does
-            (:class:`isdfine.nn.sampling.ProjectedDeformableAttention`).
+        num_levels, num_points, cross_attention, projections: see :class:`isdfine.nn.sampling.DeformableAttention`.
         merge: how a query takes in what it read: ``gate`` is D-FINE's target gate, ``residual`` a sum and layer norm.
         dropout: probability, on attention weights, both attention outputs, hidden and output feed-forward channels.
         act: activation name of the feed-forward net, see ``nn.mlp``.
@@ -93,8 +91,9 @@ class DecoderLayer(nn.Module):
         self.dim = dim
         self.self_attn = QuerySelfAttention(dim, num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(dim)
-        attention = ProjectedDeformableAttention if projections else DeformableAttention
-        self.cross_attn = attention(dim, num_heads, num_levels, num_points, method=cross_attention)
+        self.cross_attn = DeformableAttention(
+            dim, num_heads, num_levels, num_points, method=cross_attention, projections=projections
+        )
         if merge not in MERGES:
             raise ValueError(f"merge {merge!r} is unknown: choose one of {', '.join(MERGES)}")
         self._merge, join = MERGES[merge]

@@ -4,12 +4,12 @@ import torch
 
 from golden_cases import fill
 from isdfine.nn.padding import Padding
-from isdfine.nn.sampling import DeformableAttention, ProjectedDeformableAttention
+from isdfine.nn.sampling import DeformableAttention
 
 
-def attention(**more: object) -> ProjectedDeformableAttention:
+def attention(**more: object) -> DeformableAttention:
     torch.manual_seed(0)
-    made = ProjectedDeformableAttention(8, 2, 2, [2, 1], **more)
+    made = DeformableAttention(8, 2, 2, [2, 1], projections=True, **more)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -32,7 +32,7 @@ def test_it_is_the_plain_attention_between_two_linear_maps() -> None:
 
 
 def test_names_and_start_values() -> None:
-    made = ProjectedDeformableAttention(8, 2, 2, 3)
+    made = DeformableAttention(8, 2, 2, 3, projections=True)
     assert {name.split(".")[0] for name, _ in made.named_parameters()} == {
         "sampling_offsets",
         "attention_weights",

@@ -15,7 +15,7 @@ from isdfine.losses.matcher import HungarianMatcher
 from isdfine.losses.rtdetr import RTDETRCriterion, RTDETRCriterionv2
 from isdfine.nn.position import position_table
 from isdfine.nn.queries import join_groups
-from isdfine.nn.sampling import ProjectedDeformableAttention
+from isdfine.nn.sampling import DeformableAttention
 from isdfine.nn.types import DetectorOutput, Predictions, QueryGroup
 from isdfine.zoo.denoising import DenoisingNoise, DenoisingSetting, denoising_group
 
@@ -39,9 +39,8 @@ def close(got: Tensor, wanted: np.ndarray, atol: float = 2e-5) -> None:
 def test_deformable_attention(case: str, references: int) -> None:
     arrays, described = cases()
     facts = described[f"msdeform/{case}"]
-    attention = ProjectedDeformableAttention(
-        facts["d"], facts["heads"], facts["num_levels"], facts["num_points"], method=facts.get("method", "default")
-    )
+    sizes = (facts["d"], facts["heads"], facts["num_levels"], facts["num_points"])
+    attention = DeformableAttention(*sizes, method=facts.get("method", "default"), projections=True)
     rows = {key: facts["key_prefix"] + key for key in attention.state_dict()}
     filled = fill_detr.fill_state_dict({rows[key]: value for key, value in attention.state_dict().items()})
     attention.load_state_dict({key: filled[rows[key]] for key in rows})
