@@ -8,6 +8,8 @@ may not read in column j, ``key_padding_mask`` (B, S) and a padding mask what on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,27 +127,14 @@ class TransformerEncoder(nn.Module):
     """Encoder layers one after the other, all with the same positions.
 
     Args:
-        num_layers: how many; 0 returns the tokens unchanged.
-        dim, num_heads, feedforward_dim, dropout, act: as in ``TransformerEncoderLayer``.
+        layers: none returns the tokens unchanged.
 
     Shapes: as in ``TransformerEncoderLayer``.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        dim: int,
-        num_heads: int,
-        feedforward_dim: int,
-        *,
-        dropout: float = 0.0,
-        act: str = "gelu",
-    ) -> None:
+    def __init__(self, layers: Iterable[TransformerEncoderLayer]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            TransformerEncoderLayer(dim, num_heads, feedforward_dim, dropout=dropout, act=act)
-            for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, S, D) tokens and their positions -> (B, S, D)."""

@@ -146,7 +146,9 @@ class TopKQueries(nn.Module):
     ) -> None:
         super().__init__()
         self.num_queries, self.eps = num_queries, eps
-        self.select_rows = selector(method)
+        if method not in SELECTORS:
+            raise ValueError(f"query_select_method {method!r} is unknown: choose one of {list(SELECTORS)}")
+        self.select_rows = SELECTORS[method]
         self.stored_sizes = stored_sizes
         if stored_sizes is not None:
             anchors, valid = anchor_logits(stored_sizes, eps=eps)
@@ -329,13 +331,6 @@ SELECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "agnostic": one_score_rows,
     "one2many": best_pair_rows,
 }
-
-
-def selector(method: str) -> Callable[[Tensor, int], Tensor]:
-    """The selection rule of one ``query_select_method``; ValueError with the choices for an unknown one."""
-    if method not in SELECTORS:
-        raise ValueError(f"query_select_method {method!r} is unknown: choose one of {list(SELECTORS)}")
-    return SELECTORS[method]
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:

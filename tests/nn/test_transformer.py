@@ -47,8 +47,8 @@ def test_heads_must_divide_channels() -> None:
 
 
 def test_layers_are_chained() -> None:
-    encoder = TransformerEncoder(2, 16, 4, 32).eval()
+    encoder = TransformerEncoder(TransformerEncoderLayer(16, 4, 32) for _ in range(2)).eval()
     tokens, positions = torch.randn(2, 5, 16), torch.randn(1, 5, 16)
     first, second = encoder.layers
     torch.testing.assert_close(encoder(tokens, positions), second(first(tokens, positions), positions))
-    assert TransformerEncoder(0, 16, 4, 32)(tokens, positions) is tokens
+    assert TransformerEncoder([])(tokens, positions) is tokens

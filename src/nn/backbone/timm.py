@@ -108,7 +108,8 @@ class TimmBackbone(ReadFromTimm):
         **said: Any,
     ) -> None:
         super().__init__(**said)
-        timm = _import_timm()
+        require("timm.data", "TimmBackbone")
+        timm: Any = require("timm", "TimmBackbone")
         _check_weights(timm, name, pretrained, weights, accept_license)
         with torch.device("meta"):  # shapes only: what the whole model has
             whole = timm.create_model(name)
@@ -202,11 +203,6 @@ class TimmBackbone(ReadFromTimm):
                     f"leave {key} out, it is read from timm"
                 )
             self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
-
-
-def _import_timm() -> Any:
-    require("timm.data", "TimmBackbone")
-    return require("timm", "TimmBackbone")
 
 
 def _check_weights(timm: Any, name: str, pretrained: bool | None, weights: str | None, accepted: str | None) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ...core.errors import ConfigError, check_counts, check_positive
 from ...core.registry import register
-from ...nn.attention import TransformerEncoder
+from ...nn.attention import TransformerEncoder, TransformerEncoderLayer
 from ...nn.conv import AggregationBlock, ConvNormAct, CSPBlock, DownSample
 from ...nn.keys import use_table
 from ...nn.padding import Padding, cleared
@@ -117,9 +117,9 @@ class HybridEncoder(nn.Module):
         if version == "v1":
             for projection in self.input_proj:
                 use_table(projection, FIRST_ENCODER_PROJECTION)
+        attention = partial(TransformerEncoderLayer, hidden_dim, nhead, dim_feedforward, dropout=dropout, act=enc_act)
         self.encoder = nn.ModuleList(
-            TransformerEncoder(num_encoder_layers, hidden_dim, nhead, dim_feedforward, dropout=dropout, act=enc_act)
-            for _ in self.attended
+            TransformerEncoder(attention() for _ in range(num_encoder_layers)) for _ in self.attended
         )
         steps = range(len(in_channels) - 1)
         block = partial(_fusion_block, fusion, hidden_dim, expansion, round(3 * depth_mult))
