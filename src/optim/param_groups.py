@@ -69,9 +69,10 @@ def param_groups(
         matching = [name for name in every_name if pattern.search(name)]
         taken = [name for name in matching if name in left]
         given = {key: value for key, value in entry.items() if key != "params"}
-        for slip in find_slips(pattern.pattern):
-            _say_what_a_slip_does(slip, pattern.pattern, place, list(left), {**defaults, **given})
-        _warn_where_surprising(pattern.pattern, place, len(matching), len(taken))
+        if dist.is_main():
+            for slip in find_slips(pattern.pattern):
+                _say_what_a_slip_does(slip, pattern.pattern, place, list(left), {**defaults, **given})
+            _warn_where_surprising(pattern.pattern, place, len(matching), len(taken))
         groups.append(_group(pattern.pattern, {name: left.pop(name) for name in taken}, given))
     if left:
         groups.append(_group("rest", left, {}))
@@ -288,8 +289,6 @@ def _say_what_a_slip_does(
     slip: Slip, pattern: str, place: int, names: Sequence[str], values: Mapping[str, Any]
 ) -> None:
     """Say what the pattern does to the parameters that no earlier group has, and what to write instead."""
-    if not dist.is_main():
-        return
     meant_pattern = pattern.replace(slip.text, slip.corrected, 1)
     written, meant = ({name for name in names if re.search(text, name)} for text in (pattern, meant_pattern))
     rates = ", ".join(f"{key} {values[key]:g}" for key in ("lr", "weight_decay"))
@@ -313,8 +312,6 @@ def _level(pattern: str) -> int:
 
 
 def _warn_where_surprising(pattern: str, place: int, matching: int, taken: int) -> None:
-    if not dist.is_main():
-        return
     if matching == 0:
         text = "optimizer.params[%d]: the pattern %r matches no trainable parameter"
         logger.log(_level(pattern), text, place, pattern)

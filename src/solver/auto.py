@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -104,7 +104,9 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
     loader: DataLoader = config.build(SECTION)
     if not config.get("num_classes"):
         config = config.with_values({"num_classes": len(loader.dataset.label_space)})
-    kept = dict.fromkeys(_given(config), "given with -u")
+    places = _places(config)
+    said = {name for name, place in places.items() if config.origins.get(place, "").startswith("override ")}
+    kept = dict.fromkeys((name for name in said if config.get(places[name]) is not None), "given with -u")
     if keep_batch:
         kept["batch"] = "kept, because the run is resumed"
     fixed: dict[str, int] = {name: getattr(loader, name) for name in ("num_workers", "prefetch_factor") if name in kept}
@@ -122,7 +124,10 @@ def auto_tune(config: Config, *, keep_batch: bool = False) -> Tuned:
     refuse(memory, choice.batch)
     loader.close()
     lines = [f"auto: {line}" for line in _lines(config, loader, memory, steps, choice, kept)]
-    return Tuned(config.with_values(_values(config, choice)), lines, loader.dataset)
+    images = choice.batch if places["batch"].endswith(".batch_size") else choice.batch * dist.world_size()
+    values = {"batch": images, "num_workers": choice.workers, "prefetch_factor": choice.prefetch}
+    chosen = config.with_values({places[name]: value for name, value in values.items()})
+    return Tuned(chosen, lines, loader.dataset)
 
 
 class _Steps:
@@ -200,30 +205,15 @@ def _common(mine: Choice) -> Choice:
     return Choice(min(batches), min(batches) * max(seconds_per_image), max(loads), min(cores), mine.fixed)
 
 
-def _section(config: Config) -> str:
-    """Where the loader's arguments stand: inline, or in a section that is named."""
+def _places(config: Config) -> dict[str, str]:
+    """Key of the config by what is chosen; the loader's arguments stand inline, or in a section that is named."""
     section = config.get(SECTION)
     if not isinstance(section, (dict, str)):
         raise ConfigError(f"{config.origins.get(SECTION, config.path)}: {SECTION}: expected a data loader")
-    return section if isinstance(section, str) else SECTION
-
-
-def _given(config: Config) -> set[str]:
-    """What the command line fixes; ``batch`` for either of its keys."""
-    keys = {"batch_size": "batch", "total_batch_size": "batch"}
-    keys |= {key: key for key in ("num_workers", "prefetch_factor")}
-    places = {f"{_section(config)}.{key}": name for key, name in keys.items()}
-    said = {place for place in places if config.origins.get(place, "").startswith("override ")}
-    return {places[place] for place in said if config.get(place) is not None}
-
-
-def _values(config: Config, choice: Choice) -> dict[str, Any]:
-    """The choice as values of the config."""
-    section = _section(config)
-    by_process = config.get(f"{section}.batch_size") is not None
-    key, batch = ("batch_size", choice.batch) if by_process else ("total_batch_size", choice.batch * dist.world_size())
-    chosen = {key: batch, "num_workers": choice.workers, "prefetch_factor": choice.prefetch}
-    return {f"{section}.{key}": value for key, value in chosen.items()}
+    section = section if isinstance(section, str) else SECTION
+    batch = "batch_size" if config.get(f"{section}.batch_size") is not None else "total_batch_size"
+    keys = {"batch": batch, "num_workers": "num_workers", "prefetch_factor": "prefetch_factor"}
+    return {name: f"{section}.{key}" for name, key in keys.items()}
 
 
 def _lines(
@@ -245,8 +235,8 @@ def _lines(
         **kept,
     }
     ranks = f" for each of {world} processes" if world > 1 else ""
-    share = len(loader.dataset) / (batch * world)
-    batches = max(1, math.floor(share) if loader.sampler.drop_last else math.ceil(share))
+    rounded = math.floor if loader.sampler.drop_last else math.ceil
+    batches = max(1, rounded(len(loader.dataset) / (batch * world)))
     eager = "; of the eager model: compile makes it faster" if config.settings.compile else ""
     return [
         f"batch {batch}{ranks} (config: {old}): {why['batch']}",

@@ -222,7 +222,8 @@ class StepLog:
         means: dict[str, float] = {}
         for name, mean in zip(names, read):
             means[name] = means.get(name, 0.0) + mean
-        diagnostics = _ratios(list(self._diagnosed), read[len(names) :])
+        of_diagnosed = zip(self._diagnosed, read[len(names) :: 2], read[len(names) + 1 :: 2])
+        diagnostics = {name: total / count for name, total, count in of_diagnosed if count}
         seconds = (time.perf_counter() - self._since) / self._count
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
         loss = sum(means.values())
@@ -245,11 +246,6 @@ class StepLog:
         self._sums.clear()
         self._diagnosed = {}
         self._count, self._since = 0, time.perf_counter()
-
-
-def _ratios(names: Sequence[str], read: Sequence[float]) -> dict[str, float]:
-    """Totals over counts, where there is something to count."""
-    return {name: total / count for name, total, count in zip(names, read[::2], read[1::2]) if count}
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

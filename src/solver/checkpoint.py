@@ -11,7 +11,7 @@ import math
 import os
 import random
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -167,17 +167,13 @@ def _newest_good(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
 
 def _warn(folder: RunFolder, file: Path, state: Mapping[str, Any], problems: list[str]) -> None:
     progress = Progress.from_dict(state["progress"])
-    reported = max((_reported(line) for line in _lines(folder.metrics)), default=0)
+    written = folder.metrics.read_text(encoding="utf-8", errors="replace") if folder.metrics.is_file() else ""
+    reported = max(map(_reported, written.splitlines()), default=0)
     lost = f": {reported - progress.step} steps are done again" if reported > progress.step else ""
     logger.warning(
         "%s; going on from %s (epoch %d, batch %d, step %d)%s",
         "; ".join(problems), file, progress.epoch, progress.batch, progress.step, lost,
     )  # fmt: skip
-
-
-def _lines(file: Path) -> Iterator[str]:
-    if file.is_file():
-        yield from file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _reported(line: str) -> int:

@@ -101,7 +101,8 @@ def measure(probe: Probe, size: Size, usable: int, wanted: int) -> Forecast:
     """
     begin = time.perf_counter()
     # Buckets of distributed training hold every gradient once more, whatever the batch.
-    shared = probe.gradient_bytes() if torch.distributed.is_initialized() else 0
+    several = torch.distributed.is_initialized()
+    shared = sum(weight.nbytes for weight in probe.trained.parameters() if weight.requires_grad) if several else 0
     forecast = Forecast(probe.device, size, (), probe.held_bytes() + shared, usable)
     if probe.device.type == "cuda":
         _peak(probe, 1, size)  # libraries take what they keep

@@ -13,10 +13,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ..core import dist
@@ -26,7 +27,6 @@ from ..data.loader import DataLoader
 from ..distill.diagnostics import Diagnostics
 from ..nn.padding import IMAGE_SIZE
 from ..optim.precision import GradScaler, Precision
-from ..optim.step import Optim
 from .checkpoint import rng_state, set_rng_state
 from .solver import build_model
 from .train import train_one_epoch
@@ -122,12 +122,11 @@ class Probe:
         return risen + batch_bytes + self.held_bytes()
 
     def held_bytes(self) -> int:
-        """Weights, average and moments; with several ranks also the buckets that gradients travel in."""
-        return storage_bytes(lasting_tensors(self.trained, self.optim))
-
-    def gradient_bytes(self) -> int:
-        """Of all parameters that are trained."""
-        return sum(parameter.nbytes for parameter in self.trained.parameters() if parameter.requires_grad)
+        """Weights, average and moments: what outlives a step."""
+        parts, states = (self.trained, self.optim.ema.module), self.optim.optimizer.state.values()
+        weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+        moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return storage_bytes(weights + moments)
 
     def batch(self, count: int, size: Size) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Images (B, 3, H, W) of noise and random boxes; the first image is the fullest one."""
@@ -135,8 +134,7 @@ class Probe:
         images = torch.rand(count, 3, *size, generator=random)
         targets = []
         for index in range(count):
-            boxes = self.boxes[0] if index == 0 else self.boxes[1]
-            target = dummy_target(boxes, self.num_classes, random, self.device)
+            target = dummy_target(self.boxes[min(index, 1)], self.num_classes, random, self.device)
             if self.padded:
                 target[IMAGE_SIZE] = torch.tensor(size, dtype=torch.float32, device=self.device)
             targets.append(target)
@@ -176,26 +174,11 @@ def peak_of_allocations(work: Callable[[], object]) -> int:
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
-    live = peak = 0
-    for change in _changes(recorded):
-        live += change
-        peak = max(peak, live)
-    return peak
-
-
-def _changes(recorded: profile) -> Iterator[int]:
-    """Signed sizes of allocations in the order of time."""
     results = recorded.profiler.kineto_results if recorded.profiler is not None else None
     assert results is not None, "the profiler has stopped, so it has results"
     events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]  # torch types them partly
-    yield from (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-
-
-def lasting_tensors(model: nn.Module, optim: Optim) -> list[Tensor]:
-    """Weights, average and moments: what outlives a step."""
-    weights = [tensor for part in (model, optim.ema.module) for tensor in (*part.parameters(), *part.buffers())]
-    moments = [value for state in optim.optimizer.state.values() for value in state.values()]
-    return weights + [value for value in moments if isinstance(value, Tensor)]
+    changes: Iterator[int] = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(accumulate(changes, initial=0))
 
 
 def storage_bytes(tensors: Sequence[Tensor]) -> int:

@@ -41,7 +41,7 @@ def free_memory(root: Path = Path("/"), *, swap: bool = False) -> int:
         if (left := _left_in_group(group)) is not None:
             limits.append(left + more)
     address_space = _figure(root / "proc/self/limits", "address", "space")
-    if address_space not in (None, "unlimited") and (pages := _words(root / "proc/self/statm")):
+    if address_space not in (None, "unlimited") and (pages := _text(root / "proc/self/statm").split()):
         limits.append(max(0, int(address_space) - int(pages[0]) * os.sysconf("SC_PAGE_SIZE")))
     return min(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
@@ -50,7 +50,7 @@ def usable_cores(root: Path = Path("/")) -> int:
     """Processor cores for each process of the run, at least 1: affinity and quota of the control group count."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for group in _groups(root, ""):
-        quota = _words(group / "cpu.max")
+        quota = _text(group / "cpu.max").split()
         if len(quota) == 2 and quota[0] != "max":
             cores = min(cores, math.ceil(int(quota[0]) / int(quota[1])))
     return max(1, cores // local_ranks())
@@ -88,12 +88,8 @@ def _left_in_group(group: Path) -> int | None:
 
 def _figure(file: Path, *name: str) -> str | None:
     """The word behind a name in a file of figures; None where the name is not there."""
-    words = _words(file)
+    words = _text(file).split()
     return words[words.index(name[0]) + len(name)] if name[0] in words else None
-
-
-def _words(file: Path) -> list[str]:
-    return _text(file).split()
 
 
 def _text(file: Path) -> str:

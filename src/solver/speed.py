@@ -169,7 +169,8 @@ def _problem(device: torch.device, backend: str | Callable[..., Any]) -> str | N
     """Why a small function cannot be compiled for a device; None if it can. A missing C++ compiler shows here."""
     try:
         values = torch.ones(3, device=device, requires_grad=True)
-        torch.autograd.backward(torch.compile(_probe, dynamic=False, backend=backend)(values).sum())
+        compiled = torch.compile(lambda values: values.sin() + 1, dynamic=False, backend=backend)
+        torch.autograd.backward(compiled(values).sum())
     except (RuntimeError, ImportError, OSError) as error:
         return _first_line(error)
     return None
@@ -179,7 +180,3 @@ def _first_line(error: BaseException) -> str:
     """Of a message; torch begins its own with the name of the backend alone."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith(" raised:")]
     return lines[0] if lines else type(error).__name__
-
-
-def _probe(values: Tensor) -> Tensor:
-    return values.sin() + 1
