@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from ..core.registry import register
 from .criterion import DFINECriterion
@@ -16,8 +16,8 @@ class RTDETRCriterionv2(DFINECriterion):
     """RT-DETRv2's losses, under its names: :class:`DFINECriterion` without a union of matches.
 
     Args:
-        matcher, weight_dict, losses, alpha, gamma, num_classes, boxes_weight_format, share_matched_indices: as there.
-        reg_max, use_uni_set: as there, for decoders with ``box_head: fdr``; the distiller ``GOLSD`` needs the union.
+        matcher, weight_dict, losses, alpha, gamma, options: as there; ``reg_max`` is for decoders with ``box_head: fdr``.
+        use_uni_set: as there; the distiller ``GOLSD`` needs the union.
     """
 
     def __init__(
@@ -27,25 +27,11 @@ class RTDETRCriterionv2(DFINECriterion):
         losses: list[str],
         alpha: float = 0.2,
         gamma: float = 2.0,
-        num_classes: int = 80,
-        boxes_weight_format: Literal["iou", "giou"] | None = None,
-        share_matched_indices: bool = False,
         *,
-        reg_max: int = 32,
         use_uni_set: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            matcher,
-            weight_dict,
-            losses,
-            alpha,
-            gamma,
-            num_classes,
-            reg_max,
-            boxes_weight_format,
-            share_matched_indices,
-            use_uni_set=use_uni_set,
-        )
+        super().__init__(matcher, weight_dict, losses, alpha, gamma, use_uni_set=use_uni_set, **options)
 
 
 @register
@@ -53,7 +39,7 @@ class RTDETRCriterion(RTDETRCriterionv2):
     """RT-DETR's losses: those of the second version, where the encoder's proposals count as one more layer's.
 
     Args:
-        matcher, weight_dict, losses, alpha, gamma, num_classes, reg_max, use_uni_set: as there.
+        matcher, weight_dict, losses, alpha, gamma, options: as there.
         eos_coef: of a softmax loss that is not available here; sigmoid losses have no class for nothing.
     """
 
@@ -67,14 +53,9 @@ class RTDETRCriterion(RTDETRCriterionv2):
         alpha: float = 0.2,
         gamma: float = 2.0,
         eos_coef: float = 1e-4,
-        num_classes: int = 80,
-        *,
-        reg_max: int = 32,
-        use_uni_set: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            matcher, weight_dict, losses, alpha, gamma, num_classes, reg_max=reg_max, use_uni_set=use_uni_set
-        )
+        super().__init__(matcher, weight_dict, losses, alpha, gamma, **options)
 
 
 @register
