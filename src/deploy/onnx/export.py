@@ -24,7 +24,6 @@ from ..preprocess import SQUASH, Recipe
 from .compare import Difference
 from .graph import DEFAULT_OPSET, STRIDE, Deployed, GraphForm, to_onnx
 from .half import HalfShare, share, to_half
-from .pooling import guard_pools
 from .sample import VerificationSample, draw_sample
 from .structure import ExportError
 from .verify import verify
@@ -107,7 +106,6 @@ def export_onnx(
     proto = to_onnx(deployed, form)
     if precision == "fp16":
         proto = to_half(proto)
-    guard_pools(proto)
     seconds = time.perf_counter() - started
     _describe(proto, recipe, form, precision, metadata or {})
     differences = _publish(proto, path, samples, form, precision)

@@ -161,10 +161,11 @@ class Stem(nn.Module):
         self.stem2b = ConvBlock(inner_channels // 2, inner_channels, 2, style)
         self.stem3 = ConvBlock(2 * inner_channels, inner_channels, 3, style, stride=2)
         self.stem4 = ConvBlock(inner_channels, out_channels, 1, style)
+        self.border: nn.Module = nn.ZeroPad2d((0, 1, 0, 1))
 
     def forward(self, images: Tensor, padding: Padding | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, out_channels, H / 4, W / 4)."""
-        padded = F.pad(cleared(self.stem1(images, padding), padding), (0, 1, 0, 1))
+        padded = self.border(cleared(self.stem1(images, padding), padding))
         convolved = self.stem2b(F.pad(cleared(self.stem2a(padded), padding), (0, 1, 0, 1)))
         pooled = F.max_pool2d(padded, kernel_size=2, stride=1)
         result: Tensor = self.stem4(self.stem3(torch.cat([pooled, convolved], dim=1), padding))

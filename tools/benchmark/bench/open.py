@@ -15,7 +15,6 @@ from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.label_space import LabelSpace
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
 from isdfine.deploy.onnx.half import to_half
-from isdfine.deploy.onnx.pooling import guard_pools
 from isdfine.deploy.preprocess import image_size_of, recipe_of
 from isdfine.load import load_detector
 
@@ -129,7 +128,6 @@ def _as_onnx(
     proto = to_onnx(deployed, GraphForm(size))
     if wanted.precision == "fp16":
         proto = to_half(proto)
-    guard_pools(proto)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(proto.SerializeToString())
