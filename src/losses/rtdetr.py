@@ -16,7 +16,7 @@ class RTDETRCriterionv2(DFINECriterion):
     """RT-DETRv2's losses, under its names: :class:`DFINECriterion` without a union of matches.
 
     Args:
-        matcher, weight_dict, losses, alpha, gamma, options: as there; ``reg_max`` is for decoders with ``box_head: fdr``.
+        matcher, weight_dict, losses, alpha, gamma, options: as there; ``reg_max`` is for decoders of ``box_head: fdr``.
         use_uni_set: as there; the distiller ``GOLSD`` needs the union.
     """
 
