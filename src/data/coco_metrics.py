@@ -201,7 +201,7 @@ def _overlapping(truth: Truth, detected: Detected) -> tuple[Ints, Ints, Floats]:
     wanted = detected.labels * stride + detected.images
     first, last = (np.searchsorted(keys, wanted, side) for side in ("left", "right"))
     counts = last - first  # objects that each detection could be
-    pairs = []
+    pairs = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for rows in _chunks(counts):
         number = np.repeat(rows, counts[rows])
         within = np.arange(len(number)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
@@ -209,8 +209,6 @@ def _overlapping(truth: Truth, detected: Detected) -> tuple[Ints, Ints, Floats]:
         iou = _iou(detected.boxes_xywh_px[number], truth.boxes_xywh_px[objects], truth.crowd[objects])
         close = iou >= IOU_THRESHOLDS[0]
         pairs.append((number[close], objects[close], iou[close]))
-    if not pairs:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     rows, objects, iou = (np.concatenate(part) for part in zip(*pairs, strict=True))
     return rows, objects, iou
 

@@ -215,11 +215,23 @@ def evaluate_detections(
         raise DataError(f"{annotations.place}: no image has the id {foreign[0]}, but there are detections for it")
     if len(seen) < len(annotations):
         logger.warning("metrics over %d of the %d images of %s", len(seen), len(annotations), annotations.place)
-    classes = len(annotations.label_space)
-    precision, recall = coco_metrics(
-        _truth(annotations, seen), _detected(annotations, detections, seen), classes, max_dets
-    )
-    return _result(annotations, seen, precision, recall, max_dets)
+    names, truth = annotations.label_space.names, _truth(annotations, seen)
+    precision, recall = coco_metrics(truth, _detected(annotations, detections, seen), len(names), max_dets)
+    boxes = np.bincount(truth.labels[~truth.crowd], minlength=len(names))
+    half, three_quarters = 0, 5  # IoU thresholds 0.50, 0.55, ..., 0.95
+    stats = {
+        "AP": _mean(precision[:, :, :, 0]),
+        "AP50": _mean(precision[half, :, :, 0]),
+        "AP75": _mean(precision[three_quarters, :, :, 0]),
+    }
+    stats |= {f"AP{_AREAS[area]}": _mean(precision[:, :, :, area]) for area in (1, 2, 3)}
+    stats |= {f"AR{count}": _mean(recall[:, :, 0, index]) for index, count in enumerate(max_dets)}
+    stats |= {f"AR{_AREAS[area]}": _mean(recall[:, :, area, -1]) for area in (1, 2, 3)}
+    per_class = [
+        ClassResult(name, _mean(precision[:, :, k, 0]), _mean(precision[half, :, k, 0]), int(boxes[k]))
+        for k, name in enumerate(names)
+    ]
+    return EvalResult(stats, per_class, len(seen))
 
 
 def _truth(annotations: Annotations, seen: Ints) -> Truth:
@@ -252,29 +264,6 @@ def _detected(annotations: Annotations, detections: Sequence[ImageDetections], s
         boxes_xywh,
         np.concatenate([np.zeros(0, np.float32), *(detection.scores for detection in detections)]),
     )
-
-
-def _result(
-    annotations: Annotations, seen: Ints, precision: Floats, recall: Floats, max_dets: Sequence[int]
-) -> EvalResult:
-    """From the arrays of ``Metrics``."""
-    half, three_quarters = 0, 5  # IoU thresholds 0.50, 0.55, ..., 0.95
-    stats = {
-        "AP": _mean(precision[:, :, :, 0]),
-        "AP50": _mean(precision[half, :, :, 0]),
-        "AP75": _mean(precision[three_quarters, :, :, 0]),
-    }
-    stats |= {f"AP{_AREAS[area]}": _mean(precision[:, :, :, area]) for area in (1, 2, 3)}
-    stats |= {f"AR{count}": _mean(recall[:, :, 0, index]) for index, count in enumerate(max_dets)}
-    stats |= {f"AR{_AREAS[area]}": _mean(recall[:, :, area, -1]) for area in (1, 2, 3)}
-    owners = np.repeat(annotations.image_ids, np.diff(annotations.offsets))
-    counted = np.isin(owners, seen) & ~annotations.crowd
-    boxes = np.bincount(annotations.labels[counted], minlength=len(annotations.label_space))
-    per_class = [
-        ClassResult(name, _mean(precision[:, :, k, 0]), _mean(precision[half, :, k, 0]), int(boxes[k]))
-        for k, name in enumerate(annotations.label_space.names)
-    ]
-    return EvalResult(stats, per_class, len(seen))
 
 
 def _mean(values: Floats) -> float:

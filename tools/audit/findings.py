@@ -16,8 +16,8 @@ from torch import nn
 from isdfine.core.errors import printable
 from isdfine.data.dataset import problems
 from isdfine.data.dataset.annotations import Annotations
+from isdfine.data.dataset.layout import IMAGES, XML, beside
 from isdfine.data.dataset.problems import Losses
-from isdfine.data.dataset.voc import xml_file
 from isdfine.data.dataset.yolo import label_files
 
 Severity = Literal["error", "warning", "note"]
@@ -223,3 +223,9 @@ class Split:
             return f"annotation {self.annotations.ids[row]}"
         kind = "object" if self.format == "voc" else "box"
         return f"{kind} {row - self.annotations.offsets[index] + 1}"
+
+
+def xml_file(image: Path) -> Path:
+    """The XML file of an image of Pascal VOC: what ``folder_items`` looks for, backwards."""
+    places = [folder / f"{image.stem}.xml" for folder in beside(image.parent, IMAGES, XML)]
+    return next((path for path in places if path.is_file()), image.with_suffix(".xml"))

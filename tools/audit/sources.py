@@ -20,7 +20,7 @@ from isdfine.data.dataset.annotations import Annotations, files_present
 from isdfine.data.dataset.coco_json import UNKNOWN_SIZE
 from isdfine.data.dataset.frame import settled
 from isdfine.data.dataset.images import SUFFIXES, image_sizes
-from isdfine.data.dataset.layout import TEST, XML, UnlistedImages, folders_in, split_of, subfolder, text_lines
+from isdfine.data.dataset.layout import SPLITS, TEST, XML, UnlistedImages, folders_in, subfolder, text_lines
 from isdfine.data.dataset.problems import Problems, other_tool
 from isdfine.data.dataset.voc import PAIR, xml_folders
 from isdfine.data.dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, find_data
@@ -307,7 +307,8 @@ def _xml_sources(root: Path) -> list[Source]:
     """Folders of XML files, joined by the split that their names say; all in one where they say none."""
     groups: dict[str, list[Path]] = {}
     for folder in xml_folders(root):
-        groups.setdefault(split_of(folder.relative_to(root)) or "all", []).append(folder)
+        parts = [part.lower() for part in folder.relative_to(root).parts if part.lower() in SPLITS]
+        groups.setdefault(parts[-1] if parts else "all", []).append(folder)
     return _in_order(
         [
             Source(name, "voc", {"root": str(root), "ann_file": os.path.relpath(os.path.commonpath(folders), root)})

@@ -11,10 +11,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from isdfine.data.dataset.problems import Problems
-from isdfine.data.dataset.voc import xml_file
 from isdfine.data.dataset.voc_xml import VocFile, corner_box
 
-from .findings import Split
+from .findings import Split, xml_file
 from .limits import SourceObjects, lost_in, plain
 from .naming import write_text
 

@@ -22,14 +22,10 @@ _SMALL_JSON = 1 << 20
 """Bytes up to which a JSON file is read whole; a larger one can only be annotations, of which categories are read."""
 
 
-def _objects365() -> LabelSpace:
-    return _packaged("objects365.yml")
-
-
 BUILT_IN: dict[str, Callable[[], LabelSpace]] = {
     "coco": lambda: MSCOCO,
-    "objects365": _objects365,
-    "objects365_366": lambda: _objects365().with_unused_ids(),
+    "objects365": lambda: _packaged("objects365.yml"),
+    "objects365_366": lambda: _packaged("objects365.yml").with_unused_ids(),
     "voc": lambda: _packaged("voc.yml"),
 }
 """Class lists by name. ``objects365_366`` is that of official checkpoints: row = category id, and row 0 is unused."""

@@ -124,7 +124,9 @@ def sound_areas(given_px: Floats, boxes_xywh_px: Floats) -> tuple[Floats, dict[s
     reasons["0"] = judged & (given_px == 0)
     reasons["larger than the box"] = judged & (given_px > (width + ROUNDING_PX) * (height + ROUNDING_PX))
     left = judged & ~np.any(list(reasons.values()), axis=0)
-    if np.count_nonzero(left) >= _FEW and _constant_or_fractions(given_px[left], own[left]):
+    given, boxes = given_px[left], own[left]
+    constant = len(given) >= _FEW and np.ptp(given) == 0 and boxes.max() > 1.5 * boxes.min()
+    if constant or (len(given) >= _FEW and given.max() <= 1 and np.median(boxes) > 4):
         reasons["at most 1 or the same throughout, whatever the box"] = left
     else:
         reasons["at most 1 in a large box"] = left & (given_px <= 1) & (own > _LARGE_PX)
@@ -132,8 +134,3 @@ def sound_areas(given_px: Floats, boxes_xywh_px: Floats) -> tuple[Floats, dict[s
     return np.where(wrong | np.isnan(given_px), own, given_px), {
         name: rows for name, rows in reasons.items() if rows.any()
     }
-
-
-def _constant_or_fractions(given_px: Floats, own: Floats) -> bool:
-    constant = np.ptp(given_px) == 0 and own.max() > 1.5 * own.min()
-    return bool(constant or (given_px.max() <= 1 and np.median(own) > 4))

@@ -147,9 +147,6 @@ class OddEntry:
         problems.report("broken json", place, text, boxes=int(is_box), images=int(not is_box))
         return None
 
-    def get(self, key: str) -> Any:
-        return self.fields.get(key)
-
     def leave_out(self, kind: str, text: str) -> None:
         """Report a reason not to use it; only the first one counts it."""
         lost = int(self.kept)
@@ -158,7 +155,7 @@ class OddEntry:
 
     def whole(self, key: str, read: Callable[[object], int | None] = whole_number, value: Any = None) -> int:
         """A whole number, as ``read`` understands it; 0 where the entry is left out for it."""
-        value = self.get(key) if value is None else value
+        value = self.fields.get(key) if value is None else value
         if type(value) is bool or fits_int64(value):
             return int(value)
         text = f"entry {self.number} has {key} {short(value)}"
@@ -182,7 +179,7 @@ class OddEntry:
 
     def annotation_id(self) -> int | None:
         """The id, or None to be given one: nothing depends on it but how a message calls the annotation."""
-        value = self.get("id")
+        value = self.fields.get("id")
         number = whole_number(value)
         self.name = f"annotation {number or 0}"
         if not fits_int64(value) and value is not None:  # none at all is as good as any
@@ -191,7 +188,7 @@ class OddEntry:
         return number
 
     def category_id(self) -> int:
-        value = self.get("category_id")
+        value = self.fields.get("category_id")
         if fits_int64(value) or (type(value) is float and value.is_integer() and fits_int64(int(value))):
             return int(value)  # some write 2.0
         number = whole_number(value)
@@ -201,7 +198,7 @@ class OddEntry:
 
     def box(self) -> tuple[float, float, float, float]:
         """x, y, width, height."""
-        value = self.get("bbox")
+        value = self.fields.get("bbox")
         numbers = box_numbers(value)
         if not is_box(value):
             expected = "expected 4 finite numbers x, y, width, height"
@@ -211,7 +208,7 @@ class OddEntry:
 
     def area(self) -> float | None:
         """None where there is none that can be read; no box is left out for its area."""
-        value = self.get("area")
+        value = self.fields.get("area")
         if value is None or (type(value) is float and value == value) or fits_int64(value):
             return None if value is None else float(value)
         number = finite_number(value)

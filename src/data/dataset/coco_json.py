@@ -141,7 +141,8 @@ class ImageEntries:
         image_id = entry.whole("id", self.numbers.number) if entry else 0
         if entry is None or not entry.kept:
             return None
-        name, size = entry.get("file_name"), (entry.get("height"), entry.get("width"))
+        name = entry.fields.get("file_name")
+        size: tuple[Any, Any] = (entry.fields.get("height"), entry.fields.get("width"))
         if not isinstance(name, str) or not name:
             entry.leave_out("bad entry", f"image {image_id} has no file_name: every image entry needs one")
             self.left_out[image_id] = "bad entry"
@@ -228,10 +229,10 @@ class BoxEntries:
         category = entry.category_id()
         box = entry.box()
         area = entry.area()
-        attributes = entry.get("attributes")
+        attributes = entry.fields.get("attributes")
         degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
         if degrees and is_rotated(degrees):
-            self.rotated.append(entry.get("id"))
+            self.rotated.append(entry.fields.get("id"))
         if entry.kept:
             return Box(image_id, category, box, box_id, area, iscrowd=int(any(crowd)))
         self.left_out += [image_id] if has_image else []

@@ -118,7 +118,7 @@ _THREADS = 8
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF."""
 _WHITE_IS_ZERO = 0
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNDECODABLE = (*_UNREADABLE, Image.DecompressionBombError)
 """What Pillow raises for broken files: it has no one error for that."""
 
 

@@ -64,11 +64,6 @@ def beside(folder: Path, own: Sequence[str], other: Sequence[str]) -> list[Path]
     return [path for path in dict.fromkeys([*first, folder, *later]) if path.is_dir()]
 
 
-def split_of(path: Path) -> str | None:
-    """Which part of a data set a folder holds, by the last of its names that says one, in small letters."""
-    return next((part.lower() for part in reversed(path.parts) if part.lower() in SPLITS), None)
-
-
 def files_below(root: Path, suffix: str | tuple[str, ...], depth: int | None) -> Iterator[tuple[Path, list[str]]]:
     """Folders down to a depth that hold files of a suffix, with the names of these: see ``walk``."""
     for parent, names in walk(root, depth):

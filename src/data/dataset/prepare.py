@@ -75,7 +75,12 @@ class Subset:
         if isinstance(self.chosen, (int, float)):
             indices = self._drawn(file_names)
         elif isinstance(self.chosen, str):
-            indices = _named(_lines(Path(self.chosen)), file_names, image_ids, place)
+            try:
+                lines = placed_lines(Path(self.chosen))
+            except (OSError, UnicodeDecodeError) as error:
+                text = f"{self.chosen}: the list of a subset cannot be read ({error}): check subset"
+                raise DataError(text) from error
+            indices = _named(lines, file_names, image_ids, place)
         else:
             named = [(f"subset, entry {number}", str(item)) for number, item in enumerate(self.chosen, 1)]
             indices = _named(named, file_names, image_ids, place)
@@ -87,13 +92,6 @@ class Subset:
         draws = [hashlib.blake2b(os.fsencode(name), digest_size=8, key=key).digest() for name in file_names]
         count = max(1, round(float(self.chosen) * len(draws))) if draws else 0  # type: ignore[arg-type]
         return np.array(sorted(range(len(draws)), key=draws.__getitem__)[:count], dtype=np.int64)
-
-
-def _lines(path: Path) -> list[tuple[str, str]]:
-    try:
-        return placed_lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list of a subset cannot be read ({error}): check subset") from error
 
 
 def _named(

@@ -78,11 +78,11 @@ def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCou
         data: n images with A boxes.
         ops: the transforms of the data set.
     """
-    shapes, shape_of = _shapes(data.sizes)
+    _, first, shape_of = np.unique(data.sizes[:, 0] << 32 | data.sizes[:, 1], return_index=True, return_inverse=True)
     owners = np.repeat(np.arange(len(data)), np.diff(data.offsets))
     boxes_xyxy = clipped_corners(data.boxes_xywh_px, data.sizes[owners])
     width, height = boxes_xyxy[:, 2] - boxes_xyxy[:, 0], boxes_xyxy[:, 3] - boxes_xyxy[:, 1]
-    limits = smallest_kept(ops, shapes)[shape_of[owners]]
+    limits = smallest_kept(ops, data.sizes[first])[shape_of[owners]]
     small = (height < limits[:, 0]) | (width < limits[:, 1]) | (height * width < limits[:, 2])
     inside = ~data.crowd & has_area(boxes_xyxy)
     with_target = np.bincount(owners[inside & ~small], minlength=len(data)) > 0
@@ -99,12 +99,6 @@ def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCou
         corners=some_corners(*no_crowd),
         limits=describe_limits(ops),
     )
-
-
-def _shapes(sizes: Ints) -> tuple[Ints, Ints]:
-    """The different sizes (m, 2), and which of them (n,) each image has."""
-    _, first, which = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_index=True, return_inverse=True)
-    return sizes[first], which
 
 
 def _fractions(boxes_xywh_px: Floats, shorter_side: Ints) -> int:

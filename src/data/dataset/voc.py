@@ -255,12 +255,6 @@ def xml_folders(root: Path) -> list[Path]:
     ]
 
 
-def xml_file(image: Path) -> Path:
-    """The XML file of an image: what ``folder_items`` looks for, backwards."""
-    places = [folder / f"{image.stem}.xml" for folder in beside(image.parent, IMAGES, XML)]
-    return next((path for path in places if path.is_file()), image.with_suffix(".xml"))
-
-
 def images_in(folder: Path) -> dict[str, str]:
     """Image of each stem in a folder; of several the first in the alphabet, on every machine."""
     names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []

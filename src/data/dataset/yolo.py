@@ -56,9 +56,10 @@ def parse_rows(path: Path, space: LabelSpace, problems: Problems, *, keypoints: 
         return None
     for place, line in lines:
         try:
-            row, beyond = _row(_without_keypoints(line.split(), keypoints), space)
+            row, beyond = _row(line.split(), space, keypoints)
         except _BadRow as error:
-            problems.report(error.kind, place, str(error), boxes=1)
+            kind, text = error.args
+            problems.report(kind, place, text, boxes=1)
             continue
         if beyond and (cut := _inside(row)):
             problems.mend("box beyond edge", place, f"{beyond:g} is outside 0..1: the box is cut to the image")
@@ -77,22 +78,15 @@ def _inside(row: Row) -> Row | None:
 
 
 class _BadRow(Exception):
-    """What is wrong with a row."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
+    """Kind of problem, and what is wrong with a row."""
 
 
-def _without_keypoints(columns: list[str], keypoints: int) -> list[str]:
+def _row(columns: Sequence[str], space: LabelSpace, keypoints: int) -> tuple[Row, float | None]:
+    """The row, and the first of its values that lies outside the image."""
     if keypoints and len(columns) not in (_BOX, _BOX + keypoints):
         text = f"{len(columns)} columns, expected class cx cy w h and {keypoints} numbers of key points (kpt_shape)"
         raise _BadRow("broken line", text)
-    return columns[:_BOX] if keypoints else columns
-
-
-def _row(columns: Sequence[str], space: LabelSpace) -> tuple[Row, float | None]:
-    """The row, and the first of its values that lies outside the image."""
+    columns = columns[:_BOX] if keypoints else columns
     count = len(columns)
     if count == _BOX + 1:
         text = "6 columns, expected class cx cy w h: a sixth may be the confidence of a prediction: remove it"

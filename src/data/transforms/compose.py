@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,9 +57,8 @@ class Compose(nn.Module):
         self.stop_epoch, self.stopped = _read_policy(policy, [type(op).__name__ for op in self.ops])
         self.fused = fused
         self.cache = cache
-        self._early, self._late = (
-            Fused(ops) if fused and obstacle(ops) is None else None for ops in map(self.active, (False, True))
-        )
+        parts = [self.active(stopping) for stopping in (False, True)]
+        self._early, self._late = (partial(run_fused, ops) if fused and not obstacle(ops) else None for ops in parts)
 
     @property
     def pixels(self) -> T.PixelConversion:
@@ -80,8 +80,8 @@ class Compose(nn.Module):
         """The ops before and after the epoch at which some stop."""
         return [op for op in self.ops if not (stopping and type(op).__name__ in self.stopped)]
 
-    def fused_at(self, epoch: int) -> Fused | None:
-        """The ops that are active in ``epoch`` as one step, where they can be."""
+    def fused_at(self, epoch: int) -> Callable[..., tuple[Tensor, dict[str, Tensor]]] | None:
+        """``run_fused`` with the ops that are active in ``epoch``, where they can be one step."""
         return self._late if self._stopping(epoch) else self._early
 
     def describe(self) -> str:
@@ -143,25 +143,22 @@ _GEOMETRY = (T.RandomZoomOut, T.RandomIoUCrop)
 _RESIZES = (T.Resize, T.KeepAspect)
 
 
-class Fused:
-    """A list of ops for which ``obstacle`` finds none."""
+def run_fused(
+    ops: Sequence[nn.Module], size: tuple[int, int], target: dict[str, Any], read: Read
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Make a sample.
 
-    def __init__(self, ops: Sequence[nn.Module]) -> None:
-        self.ops = tuple(ops)
+    Args:
+        ops: for which ``obstacle`` finds none.
+        size: (height, width) of the image.
+        target: as ``DetectionDataset`` has it, with boxes (n, 4) as float32 xyxy pixels; arrays or tensors.
+        read: decodes the image.
 
-    def __call__(self, size: tuple[int, int], target: dict[str, Any], read: Read) -> tuple[Tensor, dict[str, Tensor]]:
-        """Make a sample.
-
-        Args:
-            size: (height, width) of the image.
-            target: as ``DetectionDataset`` has it, with boxes (n, 4) as float32 xyxy pixels; arrays or tensors.
-            read: decodes the image.
-
-        Returns:
-            As the ops would: uint8 image (3, H, W) and the target.
-        """
-        decision = decide(self.ops, size, target["boxes"])
-        return tv_tensors.Image(render(decision, read)), tensors(decision, target)
+    Returns:
+        As the ops would: uint8 image (3, H, W) and the target.
+    """
+    decision = decide(ops, size, target["boxes"])
+    return tv_tensors.Image(render(decision, read)), tensors(decision, target)
 
 
 def is_random(ops: Sequence[nn.Module]) -> bool:
@@ -187,10 +184,6 @@ def obstacle(ops: Sequence[nn.Module]) -> str | None:
     late = [type(op).__name__ for op in ops[resize:] if isinstance(op, (*_GEOMETRY, T.RandomPhotometricDistort))]
     if late:
         return f"{', '.join(late)} comes after {type(ops[resize]).__name__}"
-    return _obstacle_of_order(ops)
-
-
-def _obstacle_of_order(ops: Sequence[nn.Module]) -> str | None:
     colours = [place for place, op in enumerate(ops) if isinstance(op, T.RandomPhotometricDistort)]
     if len(colours) > 1:
         return "RandomPhotometricDistort occurs twice"

@@ -113,11 +113,6 @@ class Decision:
     fill: tuple[int, int, int] = (0, 0, 0)
     """Colour of the border."""
 
-    @classmethod
-    def start(cls, size: tuple[int, int], boxes: Boxes) -> Decision:
-        """An image of ``size`` (height, width) with its boxes (n, 4), xyxy pixels."""
-        return cls(Frame.whole(size), boxes, np.arange(len(boxes)))
-
     @property
     def canvas(self) -> tuple[int, int]:
         """(height, width) that the boxes refer to now."""
@@ -137,7 +132,7 @@ def decide(ops: Sequence[nn.Module], size: tuple[int, int], boxes: Boxes) -> Dec
         size: (height, width) of the image.
         boxes: (n, 4) xyxy pixels.
     """
-    decision = Decision.start(size, boxes)
+    decision = Decision(Frame.whole(size), boxes, np.arange(len(boxes)))
     for op in ops:
         DECISIONS[type(op)](op, decision)
     return decision
@@ -306,10 +301,6 @@ def _convert_boxes(op: T.ConvertBoxes, decision: Decision) -> None:
     decision.boxes = boxes / np.array([width, height, width, height], np.float32)
 
 
-def _nothing(op: nn.Module, decision: Decision) -> None:
-    pass
-
-
 def _inside(boxes: Boxes, size: tuple[int, int]) -> Boxes:
     clamped: Boxes = np.minimum(np.maximum(boxes, 0), np.array([size[1], size[0]] * 2, np.float32))
     return clamped
@@ -324,9 +315,9 @@ DECISIONS: dict[type, Callable[[Any, Decision], None]] = {
     T.Resize: _resize,
     T.ResizeShortestEdge: _resize,
     T.ResizeToFit: _resize,
-    T.ConvertPILImage: _nothing,
+    T.ConvertPILImage: lambda op, decision: None,
     T.ConvertBoxes: _convert_boxes,
-    T.EmptyTransform: _nothing,
+    T.EmptyTransform: lambda op, decision: None,
 }
 """By the exact type of the op: a subclass may do anything."""
 RANDOM = (T.RandomPhotometricDistort, T.RandomZoomOut, T.RandomIoUCrop, T.RandomHorizontalFlip)
