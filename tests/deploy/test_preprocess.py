@@ -12,7 +12,6 @@ from PIL import Image
 
 from detector_cases import OPS, micro_config, pictures
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.data.transforms import Compose, RandomHorizontalFlip, Resize, ResizeToFit
 from isdfine.deploy.preprocess import Recipe, recipe_of
 
 
@@ -57,13 +56,21 @@ def test_mean_and_deviation_of_others_exports() -> None:
 
 
 def test_what_cannot_be_repeated_is_refused(tmp_path: Path) -> None:
+    config = micro_config(tmp_path)
     for ops, reason in (
-        ([Resize((32, 32)), RandomHorizontalFlip()], "hold RandomHorizontalFlip: inference knows Resize"),
+        ([*OPS["squash"], {"type": "RandomHorizontalFlip"}], "hold RandomHorizontalFlip: inference knows Resize"),
         ([], "resize nothing, so no input size is known"),
-        ([ResizeToFit((32, 32))], "end with ResizeToFit, which gives every image its own size: set val_dataloader"),
+        ([*OPS["squash"], {"type": "ConvertPILImage", "dtype": "float16"}], "dtype is 'float16', but models read"),
+        (OPS["fit"], "end with ResizeToFit, which gives every image its own size: set val_dataloader"),
+        ([{"type": "Resize", "size": [0, 9]}], r"\.transforms: Resize to \[0, 9\], expected whole pixels"),
+        ([{"type": "ResizeShortestEdge", "shortest_edge": 9, "longest_edge": 8}, *OPS["squash"]], "at least as long"),
     ):
         with pytest.raises(ConfigError, match=reason):
-            Recipe.of_evaluation(Compose(list(ops)))
+            recipe_of(config.with_values({"val_dataloader.dataset.transforms.ops": ops}))
+    padded = {"type": "PaddedBatchCollateFunction"}
+    for wrong, reason in (({"stride": 33}, "has the stride 33"), ({"fill": 300}, "has the fill 300")):
+        with pytest.raises(ConfigError, match=reason):
+            recipe_of(config.with_values({"val_dataloader.collate_fn": padded | wrong}))
     with pytest.raises(CheckpointError, match=r"m.onnx: its metadata do not say how images are prepared \(KeyError"):
         Recipe.from_metadata({}, "m.onnx")
     with pytest.raises(CheckpointError, match=r"ask for resize 'shorter_side' to \[4, 6\] without the details"):

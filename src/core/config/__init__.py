@@ -224,10 +224,18 @@ class Config:
         Raises:
             ConfigError: no such section, or a needed value is given nowhere.
         """
+        builder = _Builder(self, self._planner, given)
+        return builder.make(self.planned(name)) if "." in name else builder.slot(name)
+
+    def planned(self, name: str) -> Any:
+        """What ``build`` would make of a name: a :class:`Plan`, plain data, or None where it is not given."""
         planner = self._planner
-        builder = _Builder(self, planner, given)
         slot, *parts = name.split(".")
-        return builder.part(planner.slot(slot), parts) if parts else builder.slot(name)
+        planned = planner.slot(slot)
+        for part in parts:
+            planned = planned.arguments.get(part) if isinstance(planned, Plan) else None
+        planner.raise_problems()
+        return planned
 
     def dump(self) -> str:
         """The resolved config as YAML; ``load_config`` reads it back to equal data."""
@@ -297,13 +305,6 @@ class _Builder:
         self.slots[name] = self.make(plan)
         self.open_slots = self.open_slots[:-1]
         return self.slots[name]
-
-    def part(self, planned: Any, names: list[str]) -> Any:
-        """What the plan has for an argument of an argument of it, and so on; None where it has nothing."""
-        for name in names:
-            planned = planned.arguments.get(name) if isinstance(planned, Plan) else None
-        self.planner.raise_problems()
-        return self.make(planned)
 
     def make(self, planned: Any) -> Any:
         """The object or plain value that ``planned`` stands for."""

@@ -14,7 +14,6 @@ import torch
 
 from export_cases import IMAGES, Exported
 from isdfine.core.errors import ConfigError
-from isdfine.data.transforms import PadToSize, ResizeToFit
 from isdfine.data.transforms.ops import PixelConversion
 from isdfine.deploy.onnx import export, graph
 from isdfine.deploy.onnx.export import export_onnx, trtexec_line
@@ -167,9 +166,8 @@ def test_another_size_keeps_what_pixels_become(
     monkeypatch.setattr(export, "to_onnx", lambda *_: exported.graph())
     monkeypatch.setattr(export, "verify", lambda *_, **__: {})
     monkeypatch.setattr(export, "draw_sample", lambda _, __, ___, recipe: seen.append(recipe) or exported.sample)
-    fitted = Recipe(
-        (ResizeToFit((96, 96)), PadToSize((96, 96))), pixels=PixelConversion(scale=False), mean=(1, 2, 3), std=(4, 5, 6)
-    )
+    ops = tuple({"type": name, "size": (96, 96)} for name in ("ResizeToFit", "PadToSize"))
+    fitted = Recipe(ops, pixels=PixelConversion(scale=False), mean=(1, 2, 3), std=(4, 5, 6))
     report = again(exported, tmp_path / "a.onnx", recipe=fitted, dynamic_size=True)
     assert [one.size for one in seen] == [(64, 64), (64, 96)]
     assert {(one.rule, one.pixels.scale, one.mean, one.std) for one in seen} == {

@@ -8,14 +8,14 @@ from PIL import Image
 
 from bench.subject import IN_GRAPH, Facts, network_input, prepared, recipe_for, tried
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.data.collate import PaddedBatchCollateFunction
-from isdfine.data.transforms import PadToSize, PixelConversion, Resize, ResizeToFit
+from isdfine.data.transforms import PixelConversion
 from isdfine.deploy.backends.base import Outputs
 from isdfine.deploy.preprocess import Recipe
 
-NORMALISED = Recipe((Resize((32, 32)),), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-LETTERBOX = Recipe((ResizeToFit((32, 32)), PadToSize((32, 32))))
-PADDED = Recipe((ResizeToFit((32, 32)),), PaddedBatchCollateFunction(32, "mean"))
+FITTED = {"type": "ResizeToFit", "size": (32, 32)}
+NORMALISED = replace(Recipe.squash((32, 32)), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+LETTERBOX = Recipe((FITTED, {"type": "PadToSize", "size": (32, 32)}))
+PADDED = Recipe((FITTED,), {"stride": 32, "fill": "mean"})
 
 
 def facts(recipe: Recipe | None, size: tuple[int, int] = (32, 32), *, uint8: bool = False) -> Facts:

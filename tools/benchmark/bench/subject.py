@@ -15,7 +15,6 @@ from PIL import Image
 
 from isdfine.core.errors import CheckpointError, ConfigError, DataError
 from isdfine.data.label_space import LabelSpace
-from isdfine.data.transforms import Resize
 from isdfine.deploy.backends.base import Outputs
 from isdfine.deploy.preprocess import SQUASH, Recipe
 
@@ -114,7 +113,7 @@ def recipe_for(own: Recipe, size: tuple[int, int]) -> Recipe | None:
     if own.size == size:
         return own
     if own.padding is None and own.rule == SQUASH and len(own.ops) == 1:
-        return replace(own, ops=(Resize(size),))
+        return replace(own, ops=Recipe.squash(size).ops)
     return None
 
 
