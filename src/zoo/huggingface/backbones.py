@@ -102,7 +102,7 @@ def _size(
     theirs: Mapping[str, Any], defaults: Mapping[str, Any], sizes: Mapping[Any, Mapping[str, Any]], name: str
 ) -> Any:
     """Our name of the size whose numbers are theirs; CheckpointError with what differs from all of them."""
-    given = {key: _plain(theirs.get(key, default)) for key, default in defaults.items()}
+    given = {key: plain(theirs.get(key, default)) for key, default in defaults.items()}
     fitting = [ours for ours, numbers in sizes.items() if numbers == given]
     if not fitting:
         odd = [key for key, value in given.items() if all(numbers[key] != value for numbers in sizes.values())]
@@ -143,5 +143,6 @@ def _outputs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"out_indices": indices, "out_features": [f"stage{index}" for index in indices]}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """As JSON and YAML have it: tuples are lists."""
     return list(value) if isinstance(value, (list, tuple)) else value

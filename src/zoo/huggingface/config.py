@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...core.errors import CheckpointError
 from ...core.registry import REGISTRY, schema_of
+from .backbones import plain
 from .families import (
     COSTS,
     FAMILIES,
@@ -60,7 +61,7 @@ def config_from_huggingface(
     _check_entries(given, {**rows, **TRAINING}, family)
     _check_decoder(given)
     label_names(content, num_classes)
-    decoder = {ours: _plain(given[theirs]) for theirs, ours, _ in family.decoder_rows}
+    decoder = {ours: plain(given[theirs]) for theirs, ours, _ in family.decoder_rows}
     if decoder["dropout"] != given["dropout"]:
         logger.warning(
             "config.json: dropout %s and attention_dropout %s differ; our decoder has one (training only): the first",
@@ -69,7 +70,7 @@ def config_from_huggingface(
     decoder["dropout"] = given["dropout"]
     if "reg_scale" in decoder:
         decoder |= _scales(weights, decoder)
-    encoder = {ours: _plain(given[theirs]) for theirs, ours, _ in family.encoder_rows} | {"position_layout": "grid"}
+    encoder = {ours: plain(given[theirs]) for theirs, ours, _ in family.encoder_rows} | {"position_layout": "grid"}
     if family.decoder == "RTDETRTransformer":
         encoder["version"] = "v1"
     size = given.get("anchor_image_size") or image_size
@@ -119,8 +120,8 @@ def config_to_huggingface(
     decoder = part("decoder", family.decoder, family.decoder_rows, {})
     backbone = part("backbone", backbone_name, (), {})
     _check_positions(encoder)
-    content = {theirs: _plain(encoder[ours]) for theirs, ours, _ in family.encoder_rows}
-    content |= {theirs: _plain(decoder[ours]) for theirs, ours, _ in family.decoder_rows}
+    content = {theirs: plain(encoder[ours]) for theirs, ours, _ in family.encoder_rows}
+    content |= {theirs: plain(decoder[ours]) for theirs, ours, _ in family.decoder_rows}
     content |= {"dropout": encoder["dropout"], **{key: float(content[key]) for key in FLOATS if key in content}}
     content["positional_encoding_temperature"] = _integer(content["positional_encoding_temperature"])
     if family.meant:
@@ -267,7 +268,7 @@ def _arguments(
     for name, parameter in schema_of(REGISTRY[cls]).parameters.items():
         default = meant.get(name, parameter.default if parameter.default is not inspect.Parameter.empty else None)
         arguments[name] = section.get(name, data.get(name, default))
-        if written is None or name in written or name == "num_classes" or _plain(arguments[name]) == _plain(default):
+        if written is None or name in written or name == "num_classes" or plain(arguments[name]) == plain(default):
             continue
         raise CheckpointError(
             f"{cls}.{name} is {arguments[name]!r}: transformers' {family.name} has no such choice, it is {default!r}"
@@ -283,10 +284,6 @@ def _points(points: int | Sequence[int]) -> int:
             "cannot be converted"
         )
     return counts.pop()
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _integer(temperature: float) -> int:
