@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.errors import check_non_negative, check_share
 from ..core.registry import register
 from ..nn.types import Predictions, Target
-from .matched import SetStack, TargetTable, stack_sets, tabulate, union_of_matches
+from .matched import SetStack, TargetTable, stack_sets, tabulate
 
 _COSTS = ("cost_class", "cost_bbox", "cost_giou")
 _UNBOUNDED = 1e9
@@ -178,22 +178,6 @@ def _solve(cost: np.ndarray, starts: Sequence[int], queries: int) -> tuple[np.nd
         pairs.append(np.concatenate(images, axis=1))
     query_index, target_index = np.stack(pairs, axis=1)
     return query_index, target_index
-
-
-def union_match(list_of_indices: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Indices:
-    """Union of the matches of several prediction sets, image by image, by the rule of ``union_of_matches``.
-
-    Args:
-        list_of_indices: per set, per image (query, target) as :class:`HungarianMatcher` returns them.
-
-    Returns: per image (query, target), int64 on the host.
-    """
-    unions = []
-    for of_image in zip(*list_of_indices):
-        query, target = (torch.cat([torch.as_tensor(pair[side]).cpu() for pair in of_image]) for side in (0, 1))
-        query_index, target_index = union_of_matches(query.numpy(), target.numpy())
-        unions.append((torch.from_numpy(query_index), torch.from_numpy(target_index)))
-    return unions
 
 
 def focal_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:

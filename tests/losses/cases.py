@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detector outputs for criterion tests: the golden ones and random ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from golden_cases import load_golden
 from isdfine.distill.layers import GOLSD
 from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
+from isdfine.losses.matched import union_of_matches
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.nn.types import DetectorOutput, GroupOutput, Predictions, QueryGroup
 
@@ -183,3 +185,19 @@ def images_of(case: Case, chosen: slice) -> Case:
         reg_max=case.reg_max,
         dn=dn,
     )
+
+
+def union_match(list_of_indices: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> list[tuple[Tensor, Tensor]]:
+    """Union of the matches of several prediction sets, image by image, by the rule of ``union_of_matches``.
+
+    Args:
+        list_of_indices: per set, per image (query, target) as :class:`HungarianMatcher` returns them.
+
+    Returns: per image (query, target), int64 on the host.
+    """
+    unions = []
+    for of_image in zip(*list_of_indices):
+        query, target = (torch.cat([torch.as_tensor(pair[side]).cpu() for pair in of_image]) for side in (0, 1))
+        query_index, target_index = union_of_matches(query.numpy(), target.numpy())
+        unions.append((torch.from_numpy(query_index), torch.from_numpy(target_index)))
+    return unions

@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from isdfine.core import dist
 from isdfine.losses.criterion import DFINECriterion
-from isdfine.losses.matcher import union_match
 from isdfine.nn.types import Predictions
 from losses.cases import (
     GOLDEN,
@@ -21,6 +20,7 @@ from losses.cases import (
     official_matcher,
     official_objective,
     random_case,
+    union_match,
 )
 from losses.reference import Objective
 

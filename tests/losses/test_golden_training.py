@@ -7,11 +7,12 @@ import pytest
 from golden_cases import fill, load_json, training_case
 from isdfine.distill.objective import Objective
 from isdfine.losses.criterion import DFINECriterion
-from isdfine.losses.matcher import HungarianMatcher, union_match
+from isdfine.losses.matcher import HungarianMatcher
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
 from isdfine.zoo.dfine.decoder import DFINETransformer
 from isdfine.zoo.dfine.encoder import HybridEncoder
 from isdfine.zoo.dfine.model import DFINE
+from losses.cases import union_match
 
 CASES = ["dfine_n_train", "dfine_n_train_dn", pytest.param("dfine_l_train", marks=pytest.mark.slow)]
 

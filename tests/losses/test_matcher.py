@@ -5,9 +5,9 @@ import torch
 
 from golden_cases import load_golden
 from isdfine.losses.matched import stack_sets, tabulate
-from isdfine.losses.matcher import HungarianMatcher, focal_cost, union_match
+from isdfine.losses.matcher import HungarianMatcher, focal_cost
 from isdfine.nn.types import Predictions
-from losses.cases import official_matcher
+from losses.cases import official_matcher, union_match
 
 
 def random_input(counts=(3, 0, 5), queries=8, classes=4, seed=0):
