@@ -53,7 +53,7 @@ def last_line(error: BaseException, caller: str) -> str:
         caller: file that called the other code. The place is the innermost line outside this file and outside Python's
             and installed packages; none where there is no such line.
     """
-    passed_over = (caller, "importlib", "site-packages", "dist-packages")
+    passed_over = (caller, "importlib", "<frozen ", "site-packages", "dist-packages")
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -303,12 +303,14 @@ def _imported(entry: Node) -> Node:
     try:
         if spec is not None:
             _load(spec, str(where))
-        importlib.import_module(name)
+        module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name in (name, top):
-            searched = ", ".join(map(str, places))
+            searched = ", ".join(dict.fromkeys(map(str, places)))
             raise ConfigError(f"{place}: no module {error.name!r} in {searched} or on Python's path") from error
         raise ConfigError(f"{place}: {last_line(error, __file__)}") from error
+    if getattr(module, "__file__", None) is None and hasattr(module, "__path__"):
+        raise ConfigError(f"{place}: a folder without __init__.py: name a module in it, such as {name}.parts")
     if where is None or where == Path.cwd():
         return entry
     shown = os.path.relpath(where) if where.is_relative_to(Path.cwd()) else str(where)

@@ -74,6 +74,7 @@ def test_paths_of_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("import torch\n1 / 0\n", r"user_bad.py:2: ZeroDivisionError: division by zero$"),
         ("def f(:\n", r"user_bad.py:1: SyntaxError: invalid syntax$"),
         ("import user_gone\n", r"user_bad.py:1: ModuleNotFoundError: No module named 'user_gone'$"),
+        ("\nimport os\nos.environ['user_gone']\n", r"user_bad.py:3: KeyError: 'user_gone'$"),
         ("\nraise SystemExit(3)\n", r"user_bad.py:2: SystemExit: 3$"),
         ("raise ValueError('a\\nb')\n", r"user_bad.py:1: ValueError: a b$"),
         ("x = '\0'\n", r"(SyntaxError|ValueError): source code (string )?cannot contain null bytes"),
@@ -96,10 +97,13 @@ def test_a_module_with_an_error_is_one_line(text: str | None, message: str, tmp_
         ("a b", r"'a b' is no name of a module"),
         ("gone/user_part.py", r"no such module in \S+/gone or \S+/gone$"),
         ("json", r"ImportError: the name json is taken by .*: rename .*json.py$"),
+        ("user_folder", r"user_folder: a folder without __init__.py: name a module in it, such as user_folder.parts$"),
+        ("user_folder.py", r"a folder without __init__.py: name a module in it, such as user_folder.parts$"),
     ],
 )
 def test_entries_that_cannot_be_meant(entry: str, message: str, tmp_path: Path) -> None:
     write(tmp_path / "json.py", "")
+    write(tmp_path / "user_folder" / "parts.py", "")
     with pytest.raises(ConfigError, match=rf"run.yml:1: imports: .*{message}"):
         load(write(tmp_path / "run.yml", f"imports: [{entry}]"))
 

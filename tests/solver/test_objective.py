@@ -150,7 +150,8 @@ def test_the_command_line_sets_lists_and_arguments(tmp_path: Path) -> None:
         ("distillers: [{direction: deep_to_shallow}]", r"run.yml:7: distillers.0: expected component .*needs `type: "),
         ("distillers: [~]", r"run.yml:7: distillers.0: expected component .*, found None"),
         ("distillers: [{type: LinearWarmup}]",
-         r"run.yml:7: distillers.0: distillers knows no 'LinearWarmup'; known: .*GOLSD, InterLayerDistillation"),
+         r"run.yml:7: distillers.0: distillers knows no 'LinearWarmup'; known: .*GOLSD, InterLayerDistillation.* "
+         r"\(LinearWarmup is registered, but does not derive from the base class of distillers\)"),
         ("distillers: [InterLayerDistilation]",
          r"run.yml:7: distillers.0: distillers knows no .*; did you mean InterLayerDistillation\?"),
         ("distillers: [GOLSD, GOLSD]", r"run.yml:7: distillers.1: GOLSD stands there twice"),

@@ -183,7 +183,10 @@ class Planner:
         choices = [name for name in self.registry if getattr(self.registry[name], "slot", None) == slot]
         kind = node.value.get("type") if isinstance(node.value, dict) else node
         if kind is not None and isinstance(kind.value, str) and kind.value not in choices:
-            return self.report(kind, node.key, f"{slot} knows no {kind.value!r}{suggest(kind.value, choices)}")
+            hint = suggest(kind.value, choices)
+            if kind.value in self.registry:
+                hint += f" ({kind.value} is registered, but does not derive from the base class of {slot})"
+            return self.report(kind, node.key, f"{slot} knows no {kind.value!r}{hint}")
         return self.value(node, type)
 
     def section(self, name: str) -> Node:
