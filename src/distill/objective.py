@@ -96,20 +96,30 @@ class Objective(nn.Module):
         """Name -> weighted scalar, prediction set by prediction set; the objective is their sum.
 
         Raises:
-            ValueError: two distillers return a loss of the same name.
+            ConfigError: a distiller returns something else than scalars by name, or a loss that is there already.
         """
         named = self.criterion.terms(context.step)
         with torch.autocast(context.student.layers[-1].boxes.device.type, enabled=False):
             for index, (count, distiller) in enumerate(counted(self.distillers)):
-                losses = told_apart(distiller(context), count)
+                losses = distiller(context)
+                if not isinstance(losses, Mapping) or not all(_is_scalar(loss) for loss in losses.values()):
+                    raise ConfigError(
+                        f"distillers.{index} ({type(distiller).__name__}): forward must return a dict of losses by "
+                        "name, each a tensor of one number"
+                    )
+                losses = told_apart(losses, count)
                 twice = named.keys() & losses.keys()
                 if twice:
-                    raise ValueError(
+                    raise ConfigError(
                         f"distillers.{index} ({type(distiller).__name__}) returns {', '.join(sorted(twice))}, which is "
                         "there already: give its losses names of their own"
                     )
                 named |= losses
         return in_order(named, context.step)
+
+
+def _is_scalar(loss: object) -> bool:
+    return isinstance(loss, Tensor) and loss.ndim == 0
 
 
 def check_together(distillers: Sequence[Distiller]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core import dist
+from ..core.errors import ConfigError
 from ..nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from ..nn.types import DetectorOutput, GroupOutput, Predictions, Target
 
@@ -315,14 +316,17 @@ def fixed_pairs(stack: SetStack, group: GroupOutput, table: TargetTable) -> Pair
     """Pairs of a group that knows its targets, without asking the device how many there are.
 
     Raises:
-        ValueError: the group has no ``assigned``, or fewer queries than pairs.
+        ConfigError: the group has no ``assigned``, or fewer queries than pairs.
     """
     query_group = group.group
     if query_group.assigned is None:
-        raise ValueError(f"query group {query_group.name!r} has no assigned targets: the criterion cannot score it")
+        raise ConfigError(
+            f"query group {query_group.name!r} has no assigned targets: give its source's groups `assigned`, or "
+            "supervised=False for queries that the criterion does not score"
+        )
     count = query_group.repeats * len(table)
     if count > stack.rows:
-        raise ValueError(
+        raise ConfigError(
             f"query group {query_group.name!r} has {stack.rows} queries for {query_group.repeats} x {len(table)} "
             "targets: repeats must say how often each target stands in assigned"
         )

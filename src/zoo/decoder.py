@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import check_counts
+from ..core.errors import ConfigError, check_counts
 from ..nn.capture import DEFORMABLE_KINDS, AttentionRecorder, check_taps, recorder
 from ..nn.cpu import FeatureTable
 from ..nn.padding import Padding, cleared
@@ -305,7 +305,7 @@ class InputProjection(nn.ModuleList):
         num_levels: levels, at least ``len(channels)``.
         always: project maps whose width fits as well, as RT-DETR does.
 
-    Raises: ValueError if there are fewer levels than maps, or on maps of other numbers or channels.
+    Raises: ValueError if there are fewer levels than maps; ConfigError on maps of other numbers or channels.
     """
 
     def __init__(self, channels: Sequence[int], dim: int, num_levels: int, *, always: bool = False) -> None:
@@ -321,7 +321,7 @@ class InputProjection(nn.ModuleList):
     def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
         """Maps (B, channels[i], H, W), fine to coarse -> one (B, D, H, W) per level, cleared of padding."""
         if (got := [feature.shape[1] for feature in features]) != self.channels:
-            raise ValueError(
+            raise ConfigError(
                 f"the decoder has feat_channels {self.channels} but got maps of {got} channels: "
                 "compare feat_channels with the encoder's hidden_dim and the backbone's return_idx"
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from isdfine.core import dist
+from isdfine.core.errors import ConfigError
 from isdfine.distill.context import DistillationContext, Distiller
 from isdfine.distill.layers import GOLSD, InterLayerDistillation
 from isdfine.distill.objective import Objective, default_distillers
@@ -122,9 +123,19 @@ def test_losses_of_two_distillers_of_one_class_are_told_apart() -> None:
 def test_names_may_not_clash() -> None:
     case = random_case(3)
     with pytest.raises(
-        ValueError, match=r"distillers.0 \(Watching\) returns loss_vfl, which is there already: give its"
+        ConfigError, match=r"distillers.0 \(Watching\) returns loss_vfl, which is there already: give its"
     ):
         objective(case, Watching("loss_vfl"))(case.output, case.targets)
+
+
+@pytest.mark.parametrize("losses", [torch.ones(()), {"loss_x": 0.5}, {"loss_x": torch.ones(2)}, None])
+def test_losses_are_scalars_by_name(losses: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(3)
+    monkeypatch.setattr(Watching, "forward", lambda *_: losses)
+    with pytest.raises(
+        ConfigError, match=r"^distillers.0 \(Watching\): forward must return a dict of losses by name, each a tensor of"
+    ):
+        objective(case, Watching())(case.output, case.targets)
 
 
 def test_one_method_takes_the_others_place() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from isdfine.core.errors import ConfigError
 from isdfine.zoo.decoder import InputProjection, level_sizes
 
 
@@ -36,7 +37,7 @@ def test_extra_levels_always_get_smaller() -> None:
 def test_messages() -> None:
     with pytest.raises(ValueError, match=r"num_levels 1 is less than the 2 feat_channels \[8, 8\]"):
         InputProjection([8, 8], 8, 1)
-    with pytest.raises(ValueError, match=r"feat_channels \[8, 8\] but got maps of \[8, 16\] channels: compare"):
+    with pytest.raises(ConfigError, match=r"feat_channels \[8, 8\] but got maps of \[8, 16\] channels: compare"):
         InputProjection([8, 8], 8, 2)([torch.zeros(1, 8, 2, 2), torch.zeros(1, 16, 1, 1)])
     with pytest.raises(ValueError, match=r"feat_channels \[8, 8\] but got maps of \[8\] channels"):
         InputProjection([8, 8], 8, 2)([torch.zeros(1, 8, 2, 2)])
