@@ -309,7 +309,7 @@ def _from_torch(path: Path, ema: bool | None) -> Checkpoint:
         form = f"transformers {transformers_family(weights)} state dict"
         return Checkpoint(path, form, from_huggingface(weights), path)
     if "label_space" not in content and "config" not in content:
-        form = f"official {family_of(weights) or 'D-FINE'} checkpoint ({which})"
+        form = f"official {(family_of(weights) or 'D-FINE').removeprefix('a ')} checkpoint ({which})"
         return Checkpoint(path, form, weights, path, content)
     texts = {key: content[key] for key in ("licence", "notes") if isinstance(content.get(key), str)}
     return Checkpoint(path, f"isdfine checkpoint ({which})", weights, path, content, _metrics(content, path), **texts)

@@ -37,6 +37,10 @@ def test_official_checkpoints_and_their_averages(tmp_path: Path, state: dict[str
         assert source.form == f"official D-FINE checkpoint ({form} weights)"
         assert torch.equal(source.weights[key], want[key])
         assert source.config is None
+    foreign = open_checkpoint(save(tmp_path / "yolo.pth", {"model": {"model.0.conv.weight": torch.ones(1)}}))
+    assert foreign.form == "official YOLO of Ultralytics checkpoint (plain weights)"
+    with pytest.raises(CheckpointError, match=r"no config.json in it: .*of a run's folder give one checkpoint"):
+        open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=r"no averaged weights \(ema\.module\) in it: leave --ema out"):
         open_checkpoint(save(tmp_path / "plain.pth", {"model": state}), ema=True)
     with pytest.raises(CheckpointError, match=r"only averaged weights .* leave --no-ema out"):

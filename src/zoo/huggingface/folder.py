@@ -51,7 +51,8 @@ def read_folder(path: str | PathLike[str]) -> HuggingFaceFolder:
     folder = path if path.is_dir() else path.parent
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
-            f"{folder}: no {CONFIG} in it: give a folder that transformers' save_pretrained wrote, with its weights"
+            f"{folder}: no {CONFIG} in it: give a folder that transformers' save_pretrained wrote, with its weights; "
+            "of a run's folder give one checkpoint, such as best.pth"
         )
     config = _read_json(folder / CONFIG)
     check_model_type(config, str(folder / CONFIG))
