@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a trained D-FINE between official checkpoints, transformers folders, and safetensors with a card.
+"""Convert a trained D-FINE or RT-DETR between official checkpoints, transformers folders, and safetensors with a card.
 
 python tools/convert_checkpoint.py s.pth s.safetensors --to safetensors -c configs/dfine/dfine_hgnetv2_s_coco.yml
 python tools/convert_checkpoint.py output/run/best.pth my-detector --to huggingface --licence Apache-2.0
@@ -104,14 +104,23 @@ def load_plain(data: dict[str, Any], overrides: list[str]) -> isdfine.Config:
 
 def made_for(sections: dict[str, Any], overrides: list[str]) -> isdfine.Config:
     """The training recipe of the size nearest to a model, with that model in it."""
-    name, levels = sections["HGNetv2"]["name"], len(sections["HGNetv2"]["return_idx"])
-    size = {"B0": "n" if levels < 3 else "s", "B1": "s", "B2": "m", "B3": "m", "B4": "l"}.get(name, "x")
-    config = isdfine.load_config(CONFIGS / "dfine" / f"dfine_hgnetv2_{size}_coco.yml")
+    config = isdfine.load_config(recipe_for(sections), ["PResNet.pretrained=False"] if "PResNet" in sections else [])
     if sections["num_classes"] != len(MSCOCO):
         config = config.with_values(isdfine.load_config(CONFIGS / "dataset" / "custom_detection.yml").data)
     data = {**config.data, **sections, "output_dir": "./output/converted"}
     resize(data, sections["eval_spatial_size"])
     return load_plain(data, overrides)
+
+
+def recipe_for(sections: dict[str, Any]) -> Path:
+    """The file in ``configs`` of the size nearest to a model."""
+    if "PResNet" in sections:
+        version = "rtdetr" if "RTDETRTransformer" in sections else "rtdetrv2"
+        epochs = "120e" if version == "rtdetrv2" and sections["PResNet"]["depth"] < 50 else "6x"
+        return CONFIGS / "rtdetr" / f"{version}_r{sections['PResNet']['depth']}vd_{epochs}_coco.yml"
+    name, levels = sections["HGNetv2"]["name"], len(sections["HGNetv2"]["return_idx"])
+    size = {"B0": "n" if levels < 3 else "s", "B1": "s", "B2": "m", "B3": "m", "B4": "l"}.get(name, "x")
+    return CONFIGS / "dfine" / f"dfine_hgnetv2_{size}_coco.yml"
 
 
 def resize(data: dict[str, Any], image_size: list[int]) -> None:

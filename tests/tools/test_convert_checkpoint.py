@@ -9,15 +9,20 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import isdfine
+import rtdetr_cases
 from builders import load_tool, write_coco, write_micro_config
 from hf_cases import filled, micro, write_micro_folder
-from isdfine.core.checkpoint.card import read_card
+from isdfine.core.checkpoint.card import Card, read_card
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import LabelSpace
-from isdfine.load import open_checkpoint
+from isdfine.load import load_detector, open_checkpoint
 from isdfine.solver.solver import check_classes
+from isdfine.zoo.huggingface.config import config_to_huggingface
+from isdfine.zoo.huggingface.folder import write_folder
+from isdfine.zoo.huggingface.weights import to_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +125,38 @@ def test_a_strange_folder_gets_a_config_that_runs(tool: ModuleType, tmp_path: Pa
     updates += ["val_dataloader.num_workers=0", "device=cpu"]
     arguments = ["-c", str(out.with_suffix(".yml")), "--test-only", "-r", str(out), "-u", *updates]
     assert load_tool("train").main(arguments) == 0
+
+
+@pytest.mark.parametrize("name", ["rtdetr_r18vd", "rtdetrv2_r18vd"])
+def test_a_strange_folder_of_rtdetr_gets_its_own_recipe(tool: ModuleType, name: str, tmp_path: Path) -> None:
+    weights = to_huggingface(rtdetr_cases.filled(name).state_dict())
+    content = config_to_huggingface(rtdetr_cases.official(name).data, num_classes=80)
+    write_folder(tmp_path / "hf", content, weights, Card(config={}), image_size=(320, 320))
+    (tmp_path / "hf" / "model.json").unlink()
+    save_file(weights, tmp_path / "hf" / "model.safetensors")
+    out = tmp_path / "out.pth"
+    assert tool.main([str(tmp_path / "hf"), str(out), "--to", "official"]) == 0
+    config = isdfine.load_config(out.with_suffix(".yml"))
+    official = rtdetr_cases.official(name)
+    assert config.get("RTDETR") == official.get("RTDETR")
+    assert config.get("PResNet.depth") == 18
+    assert config.get("optimizer.type") == "AdamW"
+    assert not config.build("train_dataloader.collate_fn").restart
+    assert config.get("val_dataloader.dataset.transforms.ops.0") == {"type": "Resize", "size": [320, 320]}
+    image = torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        answer = load_detector(out, out.with_suffix(".yml")).model(image)
+        reference = load_detector(tmp_path / "hf").model(image)
+    assert torch.equal(answer.logits, reference.logits)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+@pytest.mark.parametrize("decoder", ["RTDETRTransformer", "RTDETRTransformerv2"])
+def test_every_depth_has_a_recipe(tool: ModuleType, decoder: str, depth: int) -> None:
+    config = isdfine.load_config(
+        tool.recipe_for({decoder: {}, "PResNet": {"depth": depth}}), ["PResNet.pretrained=False"]
+    )
+    assert (config.get("RTDETR.decoder"), config.get("PResNet.depth")) == (decoder, depth)
 
 
 def test_a_weights_file_cannot_have_code_imported(
