@@ -182,7 +182,7 @@ def listed(items: Sequence[str], shown: int = 10) -> str:
 
 
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("D-FINE", (r"^decoder\.pre_bbox_head\.",)),
+    ("D-FINE", (r"^decoder\.pre_bbox_head\.", r"^decoder\.decoder\.(layers\.\d+\.gateway|lqe_layers)\.")),
     ("RT-DETR", (r"^decoder\.dec_bbox_head\.",)),
     ("RF-DETR or LW-DETR", (r"^backbone\.0\.(encoder|projector)\.",)),
     ("DINO", (r"^label_enc\.", r"^transformer\.enc_out_class_embed\.")),

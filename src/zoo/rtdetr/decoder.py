@@ -60,8 +60,7 @@ class RTDETRTransformer(RTDETRTransformerv2):
         num_classes: C.
         position_embed_type: ``sine`` only.
         learnt_init_query: the first version's name of ``learn_query_content``.
-        version: ``v1`` names parameters of ``enc_output`` as RT-DETR's first checkpoints do, ``v2`` as its later ones;
-            both are read.
+        version: ``v1`` names parameters of ``enc_output`` as RT-DETR's first checkpoints do, ``v2`` as its later ones.
         options: see :class:`RTDETRTransformerv2`.
     """
 

@@ -240,7 +240,9 @@ def test_official_keys_of_one_size_do_not_fit_another() -> None:
 @pytest.mark.parametrize(
     ("keys", "family"),
     [
-        (["decoder.pre_bbox_head.layers.0.bias", "decoder.dec_bbox_head.0.layers.0.bias"], "D-FINE"),
+        (["decoder.pre_bbox_head.layers.0.bias", "decoder.decoder.layers.0.gateway.gate.bias"], "D-FINE"),
+        (["decoder.pre_bbox_head.layers.0.bias", "decoder.decoder.lqe_layers.0.reg_conf.layers.0.bias"], "D-FINE"),
+        (["decoder.pre_bbox_head.layers.0.bias", "decoder.dec_bbox_head.0.layers.0.bias"], "RT-DETR"),  # with FDR
         (["decoder.dec_bbox_head.0.layers.0.bias"], "RT-DETR"),
         (["backbone.0.projector.stages.0.weight", "refpoint_embed.weight"], "RF-DETR or LW-DETR"),
         (["label_enc.weight", "transformer.enc_out_class_embed.bias", "transformer.level_embed"], "DINO"),
