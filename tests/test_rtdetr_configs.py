@@ -229,6 +229,7 @@ def test_official_files_of_the_second_repository_load(name: str, tmp_path: Path)
     config = isdfine.load_config(tmp_path / "run.yml", [f"{facts['backbone']}.pretrained=False"])
     assert config.notes == {}
     compare_with_facts(config, facts)
+    assert StagePlan.of(config.build("train_dataloader.collate_fn")).restart_epoch is None  # misspelt as it is there
     with torch.device("meta"):
         state = config.build("model").state_dict()
         assert {key: one.shape for key, one in state.items()} == {

@@ -245,7 +245,7 @@ class Planner:
         defaults: dict[Any, Node] = {}
         for part in (chosen, *self.section(chosen.value).value.values()):
             cls = self.registry[part.value] if isinstance(part.value, str) and part.value in self.registry else None
-            of_part = getattr(cls, "part_defaults", {}).get(name, {})
+            of_part = getattr(cls, "part_defaults", {}).get(self.registry[name].__name__, {})  # not of an alias
             origin = f"{part.origin} ({part.value})"
             defaults |= {argument: locate(value, origin, f"{name}.{argument}") for argument, value in of_part.items()}
         return defaults
