@@ -31,10 +31,8 @@ def pick_device(wanted: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device is {name!r}: give cpu, cuda or cuda:0, or leave it out") from None
-    try:
-        torch.zeros(
-            1, device=device
-        ).cpu()  # torch knows the names of devices that it does not have or cannot compute on
+    try:  # torch knows the names of devices that it does not have or cannot compute on
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         sees = f" and sees {torch.cuda.device_count()} CUDA devices" if device.type == "cuda" else ""
         raise ConfigError(
