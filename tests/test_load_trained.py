@@ -11,9 +11,9 @@ import torch
 
 import isdfine
 from builders import SIZE, write_micro_config
+from conversion.convert import Wanted, convert
 from detector_cases import pictures
 from isdfine.core.errors import CheckpointError
-from isdfine.deploy.convert import Wanted, convert
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
 from isdfine.deploy.preprocess import recipe_of

@@ -13,7 +13,7 @@ SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
 BESIDE_TOOLS = [
     file
-    for name in ("ablation", "audit", "benchmark/bench", "inference", "visualization")
+    for name in ("ablation", "audit", "benchmark/bench", "conversion", "inference", "visualization")
     for file in sorted((ROOT / "tools" / name).glob("*.py"))
 ]
 ALL = ("core", "data", "nn", "zoo", "losses", "distill", "optim", "solver", "deploy", "viz")

@@ -23,11 +23,11 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import isdfine
+from conversion.convert import Conversion, Wanted, convert
 from isdfine.core.command import add_option, command_parser, one_line_errors
 from isdfine.core.config.node import dump_yaml
 from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.label_space import MSCOCO, LabelSpace
-from isdfine.deploy.convert import Conversion, Wanted, convert
 from isdfine.load import Checkpoint, open_checkpoint
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

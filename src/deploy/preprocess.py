@@ -219,8 +219,8 @@ def recipe_of(config: Config) -> Recipe:
     steps: list[Plan] = transforms.arguments.get("ops") or []
     ops = tuple({"type": step.cls.__name__, **_values(step)} for step in steps if not issubclass(step.cls, _BOXES_ONLY))
     pixels = next((_values(step) for step in steps if issubclass(step.cls, ConvertPILImage)), {"scale": True})
-    padded = next((_values(plan) for plan in plans if plan.cls is PaddedBatchCollateFunction), None)
-    padding = None if padded is None else {name: padded[name] for name in ("stride", "fill")}
+    padded = next((_values(plan) for plan in plans if issubclass(plan.cls, PaddedBatchCollateFunction)), None)
+    padding = None if padded is None else {name: padded[name] for name in padded if name in ("stride", "fill")}
     _refuse_what_inference_cannot_do(ops, padding)
     if pixels.get("dtype", "float32") != "float32":
         raise ConfigError(f"{transforms.place}: dtype is {pixels['dtype']!r}, but models read float32")

@@ -12,6 +12,8 @@ from PIL import Image
 
 from detector_cases import OPS, micro_config, pictures
 from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.core.registry import register
+from isdfine.data.collate import PaddedBatchCollateFunction
 from isdfine.deploy.preprocess import Recipe, recipe_of
 
 
@@ -77,6 +79,16 @@ def test_what_cannot_be_repeated_is_refused(tmp_path: Path) -> None:
         Recipe.from_metadata({"size": "[4, 6]", "resize": "shorter_side"}, "m.onnx")
     with pytest.raises(CheckpointError, match="do not say how images are prepared"):
         Recipe.from_metadata({"preprocess": '{"ops": [{"type": "Blur"}]}'}, "m.onnx")
+
+
+def test_a_padding_collate_function_of_the_users_pads_at_inference_too(tmp_path: Path) -> None:
+    @register
+    class CountingCollateFunction(PaddedBatchCollateFunction):
+        """Such as a user's that does more than pad."""
+
+    padded = {"type": "CountingCollateFunction", "stride": 64, "fill": 255}
+    recipe = recipe_of(micro_config(tmp_path, "fit").with_values({"val_dataloader.collate_fn": padded}))
+    assert recipe.padding == {"stride": 64, "fill": 255}
 
 
 PLAIN = {

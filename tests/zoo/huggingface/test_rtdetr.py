@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from conversion.convert import Wanted, convert
 from isdfine.core.checkpoint.card import Card
 from isdfine.core.errors import CheckpointError
-from isdfine.deploy.convert import Wanted, convert
 from isdfine.load import load_detector, open_checkpoint
 from isdfine.zoo.huggingface.config import config_to_huggingface
 from isdfine.zoo.huggingface.folder import write_folder

@@ -18,19 +18,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..core.checkpoint.card import UNKNOWN_LICENCE, Card, card_path, save_weights, write_text
-from ..core.config import Config
-from ..core.config.node import locate
-from ..core.errors import CheckpointError
-from ..core.files import whole_file, why
-from ..data.label_space import LabelSpace
-from ..load import Checkpoint, build_with, open_checkpoint
-from ..nn.types import Predictions
-from ..zoo.huggingface.config import config_to_huggingface
-from ..zoo.huggingface.folder import write_folder
-from ..zoo.huggingface.weights import to_huggingface
-from .preprocess import image_size_of
-from .training_layers import drop_training_layers
+from conversion.training_layers import drop_training_layers
+from isdfine.core.checkpoint.card import UNKNOWN_LICENCE, Card, card_path, save_weights, write_text
+from isdfine.core.config import Config
+from isdfine.core.config.node import locate
+from isdfine.core.errors import CheckpointError
+from isdfine.core.files import whole_file, why
+from isdfine.data.label_space import LabelSpace
+from isdfine.deploy.preprocess import image_size_of
+from isdfine.load import Checkpoint, build_with, open_checkpoint
+from isdfine.nn.types import Predictions
+from isdfine.zoo.huggingface.config import config_to_huggingface
+from isdfine.zoo.huggingface.folder import write_folder
+from isdfine.zoo.huggingface.weights import to_huggingface
 
 Form = Literal["official", "huggingface", "safetensors"]
 TOLERANCE = 1e-4

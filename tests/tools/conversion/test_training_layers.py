@@ -7,11 +7,11 @@ import torch
 import yaml
 
 import isdfine
+from conversion.convert import Wanted, convert
+from conversion.training_layers import drop_training_layers
 from hf_cases import filled, micro
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
-from isdfine.deploy.convert import Wanted, convert
-from isdfine.deploy.training_layers import drop_training_layers
 from isdfine.load import open_checkpoint
 
 DEEP = {"DFINETransformer.num_layers": 4, "DFINETransformer.eval_idx": 1, "DFINETransformer.layer_scale": 2}

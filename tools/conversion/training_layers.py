@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..core.config import Config
-from ..core.errors import CheckpointError
+from isdfine.core.config import Config
+from isdfine.core.errors import CheckpointError
 
 _OF_A_LAYER = r"decoder\.(?:decoder\.layers|decoder\.lqe_layers|dec_score_head|dec_bbox_head)\.(\d+)\..*"
 """Keys that belong to one decoder layer."""

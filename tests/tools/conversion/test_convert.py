@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from conversion import convert as module
+from conversion.convert import Form, Wanted, convert, largest_differences
 from hf_cases import filled, micro
 from isdfine.core.checkpoint.card import read_card
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError
 from isdfine.data.label_space import MSCOCO, LabelSpace
-from isdfine.deploy import convert as module
-from isdfine.deploy.convert import Form, Wanted, convert, largest_differences
 from isdfine.deploy.preprocess import image_size_of
 from isdfine.load import Checkpoint, build_with, open_checkpoint
 from isdfine.zoo.huggingface.folder import HuggingFaceFolder
@@ -121,7 +121,7 @@ def test_nothing_is_written_over_and_nothing_is_left(
         ):
             convert(source, config, Wanted("safetensors", output, force=True))
     with monkeypatch.context() as patched:
-        patched.setattr(module, "to_huggingface", lambda state, data: {"model.decoder.up": state["decoder.up"]})
+        patched.setattr(module, "to_huggingface", lambda state: {"model.decoder.up": state["decoder.up"]})
         with pytest.raises(CheckpointError, match=r"no class heads among the weights"):
             convert(source, config, Wanted("huggingface", tmp_path / "hf"))
     assert output.read_bytes() == b"mine"
