@@ -50,14 +50,15 @@ def test_transformers_agrees_and_gives_the_weights_back(name: str, tmp_path: Pat
     image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         answer, reference = ours(image), theirs.eval()(pixel_values=image)
-    assert (answer.logits - reference.logits).abs().max() < 1e-3
-    assert (answer.boxes - reference.pred_boxes).abs().max() < 2e-5
-    state = {key: one for key, one in ours.state_dict().items() if not key.endswith((".anchors", ".valid_mask"))}
+    rows = torch.cat((answer.logits[0], 50 * answer.boxes[0]), -1)  # logits to 1e-3, boxes to 2e-5
+    apart = torch.cdist(rows, torch.cat((reference.logits[0], 50 * reference.pred_boxes[0]), -1), p=float("inf"))
+    assert max(apart.amin(0).max(), apart.amin(1).max()) < 1e-3  # as sets: selected queries of near ties change places
+    state = {key: value for key, value in ours.state_dict().items() if not key.endswith((".anchors", ".valid_mask"))}
     for weights in (theirs.state_dict(), open_checkpoint(folder).weights):
         back = weights if "backbone.conv1.conv1_1.conv.weight" in weights else from_huggingface(weights)
         counters = {key for key in state if key.endswith("num_batches_tracked")}
         assert set(state) - counters <= set(back) <= set(state)
-        assert all(torch.equal(one, state[key]) for key, one in back.items())
+        assert all(torch.equal(value, state[key]) for key, value in back.items())
 
 
 @pytest.mark.parametrize("name", SHALLOW)
