@@ -111,8 +111,7 @@ def _guard_border(stem: Stem) -> None:
     and boxes by half a pixel at 320 pixels. Where nothing is negative the merge is harmless, and the border stays.
     """
     inner = stem.stem1
-    assert isinstance(inner, BoundedConv)
-    if inner.low is not None and inner.low >= 0:
+    if isinstance(inner, BoundedConv) and inner.low is not None and inner.low >= 0:
         return
     channels = inner.conv.out_channels
     border = nn.Conv2d(channels, channels, 2, padding=1, groups=channels, bias=False)
