@@ -220,7 +220,7 @@ def recipe_of(config: Config) -> Recipe:
     ops = tuple({"type": step.cls.__name__, **_values(step)} for step in steps if not issubclass(step.cls, _BOXES_ONLY))
     pixels = next((_values(step) for step in steps if issubclass(step.cls, ConvertPILImage)), {"scale": True})
     padded = next((_values(plan) for plan in plans if issubclass(plan.cls, PaddedBatchCollateFunction)), None)
-    padding = None if padded is None else {name: padded[name] for name in padded if name in ("stride", "fill")}
+    padding = None if padded is None else {"stride": padded.get("stride", STRIDE), "fill": padded.get("fill", "mean")}
     _refuse_what_inference_cannot_do(ops, padding)
     if pixels.get("dtype", "float32") != "float32":
         raise ConfigError(f"{transforms.place}: dtype is {pixels['dtype']!r}, but models read float32")
@@ -272,7 +272,7 @@ def _checked(recipe: Recipe) -> Recipe:
             raise ValueError(f"{op['type']} to {sides}, expected whole pixels up to {MAX_SIDE}")
         if shorter_side and sides[0] > sides[1]:
             raise ValueError(f"{op['type']} to {sides}, expected a longest edge at least as long as the shortest")
-    stride, fill = (recipe.padding or {"stride": STRIDE, "fill": 0}).values()
+    stride, fill = (STRIDE, 0) if recipe.padding is None else (recipe.padding["stride"], recipe.padding["fill"])
     if stride < 1 or stride % STRIDE:
         raise ValueError(f"padding has the stride {stride}, expected a multiple of {STRIDE} above 0")
     if fill != "mean" and not 0 <= fill <= 255:

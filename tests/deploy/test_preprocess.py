@@ -86,9 +86,19 @@ def test_a_padding_collate_function_of_the_users_pads_at_inference_too(tmp_path:
     class CountingCollateFunction(PaddedBatchCollateFunction):
         """Such as a user's that does more than pad."""
 
-    padded = {"type": "CountingCollateFunction", "stride": 64, "fill": 255}
-    recipe = recipe_of(micro_config(tmp_path, "fit").with_values({"val_dataloader.collate_fn": padded}))
-    assert recipe.padding == {"stride": 64, "fill": 255}
+    @register
+    class WhiteCollateFunction(PaddedBatchCollateFunction):
+        """With arguments in another order, and without the stride."""
+
+        def __init__(self, fill: int = 255) -> None:
+            super().__init__(fill=fill)
+
+    config = micro_config(tmp_path, "fit")
+    for padded, padding in (
+        ({"type": "CountingCollateFunction", "stride": 64, "fill": 255}, {"stride": 64, "fill": 255}),
+        ({"type": "WhiteCollateFunction"}, {"stride": 32, "fill": 255}),
+    ):
+        assert recipe_of(config.with_values({"val_dataloader.collate_fn": padded})).padding == padding
 
 
 PLAIN = {
