@@ -4,6 +4,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,3 +171,42 @@ def write_micro_config(folder: Path, *, images: int = 8, boxes: Sequence[int] = 
     path = folder / "micro.yml"
     path.write_text(yaml.safe_dump(micro_sections(annotations, folder / "run")))
     return path
+
+
+_KILLED = """
+import os, signal, sys, torch
+import isdfine
+from isdfine.solver.fit import fit
+from isdfine.solver.training import Training
+torch.set_num_threads(1)
+run = Training(isdfine.load_config(sys.argv[1], ["output_dir=killed", f"save_every_steps={sys.argv[2]}"]))
+save = run.save
+def save_and_die(*paths):
+    save(*paths)
+    if run.progress.step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+run.save = save_and_die
+fit(run)
+"""
+
+
+def train_until_killed(config: Path, *, save_every_steps: int) -> subprocess.CompletedProcess[str]:
+    """A training in a process of its own, writing to ``killed``, that SIGKILL ends once it has saved after step 3."""
+    command = [sys.executable, "-c", _KILLED, str(config), str(save_every_steps)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+TINY_DECODER: dict[str, Any] = {
+    "hidden_dim": 16,
+    "nhead": 4,
+    "num_queries": 8,
+    "feat_channels": [16, 16],
+    "feat_strides": [8, 16],
+    "num_levels": 2,
+    "num_points": [2, 1],
+    "num_layers": 3,
+    "dim_feedforward": 24,
+    "num_denoising": 6,
+    "eval_spatial_size": [64, 64],
+}
+"""Arguments of a decoder that takes milliseconds."""

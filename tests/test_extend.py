@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import isdfine
-from builders import ROOT, SIZE, load_tool, write_coco
+from builders import ROOT, SIZE, load_tool, train_until_killed, write_coco
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
 from isdfine.deploy.detector import Detector
@@ -27,21 +27,6 @@ from isdfine.solver.solver import Evaluation
 from isdfine.solver.training import Training
 
 HERE = Path(__file__).parent / "extend"
-KILLED = """
-import os, signal, sys, torch
-import isdfine
-from isdfine.solver.fit import fit
-from isdfine.solver.training import Training
-torch.set_num_threads(1)
-run = Training(isdfine.load_config(sys.argv[1], ["output_dir=killed", "save_every_steps=1"]))
-save = run.save
-def save_and_die(*paths):
-    save(*paths)
-    if run.progress.step == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-run.save = save_and_die
-fit(run)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +68,7 @@ def test_parts_of_ones_own_are_trained(whole: Training) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_bits(config: Path, whole: Training) -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(config)], capture_output=True, text=True, check=False)
+    ended = train_until_killed(config, save_every_steps=1)
     assert ended.returncode == -9, ended.stderr
     resumed = Training(isdfine.load_config(config, ["output_dir=killed", "resume=killed"]))
     resumed.resume("killed")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import isdfine
-from builders import write_micro_config
+from builders import TINY_DECODER, write_micro_config
 from golden_cases import fill
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
@@ -24,20 +24,7 @@ from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 from isdfine.zoo.dfine.decoder import DFINETransformer
 
-SETTINGS: dict[str, Any] = {
-    "hidden_dim": 16,
-    "nhead": 4,
-    "num_queries": 8,
-    "feat_channels": [16, 16],
-    "feat_strides": [8, 16],
-    "num_levels": 2,
-    "num_points": [2, 1],
-    "num_layers": 2,
-    "dim_feedforward": 24,
-    "num_denoising": 6,
-    "reg_max": 8,
-    "eval_spatial_size": [64, 64],
-}
+SETTINGS = TINY_DECODER | {"num_layers": 2, "reg_max": 8}
 DEEP: list[dict[str, Any]] = [
     {"num_layers": 4, "eval_idx": 1},
     {"num_layers": 4, "eval_idx": -3},

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 import isdfine
-from builders import micro_sections, write_coco
+from builders import TINY_DECODER, micro_sections, write_coco
 from golden_cases import fill
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.losses.criterion import DFINECriterion
@@ -22,19 +22,7 @@ from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 from isdfine.zoo.dfine.decoder import DFINETransformer
 
-SETTINGS: dict[str, Any] = {
-    "hidden_dim": 16,
-    "nhead": 4,
-    "num_queries": 8,
-    "feat_channels": [16, 16],
-    "feat_strides": [8, 16],
-    "num_levels": 2,
-    "num_points": [2, 1],
-    "num_layers": 3,
-    "dim_feedforward": 24,
-    "num_denoising": 6,
-    "eval_spatial_size": [64, 64],
-}
+SETTINGS = TINY_DECODER
 RT_DETR = {"box_head": "direct", "merge": "residual", "cross_attn_projections": True}
 CHANGES: list[dict[str, Any]] = [
     {"box_head": "direct"},

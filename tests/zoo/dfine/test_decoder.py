@@ -6,27 +6,14 @@ import math
 import pytest
 import torch
 
+from builders import TINY_DECODER
 from golden_cases import fill
 from isdfine.nn.types import DetectorOutput, Predictions
 from isdfine.zoo import denoising
 from isdfine.zoo.denoising import DenoisingNoise
 from isdfine.zoo.dfine.decoder import DFINETransformer
 
-SETTINGS = {
-    "hidden_dim": 16,
-    "nhead": 4,
-    "num_queries": 8,
-    "feat_channels": [16, 16],
-    "feat_strides": [8, 16],
-    "num_levels": 2,
-    "num_points": [2, 1],
-    "num_layers": 3,
-    "dim_feedforward": 24,
-    "num_denoising": 6,
-    "reg_max": 8,
-    "reg_scale": 4,
-    "eval_spatial_size": [64, 64],
-}
+SETTINGS = TINY_DECODER | {"reg_max": 8, "reg_scale": 4}
 
 
 def build(**more: object) -> DFINETransformer:

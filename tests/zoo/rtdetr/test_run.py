@@ -6,8 +6,6 @@ One of them becomes RT-DETR + FDR + GO-LSD by YAML alone.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import torch
 import yaml
 
 import isdfine
-from builders import SIZE, load_tool, micro_sections, write_coco
+from builders import SIZE, load_tool, micro_sections, train_until_killed, write_coco
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.fuse import fuse
 from isdfine.load import load_detector
@@ -35,21 +33,6 @@ FDR_AND_GO_LSD: dict[str, Any] = {
     "distillers": [{"type": "GOLSD"}],
 }
 SMALL = {"hidden_dim": 16, "nhead": 2, "dim_feedforward": 24}
-KILLED = """
-import os, signal, sys, torch
-import isdfine
-from isdfine.solver.fit import fit
-from isdfine.solver.training import Training
-torch.set_num_threads(1)
-run = Training(isdfine.load_config(sys.argv[1], ["output_dir=killed", "save_every_steps=3"]))
-save = run.save
-def save_and_die(*paths):
-    save(*paths)
-    if run.progress.step == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-run.save = save_and_die
-fit(run)
-"""
 
 
 def write_run(folder: Path, name: str, further: dict[str, Any]) -> Path:
@@ -83,7 +66,7 @@ def test_a_shipped_config_from_training_to_the_latency_tool(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     fit(Training(isdfine.load_config(run, ["output_dir=whole"])))
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(run)], capture_output=True, text=True, check=False)
+    ended = train_until_killed(run, save_every_steps=3)
     assert ended.returncode == -9, ended.stderr
     resumed = Training(isdfine.load_config(run, ["output_dir=killed", "resume=killed"]))
     resumed.resume("killed")
