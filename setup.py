@@ -26,22 +26,31 @@ def requirements(section: str) -> list[str]:
     return wanted
 
 
+def version() -> str:
+    """The one version number, of ``src/__init__.py``."""
+    text = (HERE / "src" / "__init__.py").read_text()
+    return next(line.split('"')[1] for line in text.splitlines() if line.startswith("__version__"))
+
+
 setup(
     name="isdfine",
-    version="0.1.0",
+    version=version(),
     description="Train, distil, export and measure DETR-family detectors (D-FINE and ISD-FINE)",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSES/Apache-2.0.txt"],
     python_requires=">=3.10",
-    package_dir={"isdfine": "src"},
-    packages=["isdfine", *(f"isdfine.{name}" for name in find_packages("src"))],
+    package_dir={"isdfine": "src", "isdfine.configs": "configs"},
+    packages=["isdfine", "isdfine.configs", *(f"isdfine.{name}" for name in find_packages("src"))],
     package_data={
         "isdfine": ["py.typed"],
+        "isdfine.configs": ["**/*.yml"],
         "isdfine.core.config": ["*.yml"],
         "isdfine.data.classes": ["*.yml"],
         "isdfine.viz": ["*.html"],
     },
     install_requires=requirements("run"),
+    entry_points={"console_scripts": ["isdfine = isdfine.commands:main"]},
     extras_require={"dev": requirements("dev"), "video": requirements("video")},
 )

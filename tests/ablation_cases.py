@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ablation.matrix import Matrix, Run
-from ablation.matrix_file import read_matrix
+from isdfine.ablation.matrix import Matrix, Trial
+from isdfine.ablation.matrix_file import read_matrix
 from isdfine.core.config.node import dump_yaml
 
 TRIAL = """\
@@ -63,7 +63,7 @@ def write_matrix(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def finish(run: Run, config: Mapping[str, Any], aps: Sequence[float]) -> None:
+def finish(run: Trial, config: Mapping[str, Any], aps: Sequence[float]) -> None:
     """Leave what a finished run leaves, with one AP per epoch; AP50 is 0.2 more."""
     folder = run.folder.path
     folder.mkdir(parents=True)

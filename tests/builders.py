@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny data sets and configs for tests that need a whole run."""
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -21,9 +22,9 @@ SIZE = (64, 96)
 
 
 def load_tool(name: str) -> ModuleType:
-    """``tools/NAME.py`` as a module; what lies beside it is found, as where Python runs it as a script."""
-    if str(ROOT / "tools") not in sys.path:
-        sys.path.append(str(ROOT / "tools"))
+    """The module behind ``tools/NAME.py``: one of ``isdfine.commands``, or the script itself."""
+    if (ROOT / "src" / "commands" / f"{Path(name).name}.py").is_file():
+        return importlib.import_module(f"isdfine.commands.{Path(name).name}")
     spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

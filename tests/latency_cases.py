@@ -52,7 +52,7 @@ def write_graph(
 
 
 def ours(path: Path, *, kind: str = "FLOAT", batch: Any = "N", size: tuple[Any, Any] = (32, 64)) -> Path:
-    """With the interface and the metadata of tools/export_onnx.py."""
+    """With the interface and the metadata of isdfine export."""
     texts = {"isdfine_version": "0", "names": '["dark", "light"]', "ids": "[3, 7]", "precision": "fp16",
              "size": json.dumps([32, 64]), "resize": "squash"}  # fmt: skip
     inputs = {"images": (kind, [batch, 3, *size]), "orig_target_sizes": ("INT64", [batch, 2])}

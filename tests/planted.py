@@ -18,7 +18,7 @@ CLASSES = ("ant", "bee", "cow")
 
 
 def quiet_tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """tools/dataset.py as a module that leaves the log of other tests as it is."""
+    """isdfine data as a module that leaves the log of other tests as it is."""
     tool = load_tool("dataset")
     monkeypatch.setattr(tool, "setup_logging", lambda: None)
     return tool

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import isdfine
-from ablation.matrix_file import read_matrix
 from golden_cases import load_json
+from isdfine.ablation.matrix_file import read_matrix
 from isdfine.core.errors import ConfigError
 from isdfine.core.registry import REGISTRY
 from official_values import write_data

@@ -11,8 +11,8 @@ import torch
 
 import isdfine
 from builders import SIZE, write_micro_config
-from conversion.convert import Wanted, convert
 from detector_cases import pictures
+from isdfine.conversion.convert import Wanted, convert
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx

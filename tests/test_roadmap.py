@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import isdfine
-from bench.model_info import ModelInfo, model_info
+from isdfine.bench.model_info import ModelInfo, model_info
 from isdfine.core.registry import REGISTRY
 from isdfine.deploy.fuse import fuse
 from isdfine.distill.objective import build_objective

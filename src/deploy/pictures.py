@@ -62,7 +62,7 @@ def read_rgb(path: Path) -> Image.Image:
     """
     try:
         if path.is_dir():
-            raise DataError(f"{path}: is a folder: give its files, or use tools/infer.py")
+            raise DataError(f"{path}: is a folder: give its files, or use isdfine predict")
         with opened(path) as file:
             if file.format in _PAGED and getattr(file, "is_animated", False):
                 logger.warning("%s: holds several pictures; only the first is used", path)

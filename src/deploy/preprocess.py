@@ -172,11 +172,11 @@ class Recipe:
         except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise CheckpointError(
                 f"{place}: its metadata do not say how images are prepared ({error!r}): export the model again with "
-                "tools/export_onnx.py"
+                "isdfine export"
             ) from None
         raise CheckpointError(
             f"{place}: its metadata ask for resize {metadata.get('resize')!r} to {size} without the details "
-            "(preprocess): export the model again with tools/export_onnx.py"
+            "(preprocess): export the model again with isdfine export"
         )
 
     def _one(self, image: Image.Image) -> tuple[Tensor, dict[str, Tensor]]:

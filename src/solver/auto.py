@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batch, loader workers and prefetch for this machine, from what it does: ``tools/train.py --auto``."""
+"""Batch, loader workers and prefetch for this machine, from what it does: ``isdfine train --auto``."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from isdfine.core.errors import ConfigError
 from isdfine.deploy.fuse import fuse
 from isdfine.deploy.inspection import Inspection, inspect_image
 from isdfine.nn.boxes import cxcywh_to_xyxy
-from visualization.attention import attention_figure, attention_maps_figure
-from visualization.edge_distributions import EDGES, edges_of, refinement_figure
+from isdfine.plots.attention import attention_figure, attention_maps_figure
+from isdfine.plots.edge_distributions import EDGES, edges_of, refinement_figure
 
 ORIGINAL = (320, 640)
 """(height, width) of the image that was resized to the network's."""

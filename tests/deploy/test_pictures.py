@@ -100,7 +100,7 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
             as_rgb(tmp_path / name)
     with pytest.raises(DataError, match=r"absent\.jpg: no such image: check the path"):
         as_rgb(tmp_path / "absent.jpg")
-    with pytest.raises(DataError, match=r"is a folder: give its files, or use tools/infer\.py"):
+    with pytest.raises(DataError, match=r"is a folder: give its files, or use isdfine predict"):
         as_rgb(tmp_path)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.synthetic import DecoderShapes, SyntheticStep, synthetic_step
+from isdfine.bench.synthetic import DecoderShapes, SyntheticStep, synthetic_step
 from losses.cases import official_objective
 from losses.published import PublishedObjective, read_for_log
 from losses.test_criterion import Operators

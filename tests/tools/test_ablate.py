@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import isdfine
-from ablation.matrix_file import read_matrix
-from ablation.results import Configs
 from ablation_cases import finish, write_matrix
 from builders import ROOT, load_tool, write_micro_config
+from isdfine.ablation.matrix_file import read_matrix
+from isdfine.ablation.results import Configs
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""tools/convert_checkpoint.py from end to end with a micro model."""
+"""isdfine convert from end to end with a micro model."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of tools/dataset.py: sub-commands, exit codes, messages, and that sources are never written to."""
+"""The command line of isdfine data: sub-commands, exit codes, messages, and that sources are never written to."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from planted import Planted, plant_everything
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    """tools/dataset.py as a module."""
+    """isdfine data as a module."""
     return load_tool("dataset")
 
 

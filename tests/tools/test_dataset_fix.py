@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""tools/dataset.py check --fix: what carries no information is mended, what is lost is said, and a lot is refused."""
+"""isdfine data check --fix: what carries no information is mended, what is lost is said, and a lot is refused."""
 
 import json
 import shutil
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audit.findings import Split
-from audit.sources import discover, read_all
 from builders import load_tool, write_micro_config
+from isdfine.audit.findings import Split
+from isdfine.audit.sources import discover, read_all
 from planted import HEIGHT, WIDTH, Planted, picture
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    """tools/dataset.py as a module."""
+    """isdfine data as a module."""
     return load_tool("dataset")
 
 

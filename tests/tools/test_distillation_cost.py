@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.step import TrainingStep
-from bench.timing import Timing
 from builders import load_tool, write_micro_config
+from isdfine.bench.step import TrainingStep
+from isdfine.bench.timing import Timing
 from isdfine.optim.param_groups import named_as_saved
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""tools/infer.py from the command line: what it writes, what it says, and its exit codes."""
+"""isdfine predict from the command line: what it writes, what it says, and its exit codes."""
 
 import json
 import os

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.model_info import convention
 from builders import load_tool, write_micro_config
+from isdfine.bench.model_info import convention
 
 
 def test_a_table_of_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 import isdfine
-from bench.open import open_subject, parse
-from bench.subject import Wanted
 from builders import load_tool, write_micro_config
 from hf_cases import load_transformers
+from isdfine.bench.open import open_subject, parse
+from isdfine.bench.subject import RunWith
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_their_file_answers_as_ours_does(tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump({**yaml.safe_load(text), "num_classes": 2, "eval_spatial_size": [64, 64]}))
     theirs = tmp_path / "t.onnx"
     assert load_tool("benchmark/peers_onnx").main(["transformers", "-c", str(config), "-o", str(theirs)]) == 0
-    wanted = Wanted(torch.device("cpu"), threads=1)
+    wanted = RunWith(torch.device("cpu"), threads=1)
     answers = []
     for text in (str(config), str(theirs)):
         subject = open_subject(parse(text), wanted, isdfine.load_config)

@@ -18,6 +18,7 @@ from PIL import Image
 
 import isdfine
 from builders import load_tool, write_coco, write_micro_config
+from isdfine import commands
 from isdfine.solver.train import StopTraining
 
 
@@ -29,13 +30,15 @@ def tool() -> ModuleType:
 
 def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    load_tool("train")
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    source = Path(load_tool("train").__file__ or "").read_text()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
-    # read by the OpenMP library when torch loads it, and never again
-    assert source.index('os.environ.setdefault("OMP_WAIT_POLICY"') < source.index("import isdfine")
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    monkeypatch.setattr(commands, "COMMANDS", {"train": commands.Command("none", "")})
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        if given:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        with pytest.raises(ModuleNotFoundError):  # set before any module that may load torch, which reads it once
+            commands.run("train")
+        assert os.environ["OMP_WAIT_POLICY"] == expected
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_half_a_distributed_environment_is_one_message(
@@ -202,10 +205,14 @@ def test_a_run_that_was_stopped_has_the_exit_code_of_its_signal(
 
 
 def test_the_first_line_comes_before_torch_is_imported(tool: ModuleType) -> None:
-    program = f"import runpy, sys; runpy.run_path({tool.__file__!r}, run_name='tool'); print('torch' in sys.modules)"
+    program = f"import sys, {tool.__name__}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
-    source = Path(tool.__file__ or "").read_text()
-    assert source.index('logger.info("starting') > source.index('if __name__ == "__main__"')
+    program = (
+        f"import sys, {tool.__name__} as tool; tool.main = lambda given: print('torch' in sys.modules); tool.program()"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "isdfine.train: starting: " in child.stderr
+    assert child.stdout.startswith("False")
 
 
 def test_resuming_a_finished_run_says_so_and_how_to_go_on(
@@ -217,20 +224,10 @@ def test_resuming_a_finished_run_says_so_and_how_to_go_on(
     printed = capsys.readouterr().out
     judge = next(line for line in printed.splitlines() if line.startswith("judge it again:"))
     best = str(folder / "best.pth")
-    assert shlex.split(judge)[3:] == [
-        "python",
-        "tools/train.py",
-        "-c",
-        str(folder / "config.yml"),
-        "--test-only",
-        "-r",
-        best,
-    ]
+    assert shlex.split(judge)[3:] == ["isdfine", "train", "-c", str(folder / "config.yml"), "--test-only", "-r", best]
     assert tool.main(["-c", str(folder / "config.yml"), "-r", str(folder)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(
-        f"nothing to train: {folder} is finished (1 epochs done, epochs is 1); to go on: python tools/"
-    )
+    assert line.startswith(f"nothing to train: {folder} is finished (1 epochs done, epochs is 1); to go on: isdfine ")
     more = shlex.split(line.split("to go on: ")[1])[2:]
     assert more[-2:] == ["-u", "epochs=2"]
     assert tool.main(more) == 0

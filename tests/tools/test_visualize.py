@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""tools/visualize.py from the command line: every command, what it writes and says, and its exit codes."""
+"""isdfine visualize from the command line: every command, what it writes and says, and its exit codes."""
 
 import csv
 import importlib.abc
@@ -225,7 +225,7 @@ def test_folders_that_are_in_use(visualize: Visualize, tmp_path: Path, capsys: p
 
 def test_exported_models(visualize: Visualize, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert visualize("report", checkpoint=tmp_path / "model.onnx") == 2
-    said = "pictures need the checkpoint it was exported from; tools/infer.py draws the detections of exported models"
+    said = "pictures need the checkpoint it was exported from; isdfine predict draws the detections of exported models"
     assert said in capsys.readouterr().err
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isdfine.plots.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.errors import KINDS, find_mistakes
 from isdfine.viz.matching import match_all
 from isdfine.viz.operating_points import score_curves
 from isdfine.viz.report import LARGEST_PX, EvaluationReport, Picture, page, write_report
 from judged_cases import random_images
-from visualization.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 NAMES = ["cat", "<script>alert(1)</script>", "dog & co"]

@@ -28,9 +28,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of one side do not spin while the other has its turn
 
-from bench import side
-from bench.command import ROOT, bench_parser, config_path
-from bench.timing import Timing, ratio, table, take_turns
+from isdfine.bench import side
+from isdfine.bench.command import ROOT, bench_parser, config_path
+from isdfine.bench.timing import Timing, ratio, table, take_turns
 from isdfine.core.command import one_line_errors
 from isdfine.core.errors import ConfigError
 

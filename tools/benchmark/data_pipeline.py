@@ -38,10 +38,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFile
 
-from bench.command import bench_parser, from_tests, publish
-from bench.machine import described
-from bench.side import serve, side_process
-from bench.timing import Plan, Timing, measure_turns, ratio, table
+from isdfine.bench.command import bench_parser, from_tests, publish
+from isdfine.bench.machine import described
+from isdfine.bench.side import serve, side_process
+from isdfine.bench.timing import Timing, TimingPlan, measure_turns, ratio, table
 from isdfine.core.command import one_line_errors
 from isdfine.core.errors import ConfigError
 from isdfine.data import transforms
@@ -263,7 +263,7 @@ def serve_way(label: str, folder: str, path: str, batch: int) -> None:
     serve(ways(Path(folder), Path(path), batch)[label], time.process_time)
 
 
-def measure_apart(labels: Sequence[str], folder: Path, path: Path, batch: int, plan: Plan) -> dict[str, Timing]:
+def measure_apart(labels: Sequence[str], folder: Path, path: Path, batch: int, plan: TimingPlan) -> dict[str, Timing]:
     """Times of batches, every way in a process of its own: what others left in caches and on the heap would tell."""
     with ExitStack() as stack:
         turns = {}
@@ -274,7 +274,7 @@ def measure_apart(labels: Sequence[str], folder: Path, path: Path, batch: int, p
         return measure_turns(turns, plan)
 
 
-def run_one(folder: Path, path: Path, options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+def run_one(folder: Path, path: Path, options: argparse.Namespace, plan: TimingPlan) -> dict[str, Any]:
     """Measure all ways on one data set."""
     makers = ways(folder, path, options.batch)
     labels = [label for label in makers if label in (OFFICIAL, *options.ways)]
@@ -333,7 +333,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Results by the name of the data."""
     if (options.images is None) != (options.coco is None):
         raise ConfigError("--images and --coco belong together: give both, or neither for synthetic images")
-    plan = Plan(options.rounds, options.repeats, warmup=2, seed=options.seed)
+    plan = TimingPlan(options.rounds, options.repeats, warmup=2, seed=options.seed)
     if options.images is not None:
         return {str(options.images): run_one(options.images, options.coco, options, plan)}
     results = {}

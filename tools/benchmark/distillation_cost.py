@@ -32,11 +32,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memor
 import torch
 from torch import nn
 
-from bench.command import MB, bench_parser, config_of, config_path, publish
-from bench.machine import described
-from bench.step import Clock, Trainee, TrainingStep, dummy_batch
-from bench.timing import Timing, check_counts, ratio, take_turns
-from bench.timing import table as text_table
+from isdfine.bench.command import MB, bench_parser, config_of, config_path, publish
+from isdfine.bench.machine import described
+from isdfine.bench.step import StepClock, Trainee, TrainingStep, dummy_batch
+from isdfine.bench.timing import Timing, check_counts, ratio, take_turns
+from isdfine.bench.timing import table as text_table
 from isdfine.core.command import one_line_errors
 from isdfine.core.config import Config
 from isdfine.core.environment import pick_device
@@ -165,7 +165,7 @@ def measure(bench: Bench, methods: Sequence[str], options: argparse.Namespace) -
 
 def seconds_of(step: TrainingStep) -> Any:
     """A call that takes the step and gives its seconds; the device is not waited for inside."""
-    clock, step.clock = Clock(step.trainee.device), Clock(torch.device("cpu"))
+    clock, step.clock = StepClock(step.trainee.device), StepClock(torch.device("cpu"))
 
     def turn() -> float:
         begin = clock.now()

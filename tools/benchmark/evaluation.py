@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.command import bench_parser, publish
-from bench.machine import PACKAGES, described
-from bench.timing import Ratio, Timing, ratio, table, take_turns
+from isdfine.bench.command import bench_parser, publish
+from isdfine.bench.machine import PACKAGES, described
+from isdfine.bench.timing import Ratio, Timing, ratio, table, take_turns
 from isdfine.core.command import one_line_errors
 from isdfine.core.errors import ConfigError
 

@@ -29,11 +29,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler behind the memor
 import torch
 from torch import Tensor
 
-from bench.command import MB, bench_parser, from_tests, publish
-from bench.machine import described
-from bench.step import Operators
-from bench.synthetic import DecoderShapes, SyntheticStep, synthetic_step
-from bench.timing import Plan, Ratio, measure, ratio, table
+from isdfine.bench.command import MB, bench_parser, from_tests, publish
+from isdfine.bench.machine import described
+from isdfine.bench.step import Operators
+from isdfine.bench.synthetic import DecoderShapes, SyntheticStep, synthetic_step
+from isdfine.bench.timing import Ratio, TimingPlan, measure, ratio, table
 from isdfine.core.command import one_line_errors
 from isdfine.core.errors import ConfigError
 from isdfine.distill.objective import Objective
@@ -107,7 +107,7 @@ def compare(shapes: DecoderShapes, options: argparse.Namespace) -> dict[str, Any
     sides = {"ours": ours(shapes, step), "published": Side(step, reference, module.read_for_log)}
     losses = {name: side() for name, side in sides.items()}
     gradients = {name: side.gradients() for name, side in sides.items()}
-    timings = measure(sides, Plan(options.rounds, 1, options.warmup), clock=time.process_time)
+    timings = measure(sides, TimingPlan(options.rounds, 1, options.warmup), clock=time.process_time)
     return {
         "shapes": asdict(shapes),
         "ratio": ratio(timings["published"], timings["ours"]).plain(),
@@ -131,7 +131,7 @@ def compare(shapes: DecoderShapes, options: argparse.Namespace) -> dict[str, Any
 def grow(sizes: Sequence[DecoderShapes], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Ours alone, all sizes in turns."""
     sides = {str(shapes): ours(shapes, synthetic_step(shapes, options.seed)) for shapes in sizes}
-    timings = measure(sides, Plan(options.rounds, 1, options.warmup), clock=time.process_time)
+    timings = measure(sides, TimingPlan(options.rounds, 1, options.warmup), clock=time.process_time)
     return [
         {
             "shapes": asdict(shapes),

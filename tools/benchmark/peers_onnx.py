@@ -56,8 +56,8 @@ def write_transformers(config_file: str, output: Path) -> None:
     package("torch")
     import torch
 
-    from bench.random_weights import random_detector
-    from bench.twin import transformers_twin
+    from isdfine.bench.random_weights import random_detector
+    from isdfine.bench.twin import transformers_twin
     from isdfine.core.files import whole_file
 
     ours, config = random_detector(isdfine.load_config(config_file))

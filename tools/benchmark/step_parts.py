@@ -22,9 +22,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor, nn
 
-from bench.command import bench_parser, publish
-from bench.machine import described
-from bench.timing import Plan, Ratio, check_counts, measure, ratio, table
+from isdfine.bench.command import bench_parser, publish
+from isdfine.bench.machine import described
+from isdfine.bench.timing import Ratio, TimingPlan, check_counts, measure, ratio, table
 from isdfine.core.command import one_line_errors
 from isdfine.nn.cpu import FeatureTable
 from isdfine.nn.sampling import DeformableAttention
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         updates = {name: Update(options.tensors, one_by_one=name == "usual") for name in ("ours", "usual")}
         pairs = list(zip(reads["ours"](), reads["usual"]()))
         for part, sides in (("attention", reads), ("update", updates)):
-            timings = measure(sides, Plan(options.rounds, 1, 1), clock=time.process_time)
+            timings = measure(sides, TimingPlan(options.rounds, 1, 1), clock=time.process_time)
             parts[part] = {
                 "ratio": ratio(timings["usual"], timings["ours"]).plain(),
                 "sides": {

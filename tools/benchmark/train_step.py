@@ -30,11 +30,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 
 import isdfine
-from bench.command import MB, bench_parser, config_of, config_path, publish
-from bench.machine import described
-from bench.step import Operators, Trainee, TrainingStep, dummy_batch  # noqa: F401  # checkouts.py reads Operators here
-from bench.timing import Plan, Ratio, Timing, check_counts, ratio, table, take_turns
-from bench.twin import transformers_twin
+from isdfine.bench.command import MB, bench_parser, config_of, config_path, publish
+from isdfine.bench.machine import described
+from isdfine.bench.step import Operators, Trainee, TrainingStep, dummy_batch  # noqa: F401  # checkouts.py reads Operators here
+from isdfine.bench.timing import Ratio, Timing, TimingPlan, check_counts, ratio, table, take_turns
+from isdfine.bench.twin import transformers_twin
 from isdfine.core.command import one_line_errors
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.core.environment import pick_device
@@ -124,7 +124,7 @@ def check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Build, time, count."""
     check(options)
-    plan = Plan(options.rounds, 1, options.warmup)
+    plan = TimingPlan(options.rounds, 1, options.warmup)
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     config = without_initial_weights(config_of(options))

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import resource
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -76,7 +75,9 @@ def run_tool(tool: str, arguments: list[str], log: Path, before: Callable[[], ob
         script = str(ROOT / "tools" / f"{tool}.py")
         if tool != "train":  # only in a training ``before`` changes what this process does later
             os.execv(sys.executable, [sys.executable, script, *arguments])
-        return runpy.run_path(script)["main"](arguments)
+        from isdfine.commands import train
+
+        return train.main(arguments)
 
     return os.waitstatus_to_exitcode(os.waitpid(fork(work, log), 0)[1])
 

@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import runpy
 import signal
 import socket
 import sys
@@ -26,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from campaign import ROOT, builders, campaign_parser, fork, run
+from campaign import builders, campaign_parser, fork, run
 
 KINDS = ("killed", "stopped", "raises", "loading", "evaluating", "config", "classes", "images", "boxes")
 SLACK_S = 15.0
@@ -103,7 +102,9 @@ def train(rank: int, port: int, arguments: list[str], prepare_child: Callable[[]
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     prepare_child()
-    return int(runpy.run_path(str(ROOT / "tools" / "train.py"))["main"](arguments))
+    from isdfine.commands import train as command
+
+    return command.main(arguments)
 
 
 def free_port() -> int:

@@ -215,7 +215,7 @@ def _parse(raw: bytes, place: str) -> Card | None:
     if unknown := sorted(set(content) - known):
         raise CheckpointError(f"{place}: unknown entries {', '.join(unknown)}: known are {', '.join(sorted(known))}")
     if "config" not in content:
-        raise CheckpointError(f"{place}: the card has no config: write it again with tools/convert_checkpoint.py")
+        raise CheckpointError(f"{place}: the card has no config: write it again with isdfine convert")
     try:
         return Card(**content, format=version)
     except CheckpointError as error:

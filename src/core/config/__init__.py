@@ -39,6 +39,7 @@ from .plan import (
     suggest,
 )
 from .settings import RunSettings, range_problems
+from .shipped import find_config
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def load_config(
     two values for one thing, and what an included file says of a component that was replaced by one of another type.
 
     Args:
-        path: YAML file; ``__include__`` in it is relative to it.
+        path: YAML file, or the name of one in the package (``find_config``); ``__include__`` in it is relative to it.
         overrides: texts ``a.b.c=value``, later ones win.
         registry: classes that may be named.
         resolvers: functions for shared values that no file gives, by name.
@@ -70,6 +71,7 @@ def load_config(
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of texts, found the text {overrides!r}")
     replaced: Replaced = []
+    path = find_config(path)
     base = read_tree(path, replaced)
     tree = apply_overrides(base, overrides, replaced)
     tree = with_sizes_of_batches(settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree))))

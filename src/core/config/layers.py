@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .node import MAX_DEPTH, MAX_VALUES, Node, VainNull, locate, parse_yaml, read_yaml
+from .shipped import find_config
 
 INCLUDE = "__include__"
 MAX_FILES = 100
@@ -69,7 +70,7 @@ def read_tree(
         ConfigError: missing file, unreadable YAML, a root that is not a mapping, a cycle of includes, or more than
             ``MAX_FILES`` files or ``MAX_VALUES`` values.
     """
-    path, read = Path(path), [] if _read is None else _read  # values of every file so far
+    path, read = find_config(path), [] if _read is None else _read  # values of every file so far
     shown = _shown(path)
     if path.suffix == ".py":
         raise ConfigError(
@@ -96,8 +97,9 @@ def read_tree(
     below = _renamed(Node({name: child for name, child in own.value.items() if name != INCLUDE}, own.origin, ""))
     tree = Node({}, own.origin, "")
     for entry in _included(own):
-        file = path.parent / os.path.expanduser(entry.value)
-        included = read_tree(file, replaced, _from=entry.origin, _open=(*_open, real), _read=read)
+        included = read_tree(
+            find_config(entry.value, path.parent), replaced, _from=entry.origin, _open=(*_open, real), _read=read
+        )
         tree = with_layer(tree, merge(tree, included, replaced))
     return with_layer(tree, merge(tree, below, replaced))
 

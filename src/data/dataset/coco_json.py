@@ -151,7 +151,7 @@ class ImageEntries:
             return Image(image_id, name, *size)
         text = (
             f"image {image_id} ({name}) has height, width {short(size)}: give whole numbers above 0, in pixels "
-            "(tools/dataset.py check --fix writes a copy with those of the files)"
+            "(isdfine data check --fix writes a copy with those of the files)"
         )
         height, width = (whole_number(side) or 0 for side in size)
         if min(height, width) > 0:

@@ -120,7 +120,7 @@ class Problems:
             self.found.append(problem)
         elif (kind, problem.place) not in self._warned:  # the first of a file stands for the others
             self._warned.add((kind, problem.place))
-            logger.warning("%s (tools/dataset.py check lists all such entries)", problem)
+            logger.warning("%s (isdfine data check lists all such entries)", problem)
 
 
 def _problem(kind: str, place: object, text: str, kept: bool) -> Problem:

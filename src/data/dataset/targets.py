@@ -112,7 +112,7 @@ def _fractions(boxes_xywh_px: Floats, shorter_side: Ints) -> int:
 
 
 def shortages(counts: TargetCounts) -> Iterator[tuple[str, str]]:
-    """What a person has to know: (kind of finding of tools/dataset.py, text); nothing for a sound data set.
+    """What a person has to know: (kind of finding of isdfine data, text); nothing for a sound data set.
 
     Nothing is left to learn from, or much is missing, or the boxes are in doubt, and why.
     """

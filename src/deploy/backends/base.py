@@ -129,7 +129,7 @@ def info_from(
         if names is None or size is None:
             raise CheckpointError(
                 f"{place}: was not written by isdfine (no {VERSION} in its metadata): export the model with "
-                "tools/export_onnx.py; an official D-FINE export of one size can be used with its class names (names=)"
+                "isdfine export; an official D-FINE export of one size can be used with its class names (names=)"
             )
         recipe, labels = Recipe.squash(size), _named(names, place)
     if size is not None and recipe.size is not None and recipe.size != size:
@@ -146,8 +146,7 @@ def _labels(metadata: Mapping[str, str], place: str) -> LabelSpace:
         return LabelSpace.from_dict(labels)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{place}: its metadata do not say its classes ({error!r}): export the model again with "
-            "tools/export_onnx.py"
+            f"{place}: its metadata do not say its classes ({error!r}): export the model again with isdfine export"
         ) from None
 
 
@@ -168,5 +167,5 @@ def check_interface(path: str, inputs: Sequence[str], outputs: Sequence[str]) ->
         raise CheckpointError(
             f"{path}: has the inputs {', '.join(inputs)} and the outputs {', '.join(outputs)}, expected "
             f"{', '.join(INPUTS)} and {', '.join(OUTPUTS)}: it is another project's model; export one with "
-            "tools/export_onnx.py"
+            "isdfine export"
         )

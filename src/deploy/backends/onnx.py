@@ -22,7 +22,7 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class OnnxBackend:
-    """A graph from ``tools/export_onnx.py``.
+    """A graph from ``isdfine export``.
 
     Args:
         path: the ``.onnx`` file.
@@ -76,7 +76,7 @@ class OnnxBackend:
             raise CheckpointError(
                 f"{self._path}: ONNX Runtime stopped at {count} images of {' x '.join(map(str, images.shape[2:]))} "
                 f"({reason(error)}): the graph does not take every batch or size that its inputs promise, or memory "
-                "ran out; try a batch of 1, or export it again with tools/export_onnx.py"
+                "ran out; try a batch of 1, or export it again with isdfine export"
             ) from None
         return Outputs(
             labels[:count].astype(np.int64, copy=False),

@@ -31,7 +31,7 @@ def metadata_path(engine: Path) -> Path:
 
 
 class TensorRTBackend:
-    """An engine from ``tools/export_trt.py``, or from ``trtexec`` with the ``.onnx`` file of the same stem beside it.
+    """An engine from ``isdfine trt``, or from ``trtexec`` with the ``.onnx`` file of the same stem beside it.
 
     Args:
         path: the engine.
@@ -60,7 +60,7 @@ class TensorRTBackend:
             raise CheckpointError(
                 f"{path}: TensorRT {trt.__version__} cannot load it{built}, its log above says why: an engine runs "
                 "only with the TensorRT version and the kind of GPU it was built with; build it again here with "
-                "tools/export_trt.py"
+                "isdfine trt"
             )
         self._context = self._engine.create_execution_context()
         tensors = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]

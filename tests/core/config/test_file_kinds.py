@@ -33,7 +33,7 @@ def load(tmp_path: Path) -> Load:
         ("imgsz: 640\nepochs: 100\nbatch: 16\n", r"run.yml:1: imgsz: these are training arguments of Ultralytics"),
         ("_BASE_: ['a.yml']\narchitecture: DETR\n", r"run.yml:1: _BASE_: this is a config of PaddleDetection"),
         ("architecture: DETR\nnum_classes: 80\n", r"run.yml:1: architecture: this is a config of PaddleDetection"),
-        ('{"architectures": ["D"], "model_type": "d_fine"}', r"run.yml:1: model_type: .*tools/convert_checkpoint.py"),
+        ('{"architectures": ["D"], "model_type": "d_fine"}', r"run.yml:1: model_type: .*isdfine convert"),
         ('{"images": [], "annotations": [], "categories": []}', r"run.yml:1: annotations: this is a COCO annotation"),
     ],
 )

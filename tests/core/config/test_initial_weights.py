@@ -8,9 +8,9 @@ import timm
 import torch
 
 import isdfine
-from bench.model_info import model_info
-from conversion.convert import Wanted, convert
 from hf_cases import micro
+from isdfine.bench.model_info import model_info
+from isdfine.conversion.convert import Wanted, convert
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.load import open_checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ablation.matrix_file import read_matrix
+from isdfine.ablation.matrix_file import read_matrix
 from isdfine.core.config.layers import apply_overrides, read_tree
 from isdfine.core.config.node import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
 from isdfine.core.errors import ConfigError

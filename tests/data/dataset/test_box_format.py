@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from audit.sources import discover, read_all
 from data import coco_files
+from isdfine.audit.sources import discover, read_all
 from isdfine.data.dataset.box_format import other_format, some_corners
 
 HEIGHT, WIDTH = 80, 100

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 import isdfine
-from audit.formats import read_annotations
 from builders import micro_sections
 from data import coco_files
+from isdfine.audit.formats import read_annotations
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.problems import Problems

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from audit.check import check
-from audit.sources import discover, read_all
+from isdfine.audit.check import check
+from isdfine.audit.sources import discover, read_all
 from isdfine.core.errors import DataError
 from isdfine.data.dataset import frame
 from isdfine.data.dataset.coco import CocoDetection, Objects365Detection

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from audit.sources import discover, read_all
-from audit.writers import write_dataset
 from builders import write_coco
 from data import coco_files
+from isdfine.audit.sources import discover, read_all
+from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.annotations import Collected
 from isdfine.data.dataset.coco import CocoDetection, Objects365Detection

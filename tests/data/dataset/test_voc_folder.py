@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from audit.sources import discover, read_all
+from isdfine.audit.sources import discover, read_all
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.voc import VOCDetection
 

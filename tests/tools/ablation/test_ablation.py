@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import isdfine
-from ablation import ablation
-from ablation.ablation import check_buildable, commands, pending, put_aside
-from ablation.matrix import Matrix
-from ablation.matrix_file import read_matrix
-from ablation.results import Configs
-from ablation.runner import Runner
 from ablation_cases import finish, write_matrix
 from builders import write_micro_config
+from isdfine.ablation import ablation
+from isdfine.ablation.ablation import check_buildable, commands, pending, put_aside
+from isdfine.ablation.matrix import Matrix
+from isdfine.ablation.matrix_file import read_matrix
+from isdfine.ablation.results import Configs
+from isdfine.ablation.runner import Runner
 from isdfine.core.environment import setup_logging
 from isdfine.core.errors import ConfigError
 

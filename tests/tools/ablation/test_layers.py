@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import isdfine
-from ablation import layers
-from ablation.layers import LayerResults, answering_layer, cached_layers, layer_metrics, values_by_layer
 from builders import write_micro_config
+from isdfine.ablation import layers
+from isdfine.ablation.layers import LayerResults, answering_layer, cached_layers, layer_metrics, values_by_layer
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.evaluate import CocoEvaluator, EvalResult

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablation.matrix_file import read_matrix
 from ablation_cases import read_trial, write_trial
+from isdfine.ablation.matrix_file import read_matrix
 from isdfine.core.errors import ConfigError
 
 

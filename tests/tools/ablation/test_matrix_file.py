@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ablation.matrix_file import read_matrix
 from ablation_cases import TRIAL, read_trial, write_trial
+from isdfine.ablation.matrix_file import read_matrix
 from isdfine.core.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from ablation.plots import COLORS, MARKERS, Curve, save_curves
+from isdfine.ablation.plots import COLORS, MARKERS, Curve, save_curves
 
 
 def draw(path: Path, curves: list[Curve]) -> np.ndarray:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ablation.layers import LayerResults
-from ablation.matrix import Change, Judge, Matrix
-from ablation.report import summary_table, to_dict, write_report
-from ablation.results import Outcome, Results
+from isdfine.ablation.layers import LayerResults
+from isdfine.ablation.matrix import Change, Judge, Matrix
+from isdfine.ablation.report import summary_table, to_dict, write_report
+from isdfine.ablation.results import Outcome, Results
 
 APS = {"plain": (0.40, 0.42, 0.41), "good": (0.42, 0.44, 0.4301), "same": (0.41, 0.41, 0.41), "few": (0.5, None, None)}
 """AP by seed of every variant; None = not run."""
@@ -46,7 +46,7 @@ def rows(text: str, heading: str) -> dict[str, list[str]]:
 
 
 def write(trial: Results) -> str:
-    return write_report(trial, train="python tools/train.py", command="python tools/ablate.py trial.yml").read_text()
+    return write_report(trial, train="isdfine train", command="isdfine ablate trial.yml").read_text()
 
 
 def test_the_summary_has_means_paired_differences_and_verdicts(tmp_path: Path) -> None:
@@ -80,11 +80,8 @@ def test_the_report_says_everything_a_reader_needs(tmp_path: Path) -> None:
     assert rows(text, "## Every run")["good/seed2"] == ["1", "20", "43.01", "-", "0.500"]
     assert "- few/seed1: not run\n- few/seed2: not run" in text
     assert rows(text, "on what else the machine did.")["`good`"] == ["hash_good", "1.23 M"]
-    assert "\npython tools/ablate.py trial.yml\n" in text
-    assert (
-        f"python tools/train.py -c {tmp_path / 'base.yml'} -u a=1 --seed 0 --output-dir {tmp_path / 'good/seed0'}"
-        in text
-    )
+    assert "\nisdfine ablate trial.yml\n" in text
+    assert f"isdfine train -c {tmp_path / 'base.yml'} -u a=1 --seed 0 --output-dir {tmp_path / 'good/seed0'}" in text
 
 
 def test_selection_on_the_evaluated_data_is_said(tmp_path: Path) -> None:
@@ -136,7 +133,7 @@ def test_the_json_report_holds_the_same_as_fractions(tmp_path: Path) -> None:
 
 
 def test_curves_use_the_steps_that_all_runs_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ablation import plots
+    from isdfine.ablation import plots
 
     trial = results(tmp_path)
     trial.outcomes[0].curve.insert(1, (15, {"AP": 0.3, "APl": -1.0}))

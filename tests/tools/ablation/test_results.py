@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import isdfine
-from ablation import results as module
-from ablation.layers import LayerResults
-from ablation.matrix import Matrix
-from ablation.matrix_file import read_matrix
-from ablation.results import Configs, collect
 from ablation_cases import finish, write_matrix
 from builders import write_micro_config
+from isdfine.ablation import results as module
+from isdfine.ablation.layers import LayerResults
+from isdfine.ablation.matrix import Matrix
+from isdfine.ablation.matrix_file import read_matrix
+from isdfine.ablation.results import Configs, collect
 from isdfine.core.errors import ConfigError
 
 

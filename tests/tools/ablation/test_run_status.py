@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from ablation.run_status import (
+from isdfine.ablation.run_status import (
     config_hash,
     differences_of,
     final_evaluation,
@@ -85,7 +85,7 @@ def test_a_changed_config_is_named(tmp_path: Path) -> None:
 
 
 def test_many_differences_are_cut_short() -> None:
-    from ablation.run_status import RunStatus
+    from isdfine.ablation.run_status import RunStatus
 
     assert RunStatus("done", tuple("abcdefghij")).complaint == "a; b; c; d; e; f; g; h; and 2 more"
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from ablation import matrix, train_log
-from ablation.matrix import Run
-from ablation.run_status import run_status
-from ablation.runner import Failure, Interrupted, Runner, environment
+from isdfine.ablation import matrix, train_log
+from isdfine.ablation.matrix import Trial
+from isdfine.ablation.run_status import run_status
+from isdfine.ablation.runner import Failure, Interrupted, Runner, environment
 from isdfine.solver.folder import RunFolder
 
 EPOCHS = 3
@@ -49,14 +49,16 @@ sys.exit(4 if how == "draws_badly=1" else 0)
 """
 
 
-def config_of(run: Run) -> dict[str, Any]:
+def config_of(run: Trial) -> dict[str, Any]:
     return {"epoches": EPOCHS, "seed": run.seed}
 
 
-def make(folder: Path, *hows: str) -> list[Run]:
+def make(folder: Path, *hows: str) -> list[Trial]:
     """One run per way to behave."""
     return [
-        Run("", how.split("=")[0], seed, RunFolder(folder / f"seed{seed}"), Path("x.yml"), (how,) if "=" in how else ())
+        Trial(
+            "", how.split("=")[0], seed, RunFolder(folder / f"seed{seed}"), Path("x.yml"), (how,) if "=" in how else ()
+        )
         for seed, how in enumerate(hows)
     ]
 
@@ -68,7 +70,7 @@ def launcher(tmp_path: Path) -> list[str]:
     return [sys.executable, "-S", str(script)]
 
 
-def train(launcher: list[str], runs: list[Run], jobs: int = 1) -> list[Failure]:
+def train(launcher: list[str], runs: list[Trial], jobs: int = 1) -> list[Failure]:
     return Runner(launcher, config_of, jobs).train(runs)
 
 
@@ -81,7 +83,7 @@ def wait_for(path: Path) -> int:
     raise AssertionError(f"{path} never came")
 
 
-def epochs_of(run: Run) -> list[int]:
+def epochs_of(run: Trial) -> list[int]:
     return [json.loads(line)["epoch"] for line in run.folder.metrics.read_text().splitlines()]
 
 
@@ -177,7 +179,7 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_not_begun_anew(
     assert train(launcher, runs) == []  # listed when neither was done
     assert "well/seed1: was done by another process meanwhile" in caplog.text
     assert (runs[1].folder.path / "train.log").read_text() == before
-    other = Run("", "other", 7, runs[1].folder, Path("x.yml"), ())
+    other = Trial("", "other", 7, runs[1].folder, Path("x.yml"), ())
     (failure,) = train(launcher, [other])
     assert failure.reason.endswith("was made from another config meanwhile: seed: 1 there, 7 here")
     assert not other.is_locked()

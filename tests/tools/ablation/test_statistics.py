@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ablation.statistics import compare, false_claim_rate, summarize
+from isdfine.ablation.statistics import compare, false_claim_rate, summarize
 
 
 def test_mean_and_standard_deviation() -> None:

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from audit.check import check, check_with, read_files
-from audit.fix import corrected
-from audit.sources import discover, read_all
-from audit.writers import write_dataset
+from isdfine.audit.check import check, check_with, read_files
+from isdfine.audit.fix import corrected
+from isdfine.audit.sources import discover, read_all
+from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection

@@ -4,11 +4,11 @@ import pytest
 import yaml
 
 import isdfine
-from audit.check import check
-from audit.configured import queries_of, sources_of
-from audit.sources import discover, read_all
-from audit.writers import write_dataset
 from builders import micro_sections, write_coco
+from isdfine.audit.check import check
+from isdfine.audit.configured import queries_of, sources_of
+from isdfine.audit.sources import discover, read_all
+from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import ConfigError
 from planted import Planted
 

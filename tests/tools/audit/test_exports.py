@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import exports
-from audit.check import check
-from audit.sources import discover, read_all
-from audit.writers import write_dataset
 from exports import BOXES, write
+from isdfine.audit.check import check
+from isdfine.audit.sources import discover, read_all
+from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.detection import DetectionDataset

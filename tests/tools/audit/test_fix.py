@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from audit.check import check_with, read_files
-from audit.fix import TooMuchLost, corrected
-from audit.sources import discover, read_all
-from audit.writers import write_dataset
+from isdfine.audit.check import check_with, read_files
+from isdfine.audit.fix import TooMuchLost, corrected
+from isdfine.audit.sources import discover, read_all
+from isdfine.audit.writers import write_dataset
 from planted import Planted, plant_everything
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from audit.lookalikes import LIMIT, alike
-from audit.pixels import THUMBNAIL, read_pixels
 from data import coco_files
+from isdfine.audit.lookalikes import LIMIT, alike
+from isdfine.audit.pixels import THUMBNAIL, read_pixels
 from planted import picture
 
 

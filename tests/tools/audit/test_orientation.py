@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from audit.check import check
-from audit.sources import discover, read_all
-from audit.writers import write_dataset
+from isdfine.audit.check import check
+from isdfine.audit.sources import discover, read_all
+from isdfine.audit.writers import write_dataset
 from planted import HEIGHT, WIDTH, Planted
 
 BOX = [20, 10, 40, 16]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audit.classes import class_counts
-from audit.limits import lost_of_source
-from audit.partition import (
+from isdfine.audit.classes import class_counts
+from isdfine.audit.limits import lost_of_source
+from isdfine.audit.partition import (
     divide,
     divided,
     groups_by_content,
@@ -18,8 +18,8 @@ from audit.partition import (
     parse_parts,
     shares_table,
 )
-from audit.pixels import read_pixels
-from audit.sources import discover, read_all
+from isdfine.audit.pixels import read_pixels
+from isdfine.audit.sources import discover, read_all
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.annotations import Collected
 from isdfine.data.label_space import LabelSpace

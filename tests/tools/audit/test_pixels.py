@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audit.pixels import read_one, read_pixels
+from isdfine.audit.pixels import read_one, read_pixels
 from isdfine.data.dataset.images import load_rgb
 from planted import picture
 

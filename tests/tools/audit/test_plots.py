@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audit.plots import save_plots
+from isdfine.audit.plots import save_plots
 
 PLOTS = ["classes", "box_sizes", "aspect_ratios", "image_sizes", "objects_per_image", "box_centers"]
 

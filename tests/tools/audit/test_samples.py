@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from audit.check import check
-from audit.samples import choose
-from audit.sources import discover, read_all
+from isdfine.audit.check import check
+from isdfine.audit.samples import choose
+from isdfine.audit.sources import discover, read_all
 from isdfine.core.errors import DataError
 from planted import Planted
 

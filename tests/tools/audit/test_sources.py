@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from audit.sources import discover, parse_split, read_all
-from audit.writers import write_dataset
+from isdfine.audit.sources import discover, parse_split, read_all
+from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.yolo import YoloDetection
 from planted import Planted

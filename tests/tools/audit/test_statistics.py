@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 
-from audit.sources import discover, read_all
-from audit.statistics import statistics_of, summary_of, summary_table
+from isdfine.audit.sources import discover, read_all
+from isdfine.audit.statistics import statistics_of, summary_of, summary_table
 from planted import Planted
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""tools/dataset.py check and training say the same of small wrong data sets: refused, or read."""
+"""isdfine data check and training say the same of small wrong data sets: refused, or read."""
 
 import json
 import struct

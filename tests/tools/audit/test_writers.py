@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audit.sources import Source, discover, read_all
-from audit.writers import write_dataset
+from isdfine.audit.sources import Source, discover, read_all
+from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from planted import Planted, picture
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.accuracy import average_precision, dataset_for
-from bench.subject import IN_GRAPH, Facts
 from builders import write_coco
 from detector_cases import LABELS
+from isdfine.bench.accuracy import average_precision, dataset_for
+from isdfine.bench.subject import IN_GRAPH, Facts
 from isdfine.core.errors import ConfigError, DataError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.label_space import LabelSpace

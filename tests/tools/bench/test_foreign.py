@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.foreign import TOP, finish_for
+from isdfine.bench.foreign import TOP, finish_for
 from isdfine.core.errors import ConfigError
 from isdfine.nn.types import Predictions
 from isdfine.zoo.dfine.postprocess import DFINEPostProcessor

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import machine
+from isdfine.bench import machine
 
 
 def test_this_machine_is_described() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.model_info import counted_peak, measured_peak, weight_bytes
+from isdfine.bench.model_info import counted_peak, measured_peak, weight_bytes
 
 IMAGE = 4 * 3 * 8 * 8
 """Bytes of one image."""

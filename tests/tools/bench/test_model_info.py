@@ -8,10 +8,10 @@ import torch
 import yaml
 
 import isdfine
-from bench.model_info import ModelInfo, convention, model_info, rows_of
-from bench.timing import table
 from builders import micro_sections
 from golden_cases import load_json
+from isdfine.bench.model_info import ModelInfo, convention, model_info, rows_of
+from isdfine.bench.timing import table
 from isdfine.core.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / "configs"

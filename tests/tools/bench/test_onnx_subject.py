@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.onnx_subject import OnnxSubject
-from bench.subject import Wanted, from_memory, prepared
+from isdfine.bench.onnx_subject import OnnxSubject
+from isdfine.bench.subject import RunWith, from_memory, prepared
 from isdfine.core.errors import CheckpointError, ConfigError
 from latency_cases import ours, write_graph
 
-CPU = Wanted(torch.device("cpu"), threads=1)
+CPU = RunWith(torch.device("cpu"), threads=1)
 SIZES = np.array([[200, 100]], dtype=np.int64)
 
 
@@ -55,7 +55,7 @@ def test_a_free_size_has_to_be_given(tmp_path: Path) -> None:
     path = ours(tmp_path / "m.onnx", size=("H", "W"))
     with pytest.raises(ConfigError, match="takes images of any size: give one with --size"):
         OnnxSubject(path, CPU)
-    wanted = Wanted(torch.device("cpu"), size=(64, 32))
+    wanted = RunWith(torch.device("cpu"), size=(64, 32))
     subject = OnnxSubject(path, wanted)
     assert subject.facts.size == subject.facts.recipe.size == (64, 32)
 
@@ -63,11 +63,11 @@ def test_a_free_size_has_to_be_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (Wanted(torch.device("cpu"), batch=2), "takes batches of 1, not 2: give --batch 1"),
-        (Wanted(torch.device("cpu"), size=(64, 64)), "takes images of 32 x 64 .* not 64 x 64: leave --size out"),
+        (RunWith(torch.device("cpu"), batch=2), "takes batches of 1, not 2: give --batch 1"),
+        (RunWith(torch.device("cpu"), size=(64, 64)), "takes images of 32 x 64 .* not 64 x 64: leave --size out"),
     ],
 )
-def test_other_batches_and_sizes_are_refused(wanted: Wanted, message: str, tmp_path: Path) -> None:
+def test_other_batches_and_sizes_are_refused(wanted: RunWith, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         OnnxSubject(ours(tmp_path / "m.onnx", batch=1), wanted)
 
@@ -93,7 +93,7 @@ def test_a_gpu_is_used_or_refused(
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     with pytest.raises(ConfigError, match=message):
-        OnnxSubject(ours(tmp_path / "m.onnx"), Wanted(torch.device("cuda")))
+        OnnxSubject(ours(tmp_path / "m.onnx"), RunWith(torch.device("cuda")))
 
 
 def test_other_inputs_are_refused(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 import isdfine
-from bench.open import open_subject, parse
-from bench.subject import Precision, Wanted, prepared
-from bench.torch_subject import TorchSubject
 from detector_cases import micro_checkpoint
+from isdfine.bench.open import open_subject, parse
+from isdfine.bench.subject import Precision, RunWith, prepared
+from isdfine.bench.torch_subject import TorchSubject
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.deploy.backends.torch import TorchBackend
 
-CPU = Wanted(torch.device("cpu"))
+CPU = RunWith(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_words_that_do_not_fit(folder: Path) -> None:
     (folder / "m.onnx").touch()
     with pytest.raises(ConfigError, match="files are run by onnx: leave compile out"):
         parse(f"compile:{folder / 'm.onnx'}")
-    with pytest.raises(ConfigError, match=r"TensorRT runs engines: make one with tools/export_trt\.py"):
+    with pytest.raises(ConfigError, match=r"TensorRT runs engines: make one with isdfine trt"):
         parse(f"tensorrt:{folder / 'best.pth'}")
     with pytest.raises(ConfigError, match=r"a checkpoint after \+ belongs to a config"):
         parse(f"{folder / 'm.onnx'}+{folder / 'best.pth'}")
@@ -64,7 +64,7 @@ def test_a_checkpoint_answers_as_the_detector_does(folder: Path) -> None:
 
 
 def test_random_weights_and_another_size(folder: Path) -> None:
-    wanted = Wanted(torch.device("cpu"), size=(32, 64), batch=2)
+    wanted = RunWith(torch.device("cpu"), size=(32, 64), batch=2)
     subject = open_subject(parse(str(folder / "micro.yml")), wanted, isdfine.load_config)
     assert (subject.facts.weights, subject.facts.size, subject.facts.labels) == ("random", (32, 64), None)
     pixels = np.zeros((2, 3, 32, 64), dtype=np.float32)
@@ -73,7 +73,7 @@ def test_random_weights_and_another_size(folder: Path) -> None:
 
 def test_bf16_is_stored_and_near_fp32(folder: Path) -> None:
     named = parse(str(folder / "best.pth"))
-    half = open_subject(named, Wanted(torch.device("cpu"), precision="bf16"), isdfine.load_config)
+    half = open_subject(named, RunWith(torch.device("cpu"), precision="bf16"), isdfine.load_config)
     full = open_subject(named, CPU, isdfine.load_config)
     assert isinstance(half, TorchSubject)
     types = {parameter.dtype for parameter in half._module.parameters()}
@@ -90,7 +90,7 @@ def test_cuda_graphs_need_a_gpu(folder: Path) -> None:
 
 
 def test_bf16_onnx_is_refused(folder: Path) -> None:
-    wanted = Wanted(torch.device("cpu"), precision="bf16")
+    wanted = RunWith(torch.device("cpu"), precision="bf16")
     with pytest.raises(ConfigError, match="ONNX files are written in fp32 or fp16"):
         open_subject(parse(f"onnx:{folder / 'micro.yml'}"), wanted, isdfine.load_config)
 
@@ -112,7 +112,7 @@ def test_other_backends_answer_as_eager_does(backend: str, folder: Path) -> None
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_cuda_graph_answers_as_eager_does(precision: Precision, folder: Path) -> None:
     """Twice, with other images: a graph that replays what it was captured with would say the same."""
-    wanted = Wanted(torch.device("cuda"), precision=precision)
+    wanted = RunWith(torch.device("cuda"), precision=precision)
     eager, graph = (
         open_subject(parse(f"{name}:{folder / 'best.pth'}"), wanted, isdfine.load_config) for name in ("eager", "graph")
     )

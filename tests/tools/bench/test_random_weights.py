@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import isdfine
-from bench.random_weights import leave_neutral_starts, random_detector
 from builders import write_micro_config
 from hf_cases import load_theirs
+from isdfine.bench.random_weights import leave_neutral_starts, random_detector
 from isdfine.core.checkpoint.card import Card
 from isdfine.nn.backbone.hgnetv2 import LearnableAffine
 from isdfine.zoo.huggingface.config import config_to_huggingface

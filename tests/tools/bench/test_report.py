@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from bench.report import NETWORK, Run
-from bench.subject import IN_GRAPH, Facts
-from bench.timing import Plan, Timing
+from isdfine.bench.report import NETWORK, Measurement
+from isdfine.bench.subject import IN_GRAPH, Facts
+from isdfine.bench.timing import Timing, TimingPlan
 from isdfine.core.command import write_json
 from isdfine.deploy.preprocess import Recipe
 
 
-def a_run() -> Run:
+def a_run() -> Measurement:
     """Two models, the second a fifth slower in every round; no small objects in the data."""
     facts = Facts("m.onnx", "tests", "fp32", (32, 64), "of the file", IN_GRAPH, Recipe.squash((32, 64)))
     fast = Timing(tuple((seconds, seconds) for seconds in (0.010, 0.030, 0.010)))
     slow = Timing(tuple(tuple(1.2 * second for second in turn) for turn in fast.rounds))
     metrics = {"AP": 0.5, "APs": float("nan")}
-    return Run(
-        {"a": fast, "b": slow}, {"a": facts, "b": facts}, Plan(3, 2, 1), 1, NETWORK, {"cpu": "some"},
+    return Measurement(
+        {"a": fast, "b": slow}, {"a": facts, "b": facts}, TimingPlan(3, 2, 1), 1, NETWORK, {"cpu": "some"},
         {"a": metrics, "b": metrics},
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.subject import IN_GRAPH, Facts, network_input, prepared, recipe_for, tried
+from isdfine.bench.subject import IN_GRAPH, Facts, network_input, prepared, recipe_for, tried
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.transforms import PixelConversion
 from isdfine.deploy.backends.base import Outputs

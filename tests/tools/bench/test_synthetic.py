@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.synthetic import DecoderShapes, synthetic_step
+from isdfine.bench.synthetic import DecoderShapes, synthetic_step
 from isdfine.core.errors import ConfigError
 
 

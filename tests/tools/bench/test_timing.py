@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from bench.timing import Plan, Timing, measure, ratio, table
+from isdfine.bench.timing import Timing, TimingPlan, measure, ratio, table
 from isdfine.core.errors import ConfigError
 
 
-class Clock:
+class StepClock:
     """Time that passes only when a call says so."""
 
     def __init__(self) -> None:
@@ -24,10 +24,10 @@ class Clock:
 
 
 def test_turns_have_orders_drawn_anew_and_warm_up_does_not_count() -> None:
-    clock, log = Clock(), []
+    clock, log = StepClock(), []
     calls = {name: clock.takes(seconds, log, name) for name, seconds in (("a", 0.25), ("b", 0.5))}
     finished: list[int] = []
-    timed = measure(calls, Plan(rounds=20, repeats=2, warmup=3), clock=clock, on_round=finished.append)
+    timed = measure(calls, TimingPlan(rounds=20, repeats=2, warmup=3), clock=clock, on_round=finished.append)
     assert log[:6] == ["a"] * 3 + ["b"] * 3
     turns = ["".join(log[place : place + 6]) for place in range(6, len(log), 6)]
     assert set(turns) == {"aaabbb", "bbbaaa"}, "in both orders, one call before the two that count"
@@ -61,7 +61,7 @@ def test_a_ratio_compares_rounds_not_runs() -> None:
 @pytest.mark.parametrize("name", ["rounds", "repeats", "warmup"])
 def test_a_plan_without_calls_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0: give 1 or more"):
-        Plan(**{name: 0})
+        TimingPlan(**{name: 0})
 
 
 def test_tables() -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import torch_subject
-from bench.subject import Wanted
 from detector_cases import LABELS
+from isdfine.bench import torch_subject
+from isdfine.bench.subject import RunWith
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.backends.base import BackendInfo
 from isdfine.deploy.preprocess import Recipe
@@ -30,7 +30,7 @@ class FakeBackend:
 
 def test_pixels_and_sizes_are_placed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_subject, "TensorRTBackend", FakeBackend)
-    subject = torch_subject.TensorRTSubject(Path("m.engine"), Wanted(torch.device("cpu"), batch=2))
+    subject = torch_subject.TensorRTSubject(Path("m.engine"), RunWith(torch.device("cpu"), batch=2))
     assert (subject.facts.precision, subject.facts.size) == ("fp16", (32, 64))
     placed = subject.place(np.full((2, 3, 32, 64), 100, np.uint8), np.array([[64, 32]] * 2))
     assert subject.facts.uint8
@@ -39,4 +39,4 @@ def test_pixels_and_sizes_are_placed_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert outputs[0].dtype == torch.uint8
     assert outputs[0].unique().tolist() == [100]
     with pytest.raises(ConfigError, match="was built for batches up to 2: give --batch 2"):
-        torch_subject.TensorRTSubject(Path("m.engine"), Wanted(torch.device("cpu"), batch=3))
+        torch_subject.TensorRTSubject(Path("m.engine"), RunWith(torch.device("cpu"), batch=3))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from conversion import convert as module
-from conversion.convert import Form, Wanted, convert, largest_differences
 from hf_cases import filled, micro
+from isdfine.conversion import convert as module
+from isdfine.conversion.convert import ConversionRequest as Request
+from isdfine.conversion.convert import Form, convert, largest_differences
 from isdfine.core.checkpoint.card import read_card
 from isdfine.core.config import Config
 from isdfine.core.errors import CheckpointError
@@ -52,7 +53,7 @@ def test_a_full_disk_is_told_of_in_the_words_of_the_system(
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
     try:
         with pytest.raises(CheckpointError, match=r"could not be written \(File too large\): free space"):
-            convert(source, config, Wanted(form, target))
+            convert(source, config, Request(form, target))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
     assert not list(target.parent.glob("*"))
@@ -61,14 +62,14 @@ def test_a_full_disk_is_told_of_in_the_words_of_the_system(
 def test_a_chain_through_all_forms(tmp_path: Path, source: Checkpoint, config: Config) -> None:
     folder, file, back = tmp_path / "hf", tmp_path / "ours.safetensors", tmp_path / "back.pth"
     wanted: dict[str, Any] = {"label_space": LABELS, "version": "1.2"}
-    found = convert(source, config, Wanted("huggingface", folder, licence="MIT", **wanted))
+    found = convert(source, config, Request("huggingface", folder, licence="MIT", **wanted))
     assert (found.logits, found.boxes, found.rounding) == (0, 0, None)
     names = {"config.json", "model.safetensors", "model.json", "preprocessor_config.json"}
     assert {one.name for one in folder.iterdir()} == names == {one.name for one in found.files}
     theirs = open_checkpoint(folder)
     assert (theirs.label_space, theirs.licence) == (LABELS, "MIT")
     assert (
-        convert(theirs, config, Wanted("safetensors", file, metrics={"AP": 0.5}, with_yaml=True, **wanted)).logits == 0
+        convert(theirs, config, Request("safetensors", file, metrics={"AP": 0.5}, with_yaml=True, **wanted)).logits == 0
     )
     card = read_card(file)
     assert card is not None
@@ -78,7 +79,7 @@ def test_a_chain_through_all_forms(tmp_path: Path, source: Checkpoint, config: C
     assert (tmp_path / "ours.yml").is_file()
     ours = open_checkpoint(file)
     assert ours.form.startswith("isdfine safetensors with card (isdfine 1.2, ")
-    assert convert(ours, config, Wanted("official", back, **wanted)).files == [back]
+    assert convert(ours, config, Request("official", back, **wanted)).files == [back]
     last = open_checkpoint(back)
     assert weights_equal(source.weights, last.weights)
     assert last.weights.keys() == source.weights.keys()
@@ -87,13 +88,13 @@ def test_a_chain_through_all_forms(tmp_path: Path, source: Checkpoint, config: C
 
 
 def test_official_code_finds_its_entries(tmp_path: Path, source: Checkpoint, config: Config) -> None:
-    convert(source, config, Wanted("official", tmp_path / "new.pth"))
+    convert(source, config, Request("official", tmp_path / "new.pth"))
     content = torch.load(tmp_path / "new.pth", weights_only=True)
     assert content["model"].keys() == content["ema"]["module"].keys() == filled(config).state_dict().keys()
 
 
 def test_sixteen_bits(tmp_path: Path, source: Checkpoint, config: Config) -> None:
-    found = convert(source, config, Wanted("safetensors", tmp_path / "half.safetensors", half=True))
+    found = convert(source, config, Request("safetensors", tmp_path / "half.safetensors", half=True))
     assert found.logits == 0
     assert found.rounding is not None
     assert 0 < found.rounding < 0.1
@@ -102,7 +103,7 @@ def test_sixteen_bits(tmp_path: Path, source: Checkpoint, config: Config) -> Non
     assert weights["decoder.anchors"].dtype == torch.float32
     source.weights["decoder.enc_output.proj.weight"][0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"enc_output\.proj\.weight holds values beyond 65504: leave --fp16 out"):
-        convert(source, config, Wanted("safetensors", tmp_path / "more.safetensors", half=True))
+        convert(source, config, Request("safetensors", tmp_path / "more.safetensors", half=True))
 
 
 def test_nothing_is_written_over_and_nothing_is_left(
@@ -113,20 +114,20 @@ def test_nothing_is_written_over_and_nothing_is_left(
     with pytest.raises(
         CheckpointError, match=r"out\.safetensors: exists: choose another name, or replace it with --force"
     ):
-        convert(source, config, Wanted("safetensors", output))
+        convert(source, config, Request("safetensors", output))
     with monkeypatch.context() as patched:
         patched.setattr(module, "largest_differences", lambda *_: (0.5, float("nan")))
         with pytest.raises(
             CheckpointError, match=r"nothing was written: outputs differ by 0\.5 \(logits\) and nan \(boxes\)"
         ):
-            convert(source, config, Wanted("safetensors", output, force=True))
+            convert(source, config, Request("safetensors", output, force=True))
     with monkeypatch.context() as patched:
         patched.setattr(module, "to_huggingface", lambda state: {"model.decoder.up": state["decoder.up"]})
         with pytest.raises(CheckpointError, match=r"no class heads among the weights"):
-            convert(source, config, Wanted("huggingface", tmp_path / "hf"))
+            convert(source, config, Request("huggingface", tmp_path / "hf"))
     assert output.read_bytes() == b"mine"
     assert {one.name for one in tmp_path.iterdir()} == {"data", "micro.yml", "micro.pth", "out.safetensors"}
-    convert(source, config, Wanted("safetensors", output, force=True))
+    convert(source, config, Request("safetensors", output, force=True))
     assert weights_equal(source.weights, open_checkpoint(output).weights)
 
 
@@ -134,8 +135,8 @@ def test_a_folder_keeps_its_other_files(tmp_path: Path, source: Checkpoint, conf
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "README.md").write_text("mine")
     with pytest.raises(CheckpointError, match="exists"):
-        convert(source, config, Wanted("huggingface", tmp_path / "hf"))
-    found = convert(source, config, Wanted("huggingface", tmp_path / "hf", force=True, with_yaml=True))
+        convert(source, config, Request("huggingface", tmp_path / "hf"))
+    found = convert(source, config, Request("huggingface", tmp_path / "hf", force=True, with_yaml=True))
     assert (tmp_path / "hf" / "README.md").read_text() == "mine"
     assert tmp_path / "hf" / "isdfine.yml" in found.files
 
@@ -143,13 +144,19 @@ def test_a_folder_keeps_its_other_files(tmp_path: Path, source: Checkpoint, conf
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (Wanted("official", Path("x.safetensors")), r"--to official writes a file: give a name that ends in \.pth"),
-        (Wanted("safetensors", Path("x.pth")), r"give a name that ends in \.safetensors"),
-        (Wanted("huggingface", Path("x.pth")), "--to huggingface writes a folder"),
-        (Wanted("official", Path("x.pth"), LabelSpace(("a",), (1,))), r"1 class names \(a, ...\) for weights with 2"),
+        (
+            Request("official", Path("x.safetensors")),
+            r"--to official writes a file: give a name that ends in \.pth",
+        ),
+        (Request("safetensors", Path("x.pth")), r"give a name that ends in \.safetensors"),
+        (Request("huggingface", Path("x.pth")), "--to huggingface writes a folder"),
+        (
+            Request("official", Path("x.pth"), LabelSpace(("a",), (1,))),
+            r"1 class names \(a, ...\) for weights with 2",
+        ),
     ],
 )
-def test_wrong_wishes(source: Checkpoint, config: Config, wanted: Wanted, message: str) -> None:
+def test_wrong_wishes(source: Checkpoint, config: Config, wanted: Request, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         convert(source, config, wanted)
 
@@ -158,7 +165,7 @@ def test_a_config_of_another_class_count(source: Checkpoint, config: Config) -> 
     with pytest.raises(
         CheckpointError, match=r"micro\.yml: num_classes is 80, the weights have 2 classes: .*num_classes=2"
     ):
-        convert(source, config.with_values({"num_classes": 80}), Wanted("official", Path("x.pth")))
+        convert(source, config.with_values({"num_classes": 80}), Request("official", Path("x.pth")))
 
 
 def test_the_kept_config_loads_nothing(source: Checkpoint, config: Config) -> None:
@@ -191,16 +198,16 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, source: Chec
     for form, name in (("safetensors", "a.safetensors"), ("official", "a.pth")):
         (tmp_path / name).mkdir()
         with pytest.raises(CheckpointError, match=rf"{name}: is a folder, and --to {form} writes a file"):
-            convert(source, config, Wanted(form, tmp_path / name, force=True))
+            convert(source, config, Request(form, tmp_path / name, force=True))
 
 
 def test_what_a_card_says_of_rounding_travels_on(tmp_path: Path, source: Checkpoint, config: Config) -> None:
-    convert(source, config, Wanted("safetensors", tmp_path / "half.safetensors", half=True))
+    convert(source, config, Request("safetensors", tmp_path / "half.safetensors", half=True))
     path = tmp_path / "half.safetensors"
     steps: list[tuple[Form, str, bool]] = [
         ("huggingface", "hf", False), ("official", "a.pth", False), ("safetensors", "b.safetensors", True)
     ]  # fmt: skip
     for form, name, half in steps:
-        convert(open_checkpoint(path), config, Wanted(form, tmp_path / name, half=half))
+        convert(open_checkpoint(path), config, Request(form, tmp_path / name, half=half))
         path = tmp_path / name
         assert open_checkpoint(path).notes == "weights rounded to 16 bits"

@@ -7,9 +7,9 @@ import torch
 import yaml
 
 import isdfine
-from conversion.convert import Wanted, convert
-from conversion.training_layers import drop_training_layers
 from hf_cases import filled, micro
+from isdfine.conversion.convert import ConversionRequest, convert
+from isdfine.conversion.training_layers import drop_training_layers
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.errors import CheckpointError
 from isdfine.load import open_checkpoint
@@ -84,11 +84,11 @@ def test_conversion(form: str, tmp_path: Path) -> None:
     config = micro(tmp_path, **DEEP)
     torch.save({"model": filled(config).state_dict()}, tmp_path / "deep.pth")
     source = open_checkpoint(tmp_path / "deep.pth")
-    whole = convert(source, config, Wanted("official", tmp_path / "whole.pth"))
+    whole = convert(source, config, ConversionRequest("official", tmp_path / "whole.pth"))
     assert whole.left_out is None
     assert open_checkpoint(tmp_path / "whole.pth").weights.keys() == source.weights.keys()
     output = tmp_path / ("hf" if form == "huggingface" else "short.pth")
-    found = convert(source, config, Wanted(form, output, inference=form == "official"))
+    found = convert(source, config, ConversionRequest(form, output, inference=form == "official"))
     assert found.left_out == "left out 2 of 4 decoder layers, which only training runs"
     again = open_checkpoint(output)
     assert not [key for key in again.weights if ".layers.2." in key and key.startswith("decoder.decoder.")]

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from detector_cases import TellTale
-from inference.run import run
-from inference.sources import InputImage, Skipped
-from inference.tiling import Tiling
 from isdfine import Detections, Detector
 from isdfine.core.errors import DataError
+from isdfine.inference.run import run
+from isdfine.inference.sources import InputImage, Skipped
+from isdfine.inference.tiling import Tiling
 
 
 class Memory:

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from detector_cases import LABELS
-from inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
-from inference.sources import Clip, InputImage
 from isdfine import Detections
 from isdfine.data.dataset.problems import Problems
 from isdfine.data.dataset.yolo import parse_rows
 from isdfine.data.label_space import LabelSpace
+from isdfine.inference.sinks import CocoJson, Pictures, Sink, Table, Videos, Yolo
+from isdfine.inference.sources import Clip, InputImage
 from video_cases import load_av, read_video
 
 IMAGE = Image.new("RGB", (60, 40), "gray")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from inference.sources import ImageFiles, InputImage, Skipped, open_sources
 from isdfine.core.errors import ConfigError
+from isdfine.inference.sources import ImageFiles, InputImage, Skipped, open_sources
 
 
 @pytest.fixture

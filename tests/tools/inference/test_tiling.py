@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from detector_cases import LABELS, TellTale
-from inference.tiling import Tiling, Window, merge
 from isdfine import Detections, Detector
 from isdfine.core.errors import ConfigError
+from isdfine.inference.tiling import Tiling, Window, merge
 
 SIZE = (500, 700)
 """(height, width) of the large image."""

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.sources import Clip, InputImage, Skipped, open_sources
-from inference.video import Video, VideoWriter, package
 from isdfine.core.errors import ConfigError
+from isdfine.inference.sources import Clip, InputImage, Skipped, open_sources
+from isdfine.inference.video import Video, VideoWriter, package
 from video_cases import load_av, read_video, write_video
 
 

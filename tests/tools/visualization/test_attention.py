@@ -7,7 +7,7 @@ from PIL import Image
 
 from figure_cases import clipped_texts
 from isdfine.deploy.inspection import InspectedLayer, Inspection
-from visualization.attention import attention_figure, attention_maps_figure
+from isdfine.plots.attention import attention_figure, attention_maps_figure
 
 HEADS, POINTS, QUERIES = 4, 6, 20
 

@@ -11,7 +11,7 @@ from figure_cases import bars, patch
 from isdfine.deploy.inspection import InspectedLayer, Inspection
 from isdfine.nn.boxes import cxcywh_to_xyxy
 from isdfine.nn.edges import decode_corners, weighting
-from visualization.edge_distributions import EDGES, edges_of, refinement_figure
+from isdfine.plots.edge_distributions import EDGES, edges_of, refinement_figure
 
 SIZE = (480, 640)
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from figure_cases import clipped_texts
+from isdfine.plots.evaluation_plots import color_of, confusion_figure, f1_figure, precision_recall_figure
 from isdfine.viz.canvas import png
 from isdfine.viz.draw import class_color
 from isdfine.viz.fonts import legible_name
 from isdfine.viz.matching import match_all
 from isdfine.viz.operating_points import THRESHOLDS, ScoreCurve, score_curves
 from judged_cases import random_images
-from visualization.evaluation_plots import color_of, confusion_figure, f1_figure, precision_recall_figure
 
 
 def curves_of(classes: int, images: int = 40) -> list[ScoreCurve]:

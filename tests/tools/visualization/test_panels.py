@@ -4,9 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from isdfine.plots.evaluation_plots import color_of
+from isdfine.plots.panels import add_box, show_view
 from isdfine.viz.canvas import new_figure, save_figure
-from visualization.evaluation_plots import color_of
-from visualization.panels import add_box, show_view
 
 
 def test_axes_are_in_pixels_of_the_whole_image(tmp_path: Path) -> None:

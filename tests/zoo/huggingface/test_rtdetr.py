@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from conversion.convert import Wanted, convert
+from isdfine.conversion.convert import Wanted, convert
 from isdfine.core.checkpoint.card import Card
 from isdfine.core.errors import CheckpointError
 from isdfine.load import load_detector, open_checkpoint

@@ -1,0 +1,241 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train, resume, fine-tune or evaluate a detector described by a YAML file.
+
+isdfine train -c configs/quickstart.yml
+isdfine train -c configs/quickstart.yml --auto    # batch, workers and prefetch for this machine
+torchrun --nproc_per_node=4 -m isdfine train -c configs/dfine/dfine_hgnetv2_l_coco.yml -u output_dir=runs/l
+"""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import isdfine  # torch comes with the first thing that needs it, after the first line of the log
+
+from ..core.command import INTERRUPTED, MISUSE, add_option, command_parser
+from ..core.environment import setup_logging
+from ..core.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RankError
+
+if TYPE_CHECKING:
+    from ..solver.training import Training
+
+logger = logging.getLogger("isdfine.train")
+
+NEEDED_TO_TEST = ("model", "postprocessor", "evaluator", "val_dataloader")
+"""Sections of the config without which nothing can be judged."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line; the options that only set a config value are shorthands for -u."""
+    parser = command_parser(__doc__)
+    add_option(parser, "config", required=True)
+    add_option(parser, "update", help="set any key of the config; lists and maps as YAML: 'a.b=[1, 2]'")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("-r", "--resume", help="checkpoint or run folder to continue (or to judge with --test-only)")
+    start.add_argument("-t", "--tuning", help="checkpoint whose fitting weights start a new run (class heads by name)")
+    parser.add_argument(
+        "--tuning-classes",
+        metavar="LIST",
+        help="classes of a -t checkpoint that names none: coco, objects365, objects365_366, voc, or a file with names",
+    )
+    parser.add_argument("--test-only", action="store_true", help="evaluate the checkpoint given with -r and end")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and end")
+    add_option(parser, "device")
+    parser.add_argument(
+        "--seed", type=int, help="of weights, data order, augmentation and denoising (config key: seed)"
+    )
+    parser.add_argument("--use-amp", action="store_true", help="mixed precision")
+    add_option(parser, "max_pixels")
+    parser.add_argument("--output-dir", help="folder of the run: checkpoints, logs, pictures (config key: output_dir)")
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="choose batch, loader workers and prefetch for this machine; what -u says of them stays",
+    )
+    return parser.parse_args(arguments)
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """All overrides as KEY=VALUE, the shorthands last."""
+    named: dict[str, Any] = {
+        "resume": arguments.resume,
+        "tuning": arguments.tuning,
+        "tuning_classes": arguments.tuning_classes,
+        "device": arguments.device,
+        "seed": arguments.seed,
+        "output_dir": arguments.output_dir,
+        "max_pixels": arguments.max_pixels,
+        "use_amp": True if arguments.use_amp else None,
+    }
+    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    if arguments.resume:  # what the command line starts from replaces what the file does
+        given.append("tuning=null")
+    if arguments.tuning:
+        given.append("resume=null")
+    return [*arguments.update, *given]
+
+
+def test(config: isdfine.Config) -> None:
+    """Evaluate one checkpoint and print its table."""
+    from ..core import dist
+    from ..solver.solver import Evaluation
+
+    checkpoint = config.settings.resume or config.settings.tuning
+    if checkpoint is None:
+        raise ConfigError("--test-only needs the checkpoint to judge: give it with -r")
+    config.require(*NEEDED_TO_TEST)
+    run = Evaluation(config)
+    run.load(checkpoint)
+    result = run.evaluate(on_batch=dist.moved)
+    if dist.is_main():
+        print(result.table())
+
+
+def tuned(config: isdfine.Config) -> "Training":
+    """The run with what ``--auto`` chooses; prints why."""
+    from ..core import dist
+    from ..solver.auto import auto_tune
+    from ..solver.training import Training
+
+    chosen = auto_tune(config, keep_batch=config.settings.resume is not None)
+    if dist.is_main():
+        print("\n".join(chosen.lines), flush=True)
+    return Training(chosen.config, train_data=chosen.train_data)
+
+
+def train(config: isdfine.Config, *, auto: bool = False) -> None:
+    """Train, then print the table of the best weights and draw them on validation images."""
+    from ..core import dist
+    from ..solver.memory import check_memory
+    from ..solver.training import Training
+
+    config.require(*NEEDED_TO_TEST, "criterion", "optimizer", "train_dataloader")
+    run = tuned(config) if auto else Training(config)
+    if config.settings.resume:
+        run.resume(config.settings.resume)
+    elif config.settings.tuning:
+        run.tune_from(config.settings.tuning)
+    if run.finished:
+        if dist.is_main():
+            print(already_finished(run))
+        return
+    if not auto:  # which has measured it
+        check_memory(run)
+    result = fitted(run)
+    if not dist.is_main():
+        return
+    print(result.table())
+    draw(run)
+    print(f"best checkpoint:  {run.folder.best}")
+    if run.settings.num_visualized:
+        print(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
+    if run.settings.tensorboard:
+        print(f"curves:           {shlex.join(['tensorboard', '--logdir', str(run.folder.tensorboard)])}")
+    print(f"judge it again:   {command(run.folder.config, '--test-only', '-r', run.folder.best)}")
+
+
+def command(config: Any, *arguments: Any) -> str:
+    """A command line to copy."""
+    return shlex.join(["isdfine", "train", "-c", *map(str, (config, *arguments))])
+
+
+def already_finished(run: Any) -> str:
+    """That nothing is left to train, and how to go on."""
+    folder, epochs = run.resumed_from, run.settings.epoches
+    more = command(folder / "config.yml", "-r", folder, "-u", f"epochs={2 * run.progress.epoch}")
+    return (
+        f"nothing to train: {folder} is finished ({run.progress.epoch} epochs done, epochs is {epochs}); "
+        f"to go on: {more}"
+    )
+
+
+def fitted(run: Any) -> Any:
+    """Train to the end; memory that runs out becomes one line with the batch that should fit."""
+    from ..solver.fit import fit
+    from ..solver.memory import is_out_of_memory, out_of_memory
+
+    try:
+        return fit(run)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    raise out_of_memory(run)  # outside the handler, whose traceback keeps what the step held
+
+
+def draw(run: Any) -> None:
+    """Detections beside the ground truth for the first validation images."""
+    from ..viz.draw import save_comparison
+
+    run.folder.pictures.mkdir(exist_ok=True)
+    for image_id, detections in run.sample_detections(run.settings.num_visualized, run.judged_model):
+        truth = run.val_loader.dataset.ground_truth(image_id)
+        save_comparison(run.folder.pictures / f"{image_id}_{truth.path.stem}.png", truth, detections, run.label_space)
+
+
+def program(arguments: list[str] | None = None) -> int:
+    """``main`` in a process of its own: it says at once that it has begun, and Ctrl-C during imports is silent."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.environ.get("RANK", "0") == "0":
+        setup_logging()
+        logger.info("starting: torch, the config and the annotations are read first, which may take a while")
+    return main(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        Exit code: 0 done; 2 a mistake of the user, in one message; 130 or 143 stopped by Ctrl-C or SIGTERM, with
+        everything saved (the process of every rank ends so; torchrun itself then ends with 1).
+    """
+    options = parse_arguments(arguments)
+    setup_logging()  # for what the config has to say; the rank is known later
+    from ..core import dist
+    from ..solver.train import StopTraining
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        config = isdfine.load_config(options.config, overrides_of(options))
+        if options.tuning_classes and not config.settings.tuning:
+            raise ConfigError(
+                "--tuning-classes says whose classes a checkpoint given with -t knows: add -t, or drop it"
+            )
+        if options.auto and (options.test_only or options.print_config):
+            raise ConfigError("--auto chooses for a training run: leave it out with --test-only and --print-config")
+        if options.print_config:
+            print(config.dump(), end="")
+            return 0
+        dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
+        setup_logging(dist.rank())
+        dist.follow_launcher()
+        from ..solver.solver import compare_configs
+
+        with dist.naming_ranks():
+            compare_configs(config, f"test_only={options.test_only}, auto={options.auto}")
+            if options.test_only:
+                test(config)
+            else:
+                train(config, auto=options.auto)
+        dist.shutdown()  # not after an error: leaving the group could wait for ranks that wait for this one
+    except StopTraining as stopped:
+        dist.shutdown()  # all ranks have left the loop after the same step
+        return stopped.exit_code
+    except KeyboardInterrupt:  # before training, or the second one
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # another one ends the process without a traceback
+        dist.leave("interrupted")
+        print("interrupted: go on with -r from what was saved, if anything was", file=sys.stderr)
+        return INTERRUPTED
+    except (ConfigError, DataError, CheckpointError, NonFiniteError, RankError) as error:
+        dist.leave(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return MISUSE
+    except BaseException as error:
+        dist.leave(f"{type(error).__name__}: {error}")
+        raise
+    return 0
