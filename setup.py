@@ -14,16 +14,15 @@ if "develop" in sys.argv:
 HERE = Path(__file__).parent
 
 
-def requirements(section: str) -> list[str]:
-    """Read one ``[section]`` of requirements.txt without its comments."""
-    wanted, current = [], ""
+def requirements() -> dict[str, list[str]]:
+    """The sections of requirements.txt, without their comments."""
+    sections: dict[str, list[str]] = {}
     for line in (HERE / "requirements.txt").read_text().splitlines():
-        text = line.split("#")[0].strip()
         if line.startswith("# ["):
-            current = line[3 : line.index("]")]
-        elif text and current == section:
-            wanted.append(text)
-    return wanted
+            section = sections.setdefault(line[3 : line.index("]")], [])
+        elif text := line.split("#")[0].strip():
+            section.append(text)
+    return sections
 
 
 def version() -> str:
@@ -31,6 +30,11 @@ def version() -> str:
     text = (HERE / "src" / "__init__.py").read_text()
     return next(line.split('"')[1] for line in text.splitlines() if line.startswith("__version__"))
 
+
+extras = requirements()
+run, test_tools = extras.pop("run"), extras.pop("dev")
+extras["all"] = [requirement for section in extras.values() for requirement in section]
+extras["dev"] = extras["all"] + test_tools
 
 setup(
     name="isdfine",
@@ -50,7 +54,7 @@ setup(
         "isdfine.data.classes": ["*.yml"],
         "isdfine.viz": ["*.html"],
     },
-    install_requires=requirements("run"),
+    install_requires=run,
     entry_points={"console_scripts": ["isdfine = isdfine.commands:main"]},
-    extras_require={"dev": requirements("dev"), "video": requirements("video")},
+    extras_require=extras,
 )

@@ -52,14 +52,14 @@ def save_curves(
 
     Raises:
         ValueError: a curve with a place that has no value.
-        ModuleNotFoundError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed.
     """
-    from matplotlib.ticker import MaxNLocator
-
     for curve in curves:
         if len(curve.x) != len(curve.y) or not all(curve.y):
             raise ValueError(f"{curve.name}: give one or more values for each of its {len(curve.x)} places")
     figure = new_figure(9.0, 4.6)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots()
     banded = len(curves) <= _MOST_BANDS
     places = [place for curve in curves for place in curve.x]

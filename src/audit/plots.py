@@ -30,7 +30,7 @@ def save_plots(splits: Sequence[Statistics], folder: Path) -> list[Path]:
             and box_centers.png.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed.
     """
     draw = {
         "classes": _classes,

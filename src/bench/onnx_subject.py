@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.environment import require
 from ..core.errors import ConfigError
+from ..core.extras import need
 from ..deploy.backends.base import VERSION, Outputs, info_from
 from ..deploy.backends.onnx import open_session
 from ..deploy.preprocess import Recipe
@@ -45,7 +45,7 @@ class OnnxSubject:
     """
 
     def __init__(self, path: Path, wanted: RunWith) -> None:
-        runtime = require("onnxruntime", "running ONNX files", "onnxruntime (or onnxruntime-gpu)")
+        runtime = need("onnxruntime", "export")
         self._runtime, self._device = runtime, wanted.device
         # its threads rest as soon as it has answered: others have their turn then
         self._session = open_session(path, str(wanted.device), wanted.threads, force_spinning_stop="1")
@@ -138,7 +138,7 @@ def _default_size(texts: Mapping[str, str]) -> tuple[int, int] | None:
 
 def _precision(path: Path) -> str:
     """Of most weights in a file that does not say."""
-    onnx, numpy_helper = require("onnx", "reading ONNX files"), require("onnx.helper", "reading ONNX files")
+    onnx, numpy_helper = need("onnx", "export"), need("onnx.helper", "export")
     sizes: dict[str, int] = {}
     for weight in onnx.load(str(path), load_external_data=False).graph.initializer:
         kind = str(numpy_helper.tensor_dtype_to_np_dtype(weight.data_type))

@@ -12,8 +12,8 @@ from torch import nn
 
 from ..core.checkpoint.card import Card
 from ..core.config import Config
-from ..core.environment import require
 from ..core.errors import ConfigError
+from ..core.extras import need
 from ..zoo.huggingface.config import config_to_huggingface
 from ..zoo.huggingface.folder import write_folder
 from ..zoo.huggingface.weights import to_huggingface
@@ -29,7 +29,7 @@ def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
     Raises:
         ConfigError: transformers is not installed, or did not get all weights.
     """
-    transformers = require("transformers", "comparing with transformers")
+    transformers = need("transformers", install='"transformers>=4.52"')
     names = [f"class {index}" for index in range(int(config.get("num_classes")))]
     content = config_to_huggingface(config.data, num_classes=len(names), names=names)
     height, width = config.get("eval_spatial_size")

@@ -29,6 +29,7 @@ from ..ablation.runner import Failure, Interrupted, Runner
 from ..core.command import INTERRUPTED, add_option, command_parser, one_line_errors
 from ..core.environment import setup_logging
 from ..core.errors import ConfigError
+from ..core.extras import need
 from ..core.files import take_lock
 
 logger = logging.getLogger("isdfine.ablate")
@@ -110,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
     setup_logging(level=logging.INFO)
+    need("matplotlib", "plots")  # its report has plots: not to be found out after hours of training
     given = sys.argv[1:] if arguments is None else arguments
     command = f"isdfine ablate {shlex.join(given)}"
     try:

@@ -42,6 +42,7 @@ from ..audit.naming import check_report, filled, new_folder, write_json, write_t
 from ..core.command import INTERRUPTED, add_option, check_least, command_parser, one_line_errors
 from ..core.environment import setup_logging
 from ..core.errors import DataError
+from ..core.extras import need
 from ..data.dataset.images import limit_pixels
 
 ALLOWED_LOSS = 0.05
@@ -206,6 +207,7 @@ def stats(options: argparse.Namespace) -> int:
     """Plots and numbers of every split."""
     from ..audit.plots import save_plots
 
+    need("matplotlib", "plots")
     if options.json:
         check_report(options.json)
     splits, _ = open_splits(options)

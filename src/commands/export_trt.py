@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.command import add_option, command_parser, one_line_errors
-from ..core.environment import require
 from ..core.errors import CheckpointError, ConfigError
+from ..core.extras import need
 from ..core.files import whole_file
 from ..deploy.backends.tensorrt import metadata_path
 from ..deploy.onnx.export import check_writable
@@ -78,7 +78,7 @@ def build_engine(
     proto = _checked(graph)
     texts = {entry.key: entry.value for entry in proto.metadata_props}
     shapes = _shapes(proto, batches, sizes, str(graph))
-    trt = require("tensorrt", "building engines", "tensorrt (NVIDIA GPUs only), or use trtexec")
+    trt = need("tensorrt", install="tensorrt (NVIDIA GPUs only), or use trtexec")
     if trt.__version__.split(".")[0] not in _VERSIONS:
         raise ConfigError(f"TensorRT {trt.__version__} is installed: engines are built with {' or '.join(_VERSIONS)}")
     logger = trt.Logger(trt.Logger.WARNING)

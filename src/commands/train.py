@@ -135,7 +135,7 @@ def train(config: isdfine.Config, *, auto: bool = False) -> None:
     print(f"best checkpoint:  {run.folder.best}")
     if run.settings.num_visualized:
         print(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
-    if run.settings.tensorboard:
+    if run.folder.tensorboard.is_dir():
         print(f"curves:           {shlex.join(['tensorboard', '--logdir', str(run.folder.tensorboard)])}")
     print(f"judge it again:   {command(run.folder.config, '--test-only', '-r', run.folder.best)}")
 

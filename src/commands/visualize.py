@@ -26,6 +26,7 @@ import isdfine
 from ..core.command import add_option, check_folder, check_least, command_parser, one_line_errors, write_json
 from ..core.environment import setup_logging
 from ..core.errors import ConfigError
+from ..core.extras import need
 from ..core.files import whole_file
 from ..data.dataset.detection import GroundTruth
 from ..data.evaluate import EvalResult
@@ -48,6 +49,7 @@ from ..viz.report import EvaluationReport, Picture, write_report
 from ..viz.sheet import SHEET, error_sheets
 
 NEEDED = ("model", "postprocessor", "evaluator", "val_dataloader")
+WITH_FIGURES = ("report", "fdr", "attention")
 FIRST = 8
 """Validation images that are looked at where none are named."""
 
@@ -93,6 +95,8 @@ def check(options: argparse.Namespace) -> None:
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise ConfigError(f"--threshold {options.threshold}: give a score from 0 to 1")
     check_folder(options.output, overwrite=options.overwrite)
+    if options.command in WITH_FIGURES:
+        need("matplotlib", "plots")
 
 
 def open_run(options: argparse.Namespace) -> Evaluation:
@@ -325,11 +329,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; a mistake of the user is one message and exit code 2."""
     options = parse_arguments(arguments)
     setup_logging()
-    try:
-        check(options)
-        COMMANDS[options.command](options)
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise ConfigError("pictures need a package: pip install matplotlib") from error
+    check(options)
+    COMMANDS[options.command](options)
     return 0

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..core.environment import require
 from ..core.errors import DataError
+from ..core.extras import need
 from ..data.label_space import LabelSpace
 from ..viz.draw import draw_detections
 from .pictures import Channels, Picture, as_rgb
@@ -124,7 +124,7 @@ class Detections:
         Raises:
             ConfigError: the package is not installed, or cannot be imported.
         """
-        supervision = require("supervision", "to_supervision")
+        supervision = need("supervision")
         return supervision.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..core.environment import require
 from ..core.errors import ConfigError
+from ..core.extras import need
 from ..core.files import whole_file
 from .sources import Clip, InputImage, Skipped
 
@@ -41,7 +41,7 @@ def package() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    return require("av", "reading and writing videos")
+    return need("av", "video")
 
 
 @dataclass(frozen=True)

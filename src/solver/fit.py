@@ -243,7 +243,10 @@ def _open_writers(run: Training) -> list[Writer]:
         return []
     writers: list[Writer] = [JsonLines(run.folder.metrics, run.progress, check=run.check_folder)]
     if run.settings.tensorboard:
-        writers.append(TensorBoard(run.folder.tensorboard, run.progress.step))
+        try:
+            writers.append(TensorBoard(run.folder.tensorboard, run.progress.step))
+        except ConfigError as error:  # the default must not stop an installation without it
+            logger.warning("no curves for TensorBoard: %s; tensorboard: False says that none are wanted", error)
     return writers
 
 

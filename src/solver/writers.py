@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from ..core.errors import CheckpointError
+from ..core.extras import need
 from ..core.files import whole_file
 from .progress import Progress
 
@@ -98,6 +99,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, done: int = 0) -> None:
+        need("tensorboard", "log")
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # only the main rank needs it
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..core.extras import need
 from ..core.files import whole_file
 from .fonts import face_of, family_for, legible
 
@@ -26,13 +27,10 @@ def new_figure(width: float, height: float, *, layout: Literal["constrained"] | 
         layout: of matplotlib, which keeps texts apart; None for many panels, whose places are then set by hand.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
+    figure = need("matplotlib.figure", "plots").Figure(figsize=(width, height), layout=layout)
+    need("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
     return figure
 
 

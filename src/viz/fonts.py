@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import ImageFont
@@ -30,7 +31,8 @@ def legible(text: str, instead: str | None = None) -> str:
     _warn_once()
     if instead is not None:
         return instead
-    return "".join(letter if letter in _letters(_own_face()) else "?" for letter in line)
+    known = _letters(_own_face()) if _has_matplotlib() else frozenset()
+    return "".join(letter if letter.isascii() or letter in known else "?" for letter in line)
 
 
 def legible_name(name: str, label: int) -> str:
@@ -66,12 +68,19 @@ def face_of(text: str) -> str | None:
     """File of the first font with all letters of the text; None for none.
 
     "" is Pillow's own, which is enough for ASCII; next comes the font that matplotlib brings (Latin, Cyrillic, Greek),
-    then what is installed.
+    then what is installed, which matplotlib finds.
     """
     letters = text.replace("…", "")  # every font has it
     if letters.isascii():
         return ""
+    if not _has_matplotlib():
+        return None
     return next((path for path in _faces() if _letters(path).issuperset(letters)), None)
+
+
+@cache
+def _has_matplotlib() -> bool:
+    return find_spec("matplotlib") is not None
 
 
 def _faces() -> Iterator[str]:
@@ -123,5 +132,8 @@ def _family(path: str) -> str:
 def _warn_once() -> None:
     logger.warning(
         "no installed font has the letters of some class or file names: pictures show class numbers and question marks "
-        "instead; install a font that has them (Debian, Ubuntu: apt install fonts-noto-core fonts-noto-cjk)"
+        "instead; %s",
+        "install a font that has them (Debian, Ubuntu: apt install fonts-noto-core fonts-noto-cjk)"
+        if _has_matplotlib()
+        else 'fonts beyond ASCII come with matplotlib: pip install "isdfine[plots]"',
     )

@@ -79,7 +79,7 @@ def test_supervision() -> None:
 
 def test_supervision_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ConfigError, match="to_supervision needs the package supervision: pip install supervision"):
+    with pytest.raises(ConfigError, match="supervision is not installed: pip install supervision"):
         found().to_supervision()
 
 

@@ -236,7 +236,7 @@ def test_without_matplotlib(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Without("matplotlib"), *sys.meta_path])
     assert visualize("fdr", "--max-images", 1, "--threshold", 0) == 2
-    assert capsys.readouterr().err.endswith("error: pictures need a package: pip install matplotlib\n")
+    assert capsys.readouterr().err.endswith('error: matplotlib is not installed: pip install "isdfine[plots]"\n')
 
 
 class Without(importlib.abc.MetaPathFinder):

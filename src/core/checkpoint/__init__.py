@@ -115,11 +115,9 @@ def _read_torch(path: Path, lazy: bool = False) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading it needs a package: pip install safetensors") from error
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, *_READ_ERRORS) as error:

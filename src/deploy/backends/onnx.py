@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.checkpoint import check_sum
-from ...core.environment import require
 from ...core.errors import CheckpointError, ConfigError
+from ...core.extras import need
 from .base import INPUTS, OUTPUTS, UINT8, BackendInfo, Outputs, check_interface, info_from
 
 _CUDA = "CUDAExecutionProvider"
@@ -52,7 +52,7 @@ class OnnxBackend:
         self.info: BackendInfo = info_from(
             self._session.get_modelmeta().custom_metadata_map,
             str(path),
-            f"onnxruntime {require('onnxruntime', str(path)).__version__} ({where})",
+            f"onnxruntime {need('onnxruntime', 'export').__version__} ({where})",
             uint8=self._type is np.uint8,
             max_batch=self._fixed_batch,
             size=(size[0], size[1]) if all(isinstance(side, int) for side in size) else None,
@@ -93,7 +93,7 @@ def open_session(
     Args and errors: see ``OnnxBackend``.
     """
     path = Path(path)
-    runtime = require("onnxruntime", f"{path}: running it", "onnxruntime (or onnxruntime-gpu)")
+    runtime = need("onnxruntime", "export")
     provider, provider_options = _provider(runtime, device)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file: check the path")

@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.environment import pick_device, require
+from ...core.environment import pick_device
 from ...core.errors import CheckpointError, ConfigError
+from ...core.extras import need
 from .base import INPUTS, OUTPUTS, BackendInfo, Outputs, check_interface, info_from
 
 
@@ -50,7 +51,7 @@ class TensorRTBackend:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file: check the path")
         needed = "tensorrt (several GB, NVIDIA only, the version that built it)"
-        trt = require("tensorrt", f"{path}: running it", needed)
+        trt = need("tensorrt", install=needed)
         self.device = pick_device(device or "cuda")
         texts = _texts(path)
         self._lock = threading.Lock()  # an execution context serves one call at a time

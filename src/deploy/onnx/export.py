@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from ...core.checkpoint import NO_SUM, SUM_KEY, write_with_sum
-from ...core.environment import require
 from ...core.errors import ConfigError
+from ...core.extras import need
 from ...core.files import whole_file
 from ..preprocess import SQUASH, Recipe
 from .compare import Difference
@@ -88,7 +88,7 @@ def export_onnx(
         ConfigError: something asked for is impossible, a package is missing, or the file cannot be written.
         ExportError: the graph is not the model; nothing is left of it.
     """
-    require("onnx", "ONNX export"), require("onnxruntime", "ONNX export")
+    need("onnx", "export"), need("onnxruntime", "export")
     path, form = Path(path), GraphForm(size, dynamic_size, uint8_input, opset)
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision is {precision!r}: choose fp32 or fp16")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...core.environment import require
 from ...core.errors import ConfigError
+from ...core.extras import need
 from ...nn.backbone.hgnetv2 import Stem
 from ..backends.base import INPUTS, OUTPUTS
 from ..fuse import BoundedConv, fuse
@@ -132,8 +132,8 @@ def to_onnx(deployed: Deployed, form: GraphForm) -> ModelProto:
     Raises:
         ConfigError: a missing package, or a model that torch.export cannot trace.
     """
-    require("onnx", "ONNX export")
-    optimizer = require("onnxscript.optimizer", "ONNX export")
+    need("onnx", "export")
+    optimizer = need("onnxscript.optimizer", "export")
     height, width = form.size
     images = torch.rand(_EXAMPLE_BATCH, 3, height, width, generator=torch.Generator().manual_seed(0))
     if form.uint8:

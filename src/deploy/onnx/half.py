@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.environment import require
 from ...core.errors import ConfigError
+from ...core.extras import need
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +71,7 @@ def to_half(proto: ModelProto) -> ModelProto:
     Raises:
         ConfigError: weights that float16 cannot hold.
     """
-    onnx = require("onnx", "ONNX export")
+    onnx = need("onnx", "export")
     mixed: ModelProto = type(proto)()
     mixed.CopyFrom(proto)
     _Conversion(onnx.shape_inference.infer_shapes(mixed).graph, _opset(proto)).write(mixed)
@@ -80,7 +80,7 @@ def to_half(proto: ModelProto) -> ModelProto:
 
 def share(proto: ModelProto) -> HalfShare:
     """Count what is half; types come from shape inference."""
-    onnx = require("onnx", "ONNX export")
+    onnx = need("onnx", "export")
     graph = onnx.shape_inference.infer_shapes(proto).graph
     types = element_types(graph)
     counted = [types.get(node.output[0]) for node in graph.node if node.op_type not in ("Cast", "Constant")]
@@ -99,7 +99,7 @@ def share(proto: ModelProto) -> HalfShare:
 
 def misplaced(proto: ModelProto) -> list[str]:
     """Kinds of operations that compute in float16 and must not, by the rule of this module; ``TopK (2)``."""
-    onnx = require("onnx", "ONNX export")
+    onnx = need("onnx", "export")
     graph = _Graph(onnx.shape_inference.infer_shapes(proto).graph)
     wrong = [
         node.op_type

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.environment import require
+from ...core.extras import need
 from ..backends.base import INPUTS, OUTPUTS
 from .half import FLOAT, HALF, HEAVY, misplaced, share
 
@@ -46,7 +46,7 @@ def read_graph(path: str | Path) -> ModelProto:
     Raises:
         ExportError: it cannot be read, is no valid ONNX, or is of another project.
     """
-    onnx, message = require("onnx", "ONNX export"), require("google.protobuf.message", "ONNX export", "protobuf")
+    onnx, message = need("onnx", "export"), need("google.protobuf.message", "export")
     try:
         proto: ModelProto = onnx.load(str(path))
         onnx.checker.check_model(proto)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.checkpoint import read_checkpoint
-from ...core.environment import require
+from ...core.extras import need
 from ...core.registry import register
 from ..norm import freeze_batch_norms
 from .stages import leaf_stages, parts_up_to, stage_of
@@ -108,8 +108,8 @@ class TimmBackbone(ReadFromTimm):
         **said: Any,
     ) -> None:
         super().__init__(**said)
-        require("timm.data", "TimmBackbone")
-        timm: Any = require("timm", "TimmBackbone")
+        need("timm.data", "timm")
+        timm = need("timm", "timm")
         _check_weights(timm, name, pretrained, weights, accept_license)
         with torch.device("meta"):  # shapes only: what the whole model has
             whole = timm.create_model(name)

@@ -177,5 +177,5 @@ def test_a_batch_or_size_it_was_not_built_for(tmp_path: Path, fake: FakeTensorRT
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(ConfigError, match=r"needs the package tensorrt: pip install tensorrt .*that built it"):
+    with pytest.raises(ConfigError, match=r"tensorrt is not installed: pip install tensorrt .*that built it"):
         Detector.load(write_engine(tmp_path))

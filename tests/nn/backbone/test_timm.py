@@ -165,7 +165,7 @@ def test_what_a_constructor_refuses(options: dict[str, Any], message: str) -> No
 
 def test_without_timm_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match="TimmBackbone needs the package timm: pip install timm"):
+    with pytest.raises(ValueError, match=r'timm is not installed: pip install "isdfine\[timm\]"'):
         TimmBackbone("test_resnet")
 
 

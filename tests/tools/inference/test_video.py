@@ -125,7 +125,7 @@ def test_the_package_and_cameras_are_named(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(skipped, Skipped)
     assert skipped.reason == "camera 93: cannot be read (No such file or directory)"
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ConfigError, match="reading and writing videos needs the package av: pip install av"):
+    with pytest.raises(ConfigError, match=r'av is not installed: pip install "isdfine\[video\]"'):
         package()
 
 

@@ -1,0 +1,36 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+import sys
+from pathlib import Path
+
+import pytest
+
+from isdfine.core.errors import ConfigError
+from isdfine.core.extras import need
+
+
+def test_what_is_there_is_imported() -> None:
+    assert need("os.path", "export").join("a", "b") == "a/b"
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r'^onnx is not installed: pip install "isdfine\[export\]"$'):
+        need("onnx", "export")
+    monkeypatch.setitem(sys.modules, "onnx.helper", None)
+    with pytest.raises(ConfigError, match=r'^onnx is not installed: pip install "isdfine\[export\]"$'):
+        need("onnx.helper", "export")
+    with pytest.raises(ConfigError, match=r"^package_x is not installed: pip install package_x$"):
+        need("package_x.part")
+    with pytest.raises(ConfigError, match=r"^package_x is not installed: pip install x-package \(several GB\)$"):
+        need("package_x", install="x-package (several GB)")
+
+
+def test_an_installed_package_that_fails_is_not_told_to_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_package.py").write_text("import a_module_that_is_missing")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"installed and fails to import .*a_module_that_is_missing") as error:
+        need("broken_package", "plots")
+    assert "pip install" not in str(error.value)
