@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Examples in docstrings and in the README run."""
+"""Documents and docstrings say what is true: their examples run, what they name exists, the README stays short."""
 
 import ast
 import doctest
@@ -37,6 +37,21 @@ def test_the_python_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) 
         assert names["report"].complete  # type: ignore[attr-defined]
 
 
+def test_the_config_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(block.splitlines()) <= 12
+    Path("mine.yml").write_text(block)
+    isdfine.load_config("mine.yml")
+
+
+def test_the_readme_is_one_that_people_read_to_the_end() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 900
+    commands = ("python3 -m venv",)  # the two that stay in one line each, to be copied
+    assert [line for line in text.splitlines() if len(line) > 120 and not line.startswith(commands)] == []
+
+
 def test_the_files_that_the_readme_names_exist() -> None:
     text = (ROOT / "README.md").read_text()
     named = set(re.findall(r"`((?:configs|tests|tools|src|data|LICENSES)/[\w./-]*)`", text))
@@ -62,7 +77,7 @@ CODE = ("src", "tests", "tools", "configs", "docs")
 
 
 def test_the_index_leads_to_every_document() -> None:
-    index = ROOT / "docs" / "README.md"
+    index = ROOT / "docs" / "index.md"
     links = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", index.read_text())}
     assert [str(page.relative_to(ROOT)) for page in DOCUMENTS if page != index and page not in links] == []
 
@@ -86,7 +101,8 @@ def test_options_that_the_documents_name_exist() -> None:
         for page in (ROOT / "README.md", *DOCUMENTS)
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())
     }
-    foreign = {"--nproc_per_node", "--use-pep517", "--stronglyTyped"}  # of torchrun, pip and trtexec
+    # of torchrun, TensorBoard, trtexec and pip
+    foreign = {"--nproc_per_node", "--logdir", "--stronglyTyped", "--use-pep517", "--index-url", "--no-deps"}
     assert len(named) > 50
     assert sorted((page, option) for page, option in named if option not in ours | foreign) == []
 
