@@ -42,9 +42,9 @@ class DataLoader:
     """Iterate over ``(images, targets)``: images (B, 3, H, W) float32 as the transforms declare them (normally in
     [0, 1]), after the multi-scale resize; targets B dicts; all on ``device``.
 
-    What a batch holds depends on (seed, epoch, batch index) only, not on the number of workers. Scripts that use
-    workers need the usual ``if __name__ == "__main__":``, because workers are started afresh instead of forked from a
-    process with threads.
+    What a batch holds depends on (seed, epoch, batch index) only, not on the number of workers. Workers are started
+    afresh instead of forked from a process with threads, and do not import the main script: classes that it defines
+    itself can be used with ``num_workers`` 0 only.
 
     Args:
         dataset: the samples.

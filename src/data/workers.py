@@ -7,18 +7,20 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import connection, context, resource_tracker
+from types import ModuleType
 from typing import Any
 
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader as TorchDataLoader
 
-from ..core.errors import DataError
+from ..core.errors import ConfigError, DataError
 from .dataset.images import limit_pixels
 
 FORK_SERVER = f"{__package__}.fork_server"
@@ -26,13 +28,51 @@ _UNKNOWN_END = 255
 """What multiprocessing takes for the exit code of a process whose fork server is gone."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+
+@contextlib.contextmanager
+def _without_script() -> Iterator[None]:
+    """Start a worker that knows nothing of the main script.
+
+    Python would import the script in every worker, to find the classes that it defines; one without
+    ``if __name__ == "__main__":`` would train again there.
+
+    Raises:
+        ConfigError: a worker needs something that only the script or notebook defines, or that cannot be sent at all.
+    """
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"what num_workers processes need cannot be sent to them ({error}): a data set, transform or collate_fn of "
+            "your script or notebook belongs in a module that the config names under imports:, or set num_workers: 0"
+        ) from error
+    finally:
+        sys.modules["__main__"] = script
+
+
 if sys.platform != "win32":
 
     class LoaderProcess(context.ForkServerProcess):
         """A worker: a class of its own, so that a process of the fork server knows whether it is one."""
 
+        def start(self) -> None:
+            """Start it without the main script."""
+            with _without_script():
+                super().start()
+
     class _ForkServerContext(context.ForkServerContext):
         Process = LoaderProcess
+
+
+class _SpawnProcess(context.SpawnProcess):
+    def start(self) -> None:
+        with _without_script():
+            super().start()
+
+
+class _SpawnContext(context.SpawnContext):
+    Process = _SpawnProcess
 
 
 def worker_context() -> Any:
@@ -42,10 +82,10 @@ def worker_context() -> Any:
     processes does not break the main process while that starts its workers.
     """
     if sys.platform == "win32" or "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
+        return _SpawnContext()
     from multiprocessing import forkserver
 
-    forkserver.set_forkserver_preload(["__main__", FORK_SERVER])  # imports torch once instead of once per worker
+    forkserver.set_forkserver_preload([FORK_SERVER])  # imports torch once instead of once per worker
     resource_tracker.ensure_running()  # before signals are blocked, because it unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:

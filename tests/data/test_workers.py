@@ -125,19 +125,49 @@ def test_a_group_signal_while_workers_start_breaks_nothing(tmp_path: Path) -> No
 def test_a_main_process_that_ends_while_workers_start_leaves_no_traceback(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, threading, time\n"
+        "import os, threading\n"
+        "from isdfine.data import workers\n"
         "from data.test_loader import loader\n"
-        "if __name__ == '__main__':\n"
-        "    threading.Timer(1.0, lambda: os.kill(os.getpid(), 9)).start()\n"
-        "    print(os.getpid(), flush=True)\n"
-        "    list(loader(num_workers=2))\n"
-        "else:\n"
-        "    time.sleep(3)\n"  # the fork server imports this: the request for a worker waits for it
+        "from multiprocessing import forkserver\n"
+        "preload = forkserver.set_forkserver_preload\n"
+        "forkserver.set_forkserver_preload = lambda names: preload([*names, 'slow'])\n"
+        "threading.Timer(1.0, lambda: os.kill(os.getpid(), 9)).start()\n"
+        "print(os.getpid(), flush=True)\n"
+        "list(loader(num_workers=2))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    # the fork server imports this: the request for a worker waits for it
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(3)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert done.returncode == -signal.SIGKILL  # standard error ends with the last process that holds it
     assert not re.search("Traceback|EOFError|BrokenPipe", done.stderr), done.stderr
+
+
+def test_a_script_without_a_guard_is_not_run_again_and_its_own_classes_are_one_message(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from data.test_loader import ConvertBoxes, ConvertPILImage, Resize, loader, pages\n"
+        "from isdfine.data.workers import _SpawnContext\n"
+        "print('once', flush=True)\n"
+        "class Mine(Resize): pass\n"
+        "other = _SpawnContext().Process(target=os._exit, args=(7,))\n"  # what Windows has
+        "other.start()\n"
+        "print(len(list(loader(num_workers=2))))\n"
+        "other.join()\n"
+        "print(other.exitcode)\n"
+        "mine = pages([Mine((32, 32)), ConvertPILImage(), ConvertBoxes()])\n"
+        "for count in (0, 2):\n"
+        "    print(len(list(loader(mine, num_workers=count))))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert done.stdout == "once\n5\n7\n5\n", done.stderr
+    message = (
+        r"(?m)^isdfine\.core\.errors\.ConfigError: what num_workers processes need .*Mine.*: a data set, transform"
+    )
+    assert re.search(message, done.stderr), done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_a_connection_that_breaks_just_before_the_main_process_is_gone_leaves_no_traceback(
@@ -146,19 +176,21 @@ def test_a_connection_that_breaks_just_before_the_main_process_is_gone_leaves_no
     """The kernel closes one after the other; other errors are reported at once."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys, time\n"
+        "import os, time, work\n"
         "from isdfine.data.workers import worker_context\n"
+        "context = worker_context()\n"
+        "receiver, sender = context.Pipe(duplex=False)\n"
+        "context.Process(target=work.work, args=(sender,)).start()\n"
+        "receiver.recv()\n"
+        "time.sleep(0.3)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    (tmp_path / "work.py").write_text(
+        "import sys\n"
         "def work(sender):\n"
         "    sender.send('ready')\n"
         "    sys.excepthook(ValueError, ValueError('of the worker'), None)\n"
         "    sys.excepthook(ConnectionResetError, ConnectionResetError(), None)\n"
-        "if __name__ == '__main__':\n"
-        "    context = worker_context()\n"
-        "    receiver, sender = context.Pipe(duplex=False)\n"
-        "    context.Process(target=work, args=(sender,)).start()\n"
-        "    receiver.recv()\n"
-        "    time.sleep(0.3)\n"
-        "    os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-signal.SIGKILL, "ValueError: of the worker\n")
