@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import config_page
 import isdfine
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,11 @@ def test_options_that_the_documents_name_exist() -> None:
     foreign = {"--nproc_per_node", "--logdir", "--stronglyTyped", "--use-pep517", "--index-url", "--no-deps"}
     assert len(named) > 50
     assert sorted((page, option) for page, option in named if option not in ours | foreign) == []
+
+
+def test_the_page_of_config_keys_is_what_the_code_says() -> None:
+    kept = (ROOT / "docs" / "config.md").read_text()
+    assert kept == config_page.page(), "out of date: python tools/config_page.py > docs/config.md"
 
 
 def anchors() -> set[str]:

@@ -58,7 +58,7 @@ class AttentionDistillation(LayerDistillation):
         query_subsample: rows of the maps that count in a step, chosen at random, the same in all layers; None for all.
         row_weight: ``uniform``; ``conf``: the best class score in the teacher's layer; ``matched_only``: queries that
             have a box.
-        ramp: see :class:`~isdfine.distill.context.Ramp`; the maps of a run's first steps are nearly uniform.
+        ramp: shares of the run's optimiser steps between which the loss fades in; the first maps are nearly uniform.
         loss: ``kl`` of the student from the teacher, ``js``, or ``mse``: squared differences summed over the keys.
         entropy_guard: drop the loss of pairs whose teacher has more than 0.98 of the largest possible entropy on
             average (the mean is still over all pairs).

@@ -109,7 +109,7 @@ class LayerDistillation(Distiller):
     Args:
         weight: factor of the loss, 0 or more; None where :meth:`bound` takes it from the criterion.
         temperature: of both softmaxes, above 0; the loss is multiplied by its square.
-        ramp: see :class:`Ramp`.
+        ramp: shares of the run's optimiser steps between which the loss fades in (:class:`Ramp`); [0, 0]: always whole.
         direction: ``deep_to_shallow`` (the next deeper layer teaches) or ``shallow_to_deep`` (the previous one teaches,
             which holds refinement back: expect something of it at small weight only).
         span: distance of student and teacher in layers, cut off at the ends. 1 is the neighbour; L - 1 is GO-LSD.

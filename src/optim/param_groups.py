@@ -102,8 +102,12 @@ class _Grouped(torch.optim.Optimizer):
     Unless ``foreach`` or ``fused`` says otherwise, all parameters of a group are updated in one call, on CPUs too.
 
     Args:
-        model, params: what :func:`param_groups` splits, and by which entries.
-        layer_decay: see :func:`split_by_stage`; None for one learning rate in all stages of the backbone.
+        model: whose parameters it trains.
+        params: entries ``{params: REGEX, lr: ..., weight_decay: ...}``; a parameter belongs to the first that finds its
+            name, see :func:`param_groups`. None: one group of everything.
+        lr: learning rate of the groups that name none.
+        layer_decay: factor in (0, 1] on the rate from one stage of the backbone to the one before; None: one rate for
+            all.
         options: torch's further arguments, with torch's defaults.
     """
 

@@ -47,7 +47,12 @@ class Policy(Protocol):
 
 @register
 class MultiStepLR:
-    """Multiply by ``gamma`` at each milestone, given in counted epochs (see :meth:`Clock.counted_epochs`)."""
+    """Multiply by ``gamma`` at each milestone.
+
+    Args:
+        milestones: epochs; those that end before the warm-up does are not counted (:meth:`Clock.counted_epochs`).
+        gamma: factor on the learning rate, 0 or more.
+    """
 
     has_warmup = False
 
@@ -67,6 +72,10 @@ class CosineAnnealingLR:
     """Half a cosine from the base value to ``eta_min`` over ``T_max`` counted epochs (SGDR, arXiv 1608.03983, eq. 5).
 
     Like torch's scheduler of this name it rises again after ``T_max``.
+
+    Args:
+        T_max: epochs of the descent, 1 or more.
+        eta_min: last learning rate.
     """
 
     has_warmup = False
@@ -121,7 +130,11 @@ class FlatCosine:
 
 @register
 class LinearWarmup:
-    """Learning rate times (step + 1) / ``warmup_duration`` for the first ``warmup_duration`` steps; 0 for none."""
+    """Learning rate times (step + 1) / ``warmup_duration`` for the first ``warmup_duration`` steps.
+
+    Args:
+        warmup_duration: optimizer steps; 0 for none.
+    """
 
     def __init__(self, warmup_duration: int = 0) -> None:
         if warmup_duration < 0:

@@ -157,7 +157,11 @@ class RandomHorizontalFlip(v2.RandomHorizontalFlip):
 
 @register
 class Resize(v2.Resize):
-    """Resize to exactly ``size`` (height, width); the aspect ratio is not kept. Bilinear, antialiased."""
+    """Resize to exactly ``size``; the aspect ratio is not kept. Bilinear, antialiased.
+
+    Args:
+        size: (height, width) in pixels.
+    """
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__(size=list(_pair("Resize", size)), antialias=True)
@@ -217,7 +221,11 @@ class ResizeShortestEdge(KeepAspect):
 
 @register
 class ResizeToFit(KeepAspect):
-    """Make an image as large as fits into ``size`` (height, width), its aspect ratio kept. Bilinear, antialiased."""
+    """Make an image as large as fits into ``size``, its aspect ratio kept. Bilinear, antialiased.
+
+    Args:
+        size: (height, width) in pixels.
+    """
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
