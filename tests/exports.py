@@ -6,10 +6,12 @@ All say the same: ``a`` has a cat and a dog, ``b`` a dog.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from isdfine.data.dataset.detection import DetectionDataset
 from planted import HEIGHT, WIDTH, picture
 
 Box = tuple[str, tuple[int, int, int, int]]
@@ -336,3 +338,49 @@ def v7_coco() -> Files:
 def makesense_coco() -> Files:
     content = coco({"a": "a.jpg", "b": "b.jpg"}, info={"description": "my-project-name"})
     return {"labels_my-project-name_2024-05-01-10-00-00.json": json.dumps(content), "a.jpg": 1, "b.jpg": 2}
+
+
+CASES = {
+    "CVAT COCO": (cvat_coco(), {"default": "ab"}, ()),
+    "CVAT YOLO": (cvat_yolo(), {"train": "ab"}, ()),
+    "CVAT Ultralytics": (cvat_ultralytics(), {"train": "ab"}, ()),
+    "CVAT Ultralytics, older": (cvat_ultralytics("data/"), {"train": "ab"}, ()),
+    "CVAT VOC": (cvat_voc(), {"default": "ab"}, ()),
+    "Label Studio COCO": (label_studio_coco(), {"result": "ab"}, ()),
+    "Label Studio YOLO": (label_studio_yolo(), {"train": "ab"}, ()),
+    "Label Studio VOC": (label_studio_voc(), {"all": "ab"}, ()),
+    "Roboflow COCO": (roboflow_coco(), {"train": "a", "valid": "b"}, ("class without boxes",)),
+    "Roboflow COCO, capitals": (
+        roboflow_coco("Train", "Valid"), {"Train": "a", "Valid": "b"}, ("class without boxes",)
+    ),
+    "Roboflow YOLO": (roboflow_yolo(), {"train": "a", "val": "b"}, ("class not in evaluation",)),
+    "Roboflow YOLO, capitals": (
+        roboflow_yolo("Train", "Valid", "Images", "Labels"),
+        {"train": "a", "val": "b"},
+        ("class not in evaluation",),
+    ),
+    "Roboflow VOC": (roboflow_voc(), {"train": "a", "valid": "b"}, ("class not in evaluation",)),
+    "LabelImg VOC": (labelimg_voc(), {"all": "ab"}, ()),
+    "LabelImg VOC, beside": (labelimg_voc(".", "."), {"all": "ab"}, ()),
+    "LabelImg VOC, capitals": (labelimg_voc("Images", "Labels"), {"all": "ab"}, ()),
+    "LabelImg YOLO": (labelimg_yolo(), {"train": "ab"}, ()),
+    "LabelMe to COCO, its script": (labelme_script(), {"annotations": "ab"}, ("class without boxes",)),
+    "LabelMe to COCO, package": (labelme_package(), {"dataset": "ab"}, ()),
+    "VIA 2 COCO": (via2_coco(), {"via_export_coco": "ab"}, ("odd entry",)),  # numbers as text
+    "Supervisely COCO": (supervisely_coco(), {"train": "a", "val": "b"}, ()),
+    "V7 COCO": (v7_coco(), {"pets": "ab"}, ()),
+    "makesense COCO": (makesense_coco(), {"labels_my-project-name_2024-05-01-10-00-00": "ab"}, ()),
+}  # fmt: skip
+"""Files; images of each split that is found; kinds of findings, which are true of the export."""
+
+
+def objects_of(data: DetectionDataset) -> dict[str, list[Box]]:
+    """What training gets of each image, by the last letter of its name before the suffix."""
+    objects = {}
+    for index, name in enumerate(data.annotations.file_names):
+        stem = re.sub(r"(_jpg\.rf.*)?\.jpg$", "", name)[-1]
+        target = data[index][1]
+        corners = [[round(value) for value in box] for box in target["boxes"].tolist()]
+        labels = [data.label_space.names[label] for label in target["labels"].tolist()]
+        objects[stem] = [(label, (x, y, x1 - x, y1 - y)) for label, (x, y, x1, y1) in zip(labels, corners)]
+    return objects

@@ -10,21 +10,23 @@ from typing import Any
 
 from ..core.config import Config
 from ..core.errors import ConfigError
+from ..data.dataset.prepare import Subset
 from .formats import FORMATS
 from .sources import Source
 
-_FORMAT_OF = {
+FORMAT_OF = {
     "CocoDetection": "coco",
     "VOCDetection": "voc",
     "YoloDetection": "yolo",
     "CrowdHumanDetection": "crowdhuman",
     "Objects365Detection": "objects365",
 }
+"""Format by the class of a data set."""
 _SHARED = ("remap_mscoco_category",)
 
 
 def sources_of(config: Config) -> list[Source]:
-    """Training and validation data of a run, whole (without its ``subset``).
+    """Training and validation data of a run, whole: without its ``subset``, unless that divides one data set.
 
     Raises:
         ConfigError: no loader with a data set, or a data set without boxes.
@@ -35,16 +37,19 @@ def sources_of(config: Config) -> list[Source]:
         if not isinstance(section, Mapping):
             continue
         kind = str(section.get("type"))
-        if kind not in _FORMAT_OF:
+        if kind not in FORMAT_OF:
             raise ConfigError(
                 f"{config.path}: {loader}.dataset.type: {kind} has no annotations that could be looked at; known: "
-                f"{', '.join(_FORMAT_OF)}"
+                f"{', '.join(FORMAT_OF)}"
             )
-        known = inspect.signature(FORMATS[_FORMAT_OF[kind]]).parameters
+        known = inspect.signature(FORMATS[FORMAT_OF[kind]]).parameters
         shared = {key: config.shared(key) for key in _SHARED if key in known and config.shared(key) is not None}
         where = {key: value for key, value in {**shared, **section}.items() if key in known and key != "subset"}
+        part = Subset(section.get("subset"), section.get("subset_seed", 0))
+        if isinstance(part.chosen, list) and part.stretch:
+            where["subset"] = part
         ops = config.build(f"{loader}.dataset.transforms.ops") or ()
-        sources.append(Source(name, _FORMAT_OF[kind], where, ops))
+        sources.append(Source(name, FORMAT_OF[kind], where, ops))
     if not sources:
         raise ConfigError(
             f"{config.path}: no train_dataloader.dataset and no val_dataloader.dataset: nothing to look at"

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from ..core.errors import DataError
 from ..core.files import file_bytes
+from ..data.dataset.images import walk
 from ..data.dataset.json_lists import read_lists
 from ..data.dataset.layout import UnlistedImages, files_below
 from ..data.dataset.problems import TOOLS, other_tool
@@ -19,6 +22,10 @@ from ..data.dataset.yolo_data import has_labels
 _SAMPLES = 20
 """Names that are looked for in a folder: some may be missing, that is what a check finds out."""
 _DEPTH = 3
+_KINDS = 6
+"""Kinds of files that a message lists."""
+_MOST_FOLDERS = 1000
+"""Folders that are counted; one given by mistake may hold any number."""
 
 
 def find_images(file: Path, names: Sequence[str]) -> Path:
@@ -44,7 +51,7 @@ def find_images(file: Path, names: Sequence[str]) -> Path:
     if best is None:
         raise DataError(
             f"{file}: no folder near it holds its images (for example {names[0]}): "
-            "say where they are with --image-folder"
+            "say where they are with --image-folder, or img_folder in a config"
         )
     return best
 
@@ -85,7 +92,18 @@ def why_not_found(folder: Path) -> str:
                 read_lists(file, ("images", "annotations", "categories"))
             except DataError as error:
                 return f"{error}, or name the annotation file itself"
-    return "name its annotation file itself"
+    return f"{_contents(folder)}: name its annotation file itself"
+
+
+def _contents(folder: Path) -> str:
+    """Kinds of files in a folder and those below it, the most frequent first."""
+    kinds = Counter(
+        os.path.splitext(name)[1].lower() or "without suffix"
+        for _, names in islice(walk(folder, _DEPTH), _MOST_FOLDERS)
+        for name in names
+    )
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_KINDS))
+    return f"there are {listed}" if kinds else "there is no file in it"
 
 
 def odgt_names(file: Path) -> list[str]:

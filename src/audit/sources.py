@@ -20,7 +20,7 @@ from ..data.dataset.annotations import Annotations, files_present
 from ..data.dataset.coco_json import UNKNOWN_SIZE
 from ..data.dataset.frame import settled
 from ..data.dataset.images import SUFFIXES, image_sizes
-from ..data.dataset.layout import SPLITS, TEST, XML, UnlistedImages, folders_in, subfolder, text_lines
+from ..data.dataset.layout import SPLITS, TEST, XML, UnlistedImages, folders_in, role_of, subfolder, text_lines
 from ..data.dataset.problems import Problems, other_tool
 from ..data.dataset.voc import PAIR, xml_folders
 from ..data.dataset.yolo_data import CLASS_LISTS, YoloData, broken_data, find_data
@@ -332,7 +332,7 @@ def _in_order(sources: Sequence[Source]) -> list[Source]:
 
 
 def _rank(name: str) -> int:
-    return next((rank for rank, start in enumerate(("train", "val", "test")) if name.lower().startswith(start)), 3)
+    return ("train", "val", "test", None).index(role_of(name))
 
 
 _FINDERS: Finders = {
@@ -342,6 +342,11 @@ _FINDERS: Finders = {
     "voc": _voc,
 }
 """In the order in which a folder is tried."""
+
+
+def other_formats(folder: Path, known: str) -> list[str]:
+    """Formats, besides the one that was found, of which there is data in a folder."""
+    return [name for name, finder in _FINDERS.items() if name != known and finder(folder)]
 
 
 def read_all(sources: Sequence[Source]) -> list[Split]:

@@ -256,12 +256,17 @@ def warn_of_other_names(own: LabelSpace, place: str) -> None:
         )  # fmt: skip
 
 
-def warn_of_groups(categories: Sequence[Any], data: Annotations) -> None:
-    """Say where a category stands for a group of others, as Roboflow's first one does: its output is never used."""
+def groups_of(categories: Sequence[Any]) -> set[str]:
+    """Names that categories of a file give as the group they belong to (``supercategory``)."""
     entries = [entry for entry in categories if isinstance(entry, dict)]
-    groups = {
+    return {
         str(entry["supercategory"]) for entry in entries if entry.get("supercategory") not in (None, entry.get("name"))
     }
+
+
+def warn_of_groups(categories: Sequence[Any], data: Annotations) -> None:
+    """Say where a category stands for a group of others, as Roboflow's first one does: its output is never used."""
+    groups = groups_of(categories)
     names, used = data.label_space.names, set(data.labels.tolist())
     unused = [name for label, name in enumerate(names) if name in groups and label not in used]
     if unused:

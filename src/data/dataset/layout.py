@@ -26,6 +26,13 @@ XML = ("annotations", "annotation", "labels", "label", "xmls", "xml")
 TRAIN, VAL, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 SPLITS = (*TRAIN, *VAL, *TEST)
 """Names of parts, in small letters and in order."""
+_ROLES = {"train": (*TRAIN, "trainval"), "val": VAL, "test": TEST}
+
+
+def role_of(name: str) -> str | None:
+    """``train``, ``val`` or ``test`` where a word of the name is such a part: ``train2017``, ``Validation``."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((role for role, names in _ROLES.items() if any(word in names for word in words)), None)
 
 
 def subfolder(folder: Path, names: Sequence[str]) -> Path | None:

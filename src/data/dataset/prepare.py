@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,28 +26,49 @@ from .layout import placed_lines
 
 logger = logging.getLogger(__name__)
 
+_COPY = re.compile(r"\.rf\.[^./]+(?=\.)")
+"""What Roboflow puts into the names of an image's augmented copies: they belong into one part."""
+
 
 @dataclass(frozen=True)
 class Subset:
     """Which images of a data set are used.
 
     Args:
-        chosen: a fraction in (0, 1]; a text file with one image per line; or a list of images; None = all. An image is
-            given by its file name; or by its id, base name or stem, where that is one image only.
+        chosen: a fraction in (0, 1]; two fractions [begin, end] between which the draw is used; a text file with one
+            image per line; or a list of images; None = all. An image is given by its file name; or by its id, base name
+            or stem, where that is one image only.
         seed: of a fraction's draw. With one seed a smaller fraction is part of every larger one, and which images are
             drawn depends on their names alone (with their folder, where a format gives absolute names), not on their
-            order or on the machine.
+            order or on the machine. [0, 0.2] and [0.2, 1] divide the images: none is in both, whether it is listed
+            twice or augmented by Roboflow.
 
     Raises:
-        ConfigError: a fraction outside (0, 1].
+        ConfigError: a fraction outside (0, 1], fractions that are no begin and end.
     """
 
-    chosen: float | str | Sequence[str] | None = None
+    chosen: float | str | Sequence[str] | tuple[float, float] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.chosen, (int, float)) and not 0 < self.chosen <= 1:
             raise ConfigError(f"subset is {self.chosen}: give a fraction above 0 and at most 1, a list, or a text file")
+        if self.stretch and not 0 <= self.stretch[0] < self.stretch[1] <= 1:
+            raise ConfigError(
+                f"subset is {list(self.stretch)}: give fractions [begin, end] with 0 <= begin < end <= 1 (ids as text)"
+            )
+
+    @property
+    def stretch(self) -> tuple[float, float] | None:
+        """Where the used part of the draw begins and ends; None where fractions do not say what is used."""
+        if isinstance(self.chosen, (int, float)):
+            return 0.0, float(self.chosen)
+        if (
+            isinstance(self.chosen, (list, tuple))
+            and [type(item) in (int, float) for item in self.chosen] == [True] * 2
+        ):
+            return float(self.chosen[0]), float(self.chosen[1])
+        return None
 
     def of(self, annotations: Annotations) -> Annotations:
         """The chosen images of annotations that were read completely.
@@ -72,8 +94,8 @@ class Subset:
         """
         if self.chosen is None:
             return np.arange(len(file_names))
-        if isinstance(self.chosen, (int, float)):
-            indices = self._drawn(file_names)
+        if self.stretch or isinstance(self.chosen, (int, float)):
+            indices = self._drawn(file_names, *(self.stretch or (0.0, 1.0)))
         elif isinstance(self.chosen, str):
             try:
                 lines = placed_lines(Path(self.chosen))
@@ -84,14 +106,21 @@ class Subset:
         else:
             named = [(f"subset, entry {number}", str(item)) for number, item in enumerate(self.chosen, 1)]
             indices = _named(named, file_names, image_ids, place)
+        if not len(indices) and file_names:
+            raise DataError(f"{place}: subset {self.chosen} of {len(file_names)} images is none of them: widen it")
         logger.info("%s: %d of %d images (subset)", place, len(indices), len(file_names))
         return np.unique(indices)
 
-    def _drawn(self, file_names: Sequence[str]) -> Ints:
-        key = self.seed.to_bytes(8, "little", signed=True)
-        draws = [hashlib.blake2b(os.fsencode(name), digest_size=8, key=key).digest() for name in file_names]
-        count = max(1, round(float(self.chosen) * len(draws))) if draws else 0  # type: ignore[arg-type]
-        return np.array(sorted(range(len(draws)), key=draws.__getitem__)[:count], dtype=np.int64)
+    def _drawn(self, file_names: Sequence[str], begin: float, end: float) -> Ints:
+        key, whole = self.seed.to_bytes(8, "little", signed=True), isinstance(self.chosen, (int, float))
+        names = file_names if whole else [_COPY.sub("", name) for name in file_names]
+        draws = [hashlib.blake2b(os.fsencode(name), digest_size=8, key=key).digest() for name in names]
+        order = sorted(set(draws))
+        # A fraction takes one image at least, and a part leaves one at least to the other.
+        first, last = (min(max(share > 0, round(share * len(order))), len(order) - (share < 1 and not whole))
+                       for share in (begin, end))  # fmt: skip
+        taken = set(order[first:last])
+        return np.array([index for index, draw in enumerate(draws) if draw in taken], dtype=np.int64)
 
 
 def _named(
@@ -209,7 +238,8 @@ class PreparedDataset(DetectionDataset):
         allow_no_targets: train (with a warning) although no box is left to learn from: all are crowd regions, fractions
             of their image or too small, or there is none. Otherwise that stops a training before it begins.
         subset: part of the images: a fraction in (0, 1], a list of file names or ids (as text: YAML reads 000012 as
-            another number), or a text file with one per line.
+            another number), a text file with one per line, or two fractions: ``[0, 0.2]`` of one data set and
+            ``[0.2, 1]`` of another divide the images.
         subset_seed: of a fraction's draw; with one seed a smaller fraction is part of every larger one.
         upright: whether boxes belong to pictures as EXIF turns them and viewers show them (True), or as they are stored
             (False). ``auto``: what the sizes of images on their side say of the file; without such images, True.
@@ -229,7 +259,7 @@ class PreparedDataset(DetectionDataset):
         num_classes: int | None = None,
         invalid_boxes: Literal["error", "drop"] = "error",
         allow_no_targets: bool = False,
-        subset: float | str | list[str] | None = None,
+        subset: float | str | list[str] | tuple[float, float] | None = None,
         subset_seed: int = 0,
         upright: Upright = "auto",
     ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from ...core.config.node import read_yaml
 from ...core.errors import ConfigError
 from ..label_space import LabelSpace
-from .layout import IMAGES, SPLITS, TEST, TRAIN, VAL, XML, files_below, folders_in, subfolder, text_lines
+from .layout import IMAGES, SPLITS, TEST, TRAIN, VAL, XML, files_below, folders_in, role_of, subfolder, text_lines
 from .problems import Problems
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ def _beside(file: Path, problems: Problems) -> dict[str, Any]:
 
 
 def _parts(folder: Path) -> Sequence[tuple[str, Path]]:
-    return [(path.name.lower(), path) for path in folders_in(folder) if path.name.lower() in SPLITS]
+    return [(path.name.lower(), path) for path in folders_in(folder) if role_of(path.name)]
 
 
 def _class_names(file: Path, problems: Problems) -> list[str]:

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from isdfine.data.dataset.layout import UnlistedImages
+from isdfine.data.dataset.layout import UnlistedImages, role_of
 
 WINDOWS, CASE, ENCODED = "paths of Windows: write / for \\", "upper and lower case", "percent-encoding"
 UNICODE, UPLOAD, FOLDER = "another Unicode form", "a prefix of Label Studio", "another folder"
@@ -69,3 +69,12 @@ def test_what_could_be_anything_means_nothing(tmp_path, listed, there):
 def test_images_of_other_entries_are_not_meant(tmp_path):
     touch(tmp_path, "a.jpg", "sub/A.jpg")
     assert UnlistedImages(tmp_path, ["sub/A.jpg"]).meant("A.JPG").name == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("train2017", "train"), ("trainval", "train"), ("Validation", "val"), ("valid", "val"), ("objv2_val", "val"),
+     ("TEST", "test"), ("test-dev2017", "test"), ("valid/labels", "val"), ("trains", None), ("all", None), ("", None)],
+)  # fmt: skip
+def test_roles_by_name(name, role):
+    assert role_of(name) == role

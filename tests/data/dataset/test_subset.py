@@ -30,6 +30,34 @@ def test_a_draw_depends_on_names_and_seed_alone():
     assert draw(0.3, seed=-1) != draw(0.3)
 
 
+@pytest.mark.parametrize("count", [2, 3, 7, 200])
+def test_stretches_divide_the_images(count):
+    """Each image is in one part, whatever the number, and however often it is listed."""
+    names = [name for name in NAMES[:count] for _ in range(2)]
+    parts = [draw(stretch, names=names) for stretch in ([0, 0.2], (0.2, 0.5), [0.5, 1.0]) if count > 2]
+    parts = parts or [draw(stretch, names=names) for stretch in ([0, 0.2], [0.2, 1])]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == count
+    assert all(parts)
+    indices = [index for part in ([0, 0.2], [0.2, 1]) for index in Subset(part).indices(names, None, "x")]
+    assert sorted(indices) == list(range(2 * count))
+
+
+def test_a_stretch_depends_on_names_and_seed_alone():
+    assert draw([0, 0.3]) == draw(0.3) == draw([0, 0.3], names=NAMES[::-1])
+    assert draw([0, 0.3]) != draw([0, 0.3], seed=1)
+
+
+@pytest.mark.parametrize("stretch", [[0.5, 0.2], [0.2, 0.2], [0, 1.5], [-0.1, 1], [12, 7]])
+def test_stretches_that_are_none(stretch):
+    with pytest.raises(ConfigError, match=r"give fractions \[begin, end\] with 0 <= begin < end <= 1 .ids as text"):
+        Subset(stretch)
+
+
+def test_a_stretch_without_an_image():
+    with pytest.raises(DataError, match=r"x: subset \[0.5, 0.51\] of 10 images is none of them: widen it"):
+        draw([0.5, 0.51], names=NAMES[:10])
+
+
 def test_everything_and_order():
     assert Subset().indices(NAMES, range(200), "x").tolist() == list(range(200))
     found = Subset(0.5).indices(NAMES, range(200), "x")

@@ -10,64 +10,17 @@ from pathlib import Path
 import pytest
 
 import exports
-from exports import BOXES, write
+from exports import BOXES, CASES, objects_of, write
 from isdfine.audit.check import check
 from isdfine.audit.sources import discover, read_all
 from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from isdfine.data.dataset.coco import CocoDetection
-from isdfine.data.dataset.detection import DetectionDataset
 from isdfine.data.dataset.voc import VOCDetection
 from isdfine.data.dataset.yolo import YoloDetection
 from planted import HEIGHT, WIDTH
 
 READERS = {"coco": CocoDetection, "voc": VOCDetection, "yolo": YoloDetection}
-
-
-def objects_of(data: DetectionDataset) -> dict[str, list[exports.Box]]:
-    """What training gets of each image, by the last letter of its name before the suffix."""
-    objects = {}
-    for index, name in enumerate(data.annotations.file_names):
-        stem = re.sub(r"(_jpg\.rf.*)?\.jpg$", "", name)[-1]
-        target = data[index][1]
-        corners = [[round(value) for value in box] for box in target["boxes"].tolist()]
-        labels = [data.label_space.names[label] for label in target["labels"].tolist()]
-        objects[stem] = [(label, (x, y, x1 - x, y1 - y)) for label, (x, y, x1, y1) in zip(labels, corners)]
-    return objects
-
-
-CASES = {
-    "CVAT COCO": (exports.cvat_coco(), {"default": "ab"}, ()),
-    "CVAT YOLO": (exports.cvat_yolo(), {"train": "ab"}, ()),
-    "CVAT Ultralytics": (exports.cvat_ultralytics(), {"train": "ab"}, ()),
-    "CVAT Ultralytics, older": (exports.cvat_ultralytics("data/"), {"train": "ab"}, ()),
-    "CVAT VOC": (exports.cvat_voc(), {"default": "ab"}, ()),
-    "Label Studio COCO": (exports.label_studio_coco(), {"result": "ab"}, ()),
-    "Label Studio YOLO": (exports.label_studio_yolo(), {"train": "ab"}, ()),
-    "Label Studio VOC": (exports.label_studio_voc(), {"all": "ab"}, ()),
-    "Roboflow COCO": (exports.roboflow_coco(), {"train": "a", "valid": "b"}, ("class without boxes",)),
-    "Roboflow COCO, capitals": (
-        exports.roboflow_coco("Train", "Valid"), {"Train": "a", "Valid": "b"}, ("class without boxes",)
-    ),
-    "Roboflow YOLO": (exports.roboflow_yolo(), {"train": "a", "val": "b"}, ("class not in evaluation",)),
-    "Roboflow YOLO, capitals": (
-        exports.roboflow_yolo("Train", "Valid", "Images", "Labels"),
-        {"train": "a", "val": "b"},
-        ("class not in evaluation",),
-    ),
-    "Roboflow VOC": (exports.roboflow_voc(), {"train": "a", "valid": "b"}, ("class not in evaluation",)),
-    "LabelImg VOC": (exports.labelimg_voc(), {"all": "ab"}, ()),
-    "LabelImg VOC, beside": (exports.labelimg_voc(".", "."), {"all": "ab"}, ()),
-    "LabelImg VOC, capitals": (exports.labelimg_voc("Images", "Labels"), {"all": "ab"}, ()),
-    "LabelImg YOLO": (exports.labelimg_yolo(), {"train": "ab"}, ()),
-    "LabelMe to COCO, its script": (exports.labelme_script(), {"annotations": "ab"}, ("class without boxes",)),
-    "LabelMe to COCO, package": (exports.labelme_package(), {"dataset": "ab"}, ()),
-    "VIA 2 COCO": (exports.via2_coco(), {"via_export_coco": "ab"}, ("odd entry",)),  # numbers as text
-    "Supervisely COCO": (exports.supervisely_coco(), {"train": "a", "val": "b"}, ()),
-    "V7 COCO": (exports.v7_coco(), {"pets": "ab"}, ()),
-    "makesense COCO": (exports.makesense_coco(), {"labels_my-project-name_2024-05-01-10-00-00": "ab"}, ()),
-}  # fmt: skip
-"""Files; images of each split that is found; kinds of findings, which are true of the export."""
 
 
 @pytest.mark.parametrize("tool", CASES)
