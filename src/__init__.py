@@ -13,6 +13,10 @@ from .core import config as _config
 from .core.config import Config
 
 if TYPE_CHECKING:
+    from .api.export import export as export
+    from .api.run import Run as Run
+    from .api.run import evaluate as evaluate
+    from .api.run import train as train
     from .core.checkpoint.weights import LoadReport as LoadReport
     from .core.checkpoint.weights import load_weights as load_weights
     from .deploy.detections import Detections as Detections
@@ -20,15 +24,23 @@ if TYPE_CHECKING:
     from .deploy.fuse import fuse as fuse
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Detections", "Detector", "LoadReport", "fuse", "load_config", "load_weights"]
+__all__ = [
+    "Config", "Detections", "Detector", "LoadReport", "Run", "evaluate", "export", "fuse", "load_config",
+    "load_weights", "train",
+]  # fmt: skip
 
 # Imported on first use: `import isdfine` alone must not cost an import of torch.
 _LAZY = {"LoadReport": ".core.checkpoint.weights", "load_weights": ".core.checkpoint.weights", "fuse": ".deploy.fuse"}
+_LAZY |= {"Run": ".api.run", "evaluate": ".api.run", "export": ".api.export", "train": ".api.run"}
 _LAZY |= {"Detections": ".deploy.detections", "Detector": ".deploy.detector"}
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: str | Path | Config, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file with its includes, apply overrides ``a.b.c=value``, and check the result.
+
+    Args:
+        path: the file, the name of one in the package, or a config that was loaded already.
+        overrides: later ones win.
 
     Raises:
         ConfigError: a file that cannot be read, or all unknown, missing and mistyped keys, one per line.

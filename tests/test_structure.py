@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "solver": ("core", "data", "nn", "zoo", "load", "losses", "distill", "optim", "solver"),
     "deploy": ("core", "data", "nn", "zoo", "load", "deploy", "viz"),
     "viz": ("core", "viz"),
+    "api": (*ALL, "__init__", "api", "audit", "components", "load"),
     "conversion": (*ALL, "__init__", "load", "conversion"),
     "audit": ("core", "data", "viz", "audit"),
     "inference": ("core", "data", "deploy", "viz", "__init__", "inference"),
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "commands": (
         *ALL,
         "__init__",
+        "api",
         "load",
         "ablation",
         "audit",
@@ -43,7 +45,7 @@ MAY_IMPORT = {
         "plots",
     ),
     "components": ALL,
-    "__init__": ALL,
+    "__init__": (*ALL, "api"),
     "__main__": ("commands",),
 }
 FORBIDDEN_CALLS = ("yaml.unsafe_load", "yaml.load", "sys.path.insert", "sys.path.append")

@@ -10,7 +10,6 @@ Inputs: images [N,3,H,W], orig_target_sizes [N,2] (width, height); outputs: labe
 """
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -18,16 +17,11 @@ from pathlib import Path
 import isdfine
 
 from ..core.command import add_option, command_parser, one_line_errors
-from ..core.errors import ConfigError, DataError
-from ..deploy.onnx.export import ExportReport, export_onnx, trtexec_line
-from ..deploy.onnx.graph import DEFAULT_OPSET, GraphForm
-from ..deploy.onnx.sample import JITTERS, images_in
+from ..deploy.onnx.export import ExportReport, trtexec_line
+from ..deploy.onnx.graph import DEFAULT_OPSET
+from ..deploy.onnx.sample import JITTERS
 from ..deploy.onnx.structure import TENSORRT_OPSETS, ExportError
-from ..deploy.preprocess import Recipe, image_size_of, recipe_of
-from ..load import LoadedDetector, load_detector
 
-BUNDLED = Path(__file__).resolve().parents[2] / "data" / "doclayout-tiny"
-"""Pages in a checkout."""
 ENGINE_BATCHES = (1, 1, 8)
 
 
@@ -51,55 +45,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def sized(options: argparse.Namespace) -> tuple[LoadedDetector, Recipe, tuple[int, int]]:
-    """Model, preprocessing and size, the one asked for: tables of another size are not carried along."""
-    config = isdfine.load_config(options.config, options.update) if options.config else None
-    if options.update and config is None:
-        raise ConfigError("-u changes a config: give it with -c")
-    loaded = load_detector(options.resume, config, ema=options.ema)
-    recipe = recipe_of(loaded.config)
-    own = recipe.size or image_size_of(loaded.config)
-    size = (options.size[0], options.size[1]) if options.size else own
-    form = GraphForm(size, options.dynamic_size, options.uint8, options.opset)  # refuses impossible sizes and opsets
-    if recipe.padding is not None and not options.size:
-        raise ConfigError(
-            f"{options.resume}: evaluated on padded batches, and the graph has no input for the size of the content: "
-            "give --size HEIGHT WIDTH, which squashes images to one size, and evaluate that"
-        )
-    wanted = None if form.dynamic_size else list(size)
-    if loaded.config.get("eval_spatial_size") != wanted:
-        config = loaded.config.with_values({"eval_spatial_size": wanted})
-        loaded = load_detector(options.resume, config, ema=options.ema)
-    return loaded, recipe_of(loaded.config), size
-
-
-def comparison_images(options: argparse.Namespace, loaded: LoadedDetector) -> Path:
-    """Folder of images: the one given, the run's validation set, or the pages of a checkout."""
-    if options.images is not None:
-        return Path(options.images)
-    run = isdfine.load_config(options.config, options.update).data if options.config else loaded.checkpoint.config
-    folder = (((run or {}).get("val_dataloader") or {}).get("dataset") or {}).get("img_folder")
-    if isinstance(folder, str) and Path(folder).is_dir():
-        return Path(folder)
-    if not BUNDLED.is_dir():
-        raise DataError("no images to compare with: give a folder of real ones with --images")
-    return BUNDLED
-
-
-def metadata_of(loaded: LoadedDetector) -> dict[str, str]:
-    """What the file says about its classes and its origin."""
-    return {
-        "isdfine_version": isdfine.__version__,
-        "names": json.dumps(list(loaded.labels.names), ensure_ascii=False),
-        "ids": json.dumps(list(loaded.labels.category_ids)),
-        "source": loaded.checkpoint.provenance,
-        "licence": loaded.checkpoint.licence or "unknown",
-    }
-
-
-def describe(report: ExportReport, folder: Path, size: tuple[int, int], options: argparse.Namespace) -> None:
+def describe(report: ExportReport, options: argparse.Namespace) -> None:
     """Say what was written and how it was checked."""
-    print(f"compared: ONNX Runtime with PyTorch on images of {folder}")
+    print(f"compared: ONNX Runtime with PyTorch on images of {report.images}")
     if report.unstable or report.jitter < JITTERS[0]:
         print(f"          {report.unstable} images left out: PyTorch's own answer jumps there when pixels change by "
               f"{report.jitter:g}")  # fmt: skip
@@ -114,16 +62,10 @@ def describe(report: ExportReport, folder: Path, size: tuple[int, int], options:
     print(f"written:  {report.path} ({report.path.stat().st_size / 1e6:.1f} MB, {report.nodes} nodes, "
           f"{report.seconds:.0f} s)")  # fmt: skip
     if options.opset in TENSORRT_OPSETS:
-        line = trtexec_line(report.path, size, dynamic_size=options.dynamic_size, batches=ENGINE_BATCHES)
+        line = trtexec_line(report.path, report.size, dynamic_size=options.dynamic_size, batches=ENGINE_BATCHES)
     else:
         line = f"misreads GridSample of opset {options.opset} (docs/export.md): export with --opset {DEFAULT_OPSET}"
     print(f"TensorRT: {line}")
-
-
-def default_output(checkpoint: Path) -> Path:
-    """``best.onnx`` here for ``output/run/best.pth``, ``my.model.onnx`` for a folder ``my.model``."""
-    name = checkpoint.resolve().name
-    return Path(f"{name if checkpoint.is_dir() else Path(name).stem}.onnx")
 
 
 @one_line_errors
@@ -131,16 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command: 2 for a mistake of the user, 1 for a graph that is not the model; each is one line."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    output = options.output or default_output(options.resume)
     try:
-        loaded, recipe, size = sized(options)
-        folder = comparison_images(options, loaded)
-        report = export_onnx(
-            loaded.model, loaded.postprocessor, output, size=size, images=images_in(folder),
-            precision=options.precision, dynamic_size=options.dynamic_size, uint8_input=options.uint8,
-            metadata=metadata_of(loaded), recipe=recipe, opset=options.opset,
+        report = isdfine.export(
+            options.resume, options.output, config=options.config, size=options.size, precision=options.precision,
+            dynamic_size=options.dynamic_size, uint8_input=options.uint8, opset=options.opset, images=options.images,
+            ema=options.ema, update=options.update,
         )  # fmt: skip
-        describe(report, folder, size, options)
+        describe(report, options)
     except ExportError as error:
         print(f"error: export failed, nothing was written: {error}", file=sys.stderr)
         return 1

@@ -8,12 +8,12 @@ torchrun --nproc_per_node=4 -m isdfine train -c configs/dfine/dfine_hgnetv2_l_co
 """
 
 import argparse
-import json
 import logging
 import os
 import shlex
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import isdfine  # torch comes with the first thing that needs it, after the first line of the log
@@ -23,12 +23,10 @@ from ..core.environment import setup_logging
 from ..core.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RankError
 
 if TYPE_CHECKING:
+    from ..data.evaluate import EvalResult
     from ..solver.training import Training
 
 logger = logging.getLogger("isdfine.train")
-
-NEEDED_TO_TEST = ("model", "postprocessor", "evaluator", "val_dataloader")
-"""Sections of the config without which nothing can be judged."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -46,6 +44,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--test-only", action="store_true", help="evaluate the checkpoint given with -r and end")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and end")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="data set; its layout (COCO, YOLO, VOC, ...), parts and classes are found"
+    )
+    parser.add_argument("--epochs", type=int, help="passes over the training data; the schedule moves along")
     add_option(parser, "device")
     parser.add_argument(
         "--seed", type=int, help="of weights, data order, augmentation and denoising (config key: seed)"
@@ -63,81 +65,42 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
     """All overrides as KEY=VALUE, the shorthands last."""
-    named: dict[str, Any] = {
-        "resume": arguments.resume,
-        "tuning": arguments.tuning,
-        "tuning_classes": arguments.tuning_classes,
-        "device": arguments.device,
-        "seed": arguments.seed,
-        "output_dir": arguments.output_dir,
-        "max_pixels": arguments.max_pixels,
-        "use_amp": True if arguments.use_amp else None,
-    }
-    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    if arguments.resume:  # what the command line starts from replaces what the file does
-        given.append("tuning=null")
-    if arguments.tuning:
-        given.append("resume=null")
-    return [*arguments.update, *given]
+    from ..api.session import overrides
+
+    given = ("resume", "tuning", "tuning_classes", "device", "seed", "epochs", "output_dir", "max_pixels")
+    named = {name: getattr(arguments, name) for name in given}
+    return overrides(arguments.update, arguments.data, **named, use_amp=True if arguments.use_amp else None)
 
 
 def test(config: isdfine.Config) -> None:
     """Evaluate one checkpoint and print its table."""
+    from ..api.run import judge
     from ..core import dist
-    from ..solver.solver import Evaluation
 
-    checkpoint = config.settings.resume or config.settings.tuning
-    if checkpoint is None:
-        raise ConfigError("--test-only needs the checkpoint to judge: give it with -r")
-    config.require(*NEEDED_TO_TEST)
-    run = Evaluation(config)
-    run.load(checkpoint)
-    result = run.evaluate(on_batch=dist.moved)
+    result = judge(config)
     if dist.is_main():
         print(result.table())
 
 
-def tuned(config: isdfine.Config) -> "Training":
-    """The run with what ``--auto`` chooses; prints why."""
-    from ..core import dist
-    from ..solver.auto import auto_tune
-    from ..solver.training import Training
-
-    chosen = auto_tune(config, keep_batch=config.settings.resume is not None)
-    if dist.is_main():
-        print("\n".join(chosen.lines), flush=True)
-    return Training(chosen.config, train_data=chosen.train_data)
-
-
 def train(config: isdfine.Config, *, auto: bool = False) -> None:
-    """Train, then print the table of the best weights and draw them on validation images."""
+    """Train, then print the table of the best weights and where everything lies."""
+    from ..api.run import complete, prepare
     from ..core import dist
-    from ..solver.memory import check_memory
-    from ..solver.training import Training
 
-    config.require(*NEEDED_TO_TEST, "criterion", "optimizer", "train_dataloader")
-    run = tuned(config) if auto else Training(config)
-    if config.settings.resume:
-        run.resume(config.settings.resume)
-    elif config.settings.tuning:
-        run.tune_from(config.settings.tuning)
-    if run.finished:
-        if dist.is_main():
-            print(already_finished(run))
-        return
-    if not auto:  # which has measured it
-        check_memory(run)
-    result = fitted(run)
-    if not dist.is_main():
-        return
-    print(result.table())
-    draw(run)
-    print(f"best checkpoint:  {run.folder.best}")
+    run = prepare(config, auto=auto, say=partial(print, flush=True))
+    lines = [already_finished(run)] if run.finished else summary(run, complete(run, exits=True))
+    if dist.is_main():
+        print("\n".join(lines))
+
+
+def summary(run: "Training", result: "EvalResult") -> list[str]:
+    """What a run ended with, and where it lies."""
+    lines = [result.table(), f"best checkpoint:  {run.folder.best}"]
     if run.settings.num_visualized:
-        print(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
-    if run.folder.tensorboard.is_dir():
-        print(f"curves:           {shlex.join(['tensorboard', '--logdir', str(run.folder.tensorboard)])}")
-    print(f"judge it again:   {command(run.folder.config, '--test-only', '-r', run.folder.best)}")
+        lines.append(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
+    if run.settings.tensorboard:
+        lines.append(f"curves:           {shlex.join(['tensorboard', '--logdir', str(run.folder.tensorboard)])}")
+    return [*lines, f"judge it again:   {command(run.folder.config, '--test-only', '-r', run.folder.best)}"]
 
 
 def command(config: Any, *arguments: Any) -> str:
@@ -145,37 +108,14 @@ def command(config: Any, *arguments: Any) -> str:
     return shlex.join(["isdfine", "train", "-c", *map(str, (config, *arguments))])
 
 
-def already_finished(run: Any) -> str:
+def already_finished(run: "Training") -> str:
     """That nothing is left to train, and how to go on."""
-    folder, epochs = run.resumed_from, run.settings.epoches
+    folder, epochs = run.resumed_from or run.folder.path, run.settings.epoches
     more = command(folder / "config.yml", "-r", folder, "-u", f"epochs={2 * run.progress.epoch}")
     return (
         f"nothing to train: {folder} is finished ({run.progress.epoch} epochs done, epochs is {epochs}); "
         f"to go on: {more}"
     )
-
-
-def fitted(run: Any) -> Any:
-    """Train to the end; memory that runs out becomes one line with the batch that should fit."""
-    from ..solver.fit import fit
-    from ..solver.memory import is_out_of_memory, out_of_memory
-
-    try:
-        return fit(run)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    raise out_of_memory(run)  # outside the handler, whose traceback keeps what the step held
-
-
-def draw(run: Any) -> None:
-    """Detections beside the ground truth for the first validation images."""
-    from ..viz.draw import save_comparison
-
-    run.folder.pictures.mkdir(exist_ok=True)
-    for image_id, detections in run.sample_detections(run.settings.num_visualized, run.judged_model):
-        truth = run.val_loader.dataset.ground_truth(image_id)
-        save_comparison(run.folder.pictures / f"{image_id}_{truth.path.stem}.png", truth, detections, run.label_space)
 
 
 def program(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import ConfigError
@@ -56,8 +58,15 @@ class RankFilter(logging.Filter):
         return self.rank == 0 or record.levelno >= logging.WARNING
 
 
+def in_notebook() -> bool:
+    """Whether what is printed goes to a notebook, which shows a progress line although it is no terminal."""
+    return type(sys.stderr).__module__.startswith("ipykernel.")
+
+
 def setup_logging(rank: int = 0, level: int = logging.INFO) -> None:
     """Send the package's log lines to stderr. Calling again replaces rank and level and adds nothing.
+
+    In a notebook they go to stdout, which is not shown as an error.
 
     Args:
         rank: number of this process; shown in front of the lines of ranks other than 0.
@@ -66,10 +75,31 @@ def setup_logging(rank: int = 0, level: int = logging.INFO) -> None:
     logger = logging.getLogger(PACKAGE)
     for handler in [handler for handler in logger.handlers if handler.name == _NAME]:
         logger.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stdout if in_notebook() else sys.stderr)
     handler.set_name(_NAME)
     handler.addFilter(RankFilter(rank))
     who = f" rank {rank}" if rank else ""
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s{who} %(name)s: %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(level)
+
+
+@contextmanager
+def logged(rank: int = 0) -> Iterator[None]:
+    """Show the package's log lines during a call from Python.
+
+    Who has given the logger ``isdfine`` a level or a handler decides alone. Handlers of the root logger get the lines
+    where there are any; else they go to stderr.
+    """
+    logger = logging.getLogger(PACKAGE)
+    handlers, level = logger.handlers[:], logger.level
+    if not handlers and level == logging.NOTSET:
+        if logging.getLogger().handlers:
+            logger.setLevel(logging.WARNING if rank else logging.INFO)
+        else:
+            setup_logging(rank)
+    try:
+        yield
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
@@ -109,6 +110,8 @@ class NonFiniteGuard:
 class StopSignal:
     """SIGTERM and SIGINT ask for a saved, orderly end; a second signal ends at once.
 
+    Only the main thread can take signals; in another one nothing is asked for.
+
     With several processes the ranks agree every ``agree_every`` steps, so that all leave after the same one.
 
     Args:
@@ -125,8 +128,9 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

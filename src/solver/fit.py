@@ -30,8 +30,11 @@ from .writers import JsonLines, ProgressBar, TensorBoard, Writer
 logger = logging.getLogger(__name__)
 
 
-def fit(run: Training) -> EvalResult:
+def fit(run: Training, *, exits: bool = False) -> EvalResult:
     """Train to the end, or to a signal.
+
+    Args:
+        exits: whether a second signal ends the process here and now, as a command does.
 
     Returns:
         The metrics of the best checkpoint, whose weights ``run.judged_model`` holds afterwards.
@@ -47,7 +50,7 @@ def fit(run: Training) -> EvalResult:
         for writer in writers:
             stack.callback(writer.close)
         try:
-            with StopSignal(exits=True) as stop:
+            with StopSignal(exits=exits) as stop:
                 last = _Fit(run, writers, stop).epochs()
         except StopTraining as reason:
             logger.warning("%s; continue with -r %s", reason, shlex.quote(str(run.folder.path)))

@@ -13,10 +13,12 @@ import torch
 from builders import load_tool
 from export_cases import IMAGES
 from hf_cases import filled, micro
+from isdfine.api import export as export_job
 from isdfine.deploy.onnx import export
 from isdfine.deploy.onnx.export import ExportReport
 from isdfine.deploy.onnx.half import HalfShare
 from isdfine.deploy.onnx.structure import ExportError
+from isdfine.load import load_detector
 
 onnx = pytest.importorskip("onnx", reason="pip install onnx")
 pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
@@ -122,17 +124,17 @@ def test_a_file_is_written(checkpoint: Path, tmp_path: Path, run: Run) -> None:
 
 
 def test_the_default_name(tmp_path: Path) -> None:
-    assert TOOL.default_output(tmp_path / "run" / "best.pth") == Path("best.onnx")
+    assert export_job.default_output(tmp_path / "run" / "best.pth") == Path("best.onnx")
     (tmp_path / "my.model").mkdir()
-    assert TOOL.default_output(tmp_path / "my.model") == Path("my.model.onnx")
-    assert TOOL.default_output(tmp_path / "my.model" / ".") == Path("my.model.onnx")
+    assert export_job.default_output(tmp_path / "my.model") == Path("my.model.onnx")
+    assert export_job.default_output(tmp_path / "my.model" / ".") == Path("my.model.onnx")
 
 
 def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """That TensorRT misreads newer opsets, and at what noise images were left out."""
     (tmp_path / "a.onnx").write_bytes(b"")
-    report = ExportReport(tmp_path / "a.onnx", {}, HalfShare(1, 0, 1, 0), 1, 1.0, 0, 2e-7)
-    TOOL.describe(report, tmp_path, (64, 64), TOOL.parse_arguments(["-r", "x", "--opset", "20"]))
+    report = ExportReport(tmp_path / "a.onnx", {}, HalfShare(1, 0, 1, 0), 1, 1.0, 0, 2e-7, (64, 64), tmp_path)
+    TOOL.describe(report, TOOL.parse_arguments(["-r", "x", "--opset", "20"]))
     out = capsys.readouterr().out
     assert "0 images left out: PyTorch's own answer jumps there when pixels change by 2e-07" in out
     assert "(by 1e-06 it jumps on all: this model is unusually sensitive)" in out
@@ -140,9 +142,7 @@ def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_images_of_the_validation_set(checkpoint: Path, tmp_path: Path) -> None:
-    options = TOOL.parse_arguments(["-r", str(checkpoint)])
-    loaded, _, size = TOOL.sized(options)
-    assert size == (64, 96)  # what the run evaluates at goes before eval_spatial_size
-    assert TOOL.comparison_images(options, loaded) == tmp_path / "data" / "images"
+    loaded = load_detector(checkpoint)
+    assert export_job.comparison_images(None, loaded, None) == tmp_path / "data" / "images"
     (tmp_path / "data" / "images").rename(tmp_path / "moved")
-    assert TOOL.comparison_images(options, loaded) == TOOL.BUNDLED
+    assert export_job.comparison_images(None, loaded, None) == export_job.BUNDLED

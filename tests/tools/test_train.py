@@ -107,6 +107,7 @@ def test_what_a_config_has_to_say_is_a_warning_line(
         (["-u", "DFINETransformer.eval_idx=9"], r"DFINETransformer: eval_idx 9 is not one of the 2 decoder layers"),
         (["-u", "train_dataloader.total_batch_size=90"], r"train_dataloader.*8 samples do not fill one batch of 90"),
         (["-u", "epoches=many"], r"epoches: expected"),
+        (["--epochs", "0"], r"epochs=0': epoches: expected 1 or more, found 0"),
         (["-u", "criterion=null", "evaluator=null"], r"evaluator: missing.*criterion: missing"),
         (["--test-only"], r"--test-only needs the checkpoint"),
         (["--auto", "--test-only"], r"--auto chooses for a training run: leave it out with --test-only and"),
@@ -187,7 +188,8 @@ def test_a_run_that_was_stopped_has_the_exit_code_of_its_signal(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     ending: BaseException, code: int, message: str,
 ) -> None:  # fmt: skip
-    def stop(_: object) -> None:
+    def stop(_: object, *, exits: bool) -> None:
+        assert exits
         raise ending
 
     monkeypatch.setattr("isdfine.solver.fit.fit", stop)

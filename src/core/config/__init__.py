@@ -48,7 +48,7 @@ Resolver = Callable[["Config"], Any]
 
 
 def load_config(
-    path: str | Path,
+    path: str | Path | Config,
     overrides: Iterable[str] = (),
     *,
     registry: Registry = REGISTRY,
@@ -61,6 +61,7 @@ def load_config(
 
     Args:
         path: YAML file, or the name of one in the package (``find_config``); ``__include__`` in it is relative to it.
+            Or a config that was loaded already: the overrides act on a copy of it.
         overrides: texts ``a.b.c=value``, later ones win.
         registry: classes that may be named.
         resolvers: functions for shared values that no file gives, by name.
@@ -71,8 +72,7 @@ def load_config(
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of texts, found the text {overrides!r}")
     replaced: Replaced = []
-    path = find_config(path)
-    base = read_tree(path, replaced)
+    base, path = (path._tree, path.path) if isinstance(path, Config) else (read_tree(path, replaced), find_config(path))
     tree = apply_overrides(base, overrides, replaced)
     tree = with_sizes_of_batches(settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree))))
     tree = import_components(tree)

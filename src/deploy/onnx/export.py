@@ -51,6 +51,10 @@ class ExportReport:
     """Images that were left out because PyTorch's own answer jumps at rounding noise."""
     jitter: float
     """Size of that noise, in 0..1: 1e-6, or 2e-7 where no image was stable at that."""
+    size: tuple[int, int]
+    """(height, width) in pixels; one of many where it is free."""
+    images: Path
+    """Folder of the images that were compared on."""
 
 
 def export_onnx(
@@ -111,7 +115,8 @@ def export_onnx(
     differences = _publish(proto, path, samples, form, precision)
     unstable = sum(sample.unstable for sample in samples)
     jitter = min(sample.jitter for sample in samples)
-    return ExportReport(path, differences, share(proto), len(proto.graph.node), seconds, unstable, jitter)
+    folder = Path(os.path.commonpath([image.parent for image in images]))
+    return ExportReport(path, differences, share(proto), len(proto.graph.node), seconds, unstable, jitter, size, folder)
 
 
 def check_writable(path: Path) -> None:

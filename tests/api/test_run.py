@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train, evaluate and detect in a few lines; what the process was before, it is afterwards."""
+
+import logging
+import random
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import isdfine
+from builders import write_micro_config
+from isdfine.core.errors import CheckpointError, ConfigError
+from isdfine.solver.callbacks import EpochListener
+
+FAST, ONE = ["num_visualized=0"], ["num_visualized=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> Path:
+    return write_micro_config(folder)
+
+
+@pytest.fixture(scope="module")
+def run(config: Path, folder: Path) -> isdfine.Run:
+    return isdfine.train(
+        config, epochs=1, output_dir=folder / "first", device="cpu", seed=3, update=["num_visualized=1"]
+    )
+
+
+def test_a_run_says_what_it_ended_with(run: isdfine.Run, folder: Path) -> None:
+    assert (run.folder, run.best, run.last) == (folder / "first", folder / "first/best.pth", folder / "first/last.pth")
+    assert len(list((run.folder / "pictures").iterdir())) == 1
+    assert repr(run).startswith(f"Run('{folder / 'first'}', 1 epochs, AP ")
+    assert [record["AP"] for record in run.history()] == [run.metrics["AP"]]
+    assert len(run.history("train")) == 2
+    settings = isdfine.load_config(run.config).settings
+    assert (settings.seed, settings.epoches) == (3, 1)
+
+
+def test_a_run_is_judged_again_by_its_file_alone(run: isdfine.Run, folder: Path) -> None:
+    assert isdfine.evaluate(run).to_dict() == run.result.to_dict()
+    assert isdfine.evaluate(run.best, device="cpu").table() == run.table()
+    weights = folder / "weights.pth"
+    torch.save({"model": torch.load(run.best, weights_only=True)["model"]}, weights)
+    with pytest.raises(ConfigError, match=r"weights\.pth: holds no config: give the YAML file it was trained with"):
+        isdfine.evaluate(weights)
+    assert isdfine.evaluate(weights, config=run.config).num_images == 8
+
+
+def test_a_run_detects(run: isdfine.Run, folder: Path) -> None:
+    detections = run.detector(device="cpu").detect(folder / "data" / "images" / "000.png", threshold=0)
+    assert len(detections.scores) == 10
+
+
+def test_the_process_is_as_before(config: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger, handlers = logging.getLogger("isdfine"), (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    pixels, threads = Image.MAX_IMAGE_PIXELS, torch.get_num_threads()
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    expected = torch.rand(1).item(), random.random(), np.random.random()
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    loaded = isdfine.load_config(config, FAST)
+    isdfine.train(loaded, epochs=1, output_dir=folder / "second", update=["max_pixels=100000"])
+    assert (torch.rand(1).item(), random.random(), np.random.random()) == expected
+    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert (Image.MAX_IMAGE_PIXELS, torch.get_num_threads()) == (pixels, threads)
+    assert (loaded.settings.epoches, loaded.settings.max_pixels) == (2, None)
+
+
+def test_errors_are_exceptions_and_the_next_run_works(config: Path, run: isdfine.Run, folder: Path) -> None:
+    for error, message, given in (
+        (ConfigError, "epochs=0': epoches: expected 1 or more, found 0", {"epochs": 0}),
+        (ConfigError, r"holds another run .*: continue it with -r", {"output_dir": run.folder}),
+        (CheckpointError, "nowhere: no such checkpoint", {"weights": "nowhere"}),
+        (ConfigError, r"set together with resume", {"weights": run.best, "resume": run.last}),
+        (ConfigError, r'give a list of texts, as in update=\["optimizer', {"update": "epochs=1"}),
+        (
+            ConfigError,
+            r"optimizer: Invalid beta parameter",
+            {"update": ["optimizer.betas=[2, 3]"], "output_dir": folder / "no"},
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            isdfine.train(config, **given)  # type: ignore[arg-type]
+    again = isdfine.train(config, weights=run.best, epochs=1, output_dir=folder / "tuned", update=FAST)
+    assert again.metrics["AP"] >= 0
+
+
+def test_an_interrupted_run_is_saved_and_goes_on_to_the_same_bits(
+    config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(name: str, **given: str) -> isdfine.Run:
+        return isdfine.train(config, output_dir=folder / name, seed=0, update=FAST, **given)  # type: ignore[arg-type]
+
+    whole = train("whole")
+    call = EpochListener.__call__
+
+    def interrupted(listener: EpochListener, report: object) -> None:
+        if listener._progress.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        call(listener, report)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EpochListener, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"after step 3; everything is saved; go on with resume"):
+        train("part")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
+    part = train("part", resume=str(folder / "part"))
+    assert part.result.to_dict() == whole.result.to_dict()
+    first, second = (torch.load(one.last, weights_only=True)["model"] for one in (whole, part))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    finished = train("part", resume=str(folder / "part"))
+    assert (finished.epochs, finished.result.to_dict()) == (2, whole.result.to_dict())
+
+
+def test_a_thread_can_train(config: Path, folder: Path) -> None:
+    runs: list[isdfine.Run] = []
+    work = lambda: runs.append(isdfine.train(config, epochs=1, output_dir=folder / "thread", update=FAST))  # noqa: E731
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(runs) == 1
