@@ -186,7 +186,7 @@ def _opened(source: Source, train: _Part | None = None) -> _Part:
         where["classes"] = list(classes)
     if source.format == "crowdhuman":
         where["invalid_boxes"] = "drop"  # bodies may lie wholly outside the picture
-    section = {"type": _TYPES[source.format], **where}
+    section = {"type": _TYPES[source.format], **where, "subset": None}  # not that of a config for other data
     return _Part(annotations.place, section, folder, tuple(listing.images), classes, frozenset(groups))
 
 

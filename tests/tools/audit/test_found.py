@@ -13,6 +13,7 @@ import pytest
 
 import isdfine
 from builders import write_micro_config
+from data import coco_files
 from exports import BOXES, CASES, objects_of, roboflow_coco, roboflow_yolo, write
 from isdfine.audit import configured
 from isdfine.audit.found import FoundData, find_data
@@ -229,6 +230,38 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
             find_data(tmp_path / name)
         assert "\n" not in str(error.value)
         assert str(tmp_path / name) in str(error.value)
+
+
+def test_real_data_in_coco_json_and_with_one_part_in_yolo(tmp_path: Path) -> None:
+    root = coco_files.shared_data("coco128")
+    found = find_data(root)
+    assert [len(data) for data in loaders(found)] == [128, 128]
+    assert found.overrides["num_classes"] == 80
+    write_dataset(read_all(discover(root))[:1], tmp_path / "yolo", "yolo", images="link")
+    alone = find_data(tmp_path / "yolo")
+    train, val = loaders(alone)
+    assert (len(train), len(val)) == (102, 26)
+    assert (train.label_space.names[0], train.label_space.names[-1]) == ("person", "toothbrush")
+
+
+def test_real_data_in_two_formats(tmp_path: Path) -> None:
+    root = coco_files.shared_data("bccd")
+    coco, voc = find_data(root), find_data(root / "voc")
+    assert coco.lines[-2:] == ("not used: test", "there is Pascal VOC too: give its folder or file to take it")
+    for form, found in (("CocoDetection", coco), ("VOCDetection", voc)):
+        assert found.overrides["val_dataloader.dataset"]["type"] == form
+        train, val = loaders(found)
+        assert (len(train), len(val)) == (205, 87)
+        assert train.label_space.names == ("Platelets", "RBC", "WBC")
+
+
+def test_the_subset_of_a_config_is_not_taken_over(tmp_path: Path) -> None:
+    found = find_data(planted(tmp_path, "coco"))
+    path = write_micro_config(tmp_path, images=1)
+    texts = [f"{key}={json.dumps(value)}" for key, value in found.overrides.items()]
+    config = isdfine.load_config(path, ["train_dataloader.dataset.subset=0.1", *texts])
+    assert len(config.build("train_dataloader.dataset")) == 10
+    assert len(config.with_values({"train_dataloader.dataset.subset": [0, 0.2]}).build("train_dataloader.dataset")) == 2
 
 
 @pytest.mark.parametrize("form", ["voc", "yolo"])
