@@ -115,7 +115,7 @@ def train(
         output_dir: folder of checkpoints, logs and pictures. One run, one folder.
         resume: checkpoint, or folder of a run, to continue.
         device: ``cpu``, ``cuda`` or ``cuda:1``; None = a GPU where there is one.
-        seed: of weights, data order, augmentation and of the split where data has no validation part.
+        seed: of weights, data order, augmentation and denoising.
         auto: choose batch, loader workers and prefetch for this machine.
         update: any keys of the config, as ``-u`` takes them: ``["optimizer.lr=1e-4", "print_freq=10"]``.
 

@@ -42,7 +42,7 @@ def overrides(update: Iterable[str] = (), data: str | Path | None = None, **name
         raise ConfigError(f'update is {update!r}: give a list of texts, as in update=["optimizer.lr=1e-4"]')
     values: dict[str, Any] = {}
     if data is not None:
-        found = import_module("isdfine.audit.found").find_data(data, seed=named.get("seed") or 0)
+        found = import_module("isdfine.audit.found").find_data(data)  # one draw for runs of all seeds
         values = found.overrides
         if os.environ.get("RANK", "0") == "0":
             for line in found.lines:

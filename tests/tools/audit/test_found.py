@@ -3,6 +3,7 @@
 """A folder alone says what to train on: format, parts, classes; and where nothing says it, what is chosen is said."""
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import isdfine
-from builders import write_micro_config
+from builders import ROOT, write_micro_config
 from data import coco_files
 from exports import BOXES, CASES, objects_of, roboflow_coco, roboflow_yolo, write
 from isdfine.audit import configured
@@ -22,9 +23,6 @@ from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from isdfine.core.registry import REGISTRY
 from isdfine.data.dataset.detection import DetectionDataset
-from isdfine.solver.fit import fit
-from isdfine.solver.solver import Evaluation
-from isdfine.solver.training import Training
 from planted import CLASSES, Planted
 
 
@@ -266,15 +264,24 @@ def test_the_subset_of_a_config_is_not_taken_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["voc", "yolo"])
 def test_a_run_on_what_was_found(tmp_path: Path, form: str) -> None:
-    """A config for COCO trains on it, is judged on the same images later, and a check of the run knows the parts."""
-    found = find_data(planted(tmp_path, form, train=10, val=0))
-    config = isdfine.load_config(write_micro_config(tmp_path, images=1), ["epoches=1", "num_visualized=0"])
-    run = Training(config.with_values(found.overrides))
-    fit(run)
-    assert (len(run.train_loader.dataset), len(run.val_loader.dataset)) == (8, 2)
-    saved = isdfine.load_config(tmp_path / "run" / "config.yml")
-    later = Evaluation(saved)
-    later.load(tmp_path / "run" / "best.pth")
-    assert paths(later.val_loader.dataset) == paths(run.val_loader.dataset)
-    assert later.label_space.names == CLASSES
-    assert [len(part.annotations) for part in read_all(configured.sources_of(saved))] == [8, 2]
+    """A config for COCO trains on it; later it is judged on the same images, and a check knows both parts."""
+    root, path = planted(tmp_path, form, train=10, val=0), write_micro_config(tmp_path, images=1)
+    options = {"epochs": 1, "output_dir": tmp_path / "run", "seed": 5, "update": ["num_visualized=0"]}
+    run = isdfine.train(path, root, device="cpu", **options)
+    parts = {split.name: split for split in read_all(configured.sources_of(isdfine.load_config(run.config)))}
+    assert {name: len(split.annotations) for name, split in parts.items()} == {"train": 8, "val": 2}
+    assert run.result.num_images == 2
+    assert isdfine.evaluate(run, device="cpu").to_dict() == isdfine.evaluate(run, root, device="cpu").to_dict()
+    assert isdfine.load_config(run.config).get("num_classes") == len(CLASSES)
+    assert [result.name for result in run.result.per_class] == list(CLASSES)
+
+
+def test_the_config_of_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.DOTALL)
+    planted(tmp_path, "yolo").rename(tmp_path / "my_data")
+    (tmp_path / "mine.yml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    config = isdfine.load_config("mine.yml")
+    assert [len(config.build(f"{part}_dataloader.dataset")) for part in ("train", "val")] == [10, 4]
+    assert config.shared("num_classes") == 3
+    assert len(text.splitlines()) == 12
