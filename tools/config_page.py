@@ -147,7 +147,7 @@ def component(cls: type, aliases: Iterable[str] = ()) -> list[str]:
 def grouped() -> dict[str, list[str]]:
     """Names of our registered components, each under its heading."""
     groups: dict[str, list[str]] = {heading: [] for heading in GROUPS}
-    for name in REGISTRY:
+    for name in sorted(REGISTRY):  # whatever was imported first
         cls = REGISTRY[name]
         if cls.__module__.startswith("isdfine.") and name == cls.__name__:
             place = cls.__module__.removeprefix("isdfine.") + "."
@@ -183,7 +183,7 @@ def page() -> str:
         lines += [f"## {heading}\n"]
         for name in names:
             cls = REGISTRY[name]
-            lines += component(cls, [alias for alias in REGISTRY if REGISTRY[alias] is cls and alias != name])
+            lines += component(cls, [alias for alias in sorted(REGISTRY) if REGISTRY[alias] is cls and alias != name])
         lines += component(PreparedDataset) if heading == "Data sets" else []
     return "\n".join(lines).rstrip() + "\n"
 
