@@ -8,12 +8,17 @@ import importlib
 import os
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import config_page
 import isdfine
+from builders import write_micro_config
+from isdfine.commands import COMMANDS
+from isdfine.core.config.shipped import find_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,14 +33,16 @@ def test_every_module_imports_by_name_and_its_examples_hold() -> None:
     assert failed == 0
 
 
-def test_the_python_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        names: dict[str, object] = {}
-        exec(compile(block, "README.md", "exec"), names)  # our own text
-        assert names["report"].complete  # type: ignore[attr-defined]
+def test_the_python_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_micro_config(tmp_path).rename("mine.yml")
+    Image.new("RGB", (80, 60)).save("photo.jpg")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len(re.findall(r"^\w", block, flags=re.MULTILINE)) == 5  # lines
+    exec(compile(block, "README.md", "exec"), {})  # our own text
+    assert Path("runs/python/best.pth").is_file()
+    with Image.open("found.jpg") as found:
+        assert found.size == (80, 60)
 
 
 def test_the_config_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -106,6 +113,36 @@ def test_options_that_the_documents_name_exist() -> None:
     foreign = {"--nproc_per_node", "--logdir", "--stronglyTyped", "--use-pep517", "--index-url", "--no-deps"}
     assert len(named) > 50
     assert sorted((page, option) for page, option in named if option not in ours | foreign) == []
+
+
+def shell_commands(page: Path) -> list[list[str]]:
+    """The words after ``isdfine`` of every command in the code blocks of a page."""
+    text = page.read_text().replace("\\\n", " ").replace("$seed", "0")
+    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()] + re.findall(
+        r"^    (isdfine .*)$", text, re.MULTILINE
+    )
+    found = [re.match(r"\s*(?:torchrun .* -m )?isdfine (.*)", line) for line in lines]
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCUMENTS], ids=lambda page: page.name)
+def test_commands_in_the_documents_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name, *arguments in shell_commands(page):
+        if name.startswith("-"):
+            continue
+        module = importlib.import_module(f"isdfine.commands.{COMMANDS[name].module}")
+        options = vars(module.parse_arguments([*COMMANDS[name].leading, *arguments]))  # SystemExit where it is wrong
+        for config in [options["config"]] if isinstance(options.get("config"), str) else []:
+            readers = config.startswith(("mine", "run.", "config.", "output/", "runs/")) or "$" in config
+            assert readers or find_config(config).is_file(), config
+
+
+def test_every_command_is_in_the_documents() -> None:
+    text = "".join(page.read_text() for page in (ROOT / "README.md", *DOCUMENTS))
+    assert {name for name in COMMANDS if f"isdfine {name}" not in text} == set()
+    assert set(re.findall(r"`isdfine ([a-z]+)", text)) <= set(COMMANDS)
 
 
 def test_the_page_of_config_keys_is_what_the_code_says() -> None:
