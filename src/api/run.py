@@ -108,7 +108,7 @@ def train(
     rank calls it. Afterwards random generators, signal handlers and logging are what they were before.
 
     Args:
-        config: YAML file, name of one in the package (``dfine_hgnetv2_s_custom.yml``), or a loaded config.
+        config: YAML file, name of one in the package (``dfine_hgnetv2_s_coco.yml``), or a loaded config.
         data: folder of a data set; layout, parts and classes are found. None = what the config says.
         weights: checkpoint whose fitting weights the run starts from, class heads by name. Not with ``resume``.
         epochs: passes over the training data, 1 or more; the schedule of the config moves along.
