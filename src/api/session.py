@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,9 @@ def overrides(update: Iterable[str] = (), data: str | Path | None = None, **name
         raise ConfigError(f'update is {update!r}: give a list of texts, as in update=["optimizer.lr=1e-4"]')
     values: dict[str, Any] = {}
     if data is not None:
-        found = import_module("isdfine.audit.found").find_data(data)  # one draw for runs of all seeds
+        from ..audit.found import find_data
+
+        found = find_data(data)  # one draw for runs of all seeds
         values = found.overrides
         if os.environ.get("RANK", "0") == "0":
             for line in found.lines:

@@ -89,17 +89,20 @@ def logged(rank: int = 0) -> Iterator[None]:
     """Show the package's log lines during a call from Python.
 
     Who has given the logger ``isdfine`` a level or a handler decides alone. Handlers of the root logger get the lines
-    where there are any; else they go to stderr.
+    where there are any; else they go to stderr. In a notebook the progress line shows the losses, not a line each.
     """
-    logger = logging.getLogger(PACKAGE)
-    handlers, level = logger.handlers[:], logger.level
+    logger, steps = logging.getLogger(PACKAGE), logging.getLogger(f"{PACKAGE}.solver.callbacks")
+    handlers, level, level_of_steps = logger.handlers[:], logger.level, steps.level
     if not handlers and level == logging.NOTSET:
         if logging.getLogger().handlers:
             logger.setLevel(logging.WARNING if rank else logging.INFO)
         else:
             setup_logging(rank)
+        if in_notebook():
+            steps.setLevel(logging.WARNING)
     try:
         yield
     finally:
         logger.handlers[:] = handlers
         logger.setLevel(level)
+        steps.setLevel(level_of_steps)

@@ -193,6 +193,8 @@ class StepLog:
         self._every = every
         self._diagnose = diagnose
         self._left = left
+        self.loss: float | None = None
+        """Mean over the steps of the last line."""
         self._diagnosed: WeightedMeans = {}
         self._sums = StepScalars(lambda values, _: values.sum(0), torch.add)
         self._count = 0
@@ -230,7 +232,7 @@ class StepLog:
         diagnostics = {name: total / count for name, total, count in of_diagnosed if count}
         seconds = (time.perf_counter() - self._since) / self._count
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
-        loss = sum(means.values())
+        self.loss = loss = sum(means.values())
         values = {"loss": loss, **means, "lr": report.lr, "seconds_per_step": seconds, "grad_norm": norm}
         not_finite = [name for name, value in (means | diagnostics).items() if not math.isfinite(value)]
         logger.info(

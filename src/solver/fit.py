@@ -113,7 +113,7 @@ class _Fit:
             guard=self.guard,
             log=self.log,
             stop=self.stop,
-            on_batch=bar.advance,
+            on_batch=lambda: bar.advance(self.log.loss),
             save=self._save_between_batches,
             save_every=run.settings.save_every_steps,
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..core.environment import PACKAGE, in_notebook
 from ..core.errors import CheckpointError
 from ..core.extras import need
 from ..core.files import whole_file
@@ -133,16 +136,26 @@ class TensorBoard:
 
 
 class ProgressBar:
-    """Batches of the current epoch on a terminal; silent where standard error is no terminal."""
+    """Batches of the current epoch on a terminal or in a notebook, below the log; silent elsewhere."""
 
     def __init__(self, total: int, start: int, label: str, *, enabled: bool = True) -> None:
-        silent = not enabled or not sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=start, desc=label, unit="batch", leave=False, disable=silent)
+        notebook = in_notebook()
+        silent = not enabled or not (notebook or sys.stderr.isatty())
+        self._bar = tqdm(
+            total=total, initial=start, desc=label, unit="batch", leave=False, disable=silent,
+            file=sys.stdout if notebook else None, mininterval=0.5 if notebook else 0.1,
+        )  # fmt: skip
+        self._log = contextlib.ExitStack()
+        if not silent:
+            self._log.enter_context(logging_redirect_tqdm([logging.getLogger(PACKAGE)]))
 
-    def advance(self) -> None:
-        """One batch done."""
+    def advance(self, loss: float | None = None) -> None:
+        """One batch done; the loss is that of the last line of the log."""
+        if loss is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         self._bar.update(1)
 
     def close(self) -> None:
         """Remove the bar."""
+        self._log.close()
         self._bar.close()

@@ -143,33 +143,6 @@ def test_a_main_process_that_ends_while_workers_start_leaves_no_traceback(tmp_pa
     assert not re.search("Traceback|EOFError|BrokenPipe", done.stderr), done.stderr
 
 
-def test_a_script_without_a_guard_is_not_run_again_and_its_own_classes_are_one_message(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import os\n"
-        "from data.test_loader import ConvertBoxes, ConvertPILImage, Resize, loader, pages\n"
-        "from isdfine.data.workers import _SpawnContext\n"
-        "print('once', flush=True)\n"
-        "class Mine(Resize): pass\n"
-        "other = _SpawnContext().Process(target=os._exit, args=(7,))\n"  # what Windows has
-        "other.start()\n"
-        "print(len(list(loader(num_workers=2))))\n"
-        "other.join()\n"
-        "print(other.exitcode)\n"
-        "mine = pages([Mine((32, 32)), ConvertPILImage(), ConvertBoxes()])\n"
-        "for count in (0, 2):\n"
-        "    print(len(list(loader(mine, num_workers=count))))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
-    assert done.stdout == "once\n5\n7\n5\n", done.stderr
-    message = (
-        r"(?m)^isdfine\.core\.errors\.ConfigError: what num_workers processes need .*Mine.*: a data set, transform"
-    )
-    assert re.search(message, done.stderr), done.stderr
-    assert "Exception ignored" not in done.stderr
-
-
 def test_a_connection_that_breaks_just_before_the_main_process_is_gone_leaves_no_traceback(
     tmp_path: Path,
 ) -> None:
