@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .deploy.detector import Detector as Detector
     from .deploy.fuse import fuse as fuse
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Config", "Detections", "Detector", "LoadReport", "Run", "evaluate", "export", "fuse", "load_config",
     "load_weights", "train",

@@ -85,6 +85,7 @@ def test_the_wheel_holds_what_a_run_needs(wheel: Path, sdist: Path) -> None:
 def test_the_metadata_name_every_extra(wheel: Path) -> None:
     said = metadata(wheel)
     assert said["Version"] == isdfine.__version__
+    assert f"\n## {isdfine.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
     assert said["License"] == "Apache-2.0"
     needed = said.get_all("Requires-Dist") or []
     extras: dict[str, set[str]] = {}
@@ -139,7 +140,11 @@ val_dataloader.num_workers=0 train_dataloader.total_batch_size=2 val_dataloader.
 HGNetv2.pretrained=False tuning_classes=null DFINETransformer.num_queries=10 DFINEPostProcessor.num_top_queries=10"""
 PREDICT = "predict -m out/best.pth images/val -o found"
 NEEDS = {
-    "export": ["export -r out/best.pth -o m.onnx", "predict -m model.onnx images/val -o f", "bench -m model.onnx"],
+    "export": [
+        "export -r out/best.pth -o m.onnx --images images/val",
+        "predict -m model.onnx images/val -o f",
+        "bench -m model.onnx",
+    ],
     "plots": [
         "report -c out/config.yml -r out/best.pth -o page",
         "visualize fdr -c out/config.yml -r out/best.pth -o page",
