@@ -101,6 +101,22 @@ def test_files_and_links_of_the_documents_exist() -> None:
     assert [(page, path) for page, path in missing if Path(path).name not in theirs] == []
 
 
+def test_links_lead_to_headings_that_exist() -> None:
+    wrong = []
+    for page in (ROOT / "README.md", *DOCUMENTS):
+        for name, anchor in re.findall(r"\]\((?!http)([^)#\s]*)#([^)]+)\)", page.read_text()):
+            target = page.parent / name if name else page
+            if target.suffix == ".md" and target != METHOD:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+                wrong += [(page.name, name, anchor)] * (anchor not in map(slug, headings))
+    assert wrong == []
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def test_options_that_the_documents_name_exist() -> None:
     sources = "".join(path.read_text() for folder in ("src", "tools") for path in (ROOT / folder).rglob("*.py"))
     ours = set(re.findall(r"[\"'](--[a-z][\w-]+)[\"']", sources))
