@@ -18,6 +18,7 @@ import config_page
 import isdfine
 from builders import write_micro_config
 from isdfine.commands import COMMANDS
+from isdfine.commands import main as command_line
 from isdfine.core.config.shipped import find_config
 
 ROOT = Path(__file__).parent.parent
@@ -216,3 +217,15 @@ def test_every_option_of_the_tools_says_what_it_is() -> None:
     assert len(calls) > 50
     silent = [(str(path), call.lineno) for path, call in calls if not any(k.arg == "help" for k in call.keywords)]
     assert silent == []
+
+
+def test_help_calls_every_command_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("OMP_WAIT_POLICY", "KINETO_LOG_LEVEL"):  # which commands set for their process
+        monkeypatch.setenv(variable, "0")
+    for name in COMMANDS:
+        monkeypatch.setattr("sys.argv", ["isdfine", name, "-h"])
+        with pytest.raises(SystemExit):
+            command_line()
+        assert capsys.readouterr().out.startswith(f"usage: isdfine {name} ["), name

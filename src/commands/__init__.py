@@ -76,7 +76,8 @@ def main() -> int:
     """The command ``isdfine``: choose the sub-command and run it."""
     given = sys.argv[1:]
     if given and given[0] in COMMANDS:
-        sys.argv[0] = f"isdfine {given[0]}"  # what its help calls itself
+        repeated = given[0] in COMMANDS[given[0]].leading  # report is a sub-command of its module, which adds the name
+        sys.argv[0] = "isdfine" if repeated else f"isdfine {given[0]}"  # what its help calls itself
         return run(given[0], given[1:])
     if not given or given[0] in ("-h", "--help", "help"):
         print(usage())
