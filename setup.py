@@ -74,6 +74,7 @@ setup(
         "isdfine.core.config": ["*.yml"],
         "isdfine.data.classes": ["*.yml"],
         "isdfine.viz": ["*.html"],
+        "isdfine.weights": ["*.yml"],
     },
     install_requires=run,
     entry_points={"console_scripts": ["isdfine = isdfine.commands:main"]},

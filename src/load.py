@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .core.checkpoint import LAST, checkpoints_in, family_of, read_checkpoint, refuse_url, weights_in
+from .core.checkpoint import LAST, checkpoints_in, family_of, read_checkpoint, weights_in
 from .core.checkpoint.card import Card, file_sha256, read_card
 from .core.checkpoint.weights import class_tensors, count_classes, load_weights, nothing_fits
 from .core.config import Config, without_initial_weights
@@ -32,6 +32,7 @@ from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
 from .data import transforms as transforms
 from .data.label_space import MSCOCO, LabelSpace
+from .weights.cache import located, published_at
 from .zoo import parts as parts
 from .zoo.huggingface.config import config_from_huggingface
 from .zoo.huggingface.families import class_count, label_names
@@ -135,14 +136,21 @@ def open_checkpoint(path: str | PathLike[str], *, ema: bool | None = None) -> Ch
     Args:
         path: official ``.pth``; a checkpoint of ours, or the folder of a run, which means its ``last.pth``;
             ``.safetensors`` of ours, with or without card; a folder of transformers or its weights file; a state dict
-            of transformers in a ``.pth``.
+            of transformers in a ``.pth``; a name of published weights, whose config and classes are then known.
         ema: take the averaged weights (True), the plain ones (False), or the averaged ones where there are any (None).
 
     Raises:
         CheckpointError: it cannot be read, holds no weights, or lacks those that ``ema`` asks for.
     """
-    refuse_url(path)
-    path = Path(path)
+    path = located(path)
+    checkpoint, published = _opened(path, ema), published_at(path)
+    if published is None:
+        return checkpoint
+    content = {**published.content(), **checkpoint.content}
+    return replace(checkpoint, content=content, licence=checkpoint.licence or published.licence)
+
+
+def _opened(path: Path, ema: bool | None) -> Checkpoint:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder: check the path")
     if kept := checkpoints_in(path):
@@ -161,8 +169,7 @@ def checkpoint_file(path: str | Path) -> Path:
 
     Of a run's folder it is ``last.pth``; where that is missing, ``best.pth`` or another one. A URL is an error.
     """
-    refuse_url(path)
-    path = Path(path)
+    path = located(path)
     kept = checkpoints_in(path)  # a run may have other files in its folder
     if not kept and path.is_dir() and is_huggingface(path):
         return path

@@ -35,6 +35,7 @@ COMMANDS = {
     "visualize": Command("visualize", "look at errors, detections, distributions, attention"),
     "data": Command("dataset", "check, convert, split, show a data set, or plot its statistics"),
     "convert": Command("convert_checkpoint", "write a checkpoint as official .pth, safetensors, transformers folder"),
+    "weights": Command("weights", "published weights by name: list, get, path"),
     "bench": Command("latency", "measure latency, models compared in turns"),
     "info": Command("model_info", "parameters, GFLOPs and memory of configs"),
     "ablate": Command("ablate", "train variants x seeds and compare them"),
