@@ -36,7 +36,7 @@ from .weights.cache import located, published_at
 from .zoo import parts as parts
 from .zoo.huggingface.config import config_from_huggingface
 from .zoo.huggingface.families import class_count, label_names
-from .zoo.huggingface.folder import CONFIG, WEIGHTS_NAMES, HuggingFaceFolder, read_folder
+from .zoo.huggingface.folder import CONFIG, HuggingFaceFolder, is_huggingface, read_folder
 from .zoo.huggingface.weights import from_huggingface, transformers_family
 
 logger = logging.getLogger(__name__)
@@ -177,14 +177,6 @@ def checkpoint_file(path: str | Path) -> Path:
     if not file.is_file():
         raise CheckpointError(f"{file}: no such checkpoint; give a .pth or .safetensors file, or the folder of a run")
     return file
-
-
-def is_huggingface(path: str | PathLike[str]) -> bool:
-    """Whether a path is a folder with a ``config.json``, or a weights file of transformers in one."""
-    path = Path(path)
-    if path.is_dir():
-        return (path / CONFIG).is_file() or any((path / name).is_file() for name in WEIGHTS_NAMES)
-    return path.name in WEIGHTS_NAMES and (path.parent / CONFIG).is_file()
 
 
 def load_detector(

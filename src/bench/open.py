@@ -17,6 +17,7 @@ from ..deploy.onnx.graph import Deployed, GraphForm, to_onnx
 from ..deploy.onnx.half import to_half
 from ..deploy.preprocess import image_size_of, recipe_of
 from ..load import load_detector
+from ..weights.cache import located
 from .onnx_subject import OnnxSubject
 from .random_weights import random_detector
 from .subject import RunWith, Subject, recipe_for
@@ -59,7 +60,7 @@ def parse(text: str, default: BackendName | None = None) -> Named:
     place, checkpoint = rest if given else text, ""
     if not Path(place).exists():  # a plus sign may be part of a name
         place, _, checkpoint = place.partition("+")
-    path = Path(place)
+    path = located(place)
     own: BackendName | None = "onnx" if path.suffix == ".onnx" else "tensorrt" if path.suffix in _ENGINES else None
     backend = given or own or default or "eager"
     if own is not None and backend != own:

@@ -12,7 +12,6 @@ They are kept in the folder $ISDFINE_CACHE. get prints where they are. path prin
 
 import argparse
 
-from ..bench.timing import table
 from ..core.command import command_parser, one_line_errors
 from ..core.environment import setup_logging
 from ..weights.cache import cache_folder, fetch, file_of, named, place_of
@@ -35,18 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     setup_logging()
     if options.action == "list":
-        rows = [
-            {
-                "name": entry.name,
-                "here": "yes" if file_of(entry).is_file() else "",
-                "classes": entry.classes or "",
-                "config": entry.config or "",
-                "licence": entry.licence,
-                "from": entry.url,
-            }
-            for entry in TABLE.values()
-        ]
-        print(f"{table(rows)}\n\nkept in {cache_folder()}")
+        print(f"  {'name':<26} {'classes':<15} {'licence':<11} from")
+        for entry in TABLE.values():
+            here = "*" if file_of(entry).is_file() else " "
+            print(f"{here} {entry.name:<26} {entry.classes or '-':<15} {entry.licence:<11} {entry.url}")
+        print(f"* = here, in {cache_folder()}")
         return 0
     wanted = [named(name) for name in options.names]
     for entry in wanted:

@@ -25,7 +25,8 @@ from ..core import dist
 from ..core.checkpoint import read_checkpoint
 from ..core.errors import CheckpointError
 from ..core.files import whole_file, why
-from ..load import checkpoint_file, is_huggingface
+from ..load import checkpoint_file
+from ..zoo.huggingface.folder import is_huggingface
 from .folder import RunFolder
 from .progress import Progress
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from ..core.checkpoint import refuse_url
 from ..core.checkpoint.card import file_sha256
 from ..core.command import write_json
-from ..core.environment import require
 from ..core.errors import CheckpointError
+from ..core.extras import need
 from ..core.files import take_lock, why
 from .download import download
 from .table import TABLE, Published
@@ -36,7 +36,7 @@ HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 def cache_folder() -> Path:
-    """Where weights are kept: ``ISDFINE_CACHE``, else ``isdfine`` in the user's folder for caches; ``weights`` in it."""
+    """Where weights are kept: ``weights`` in ``ISDFINE_CACHE``, else in ``isdfine`` in the user's folder for caches."""
     if own := os.environ.get(FOLDER_VARIABLE):
         return Path(own).expanduser().absolute() / "weights"
     usual = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}.get(sys.platform)
@@ -111,7 +111,9 @@ def fetch(published: Published) -> Path:
                     f"{published.name}: the cache {cache_folder()} cannot be written ({why(error)}): set "
                     f"{FOLDER_VARIABLE} to a folder that can, or put the file there: {_by_hand(published)}"
                 ) from error
-            logger.warning("%s: its SHA-256 is not recorded, because the cache cannot be written (%s)", file, why(error))
+            logger.warning(
+                "%s: its SHA-256 is not recorded, because the cache cannot be written (%s)", file, why(error)
+            )
     _check(published)
     return place_of(published)
 
@@ -144,11 +146,11 @@ def _fill(published: Published) -> None:
 
 
 def _from_hub(published: Published) -> None:
-    hub = require("huggingface_hub", f"downloading {published.name} from Hugging Face", '"isdfine[hub]"')
+    hub = need("huggingface_hub", "hub")
     try:
         for name in HUB_FILES:
             hub.hf_hub_download(published.repository, name, local_dir=place_of(published), endpoint=published.folder)
-    except Exception as error:  # noqa: BLE001  # its network library's are of many kinds
+    except Exception as error:  # those of its network library are of many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{published.url} cannot be downloaded ({reason}): try again, or {_by_hand(published)}"

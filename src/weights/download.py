@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""A file from the net, whole or not at all; what a broken transfer left is kept, and the next one goes on from there."""
+"""A file from the net, whole or not at all; the next transfer goes on from what a broken one left."""
 
 from __future__ import annotations
 

@@ -38,6 +38,14 @@ class HuggingFaceFolder:
     """(height, width) in pixels that its preprocessor resizes to; 640 x 640 where it has none."""
 
 
+def is_huggingface(path: str | PathLike[str]) -> bool:
+    """Whether a path is a folder with a ``config.json``, or a weights file of transformers in one."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / CONFIG).is_file() or any((path / name).is_file() for name in WEIGHTS_NAMES)
+    return path.name in WEIGHTS_NAMES and (path.parent / CONFIG).is_file()
+
+
 def read_folder(path: str | PathLike[str]) -> HuggingFaceFolder:
     """Read a folder that ``save_pretrained`` of D-FINE or RT-DETR wrote.
 

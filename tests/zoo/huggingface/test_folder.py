@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_cases import micro, write_micro_folder
 from isdfine.core.errors import CheckpointError
-from isdfine.load import is_huggingface
-from isdfine.zoo.huggingface.folder import read_folder
+from isdfine.zoo.huggingface.folder import is_huggingface, read_folder
 
 
 @pytest.fixture
