@@ -12,7 +12,7 @@ import torch
 import isdfine
 from builders import SIZE, write_micro_config
 from detector_cases import pictures
-from isdfine.conversion.convert import Wanted, convert
+from isdfine.conversion.convert import ConversionRequest, convert
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
@@ -67,7 +67,7 @@ def test_a_direct_head_is_exported(trained: Path, tmp_path: Path) -> None:
 def test_a_direct_head_is_converted(trained: Path, tmp_path: Path, form: str, name: str) -> None:
     source = open_checkpoint(trained)
     config = isdfine.load_config(trained.parent / "config.yml")
-    convert(source, config, Wanted(form, tmp_path / name, source.label_space))  # type: ignore[arg-type]
+    convert(source, config, ConversionRequest(form, tmp_path / name, source.label_space))  # type: ignore[arg-type]
     first, second = load_detector(trained), load_detector(tmp_path / name)
     assert first.labels == second.labels
     image = torch.rand(1, 3, *SIZE)

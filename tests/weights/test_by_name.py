@@ -66,7 +66,6 @@ def test_rows_that_are_ids_of_objects365_are_known_too(
     run = Training(isdfine.load_config(config, ["tuning=micro-id", "tuning_classes=coco"]))
     report = run.tune_from("micro-id")
     names = class_list("objects365_366").names
-
     assert report.classes is not None
     assert report.classes.rows == (names.index("Person"), None, names.index("Dog"))
     assert any("tuning_classes coco was not needed" in note for note in report.notes)

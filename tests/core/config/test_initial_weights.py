@@ -10,7 +10,7 @@ import torch
 import isdfine
 from hf_cases import micro
 from isdfine.bench.model_info import model_info
-from isdfine.conversion.convert import Wanted, convert
+from isdfine.conversion.convert import ConversionRequest, convert
 from isdfine.core.checkpoint.weights import load_weights
 from isdfine.core.config import Config, without_initial_weights
 from isdfine.load import open_checkpoint
@@ -32,7 +32,7 @@ def test_the_file_of_a_timm_backbone_is_needed_once(tmp_path: Path) -> None:
     torch.save({"model": config.build("model").state_dict()}, tmp_path / "in.pth")
     (tmp_path / "lcnet.pth").unlink()
     output = tmp_path / "out.safetensors"
-    convert(open_checkpoint(tmp_path / "in.pth"), config, Wanted("safetensors", output, with_yaml=True))
+    convert(open_checkpoint(tmp_path / "in.pth"), config, ConversionRequest("safetensors", output, with_yaml=True))
     kept = isdfine.load_config(output.with_suffix(".yml"))
     assert kept.get("TimmBackbone.weights") is None
     assert load_weights(kept.build("model"), output).complete

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from isdfine.conversion.convert import Wanted, convert
+from isdfine.conversion.convert import ConversionRequest, convert
 from isdfine.core.checkpoint.card import Card
 from isdfine.core.errors import CheckpointError
 from isdfine.load import load_detector, open_checkpoint
@@ -82,9 +82,9 @@ def test_conversion_there_and_back(name: str, tmp_path: Path) -> None:
     state = filled(name).state_dict()
     torch.save({"ema": {"module": state}}, tmp_path / "official.pth")
     source = open_checkpoint(tmp_path / "official.pth")
-    done = convert(source, config, Wanted("huggingface", tmp_path / "hf"))
+    done = convert(source, config, ConversionRequest("huggingface", tmp_path / "hf"))
     assert max(done.logits, done.boxes) < 1e-4
-    convert(open_checkpoint(tmp_path / "hf"), config, Wanted("official", tmp_path / "back.pth"))
+    convert(open_checkpoint(tmp_path / "hf"), config, ConversionRequest("official", tmp_path / "back.pth"))
     back = open_checkpoint(tmp_path / "back.pth").weights
     assert set(back) == set(state)
     assert all(torch.equal(back[key], state[key]) for key in state)
