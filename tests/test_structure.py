@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "solver": ("core", "data", "nn", "zoo", "load", "losses", "distill", "optim", "solver"),
     "deploy": ("core", "data", "nn", "zoo", "load", "deploy", "viz"),
     "viz": ("core", "viz"),
-    "api": (*ALL, "__init__", "api", "audit", "components", "load"),
+    "api": (*ALL, "__init__", "api", "audit", "components", "load", "weights"),
     "conversion": (*ALL, "__init__", "load", "conversion"),
     "audit": ("core", "data", "viz", "audit"),
     "inference": ("core", "data", "deploy", "viz", "__init__", "inference"),

@@ -21,6 +21,7 @@ from ..core.environment import logged
 from ..core.errors import ConfigError
 from ..solver.checkpoint import rng_state, set_rng_state
 from ..solver.solver import compare_configs
+from ..weights.cache import located
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ def group(config: Config, job: str) -> Iterator[None]:
     It stays in it for later jobs; the group is left when the process ends, unless a job has failed.
     """
     atexit.unregister(dist.shutdown)
+    if start := config.settings.resume or config.settings.tuning:
+        located(start)  # a download may take longer than ranks wait for each other
     dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
     dist.follow_launcher()
     try:

@@ -24,7 +24,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True, metavar="list | get | path")
     actions.add_parser("list", help="names, classes, licences, sources, and which of them are here")
     for action, text in (("get", "download what is not here, compare it with its SHA-256"), ("path", "where it lies")):
-        actions.add_parser(action, help=text).add_argument("names", nargs="+", metavar="NAME")
+        actions.add_parser(action, help=text).add_argument("names", nargs="+", metavar="NAME", help="as list shows it")
     return parser.parse_args(arguments)
 
 

@@ -25,7 +25,7 @@ from ..core.errors import CheckpointError
 from ..core.extras import need
 from ..core.files import take_lock, why
 from .download import download
-from .table import TABLE, Published
+from .table import HUB, TABLE, Published
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +148,9 @@ def _fill(published: Published) -> None:
 def _from_hub(published: Published) -> None:
     hub = need("huggingface_hub", "hub")
     try:
+        endpoint = None if published.folder == HUB else published.folder  # a mirror of the user's stays one
         for name in HUB_FILES:
-            hub.hf_hub_download(published.repository, name, local_dir=place_of(published), endpoint=published.folder)
+            hub.hf_hub_download(published.repository, name, local_dir=place_of(published), endpoint=endpoint)
     except Exception as error:  # those of its network library are of many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
