@@ -22,7 +22,7 @@ from ..data.dataset.problems import Problems
 from .configured import FORMAT_OF
 from .folders import find_images, odgt_names
 from .formats import read_annotations
-from .sources import Source, discover, other_formats
+from .sources import Source, discover, other_formats, unread_json
 
 VAL_SHARE = 0.2
 """Share of the images that become validation data where there is none."""
@@ -90,6 +90,8 @@ def find_data(folder: str | Path, *, seed: int = 0) -> FoundData:
     Raises:
         DataError: nothing known there, several parts that could be meant, no images, parts with different classes.
     """
+    if not str(folder):
+        raise DataError("the folder of the data is an empty text: name it")
     sources = discover(folder)
     chosen = _chosen(sources, folder)
     train = _opened(chosen["train"])
@@ -98,6 +100,8 @@ def find_data(folder: str | Path, *, seed: int = 0) -> FoundData:
     shared = val.paths & train.paths if val else set()
     if val is None or len(shared) == len(train.paths | val.paths):
         reason = f"{val.place} holds the images of training" if val else "there is no validation part"
+        if val is None and (unread := unread_json(Path(folder), "val")):
+            reason += f" ({', '.join(unread)}: no COCO detection JSON, or damaged)"
         if len(train.images) < 2:
             raise DataError(f"{train.place}: {reason}, and one image cannot be divided: add validation data")
         train, val = train.drawn(VAL_SHARE, 1.0, seed), train.drawn(0.0, VAL_SHARE, seed)
@@ -109,9 +113,9 @@ def find_data(folder: str | Path, *, seed: int = 0) -> FoundData:
     shown = ", ".join(classes[:_SHOWN]) + (f", ... ({len(classes) - _SHOWN} more)" if len(classes) > _SHOWN else "")
     lines = [
         f"{folder}: {_TITLES[sources[0].format]}",
-        f"training: {len(train.images):,} images ({train.place})",
-        f"validation: {len(val.images):,} images ({val.place}){note}",
-        f"{len(classes)} {'classes' if len(classes) > 1 else 'class'}: {shown}",
+        f"training: {_count(train.images, 'image')} ({train.place})",
+        f"validation: {_count(val.images, 'image')} ({val.place}){note}",
+        f"{_count(classes, 'class')}: {shown}",
         *_left(sources, [chosen["train"], held_out], Path(folder)),
     ]
     ordered = {"classes": list(classes)} if "classes" in train.section else {}
@@ -122,6 +126,10 @@ def find_data(folder: str | Path, *, seed: int = 0) -> FoundData:
         "remap_mscoco_category": False,
     }
     return FoundData(overrides, tuple(lines))
+
+
+def _count(items: Sequence[str], name: str) -> str:
+    return f"{len(items):,} {name}" + ("" if len(items) == 1 else "es" if name == "class" else "s")
 
 
 def _chosen(sources: Sequence[Source], folder: str | Path) -> dict[str, Source]:

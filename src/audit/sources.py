@@ -196,7 +196,7 @@ def _of_file(path: Path, format: str) -> list[Source]:
     known = _SUFFIXES.get(path.suffix.lower())
     if format == "auto" and known is None:
         remedies = (text for end, text in _NO_FORMAT.items() if path.name.lower().endswith(end))
-        usual = f"the suffix says no format: give --format {'|'.join(FORMATS)}"
+        usual = f"the suffix says no format: give --format {'|'.join(FORMATS)}, or the folder of the data"
         raise DataError(f"{path}: {other_tool(path) or next(remedies, usual)}")
     format = known or "" if format == "auto" else format
     if path.name in CLASS_LISTS:
@@ -221,12 +221,21 @@ def split_name(path: Path) -> str:
 
 def _coco(root: Path) -> list[Source]:
     """COCO files in the folder, in its ``annotations``, in its sub-folders or in the ``annotations`` of these."""
-    places = ("*.json", "annotations/*.json", "*/*.json", "*/annotations/*.json")
-    files = [file for place in places for file in sorted(root.glob(place))]
-    files = [file for file in dict.fromkeys(files) if _looks_like_coco(file)]
+    files = [file for file in _json_files(root) if _looks_like_coco(file)]
     official = [file for file in files if file.name.startswith("instances_")]  # beside captions and key points
     sources = [Source(split_name(file), "coco", {"ann_file": str(file)}) for file in official or files]
     return _in_order(sources)
+
+
+def _json_files(root: Path) -> list[Path]:
+    places = ("*.json", "annotations/*.json", "*/*.json", "*/annotations/*.json")
+    return list(dict.fromkeys(file for place in places for file in sorted(root.glob(place))))
+
+
+def unread_json(root: Path, role: str) -> list[str]:
+    """JSON files whose names say that they hold a part, and that are no COCO detection files."""
+    named = [file for file in _json_files(root) if role_of(split_name(file)) == role]
+    return [os.path.relpath(file, root) for file in named if not _looks_like_coco(file)]
 
 
 def _looks_like_coco(file: Path) -> bool:

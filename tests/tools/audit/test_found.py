@@ -23,7 +23,7 @@ from isdfine.audit.writers import write_dataset
 from isdfine.core.errors import DataError
 from isdfine.core.registry import REGISTRY
 from isdfine.data.dataset.detection import DetectionDataset
-from planted import CLASSES, Planted
+from planted import CLASSES, Planted, picture
 
 
 def built(section: Mapping[str, Any]) -> DetectionDataset:
@@ -111,6 +111,19 @@ def test_a_yolo_folder_without_a_yaml_file(tmp_path: Path) -> None:
     assert [len(data) for data in loaders(find_data(root))] == [10, 4]
 
 
+def test_crowdhuman_as_it_is_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "Images").mkdir()
+    for number, part in enumerate(("train", "train", "val")):
+        picture(number).save(tmp_path / "Images" / f"{number},a.jpg")
+        boxes = [{"tag": "person", "fbox": [1, 2, 30, 40], "hbox": [1, 2, 9, 9], "vbox": [1, 2, 30, 20], "extra": {}}]
+        with (tmp_path / f"annotation_{part}.odgt").open("a") as file:
+            file.write(json.dumps({"ID": f"{number},a", "gtboxes": boxes}) + "\n")
+    found = find_data(tmp_path)
+    assert [len(data) for data in loaders(found)] == [2, 1]
+    assert found.lines[0].endswith(": CrowdHuman")
+    assert found.lines[3] == "1 class: person"
+
+
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo"])
 def test_one_part_is_divided_by_seed(tmp_path: Path, form: str) -> None:
     root = planted(tmp_path, form, train=15, val=0)
@@ -150,6 +163,14 @@ def test_test_data_stands_in_for_validation_data_and_is_left_alone_beside_it(tmp
     found = find_data(root)
     assert found.lines[2].endswith("test.json): there is no validation part")
     assert [len(part) for part in loaders(found)] == [10, 4]
+
+
+def test_a_damaged_validation_file_is_said(tmp_path: Path) -> None:
+    root = planted(tmp_path, "coco")
+    file = root / "annotations" / "val.json"
+    file.write_text(file.read_text()[:100])
+    said = "there is no validation part (annotations/val.json: no COCO detection JSON, or damaged)"
+    assert find_data(root).lines[2].endswith(said)
 
 
 def test_the_class_of_a_group_stays_where_it_has_boxes(tmp_path: Path) -> None:
@@ -228,6 +249,8 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
             find_data(tmp_path / name)
         assert "\n" not in str(error.value)
         assert str(tmp_path / name) in str(error.value)
+    with pytest.raises(DataError, match="the folder of the data is an empty text: name it"):
+        find_data("")  # an unset variable of a shell
 
 
 def test_real_data_in_coco_json_and_with_one_part_in_yolo(tmp_path: Path) -> None:
