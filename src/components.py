@@ -21,4 +21,6 @@ from .optim import ema as ema
 from .optim import param_groups as param_groups
 from .optim import precision as precision
 from .optim import schedule as schedule
+from .solver import trackers as trackers
+from .solver import writers as writers
 from .zoo import parts as parts

@@ -19,7 +19,7 @@ from ..solver.folder import RunFolder
 
 BOOKKEEPING = frozenset(
     ("output_dir", "resume", "tuning", "tuning_classes", "print_freq", "checkpoint_freq", "save_every")
-    + ("save_every_steps", "tensorboard", "diagnostics", "num_visualized", "num_workers")
+    + ("save_every_steps", "tensorboard", "writers", "diagnostics", "num_visualized", "num_workers")
 )
 """Last parts of keys that change no trained number (``tuning`` is compared with the load report instead)."""
 LEFT_OPEN = frozenset(("num_classes", "device"))

@@ -98,8 +98,7 @@ def summary(run: "Training", result: "EvalResult") -> list[str]:
     lines = [result.table(), f"best checkpoint:  {run.folder.best}"]
     if run.settings.num_visualized:
         lines.append(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
-    if run.folder.tensorboard.is_dir():
-        lines.append(f"curves:           {shlex.join(['tensorboard', '--logdir', str(run.folder.tensorboard)])}")
+    lines += [f"curves:           {writer.view}" for writer in run.writers if writer.view]
     return [*lines, f"judge it again:   {command(run.folder.config, '--test-only', '-r', run.folder.best)}"]
 
 

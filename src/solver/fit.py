@@ -8,10 +8,11 @@ import json
 import logging
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -25,9 +26,10 @@ from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
 from .progress import TimeLeft, judge
 from .train import StepReport, StopTraining, train_one_epoch
 from .training import Training
-from .writers import JsonLines, ProgressBar, TensorBoard, Writer
+from .writers import ProgressBar, Writer, open_writers
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def fit(run: Training, *, exits: bool = False) -> EvalResult:
@@ -46,9 +48,8 @@ def fit(run: Training, *, exits: bool = False) -> EvalResult:
     with ExitStack() as stack:
         stack.callback(run.release_folder)
         make_folder(run)
-        writers = _open_writers(run)
-        for writer in writers:
-            stack.callback(writer.close)
+        writers = _by_main(partial(open_writers, run.writers, run)) or []
+        stack.push(partial(_close, writers))
         try:
             with StopSignal(exits=exits) as stop:
                 last = _Fit(run, writers, stop).epochs()
@@ -211,6 +212,12 @@ class _Fit:
         return [path for path in paths if epoch >= 0 and not path.exists()]
 
 
+def _close(writers: list[Writer], kind: type[BaseException] | None, *_: object) -> None:
+    """At the end of a run, or with an error of this kind."""
+    for writer in writers:
+        writer.close(failed=kind is not None)
+
+
 def _distribute(run: Training) -> nn.Module:
     """What is trained as the loop calls it: wrapped where several ranks share the gradients."""
     if dist.world_size() == 1:
@@ -223,34 +230,34 @@ def _distribute(run: Training) -> nn.Module:
 
 def make_folder(run: Training) -> None:
     """Make the folder on the main rank; all ranks hear of a problem."""
+    _by_main(partial(_make_folder, run))
+
+
+def _make_folder(run: Training) -> None:
+    run.claim_folder()
+    run.folder.clear_unfinished()
+    run.folder.check_space(run.checkpoint_bytes)
+    run.folder.create(run.config_text)
+    if run.tuned is not None:
+        text = json.dumps(run.tuned.to_dict(), indent=1, ensure_ascii=False)
+        run.folder.write(run.folder.load_report, text)
+    run.bring_best()
+
+
+def _by_main(work: Callable[[], T]) -> T | None:
+    """What the main rank's work returns, there; an error of the user is raised on all ranks."""
+    result: T | None = None
     problem: ConfigError | CheckpointError | None = None
-    if dist.is_main():
-        try:
-            run.claim_folder()
-            run.folder.clear_unfinished()
-            run.folder.check_space(run.checkpoint_bytes)
-            run.folder.create(run.config_text)
-            if run.tuned is not None:
-                text = json.dumps(run.tuned.to_dict(), indent=1, ensure_ascii=False)
-                run.folder.write(run.folder.load_report, text)
-            run.bring_best()
-        except (ConfigError, CheckpointError) as error:
-            problem = error
-    problem = dist.broadcast_object(problem)
+    with dist.busy("starting"):
+        if dist.is_main():
+            try:
+                result = work()
+            except (ConfigError, CheckpointError) as error:
+                problem = error
+        problem = dist.broadcast_object(problem)
     if problem is not None:
         raise problem
-
-
-def _open_writers(run: Training) -> list[Writer]:
-    if not dist.is_main():
-        return []
-    writers: list[Writer] = [JsonLines(run.folder.metrics, run.progress, check=run.check_folder)]
-    if run.settings.tensorboard:
-        try:
-            writers.append(TensorBoard(run.folder.tensorboard, run.progress.step))
-        except ConfigError as error:  # the default must not stop an installation without it
-            logger.warning("no curves for TensorBoard: %s; tensorboard: False says that none are wanted", error)
-    return writers
+    return result
 
 
 def _best_result(run: Training, last: EvalResult | None) -> EvalResult:

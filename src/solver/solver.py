@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from torch import nn
 from ..core import dist
 from ..core.checkpoint.weights import LoadReport, load_weights
 from ..core.config import Config, without_initial_weights
+from ..core.config.node import leaves
 from ..core.config.settings import RunSettings
 from ..core.environment import pick_device
 from ..core.errors import CheckpointError, ConfigError, DataError
@@ -156,7 +156,7 @@ def compare_configs(config: Config, command: str = "") -> None:
     """
     if dist.world_size() == 1:
         return
-    facts = {key: value for key, value in _leaves(config.data, "") if not _is_data_path(key, value)}
+    facts = {key: value for key, value in leaves(config.data) if not _is_data_path(key, value)}
     code = 0
     for file in sorted(Path(__file__).parents[1].rglob("*.py")):
         code = zlib.crc32(file.read_bytes(), code)
@@ -187,15 +187,6 @@ def _sum(annotations: Annotations) -> int:
     for array in (annotations.image_ids, annotations.offsets, annotations.labels, annotations.boxes_xywh_px):
         total = zlib.crc32(array.tobytes(), total)
     return total
-
-
-def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, object]]:
-    """Dotted keys of a config and their values; lists stay whole."""
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, inner in value.items():
-        yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _is_data_path(key: str, value: object) -> bool:

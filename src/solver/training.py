@@ -32,6 +32,7 @@ from .solver import Evaluation, check_classes, compare_data
 from .speed import compile_for
 from .trained import Trained, build_optim
 from .tuning import ClassTables, tune
+from .writers import writers_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class Training(Evaluation):
         self._folder_lock: FolderLock | None = None
         self.batch_shape: tuple[int, ...] | None = None
         """(B, 3, H, W) of the training step under way; None before the first one and in evaluations."""
+        self.writers = writers_of(config)
+        """On rank 0 ``fit`` opens them."""
         super().__init__(config)
         config, settings = self.config, self.settings
         given = {} if train_data is None else {"dataset": train_data}
@@ -155,9 +158,14 @@ class Training(Evaluation):
             group.update(options)
 
     @property
-    def config_text(self) -> str:
+    def saved_config(self) -> Config:
         """The resolved config as it is saved: without the checkpoint this process started from."""
-        return self.config.with_values({"resume": None, "tuning": None, "tuning_classes": None}).dump()
+        return self.config.with_values({"resume": None, "tuning": None, "tuning_classes": None})
+
+    @property
+    def config_text(self) -> str:
+        """The same as YAML."""
+        return self.saved_config.dump()
 
     @property
     def checkpoint_bytes(self) -> int:

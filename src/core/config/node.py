@@ -51,6 +51,15 @@ def _below(key: str, part: object) -> str:
     return f"{key}.{part}" if key else str(part)
 
 
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of plain data and their values; lists stay whole."""
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from leaves(inner, _below(key, name))
+
+
 class VainNull(Node):
     """A null of a later file or override where nothing stands that it could take away."""
 

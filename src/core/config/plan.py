@@ -47,13 +47,15 @@ PURPOSES: dict[str, str] = {
     "evaluator": "measures the detections",
     "train_dataloader": "the training data",
     "val_dataloader": "the validation data",
+    "writers": "where numbers go",
+    "callbacks": "what is called after evaluations and epochs",
 }
 """What each slot is for, in the words of messages."""
 
 SLOTS: tuple[str, ...] = tuple(PURPOSES)
 """Top-level keys that hold a component: a class name or a mapping with ``type``."""
 
-LIST_SLOTS: tuple[str, ...] = ("distillers",)
+LIST_SLOTS = ("distillers", "writers", "callbacks")
 """Slots that hold a list of components; classes that may stand there name the slot in an attribute ``slot``."""
 
 SHARED: dict[str, Any] = {
