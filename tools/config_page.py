@@ -42,6 +42,7 @@ GROUPS = {
     "Data sets": "data.dataset",
     "Augmentation": "data.transforms",
     "Batches, cache, evaluation": "data",
+    "Writers": "solver",
     "Others": "",
 }
 """Heading of the components below a package of ours; a component stands under the first that fits."""

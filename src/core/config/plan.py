@@ -121,8 +121,6 @@ class Planner:
     notes: dict[str, str] = field(default_factory=dict)
     """What is accepted and may surprise, by place and key."""
 
-    _schemas: dict[str, Schema] = field(default_factory=dict)
-
     def report(self, node: Node, key: str, text: str) -> Broken:
         self.problems.setdefault(f"{node.origin}: {key}", text)
         return Broken()
@@ -207,9 +205,7 @@ class Planner:
         return dict(given) if all(argument in known for argument in given) else renamed_arguments(name, given)
 
     def schema(self, name: str) -> Schema:
-        if name not in self._schemas:
-            self._schemas[name] = schema_of(self.registry[name])
-        return self._schemas[name]
+        return schema_of(self.registry[name])
 
     def component(self, name: str, inline: Mapping[Any, Node], node: Node, key: str, depth: int = 0) -> Any:
         """Plan of class ``name``: inline arguments over its section over slots, shared values and defaults."""

@@ -110,7 +110,7 @@ class RunSettings:
     """Validation pictures drawn at the end, 0 or more. 8 fit one screen."""
 
     tensorboard: bool = True
-    """Write TensorBoard files beside the JSON lines."""
+    """Whether TensorBoard may be among the writers: False leaves it out, of the usual ones too."""
 
     diagnostics: bool = True
     """Write overlaps, divergences and entropies of the decoder layers with every log line (``diagnostics/...``)."""
