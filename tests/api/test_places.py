@@ -85,3 +85,24 @@ def test_a_notebook_shows_progress_and_can_be_interrupted(tmp_path: Path) -> Non
     assert book.cells[0].outputs[-1].data["text/plain"].startswith("Run('book', 2 epochs, AP ")
     assert "stopped by SIGINT after step 1; everything is saved; go on with resume='stopped'\n" in second
     assert book.cells[1].outputs[-1].data["text/plain"] == "1"
+
+
+RANKS = """
+import isdfine
+from torch import distributed
+run = isdfine.train("micro.yml", epochs=1, device="cpu", update=["num_visualized=0"])
+again = isdfine.train("micro.yml", weights=run.best, epochs=1, output_dir="again", device="cpu")
+same = isdfine.evaluate(run, device="cpu").to_dict() == run.result.to_dict()
+print(f"rank {distributed.get_rank()}: {again.epochs} {same}\\n", end="", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_train_together_and_again(tmp_path: Path) -> None:
+    write_micro_config(tmp_path)
+    (tmp_path / "script.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0: 1 True", "rank 1: 1 True"]
+    assert "rank 1 isdfine" not in done.stderr
