@@ -111,7 +111,8 @@ def train(
         config: YAML file, name of one in the package (``dfine_hgnetv2_s_coco.yml``), or a loaded config.
         data: folder of a data set; layout, parts and classes are found, and a fifth of the images becomes validation
             data where there is none. None = what the config says.
-        weights: checkpoint whose fitting weights the run starts from, class heads by name. Not with ``resume``.
+        weights: checkpoint, or name of published weights, from whose fitting weights the run starts, class heads by
+            name. Not with ``resume``.
         epochs: passes over the training data, 1 or more; the schedule of the config moves along.
         output_dir: folder of checkpoints, logs and pictures. One run, one folder.
         resume: checkpoint, or folder of a run, to continue.

@@ -46,7 +46,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="image, folder, pattern, video, stream, number of a camera"
     )
-    parser.add_argument("-m", "--model", required=True, help=".pth, .safetensors, transformers folder, .onnx, .engine")
+    parser.add_argument(
+        "-m",
+        "--model",
+        required=True,
+        help=".pth, .safetensors, transformers folder, .onnx, .engine, or a name that isdfine weights list shows",
+    )
     add_option(parser, "output", required=True, help="folder to write")
     add_option(parser, "config", help="YAML file of the run, for checkpoints that carry none")
     parser.add_argument("--names", type=Path, help="file with a class name per line, for an official ONNX export")

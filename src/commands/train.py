@@ -36,7 +36,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_option(parser, "update", help="set any key of the config; lists and maps as YAML: 'a.b=[1, 2]'")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("-r", "--resume", help="checkpoint or run folder to continue (or to judge with --test-only)")
-    start.add_argument("-t", "--tuning", help="checkpoint whose fitting weights start a new run (class heads by name)")
+    start.add_argument(
+        "-t",
+        "--tuning",
+        help="checkpoint, or name of published weights, whose fitting weights start a new run (class heads by name)",
+    )
     parser.add_argument(
         "--tuning-classes",
         metavar="LIST",

@@ -65,7 +65,8 @@ class Detector:
 
         Args:
             path: ``.onnx``: ONNX Runtime. ``.engine`` or ``.trt``: TensorRT. All else PyTorch: a checkpoint (``.pth``),
-                ``.safetensors``, or a folder of a run (its ``last.pth``) or of transformers.
+                ``.safetensors``, a folder of a run (its ``last.pth``) or of transformers, or the name of published
+                weights, which are downloaded when first used.
             device: ``cpu``, ``cuda`` or ``cuda:1``; None = a GPU where there is one.
             threads: CPU threads for one call; None = the backend's choice. PyTorch sets it for the whole process.
             batch_size: images per call of the network, at most.

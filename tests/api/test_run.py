@@ -82,7 +82,7 @@ def test_errors_are_exceptions_and_the_next_run_works(config: Path, run: isdfine
     for error, message, given in (
         (ConfigError, "epochs=0': epoches: expected 1 or more, found 0", {"epochs": 0}),
         (ConfigError, r"holds another run .*: continue it with -r", {"output_dir": run.folder}),
-        (CheckpointError, "nowhere: no such checkpoint", {"weights": "nowhere"}),
+        (CheckpointError, "nowhere: no such file or folder, and no weights of this name", {"weights": "nowhere"}),
         (ConfigError, r"set together with resume", {"weights": run.best, "resume": run.last}),
         (ConfigError, r'give a list of texts, as in update=\["optimizer', {"update": "epochs=1"}),
         (

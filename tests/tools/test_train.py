@@ -112,7 +112,7 @@ def test_what_a_config_has_to_say_is_a_warning_line(
         (["--test-only"], r"--test-only needs the checkpoint"),
         (["--auto", "--test-only"], r"--auto chooses for a training run: leave it out with --test-only and"),
         (["-u", "train_dataloader.prefetch_factor=0"], r"prefetch_factor is 0: give 1 to 1000"),
-        (["-r", "nowhere"], r"nowhere: no such checkpoint"),
+        (["-r", "nowhere"], r"nowhere: no such file or folder, and no weights of this name"),
         (["-t", "nowhere.pth"], r"nowhere\.pth: no such checkpoint"),
         (["--tuning-classes", "coco"], r"--tuning-classes says whose classes a checkpoint given with -t knows: add -t"),
         (["-u", "num_classes=7"], r"num_classes.*7.*dark"),
