@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 import json
+import logging
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from isdfine.core.environment import setup_logging
 from isdfine.core.errors import CheckpointError
 from isdfine.solver.folder import RunFolder
 from isdfine.solver.progress import Progress
@@ -44,6 +48,19 @@ def test_the_bar_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]
     bar.advance()
     bar.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_of_a_terminal_shows_the_loss_below_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    setup_logging()
+    bar = ProgressBar(3, 0, "epoch 0")
+    bar.advance(1.5)
+    assert "loss 1.5000" in str(bar._bar)
+    logging.getLogger("isdfine.solver").info("a line")
+    bar.close()
+    assert re.search(r"\repoch 0: [^\n]*\r *\r[\d:]{8} INFO isdfine\.solver: a line\n", capsys.readouterr().err)
 
 
 def test_tensorboard_gets_every_value(tmp_path: Path) -> None:
