@@ -67,6 +67,17 @@ def test_parts_of_ones_own_are_trained(whole: Training) -> None:
         assert not torch.equal(after[name], before[name]), name
 
 
+def test_a_writer_and_a_callback_of_ones_own(whole: Training) -> None:
+    notes = Path("whole/notes.txt").read_text().splitlines()
+    judged = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
+    wanted = [
+        f"epoch {line['epoch']}, step {line['step']}: AP {line['AP']:.3f}" for line in judged if line["kind"] == "val"
+    ]
+    assert notes == wanted
+    assert len(notes) == 2
+    assert torch.load("whole/worst.pth", weights_only=True)["progress"]["epoch"] in (1, 2)
+
+
 def test_a_killed_run_resumes_to_the_same_bits(config: Path, whole: Training) -> None:
     ended = train_until_killed(config, save_every_steps=1)
     assert ended.returncode == -9, ended.stderr

@@ -114,7 +114,8 @@ def command(config: Any, *arguments: Any) -> str:
 def already_finished(run: "Training") -> str:
     """That nothing is left to train, and how to go on."""
     folder, epochs = run.resumed_from or run.folder.path, run.settings.epoches
-    more = command(folder / "config.yml", "-r", folder, "-u", f"epochs={2 * run.progress.epoch}")
+    change = "early_stop=null" if run.ends_early else f"epochs={2 * run.progress.epoch}"
+    more = command(folder / "config.yml", "-r", folder, "-u", change)
     return (
         f"nothing to train: {folder} is finished ({run.progress.epoch} epochs done, epochs is {epochs}); "
         f"to go on: {more}"

@@ -146,6 +146,13 @@ class CocoEvaluator:
         self._seen: list[ImageDetections] = []
         self._arriving: _Arriving | None = None
 
+    @property
+    def metrics(self) -> list[str]:
+        """Names of what an evaluation says, in the order of :class:`EvalResult`."""
+        sizes = _AREAS[1:]
+        precisions = ["AP", "AP50", "AP75", *(f"AP{size}" for size in sizes)]
+        return [*precisions, *(f"AR{count}" for count in self.max_dets), *(f"AR{size}" for size in sizes)]
+
     def reset(self) -> None:
         """Forget all detections.
 

@@ -213,6 +213,11 @@ class Schedule:
         self.step += 1
         self._write()
 
+    def skip(self, epochs: int) -> None:
+        """Go on as if so many epochs had been trained."""
+        self.step += epochs * self._clock.steps_per_epoch
+        self._write()
+
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Step listeners: what happens after a batch, besides training."""
+"""Step listeners: what happens after a batch, besides training; and callbacks of the user."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core import dist
-from ..core.errors import NonFiniteError
+from ..core.errors import ConfigError, NonFiniteError, last_line
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import WeightedMeans
 from .progress import Progress
 from .train import StepReport, StopTraining
 from .writers import Writer
+
+if TYPE_CHECKING:
+    from .training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,44 @@ NEVER = torch.iinfo(torch.int64).max
 """Step of a term that was always finite."""
 HELD = 128
 """Steps after which scalars are put together although nobody asks: bounds what waits where lines are rare."""
+
+
+class Callback:
+    """What a config lists under ``callbacks``: a class of the user's, called on every rank.
+
+    It looks at the run and acts outside of it. It has no state in checkpoints, and a run that is killed between a save
+    and the call goes on without the call. An error in it ends the run, with its file and line.
+    """
+
+    slot: ClassVar[str] = "callbacks"
+
+    def on_evaluation(self, run: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        """After an evaluation, when the weights are saved if they are the best so far.
+
+        Args:
+            run: the whole run: model, settings, progress, folder.
+            epoch: that is judged, from 0.
+            metrics: fractions in [0, 1] by name; -1 where there is no ground truth of that kind.
+        """
+
+    def on_epoch_end(self, run: Training, epoch: int) -> None:
+        """After an epoch, its evaluation and its checkpoints."""
+
+
+def call(hook: Callable[..., None], run: Training, epoch: int, *more: Any) -> None:
+    """A hook of a callback.
+
+    Raises:
+        ConfigError: an error of the user's code, as one line with its file and line.
+        StopTraining: the callback ends the run.
+    """
+    try:
+        hook(run, epoch, *more)
+    except StopTraining:
+        raise
+    except Exception as error:
+        where = f"callbacks: {hook.__qualname__}, epoch {epoch}"
+        raise ConfigError(f"{where}: {last_line(error, __file__)}; continue with -r when it is repaired") from error
 
 
 class StepScalars:

@@ -10,6 +10,7 @@ import math
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,7 @@ from ..core.checkpoint.weights import load_weights
 from ..core.errors import CheckpointError, ConfigError
 from ..data.evaluate import EvalResult, shown
 from ..distill.diagnostics import Diagnostics
-from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal
+from .callbacks import EpochListener, NonFiniteGuard, StepLog, StopSignal, call
 from .progress import TimeLeft, judge
 from .train import StepReport, StopTraining, train_one_epoch
 from .training import Training
@@ -70,7 +71,8 @@ class _Fit:
             active=run.settings.nonfinite == "stop", watch_gradient=run.optim.precision.name != "fp16"
         )
         diagnose = Diagnostics(run.criterion.distillers) if run.settings.diagnostics else None
-        self.time_left = TimeLeft(run.progress.step, len(run.train_loader) * run.settings.epoches)
+        done, left = run.progress, run.settings.epoches - run.progress.epoch
+        self.time_left = TimeLeft(done.step, done.step + len(run.train_loader) * left - done.batch)
         self.log = StepLog(writers, self.guard, run.settings.print_freq, diagnose, self.time_left.after)
 
     def epochs(self) -> EvalResult | None:
@@ -78,7 +80,7 @@ class _Fit:
         run, progress, result = self.run, self.run.progress, None
         if progress.batch == 0 and (missing := dist.broadcast_object(self._missing(progress.epoch - 1))):
             run.save(*missing)
-        while progress.epoch < run.settings.epoches:
+        while self._goes_on():
             epoch = progress.epoch
             if run.plan.begins(epoch) and progress.batch == 0:
                 run.restart_from_stage_one()
@@ -88,13 +90,38 @@ class _Fit:
                 self.leave_if_asked()
                 result = self.evaluate(epoch)
             progress.epoch, progress.batch = epoch + 1, 0
-            due = (epoch + 1) % run.settings.save_every == 0 or epoch + 1 == run.settings.epoches
+            ends = epoch + 1 == run.settings.epoches or run.ends_early
+            due = (epoch + 1) % run.settings.save_every == 0 or ends
             # the last one comes last: whoever resumes it finds everything that was due before
             paths = [*self._numbered(epoch), *([run.folder.last] if due else [])]
             if paths:
                 run.save(*paths)
+            for callback in run.callbacks:
+                call(callback.on_epoch_end, run, epoch)
             self.log.restart()
         return result
+
+    def _goes_on(self) -> bool:
+        """Whether an epoch is left; where early stopping ends stage one, the next is the first of stage two.
+
+        A function of what is saved between two epochs, so that a resumed run comes to the same.
+        """
+        run, progress, first = self.run, self.run.progress, self.run.plan.stop_epoch
+        if run.out_of_patience and run.early_stop is not None:
+            waiting = progress.waiting
+            logger.info(
+                "early stop after epoch %d: no %s more than %g above %s in the last %d evaluations; %s",
+                progress.epoch - 1, run.early_stop.metric, run.early_stop.min_delta, waiting.best,
+                waiting.evaluations, "the run ends" if run.ends_early else f"stage two, epoch {first}, begins",
+            )  # fmt: skip
+            if run.ends_early:
+                return False
+        if first is not None and progress.batch == 0 and (run.out_of_patience or progress.epoch == first):
+            skipped = first - progress.epoch
+            run.optim.schedule.skip(skipped)
+            self.time_left.skip(skipped * len(run.train_loader))
+            progress.epoch, progress.waiting = first, replace(progress.waiting, evaluations=0)
+        return progress.epoch < run.settings.epoches
 
     def train(self, epoch: int) -> None:
         """The rest of one epoch."""
@@ -182,6 +209,9 @@ class _Fit:
         ap = result.stats["AP"]
         verdict = judge(progress.best, ap if ap >= 0 else math.nan, epoch, run.plan)  # -1: nothing to find
         progress.best = verdict.state
+        if (early := run.early_stop) is not None:
+            value = result.stats[early.metric]
+            progress.waiting = progress.waiting.after(value if value >= 0 else math.nan, early)
         logger.info(
             "epoch %d: AP %s, AP50 %s%s%s", epoch, shown(ap), shown(result.stats["AP50"]),
             " (best so far)" if verdict.is_best else f" (best {shown(progress.best.best or 0)})",
@@ -189,6 +219,8 @@ class _Fit:
         )  # fmt: skip
         if verdict.is_best:
             self._save_best(epoch)
+        for callback in run.callbacks:
+            call(callback.on_evaluation, run, epoch, result.stats)
         if verdict.reset:
             run.restart_from_stage_one()
         return result

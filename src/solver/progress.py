@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ..core.config.settings import EarlyStop
 from ..core.errors import CheckpointError
 from ..data.collate import CollateFunction
 
@@ -45,6 +46,10 @@ class StagePlan:
         """First epoch of a stage two that starts from the best weights of stage one."""
         return self.stop_epoch if self.restart else None
 
+    def lies_ahead(self, epoch: int, epochs: int) -> bool:
+        """Whether a run of so many epochs that has come to ``epoch`` has its stage two before it."""
+        return self.stop_epoch is not None and epoch <= self.stop_epoch < epochs
+
     def begins(self, epoch: int) -> bool:
         """Whether the best weights of stage one are to be loaded before ``epoch`` (there was a stage one)."""
         return epoch == self.restart_epoch and epoch > 0
@@ -63,6 +68,22 @@ class BestSoFar:
     """Resets inside stage two: each lowers the EMA decay once."""
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What early stopping remembers between evaluations; plain numbers, stored in checkpoints."""
+
+    best: float | None = None
+    """The last value that was an improvement."""
+    evaluations: int = 0
+    """Evaluations since then, or since stage two began."""
+
+    def after(self, value: float, early: EarlyStop) -> Waiting:
+        """The same after one more evaluation; NaN is no improvement."""
+        if is_better(value, None if self.best is None else self.best + early.min_delta):
+            return Waiting(value)
+        return replace(self, evaluations=self.evaluations + 1)
+
+
 @dataclass
 class Progress:
     """Counters of a run; plain numbers, stored in checkpoints."""
@@ -75,6 +96,8 @@ class Progress:
     """Batches of the whole run already done."""
     best: BestSoFar = field(default_factory=BestSoFar)
     """What the selection of the best checkpoint remembers."""
+    waiting: Waiting = field(default_factory=Waiting)
+    """What early stopping remembers; checkpoints hold it since version 0.2."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -88,15 +111,17 @@ class Progress:
             CheckpointError: something else.
         """
         try:
-            progress = cls(saved["epoch"], saved["batch"], saved["step"], BestSoFar(**saved["best"]))
+            best, waiting = BestSoFar(**saved["best"]), Waiting(**saved.get("waiting", {}))
+            progress = cls(saved["epoch"], saved["batch"], saved["step"], best, waiting)
         except (LookupError, TypeError) as error:
             raise CheckpointError(f"its progress cannot be read ({error!r}): take another checkpoint") from None
-        best = progress.best
         counts = {"epoch": progress.epoch, "batch": progress.batch, "step": progress.step, "best.resets": best.resets}
+        counts["waiting.evaluations"] = waiting.evaluations
         wrong = [f"{name} is {value!r}" for name, value in counts.items() if type(value) is not int or value < 0]
         if type(best.best_epoch) is not int:
             wrong.append(f"best.best_epoch is {best.best_epoch!r}")
-        for name, value in (("best.best", best.best), ("best.since_reset", best.since_reset)):
+        numbers = {"best.best": best.best, "best.since_reset": best.since_reset, "waiting.best": waiting.best}
+        for name, value in numbers.items():
             if value is not None and (not isinstance(value, (int, float)) or not 0 <= value <= 1):
                 wrong.append(f"{name} is {value!r}")
         if wrong:
@@ -149,6 +174,10 @@ class TimeLeft:
 
     def __init__(self, done: int, total: int) -> None:
         self._before, self._total, self._begin = done, total, time.perf_counter()
+
+    def skip(self, steps: int) -> None:
+        """Count on fewer steps."""
+        self._total -= steps
 
     def after(self, step: int) -> str:
         """The end of a log line; empty where nothing is left or nothing is known yet."""

@@ -17,6 +17,7 @@ from ..core import dist
 from ..core.checkpoint import read_checkpoint
 from ..core.checkpoint.weights import LoadReport, load_weights
 from ..core.config import Config
+from ..core.config.settings import EarlyStop
 from ..core.errors import CheckpointError, ConfigError
 from ..data.dataset.detection import DetectionDataset
 from ..data.loader import DataLoader
@@ -24,6 +25,7 @@ from ..distill.objective import Objective
 from ..load import Checkpoint, checkpoint_file, open_checkpoint
 from ..nn.norm import convert_sync_batchnorm
 from ..optim.ema import ModelEMA
+from .callbacks import Callback
 from .checkpoint import check_moments, rng_state, run_state, save_checkpoint, seed_everything, set_rng_state
 from .folder import FolderLock, RunFolder
 from .opening import introduce
@@ -58,6 +60,7 @@ class Training(Evaluation):
         """(B, 3, H, W) of the training step under way; None before the first one and in evaluations."""
         self.writers = writers_of(config)
         """On rank 0 ``fit`` opens them."""
+        self.callbacks: list[Callback] = config.build("callbacks") if config.get("callbacks") is not None else []
         super().__init__(config)
         config, settings = self.config, self.settings
         given = {} if train_data is None else {"dataset": train_data}
@@ -73,6 +76,10 @@ class Training(Evaluation):
         self.base_decay = self.optim.ema.decay
         compile_for(config, self.model, self.device, self.train_loader.collate_fn)
         self.progress = Progress()
+        self.early_stop = EarlyStop.of(settings.early_stop)
+        if self.early_stop is not None and self.early_stop.metric not in self.evaluator.metrics:
+            known = ", ".join(self.evaluator.metrics)
+            raise ConfigError(f"early_stop.metric is {self.early_stop.metric!r}: choose one of {known}")
         introduce(self)
         # Each rank draws its own noise from here on; the weights above came from one seed.
         seed_everything((self.settings.seed or 0) + 1000 * dist.rank())
@@ -124,7 +131,18 @@ class Training(Evaluation):
     def finished(self) -> bool:
         """Whether no epoch is left, as after resuming a run that came to its end, where the last checkpoint is."""
         complete = self.resumed_from is None or RunFolder(self.resumed_from).last.exists()
-        return self.progress.epoch >= self.settings.epoches and complete
+        return (self.progress.epoch >= self.settings.epoches or self.ends_early) and complete
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether early stopping ends the stage that the run stands in, between two epochs."""
+        early, progress = self.early_stop, self.progress
+        return early is not None and progress.batch == 0 and progress.waiting.evaluations >= early.patience
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether that stage is the last one."""
+        return self.out_of_patience and not self.plan.lies_ahead(self.progress.epoch, self.settings.epoches)
 
     def _load_weights(self, state: dict[str, Any], file: Path) -> None:
         """Of the model, and of what is trained beside it; checkpoints hold the latter since version 0.2."""

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Sequence
+import math
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
 
+from isdfine.core import dist
 from isdfine.core.registry import register
 from isdfine.distill.context import DistillationContext, Distiller
 from isdfine.load import load_detector
@@ -17,6 +20,11 @@ from isdfine.losses.matched import MatchedStep
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.nn.boxes import cxcywh_to_xyxy, inverse_sigmoid
 from isdfine.nn.types import BatchDetections, DetectorOutput, Predictions, QueryGroup, Target, Want
+from isdfine.solver.callbacks import Callback
+from isdfine.solver.folder import RunFolder
+from isdfine.solver.progress import Progress
+from isdfine.solver.training import Training
+from isdfine.solver.writers import Writer
 
 
 @register
@@ -167,3 +175,35 @@ class BestPerQuery(nn.Module):
         scores, query = score.topk(min(self.keep, score.shape[1]), dim=1)
         boxes = cxcywh_to_xyxy(predictions.boxes.gather(1, query[..., None].expand(-1, -1, 4)))
         return BatchDetections(label.gather(1, query), boxes * orig_target_sizes.repeat(1, 2)[:, None], scores)
+
+
+@register
+class Notes(Writer):
+    """A writer: a line of text for every evaluation, in a file beside the checkpoints."""
+
+    def __init__(self, file: str = "notes.txt") -> None:
+        self.file = file
+
+    def open(self, folder: RunFolder, progress: Progress, config: Mapping[str, Any]) -> None:
+        self.path = folder.path / self.file
+
+    def write(self, kind: str, step: int, values: Mapping[str, float], *, epoch: int) -> None:
+        if kind == "val":
+            with self.path.open("a") as notes:
+                notes.write(f"epoch {epoch}, step {step}: AP {values['AP']:.3f}\n")
+
+
+@register
+class KeepWorst(Callback):
+    """A callback: copies the weights of the epoch with the lowest AP, to look at what went wrong in it."""
+
+    def __init__(self, name: str = "worst.pth") -> None:
+        self.name, self.lowest, self.ap = name, math.inf, 0.0
+
+    def on_evaluation(self, run: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.ap = metrics["AP"]
+
+    def on_epoch_end(self, run: Training, epoch: int) -> None:
+        if dist.is_main() and self.ap < self.lowest:
+            self.lowest = self.ap
+            shutil.copyfile(run.folder.last, run.folder.path / self.name)

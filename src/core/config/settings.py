@@ -86,6 +86,12 @@ class RunSettings:
     """What is frozen at first: ``{backbone: {steps: 2000}}`` (or ``epochs``; ``stages: k`` for the stem and the first k
     stages only, for ever where no steps follow; ``warmup``: steps of its learning rate's rise, 500). None: nothing."""
 
+    early_stop: dict[str, Any] | None = None
+    """End a stage of training that no longer helps: ``{patience: 20, min_delta: 0.001, metric: AP}``. After
+    ``patience`` evaluations in a row (1 or more) without one above the best before them by more than ``min_delta``
+    (0 or more, of metrics from 0 to 1; default 0), stage two begins at once, or the run ends where that has begun or
+    there is none. ``metric`` is any of an evaluation; default AP, by which the best weights are chosen. None: never."""
+
     device: str | None = None
     """``cpu``, ``cuda`` or ``cuda:0``; None = a GPU where there is one."""
 
@@ -172,6 +178,8 @@ def range_problems(**values: object) -> dict[str, str]:
             problems[name] = "expected a path, found an empty text"
     if (problem := freeze_problem(values.get("freeze"))) is not None:
         problems["freeze"] = problem
+    if (problem := early_stop_problem(values.get("early_stop"))) is not None:
+        problems["early_stop"] = problem
     if values.get("resume") and values.get("tuning"):
         problems["tuning"] = (
             f"set together with resume ({values['resume']!r}): resume continues a run, tuning starts one; keep one"
@@ -239,3 +247,37 @@ def _problem_of(backbone: Mapping[Any, Any]) -> str | None:
     if not ends and "warmup" in backbone:
         return "backbone.warmup follows steps or epochs: set one of them, or remove it"
     return None
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """When a stage of training ends before its last epoch."""
+
+    patience: int
+    """Evaluations in a row without an improvement, 1 or more."""
+    min_delta: float = 0.0
+    """An evaluation that is above the best one by no more than this is no improvement."""
+    metric: str = "AP"
+    """Of an evaluation; higher is better."""
+
+    @classmethod
+    def of(cls, setting: Mapping[str, Any] | None) -> EarlyStop | None:
+        """From a setting in which :func:`early_stop_problem` finds nothing; None where nothing ends early."""
+        return cls(**setting) if setting is not None else None
+
+
+def early_stop_problem(setting: object) -> str | None:
+    """What is wrong with a value of ``early_stop``, and what to write instead; None where it is fine."""
+    example = "write early_stop: {patience: 20, min_delta: 0.001}"
+    if setting is None:
+        return None
+    if not isinstance(setting, Mapping) or "patience" not in setting:
+        return f"expected a mapping with patience, found {setting!r}: {example}"
+    if odd := [key for key in setting if key not in ("patience", "min_delta", "metric")]:
+        return f"{odd[0]}: no such key; known are patience, min_delta, metric"
+    patience, min_delta, metric = setting["patience"], setting.get("min_delta", 0), setting.get("metric", "AP")
+    if type(patience) is not int or patience < 1:
+        return f"patience: expected a whole number of 1 or more, found {patience!r}"
+    if type(min_delta) not in (int, float) or not 0 <= min_delta < 1:
+        return f"min_delta: expected a number from 0 to below 1, in units of the metric, found {min_delta!r}"
+    return None if isinstance(metric, str) else f"metric: expected the name of a metric such as AP, found {metric!r}"

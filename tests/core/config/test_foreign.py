@@ -183,7 +183,7 @@ def test_a_name_of_ours_in_other_capitals_is_meant(name: str, load: Load) -> Non
         ("batch", "images per step, over all processes, are train_dataloader.total_batch_size"),
         ("batch-size", "images per step, over all processes, are train_dataloader.total_batch_size"),
         ("lr0", "the learning rate is optimizer.lr, that of the backbone is in optimizer.params"),
-        ("patience", "there is no early stopping: epochs says how long, and the best weights are kept in best.pth"),
+        ("patience", "write early_stop: {patience: 20}, in evaluations"),
         ("workers", "set train_dataloader.num_workers and val_dataloader.num_workers"),
         ("weights", "start from a checkpoint with tuning (-t), continue one with resume (-r)"),
         ("data", "data are train_dataloader.dataset and val_dataloader.dataset (configs/dataset has examples)"),
