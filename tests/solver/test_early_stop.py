@@ -90,14 +90,15 @@ def test_stage_one_gives_way_to_stage_two_which_ends_the_run(tmp_path: Path, cap
     assert told == [f"{said}; stage two, epoch 5, begins"]
     assert whole.optim.schedule.step == 9  # as if all epochs of one step had been trained
     assert whole.progress.step == 7
-    for stop_at in (3, 6):  # before the leap, and behind it
-        part = (*STAGES, f"output_dir={tmp_path / f'part{stop_at}'}")
-        _, first = run_with(config, *part, stop_at=stop_at)
-        resumed, rest = run_with(config, *part, f"resume={tmp_path / f'part{stop_at}'}", resume=True)
-        assert first + rest == epochs
-        assert resumed.progress == whole.progress
-        for name, value in whole.model.state_dict().items():
-            assert torch.equal(value, resumed.model.state_dict()[name]), name
+    part = (*STAGES, f"output_dir={tmp_path / 'part'}")
+    _, first = run_with(config, *part, stop_at=3)  # before the leap
+    again = (*part, f"resume={tmp_path / 'part'}")
+    _, second = run_with(config, *again, resume=True, stop_at=6)  # behind it
+    resumed, third = run_with(config, *again, resume=True)
+    assert [first, second, third] == [[0, 1, 2], [5], [6, 7, 8]]
+    assert resumed.progress == whole.progress
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
 def test_a_run_of_one_stage_ends_and_is_finished(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
