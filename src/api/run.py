@@ -231,16 +231,17 @@ def evaluate(
     path = checkpoint.best if isinstance(checkpoint, Run) else checkpoint
     with session():
         if config is None:
-            config = _config_of(path)
+            config = config_of(path)
         loaded = isdfine.load_config(config, overrides(update, data, resume=path, device=device))
         with group(loaded, "evaluate"):
             return judge(loaded)
 
 
-def _config_of(path: str | Path) -> Config:
+def config_of(path: str | Path) -> Config:
+    """The config that a checkpoint was trained with, or the newest one of a folder (ConfigError: it holds none)."""
     saved = open_checkpoint(path).config
     if saved is None:
-        raise ConfigError(f"{path}: holds no config: give the YAML file it was trained with as config")
+        raise ConfigError(f"{path}: holds no config: give the YAML file it was trained with (-c, config)")
     return Config(locate(saved, str(path)), str(path))
 
 

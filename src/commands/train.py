@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import isdfine  # torch comes with the first thing that needs it, after the first line of the log
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("isdfine.train")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line; the options that only set a config value are shorthands for -u."""
     parser = command_parser(__doc__)
-    add_option(parser, "config", required=True)
+    add_option(parser, "config", help="YAML file of the run; with -r it may be left out: the checkpoint holds its own")
     add_option(parser, "update", help="set any key of the config; lists and maps as YAML: 'a.b=[1, 2]'")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("-r", "--resume", help="checkpoint or run folder to continue (or to judge with --test-only)")
@@ -64,7 +64,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="choose batch, loader workers and prefetch for this machine; what -u says of them stays",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.config is None and options.resume is None:
+        parser.error("give a config with -c, or a checkpoint or run folder with -r")
+    return options
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
@@ -103,19 +106,14 @@ def summary(run: "Training", result: "EvalResult") -> list[str]:
     if run.settings.num_visualized:
         lines.append(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
     lines += [f"curves:           {writer.view}" for writer in run.writers if writer.view]
-    return [*lines, f"judge it again:   {command(run.folder.config, '--test-only', '-r', run.folder.best)}"]
-
-
-def command(config: Any, *arguments: Any) -> str:
-    """A command line to copy."""
-    return shlex.join(["isdfine", "train", "-c", *map(str, (config, *arguments))])
+    return [*lines, f"judge it again:   {shlex.join(['isdfine', 'val', '-r', str(run.folder.best)])}"]
 
 
 def already_finished(run: "Training") -> str:
     """That nothing is left to train, and how to go on."""
     folder, epochs = run.resumed_from or run.folder.path, run.settings.epoches
     change = "early_stop=null" if run.ends_early else f"epochs={2 * run.progress.epoch}"
-    more = command(folder / "config.yml", "-r", folder, "-u", change)
+    more = shlex.join(["isdfine", "train", "-r", str(folder), "-u", change])
     return (
         f"nothing to train: {folder} is finished ({run.progress.epoch} epochs done, epochs is {epochs}); "
         f"to go on: {more}"
@@ -140,13 +138,15 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = parse_arguments(arguments)
     setup_logging()  # for what the config has to say; the rank is known later
+    from ..api.run import config_of
     from ..core import dist
     from ..solver.train import StopTraining
     from ..weights.cache import located
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        config = isdfine.load_config(options.config, overrides_of(options))
+        given = overrides_of(options)
+        config = isdfine.load_config(options.config or config_of(options.resume), given)
         if options.tuning_classes and not config.settings.tuning:
             raise ConfigError(
                 "--tuning-classes says whose classes a checkpoint given with -t knows: add -t, or drop it"

@@ -226,7 +226,9 @@ def test_resuming_a_finished_run_says_so_and_how_to_go_on(
     printed = capsys.readouterr().out
     judge = next(line for line in printed.splitlines() if line.startswith("judge it again:"))
     best = str(folder / "best.pth")
-    assert shlex.split(judge)[3:] == ["isdfine", "train", "-c", str(folder / "config.yml"), "--test-only", "-r", best]
+    assert shlex.split(judge)[3:] == ["isdfine", "val", "-r", best]
+    assert tool.main(["--test-only", "-r", best]) == 0
+    assert capsys.readouterr().out in printed  # the same table
     assert tool.main(["-c", str(folder / "config.yml"), "-r", str(folder)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"nothing to train: {folder} is finished (1 epochs done, epochs is 1); to go on: isdfine ")
