@@ -34,7 +34,8 @@ from ..core.files import take_lock
 
 logger = logging.getLogger("isdfine.ablate")
 
-TRAIN = "isdfine train"
+TRAIN = (sys.executable, "-m", "isdfine", "train")
+"""The process of a run."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -68,7 +69,7 @@ def train(matrix: Matrix, configs: Configs, options: argparse.Namespace, command
             logger.error("the report could not be written: %s", error)
 
     left = pending(matrix.selected(options.only, options.seeds), configs, redo=options.redo)
-    runner = Runner([sys.executable, "-m", *TRAIN.split()], configs.plain, options.jobs, on_end=report_so_far)
+    runner = Runner(TRAIN, configs.plain, options.jobs, on_end=report_so_far)
     check_buildable(left, configs)
     if options.dry_run:
         for line in commands(left, runner):
@@ -91,7 +92,7 @@ def write(
     assert held is not None  # it has waited
     with held:
         results = collect(matrix, configs, layers=layers)
-        return results, write_report(results, train=TRAIN, command=command)
+        return results, write_report(results, train="isdfine train", command=command)
 
 
 def report(matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str) -> None:

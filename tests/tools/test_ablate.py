@@ -43,8 +43,8 @@ def test_dry_run_prints_commands_that_work_as_they_are(
     assert tool.main([str(matrix), "--dry-run", "--only", "slow", "--seeds", "2", "-u", "epoches=1"]) == 0
     printed = capsys.readouterr()
     (line,) = printed.out.splitlines()
-    python, script, *arguments = shlex.split(line)
-    assert (python, Path(script).name) == (sys.executable, "train.py")
+    launcher, arguments = shlex.split(line)[:4], shlex.split(line)[4:]
+    assert launcher == [sys.executable, "-m", "isdfine", "train"]
     assert arguments == [
         "-c", str(tmp_path / "micro.yml"), "-u", "optimizer.lr=0.0005", "epoches=1", "--seed", "2",
         "--output-dir", str(tmp_path / "out" / "slow" / "seed2"),
@@ -92,7 +92,7 @@ def test_failed_runs_give_exit_code_1(
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text("raise SystemExit('broken')")
-    monkeypatch.setattr(tool, "TRAIN", script)
+    monkeypatch.setattr(tool, "TRAIN", (sys.executable, str(script)))
     assert tool.main([str(matrix), "--seeds", "0", "--jobs", "2"]) == 1
     printed = capsys.readouterr()
     assert printed.err.count("failed: ") == 2
@@ -105,7 +105,7 @@ def test_the_report_is_written_after_every_run_and_says_why_one_failed(
 ) -> None:
     script = tmp_path / "train.py"
     script.write_text("print('error: step 3: loss_vfl is nan'); raise SystemExit(2)")
-    monkeypatch.setattr(tool, "TRAIN", script)
+    monkeypatch.setattr(tool, "TRAIN", (sys.executable, str(script)))
     monkeypatch.setattr(tool, "check_buildable", lambda *_: None)
     inner, reports = tool.write, []
 
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_message_and_stops_no_training(
 
     script = tmp_path / "train.py"
     script.write_text("raise SystemExit('broken')")
-    monkeypatch.setattr(tool, "TRAIN", script)
+    monkeypatch.setattr(tool, "TRAIN", (sys.executable, str(script)))
     monkeypatch.setattr(tool, "check_buildable", lambda *_: None)
     monkeypatch.setattr(os, "fsync", full)
     assert tool.main([str(matrix), "--seeds", "0", "--no-layers"]) == 2
@@ -182,7 +182,7 @@ def training_in(folder: Path) -> int:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
                 words = path.read_bytes().split(b"\0")
-                if str(folder).encode() in words and any(word.endswith(b"train.py") for word in words):
+                if str(folder).encode() in words and b"train" in words:
                     return int(path.parent.name)
         time.sleep(0.1)
     raise AssertionError(f"nothing trains in {folder}")
