@@ -23,6 +23,7 @@ class FileServer(ThreadingHTTPServer):
         """Codes of the next answers."""
         self.slow_s = 0.0
         self.etag: str | None = '"1"'
+        self.content_type = "application/octet-stream"
 
     @property
     def url(self) -> str:
@@ -63,6 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if wanted and same else 200)
         self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Type", self.server.content_type)
         self.send_header("X-Repo-Commit", "0" * 40)  # of Hugging Face
         if self.server.etag is not None:
             self.send_header("ETag", self.server.etag)

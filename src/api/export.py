@@ -98,9 +98,11 @@ def comparison_images(images: str | Path | None, loaded: LoadedDetector, config:
     if images is not None:
         return Path(images)
     run = loaded.checkpoint.config if config is None else config.data
-    folder = (((run or {}).get("val_dataloader") or {}).get("dataset") or {}).get("img_folder")
-    if isinstance(folder, str) and Path(folder).is_dir():
-        return Path(folder)
+    section = ((run or {}).get("val_dataloader") or {}).get("dataset") or {}
+    named = (section.get(key) for key in ("img_folder", "root", "data"))  # by format
+    place = next((Path(value) for value in named if isinstance(value, str)), None)
+    if place is not None and place.exists():
+        return place if place.is_dir() else place.parent
     if not BUNDLED.is_dir():
         raise DataError("no images to compare with: give a folder of real ones with --images")
     return BUNDLED

@@ -19,6 +19,7 @@ from ..core.command import INTERRUPTED
 from ..core.config import Config
 from ..core.config.node import locate
 from ..core.errors import ConfigError
+from ..core.registry import IMPORTS
 from ..data.evaluate import EvalResult, shown
 from ..deploy.detector import Detector
 from ..load import open_checkpoint
@@ -71,8 +72,15 @@ class Run:
         return RunFolder(self.folder).config
 
     def history(self, kind: str = "val") -> list[dict[str, Any]]:
-        """What was reported while it ran, in its order: ``val`` of every evaluation, ``train`` of losses."""
-        records = map(json.loads, RunFolder(self.folder).metrics.read_text(encoding="utf-8").splitlines())
+        """What was reported while it ran, in its order: ``val`` of every evaluation, ``train`` of losses.
+
+        Raises:
+            ConfigError: the run did not keep it.
+        """
+        path = RunFolder(self.folder).metrics
+        if not path.is_file():
+            raise ConfigError(f"{path}: not there: JsonLines, which writes it, must be among the writers")
+        records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         return [record for record in records if record["kind"] == kind]
 
     def table(self) -> str:
@@ -231,17 +239,26 @@ def evaluate(
     path = checkpoint.best if isinstance(checkpoint, Run) else checkpoint
     with session():
         if config is None:
-            config = config_of(path)
+            config = checkpoint.config if isinstance(checkpoint, Run) else config_of(path)
         loaded = isdfine.load_config(config, overrides(update, data, resume=path, device=device))
         with group(loaded, "evaluate"):
             return judge(loaded)
 
 
 def config_of(path: str | Path) -> Config:
-    """The config that a checkpoint was trained with, or the newest one of a folder (ConfigError: it holds none)."""
+    """The config that a checkpoint was trained with, or the newest one of a folder.
+
+    Raises:
+        ConfigError: it holds none, or one that imports modules.
+    """
     saved = open_checkpoint(path).config
     if saved is None:
         raise ConfigError(f"{path}: holds no config: give the YAML file it was trained with (-c, config)")
+    if names := saved.get(IMPORTS):
+        raise ConfigError(
+            f"{path}: its config imports {names}, and code is not run because a weights file says so: if you trust it, "
+            "give the YAML file of the run, such as the config.yml beside it (-c, config)"
+        )
     return Config(locate(saved, str(path)), str(path))
 
 

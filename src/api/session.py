@@ -58,7 +58,7 @@ def overrides(update: Iterable[str] = (), data: str | Path | None = None, **name
 
 
 def _texts(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value, default=str)}" for key, value in values.items()]
+    return [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in values.items()]
 
 
 @contextmanager

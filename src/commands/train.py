@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import isdfine  # torch comes with the first thing that needs it, after the first line of the log
@@ -106,14 +107,20 @@ def summary(run: "Training", result: "EvalResult") -> list[str]:
     if run.settings.num_visualized:
         lines.append(f"pictures:         {run.folder.pictures} (left: ground truth, right: detections)")
     lines += [f"curves:           {writer.view}" for writer in run.writers if writer.view]
-    return [*lines, f"judge it again:   {shlex.join(['isdfine', 'val', '-r', str(run.folder.best)])}"]
+    again = shlex.join(["isdfine", "val", *_config(run, run.folder.path), "-r", str(run.folder.best)])
+    return [*lines, f"judge it again:   {again}"]
+
+
+def _config(run: "Training", folder: Path) -> list[str]:
+    """What a run with code of the user's needs besides -r: a checkpoint alone makes no code run."""
+    return ["-c", str(folder / run.folder.config.name)] if run.config.get("imports") else []
 
 
 def already_finished(run: "Training") -> str:
     """That nothing is left to train, and how to go on."""
     folder, epochs = run.resumed_from or run.folder.path, run.settings.epoches
     change = "early_stop=null" if run.ends_early else f"epochs={2 * run.progress.epoch}"
-    more = shlex.join(["isdfine", "train", "-r", str(folder), "-u", change])
+    more = shlex.join(["isdfine", "train", *_config(run, folder), "-r", str(folder), "-u", change])
     return (
         f"nothing to train: {folder} is finished ({run.progress.epoch} epochs done, epochs is {epochs}); "
         f"to go on: {more}"

@@ -57,14 +57,16 @@ def _transfer(url: str, part: Path) -> None:
     start = part.stat().st_size if part.is_file() and mark.is_file() else 0
     headers = {"Range": f"bytes={start}-", "If-Range": mark.read_text("utf-8")} if start else {}
     with urlopen(Request(url, headers={"User-Agent": "isdfine", **headers}), timeout=TIMEOUT_S) as response:
+        if response.headers.get_content_type() == "text/html":  # a log-in page or a proxy's, with the code 200
+            raise CheckpointError(f"{url}: a web page came in place of the file: open the address in a browser")
         start = start if response.status == 206 else 0
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        mark.unlink(missing_ok=True)
-        if (version := response.headers.get("ETag", "")).startswith('"'):  # a weak one does not tell two files apart
-            mark.write_text(version, "utf-8")
         progress = tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, disable=None)
         with progress, open(part, "ab" if start else "wb") as file:
+            mark.unlink(missing_ok=True)  # now that nothing of another version is left
+            if (version := response.headers.get("ETag", "")).startswith('"'):  # a weak one may be of two files
+                mark.write_text(version, "utf-8")
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 progress.update(len(chunk))

@@ -5,6 +5,7 @@
 import logging
 import random
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 import isdfine
 from builders import write_micro_config
+from isdfine.api.session import overrides
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.solver.callbacks import EpochListener
 
@@ -56,6 +58,27 @@ def test_a_run_is_judged_again_by_its_file_alone(run: isdfine.Run, folder: Path)
     with pytest.raises(ConfigError, match=r"weights\.pth: holds no config: give the YAML file it was trained with"):
         isdfine.evaluate(weights)
     assert isdfine.evaluate(weights, config=run.config).num_images == 8
+
+
+def test_code_is_not_run_because_a_checkpoint_says_so(run: isdfine.Run, folder: Path) -> None:
+    state = torch.load(run.best, weights_only=True)
+    torch.save({**state, "config": state["config"] + "\nimports: [this]\n"}, folder / "foreign.pth")
+    before = "this" in sys.modules
+    with pytest.raises(
+        ConfigError, match=r"foreign\.pth: its config imports \['this'\], and code is not run .* the run, .*\(-c, con"
+    ):
+        isdfine.evaluate(folder / "foreign.pth")
+    assert ("this" in sys.modules) == before
+
+
+def test_a_run_without_json_lines_has_no_history(run: isdfine.Run, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"empty.metrics.jsonl: not there: JsonLines, .* among the writers$"):
+        isdfine.Run(folder / "empty", run.result, 1).history()
+
+
+def test_any_letter_of_a_path_reaches_the_config() -> None:
+    path = "r\u00e4um \U0001f4c1 'a' \\ b=c"
+    assert isdfine.load_config("quickstart.yml", overrides(output_dir=path)).settings.output_dir == path
 
 
 def test_a_run_detects(run: isdfine.Run, folder: Path) -> None:

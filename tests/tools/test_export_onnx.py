@@ -146,3 +146,8 @@ def test_images_of_the_validation_set(checkpoint: Path, tmp_path: Path) -> None:
     assert export_job.comparison_images(None, loaded, None) == tmp_path / "data" / "images"
     (tmp_path / "data" / "images").rename(tmp_path / "moved")
     assert export_job.comparison_images(None, loaded, None) == export_job.BUNDLED
+    (tmp_path / "data.yaml").touch()
+    for section in ({"type": "VOCDetection", "root": str(tmp_path)},
+                    {"type": "YoloDetection", "data": str(tmp_path / "data.yaml"), "split": "val"}):  # fmt: skip
+        config = loaded.config.with_values({"val_dataloader": {"type": "DataLoader", "dataset": section}})
+        assert export_job.comparison_images(None, loaded, config) == tmp_path

@@ -68,6 +68,30 @@ def test_a_whole_part_that_was_not_renamed_starts_over(server: FileServer, tmp_p
     assert (tmp_path / "a.pth").read_bytes() == CONTENT
 
 
+def test_a_page_in_place_of_the_file_is_not_taken_for_it(server: FileServer, tmp_path: Path) -> None:
+    server.files["/a.pth"], server.content_type = b"<html>log in</html>", "text/html; charset=utf-8"
+    with pytest.raises(CheckpointError, match=r"a\.pth: a web page came in place of the file: open the address in a"):
+        fetch(f"{server.url}/a.pth", tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_before_a_part_is_emptied_leaves_no_mark_of_another_version(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    server.files["/a.pth"], server.etag = CONTENT, '"2"'
+    (tmp_path / "a.pth.part").write_bytes(CONTENT[::-1][:500_000])
+    (tmp_path / "a.pth.part.etag").write_text('"1"')
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "tqdm", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(f"{server.url}/a.pth", tmp_path / "a.pth")
+    fetch(f"{server.url}/a.pth", tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == CONTENT
+
+
 def test_a_file_that_is_not_there_is_asked_for_once(server: FileServer, tmp_path: Path) -> None:
     place = tmp_path / "gone.pth"
     with pytest.raises(CheckpointError) as caught:
