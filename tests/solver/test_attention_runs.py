@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole runs with attention-weight self-distillation: resumed, distributed, switched off."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import isdfine
-from builders import write_micro_config
+from builders import load_tool, write_micro_config
 from isdfine.solver.fit import fit
 from isdfine.solver.train import StopTraining
 from isdfine.solver.training import Training
@@ -78,12 +76,9 @@ def test_until_the_ramp_begins_a_run_is_the_same(tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "plain" / "last.pth", tmp_path / "late" / "last.pth")
 
 
-def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
+def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_micro_config(tmp_path)
-    tool = Path(__file__).parents[2] / "tools" / "train.py"
     updates = ["distillers=[{type: AttentionDistillation, row_weight: conf}]", "DFINETransformer.aux_loss=false"]
-    command = [sys.executable, str(tool), "-c", str(config), "-u", *updates]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2
+    assert load_tool("train").main(["-c", str(config), "-u", *updates]) == 2
     message = "distillers.0: AttentionDistillation.row_weight: conf reads the predictions of all 2 decoder layers"
-    assert message in done.stderr
+    assert message in capsys.readouterr().err
