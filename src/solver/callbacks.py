@@ -40,7 +40,8 @@ class Callback:
     """What a config lists under ``callbacks``: a class of the user's, called on every rank.
 
     It looks at the run and acts outside of it. It has no state in checkpoints, and a run that is killed between a save
-    and the call goes on without the call. An error in it ends the run, with its file and line.
+    and the call goes on without the call. An error in it ends the run, with its file and line. ``StopTraining``, raised
+    on any rank, ends it after the epoch in good order, as early stopping does.
     """
 
     slot: ClassVar[str] = "callbacks"
@@ -58,20 +59,23 @@ class Callback:
         """After an epoch, its evaluation and its checkpoints."""
 
 
-def call(hook: Callable[..., None], run: Training, epoch: int, *more: Any) -> None:
-    """A hook of a callback.
+def call(hook: Callable[..., None], run: Training, epoch: int, *more: Any) -> bool:
+    """A hook of a callback; returns whether it wants the run to end, on any rank.
 
     Raises:
         ConfigError: an error of the user's code, as one line with its file and line.
-        StopTraining: the callback ends the run.
     """
+    where, reason = f"callbacks: {hook.__qualname__}, epoch {epoch}", None
     try:
         hook(run, epoch, *more)
-    except StopTraining:
-        raise
+    except StopTraining as stop:
+        reason = str(stop)
     except Exception as error:
-        where = f"callbacks: {hook.__qualname__}, epoch {epoch}"
         raise ConfigError(f"{where}: {last_line(error, __file__)}; continue with -r when it is repaired") from error
+    reasons = [reason for reason in dist.gather_objects(reason) if reason is not None]
+    if reasons:
+        logger.info("%s: the run ends: %s", where, reasons[0])
+    return bool(reasons)
 
 
 class StepScalars:

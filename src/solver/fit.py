@@ -73,6 +73,8 @@ class _Fit:
         diagnose = Diagnostics(run.criterion.distillers) if run.settings.diagnostics else None
         done, left = run.progress, run.settings.epoches - run.progress.epoch
         self.time_left = TimeLeft(done.step, done.step + len(run.train_loader) * left - done.batch)
+        self.ended = False
+        """Whether a callback wants no further epoch."""
         self.log = StepLog(writers, self.guard, run.settings.print_freq, diagnose, self.time_left.after)
 
     def epochs(self) -> EvalResult | None:
@@ -80,7 +82,7 @@ class _Fit:
         run, progress, result = self.run, self.run.progress, None
         if progress.batch == 0 and (missing := dist.broadcast_object(self._missing(progress.epoch - 1))):
             run.save(*missing)
-        while self._goes_on():
+        while not self.ended and self._goes_on():
             epoch = progress.epoch
             if run.plan.begins(epoch) and progress.batch == 0:
                 run.restart_from_stage_one()
@@ -90,14 +92,16 @@ class _Fit:
                 self.leave_if_asked()
                 result = self.evaluate(epoch)
             progress.epoch, progress.batch = epoch + 1, 0
-            ends = epoch + 1 == run.settings.epoches or run.ends_early
+            ends = epoch + 1 == run.settings.epoches or run.ends_early or self.ended
             due = (epoch + 1) % run.settings.save_every == 0 or ends
             # the last one comes last: whoever resumes it finds everything that was due before
             paths = [*self._numbered(epoch), *([run.folder.last] if due else [])]
             if paths:
                 run.save(*paths)
             for callback in run.callbacks:
-                call(callback.on_epoch_end, run, epoch)
+                self.ended |= call(callback.on_epoch_end, run, epoch)
+            if self.ended and not due:
+                run.save(run.folder.last)
             self.log.restart()
         return result
 
@@ -220,7 +224,7 @@ class _Fit:
         if verdict.is_best:
             self._save_best(epoch)
         for callback in run.callbacks:
-            call(callback.on_evaluation, run, epoch, result.stats)
+            self.ended |= call(callback.on_evaluation, run, epoch, result.stats)
         if verdict.reset:
             run.restart_from_stage_one()
         return result

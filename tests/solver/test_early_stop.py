@@ -159,6 +159,33 @@ class Failing(Callback):
         self.seen.append((1 // epoch, 0.0, True))
 
 
+class Enough(Callback):
+    """Ends the run at a hook of the first epoch."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self.stop)
+
+    def stop(self, run: Training, epoch: int, *_: Any) -> None:
+        raise StopTraining("enough")
+
+
+@pytest.mark.parametrize("hook", ["on_evaluation", "on_epoch_end"])
+def test_a_callback_ends_the_run_in_good_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, hook: str
+) -> None:
+    monkeypatch.setitem(REGISTRY._classes, "Enough", Enough)
+    config = write_micro_config(tmp_path, images=4)
+    given = [f"callbacks=[{{type: Enough, hook: {hook}}}]", "save_every=9", "epoches=9"]
+    run = Training(isdfine.load_config(config, given))
+    with caplog.at_level(logging.INFO, "isdfine"):
+        result = fit(run)
+    assert "callbacks: Enough.stop, epoch 0: the run ends: enough" in caplog.text
+    assert (run.progress.epoch, result.stats["AP"]) == (1, run.progress.best.best)
+    again = Training(isdfine.load_config(config, [*given, f"resume={run.folder.path}"]))
+    again.resume(run.folder.last)
+    assert (again.progress, again.finished) == (run.progress, False)
+
+
 def test_an_error_in_a_callback_ends_the_run_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGISTRY._classes, "Failing", Failing)
     run = Training(isdfine.load_config(write_micro_config(tmp_path), ["callbacks=[Failing]"]))
