@@ -314,7 +314,7 @@ def test_use_amp_on_a_cpu_says_that_it_trains_in_fp32(tmp_path: Path, caplog: py
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_trains_and_resumes(tmp_path: Path, precision: str) -> None:
-    config = write_micro_config(tmp_path)
+    config = write_micro_config(tmp_path, images=4)  # of one batch: fp16 is slow on a CPU
     run_micro(config, f"precision={precision}", "epoches=2")
     assert all(0 < record["loss"] < 1000 for record in lines(tmp_path / "run"))
     part = f"output_dir={tmp_path / 'part'}"

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +20,26 @@ def tool(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_every_way_is_measured_and_written(tool, tmp_path, capsys):
+def test_every_way_is_measured_and_written(tool, tmp_path, capsys, monkeypatch):
+    served = []
+    monkeypatch.setattr(tool, "serve", lambda call, clock: served.append((call, clock)))
+
+    @contextmanager
+    def side_process(command, failure):
+        """What the process of a way does, without its imports."""
+        python, script, *arguments = command
+        assert (python, Path(script).name) == (sys.executable, "data_pipeline.py")
+        assert tool.main(arguments) == 0
+        call, clock = served.pop()
+
+        def turn():
+            begin = clock()
+            call()
+            return clock() - begin
+
+        yield None, turn
+
+    monkeypatch.setattr(tool, "side_process", side_process)
     path = tmp_path / "found.json"
     few = ["--count", "4", "--batch", "2", "--rounds", "2", "--repeats", "1"]
     ways = ["official", "ours, fused"]
