@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,14 +94,15 @@ def importing(checkout: Path) -> Iterator[Side]:
 
 def compare(what: str, options: argparse.Namespace) -> Iterator[list[str]]:
     """A row for the time, and one for each kind of operators."""
-    with ExitStack() as stack:
-        sides: dict[str, Side] = {}
-        for name in SIDES:
-            checkout: Path = getattr(options, name)
-            asked = {"what": what, "config": str(config_path(options, checkout).resolve()), "update": options.update,
-                     "image": list(options.image), "batch": options.batch, "warmup": options.warmup,
-                     "device": options.device, "threads": options.threads}  # fmt: skip
-            sides[name] = stack.enter_context(importing(checkout) if what == "import" else worker(checkout, asked))
+    opened = []
+    for name in SIDES:
+        checkout: Path = getattr(options, name)
+        asked = {"what": what, "config": str(config_path(options, checkout).resolve()), "update": options.update,
+                 "image": list(options.image), "batch": options.batch, "warmup": options.warmup,
+                 "device": options.device, "threads": options.threads}  # fmt: skip
+        opened.append(importing(checkout) if what == "import" else worker(checkout, asked))
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        sides = dict(zip(SIDES, pool.map(stack.enter_context, opened)))  # both start at once
         seconds = take_turns({name: turn for name, (_, turn) in sides.items()}, options.rounds)
     before, after = (Timing.of(seconds[name]) for name in SIDES)
     yield [
