@@ -92,18 +92,19 @@ def why_not_found(folder: Path) -> str:
                 read_lists(file, ("images", "annotations", "categories"))
             except DataError as error:
                 return f"{error}, or name the annotation file itself"
-    return f"{_contents(folder)}: name its annotation file itself"
+    if contents := _contents(folder):
+        return f"there are {contents}: name its annotation file itself"
+    return "there is no file in it: check the path"
 
 
 def _contents(folder: Path) -> str:
-    """Kinds of files in a folder and those below it, the most frequent first."""
+    """Kinds of files in a folder and those below it, the most frequent first; empty where there is no file."""
     kinds = Counter(
         os.path.splitext(name)[1].lower() or "without suffix"
         for _, names in islice(walk(folder, _DEPTH), _MOST_FOLDERS)
         for name in names
     )
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_KINDS))
-    return f"there are {listed}" if kinds else "there is no file in it"
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_KINDS))
 
 
 def odgt_names(file: Path) -> list[str]:

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at a trained detector: a report of its evaluation, its errors, its detections, its decoder at work.
 
-isdfine report     -c configs/quickstart.yml -r output/quickstart/best.pth -o report
-isdfine visualize errors     -c configs/quickstart.yml -r output/quickstart/best.pth -o errors --threshold 0.4
-isdfine visualize detections -c configs/quickstart.yml -r output/quickstart/best.pth -o pictures --max-images 20
-isdfine visualize fdr        -c configs/quickstart.yml -r output/quickstart/best.pth -o fdr --images page.jpg
-isdfine visualize attention  -c configs/quickstart.yml -r output/quickstart/best.pth -o attention --objects 2
+isdfine report     -r output/quickstart/best.pth -o report
+isdfine visualize errors     -r output/quickstart/best.pth -o errors --threshold 0.4
+isdfine visualize detections -r output/quickstart/best.pth -o pictures --max-images 20
+isdfine visualize fdr        -r output/quickstart/best.pth -o fdr --images page.jpg
+isdfine visualize attention  -r output/quickstart/best.pth -o attention --objects 2
 """
 
 import argparse
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 import isdfine
 
+from ..api.run import config_of
 from ..core.command import add_option, check_folder, check_least, command_parser, one_line_errors, write_json
 from ..core.environment import setup_logging
 from ..core.errors import ConfigError
@@ -57,7 +58,7 @@ FIRST = 8
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     run = argparse.ArgumentParser(add_help=False)
-    add_option(run, "config", required=True)
+    add_option(run, "config", help="YAML file of the run; may be left out: the checkpoint holds its own")
     run.add_argument("-r", "--resume", required=True, help="checkpoint or run folder")
     add_option(run, "output", required=True, help="folder to write")
     add_option(run, "update")
@@ -107,7 +108,8 @@ def open_run(options: argparse.Namespace) -> Evaluation:
             "isdfine predict draws the detections of exported models"
         )
     overrides = [*options.update, f"resume={json.dumps(options.resume)}", "tuning=null"]
-    config = isdfine.load_config(options.config, overrides + ([f"device={options.device}"] if options.device else []))
+    overrides += [f"device={options.device}"] if options.device else []
+    config = isdfine.load_config(options.config or config_of(options.resume), overrides)
     config.require(*NEEDED)
     run = Evaluation(config)
     run.load(options.resume)

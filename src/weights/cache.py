@@ -69,7 +69,7 @@ def located(path: str | PathLike[str]) -> Path:
         refuse_url(path)
         if text == Path(text).name and not Path(text).suffix:
             raise CheckpointError(
-                f"{text}: no such file or folder, and no weights of this name{_meant(text)}: isdfine weights list "
+                f"{text}: no such file or folder, and no weights of this name{_meant(text)} isdfine weights list "
                 "shows the names"
             )
     return Path(path)
@@ -82,7 +82,7 @@ def named(name: str) -> Published:
         CheckpointError: there is none; with the nearest name.
     """
     if name not in TABLE:
-        raise CheckpointError(f"{name}: no weights of this name{_meant(name)}: isdfine weights list shows the names")
+        raise CheckpointError(f"{name}: no weights of this name{_meant(name)} isdfine weights list shows the names")
     return TABLE[name]
 
 
@@ -214,4 +214,4 @@ def _by_hand(published: Published) -> str:
 
 def _meant(name: str) -> str:
     near = difflib.get_close_matches(name, TABLE, n=1)
-    return f", did you mean {near[0]}?" if near else ""
+    return f", did you mean {near[0]}?" if near else ":"

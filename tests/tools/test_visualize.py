@@ -72,8 +72,8 @@ def test_a_report_of_some_images_chooses_its_threshold(visualize: Visualize, tmp
 
 def test_the_ap_of_the_curves_is_that_of_the_evaluator(run_folder: Path, tmp_path: Path) -> None:
     options = TOOL.parse_arguments(
-        ["report", "-c", str(run_folder / "micro.yml"), "-r", str(run_folder / "best.pth"), "-o", str(tmp_path)]
-    )
+        ["report", "-r", str(run_folder / "best.pth"), "-o", str(tmp_path)]
+    )  # its own config
     evaluated = TOOL.evaluate(options)
     for curve, expected in zip(evaluated.judgement.curves, evaluated.result.per_class):
         assert curve.ap == pytest.approx(expected.ap50, abs=1e-6)

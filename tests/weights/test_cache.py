@@ -62,7 +62,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(ask: object) -> None:
     with pytest.raises(CheckpointError) as caught:
         ask("dfine-s-cocoo")  # type: ignore[operator]
     assert str(caught.value) == (
-        "dfine-s-cocoo: no such file or folder, and no weights of this name, did you mean dfine-s-coco?: isdfine "
+        "dfine-s-cocoo: no such file or folder, and no weights of this name, did you mean dfine-s-coco? isdfine "
         "weights list shows the names"
     )
     with pytest.raises(CheckpointError, match="is a URL, and nothing is downloaded here"):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .node import MAX_DEPTH, MAX_VALUES, Node, VainNull, locate, parse_yaml, read_yaml
-from .shipped import find_config
+from .shipped import find_config, nearest_config
 
 INCLUDE = "__include__"
 MAX_FILES = 100
@@ -80,7 +80,10 @@ def read_tree(
     try:
         own = read_yaml(path, shown)
     except ConfigError as error:
-        raise ConfigError(f"{error} (included at {_from})") if _from else error from error
+        near = None if path.exists() else nearest_config(path)
+        others = f"; the package has {near}" if near else ""
+        place = f" (included at {_from})" if _from else ""
+        raise ConfigError(f"{error}{others}{place}") from error
     real = path.resolve()
     if real in _open:
         chain = " -> ".join(_shown(file) for file in (*_open, real))

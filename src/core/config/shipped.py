@@ -50,7 +50,17 @@ def find_config(name: str | Path, folder: Path | None = None) -> Path:
     if same:
         return same[0]
     if text.startswith(PREFIX):
-        near = difflib.get_close_matches(wanted.name, [file.name for file in files], n=1)
-        meant = f", did you mean {PREFIX}{near[0]}?" if near else f": its configs are in {SHIPPED}"
+        near = nearest_config(wanted)
+        meant = f", did you mean {near}?" if near else f": its configs are in {SHIPPED}"
         raise ConfigError(f"{text}: the package has no such config{meant}")
     return path
+
+
+def nearest_config(path: Path) -> str | None:
+    """The package's config whose name is most like that of a path, as ``find_config`` takes it; None: none is like it.
+
+    >>> nearest_config(Path("dfine_hgnetv2_s_coc"))
+    'isdfine:dfine_hgnetv2_s_coco.yml'
+    """
+    near = difflib.get_close_matches(path.stem, {file.stem for file in SHIPPED.rglob("*.yml")}, n=1)
+    return f"{PREFIX}{near[0]}.yml" if near else None

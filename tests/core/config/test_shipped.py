@@ -62,8 +62,11 @@ def test_what_is_nowhere() -> None:
         find_config("isdfine:x")
     for unknown in ("mine.yml", "../dfine_hgnetv2_s_coco.yml", "/dfine_hgnetv2_s_coco.yml", ""):
         assert find_config(unknown) == Path(unknown)
-    with pytest.raises(ConfigError, match=r"mine\.yml"):
+    with pytest.raises(ConfigError, match=r"^mine\.yml: no such file: check the path$"):
         isdfine.load_config("mine.yml")
+    for near in ("dfine_hgnetv2_s_coco", "dfine/dfine_hgnetv2_s_cocoo.yml"):
+        with pytest.raises(ConfigError, match=r"check the path; the package has isdfine:dfine_hgnetv2_s_coco\.yml$"):
+            isdfine.load_config(near)
 
 
 def test_own_files_build_on_them(tmp_path: Path) -> None:

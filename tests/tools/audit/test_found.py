@@ -239,7 +239,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     formats = r"\(COCO JSON, YOLO data\.yaml, CrowdHuman odgt, Pascal VOC\)"
     for name, said in {
         "nowhere": "no such file or folder",
-        "empty": rf"no data set found in this folder {formats}: there is no file in it",
+        "empty": rf"no data set found in this folder {formats}: there is no file in it: check the path",
         "other": rf"{formats}: there are 1 \.csv: name its annotation file itself",
         "data.zip": "an archive: unpack it",
         "named": r"first, second could each be train: name the folder or file of one",
