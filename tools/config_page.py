@@ -178,7 +178,7 @@ def page() -> str:
                ((f"`{name}`", plain(describe(kind)), SHARED_TEXTS[name]) for name, kind in SHARED.items())),
         "`input_size: [height, width]` sets `Resize`, `base_size` and `eval_spatial_size`; `epochs` in a later file\n"
         "moves the schedule in proportion ([finetune.md](finetune.md)). `imports` lists modules of yours\n"
-        "([extend.md](extend.md)).\n",
+        "([extend.md](extend.md)); no checkpoint makes code run, so with them `-r` needs `-c RUN/config.yml` too.\n",
     ]  # fmt: skip
     for heading, names in groups.items():
         lines += [f"## {heading}\n"]

@@ -130,7 +130,10 @@ def _fill(published: Published) -> None:
         raise CheckpointError(
             f"{published.name} is not in the cache, and {variable} forbids downloads: {_by_hand(published)}"
         )
-    lock = take_lock(cache_folder() / f"{published.name}.lock", patience_s=math.inf)
+    place = cache_folder() / f"{published.name}.lock"
+    if (lock := take_lock(place)) is None:
+        logger.info("%s: waiting for another process, which downloads it", published.name)
+        lock = take_lock(place, patience_s=math.inf)
     assert lock is not None, "patience without end"
     with lock:
         if not file.is_file():

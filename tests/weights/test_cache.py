@@ -159,11 +159,14 @@ def test_weights_in_a_cache_that_cannot_be_written_are_used(
     assert "its SHA-256 is not recorded, because the cache cannot be written (Read-only file system)" in caplog.text
 
 
-def test_two_who_ask_at_the_same_time_download_once(server: FileServer, one: Published) -> None:
+def test_two_who_ask_at_the_same_time_download_once(
+    server: FileServer, one: Published, caplog: pytest.LogCaptureFixture
+) -> None:
     server.slow_s = 0.1
-    with ThreadPoolExecutor(4) as pool:
+    with caplog.at_level(logging.INFO, logger="isdfine"), ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda _: fetch(one), range(4))) == {file_of(one)}
     assert len(server.requests) == 1
+    assert "micro-coco: waiting for another process, which downloads it" in caplog.text
     assert file_of(one).read_bytes() == CONTENT
 
 
