@@ -259,7 +259,8 @@ def config_of(path: str | Path) -> Config:
             f"{path}: its config imports {names}, and code is not run because a weights file says so: if you trust it, "
             "give the YAML file of the run, such as the config.yml beside it (-c, config)"
         )
-    return Config(locate(saved, str(path)), str(path))
+    file = Path(path, "config.yml") if Path(path).is_dir() else Path(path)  # in its own folder the schedule stays
+    return Config(locate(saved, str(path)), str(file))
 
 
 def judge(config: Config) -> EvalResult:

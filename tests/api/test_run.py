@@ -16,6 +16,7 @@ from PIL import Image
 
 import isdfine
 from builders import write_micro_config
+from isdfine.api.run import config_of
 from isdfine.api.session import overrides
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.solver.callbacks import EpochListener
@@ -58,6 +59,15 @@ def test_a_run_is_judged_again_by_its_file_alone(run: isdfine.Run, folder: Path)
     with pytest.raises(ConfigError, match=r"weights\.pth: holds no config: give the YAML file it was trained with"):
         isdfine.evaluate(weights)
     assert isdfine.evaluate(weights, config=run.config).num_images == 8
+
+
+def test_more_epochs_go_on_with_the_schedule_of_the_run(run: isdfine.Run, tmp_path: Path) -> None:
+    official = isdfine.load_config("dfine_hgnetv2_n_coco.yml", ["epochs=12"])
+    state = torch.load(run.best, weights_only=True)
+    torch.save({**state, "config": official.dump()}, tmp_path / "last.pth")
+    for start in (tmp_path, tmp_path / "last.pth"):
+        config = isdfine.load_config(config_of(start), [f"resume={start}", "epochs=20"])
+        assert (config.get("epoches"), config.get("train_dataloader.collate_fn.stop_epoch")) == (20, 11)
 
 
 def test_code_is_not_run_because_a_checkpoint_says_so(run: isdfine.Run, folder: Path) -> None:
