@@ -267,7 +267,7 @@ def judge(config: Config) -> EvalResult:
     """Metrics of the checkpoint that a config names (``resume``, or ``tuning``)."""
     checkpoint = config.settings.resume or config.settings.tuning
     if checkpoint is None:
-        raise ConfigError("--test-only needs the checkpoint to judge: give it with -r")
+        raise ConfigError("an evaluation needs a checkpoint: give it with -r")
     config.require(*NEEDED_TO_TEST)
     run = Evaluation(config)
     run.load(checkpoint)

@@ -109,7 +109,7 @@ def test_what_a_config_has_to_say_is_a_warning_line(
         (["-u", "epoches=many"], r"epoches: expected"),
         (["--epochs", "0"], r"epochs=0': epoches: expected 1 or more, found 0"),
         (["-u", "criterion=null", "evaluator=null"], r"evaluator: missing.*criterion: missing"),
-        (["--test-only"], r"--test-only needs the checkpoint"),
+        (["--test-only"], r"an evaluation needs a checkpoint: give it with -r"),
         (["--auto", "--test-only"], r"--auto chooses for a training run: leave it out with --test-only and"),
         (["-u", "train_dataloader.prefetch_factor=0"], r"prefetch_factor is 0: give 1 to 1000"),
         (["-r", "nowhere"], r"nowhere: no such file or folder, and no weights of this name"),
