@@ -248,7 +248,7 @@ def facts(options: argparse.Namespace, evaluated: Evaluated) -> dict[str, str]:
     data = run.val_loader.dataset.annotations
     return {
         "checkpoint": str(Path(options.resume).resolve()),
-        "config": str(Path(options.config).resolve()),
+        "config": str(Path(options.config or options.resume).resolve()),
         "annotations": f"{data.place} ({len(evaluated.ids):,} of {len(data):,} images)",
         "classes": f"{len(run.label_space):,}",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

@@ -30,11 +30,11 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def visualize(run_folder: Path, tmp_path: Path) -> Visualize:
     def call(command: str, *arguments: object, checkpoint: Path | None = None) -> int:
-        file = checkpoint or run_folder / "best.pth"
+        file = checkpoint or run_folder / "best.pth"  # which holds its config
+        config = ["-c", str(run_folder / "micro.yml")] if checkpoint else []
         code: int = TOOL.main(
-            [command, "-c", str(run_folder / "micro.yml"), "-r", str(file), "-o", str(tmp_path / "out"), "-d", "cpu",
-             *map(str, arguments)]
-        )  # fmt: skip
+            [command, *config, "-r", str(file), "-o", str(tmp_path / "out"), "-d", "cpu", *map(str, arguments)]
+        )
         return code
 
     return call
