@@ -35,6 +35,7 @@ extras = requirements()
 run, test_tools = extras.pop("run"), extras.pop("dev")
 extras["all"] = [requirement for section in extras.values() for requirement in section]
 extras["dev"] = extras["all"] + test_tools
+extras["run"] = []  # what all get, for those who ask for it by name
 
 setup(
     name="isdfine",

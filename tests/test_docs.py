@@ -56,16 +56,16 @@ def test_the_config_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install --use-pep517 -e "
 FIRST = (
-    f"{INSTALL}. && python tools/train.py -c configs/quickstart.yml",
-    f'{INSTALL}".[dev]" && python -m pytest -n 2 --dist loadfile',
+    f"{INSTALL}. && \\\n  python tools/train.py -c configs/quickstart.yml\n",
+    f'{INSTALL}".[dev]" && \\\n  python -m pytest -n 2 --dist loadfile\n',
 )
 
 
 def test_the_readme_is_one_that_people_read_to_the_end() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.split()) <= 900
-    assert [line for line in text.splitlines() if len(line) > 120 and line not in FIRST] == []
-    assert set(FIRST) <= set(text.splitlines())  # as newcomers and CI run them
+    assert [line for line in text.splitlines() if len(line) > 120] == []
+    assert all(command in text for command in FIRST)  # as newcomers and CI run them
 
 
 def test_the_files_that_the_readme_names_exist() -> None:

@@ -208,7 +208,9 @@ def test_which_writers_a_run_has(
     assert names("writers=[TensorBoard, Csv]", "tensorboard=true", config=config) == ["TensorBoard", "Csv"]
     assert names("writers=[TensorBoard, Csv]", "tensorboard=false", config=config) == ["Csv"]
     assert names("writers=[]", config=config) == []
-    with pytest.raises(ConfigError, match=r"writers knows no 'CSV'; known: Csv, JsonLines, MLflow, TensorBoard, WandB"):
+    with pytest.raises(
+        ConfigError, match=r"writers knows no 'CSV'; known: Csv, JsonLines, MLflow, .*TensorBoard, WandB"
+    ):
         names("writers=[CSV]", config=config)
     with pytest.raises(ConfigError, match="GOLSD is registered, but does not derive from the base class of writers"):
         names("writers=[GOLSD]", config=config)
