@@ -63,7 +63,10 @@ def read_lists(path: str | Path, keys: Sequence[str]) -> list[list[msgspec.Raw]]
         check_regular(path)
         data = memoryview(Path(path).read_bytes())  # not mapped: one that is cut short meanwhile would end the process
     except OSError as error:
-        raise DataError(f"{path}: the annotation file cannot be opened ({error.strerror}): check ann_file") from error
+        raise DataError(
+            f"{path}: the annotation file cannot be opened ({error.strerror}): check ann_file, "
+            "or give a folder of data with --data"
+        ) from error
     data = data[len(_BOM) :] if data[: len(_BOM)] == _BOM else data
     try:
         lists = _lists(data, keys)
