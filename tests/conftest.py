@@ -1,14 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: threads of all of them would wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(autouse=True)

@@ -57,7 +57,7 @@ def test_the_config_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch, tmp_pa
 INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install --use-pep517 -e "
 FIRST = (
     f"{INSTALL}. && \\\n  python tools/train.py -c configs/quickstart.yml\n",
-    f'{INSTALL}".[dev]" && \\\n  python -m pytest -n 2 --dist loadfile\n',
+    f'{INSTALL}".[dev]" && \\\n  python -m pytest\n',
 )
 
 
@@ -133,8 +133,8 @@ def test_options_that_the_documents_name_exist() -> None:
         for page in (ROOT / "README.md", *DOCUMENTS)
         for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", page.read_text())
     }
-    # of torchrun, TensorBoard, trtexec, pip and pytest-xdist
-    foreign = {"--nproc_per_node", "--logdir", "--stronglyTyped", "--use-pep517", "--index-url", "--no-deps", "--dist"}
+    # of torchrun, TensorBoard, trtexec and pip
+    foreign = {"--nproc_per_node", "--logdir", "--stronglyTyped", "--use-pep517", "--index-url", "--no-deps"}
     assert len(named) > 50
     assert sorted((page, option) for page, option in named if option not in ours | foreign) == []
 

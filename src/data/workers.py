@@ -27,6 +27,7 @@ FORK_SERVER = f"{__package__}.fork_server"
 _UNKNOWN_END = 255
 """What multiprocessing takes for the exit code of a process whose fork server is gone."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SEEN_WITHIN_S = 5.0
 
 
 @contextlib.contextmanager
@@ -142,6 +143,8 @@ def deaths_reported(loader: TorchDataLoader[Any]) -> Iterator[None]:
         yield
     except (RuntimeError, OSError, EOFError) as error:
         workers = getattr(loader._iterator, "_workers", ())
+        if isinstance(error, (OSError, EOFError)):  # a connection breaks a moment before its process is seen to be gone
+            connection.wait([worker.sentinel for worker in workers], _SEEN_WITHIN_S)
         dead = [worker for worker in workers if not worker.is_alive()]
         if not dead:
             raise

@@ -5,6 +5,7 @@
 import csv
 import json
 import logging
+import multiprocessing
 import struct
 import sys
 from collections.abc import Mapping
@@ -81,10 +82,8 @@ def test_mlflow(tmp_path: Path) -> None:
 
 def records(folder: Path) -> list[Any]:
     """What W&B wrote, in its order: records in the format of LevelDB's logs, here of one block each."""
-    import wandb
     from wandb.proto import wandb_internal_pb2
 
-    wandb.teardown()  # waits for the process that writes
     found = []
     for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
         data, at = path.read_bytes(), 7
@@ -98,10 +97,22 @@ def records(folder: Path) -> list[Any]:
     return found
 
 
+def write_with_wandb(folder: Path) -> None:
+    """What ``write_twice`` does, and wait for W&B's own process, which writes."""
+    import wandb
+
+    write_twice(lambda: WandB("boxes", mode="offline", tags=["tiny"]), folder)
+    wandb.teardown()
+
+
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = tmp_path / "run"
-    write_twice(lambda: WandB("boxes", mode="offline", tags=["tiny"]), folder)
+    # W&B takes over streams and threads of its process: it gets one of its own
+    child = multiprocessing.get_context("spawn").Process(target=write_with_wandb, args=(folder,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
     written = records(folder)
     runs = [record.run for record in written if record.HasField("run")]
     assert {run.run_id for run in runs} == {(folder / "wandb_run_id.txt").read_text()}
