@@ -100,7 +100,7 @@ def test_missing_rank_fails_within_the_timeout() -> None:
 
 
 STOPPED = """
-import os, signal, sys, torch.distributed
+import os, signal, sys, time, torch.distributed
 from isdfine.core import dist
 stop_at, rank = sys.argv[1], os.environ["RANK"]
 if stop_at == "start" and rank == "0":
@@ -108,7 +108,9 @@ if stop_at == "start" and rank == "0":
     store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
     os.kill(os.getpid(), signal.SIGSTOP)
 dist.init(device="cpu")
+dist.barrier()  # both have begun
 if rank == "0":
+    time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGSTOP)
 dist.moved()
 dist.barrier()
