@@ -27,6 +27,7 @@ from .core.config.foreign import refuse_other_kinds
 from .core.config.layers import read_tree
 from .core.config.node import locate, parse_yaml
 from .core.config.plan import SHARED
+from .core.config.shipped import find_config
 from .core.errors import CheckpointError, ConfigError
 from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
@@ -338,7 +339,7 @@ def _config_of(checkpoint: Checkpoint, given: str | PathLike[str] | Config | Non
     classes = len(checkpoint.label_space or ()) or _ANY_COUNT
     if isinstance(given, Config):
         return inference_config(given.data, given.path, classes)
-    tree = None if given is None else read_tree(Path(given))
+    tree = None if given is None else read_tree(find_config(given))
     if tree is not None:
         if "model" not in tree.value:
             refuse_other_kinds(tree)

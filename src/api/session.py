@@ -73,6 +73,14 @@ def session() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = pixels
 
 
+def join(config: Config) -> None:
+    """Under torchrun: the process joins the group, and ends when torchrun is gone."""
+    if start := config.settings.resume or config.settings.tuning:
+        located(start)  # a download may take longer than ranks wait for each other
+    dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
+    dist.follow_launcher()
+
+
 @contextmanager
 def group(config: Config, job: str) -> Iterator[None]:
     """Under torchrun: the process joins the group, whose ranks must all do the same job.
@@ -80,10 +88,7 @@ def group(config: Config, job: str) -> Iterator[None]:
     It stays in it for later jobs; the group is left when the process ends, unless a job has failed.
     """
     atexit.unregister(dist.shutdown)
-    if start := config.settings.resume or config.settings.tuning:
-        located(start)  # a download may take longer than ranks wait for each other
-    dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
-    dist.follow_launcher()
+    join(config)
     try:
         with dist.naming_ranks():
             compare_configs(config, job)

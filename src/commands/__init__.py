@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from importlib import import_module
 import isdfine
 
 from ..core.command import MISUSE
+from ..core.errors import meant
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,6 @@ def main() -> int:
     if given[0] in ("-V", "--version", "version"):
         print(isdfine.__version__)
         return 0
-    near = difflib.get_close_matches(given[0], COMMANDS, n=1)
-    meant = f", did you mean {near[0]}?" if near else ":"
-    print(f"error: isdfine has no command {given[0]!r}{meant} isdfine -h lists them", file=sys.stderr)
+    near = meant(given[0], COMMANDS)
+    print(f"error: isdfine has no command {given[0]!r}{near} isdfine -h lists them", file=sys.stderr)
     return MISUSE

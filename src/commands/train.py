@@ -146,9 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     setup_logging()  # for what the config has to say; the rank is known later
     from ..api.run import config_of
+    from ..api.session import join
     from ..core import dist
     from ..solver.train import StopTraining
-    from ..weights.cache import located
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -163,11 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.print_config:
             print(config.dump(), end="")
             return 0
-        if start := config.settings.resume or config.settings.tuning:
-            located(start)  # a download may take longer than ranks wait for each other
-        dist.init("cpu" if (config.settings.device or "").startswith("cpu") else None)
+        join(config)
         setup_logging(dist.rank())
-        dist.follow_launcher()
         from ..solver.solver import compare_configs
 
         with dist.naming_ranks():

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import traceback
 import unicodedata
+from collections.abc import Iterable
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -69,6 +71,12 @@ def last_line(error: BaseException, caller: str) -> str:
 _BREAKING = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories: control characters (line breaks, escapes), halves of a character, line and paragraph ends."""
 _FORMULA = ("=", "+", "-", "@")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names as a part of a sentence, ``, did you mean X?``; a colon where none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]}?" if near else ":"
 
 
 def one_line(text: str) -> str:

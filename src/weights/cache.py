@@ -8,7 +8,6 @@ file is used.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import logging
@@ -21,7 +20,7 @@ from pathlib import Path
 from ..core.checkpoint import refuse_url
 from ..core.checkpoint.card import file_sha256
 from ..core.command import write_json
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, meant
 from ..core.extras import need
 from ..core.files import take_lock, why
 from .download import download
@@ -69,8 +68,8 @@ def located(path: str | PathLike[str]) -> Path:
         refuse_url(path)
         if text == Path(text).name and not Path(text).suffix:
             raise CheckpointError(
-                f"{text}: no such file or folder, and no weights of this name{_meant(text)} isdfine weights list "
-                "shows the names"
+                f"{text}: no such file or folder, and no weights of this name{meant(text, TABLE)} isdfine weights "
+                "list shows the names"
             )
     return Path(path)
 
@@ -82,7 +81,9 @@ def named(name: str) -> Published:
         CheckpointError: there is none; with the nearest name.
     """
     if name not in TABLE:
-        raise CheckpointError(f"{name}: no weights of this name{_meant(name)} isdfine weights list shows the names")
+        raise CheckpointError(
+            f"{name}: no weights of this name{meant(name, TABLE)} isdfine weights list shows the names"
+        )
     return TABLE[name]
 
 
@@ -213,8 +214,3 @@ def _by_hand(published: Published) -> str:
     if published.file:
         return f"get {published.url} elsewhere and put it at {file_of(published)}"
     return f"get {', '.join(HUB_FILES)} of {published.url} elsewhere and put them into {place_of(published)}"
-
-
-def _meant(name: str) -> str:
-    near = difflib.get_close_matches(name, TABLE, n=1)
-    return f", did you mean {near[0]}?" if near else ":"

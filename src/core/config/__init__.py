@@ -72,7 +72,11 @@ def load_config(
     if isinstance(overrides, str):
         raise ConfigError(f"overrides must be a list of texts, found the text {overrides!r}")
     replaced: Replaced = []
-    base, path = (path._tree, path.path) if isinstance(path, Config) else (read_tree(path, replaced), find_config(path))
+    if isinstance(path, Config):
+        base, path = path._tree, path.path
+    else:
+        path = find_config(path)
+        base = read_tree(path, replaced)
     tree = apply_overrides(base, overrides, replaced)
     tree = with_sizes_of_batches(settle(with_layer(base, tree, keep_schedule=_goes_on(path, tree))))
     tree = import_components(tree)

@@ -70,7 +70,7 @@ def read_tree(
         ConfigError: missing file, unreadable YAML, a root that is not a mapping, a cycle of includes, or more than
             ``MAX_FILES`` files or ``MAX_VALUES`` values.
     """
-    path, read = find_config(path), [] if _read is None else _read  # values of every file so far
+    path, read = Path(path), [] if _read is None else _read  # values of every file so far
     shown = _shown(path)
     if path.suffix == ".py":
         raise ConfigError(

@@ -16,7 +16,7 @@ SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 """Folder of the package's own configs: in it where it was installed, beside it in a checkout."""
 
 
-def find_config(name: str | Path, folder: Path | None = None) -> Path:
+def find_config(name: str | os.PathLike[str], folder: Path | None = None) -> Path:
     """The file that a config's name stands for.
 
     Args:

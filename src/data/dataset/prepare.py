@@ -94,8 +94,8 @@ class Subset:
         """
         if self.chosen is None:
             return np.arange(len(file_names))
-        if self.stretch or isinstance(self.chosen, (int, float)):
-            indices = self._drawn(file_names, *(self.stretch or (0.0, 1.0)))
+        if self.stretch:
+            indices = self._drawn(file_names, *self.stretch)
         elif isinstance(self.chosen, str):
             try:
                 lines = placed_lines(Path(self.chosen))
@@ -104,6 +104,7 @@ class Subset:
                 raise DataError(text) from error
             indices = _named(lines, file_names, image_ids, place)
         else:
+            assert not isinstance(self.chosen, (int, float)), "a stretch, too"
             named = [(f"subset, entry {number}", str(item)) for number, item in enumerate(self.chosen, 1)]
             indices = _named(named, file_names, image_ids, place)
         if not len(indices) and file_names:
