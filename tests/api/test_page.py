@@ -15,7 +15,7 @@ from isdfine.deploy.onnx.half import HalfShare
 
 
 def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Writing ONNX takes a while and is tested in tests/tools/test_export_onnx.py."""
+    """Writing ONNX takes a while and is tested in tests/commands/test_export_onnx.py."""
     written: list[Any] = []
 
     def write(

@@ -14,7 +14,7 @@ from isdfine.bench.model_info import ModelInfo, convention, model_info, rows_of
 from isdfine.bench.timing import table
 from isdfine.core.errors import ConfigError
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {"n": (4, 7), "s": (10, 25), "m": (19, 57), "l": (31, 91), "x": (62, 202)}
 
 
