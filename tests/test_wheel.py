@@ -92,7 +92,7 @@ def test_the_metadata_name_every_extra(wheel: Path) -> None:
     for line in needed:
         requirement, _, condition = line.partition("; extra == ")
         extras.setdefault(condition.strip('"') or "run", set()).add(requirement)
-    assert {"export", "plots", "log", "video", "timm", "hub", "all", "dev"} < extras.keys()
+    assert {"export", "plots", "log", "video", "timm", "hub", "openvino", "all", "dev"} < extras.keys()
     assert set(said.get_all("Provides-Extra") or []) == extras.keys()  # [run] adds nothing: it is what all get
     single = extras.keys() - {"run", "all", "dev"}
     assert extras["all"] == set().union(*(extras[name] for name in single))
