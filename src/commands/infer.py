@@ -66,6 +66,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tile-whole", action="store_true", help="look at the whole image besides its tiles")
     add_option(parser, "max_pixels", default=LARGEST, help="largest image that is decoded (%(default)s)")
     add_option(parser, "device")
+    parser.add_argument("--backend", help="openvino runs .onnx files in OpenVINO instead of ONNX Runtime")
     parser.add_argument("--threads", type=int, help="CPU threads of the network")
     add_option(parser, "overwrite")
     return parser.parse_args(arguments)
@@ -156,7 +157,7 @@ def infer(options: argparse.Namespace) -> InferenceSummary:
     keep_apart(sources, options.output)
     detector = isdfine.Detector.load(
         options.model, device=options.device, threads=options.threads, batch_size=options.batch,
-        config=options.config, names=class_names(options.names),
+        config=options.config, names=class_names(options.names), backend=options.backend,
     )  # fmt: skip
     counts = [source.count for source in sources]
     total = None if None in counts else sum(count or 0 for count in counts)

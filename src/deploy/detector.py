@@ -26,6 +26,8 @@ from .preprocess import Prepared
 THRESHOLD = 0.4
 """Score from which a detection counts: about where a trained D-FINE's F1 is highest."""
 BATCH_SIZE = 8
+_BACKENDS = {".onnx": ("onnx", "openvino"), ".engine": ("tensorrt",), ".trt": ("tensorrt",)}
+"""What runs a file, by its ending; the first unless another is asked for. All else is PyTorch's."""
 
 
 class Detector:
@@ -60,6 +62,7 @@ class Detector:
         batch_size: int = BATCH_SIZE,
         config: str | PathLike[str] | Config | None = None,
         names: Sequence[str] | None = None,
+        backend: str | None = None,
     ) -> Detector:
         """Load a model; the ending says which backend runs it.
 
@@ -67,11 +70,13 @@ class Detector:
             path: ``.onnx``: ONNX Runtime. ``.engine`` or ``.trt``: TensorRT. All else PyTorch: a checkpoint (``.pth``),
                 ``.safetensors``, a folder of a run (its ``last.pth``) or of transformers, or the name of published
                 weights, which are downloaded when first used.
-            device: ``cpu``, ``cuda`` or ``cuda:1``; None = a GPU where there is one.
+            device: ``cpu``, ``cuda`` or ``cuda:1``; None = a GPU where there is one. OpenVINO has names of its own.
             threads: CPU threads for one call; None = the backend's choice. PyTorch sets it for the whole process.
             batch_size: images per call of the network, at most.
             config: YAML file or config of the run, for checkpoints that carry none (the official ones).
             names: class names in label order, for ONNX files and engines that carry none (official D-FINE exports).
+            backend: ``openvino`` runs an ``.onnx`` file in OpenVINO; None = by the ending, as above (``onnx``,
+                ``tensorrt`` or ``torch``).
 
         Raises:
             CheckpointError: the file is missing, damaged, another project's, or made by another TensorRT version.
@@ -81,7 +86,11 @@ class Detector:
         path = Path(path)
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}: give 1 or more")
-        if path.suffix.lower() not in (".onnx", ".engine", ".trt"):
+        fitting = _BACKENDS.get(path.suffix.lower(), ("torch",))
+        backend = backend or fitting[0]
+        if backend not in fitting:
+            raise ConfigError(f"{path}: backend is {backend!r}: this file is run by {' or '.join(fitting)}")
+        if backend == "torch":
             from .backends.torch import TorchBackend
 
             if names is not None:
@@ -91,10 +100,14 @@ class Detector:
             return cls(TorchBackend.load(path, device=device, threads=threads, config=config), batch_size=batch_size)
         if config is not None:
             raise ConfigError(f"{path}: says all by itself: leave config out")
-        if path.suffix.lower() == ".onnx":
+        if backend == "onnx":
             from .backends.onnx import OnnxBackend
 
             return cls(OnnxBackend(path, device, threads, names), batch_size=batch_size)
+        if backend == "openvino":
+            from .backends.openvino import OpenVINOBackend
+
+            return cls(OpenVINOBackend(path, device, threads, names), batch_size=batch_size)
         from .backends.tensorrt import TensorRTBackend
 
         if threads is not None:

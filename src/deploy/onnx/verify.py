@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ...core.errors import CheckpointError
 from ..backends.base import Outputs
-from ..backends.onnx import open_session, reason
+from ..backends.graph import reason
+from ..backends.onnx import open_session
 from .compare import FP32, Difference, Tolerance, compare
 from .sample import VerificationSample
 from .structure import ExportError, read_graph, structure_problems

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detector_cases import LABELS
+from graph_cases import GREY, OURS, constant_graph
 from isdfine import Detector
 from isdfine.core.checkpoint import NO_SUM, SUM_KEY, write_with_sum
 from isdfine.core.errors import CheckpointError, ConfigError
@@ -16,49 +17,6 @@ from isdfine.core.errors import CheckpointError, ConfigError
 onnx = pytest.importorskip("onnx", reason="pip install onnx")
 pytest.importorskip("onnxruntime", reason="pip install onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402  # after the check that it is there
-
-
-def constant_graph(
-    path: Path, *, batch: int | str = "N", kind: int = TensorProto.FLOAT, io: tuple[str, ...] = (), **metadata: str
-) -> Path:
-    """A graph that answers with the mean of the pixels as score, and the whole image as box."""
-    images, sizes, labels, boxes, scores = io or ("images", "orig_target_sizes", "labels", "boxes", "scores")
-    nodes = [
-        helper.make_node("Cast", [images], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Unsqueeze", ["mean", "one"], [scores]),
-        helper.make_node("Cast", [sizes], ["wh"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["wh", "wh"], ["zero"]),
-        helper.make_node("Concat", ["zero", "wh"], ["flat"], axis=1),
-        helper.make_node("Unsqueeze", ["flat", "one"], [boxes]),
-        helper.make_node("Cast", [scores], ["none"], to=TensorProto.INT64),
-        helper.make_node("Sub", ["none", "none"], [labels]),
-    ]
-    values = [
-        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
-        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
-    ]
-    graph = helper.make_graph(
-        nodes, "constant",
-        [
-            helper.make_tensor_value_info(images, kind, [batch, 3, 32, 64]),
-            helper.make_tensor_value_info(sizes, TensorProto.INT64, [batch, 2]),
-        ],
-        [
-            helper.make_tensor_value_info(labels, TensorProto.INT64, [batch, 1]),
-            helper.make_tensor_value_info(boxes, TensorProto.FLOAT, [batch, 1, 4]),
-            helper.make_tensor_value_info(scores, TensorProto.FLOAT, [batch, 1]),
-        ],
-        values,
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, metadata)
-    onnx.save(model, path)
-    return path
-
-
-OURS = {"isdfine_version": "0", "names": '["dark", "light"]', "ids": "[3, 7]", "size": "[32, 64]", "resize": "squash"}
-GREY = np.full((10, 20, 3), 102, np.uint8)
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 3])
@@ -73,7 +31,7 @@ def test_batches_of_any_and_of_one_size(tmp_path: Path, batch: int | str) -> Non
 
 
 def test_uint8_graphs_get_the_pixels(tmp_path: Path) -> None:
-    detector = Detector.load(constant_graph(tmp_path / "m.onnx", kind=TensorProto.UINT8, **OURS), device="cpu")
+    detector = Detector.load(constant_graph(tmp_path / "m.onnx", kind="UINT8", **OURS), device="cpu")
     assert detector.info.uint8
     assert detector.detect(GREY, 0.0).scores[0] == 102
 

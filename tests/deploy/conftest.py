@@ -15,6 +15,8 @@ from isdfine.deploy.onnx.export import export_onnx
 from isdfine.deploy.onnx.sample import draw_sample, images_in
 from isdfine.deploy.preprocess import Recipe
 
+TEXTS = {"isdfine_version": "0", "names": '["dark", "light"]', "ids": "[3, 7]"}
+
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
@@ -25,9 +27,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     config = micro(folder)
     model, postprocessor = filled(config), config.build("postprocessor")
     paths = images_in(IMAGES)
-    report = export_onnx(
-        model, postprocessor, folder / "micro.onnx", size=SIZE, images=paths, metadata={"names": '["dark", "light"]'}
-    )
+    report = export_onnx(model, postprocessor, folder / "micro.onnx", size=SIZE, images=paths, metadata=TEXTS)
     sample = draw_sample(model, postprocessor, paths, Recipe.squash(SIZE))
     return Exported(config, model, postprocessor, sample, report)
 
