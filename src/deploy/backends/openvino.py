@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ from ...core.errors import ConfigError
 from ...core.extras import need
 from .base import INPUTS, OUTPUTS
 from .graph import GraphBackend, check_file, unreadable
+
+
+@cache
+def _core() -> Any:
+    """One for the whole process, never given back.
+
+    OpenVINO's CPU plugin gives the thread that calls it another stack for signals, and frees that memory with the last
+    user of the plugin, whatever thread that is in: the next signal, Ctrl-C for one, would then end the process with a
+    segmentation fault (2026.4).
+    """
+    return need("openvino", "openvino").Core()
 
 
 class OpenVINOBackend(GraphBackend):
@@ -40,8 +52,7 @@ class OpenVINOBackend(GraphBackend):
         threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        path, openvino = Path(path), need("openvino", "openvino")
-        core = openvino.Core()
+        path, openvino, core = Path(path), need("openvino", "openvino"), _core()
         chosen, known = (device or "cpu").upper(), core.available_devices
         if chosen not in known:
             raise ConfigError(f"device is {device!r}, OpenVINO finds here only {', '.join(known).lower()}: give one")

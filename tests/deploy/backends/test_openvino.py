@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO finds in our files what ONNX Runtime finds."""
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +86,24 @@ def test_threads_share_it(exported: Exported, tmp_path: Path) -> None:
         for one, other in zip(alone * 4, pool.map(lambda path: detector.detect(path, 0.0), paths * 4)):
             np.testing.assert_array_equal(one.scores, other.scores)
             np.testing.assert_array_equal(one.boxes, other.boxes)
+
+
+def test_signals_after_the_last_detector_is_gone_in_another_thread(tmp_path: Path) -> None:
+    """OpenVINO frees the stack that it gave the main thread for signals; it must not come to that."""
+    script = """
+import faulthandler, signal, sys, threading
+faulthandler.enable()  # gives signals a stack of their own, as pytest does
+from isdfine import Detector
+held = [Detector.load(sys.argv[1], backend="openvino")]
+releasing = threading.Thread(target=held.clear)
+releasing.start()
+releasing.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    graph = constant_graph(tmp_path / "m.onnx", **OURS)
+    done = subprocess.run([sys.executable, "-c", script, str(graph)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize("batch", ["N", 3])
