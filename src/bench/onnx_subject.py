@@ -55,7 +55,7 @@ class OnnxSubject:
         self._finish, finished = finish_for(outputs, str(path))
         self._outputs = list(outputs)
         texts = self._session.get_modelmeta().custom_metadata_map
-        size = _size(self._inputs[self._images].shape, texts, wanted, path)
+        size = size_of(self._inputs[self._images].shape, texts, wanted, path)
         where = "GPU" if wanted.device.type == "cuda" else "CPU"
         uint8 = _TYPES[self._inputs[self._images].type] is np.uint8
         recipe: Recipe | None = Recipe.squash(size)
@@ -64,8 +64,8 @@ class OnnxSubject:
             info = info_from(texts, str(path), where, uint8=uint8, max_batch=None, size=None, names=None)
             recipe, labels = recipe_for(info.recipe, size), info.labels
         self.facts = Facts(
-            str(path), f"onnxruntime {runtime.__version__} ({where})", texts.get("precision") or _precision(path), size,
-            "of the file", finished, recipe, labels, uint8,
+            str(path), f"onnxruntime {runtime.__version__} ({where})", texts.get("precision") or precision_of(path),
+            size, "of the file", finished, recipe, labels, uint8,
         )  # fmt: skip
 
     def place(self, images: NDArray[Any], sizes: NDArray[np.int64]) -> tuple[dict[str, Any], NDArray[np.int64]]:
@@ -107,7 +107,7 @@ def _image_input(inputs: Mapping[str, Any], path: Path) -> str:
     return images[0]
 
 
-def _size(shape: list[Any], texts: Mapping[str, str], wanted: RunWith, path: Path) -> tuple[int, int]:
+def size_of(shape: list[Any], texts: Mapping[str, str], wanted: RunWith, path: Path) -> tuple[int, int]:
     """(height, width); also checks the batch."""
     batch, _, *own = shape
     if isinstance(batch, int) and batch != wanted.batch:
@@ -136,7 +136,7 @@ def _default_size(texts: Mapping[str, str]) -> tuple[int, int] | None:
     return (height, width) if type(height) is int and type(width) is int and min(height, width) > 0 else None
 
 
-def _precision(path: Path) -> str:
+def precision_of(path: Path) -> str:
     """Of most weights in a file that does not say."""
     onnx, numpy_helper = need("onnx", "export"), need("onnx.helper", "export")
     sizes: dict[str, int] = {}

@@ -19,11 +19,12 @@ from ..deploy.preprocess import image_size_of, recipe_of
 from ..load import load_detector
 from ..weights.cache import located
 from .onnx_subject import OnnxSubject
+from .openvino_subject import OpenVINOSubject
 from .random_weights import random_detector
 from .subject import RunWith, Subject, recipe_for
 from .torch_subject import TensorRTSubject, TorchSubject, check_mode, facts_of
 
-BackendName = Literal["eager", "compile", "graph", "onnx", "tensorrt"]
+BackendName = Literal["eager", "compile", "graph", "onnx", "openvino", "tensorrt"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 Read = Callable[[Path, Sequence[str]], Config]
 _YAML, _ENGINES = (".yml", ".yaml"), (".engine", ".trt")
@@ -63,10 +64,12 @@ def parse(text: str, default: BackendName | None = None) -> Named:
     path = located(place)
     own: BackendName | None = "onnx" if path.suffix == ".onnx" else "tensorrt" if path.suffix in _ENGINES else None
     backend = given or own or default or "eager"
-    if own is not None and backend != own:
+    if own is not None and backend != own and (own, backend) != ("onnx", "openvino"):
         raise ConfigError(f"{text}: {path.suffix} files are run by {own}: leave {backend} out")
     if own is None and backend == "tensorrt":
         raise ConfigError(f"{text}: TensorRT runs engines: make one with isdfine trt and give the .engine file")
+    if own is None and backend == "openvino":
+        raise ConfigError(f"{text}: OpenVINO runs ONNX files: make one with isdfine export and give the .onnx file")
     if checkpoint and path.suffix not in _YAML:
         raise ConfigError(f"{text}: a checkpoint after + belongs to a config (.yml): give the checkpoint alone")
     if not path.exists():
@@ -87,6 +90,8 @@ def open_subject(named: Named, wanted: RunWith, read: Read) -> Subject:
     """
     if named.backend == "tensorrt":
         return TensorRTSubject(named.path, wanted)
+    if named.backend == "openvino":
+        return OpenVINOSubject(named.path, wanted)
     if not named.built_here:
         return OnnxSubject(named.path, wanted)
     if named.backend != "onnx":

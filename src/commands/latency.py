@@ -5,11 +5,13 @@
 isdfine bench -m model.onnx --threads 2
 isdfine bench -m compile:output/run/best.pth --device cuda -o latency.json
 isdfine bench --compare onnx:configs/dfine/dfine_hgnetv2_n_coco.yml theirs.onnx --threads 2
+isdfine bench --compare model.onnx openvino:model.onnx --threads 2
 isdfine bench -m model.onnx --coco instances_val2017.json --with-preprocessing --image street.jpg
 
 MODEL is [BACKEND:]PATH[+CHECKPOINT]: a config (random weights), CONFIG.yml+CHECKPOINT, a checkpoint, a folder of
 transformers, an .onnx file (also of other projects) or an .engine. BACKEND: eager (the default), compile, graph (CUDA
-graph), onnx (exports first, ONNX Runtime); files with .onnx and .engine have their own.
+graph), onnx (exports first, ONNX Runtime); files with .onnx and .engine have their own;
+openvino:FILE.onnx runs one of isdfine export in OpenVINO.
 Times: median, p90, p99, spread (quartile 3 - quartile 1, of the median). Ratios: medians of the same round, in which
 the models have their turns in an order drawn anew; below 1 is faster than the first model. Exit codes: 0, 2 something
 that cannot be measured so. See docs/benchmarks.md.

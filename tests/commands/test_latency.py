@@ -7,9 +7,12 @@ import pytest
 
 from builders import load_tool
 from detector_cases import micro_checkpoint
+from graph_cases import OURS, constant_graph
+from isdfine.deploy.backends.base import OUTPUTS
 from latency_cases import ours, write_graph
 
 SHORT = ["--rounds", "3", "--repeats", "2", "--warmup", "1", "--device", "cpu"]
+GIVEN = {"images": ("FLOAT", [1, 3, 32, 32]), "orig_target_sizes": ("INT64", [1, 2])}
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_comparison(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = ours(tmp_path / "m.onnx")
-    inputs = {"images": ("FLOAT", [1, 3, 32, 32]), "orig_target_sizes": ("INT64", [1, 2])}
-    theirs = write_graph(tmp_path / "t.onnx", inputs, ("labels", "boxes", "scores"))
+    theirs = write_graph(tmp_path / "t.onnx", GIVEN, OUTPUTS)
     file = tmp_path / "found.json"
     models = [str(graph), str(theirs), str(folder / "micro.yml")]
     assert load_tool("benchmark/latency").main(["--compare", *models, *SHORT, "--markdown", "-o", str(file)]) == 0
@@ -35,6 +37,20 @@ def test_a_comparison(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert content["machine"]["versions"]["isdfine"]
     assert content["plan"]["rounds"] == 3
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_openvino_beside_onnx_runtime(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino", reason="pip install openvino")
+    graph, latency = constant_graph(tmp_path / "m.onnx", **OURS), load_tool("benchmark/latency")
+    assert latency.main(["--compare", str(graph), f"openvino:{graph}", *SHORT, "--batch", "2", "--threads", "1"]) == 0
+    assert "openvino 20" in capsys.readouterr().out
+    for model, message in (
+        (f"openvino:{folder / 'micro.yml'}", "OpenVINO runs ONNX files: make one with isdfine export"),
+        (f"openvino:{write_graph(tmp_path / 't.onnx', GIVEN, OUTPUTS)}", "was not written by isdfine"),
+        (f"openvino:{graph}", r"takes images of 32 x 64 (height x width) pixels, not 64 x 64: leave --size out"),
+    ):
+        assert latency.main(["-m", model, *SHORT, "--size", "64", "64"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_preprocessing_and_ap(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
