@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO, which is faster than ONNX Runtime on many CPUs."""
+"""OpenVINO."""
 
 from __future__ import annotations
 
