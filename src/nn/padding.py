@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 IMAGE_SIZE = "image_size"
 """Target entry: (2,) height and width of an image inside its padded canvas, in pixels of the canvas."""
@@ -35,6 +36,13 @@ class Padding:
     """(B, 2) height and width in pixels of the canvas; fractions of a pixel are fine (a batch that was resized)."""
     canvas: tuple[int, int]
     """(height, width) in pixels."""
+    whole_cells: bool = False
+    """Whether ratios and centres count the cells that are not masked, instead of the image's pixels (Zhu et al.,
+    Deformable DETR, arXiv:2010.04159)."""
+    visible: bool = False
+    """Whether backbones and projections may read what stands in padded cells (:func:`cleared` leaves it), and masks are
+    nearest interpolations of the canvas': so does the published code of the DETR family, whose predictions depend on
+    the padding."""
     _masks: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
     _factors: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -49,10 +57,7 @@ class Padding:
     def mask(self, size: tuple[int, int]) -> Tensor:
         """(B, 1, h, w) bool: True in the cells of a map of this (height, width) that hold nothing of the image."""
         if size not in self._masks:
-            rows, columns = (
-                torch.arange(cells, device=self.image_sizes.device) * self.stride(size) >= self._sides(axis)
-                for axis, cells in enumerate(size)
-            )  # (B, h) and (B, w)
+            rows, columns = self._beyond(0, size), self._beyond(1, size)
             self._masks[size] = rows[:, None, :, None] | columns[:, None, None, :]
         return self._masks[size]
 
@@ -69,6 +74,10 @@ class Padding:
 
         Returns: y (B, h) and x (B, w) per level, above 1 in padded cells.
         """
+        if self.whole_cells:
+            return [
+                (self._numbers(h) / self._kept(0, (h, w)), self._numbers(w) / self._kept(1, (h, w))) for h, w in sizes
+            ]
         # The same float32 numbers whatever the canvas: both factors are exact, the division rounds once.
         return [
             (self._centres(0, height, stride), self._centres(1, width, stride))
@@ -80,6 +89,10 @@ class Padding:
 
         The maps are the levels of a pyramid, fine to coarse.
         """
+        if self.whole_cells:
+            return torch.stack(
+                [torch.cat((self._kept(1, (h, w)) / w, self._kept(0, (h, w)) / h), dim=-1) for h, w in sizes], dim=1
+            )
         spans = [(stride * h, stride * w) for (h, w), stride in zip(sizes, self.level_strides(sizes))]
         # Filled element by element from Python numbers: a tensor made from a list would be copied to the device.
         sides = self.image_sizes.float()
@@ -102,8 +115,25 @@ class Padding:
         return strides
 
     def _centres(self, axis: int, cells: int, stride: int) -> Tensor:
-        numbers = torch.arange(cells, dtype=torch.float32, device=self.image_sizes.device)
-        return (numbers + 0.5) * stride / self._sides(axis)
+        return self._numbers(cells) * stride / self._sides(axis)
+
+    def _numbers(self, cells: int) -> Tensor:
+        """(cells,) centres, counted in cells."""
+        return torch.arange(cells, dtype=torch.float32, device=self.image_sizes.device) + 0.5
+
+    def _beyond(self, axis: int, size: tuple[int, int]) -> Tensor:
+        """(B, cells) bool: which rows (axis 0) or columns of a map (height, width) hold nothing of the image."""
+        cells, device = size[axis], self.image_sizes.device
+        if self.visible:
+            pixels = torch.arange(self.canvas[axis], dtype=torch.float32, device=device)
+            firsts = F.interpolate(pixels[None, None], size=cells)[0, 0]
+        else:
+            firsts = torch.arange(cells, device=device) * self.stride(size)
+        return firsts >= self._sides(axis)
+
+    def _kept(self, axis: int, size: tuple[int, int]) -> Tensor:
+        """(B, 1) float32: how many rows or columns hold something of it."""
+        return (~self._beyond(axis, size)).sum(dim=1, keepdim=True).float()
 
     def _sides(self, axis: int) -> Tensor:
         """(B, 1) heights (axis 0) or widths."""
@@ -111,8 +141,8 @@ class Padding:
 
 
 def cleared(maps: Tensor, padding: Padding | None) -> Tensor:
-    """``maps`` (B, D, h, w) with zeros in the padded cells; the very same tensor where there is no padding."""
-    return maps if padding is None else padding.clear(maps)
+    """``maps`` (B, D, h, w) with zeros in the padded cells; the very same tensor without padding, or a visible one."""
+    return maps if padding is None or padding.visible else padding.clear(maps)
 
 
 @contextmanager
@@ -126,7 +156,7 @@ def cleared_reads(network: nn.Module, padding: Padding) -> Iterator[None]:
     """
 
     def clear(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return padding.clear(inputs[0]), *inputs[1:]
+        return cleared(inputs[0], padding), *inputs[1:]
 
     hooks = [layer.register_forward_pre_hook(clear) for layer in network.modules() if _reads_neighbours(layer)]
     try:

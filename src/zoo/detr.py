@@ -96,7 +96,7 @@ class DETR(nn.Module):
         if image_sizes is not None:
             if len(image_sizes) != len(images):
                 raise ValueError(f"{len(image_sizes)} image sizes for {len(images)} images: give one per image")
-            padding = Padding(image_sizes.to(images.device), (images.shape[-2], images.shape[-1]))
+            padding = self.padding_of(image_sizes.to(images.device), (images.shape[-2], images.shape[-1]))
         maps = self._backbone_maps(images, padding)
         features = self.encoder(maps) if padding is None else self.encoder(maps, padding)
         if groups:
@@ -110,6 +110,10 @@ class DETR(nn.Module):
             return output
         tapped = {name: list(levels) for name, levels in ((BACKBONE, maps), (NECK, features)) if name in want.taps}
         return replace(output, taps={**tapped, **output.taps})
+
+    def padding_of(self, image_sizes: Tensor, canvas: tuple[int, int]) -> Padding:
+        """What the parts read of a padded batch: sizes (B, 2) and the canvas, (height, width) in pixels."""
+        return Padding(image_sizes, canvas)
 
     def _backbone_maps(self, images: Tensor, padding: Padding | None) -> list[Tensor]:
         """The backbone's maps, where the end of an image is like the end of the canvas."""

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from golden_cases import load_golden
 from isdfine.nn.padding import Padding, cleared, cleared_reads, image_sizes_of
 
 
@@ -79,6 +81,63 @@ def test_clear_zeroes_and_keeps_the_type(dtype: torch.dtype) -> None:
     assert one.clear(maps.contiguous(memory_format=torch.channels_last)).is_contiguous(
         memory_format=torch.channels_last
     )
+
+
+@pytest.mark.parametrize("canvas", [(288, 384), (275, 391), (200, 100)])
+def test_visible_masks_are_nearest_interpolations(canvas: tuple[int, int]) -> None:
+    contents = torch.tensor([[199, 97], [160, 100], [128, 33], [1, 1]])
+    one = Padding(contents, canvas, whole_cells=True, visible=True)
+    pixels = torch.ones(4, 1, *canvas)
+    for canvas_mask, (height, width) in zip(pixels, contents.tolist()):
+        canvas_mask[:, :height, :width] = 0
+    for stride in (4, 8, 16, 32, 64):
+        size = (-(-canvas[0] // stride), -(-canvas[1] // stride))
+        wanted = F.interpolate(pixels, size=size).bool()
+        assert torch.equal(one.mask(size), wanted)
+        columns, rows = (~wanted[:, 0, 0]).sum(1), (~wanted[:, 0, :, 0]).sum(1)
+        torch.testing.assert_close(
+            one.valid_ratios([size])[:, 0], torch.stack((columns / size[1], rows / size[0]), dim=1)
+        )
+        ((y, x),) = one.centres([size])
+        torch.testing.assert_close(y[:, 0], 0.5 / rows)
+        torch.testing.assert_close(x[:, -1], (size[1] - 0.5) / columns)
+
+
+def test_whole_cells_are_the_official_ones() -> None:
+    arrays, meta = load_golden("detr/units_deformable.npz")
+    sizes = [(height, width) for height, width in meta["cases"]["msdeform"]["levels_hw"]]
+    mask = torch.from_numpy(arrays["msdeform/mask"])  # (B, S), its levels are not those of one canvas
+    ratios, centres = [], []
+    for (height, width), cells in zip(sizes, mask.split([h * w for h, w in sizes], dim=1)):
+        inside = ~cells.unflatten(1, (height, width))
+        contents = torch.stack((inside[:, :, 0].sum(1), inside[:, 0].sum(1)), dim=1)
+        one = Padding(contents, (height, width), whole_cells=True)
+        ratios.append(one.valid_ratios([(height, width)])[:, 0])
+        ((y, x),) = one.centres([(height, width)])
+        centres.append(torch.stack((x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)), dim=-1))
+    torch.testing.assert_close(torch.stack(ratios, dim=1), torch.from_numpy(arrays["proposals/valid_ratio"]))
+    points = torch.cat([level.flatten(1, 2) for level in centres], dim=1)[:, :, None] * torch.stack(ratios, 1)[:, None]
+    torch.testing.assert_close(points, torch.from_numpy(arrays["proposals/encoder_reference_points"]))
+
+
+@pytest.mark.parametrize("canvas", [(288, 384), (320, 384), (352, 480)])
+def test_whole_cells_do_not_depend_on_the_canvas(canvas: tuple[int, int]) -> None:
+    tight, wide = (Padding(torch.tensor([[277, 353]]), sides, whole_cells=True) for sides in ((288, 384), canvas))
+    for stride in (8, 16, 32, 64):
+        small, large = ((-(-sides[0] // stride), -(-sides[1] // stride)) for sides in ((288, 384), canvas))
+        counts = torch.tensor([[-(-353 // stride), -(-277 // stride)]])
+        for one, size in ((tight, small), (wide, large)):
+            torch.testing.assert_close(one.valid_ratios([size])[:, 0] * torch.tensor(size[::-1]), counts.float())
+        assert torch.equal(tight.centres([small])[0][0], wide.centres([large])[0][0][:, : small[0]])
+
+
+def test_what_is_visible_stays() -> None:
+    one, maps = Padding(torch.tensor([[5, 9]]), (8, 12), visible=True), torch.rand(1, 2, 8, 12)
+    assert cleared(maps, one) is maps
+    assert not one.clear(maps)[:, :, 5:].any()
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    with cleared_reads(layer, one):
+        assert torch.equal(layer(maps), F.conv2d(maps, layer.weight, layer.bias, padding=1))
 
 
 def test_without_padding_nothing_is_computed() -> None:
