@@ -15,6 +15,7 @@ from .data.dataset import yolo as yolo
 from .distill import attention as attention
 from .distill import layers as layers
 from .losses import criterion as criterion
+from .losses import detr as detr
 from .losses import matcher as matcher
 from .losses import rtdetr as rtdetr
 from .optim import ema as ema

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,15 +23,13 @@ from .matched import (
     MatchedGroup,
     MatchedStep,
     Pairs,
-    SetStack,
     TargetTable,
-    group_sets,
     matched_boxes,
-    matching_sets,
     pair_up,
     tabulate,
 )
 from .matcher import HungarianMatcher, check_focal
+from .sets import SetStack, group_sets, matching_sets
 
 LOSSES = {
     "vfl": ("loss_vfl",),
@@ -87,6 +86,8 @@ class DFINECriterion(nn.Module):
 
     proposals_as_layer: bool = False
     """Name the losses of the encoder's proposals like those of one more layer."""
+    binary_proposals: bool = False
+    """Whether the encoder's proposals tell objects from background only, see ``DETRCriterion``."""
 
     def __init__(
         self,
@@ -103,10 +104,11 @@ class DFINECriterion(nn.Module):
         use_uni_set: bool = True,
     ) -> None:
         super().__init__()
-        check_weights(weight_dict, losses)
-        check_focal("DFINECriterion", alpha, gamma)
+        who = type(self).__name__
+        check_weights(who, weight_dict, losses)
+        check_focal(who, alpha, gamma)
         check_counts(num_classes=num_classes, reg_max=reg_max)
-        check_choice("DFINECriterion.boxes_weight_format", boxes_weight_format, (None, "iou", "giou"))
+        check_choice(f"{who}.boxes_weight_format", boxes_weight_format, (None, "iou", "giou"))
         self.matcher = matcher
         self.idle = idle_parts(weight_dict, losses)
         asked = [term for name in losses for term in LOSSES[name]]
@@ -134,9 +136,11 @@ class DFINECriterion(nn.Module):
         Raises:
             ValueError: predictions and options, or predictions and targets, do not fit.
         """
-        check_output(output, self.num_classes, self.reg_max if "local" in self.losses else None)
+        self._check(output)
         with torch.autocast(output.layers[-1].boxes.device.type, enabled=False):
-            stack, apart = matching_sets(output, proposals_as_layer=self.proposals_as_layer)
+            stack, apart = matching_sets(
+                output, proposals_as_layer=self.proposals_as_layer, apart=self.binary_proposals
+            )
             scored = {name: group for name, group in output.groups.items() if group.group.supervised}
             groups = [(group_sets(name, group), group) for name, group in scored.items()]
             table = tabulate(targets, stack.batch, stack.boxes.device)
@@ -145,6 +149,8 @@ class DFINECriterion(nn.Module):
             matched = [_group(*of_group, table) for of_group in zip(("", *scored), stacks, paired)]
             proposals = None
             if apart is not None:
+                if self.binary_proposals:
+                    table = replace(table, labels=torch.zeros_like(table.labels))
                 matched_apart = self.matcher.assign(apart, table, self.num_classes)
                 proposals = _group("", apart, pair_up(matched_apart, apart, [], table, union=False)[0], table)
         return MatchedStep(output, matched, proposals)
@@ -163,6 +169,16 @@ class DFINECriterion(nn.Module):
                     terms["loss_fgl"] = self._fgl(group, *bins)
                 named.update(self._name(group.stack.suffixes, terms))
         return named
+
+    def _check(self, output: DetectorOutput) -> None:
+        """Compare what the model returned with the options (ConfigError)."""
+        who = type(self).__name__
+        check_output(who, output, self.num_classes, self.reg_max if "local" in self.losses else None)
+        if self.binary_proposals and output.proposals is None:
+            raise ConfigError(
+                f"{who}.binary_proposals is True, but the decoder makes no proposals: set {who}.binary_proposals: "
+                "False, or give the decoder two stages (two_stage: True)"
+            )
 
     def _match(self, stack: SetStack, table: TargetTable) -> tuple[np.ndarray, np.ndarray]:
         """Queries and targets (S, M) on the host."""
@@ -247,19 +263,19 @@ def _group(name: str, stack: SetStack, pair: tuple[Pairs, Counts], table: Target
     return MatchedGroup(name, stack, *pair, matched_boxes(stack, pair[0], table, cxcywh_to_xyxy(stack.boxes)), table)
 
 
-def check_weights(weight_dict: Mapping[str, float], losses: Sequence[str]) -> None:
+def check_weights(who: str, weight_dict: Mapping[str, float], losses: Sequence[str]) -> None:
     """Every loss and every weighted term must be known, and one loss at least must weigh something (ValueError)."""
     for kind, names, known in (
         ("losses: no loss", losses, [*LOSSES]),
         ("weight_dict: no term", weight_dict, [term for terms in LOSSES.values() for term in terms]),
     ):
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"DFINECriterion.{kind} named {', '.join(unknown)}; choose from {', '.join(known)}")
+            raise ValueError(f"{who}.{kind} named {', '.join(unknown)}; choose from {', '.join(known)}")
     for term, weight in weight_dict.items():
-        check_non_negative(f"DFINECriterion.weight_dict.{term}", weight)
+        check_non_negative(f"{who}.weight_dict.{term}", weight)
     if not any(weight_dict.get(term) for name in losses for term in LOSSES[name]):
         terms = [term for name in losses for term in LOSSES[name]] or ["those of at least one loss"]
-        raise ValueError(f"DFINECriterion: no loss weighs anything; give weights to {', '.join(terms)}")
+        raise ValueError(f"{who}: no loss weighs anything; give weights to {', '.join(terms)}")
 
 
 def idle_parts(weight_dict: Mapping[str, float], losses: Sequence[str]) -> list[str]:
@@ -273,10 +289,11 @@ def idle_parts(weight_dict: Mapping[str, float], losses: Sequence[str]) -> list[
     ]
 
 
-def check_output(output: DetectorOutput, num_classes: int, reg_max: int | None) -> None:
+def check_output(who: str, output: DetectorOutput, num_classes: int, reg_max: int | None) -> None:
     """Compare an output's shapes with the criterion's options.
 
     Args:
+        who: name of the criterion.
         num_classes: classes every head must have; encoder proposals may be class-agnostic instead.
         reg_max: highest bin N every decoder layer must have, or None when distributions are not scored.
 
@@ -287,22 +304,22 @@ def check_output(output: DetectorOutput, num_classes: int, reg_max: int | None) 
         classes = predictions.logits.shape[-1]
         if classes != num_classes and not (classes == 1 and place == "proposals"):
             raise ConfigError(
-                f"{place}.logits have {classes} classes but DFINECriterion.num_classes is {num_classes}: "
+                f"{place}.logits have {classes} classes but {who}.num_classes is {num_classes}: "
                 "give model and criterion the same num_classes"
             )
         if is_layer and reg_max is not None:
-            _check_edges(place, predictions, reg_max)
+            _check_edges(who, place, predictions, reg_max)
     if reg_max is not None and (output.up is None or output.reg_scale is None):
         raise ConfigError("losses ask for 'local', but the output has no up and reg_scale: needs an FDR head")
 
 
-def _check_edges(place: str, layer: Predictions, reg_max: int) -> None:
+def _check_edges(who: str, place: str, layer: Predictions, reg_max: int) -> None:
     if layer.edge_logits is None or layer.initial_boxes is None:
         raise ConfigError(f"losses ask for 'local', but {place} has no edge distributions: needs an FDR head")
     values, expected = layer.edge_logits.shape[-1], 4 * (reg_max + 1)
     if values != expected:
         raise ConfigError(
-            f"{place}.edge_logits have {values} values per query, but DFINECriterion.reg_max {reg_max} asks for "
+            f"{place}.edge_logits have {values} values per query, but {who}.reg_max {reg_max} asks for "
             f"4 * (reg_max + 1) = {expected}: give decoder and criterion the same reg_max"
         )
 

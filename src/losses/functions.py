@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torchvision.ops import sigmoid_focal_loss
 
 Number = float | Tensor
 _NO_ROWS = 1e-6
@@ -59,7 +58,7 @@ def focal_loss(
 
     Args:
         logits: (..., R, C) raw scores of R queries.
-        row: (..., M) matched queries.
+        row: (..., M) matched queries, each at most once.
         label: (..., M) their classes in 0..C-1.
         norm: what the sum is divided by.
         alpha: weight of the positives; negatives weigh 1 - alpha.
@@ -68,9 +67,8 @@ def focal_loss(
     Returns: (...) sum over queries and classes / norm.
     """
     flat = logits.float().flatten(-2)  # (..., R*C)
-    target = torch.zeros_like(flat).scatter_(-1, _class_index(logits, row, label), 1.0)
-    loss: Tensor = sigmoid_focal_loss(flat, target, alpha=alpha, gamma=gamma, reduction="none")
-    return loss.sum(-1) / norm
+    total: Tensor = FocalSum.apply(flat, _class_index(logits, row, label), alpha, gamma)
+    return total / norm
 
 
 def l1_loss(predicted_cxcywh: Tensor, target_cxcywh: Tensor, norm: Number) -> Tensor:
@@ -264,6 +262,38 @@ class VarifocalSum(torch.autograd.Function):
         """Gradient of the logits alone."""
         (gradient,) = ctx.saved_tensors
         return gradient * upstream[..., None], None, None, None, None
+
+
+class FocalSum(torch.autograd.Function):
+    """Focal loss summed over the last dimension; see :func:`isdfine.losses.functions.focal_loss`.
+
+    A negative costs (1 - alpha) p^gamma softplus(x); a positive costs alpha (1 - p)^gamma softplus(-x), which is the
+    same formula of -x.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, place: Tensor, alpha: float, gamma: float) -> Tensor:
+        """Args: flat (..., R*C) float32 logits, place (..., M) of the positives. Returns: (...)."""
+        loss, gradient = _focal_negatives(flat, 1 - alpha, gamma)
+        of_positives, slope = _focal_negatives(-flat.gather(-1, place), alpha, gamma)
+        ctx.save_for_backward(gradient.scatter_(-1, place, -slope))
+        return loss.scatter_(-1, place, of_positives).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of the logits alone."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[..., None], None, None, None
+
+
+def _focal_negatives(logits: Tensor, weight: float, gamma: float) -> tuple[Tensor, Tensor]:
+    """Loss and its slope, of the logits' shape, where no score should be: weight p^gamma softplus(x)."""
+    score = logits.sigmoid()
+    entropy = _softplus(logits, score)
+    factor = score.pow(gamma).mul_(weight)
+    slope = (1 - score).mul_(entropy).mul_(gamma).add_(score).mul_(factor)
+    return entropy.mul_(factor), slope
 
 
 def _softplus(logits: Tensor, score: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..core.errors import check_non_negative, check_share
 from ..core.registry import register
 from ..nn.types import Predictions, Target
-from .matched import SetStack, TargetTable, stack_sets, tabulate
+from .matched import TargetTable, tabulate
+from .sets import SetStack, stack_sets
 
 _COSTS = ("cost_class", "cost_bbox", "cost_giou")
 _UNBOUNDED = 1e9

@@ -101,6 +101,8 @@ class QueryGroup:
     """(B, Q) int64 index of the ground-truth box of the same image that a query must reproduce, -1 for none."""
     padding: Tensor | None = None
     """(B, Q) bool, True where a slot only fills up the batch."""
+    scores_padding: bool = True
+    """Whether such slots must be found empty (DINO); False: the class loss leaves them out (DN-DETR)."""
     repeats: int = 1
     """How many times every ground-truth box stands in ``assigned`` (denoising groups G); 0 for an empty group."""
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import sigmoid_focal_loss
 
 from golden_cases import load_golden
 from isdfine.losses.functions import class_kl, ddf_loss, edge_kl, fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
@@ -277,3 +278,17 @@ def test_varifocal_loss_of_any_logit_is_that_of_double_precision():
     negative = 0.75 * exact.sigmoid() ** 2 * torch.nn.functional.softplus(exact)
     assert torch.allclose(found.double(), negative, rtol=1e-6, atol=3e-7)
     assert vfl_loss(torch.full((1, 1), math.nan), none[0], none[0], torch.zeros(0), 1).isnan()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_focal_loss_and_gradient_of_any_logit_are_those_of_double_precision(positive):
+    logits = torch.cat([torch.linspace(-120, 120, 4001), torch.tensor([-1e4, 1e4])])[:, None, None].requires_grad_()
+    place = torch.zeros(len(logits), int(positive), dtype=torch.int64)
+    exact = logits.detach().double().flatten().requires_grad_()
+    expected = sigmoid_focal_loss(exact, torch.full_like(exact, float(positive)), 0.25, 2.0)
+    found = focal_loss(logits, place, place, 1)
+    assert torch.allclose(found.double(), expected, rtol=1e-6, atol=3e-7)
+    for loss in (found, expected):
+        loss.sum().backward()
+    assert torch.allclose(logits.grad.flatten().double(), exact.grad, rtol=1e-5, atol=2e-6)
+    assert focal_loss(torch.full((1, 1, 1), math.nan), place[:1], place[:1], 1).isnan()

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from golden_cases import load_golden
-from isdfine.losses.matched import stack_sets, tabulate
+from isdfine.losses.matched import tabulate
 from isdfine.losses.matcher import HungarianMatcher, focal_cost
+from isdfine.losses.sets import stack_sets
 from isdfine.nn.types import Predictions
 from losses.cases import official_matcher, union_match
 

@@ -7,32 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from golden_cases import fill_detr, load_golden
-from isdfine.losses.matched import stack_sets, tabulate
+from golden_cases import fill_detr
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.losses.rtdetr import RTDETRCriterion, RTDETRCriterionv2
 from isdfine.nn.position import position_table
 from isdfine.nn.queries import join_groups
 from isdfine.nn.sampling import DeformableAttention
-from isdfine.nn.types import DetectorOutput, Predictions, QueryGroup
+from isdfine.nn.types import DetectorOutput, QueryGroup
 from isdfine.zoo.denoising import DenoisingNoise, DenoisingSetting, denoising_group
-
-BASE = 1000
+from unit_cases import check_gradients, check_losses, check_matches, close, draws, synthetic_sets, unit_cases
 
 
 def cases() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    arrays, meta = load_golden("detr/units_rtdetr.npz")
-    return arrays, meta["cases"]
-
-
-def draws(seed: int, shape: tuple[int, ...], kind: str = "normal") -> Tensor:
-    return torch.from_numpy(fill_detr.draws(BASE + seed, shape, kind))
-
-
-def close(got: Tensor, wanted: np.ndarray, atol: float = 2e-5) -> None:
-    torch.testing.assert_close(got, torch.from_numpy(wanted).to(got.dtype), atol=atol, rtol=1e-4)
+    return unit_cases("rtdetr")
 
 
 @pytest.mark.parametrize(("case", "references"), [("v1", 2), ("v1", 4), ("v2", 4), ("v2_discrete", 4)])
@@ -92,30 +81,14 @@ def test_denoising_queries(case: str) -> None:
         assert torch.equal((assigned >= 0).nonzero().squeeze(1), got[f"pos_idx{image}"].long())
 
 
-def synthetic(case: str) -> tuple[DetectorOutput, list[Predictions], list[dict[str, Tensor]], list[Tensor]]:
-    """Two layers (the last one is set 2) and the encoder's proposals (set 1), their targets and what has gradients."""
-    counts = cases()[1][f"criterion/{case}/"]["counts"]
-    leaves: list[Tensor] = []
-    sets = []
-    for index in range(3):
-        logits = (draws(300 + index, (len(counts), 12, 7)) * 1.5 - 1).requires_grad_()
-        uniform = draws(350 + index, (len(counts), 12, 4), "uniform")
-        sizes = 0.03 + 0.37 * uniform[..., 2:]
-        boxes = torch.cat((sizes / 2 + (1 - sizes) * uniform[..., :2], sizes), -1).requires_grad_()
-        leaves += [logits, boxes]
-        sets.append(Predictions(logits, boxes))
-    truth = fill_detr.random_targets(BASE + 30, counts, 7)
-    targets = [{key: torch.from_numpy(value) for key, value in one.items()} for one in truth]
-    return DetectorOutput([sets[0], sets[2]], proposals=sets[1]), sets, targets, leaves
-
-
 @pytest.mark.parametrize(
     "case", [f"{kind}_{batch}" for kind in ("v1", "v2", "v2_iou") for batch in ("a", "overfull", "empty")]
 )
 def test_criterion(case: str) -> None:
     arrays, described = cases()
     facts, prefix = described[f"criterion/{case}/"], f"criterion/{case}/"
-    output, sets, targets, leaves = synthetic(case)
+    sets, targets, leaves = synthetic_sets(facts["counts"])
+    output = DetectorOutput([sets[0], sets[2]], proposals=sets[1])
     matcher = HungarianMatcher({"cost_class": 2, "cost_bbox": 5, "cost_giou": 2}, use_focal_loss=True)
     weights = {"loss_vfl": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
     kind, options = (RTDETRCriterion, {}) if case.startswith("v1") else (RTDETRCriterionv2, {})
@@ -124,30 +97,9 @@ def test_criterion(case: str) -> None:
     criterion = kind(matcher, weights, ["vfl", "boxes"], 0.75, 2.0, num_classes=7, **options)
     losses = criterion(output, targets)
     assert set(losses) == set(facts["losses_weighted"])
-    for key, value in facts["losses_weighted"].items():
-        assert losses[key].item() == pytest.approx(value, rel=1e-5, abs=1e-6), key
-    total = sum(losses.values(), torch.zeros(()))
-    assert total.item() == pytest.approx(facts["total"], rel=1e-5)
-    total.backward()
-    for index in range(3):
-        for leaf, part in zip(leaves[2 * index :], ("logits", "boxes")):
-            assert leaf.grad is not None
-            close(leaf.grad, arrays[f"{prefix}grad_{part}{index}"])
-    wanted = [{tuple(pair) for pair in arrays[f"{prefix}match_call{call}"].tolist()} for call in range(3)]
-    order = (2, 0, 1)  # the official code matches the last layer first
-    for call, index in enumerate(order):
-        pairs = {
-            (image, int(query), int(target))
-            for image, matched in enumerate(matcher(sets[index], targets))
-            for query, target in zip(*matched)
-        }
-        assert pairs == wanted[call]
-    if f"{prefix}cost_last_image0" in arrays:
-        stack = stack_sets([("", sets[2])], 1)
-        table = tabulate(targets, stack.batch, stack.boxes.device)
-        costs = matcher.cost(stack, table)[0].split(list(table.counts))
-        for image, cost in enumerate(costs):
-            close(cost.mT, arrays[f"{prefix}cost_last_image{image}"])
+    check_losses(losses, facts)
+    check_gradients(losses, leaves, arrays, prefix)
+    check_matches(matcher, sets, targets, arrays, prefix)
 
 
 @pytest.mark.parametrize(("width", "height"), [(5, 5), (7, 4)])
