@@ -24,7 +24,7 @@ from ..nn.padding import IMAGE_SIZE
 from .collate import STRIDE, BatchImageCollateFunction, CollateFunction, Size, padded_share, scaled_sizes
 from .dataset.detection import DetectionDataset, SampleKey, seeded
 from .sampler import BatchSampler, aspect_buckets
-from .transforms.ops import KeepAspect, sizes_after, sizing
+from .transforms.sizes import KeepAspect, RandomSizeCrop, final_sizes, sizing
 from .workers import WorkerStart, deaths_reported, worker_context
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class DataLoader:
         Multi-scale sizes come first, the size of batches without it last.
         """
         shapes = np.unique(self.dataset.annotations.sizes, axis=0)
-        sides = sizes_after(sizing(self.dataset.transforms.ops), shapes).max(axis=0).tolist()
+        sides = final_sizes(self.dataset.transforms.ops, shapes).max(axis=0).tolist()
         height, width = (-(-side // self.collate_fn.stride) * self.collate_fn.stride for side in sides)
         return [*self.collate_fn.sizes_of((height, width)), (height, width)]
 
@@ -247,21 +247,22 @@ def _batch_size_per_rank(batch_size: int | None, total_batch_size: int | None, w
 
 def _check_image_size(dataset: DetectionDataset, collate_fn: CollateFunction) -> None:
     """Refuse images that the strides of a detector do not divide; the last op that sets a size decides."""
-    op = sizing(dataset.transforms.ops)
-    if op is None or collate_fn.takes_any_size:
+    if collate_fn.takes_any_size:
         return
-    if isinstance(op, KeepAspect):
-        raise ConfigError(
-            f"DataLoader: {type(op).__name__} keeps the aspect ratio, so images differ in size, but "
-            f"{type(collate_fn).__name__} stacks images of one size: use collate_fn: {{type: "
-            "PaddedBatchCollateFunction}, or add PadToSize after it in transforms.ops"
-        )
-    if any(side % STRIDE for side in op.size):
-        nearest = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in op.size]
-        raise ConfigError(
-            f"DataLoader: the transforms end with {type(op).__name__} to {list(op.size)}: both sides "
-            f"must be multiples of {STRIDE}, for example {nearest}"
-        )
+    for op in sizing(dataset.transforms.ops):
+        if isinstance(op, (KeepAspect, RandomSizeCrop)):
+            reason = "keeps the aspect ratio" if isinstance(op, KeepAspect) else "draws every size"
+            raise ConfigError(
+                f"DataLoader: {type(op).__name__} {reason}, so images differ in size, but "
+                f"{type(collate_fn).__name__} stacks images of one size: use collate_fn: {{type: "
+                "PaddedBatchCollateFunction}, or add PadToSize after it in transforms.ops"
+            )
+        if any(side % STRIDE for side in op.size):
+            nearest = [max(STRIDE, round(side / STRIDE) * STRIDE) for side in op.size]
+            raise ConfigError(
+                f"DataLoader: the transforms end with {type(op).__name__} to {list(op.size)}: both sides "
+                f"must be multiples of {STRIDE}, for example {nearest}"
+            )
 
 
 class _Packed(NamedTuple):

@@ -14,6 +14,7 @@ from torch import nn
 from ...core.errors import DataError
 from .. import Floats, Ints
 from ..transforms import ops as T
+from ..transforms import sizes as S
 from ..transforms.decisions import DECISIONS
 from .annotations import Annotations, clipped_corners, has_area
 from .box_format import other_format, some_corners
@@ -198,7 +199,8 @@ def smallest_kept(ops: Iterable[nn.Module], sizes: Ints) -> Floats:
     """The smallest boxes that SanitizeBoundingBoxes keeps, as if no random op did anything.
 
     A crop may show a box larger, and a zoom smaller, than this: a box below the limit is lost wherever neither happens,
-    in the last epochs of a recipe (whose policy stops them) and from the point of view of an evaluation.
+    in the last epochs of a recipe (whose policy stops them) and from the point of view of an evaluation. Where ops
+    choose, it is lost if every choice loses it, at the largest size that is drawn.
 
     Args:
         ops: as in ``Compose``; what comes behind an op that is not known here is not looked at.
@@ -207,13 +209,18 @@ def smallest_kept(ops: Iterable[nn.Module], sizes: Ints) -> Floats:
     Returns:
         (n, 3) smallest height, width and area in pixels of the original image; 0 where nothing is dropped.
     """
+    limits: Floats = np.min([_limits(way, sizes) for way in S.paths(ops)], axis=0)
+    return limits
+
+
+def _limits(ops: Iterable[nn.Module], sizes: Ints) -> Floats:
     limits, ratio = np.zeros((len(sizes), 3)), np.ones((len(sizes), 2))
     for op in ops:
-        if isinstance(op, (T.Resize, T.KeepAspect)):
-            new = T.sizes_after(op, sizes)
+        if isinstance(op, (S.Resize, S.KeepAspect)):
+            new = S.sizes_after(op, sizes)
             sizes, ratio = new, ratio * new / sizes
-        elif isinstance(op, (T.PadToSize, T.RandomCrop)):
-            sizes = T.sizes_after(op, sizes)
+        elif isinstance(op, S.Sizing):
+            sizes = S.sizes_after(op, sizes)
         elif type(op) is T.SanitizeBoundingBoxes:
             here = np.column_stack([op.min_size / ratio, op.min_area / ratio.prod(axis=1)])
             limits = np.maximum(limits, here)
@@ -224,13 +231,14 @@ def smallest_kept(ops: Iterable[nn.Module], sizes: Ints) -> Floats:
 
 def describe_limits(ops: Sequence[nn.Module]) -> str:
     """What ``smallest_kept`` goes by, in words: ``SanitizeBoundingBoxes (min_size 1) after Resize to 640 x 640``."""
-    sanitize = [op for op in ops if type(op) is T.SanitizeBoundingBoxes]
-    resize = [op for op in ops if isinstance(op, (T.Resize, T.KeepAspect))]
+    every = [op for way in S.paths(ops) for op in way]
+    sanitize = [op for op in every if type(op) is T.SanitizeBoundingBoxes]
+    resize = [op for op in every if isinstance(op, (S.Resize, S.KeepAspect))]
     if not sanitize:
         return ""
     text = f"SanitizeBoundingBoxes (min_size {max(op.min_size for op in sanitize):g} pixels)"
     if not resize:
         return text
     last = resize[-1]
-    size = f" to {last.size[0]} x {last.size[1]}" if isinstance(last, (T.Resize, T.ResizeToFit)) else ""
+    size = f" to {last.size[0]} x {last.size[1]}" if isinstance(last, (S.Resize, S.ResizeToFit)) else ""
     return f"{text} at the size after {type(last).__name__}{size}"

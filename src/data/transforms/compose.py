@@ -14,12 +14,13 @@ from torchvision import tv_tensors
 from ...core.registry import register
 from ..image_cache import ImageCache
 from . import ops as T
+from . import sizes as S
 from .decisions import DECISIONS, RANDOM, decide, fill_of, tensors
 from .rendering import Read, render
 
 _OF_BOXES = (
-    *(T.KeepAspect, T.PadToSize, T.RandomCrop, T.RandomHorizontalFlip, T.RandomIoUCrop, T.RandomZoomOut, T.Resize),
-    T.SanitizeBoundingBoxes,
+    *(S.Resize, S.KeepAspect, S.PadToSize, S.RandomCrop, S.RandomSizeCrop, S.RandomChoice),
+    *(T.RandomHorizontalFlip, T.RandomIoUCrop, T.RandomZoomOut, T.SanitizeBoundingBoxes),
 )
 """Ops that change or judge boxes in pixels."""
 
@@ -140,7 +141,7 @@ def _read_policy(policy: dict[str, Any] | None, known: list[str]) -> tuple[int |
 
 
 _GEOMETRY = (T.RandomZoomOut, T.RandomIoUCrop)
-_RESIZES = (T.Resize, T.KeepAspect)
+_RESIZES = (S.Resize, S.KeepAspect)
 
 
 def run_fused(
@@ -168,18 +169,29 @@ def is_random(ops: Sequence[nn.Module]) -> bool:
 
 def obstacle(ops: Sequence[nn.Module]) -> str | None:
     """Why a list of ops cannot run fused, in words; None if it can."""
-    unknown = [type(op).__name__ for op in ops if type(op) not in DECISIONS]
+    ways = S.paths(ops)
+    unknown = dict.fromkeys(type(op).__name__ for way in ways for op in way if type(op) not in DECISIONS)
     if unknown:
         return f"{', '.join(unknown)} must see the image"
     if not is_random(ops):
         return "nothing is random"
+    return next((reason for way in ways if (reason := _order(way))), None)
+
+
+def _order(ops: Sequence[nn.Module]) -> str | None:
+    """Why known ops cannot run fused in their order."""
     last = type(ops[-1]).__name__
     if not isinstance(ops[-1], T.ConvertBoxes) or not ops[-1].normalize or _count(ops, T.ConvertBoxes) > 1:
         return f"the last op is {last}, not ConvertBoxes with normalize: True"
     if _count(ops, T.ConvertPILImage) != 1 or not isinstance(ops[-2], T.ConvertPILImage):
         return "ConvertPILImage is not the last op but one"
-    if _count(ops, _RESIZES) != 1:
-        return f"{_count(ops, _RESIZES)} ops resize, not one"
+    between = [0]
+    """Resizes before, between and after crops of the canvas: two in a row would be seen in the pixels."""
+    for op in ops:
+        between[-1] += isinstance(op, _RESIZES)
+        between += [0] * isinstance(op, S.RandomSizeCrop)
+    if between[-1] != 1 or max(between) > 1:
+        return f"{sum(between)} ops resize, not one"
     resize = next(place for place, op in enumerate(ops) if isinstance(op, _RESIZES))
     late = [type(op).__name__ for op in ops[resize:] if isinstance(op, (*_GEOMETRY, T.RandomPhotometricDistort))]
     if late:
@@ -187,7 +199,7 @@ def obstacle(ops: Sequence[nn.Module]) -> str | None:
     colours = [place for place, op in enumerate(ops) if isinstance(op, T.RandomPhotometricDistort)]
     if len(colours) > 1:
         return "RandomPhotometricDistort occurs twice"
-    if colours and any(isinstance(op, _GEOMETRY) for op in ops[: colours[0]]):
+    if colours and any(isinstance(op, (*_GEOMETRY, S.RandomSizeCrop)) for op in ops[: colours[0]]):
         return "RandomPhotometricDistort comes after a crop or a zoom"
     borders = [op for op in ops if isinstance(op, T.RandomZoomOut)]
     if len({fill_of(op) for op in borders}) > 1:

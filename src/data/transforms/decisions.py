@@ -19,16 +19,17 @@ from torch import Tensor, nn
 
 from .. import Flags, Ints
 from . import ops as T
+from . import sizes as S
 from .colour import Distortion
 
 
 class Window(NamedTuple):
-    """Part of an image in its pixels: half open."""
+    """Part of an image in its pixels: half open. It may begin and end within pixels, after a resize."""
 
-    left: int
-    top: int
-    right: int
-    bottom: int
+    left: float
+    top: float
+    right: float
+    bottom: float
 
     @property
     def empty(self) -> bool:
@@ -65,7 +66,7 @@ class Frame:
         return cls(image, image)
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[float, float]:
         """(height, width) of the canvas."""
         return self.window.bottom - self.window.top, self.window.right - self.window.left
 
@@ -74,7 +75,12 @@ class Frame:
         """Whether the image covers all of the canvas."""
         return self.visible == self.window
 
-    def crop(self, left: int, top: int, height: int, width: int) -> Frame:
+    @property
+    def in_whole_pixels(self) -> bool:
+        """Whether the canvas begins and ends with pixels of the image."""
+        return all(side == int(side) for side in self.window)
+
+    def crop(self, left: float, top: float, height: float, width: float) -> Frame:
         """Cut a part out of the canvas."""
         if self.mirrored:
             left = self.size[1] - left - width
@@ -116,7 +122,17 @@ class Decision:
     @property
     def canvas(self) -> tuple[int, int]:
         """(height, width) that the boxes refer to now."""
-        return self.size or self.frame.size
+        return self.size or (int(self.frame.size[0]), int(self.frame.size[1]))
+
+    def crop(self, left: int, top: int, height: int, width: int) -> None:
+        """Cut a part out of the canvas, which may have been resized; boxes end at its edges."""
+        if self.size is None:
+            self.frame = self.frame.crop(left, top, height, width)
+        else:
+            down, across = (own / now for own, now in zip(self.frame.size, self.size))
+            self.frame = self.frame.crop(left * across, top * down, height * down, width * across)
+            self.size = height, width
+        self.boxes = _inside(self.boxes - np.array([left, top, left, top], np.float32), (height, width))
 
     def keep(self, mask: Flags) -> None:
         """Go on with some boxes."""
@@ -235,14 +251,14 @@ def _distort(op: T.RandomPhotometricDistort, decision: Decision) -> None:
 def _zoom_out(op: T.RandomZoomOut, decision: Decision) -> None:
     if not _happens(op.p):
         return
-    height, width = decision.frame.size
+    height, width = decision.canvas
     low, high = op.side_range
     factor = np.float32(low) + np.float32(torch.rand(1).item()) * np.float32(high - low)
     right, bottom = int(np.float32(width) * factor) - width, int(np.float32(height) * factor) - height
     place = torch.rand(2).numpy()
     left, top = int(np.float32(right) * place[0]), int(np.float32(bottom) * place[1])
     decision.frame = decision.frame.pad(left, top, right - left, bottom - top)
-    decision.boxes = _inside(decision.boxes + np.array([left, top, left, top], np.float32), decision.frame.size)
+    decision.boxes = _inside(decision.boxes + np.array([left, top, left, top], np.float32), decision.canvas)
     decision.fill = fill_of(op)
 
 
@@ -253,16 +269,14 @@ def fill_of(op: T.RandomZoomOut) -> tuple[int, int, int]:
 
 
 def _crop(op: T.RandomIoUCrop, decision: Decision) -> None:
-    height, width = decision.frame.size
+    height, width = decision.canvas
     too_small = min(height, width) * op.min_scale < 1
     if not _happens(op.p) or not len(decision.boxes) or too_small:
         return
     crop = find_crop(op.for_aspect(width / height), (height, width), decision.boxes)
     if crop is None:
         return
-    decision.frame = decision.frame.crop(crop.left, crop.top, crop.height, crop.width)
-    offset = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
-    decision.boxes = _inside(decision.boxes - offset, (crop.height, crop.width))
+    decision.crop(crop.left, crop.top, crop.height, crop.width)
     decision.boxes[~crop.inside] = 0
 
 
@@ -283,12 +297,17 @@ def _flip(op: T.RandomHorizontalFlip, decision: Decision) -> None:
     decision.boxes[:, ::2] = -(decision.boxes[:, ::2] - width)
 
 
-def _resize(op: T.Resize | T.KeepAspect, decision: Decision) -> None:
-    height, width = decision.frame.size
-    new_height, new_width = op.size_of(height, width) if isinstance(op, T.KeepAspect) else op.size
+def _resize(op: S.Resize | S.KeepAspect, decision: Decision) -> None:
+    height, width = decision.canvas
+    new_height, new_width = op.size_of(height, width) if isinstance(op, S.KeepAspect) else op.size
     decision.size = new_height, new_width
     ratio = (new_width / width, new_height / height)
     decision.boxes = decision.boxes * np.array([*ratio, *ratio], np.float32)
+
+
+def _choose(op: S.RandomChoice, decision: Decision) -> None:
+    for own in op.drawn():
+        DECISIONS[type(own)](own, decision)
 
 
 def _convert_boxes(op: T.ConvertBoxes, decision: Decision) -> None:
@@ -312,15 +331,21 @@ DECISIONS: dict[type, Callable[[Any, Decision], None]] = {
     T.RandomIoUCrop: _crop,
     T.SanitizeBoundingBoxes: _sanitize,
     T.RandomHorizontalFlip: _flip,
-    T.Resize: _resize,
-    T.ResizeShortestEdge: _resize,
-    T.ResizeToFit: _resize,
+    S.Resize: _resize,
+    S.ResizeShortestEdge: _resize,
+    S.RandomShortestSize: lambda op, decision: _resize(op.drawn(), decision),
+    S.RandomSizeCrop: lambda op, decision: decision.crop(**op.window(*decision.canvas)),
+    S.RandomChoice: _choose,
+    S.ResizeToFit: _resize,
     T.ConvertPILImage: lambda op, decision: None,
     T.ConvertBoxes: _convert_boxes,
     T.EmptyTransform: lambda op, decision: None,
 }
 """By the exact type of the op: a subclass may do anything."""
-RANDOM = (T.RandomPhotometricDistort, T.RandomZoomOut, T.RandomIoUCrop, T.RandomHorizontalFlip)
+RANDOM = (
+    *(T.RandomPhotometricDistort, T.RandomZoomOut, T.RandomIoUCrop, T.RandomHorizontalFlip),
+    *(S.RandomShortestSize, S.RandomSizeCrop, S.RandomChoice),
+)
 
 
 def tensors(decision: Decision, target: dict[str, Any]) -> dict[str, Tensor]:

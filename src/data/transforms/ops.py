@@ -9,23 +9,18 @@ resampling and colour arithmetic differ from the tensor versions. Sizes are (hei
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 from PIL.Image import Image as PILImage
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ...core.errors import DataError, check_share
+from ...core.errors import check_share
 from ...core.registry import REGISTRY, register
-from .. import Ints
 
 PER_BOX = ("labels", "area", "iscrowd")
 """Target entries with one row per box."""
@@ -156,146 +151,6 @@ class RandomHorizontalFlip(v2.RandomHorizontalFlip):
 
 
 @register
-class Resize(v2.Resize):
-    """Resize to exactly ``size``; the aspect ratio is not kept. Bilinear, antialiased.
-
-    Args:
-        size: (height, width) in pixels.
-    """
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__(size=list(_pair("Resize", size)), antialias=True)
-
-
-class KeepAspect(v2.Transform):
-    """Base of the resizes that keep the aspect ratio, so that images leave with different sizes."""
-
-    def ratio(self, height: int, width: int) -> Fraction:
-        """Pixels after per pixel before, for an image of this size."""
-        raise NotImplementedError
-
-    def size_of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of this size gets: rounded half up, in exact arithmetic, and at least 1."""
-        ratio = self.ratio(height, width)
-        new_height, new_width = (max(1, math.floor(side * ratio + Fraction(1, 2))) for side in (height, width))
-        return new_height, new_width
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The size that the image of a sample gets, for v2.Transform."""
-        image = next(value for value in flat_inputs if isinstance(value, (PILImage, tv_tensors.Image)))
-        return {"size": list(self.size_of(*F.get_size(image)))}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one entry of the sample, for v2.Transform."""
-        is_sized = isinstance(inpt, (PILImage, tv_tensors.TVTensor))
-        return F.resize(inpt, size=params["size"], antialias=True) if is_sized else inpt
-
-
-@register
-class ResizeShortestEdge(KeepAspect):
-    """Give the shorter side a length, the longer one what keeps the aspect ratio. Bilinear, antialiased.
-
-    Where the longer side would exceed its limit it gets the limit, and the shorter one ends below its length. Sides
-    are rounded half up (docs/method.md 10.1). Boxes follow both sides separately.
-
-    Args:
-        shortest_edge: pixels of the shorter side.
-        longest_edge: largest number of pixels of the longer side.
-    """
-
-    def __init__(self, shortest_edge: int, longest_edge: int) -> None:
-        super().__init__()
-        if not 0 < shortest_edge <= longest_edge:
-            raise ValueError(
-                f"ResizeShortestEdge: shortest_edge is {shortest_edge} and longest_edge {longest_edge}: "
-                "give pixels above 0, the longest edge at least as long as the shortest"
-            )
-        self.shortest_edge = shortest_edge
-        self.longest_edge = longest_edge
-
-    def ratio(self, height: int, width: int) -> Fraction:
-        """Pixels after per pixel before."""
-        short, long = min(height, width), max(height, width)
-        return min(Fraction(self.shortest_edge, short), Fraction(self.longest_edge, long))
-
-
-@register
-class ResizeToFit(KeepAspect):
-    """Make an image as large as fits into ``size``, its aspect ratio kept. Bilinear, antialiased.
-
-    Args:
-        size: (height, width) in pixels.
-    """
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = _pair("ResizeToFit", size)
-
-    def ratio(self, height: int, width: int) -> Fraction:
-        """Pixels after per pixel before."""
-        return min(Fraction(self.size[0], height), Fraction(self.size[1], width))
-
-
-@register
-class RandomCrop(v2.RandomCrop):
-    """Cut a random window out of the image: SanitizeBoundingBoxes must follow.
-
-    Args:
-        size: (height, width) of the window.
-        padding: pixels added on every side before, one number or left, top, right, bottom.
-        pad_if_needed: enlarge images that are smaller than the window; otherwise they are an error.
-        fill: pixel value 0..255 of what is added.
-        padding_mode: ``constant``, ``edge``, ``reflect`` or ``symmetric``.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        padding: int | list[int] | None = None,
-        pad_if_needed: bool = False,
-        fill: int = 0,
-        padding_mode: str = "constant",
-    ) -> None:
-        super().__init__(list(_pair("RandomCrop", size)), padding, pad_if_needed, fill, padding_mode)
-
-
-@register
-class PadToSize(v2.Transform):
-    """Add a border at the right and at the bottom.
-
-    ``orig_size`` of the target grows in proportion, so that detections, which are fractions of the padded image, still
-    come out in pixels of the original one.
-
-    Args:
-        size: (height, width) after padding; a larger image is an error.
-        fill: pixel value 0..255 of the border.
-        padding_mode: ``constant``, ``edge``, ``reflect`` or ``symmetric``.
-    """
-
-    def __init__(self, size: tuple[int, int], fill: int = 0, padding_mode: str = "constant") -> None:
-        super().__init__()
-        self.size = _pair("PadToSize", size)
-        self.fill = fill
-        self.padding_mode = padding_mode
-
-    def forward(self, *inputs: Any) -> Any:
-        """(image, target) -> the same, padded."""
-        image, target = inputs if len(inputs) > 1 else inputs[0]
-        height, width = F.get_size(image)
-        if height > self.size[0] or width > self.size[1]:
-            raise DataError(
-                f"PadToSize: an image of height, width {(height, width)} does not fit into {self.size}: "
-                "put a Resize before it, or enlarge size"
-            )
-        border = [0, 0, self.size[1] - width, self.size[0] - height]
-        image, target = v2.Pad(border, fill=self.fill, padding_mode=self.padding_mode)(image, target)
-        if "orig_size" in target:
-            growth = torch.tensor(self.size, dtype=torch.float64) / torch.tensor((height, width))
-            target = {**target, "orig_size": (target["orig_size"] * growth).round().to(torch.int64)}
-        return image, target
-
-
-@register
 class ConvertPILImage(v2.Transform):
     """Turn the PIL image into a uint8 tensor, and say what the loader makes of it on the device.
 
@@ -349,30 +204,3 @@ for _name, _op in {  # RT-DETR's first repository
     "ConvertDtype": ConvertPILImage,
 }.items():
     REGISTRY.alias(_name, _op)
-
-
-Sizing = Resize | RandomCrop | PadToSize | KeepAspect
-"""Ops that set the size of images."""
-
-
-def sizing(ops: Iterable[nn.Module]) -> Sizing | None:
-    """The last op that sets a size; None: images keep theirs."""
-    setting = [op for op in ops if isinstance(op, Sizing)]
-    return setting[-1] if setting else None
-
-
-def sizes_after(op: Sizing | None, sizes: Ints) -> Ints:
-    """(n, 2) height, width of images (n, 2) after an op of ``sizing``."""
-    if op is None or isinstance(op, KeepAspect):
-        return sizes if op is None else np.array([op.size_of(*size) for size in sizes.tolist()]).reshape(-1, 2)
-    return np.broadcast_to(np.array(op.size), sizes.shape)
-
-
-def _pair(name: str, size: Any) -> tuple[int, int]:
-    if (
-        not isinstance(size, (list, tuple))
-        or len(size) != 2
-        or not all(type(value) is int and value > 0 for value in size)
-    ):
-        raise ValueError(f"{name}: size is {size!r}: give [height, width] in pixels")
-    return size[0], size[1]

@@ -69,7 +69,7 @@ def render(decision: Decision, read: Read) -> Tensor:
     pixels = read(needed_scale(decision))
     if decision.frame.visible.empty:
         result = _border(decision)
-    elif pixels.scale == (1.0, 1.0):
+    elif pixels.scale == (1.0, 1.0) and decision.frame.in_whole_pixels:
         result = _at_full_scale(decision, pixels.image)
     else:
         result = _reduced(decision, pixels)
@@ -182,8 +182,8 @@ class _Axis(NamedTuple):
 
 
 def _axis(
-    canvas: tuple[int, int],
-    visible: tuple[int, int],
+    canvas: tuple[float, float],
+    visible: tuple[float, float],
     size: int,
     *,
     scale: float = 1.0,
@@ -211,7 +211,10 @@ def _axis(
     end = math.ceil(min(high, low + last * step + reach) - 1e-6)
     if aligned and step < 1:  # torch copies what would get as many pixels as it has, whatever the scale
         end = max(end, min(math.ceil(high), begin + math.ceil(step / (1 - step)) + 1))
-    inner = (max(math.floor(seen[0] + 1e-6), begin), min(math.ceil(seen[1] - 1e-6), end, length or visible[1]))
+    inner = (
+        max(math.floor(seen[0] + 1e-6), begin),
+        min(math.ceil(seen[1] - 1e-6), end, length or math.ceil(visible[1])),
+    )
     box = (max(0.0, low + first * step - begin), min(end - begin, low + last * step - begin))
     return _Axis(first, last, begin, end, inner, (float(box[0]), float(box[1])), step, before)
 

@@ -3,8 +3,14 @@
 import pytest
 from torch import nn
 
-from isdfine.data.transforms import Compose, ConvertBoxes, ConvertPILImage, PixelConversion
-from isdfine.data.transforms.ops import Resize, SanitizeBoundingBoxes
+from isdfine.data.transforms import (
+    Compose,
+    ConvertBoxes,
+    ConvertPILImage,
+    PixelConversion,
+    Resize,
+    SanitizeBoundingBoxes,
+)
 
 
 class Mark(nn.Module):
