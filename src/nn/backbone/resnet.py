@@ -1,22 +1,28 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet and ResNet-vd (arXiv 1512.03385, 1812.01187) under the names of RT-DETR's configs and checkpoints."""
+"""ResNet and ResNet-vd (arXiv 1512.03385, 1812.01187) under the names of RT-DETR's configs and checkpoints, and
+ResNet under torchvision's."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.checkpoint import read_checkpoint, weights_in
 from ...core.checkpoint.weights import load_weights
+from ...core.errors import CheckpointError
 from ...core.registry import register
 from ..conv import ConvNormAct
+from ..keys import PartTable, use_table
 from ..mlp import activation
 from ..norm import freeze_batch_norms
 from ..padding import Padding, cleared
@@ -34,6 +40,7 @@ IMAGENET_FILES = {
     50: "ResNet50_vd_ssld_v2_pretrained_from_paddle.pth",
     101: "ResNet101_vd_ssld_pretrained_from_paddle.pth",
 }
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WEIGHTS_URL = "https://github.com/lyuwenyu/storage/releases/download/v0.1"
 """Folder of these files on the net; only messages name it, nothing is downloaded."""
 Variant = Literal["a", "b", "c", "d"]
@@ -46,7 +53,7 @@ class ResidualBlock(nn.Module):
         in_channels: channels of the input map.
         width: channels inside the branch.
         stride: of the whole block.
-        first: the block opens a stage, so its shortcut is a 1x1 convolution.
+        first: the shortcut is a 1x1 convolution.
         bottleneck: 1x1, 3x3, 1x1 to 4 * width channels, instead of two 3x3.
         variant: ``a`` has a bottleneck's stride in its first convolution, ``d`` halves the shortcut by averaging.
         act: activation name.
@@ -82,13 +89,19 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """The blocks of one stage; the first of them halves the map, except in the first stage."""
+    """The blocks of one stage; the first of them halves the map, except in the first stage.
 
-    def __init__(self, index: int, in_channels: int, depth: int, variant: Variant, act: str) -> None:
+    Its shortcut is a convolution, or with ``spare`` only where shapes differ.
+    """
+
+    def __init__(
+        self, index: int, in_channels: int, depth: int, variant: Variant, act: str, *, spare: bool = False
+    ) -> None:
         super().__init__()
         bottleneck, width = depth >= 50, STAGE_WIDTHS[index]
         rest = 4 * width if bottleneck else width
-        opening = ResidualBlock(in_channels, width, 2 if index > 0 else 1, True, bottleneck, variant, act)
+        first = index > 0 or in_channels != rest or not spare
+        opening = ResidualBlock(in_channels, width, 2 if index > 0 else 1, first, bottleneck, variant, act)
         others = (
             ResidualBlock(rest, width, 1, False, bottleneck, variant, act) for _ in range(BLOCKS[depth][index] - 1)
         )
@@ -134,6 +147,8 @@ class PResNet(StagedBackbone):
     """
 
     stages_are = "res_layers"
+    spare: ClassVar[bool] = False
+    """Whether there are shortcuts without a convolution where stages begin; RT-DETR's have none."""
 
     def __init__(
         self,
@@ -150,7 +165,7 @@ class PResNet(StagedBackbone):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        _check_choices(depth, variant, num_stages, return_idx, freeze_at)
+        _check_choices(type(self).__name__, depth, variant, num_stages, return_idx, freeze_at)
         if pretrained and weights is not None:
             raise ValueError(f"PResNet: pretrained and weights={weights!r} are both set: keep one of the two")
         expansion = 4 if depth >= 50 else 1
@@ -161,7 +176,7 @@ class PResNet(StagedBackbone):
         self.strides = [STAGE_STRIDES[index] for index in self.return_idx]
         self.conv1 = _stem(variant, act)
         self.res_layers = nn.ModuleList(
-            ResidualStage(index, inputs[index], depth, variant, act) for index in range(num_stages)
+            ResidualStage(index, inputs[index], depth, variant, act, spare=self.spare) for index in range(num_stages)
         )
         if freeze_at >= 0:
             self.conv1.requires_grad_(False)
@@ -187,6 +202,90 @@ class PResNet(StagedBackbone):
         return self.chosen_maps(maps, padding)
 
 
+@register
+class ResNet(PResNet):
+    """ResNet as torchvision has it (nearly ``PResNet`` of variant b), with its names in the state dict.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        return_idx: stages to return, ascending, of 0..3 with strides 4, 8, 16, 32.
+        freeze_at: see :class:`PResNet`; detectors after DETR do not train the stem and the first stage.
+        freeze_norm: normalisation as constants (buffers) instead of trained batch norm.
+        normalize: subtract ImageNet's mean and divide by its standard deviation; padded pixels are 0 after that. False
+            for images that come so.
+        weights: file of torchvision's weights, or of timm's for a model of the same form (``resnet50.tv_in1k``); the
+            classifier in it is left out.
+        pretrained: False says that random weights are meant where there is no file; otherwise the log points it out.
+
+    Attributes, errors and shapes: see :class:`PResNet`.
+    """
+
+    spare = True
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        depth: int,
+        return_idx: Sequence[int] = (1, 2, 3),
+        freeze_at: int = 1,
+        freeze_norm: bool = True,
+        *,
+        normalize: bool = True,
+        weights: str | None = None,
+        pretrained: Literal[False] | None = None,
+    ) -> None:
+        super().__init__(depth, "b", 4, return_idx, "relu", freeze_at, freeze_norm, pretrained)
+        use_table(self, torchvision_names(depth))
+        self.normalize = normalize
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        if weights is not None:
+            state = weights_in(read_checkpoint(weights), weights)
+            _check_depth(depth, state, weights)
+            load_weights(
+                self, {key: value for key, value in state.items() if not key.startswith("fc.")}, source=weights
+            )
+            logger.info("loaded the weights of ResNet %d from %s", depth, weights)
+            self.starts_from = weights
+
+    def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
+        """See :class:`PResNet`."""
+        if self.normalize:
+            images = (images - self.mean) / self.std
+            images = images if padding is None else padding.clear(images)
+        return super().forward(images, padding)
+
+
+def torchvision_names(depth: int) -> PartTable:
+    """torchvision's names of the parts of a ``PResNet`` of variant b, in its order."""
+    rows = [("conv1", "conv1.conv1_1.conv"), ("bn1", "conv1.conv1_1.norm")]
+    branches = "abc" if depth >= 50 else "ab"
+    for stage, block in ((stage, block) for stage, blocks in enumerate(BLOCKS[depth]) for block in range(blocks)):
+        theirs, ours = f"layer{stage + 1}.{block}", f"res_layers.{stage}.blocks.{block}"
+        for number, branch in enumerate(branches, 1):
+            rows += [(f"{theirs}.conv{number}", f"{ours}.branch2{branch}.conv")]
+            rows += [(f"{theirs}.bn{number}", f"{ours}.branch2{branch}.norm")]
+        rows += [(f"{theirs}.downsample.0", f"{ours}.short.conv"), (f"{theirs}.downsample.1", f"{ours}.short.norm")]
+    return PartTable(tuple(rows))
+
+
+def _check_depth(depth: int, state: Mapping[str, Tensor], file: str) -> None:
+    """CheckpointError where a file holds a ResNet of another depth."""
+    stages = range(1, len(STAGE_STRIDES) + 1)
+    blocks = tuple(
+        sum(re.fullmatch(rf"layer{stage}\.\d+\.conv1\.weight", key) is not None for key in state) for stage in stages
+    )
+    held = [
+        one for one, counts in BLOCKS.items() if counts == blocks and (one >= 50) == ("layer1.0.conv3.weight" in state)
+    ]
+    if held and held[0] != depth:
+        raise CheckpointError(
+            f"{file}: holds a ResNet {held[0]}, but ResNet.depth is {depth}: set ResNet.depth to {held[0]}, or "
+            f"ResNet.weights to the file of a ResNet {depth}"
+        )
+
+
 def _shortcut(in_channels: int, out_channels: int, stride: int, variant: Variant) -> nn.Module:
     if variant != "d" or stride == 1:
         return ConvNormAct(in_channels, out_channels, 1, stride=stride)
@@ -209,21 +308,23 @@ def _weights_file(depth: int, variant: Variant, folder: str) -> Path:
     if variant != "d":
         raise ValueError(
             f"PResNet pretrained: ImageNet weights are published for variant d only, not for {variant!r}: set weights "
-            "to a file, or take TimmBackbone (resnet50.tv_in1k has torchvision's weights)"
+            "to a file, or take ResNet, which reads torchvision's weights"
         )
     return imagenet_file("PResNet", Path(folder) / IMAGENET_FILES[depth], WEIGHTS_URL)
 
 
-def _check_choices(depth: int, variant: str, num_stages: int, return_idx: Sequence[int], freeze_at: int) -> None:
+def _check_choices(
+    owner: str, depth: int, variant: str, num_stages: int, return_idx: Sequence[int], freeze_at: int
+) -> None:
     if depth not in BLOCKS:
-        raise ValueError(f"PResNet depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
+        raise ValueError(f"{owner} depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
     if variant not in ("a", "b", "c", "d"):
-        raise ValueError(f"PResNet variant={variant!r}: choose one of a, b, c, d (d = ResNet-vd)")
+        raise ValueError(f"{owner} variant={variant!r}: choose one of a, b, c, d (d = ResNet-vd)")
     if num_stages not in range(1, 5):
-        raise ValueError(f"PResNet num_stages={num_stages}: choose one of 1, 2, 3, 4")
-    check_stages("PResNet", return_idx, range(num_stages))
+        raise ValueError(f"{owner} num_stages={num_stages}: choose one of 1, 2, 3, 4")
+    check_stages(owner, return_idx, range(num_stages))
     if freeze_at not in range(-1, num_stages + 1):
         raise ValueError(
-            f"PResNet freeze_at={freeze_at}: choose -1 (freeze nothing), 0 (the stem) or up to {num_stages} "
+            f"{owner} freeze_at={freeze_at}: choose -1 (freeze nothing), 0 (the stem) or up to {num_stages} "
             "(all stages)"
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from isdfine.core.errors import CheckpointError
 from isdfine.deploy.fuse import fuse
-from isdfine.nn.backbone.resnet import BLOCKS, PResNet
+from isdfine.nn.backbone.resnet import BLOCKS, PResNet, ResNet
 from isdfine.nn.norm import FrozenBatchNorm2d
 from isdfine.nn.padding import Padding
 
@@ -103,28 +103,63 @@ def test_where_a_bottleneck_halves_the_map() -> None:
     assert (strides("a"), strides("b")) == ([2, 1], [1, 2])
 
 
-def test_variant_b_is_torchvisions() -> None:
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_is_torchvisions(depth: int, tmp_path: Path) -> None:
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(2)
-    theirs = with_statistics(models.resnet50())
-    ours = small(50, variant="b").eval()
-    places = {"downsample.0": "short.conv", "downsample.1": "short.norm"}
-    for number, branch in enumerate("abc", start=1):
-        places |= {f"conv{number}": f"branch2{branch}.conv", f"bn{number}": f"branch2{branch}.norm"}
-    state = {}
-    for key, value in theirs.state_dict().items():
-        stage = re.fullmatch(r"layer(\d)\.(\d)\.(.+)\.(\w+)", key)
-        if stage is not None:
-            state[f"res_layers.{int(stage[1]) - 1}.blocks.{stage[2]}.{places[stage[3]]}.{stage[4]}"] = value
-        elif not key.startswith("fc."):
-            state[key.replace("bn1", "conv1.conv1_1.norm").replace("conv1.w", "conv1.conv1_1.conv.w")] = value
-    ours.load_state_dict(state)
-    images = torch.rand(1, 3, 64, 96)
+    theirs = with_statistics(getattr(models, f"resnet{depth}")())
+    file = tmp_path / "torchvision.pth"
+    torch.save(theirs.state_dict(), file)
+    trained = ResNet(depth, (0, 1, 2, 3), freeze_norm=False, weights=str(file), normalize=False).eval()
+    assert trained.starts_from == str(file)
+    names = [key for key in theirs.state_dict() if not key.startswith("fc.")]
+    assert list(trained.state_dict()) == names
+    frozen = ResNet(depth, (0, 1, 2, 3), weights=str(file)).eval()
+    assert list(frozen.state_dict()) == [key for key in names if not key.endswith("num_batches_tracked")]
+    assert {name for name, one in frozen.named_parameters() if not one.requires_grad} == {
+        name for name, _ in frozen.named_parameters() if frozen.stage_of(name) <= 1
+    }
+    normalised = (images := torch.rand(1, 3, 64, 96)).sub(frozen.mean).div(frozen.std)
     with torch.no_grad():
-        last = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-        for index, feature_map in enumerate(ours(images), start=1):
+        last = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(normalised))))
+        for index, (one, other) in enumerate(zip(trained(normalised), frozen(images)), start=1):
             last = getattr(theirs, f"layer{index}")(last)
-            torch.testing.assert_close(feature_map, last)
+            torch.testing.assert_close(one, last)
+            torch.testing.assert_close(other, last, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_timm_and_of_another_depth(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(
+        state := timm.create_model("resnet18.tv_in1k").state_dict(), file := tmp_path / "timm.safetensors"
+    )
+    backbone = ResNet(18, weights=str(file))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, state[key])
+    with pytest.raises(
+        CheckpointError, match=r"timm\.safetensors: holds a ResNet 18, but ResNet.depth is 50: set .* to 18"
+    ):
+        ResNet(50, weights=str(file))
+    torch.save({key: value for key, value in state.items() if not key.startswith("layer4")}, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        ResNet(18, weights=str(tmp_path / "part.pth"))
+
+
+def test_padded_pixels_are_zero_once_normalised() -> None:
+    torch.manual_seed(3)
+    backbone, images = ResNet(18), torch.rand(1, 3, 64, 64)
+    images[..., 32:] = 0
+    normalised = ((images - backbone.mean) / backbone.std) * (torch.arange(64) < 32)
+    raw = ResNet(18, normalize=False)
+    raw.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        for visible in (True, False):
+            padding = Padding(torch.tensor([[64, 32]]), (64, 64), whole_cells=True, visible=visible)
+            for one, other in zip(backbone(images, padding), raw(normalised, padding)):
+                assert torch.equal(one, other)
+        seen = Padding(torch.tensor([[64, 32]]), (64, 64), visible=True)
+        assert torch.equal(raw(normalised, seen)[0], raw(normalised)[0])
 
 
 @pytest.mark.parametrize("content", [(64, 96), (52, 75)])
@@ -224,3 +259,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_what_a_constructor_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PResNet(**{"depth": 18, **options})
+
+
+def test_messages_name_the_backbone_of_the_config() -> None:
+    with pytest.raises(ValueError, match=r"ResNet depth=20: choose one of 18, 34, 50, 101"):
+        ResNet(20)
