@@ -32,7 +32,7 @@ from .core.errors import CheckpointError, ConfigError
 from .core.registry import IMPORTS, REGISTRY, import_components
 from .data import collate as collate
 from .data import transforms as transforms
-from .data.label_space import MSCOCO, LabelSpace
+from .data.label_space import MSCOCO, LabelSpace, mscoco_rows
 from .weights.cache import located, published_at
 from .zoo import parts as parts
 from .zoo.huggingface.config import config_from_huggingface
@@ -202,9 +202,9 @@ def load_detector(
     model, described = build_with(checkpoint, _config_of(checkpoint, config))
     count = described.get("num_classes")
     labels = checkpoint.label_space
-    if labels is None and count == len(MSCOCO) and described.get("remap_mscoco_category"):
-        labels = MSCOCO
-    elif labels is None:
+    if labels is None:
+        labels = mscoco_rows(described, count)
+    if labels is None:
         labels = LabelSpace(tuple(f"class {number}" for number in range(count)), tuple(range(count)))
     if len(labels) != count:
         raise CheckpointError(

@@ -24,7 +24,7 @@ from ..core.command import add_option, command_parser, one_line_errors
 from ..core.config.node import dump_yaml
 from ..core.config.shipped import SHIPPED
 from ..core.errors import ConfigError, DataError
-from ..data.label_space import MSCOCO, LabelSpace
+from ..data.label_space import MSCOCO, LabelSpace, mscoco_rows
 from ..load import Checkpoint, open_checkpoint
 
 
@@ -131,7 +131,7 @@ def labels_for(source: Checkpoint, config: isdfine.Config, given: LabelSpace | N
     """Classes: those given, those of the input, or COCO's where the config says that labels are COCO's."""
     if given is not None or source.label_space is not None:
         return given or source.label_space
-    return MSCOCO if config.get("remap_mscoco_category") and config.get("num_classes") == len(MSCOCO) else None
+    return mscoco_rows(config, config.get("num_classes") or 0)
 
 
 def report(conversion: Conversion, labels: LabelSpace | None, *, inference: bool) -> None:

@@ -45,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--tuning-classes",
         metavar="LIST",
-        help="classes of a -t checkpoint that names none: coco, objects365, objects365_366, voc, or a file with names",
+        help="classes of a -t checkpoint that names none: coco, coco_91, objects365, objects365_366, voc, or a file",
     )
     parser.add_argument("--test-only", action="store_true", help="evaluate the checkpoint given with -r and end")
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and end")

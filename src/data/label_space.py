@@ -232,3 +232,13 @@ def _mscoco() -> LabelSpace:
 
 MSCOCO = _mscoco()
 """The 80 classes of COCO detection with their original ids, which leave gaps up to 90."""
+
+
+def mscoco_rows(config: ConfigReader, count: int) -> LabelSpace | None:
+    """The classes of heads with so many rows, where a config says that labels are COCO's; None: not known.
+
+    80 rows are the classes in the order of their ids; with 91, as in the checkpoints of DETR and its successors, the
+    row of a class is its id.
+    """
+    known = (MSCOCO, MSCOCO.with_unused_ids()) if config.get("remap_mscoco_category") else ()
+    return next((space for space in known if len(space) == count), None)

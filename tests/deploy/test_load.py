@@ -63,10 +63,17 @@ def test_official_checkpoints_need_a_config(tmp_path: Path) -> None:
         load_detector(tmp_path / "official.pth", tmp_path / "absent.yml")
 
 
-def test_coco_models_know_their_classes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [80, 91])
+def test_coco_models_know_their_classes(tmp_path: Path, rows: int) -> None:
     config = micro_config(tmp_path).with_values({"num_classes": 80, "remap_mscoco_category": True})
-    torch.save({"model": config.build("model").state_dict()}, tmp_path / "official.pth")
-    assert load_detector(tmp_path / "official.pth", config).labels == MSCOCO
+    weights = config.with_values({"num_classes": rows}).build("model").state_dict()
+    torch.save({"model": weights}, tmp_path / "official.pth")
+    labels = load_detector(tmp_path / "official.pth", config).labels
+    if rows == 80:
+        assert labels == MSCOCO
+    else:  # rows are ids, as in DETR's checkpoints
+        assert labels.category_ids == tuple(range(91))
+        assert {labels.names[number] for number in (1, 12, 90)} == {"person", "(unused 12)", "toothbrush"}
 
 
 def test_sections_elsewhere_and_none(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from isdfine.core.checkpoint.weights import LoadReport
 from isdfine.core.config.settings import RunSettings
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.data.classes import class_list
-from isdfine.data.label_space import LabelSpace
+from isdfine.data.label_space import MSCOCO, LabelSpace
 from isdfine.load import Checkpoint, open_checkpoint
 from isdfine.nn.backbone.timm import TimmBackbone
 from isdfine.solver.fit import make_folder
@@ -213,6 +213,14 @@ def test_official_files_without_names_between_objects365_and_coco(micro: isdfine
     run = Tuned(micro, objects, coco)
     run.check(coco, [rows.get(index) for index in range(len(objects))])
     assert "its 80 rows were taken as those of coco, whose classes are all in the data; if" in run.report.notes[0]
+
+
+def test_files_whose_rows_are_ids_of_coco(micro: isdfine.Config) -> None:
+    """`-t` with a checkpoint of DETR and its successors: 91 rows, of which 80 are classes."""
+    theirs = weights(micro, 91)
+    run = Tuned(micro, MSCOCO.names, theirs)
+    run.check(theirs, list(MSCOCO.category_ids))
+    assert "its 91 rows were taken as those of coco_91, which has all classes of the data" in run.report.notes[0]
 
 
 def test_a_file_without_names_and_data_of_some_of_its_classes(

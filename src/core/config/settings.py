@@ -102,9 +102,9 @@ class RunSettings:
     """Checkpoint whose fitting weights start a new run (fine-tuning)."""
 
     tuning_classes: str | None = None
-    """Whose classes the rows of ``tuning`` are, where the file does not say: coco, objects365, objects365_366, voc, or
-    a file with names. None: a list of as many classes that holds all of the data's, or is held by them, is assumed;
-    else rows are taken as they are if they are as many as the data's classes, else start anew."""
+    """Whose classes the rows of ``tuning`` are, where the file does not say: coco, coco_91, objects365, objects365_366,
+    voc, or a file with names. None: a list of as many classes that holds all of the data's, or is held by them, is
+    assumed; else rows are taken as they are if they are as many as the data's classes, else start anew."""
 
     class_synonyms: str | None = None
     """YAML file with groups of class names that mean the same, for ``tuning``; None = the table of the package."""

@@ -24,11 +24,13 @@ _SMALL_JSON = 1 << 20
 
 BUILT_IN: dict[str, Callable[[], LabelSpace]] = {
     "coco": lambda: MSCOCO,
+    "coco_91": MSCOCO.with_unused_ids,
     "objects365": lambda: _packaged("objects365.yml"),
     "objects365_366": lambda: _packaged("objects365.yml").with_unused_ids(),
     "voc": lambda: _packaged("voc.yml"),
 }
-"""Class lists by name. ``objects365_366`` is that of official checkpoints: row = category id, and row 0 is unused."""
+"""Class lists by name. ``coco_91`` (DETR and its successors) and ``objects365_366`` (D-FINE) are those of official
+checkpoints whose rows are category ids; row 0 is unused."""
 
 
 def squeezed(name: str) -> str:

@@ -21,7 +21,7 @@ def official_rows() -> list[int]:
 
 def test_lists_have_their_sizes_and_ids() -> None:
     sizes = {name: len(read()) for name, read in BUILT_IN.items()}
-    assert sizes == {"coco": 80, "objects365": 365, "objects365_366": 366, "voc": 20}
+    assert sizes == {"coco": 80, "coco_91": 91, "objects365": 365, "objects365_366": 366, "voc": 20}
     objects = class_list("objects365")
     assert objects.category_ids == tuple(range(1, 366))
     assert [objects.names[label] for label in (0, 1, 37, 196, 299, 364)] == [
@@ -150,7 +150,7 @@ def test_files_that_are_no_text_and_bad_categories(tmp_path: Path) -> None:
 def test_an_unknown_list_names_the_choices() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"'object365' is no list of class names \(did you mean objects365\?\): choose coco, objects365, "
+        match=r"'object365' is no list of class names \(did you mean objects365\?\): choose coco, coco_91, objects365, "
         r"objects365_366, voc, or give a file",
     ):
         class_list("object365")
