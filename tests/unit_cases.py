@@ -15,6 +15,7 @@ from isdfine.losses.matched import tabulate
 from isdfine.losses.matcher import HungarianMatcher
 from isdfine.losses.sets import stack_sets
 from isdfine.nn.types import Predictions
+from isdfine.zoo.denoising import DenoisingNoise
 
 BASE = 1000
 Targets = list[dict[str, Tensor]]
@@ -101,3 +102,31 @@ def check_matches(
         costs = matcher.cost(stack, table)[0].split(list(table.counts))
         for image, cost in enumerate(costs):
             close(cost.mT, arrays[f"{prefix}cost_last_image{image}"])
+
+
+def recorded_noise(arrays: Mapping[str, Tensor], targets: Targets, copies: int, probability: float) -> DenoisingNoise:
+    """The draws of DINO (4) or DN-DETR (3) as ours, which are for every slot of every image.
+
+    Theirs are for real boxes alone, copy by copy through the batch; of the classes they draw those that they need.
+
+    Args:
+        arrays: the recorded draws, whose names begin with ``draw`` or ``dn_draw/``.
+        targets: of the batch.
+        copies: how many times every box stands in an image, twice the groups where there are negatives.
+        probability: that a label is redrawn.
+    """
+    flip, needed, *moves = (arrays[key] for key in sorted(arrays) if key.startswith(("draw", "dn_draw/")))
+    labels = torch.zeros_like(flip, dtype=torch.int64)
+    labels[flip < probability] = needed
+    if len(moves) == 1:  # DN-DETR draws how far and to which side in one
+        signed = 2 * moves[0] - 1
+        moves = [(signed > 0).long(), signed.abs()]
+    return DenoisingNoise(*(_of_slots(draw, targets, copies) for draw in (flip, labels, *moves)))
+
+
+def _of_slots(draw: Tensor, targets: Targets, copies: int) -> Tensor:
+    counts = [len(target["labels"]) for target in targets]
+    slots = draw.new_zeros(len(targets), copies, max(counts), *draw.shape[1:])
+    for image, drawn in enumerate(draw.unflatten(0, (copies, sum(counts))).split(counts, dim=1) if copies else ()):
+        slots[image, :, : counts[image]] = drawn
+    return slots.flatten(1, 2)

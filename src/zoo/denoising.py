@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Contrastive denoising queries (DINO, arXiv 2203.03605; docs/method.md 3.3): ground truth to be restored."""
+"""Contrastive denoising queries (DINO, arXiv 2203.03605; docs/method.md 3.3): ground truth to be restored.
+
+``zoo.positive_denoising`` has DN-DETR's, which came before and know no negatives.
+"""
 
 from __future__ import annotations
 
@@ -36,20 +39,15 @@ class DenoisingNoise(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DenoisingSetting:
-    """How much noise there is, and how many queries carry it."""
+class NoiseSetting:
+    """How much noise there is, and how many queries carry it; a kind of denoising says what the numbers mean."""
 
     num_denoising: int
-    """Positive queries to aim at per image; 0 turns denoising off."""
+    """0 turns denoising off."""
     label_noise_ratio: float
-    """Twice the probability that a label is redrawn, in [0, 1]."""
+    """In [0, 1]."""
     box_noise_scale: float
-    """Largest shift of a positive's edge in halves of its box; negatives move between one and two times as far."""
-    swap_crossed: bool = True
-    """A box whose edges crossed reads as if they had changed places (D-FINE); False: its size is 0 (DINO, RT-DETR)."""
-    dummy_group: bool = False
-    """A batch without any box gets one group of two queries around a made-up box, to be found empty (RT-DETR); False: a
-    group of no queries."""
+    """0 or more, in halves of a box."""
 
     def __post_init__(self) -> None:
         if self.num_denoising < 0:
@@ -59,9 +57,33 @@ class DenoisingSetting:
         if self.box_noise_scale < 0:
             raise ValueError(f"box_noise_scale must be 0 (off) or more, got {self.box_noise_scale}")
 
+
+@dataclass(frozen=True)
+class DenoisingSetting(NoiseSetting):
+    """``num_denoising`` positive queries are aimed at per image; ``label_noise_ratio`` is twice the probability that a
+    label is redrawn; ``box_noise_scale`` is how far a positive's edge moves at most in halves of its box: negatives
+    move between one and two times as far."""
+
+    swap_crossed: bool = True
+    """A box whose edges crossed reads as if they had changed places (D-FINE); False: its size is 0 (DINO, RT-DETR)."""
+    dummy_group: bool = False
+    """A batch without any box gets one group of two queries around a made-up box, to be found empty (RT-DETR); False: a
+    group of no queries."""
+    few_are_groups: bool = False
+    """With fewer than 50, ``num_denoising`` is half the number of groups, however many boxes there are (DINO)."""
+    centred_padding: bool = False
+    """Padded slots start in the middle of the image with half its size (DINO); False: in its corner, without a size."""
+    eps: float = 1e-5
+    """Smallest fraction in the logarithms of box logits; DINO has 1e-3."""
+
     def layout_of(self, targets: Sequence[Target]) -> tuple[int, int]:
         """:func:`layout` of a batch."""
-        return layout([len(target["labels"]) for target in targets], self.num_denoising, dummy_group=self.dummy_group)
+        return layout(
+            [len(target["labels"]) for target in targets],
+            self.num_denoising,
+            dummy_group=self.dummy_group,
+            few_are_groups=self.few_are_groups,
+        )
 
 
 class Denoising(nn.Module):
@@ -90,9 +112,7 @@ class Denoising(nn.Module):
         return denoising_group(targets, noise, self.embedding, self.setting)
 
 
-def draw_noise(
-    batch: int, slots: int, num_classes: int, setting: DenoisingSetting, device: torch.device
-) -> DenoisingNoise:
+def draw_noise(batch: int, slots: int, num_classes: int, setting: NoiseSetting, device: torch.device) -> DenoisingNoise:
     """Draw what :func:`denoising_group` needs, on ``device``: at most four draws, always in the same order."""
     flip = labels = signs = shifts = None
     if setting.label_noise_ratio > 0:
@@ -104,8 +124,10 @@ def draw_noise(
     return DenoisingNoise(flip, labels, signs, shifts)
 
 
-def layout(counts: Sequence[int], num_denoising: int, *, dummy_group: bool = False) -> tuple[int, int]:
-    """How a batch with these numbers of boxes is laid out.
+def layout(
+    counts: Sequence[int], num_denoising: int, *, dummy_group: bool = False, few_are_groups: bool = False
+) -> tuple[int, int]:
+    """How a batch with these numbers of boxes is laid out; the options are those of :class:`DenoisingSetting`.
 
     Returns: groups G (0 if there is no box at all, 1 with ``dummy_group``) and the width M of half a group. Each group
         holds M positive, then M negative queries; box j of every image takes slot j of both, so an image has 2 * G * M
@@ -113,8 +135,56 @@ def layout(counts: Sequence[int], num_denoising: int, *, dummy_group: bool = Fal
     """
     width = max(counts, default=0)
     if width:
-        return max(1, num_denoising // width), width
+        few = few_are_groups and num_denoising < 50
+        return 2 * num_denoising if few else max(1, num_denoising // width), width
     return (1, 1) if dummy_group else (0, 0)
+
+
+class Slots(NamedTuple):
+    """The ground truth of a batch in K slots per image: copy by copy, in each the boxes of the image and padding."""
+
+    labels: Tensor
+    """(B, K) int64, in 0..C; C where there is none."""
+    boxes: Tensor
+    """(B, K, 4) cxcywh float32, zeros where there is none."""
+    padding: Tensor
+    """(B, K) bool, True where there is none."""
+    copy: Tensor
+    """(K,) int64 number of the slot's copy."""
+    box_index: Tensor
+    """(K,) int64 place within it, which is the box's number in its image."""
+
+    def assigned(self, negative: Tensor | None = None) -> Tensor:
+        """(B, K) number of each slot's box, -1 for padding and for ``negative`` (K,) slots."""
+        index = self.box_index if negative is None else self.box_index.masked_fill(negative, -1)
+        return index.expand_as(self.labels).masked_fill(self.padding, -1)
+
+
+def slots_of(targets: Sequence[Target], copies: int, width: int, filler: int) -> Slots:
+    """Lay out a batch; ``width`` 1 for one without any box gives dummies, ``filler`` is C."""
+    labels = pad_sequence([target["labels"] for target in targets], batch_first=True, padding_value=filler)
+    boxes = pad_sequence([target["boxes"].reshape(-1, 4) for target in targets], batch_first=True)  # (B, M, 4)
+    real = pad_sequence([torch.ones_like(target["labels"], dtype=torch.bool) for target in targets], batch_first=True)
+    if missing := width - labels.shape[1]:  # the dummy group
+        labels, real = F.pad(labels, (0, missing), value=filler), F.pad(real, (0, missing))
+        boxes = labels.new_tensor(DUMMY_BOX, dtype=torch.float32).expand(*labels.shape, 4)
+    slot = torch.arange(copies * width, device=labels.device)
+    return Slots(
+        # A label outside the head must reach the matcher, which names it, and not end in an index error here.
+        labels=labels.repeat(1, copies).clamp(0, filler),
+        boxes=boxes.float().repeat(1, copies, 1),
+        padding=~real.repeat(1, copies),
+        copy=slot // max(width, 1),
+        box_index=slot % max(width, 1),
+    )
+
+
+def noisy_labels(slots: Slots, noise: DenoisingNoise, probability: float) -> Tensor:
+    """(B, K) labels, some of the real ones replaced."""
+    if noise.flip is None or noise.labels is None:
+        return slots.labels
+    replaced = (noise.flip < probability) & ~slots.padding
+    return torch.where(replaced, noise.labels.to(slots.labels.dtype), slots.labels)
 
 
 def denoising_group(
@@ -125,44 +195,28 @@ def denoising_group(
     Args:
         targets: one per image; a batch without any box gives a group of zero queries that still reads ``embedding``.
         noise: from :func:`draw_noise`, with as many slots as :func:`layout` says.
-        embedding: C + 1 rows; row C is zero and stands for slots that only fill up the batch.
+        embedding: C + 1 rows; row C is that of slots that only fill up the batch, whose content is zero.
         setting: the same that the noise was drawn with.
 
     Returns: the group ``dn``, which reads the matching queries too. Padded slots stay visible inside their group.
     """
     groups, width = setting.layout_of(targets)
-    filler = embedding.num_embeddings - 1
-    labels = pad_sequence([target["labels"] for target in targets], batch_first=True, padding_value=filler)
-    boxes = pad_sequence([target["boxes"].reshape(-1, 4) for target in targets], batch_first=True)  # (B, M, 4)
-    real = pad_sequence([torch.ones_like(target["labels"], dtype=torch.bool) for target in targets], batch_first=True)
-    if missing := width - labels.shape[1]:  # the dummy group
-        labels, real = F.pad(labels, (0, missing), value=filler), F.pad(real, (0, missing))
-        boxes = labels.new_tensor(DUMMY_BOX, dtype=torch.float32).expand(*labels.shape, 4)
-    labels, boxes = labels.repeat(1, 2 * groups), boxes.float().repeat(1, 2 * groups, 1)  # (B, 2GM), (B, 2GM, 4)
-    padding = ~real.repeat(1, 2 * groups)
-    # A label outside the head must reach the matcher, which names it, and not end in an index error here.
-    labels = labels.clamp(0, filler)
-    slot = torch.arange(2 * groups * width, device=labels.device)
-    half, box_index = slot // max(width, 1), slot % max(width, 1)
-    negative = half % 2 == 1
+    slots = slots_of(targets, 2 * groups, width, embedding.num_embeddings - 1)
+    negative = slots.copy % 2 == 1
+    content = embedding(noisy_labels(slots, noise, setting.label_noise_ratio * 0.5))
+    references = inverse_sigmoid(_noisy_boxes(slots.boxes, negative, noise, setting), setting.eps)
+    if setting.centred_padding:
+        references = references.masked_fill(slots.padding[..., None], 0)
     return QueryGroup(
         name=GROUP_NAME,
-        content=embedding(_noisy_labels(labels, padding, noise, setting.label_noise_ratio)),
-        reference_logits=inverse_sigmoid(_noisy_boxes(boxes, negative, noise, setting)),
-        mask=half[:, None] // 2 != half // 2,
+        content=content.masked_fill(slots.padding[..., None], 0),
+        reference_logits=references,
+        mask=slots.copy[:, None] // 2 != slots.copy // 2,
         attends_to=(MATCHING,),
-        assigned=box_index.masked_fill(negative, -1).expand_as(labels).masked_fill(padding, -1),
-        padding=padding,
+        assigned=slots.assigned(negative),
+        padding=slots.padding,
         repeats=groups,
     )
-
-
-def _noisy_labels(labels: Tensor, padding: Tensor, noise: DenoisingNoise, ratio: float) -> Tensor:
-    """(B, K) labels, some of the real ones replaced."""
-    if noise.flip is None or noise.labels is None:
-        return labels
-    replaced = (noise.flip < ratio * 0.5) & ~padding
-    return torch.where(replaced, noise.labels.to(labels.dtype), labels)
 
 
 def _noisy_boxes(boxes_cxcywh: Tensor, negative: Tensor, noise: DenoisingNoise, setting: DenoisingSetting) -> Tensor:
