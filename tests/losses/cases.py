@@ -47,9 +47,9 @@ def official_objective(
     return Objective(criterion, None if go_lsd is None else [GOLSD(**go_lsd)])
 
 
-def dn_group(assigned: Tensor, repeats: int, padding: Tensor) -> QueryGroup:
+def dn_group(assigned: Tensor, repeats: int, padding: Tensor, **options: Any) -> QueryGroup:
     empty = torch.zeros(*assigned.shape, 4)
-    return QueryGroup("dn", empty, empty, assigned=assigned, padding=padding, repeats=repeats)
+    return QueryGroup("dn", empty, empty, assigned=assigned, padding=padding, repeats=repeats, **options)
 
 
 @dataclass
@@ -139,8 +139,12 @@ def random_case(
     reg_max: int = 8,
     agnostic: bool = False,
     dn_groups: int = 0,
+    negatives: bool = True,
 ) -> Case:
-    """Random sets; with ``dn_groups`` G, denoising queries laid out as G times [M positive, M negative]."""
+    """Random sets; with ``dn_groups`` G, denoising queries laid out as G times [M positive, M negative].
+
+    Without ``negatives`` they are G times [M positive], whose padding is not scored (DN-DETR).
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def boxes(*shape: int) -> Tensor:
@@ -152,12 +156,13 @@ def random_case(
     heads += [("pre", queries, num_classes, False), ("enc", queries, 1 if agnostic else num_classes, False)]
     dn = None
     if dn_groups:
-        size = 2 * dn_groups * most
+        period = (2 if negatives else 1) * most
+        size = dn_groups * period
         heads += [(f"dn{i}", size, num_classes, True) for i in range(layers)] + [("dnpre", size, num_classes, False)]
-        slot = torch.arange(size) % (2 * most)
+        slot = torch.arange(size) % max(period, 1)
         assigned = torch.where(slot < torch.tensor(counts)[:, None], slot, -1)
-        padding = slot % most >= torch.tensor(counts)[:, None]
-        dn = dn_group(assigned, dn_groups, padding), boxes(batch, size)
+        padding = slot % max(most, 1) >= torch.tensor(counts)[:, None]
+        dn = dn_group(assigned, dn_groups, padding, scores_padding=negatives), boxes(batch, size)
     inputs = {}
     for name, size, classes, has_edges in heads:
         inputs[f"{name}.logits"] = torch.randn(batch, size, classes, generator=generator)
