@@ -5,44 +5,22 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError, check_counts
-from ..nn.capture import DEFORMABLE_KINDS, AttentionRecorder, check_taps, recorder
+from ..nn.capture import AttentionRecorder, check_taps, recorder
 from ..nn.cpu import FeatureTable
-from ..nn.padding import Padding, cleared
+from ..nn.padding import Padding
 from ..nn.queries import JoinedQueries, join_groups, split_predictions
 from ..nn.types import TRAINING, DetectorOutput, GroupOutput, MemoryTap, Predictions, QueryGroup, Target, Want
-from .decoder_layer import DecoderLayer
 from .heads import BoxHead, BoxState, FDRBoxHead, ScoreHead
+from .inputs import DecoderInputs, Layer, QueryPosition, enlarge_channels
+from .projection import InputProjection
 from .queries import GroupSource, Memory, Proposals, QueryInit
-
-
-@dataclass(frozen=True)
-class DecoderInputs:
-    """What all layers of one forward pass read besides the queries."""
-
-    values: Sequence[Tensor]
-    """Feature maps (B, D, H, W), one per level."""
-    attn_mask: Tensor | None
-    """(Q, Q) bool, True where row i may not read column j; None for no mask."""
-    valid_ratios: Tensor | None
-    """(B, levels, 2) how much of each map the image spans, see ``Padding.valid_ratios``; None for all of it."""
-    record: AttentionRecorder | None
-    """Collects what the layers attend to; None if nobody asked."""
-
-    def of_width(self, dim: int) -> DecoderInputs:
-        """The same with maps of ``dim`` channels, for wider layers."""
-        maps = self.values.maps if isinstance(self.values, FeatureTable) else self.values
-        if maps[0].shape[1] == dim:
-            return self
-        return replace(self, values=FeatureTable([enlarge_channels(level, dim, axis=1) for level in maps]))
 
 
 class Refined(NamedTuple):
@@ -54,14 +32,6 @@ class Refined(NamedTuple):
     """Their boxes."""
 
 
-def enlarge_channels(x: Tensor, dim: int, axis: int = -1) -> Tensor:
-    """Repeat channels (c0 c0 c1 c1 ..) until there are ``dim`` of them, which is nearest interpolation."""
-    channels = x.shape[axis]
-    if channels == dim:
-        return x
-    return x.index_select(axis, torch.arange(dim, device=x.device) * channels // dim)
-
-
 class Decoder(nn.Module):
     """Select, refine, predict.
 
@@ -69,38 +39,44 @@ class Decoder(nn.Module):
         projection: the encoder's maps -> one map of D channels per level.
         queries: makes the matching queries, see :class:`QueryInit`.
         layers: decoder layers; those after ``eval_idx`` may be wider and run in training only.
-        position: (B, Q, 4) reference boxes -> (B, Q, D) query positions, for groups that bring none.
+        position: see :class:`QueryPosition`; for groups that bring no position of their own.
         box_head, score_head: make predictions of the queries after each layer.
         sources: make further groups in training, see :class:`GroupSource`.
         eval_idx: index of the layer that is evaluated.
         aux_loss: where all layers are wanted, predict after each; otherwise after the last alone.
+        norm: of the queries after any layer, for the heads; the next layer reads them without it (DAB-DETR, DINO).
+        token_positions: where the memory's cells lie, :class:`Memory` -> (1 or B, S, D), for layers of dense attention.
 
     Raises: ValueError for a box head or a source that does not go with what the queries start from.
     """
 
-    attention_kinds: frozenset[str] = DEFORMABLE_KINDS
     taps: frozenset[str] = frozenset({"memory", "hidden"})
 
     def __init__(
         self,
         projection: InputProjection,
         queries: QueryInit,
-        layers: Sequence[DecoderLayer],
-        position: nn.Module,
+        layers: Sequence[Layer],
+        position: QueryPosition,
         box_head: BoxHead,
         score_head: ScoreHead,
         sources: Sequence[GroupSource] = (),
         eval_idx: int = -1,
         *,
         aux_loss: bool = True,
+        norm: nn.LayerNorm | None = None,
+        token_positions: nn.Module | None = None,
     ) -> None:
         super().__init__()
         _check_references(queries, box_head, sources)
         self.projection = projection
         self.queries = queries
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(layers)  # type: ignore[arg-type]  # a layer is a module with that call
         self.widths = [layer.dim for layer in layers]
+        self.attention_kinds: frozenset[str] = layers[0].attention_kinds
         self.position = position
+        self.norm = norm
+        self.token_positions = token_positions
         self.box_head = box_head
         self.score_head = score_head
         self.sources = nn.ModuleList(sources)  # type: ignore[arg-type]  # a source is a module with that call
@@ -186,43 +162,51 @@ class Decoder(nn.Module):
         """What the layers will read; maps are sampled in fp32, so they are cast once for all layers."""
         values = FeatureTable([level.float() for level in memory.maps])
         valid_ratios = None if memory.padding is None else memory.padding.valid_ratios(memory.sizes)
-        return DecoderInputs(values, queries.attn_mask, valid_ratios, record)
+        inputs = DecoderInputs(values, queries.attn_mask, valid_ratios, record)
+        if self.token_positions is None:
+            return inputs
+        return replace(
+            inputs,
+            tokens=memory.tokens,
+            token_positions=self.token_positions(memory),
+            token_padding=None if memory.padding is None else memory.padded_cells(),
+        )
 
     def _refine(self, queries: JoinedQueries, inputs: DecoderInputs, depth: int) -> Refined:
         """Run the first ``depth`` layers; each looks around the boxes of the layer before."""
         content, references = queries.content, queries.reference_logits.float().sigmoid()
+        normed = content  # nothing reads it before the first layer
         refined = Refined([], [])
         state: BoxState | None = None
         for index in range(depth):
             width = self.widths[index]
-            position = self._positions(queries, references)
+            position = self._positions(queries, references, content, index, inputs.valid_ratios)
             inputs = inputs.of_width(width)
-            before = enlarge_channels(content, width)
-            content = self.layers[index](
-                before,
-                references,
-                enlarge_channels(position, width),
-                inputs.values,
-                inputs.attn_mask,
-                valid_ratios=inputs.valid_ratios,
-                record=inputs.record,
-            )
+            if width != self.widths[0]:
+                content, normed, position = (enlarge_channels(tensor, width) for tensor in (content, normed, position))
+            before, content = normed, self.layers[index](content, references, position, inputs)
+            normed = content if self.norm is None else self.norm(content)
             if state is None:
-                state = self.box_head.start(content, references)
-            state = self.box_head.step(index, content, before, state)
+                state = self.box_head.start(normed, references)
+            state = self.box_head.step(index, normed, before, state, content)
             references = state.references
-            refined.hidden.append(content)
+            refined.hidden.append(normed)
             refined.states.append(state)
         return refined
 
-    def _positions(self, queries: JoinedQueries, references: Tensor) -> Tensor:
+    def _positions(
+        self, queries: JoinedQueries, references: Tensor, content: Tensor, index: int, valid_ratios: Tensor | None
+    ) -> Tensor:
         """(B, Q, D) where each query looks, in the layers' terms: its group's own embedding, or that of its box."""
         if not any(given is not None for given in queries.positions):
-            embedded: Tensor = self.position(references)
-            return embedded
-        parts = references.split_with_sizes(queries.sizes, dim=1)
+            return self.position(references, content, index, valid_ratios)
+        parts = (tensor.split_with_sizes(queries.sizes, dim=1) for tensor in (references, content))
         return torch.cat(
-            [self.position(part) if given is None else given for part, given in zip(parts, queries.positions)], dim=1
+            [
+                self.position(boxes, known, index, valid_ratios) if given is None else given
+                for boxes, known, given in zip(*parts, queries.positions)
+            ],
+            dim=1,
         )
 
     def _predict(self, index: int, refined: Refined, scores: Tensor | None = None) -> Predictions:
@@ -285,75 +269,3 @@ def _check_references(queries: QueryInit, head: BoxHead, sources: Sequence[Group
                 f"{type(source).__name__} gives references of {given} numbers, {name} {dim}: leave the source out "
                 "(num_denoising: 0 for denoising), or choose another query initialiser"
             )
-
-
-def _conv_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
-    nn.init.xavier_uniform_(conv.weight)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels)))
-
-
-class InputProjection(nn.ModuleList):
-    """One step per level: nothing where the width fits, else 1x1 convolution and BN; 3x3 with stride 2 for new levels.
-
-    New levels start from the encoder's last map, then from the level before. (Upstream leaves them at the same size
-    when the channels match, docs/method.md 11.2.) Deployment keeps these layers as they are.
-
-    Args:
-        channels: of the encoder's maps, fine to coarse.
-        dim: channels D of all levels.
-        num_levels: levels, at least ``len(channels)``.
-        always: project maps whose width fits as well, as RT-DETR does.
-
-    Raises: ValueError if there are fewer levels than maps; ConfigError on maps of other numbers or channels.
-    """
-
-    def __init__(self, channels: Sequence[int], dim: int, num_levels: int, *, always: bool = False) -> None:
-        if num_levels < len(channels):
-            raise ValueError(f"num_levels {num_levels} is less than the {len(channels)} feat_channels {list(channels)}")
-        fits = [c == dim and not always for c in channels]
-        steps: list[nn.Module] = [nn.Identity() if fit else _conv_norm(c, dim, 1, 1) for c, fit in zip(channels, fits)]
-        widths = [channels[-1]] + [dim] * (num_levels - len(channels))
-        steps += [_conv_norm(width, dim, 3, 2) for width in widths[: num_levels - len(channels)]]
-        super().__init__(steps)
-        self.channels = list(channels)
-
-    def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
-        """Maps (B, channels[i], H, W), fine to coarse -> one (B, D, H, W) per level, cleared of padding."""
-        if (got := [feature.shape[1] for feature in features]) != self.channels:
-            raise ConfigError(
-                f"the decoder has feat_channels {self.channels} but got maps of {got} channels: "
-                "compare feat_channels with the encoder's hidden_dim and the backbone's return_idx"
-            )
-        count = len(self.channels)
-        maps = [cleared(step(feature), padding) for step, feature in zip(self, features)]
-        coarsest = features[-1]
-        for step in list(self)[count:]:
-            coarsest = cleared(step(cleared(coarsest, padding)), padding)
-            maps.append(coarsest)
-        return maps
-
-
-def level_sizes(image_size: Sequence[int], strides: Sequence[int], num_levels: int) -> list[tuple[int, int]]:
-    """(height, width) in cells of every level for images of this (height, width); new levels halve, rounding up."""
-    sizes = [(image_size[0] // stride, image_size[1] // stride) for stride in strides]
-    while len(sizes) < num_levels:
-        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    return sizes
-
-
-def stored_sizes(
-    image_size: Sequence[int] | None, channels: Sequence[int], strides: Sequence[int], num_levels: int
-) -> list[tuple[int, int]] | None:
-    """:func:`level_sizes` of eval images (height, width), for anchors that are kept; None without a size.
-
-    Raises: ValueError for a size that the strides do not divide, or another number of strides than of channels.
-    """
-    check_counts(most=64, num_levels=num_levels)
-    if image_size is not None and any(side < 1 or side % max(strides) for side in image_size):
-        raise ValueError(
-            f"eval_spatial_size is {list(image_size)}: give [height, width] in pixels, multiples of {max(strides)}"
-        )
-    if len(strides) != len(channels):
-        raise ValueError(f"feat_strides {list(strides)} and feat_channels {list(channels)} differ in length")
-    return None if image_size is None else level_sizes(image_size, strides, num_levels)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.attention import QuerySelfAttention
-from ..nn.capture import AttentionRecorder
+from ..nn.capture import DEFORMABLE_KINDS
 from ..nn.mlp import activation
 from ..nn.sampling import DeformableAttention
+from .inputs import DecoderInputs
 
 HALF_MAX = 65504.0
 """Largest finite half-precision number: sums are kept below it."""
@@ -73,6 +74,8 @@ class DecoderLayer(nn.Module):
     ``residual`` of RT-DETR's.
     """
 
+    attention_kinds: frozenset[str] = DEFORMABLE_KINDS
+
     def __init__(
         self,
         dim: int,
@@ -106,31 +109,11 @@ class DecoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
-    def forward(
-        self,
-        content: Tensor,
-        references: Tensor,
-        position: Tensor,
-        values: Sequence[Tensor],
-        attn_mask: Tensor | None = None,
-        *,
-        valid_ratios: Tensor | None = None,
-        record: AttentionRecorder | None = None,
-    ) -> Tensor:
-        """Refine the queries once.
-
-        Args:
-            content, position: (B, Q, D) what a query knows, and the embedding of its reference box.
-            references: (B, Q, 4) cxcywh in [0, 1].
-            values: feature maps (B, D, H, W), one per level.
-            attn_mask: (Q, Q) bool, True where row i may not read column j; None for no mask.
-            valid_ratios: (B, levels, 2) how much of each map the image spans; None for all of it.
-            record: collects what both attentions look at, see ``nn.capture``; None if nobody asked.
-
-        Returns: (B, Q, D).
-        """
-        content = self.norm1(content + self.dropout(self.self_attn(content, position, attn_mask, record)))
-        read = self.cross_attn(content + position, references, values, valid_ratios, record)
+    def forward(self, content: Tensor, references: Tensor, position: Tensor, inputs: DecoderInputs) -> Tensor:
+        """See :class:`~isdfine.zoo.inputs.Layer`."""
+        attended = self.self_attn(content, position, inputs.attn_mask, inputs.record)
+        content = self.norm1(content + self.dropout(attended))
+        read = self.cross_attn(content + position, references, inputs.values, inputs.valid_ratios, inputs.record)
         content = getattr(self, self._merge)(content, self.dropout(read))
         hidden = self.dropout(self.act(self.linear1(content)))
         summed = content + self.dropout(self.linear2(hidden))

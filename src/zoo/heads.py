@@ -51,8 +51,11 @@ class BoxHead(nn.Module):
         """Queries (B, Q, D) after the first layer, and the references (B, Q, 4 or 2) in [0, 1] that it looked at."""
         raise NotImplementedError(f"{type(self).__name__} must say what its first step starts from")
 
-    def step(self, index: int, content: Tensor, before: Tensor, state: BoxState) -> BoxState:
-        """Boxes after layer ``index``, from the queries (B, Q, D') after and before it."""
+    def step(self, index: int, content: Tensor, before: Tensor, state: BoxState, raw: Tensor) -> BoxState:
+        """Boxes after layer ``index``, from the queries (B, Q, D') after and before it.
+
+        ``raw`` are those after it without the decoder's last norm, where it has one; else ``content`` itself.
+        """
         raise NotImplementedError(f"{type(self).__name__} must say how queries become boxes")
 
     def freeze_unused(self) -> None:
@@ -64,44 +67,65 @@ class BoxHead(nn.Module):
         self.layers = self.layers[:depth]
 
 
-def box_logits(references: Tensor) -> Tensor:
+def box_logits(references: Tensor, eps: float = 1e-5) -> Tensor:
     """References (..., 4) or (..., 2) in [0, 1] -> (..., 4) logits; a point has none for its size (zeros)."""
-    logits = inverse_sigmoid(references)
+    logits = inverse_sigmoid(references, eps)
     return logits if logits.shape[-1] == 4 else F.pad(logits, (0, 2))
 
 
 class DirectBoxHead(BoxHead):
-    """Offsets to the reference box in logit space, as in DINO and RT-DETR.
+    """Offsets to the reference box in logit space, as in the DETR family since Deformable DETR (arXiv:2010.04159).
 
-    The next layer looks around the new box, detached. The box that a layer is scored by starts from the box of the
-    layer before with its gradient ("look forward twice", Zhang et al., DINO, arXiv:2203.03605): a layer learns from the
-    error of the next one too. In eval mode both are the same numbers.
+    The next layer looks around the new box, detached. With "look forward twice" (Zhang et al., DINO, arXiv:2203.03605)
+    the box that a layer is scored by starts from the box of the layer before with its gradient: a layer learns from the
+    error of the next one too. In eval mode both are the same numbers, unless the decoder norms what the heads read: the
+    box that the next layer looks around is made of the queries without it.
 
     Args:
         widths: channels of the queries after each layer.
+        shared: one head for all layers.
+        look_forward_twice: see above.
+        refine: False keeps the first references for all layers.
+        eps: of the logarithms in the logits of references.
     """
 
     kind = "direct"
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        *,
+        shared: bool = False,
+        look_forward_twice: bool = True,
+        refine: bool = True,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(MLP(width, width, 4, 3).start_at_zero() for width in widths)
+        self.shared, self.look_forward_twice, self.refine, self.eps = shared, look_forward_twice, refine, eps
+        heads = widths[:1] if shared else widths
+        self.layers = nn.ModuleList(MLP(width, width, 4, 3).start_at_zero() for width in heads)
 
     def start(self, content: Tensor, references: Tensor) -> BoxState:
         """See :class:`BoxHead`."""
         return BoxState(references, references, references)
 
-    def step(self, index: int, content: Tensor, before: Tensor, state: BoxState) -> BoxState:
+    def step(self, index: int, content: Tensor, before: Tensor, state: BoxState, raw: Tensor) -> BoxState:
         """See :class:`BoxHead`."""
         assert state.moved is not None
-        offsets = self.layers[index](content).float()
-        boxes = (offsets + box_logits(state.moved)).sigmoid()
-        moved = (offsets + box_logits(state.references)).sigmoid()
+        head = self.layers[0 if self.shared else index]
+        offsets = head(content).float()
+        start = state.moved if self.look_forward_twice else state.references
+        boxes = (offsets + box_logits(start, self.eps)).sigmoid()
+        if not self.refine:
+            return state._replace(boxes=boxes)
+        steps = offsets if raw is content else head(raw).float()
+        moved = (steps + box_logits(state.references, self.eps)).sigmoid()
         return BoxState(boxes, moved.detach(), moved)
 
     def freeze_unused(self) -> None:
         """See :class:`BoxHead`; a box reaches the next layer's with its gradient, and no further."""
-        self.layers[:-2].requires_grad_(False)
+        if not self.shared:
+            self.layers[: -2 if self.look_forward_twice else -1].requires_grad_(False)
 
 
 class Bins(nn.Module):
@@ -154,13 +178,14 @@ class FDRBoxHead(BoxHead):
     Args:
         widths: channels of the queries after each layer.
         bins: where the distributions' bins lie.
+        eps: of the logarithms in the logits of the first references.
     """
 
     kind = "fdr"
 
-    def __init__(self, widths: Sequence[int], bins: Bins) -> None:
+    def __init__(self, widths: Sequence[int], bins: Bins, *, eps: float = 1e-5) -> None:
         super().__init__()
-        self.bins = bins
+        self.bins, self.eps = bins, eps
         self.initial = MLP(widths[0], widths[0], 4, 3).start_at_zero()
         num_logits = 4 * (bins.reg_max + 1)
         self.layers = nn.ModuleList(MLP(width, width, num_logits, 3).start_at_zero() for width in widths)
@@ -168,10 +193,10 @@ class FDRBoxHead(BoxHead):
     def start(self, content: Tensor, references: Tensor) -> BoxState:
         """See :class:`BoxHead`: the first head's box, which all distributions refine."""
         bins = self.bins()
-        initial = (self.initial(content).float() + box_logits(references)).sigmoid()
+        initial = (self.initial(content).float() + box_logits(references, self.eps)).sigmoid()
         return BoxState(initial, references, initial_boxes=initial, bins=bins)
 
-    def step(self, index: int, content: Tensor, before: Tensor, state: BoxState) -> BoxState:
+    def step(self, index: int, content: Tensor, before: Tensor, state: BoxState, raw: Tensor) -> BoxState:
         """See :class:`BoxHead`."""
         assert state.initial_boxes is not None
         assert state.bins is not None
@@ -196,16 +221,20 @@ class ScoreHead(nn.Module):
         widths: channels of the queries after each layer.
         num_classes: C.
         quality: one location quality estimator per layer, for edge distributions; none for the scores as they are.
+        shared: one head for all layers.
     """
 
-    def __init__(self, widths: Sequence[int], num_classes: int, quality: Sequence[nn.Module] = ()) -> None:
+    def __init__(
+        self, widths: Sequence[int], num_classes: int, quality: Sequence[nn.Module] = (), *, shared: bool = False
+    ) -> None:
         super().__init__()
+        self.shared = shared
         self.quality = nn.ModuleList(quality)
-        self.layers = nn.ModuleList(class_head(width, num_classes) for width in widths)
+        self.layers = nn.ModuleList(class_head(width, num_classes) for width in (widths[:1] if shared else widths))
 
     def forward(self, index: int, content: Tensor) -> Tensor:
         """Queries (B, Q, D') after layer ``index`` -> (B, Q, C)."""
-        scores: Tensor = self.layers[index](content)
+        scores: Tensor = self.layers[0 if self.shared else index](content)
         return scores
 
     def weighed(self, index: int, scores: Tensor, edge_logits: Tensor | None) -> Tensor:
@@ -218,7 +247,8 @@ class ScoreHead(nn.Module):
     def freeze_unused(self, *, first_predicts: bool) -> None:
         """Freeze what nothing reads where the last layer alone predicts, with or without the first head's box."""
         self.quality[:-1].requires_grad_(False)
-        self.layers[1 if first_predicts else 0 : -1].requires_grad_(False)
+        if not self.shared:
+            self.layers[1 if first_predicts else 0 : -1].requires_grad_(False)
 
     def fuse(self, depth: int) -> None:
         """Keep what the last of ``depth`` layers needs; the others keep their numbers, which are checkpoint keys."""

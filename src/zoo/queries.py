@@ -38,6 +38,11 @@ class Memory(NamedTuple):
         """(height, width) of every level in cells."""
         return [(level.shape[2], level.shape[3]) for level in self.maps]
 
+    def padded_cells(self) -> Tensor:
+        """(B, S) bool, True for cells that hold nothing of the image; there is a padding."""
+        assert self.padding is not None
+        return torch.cat([self.padding.mask(size).flatten(1) for size in self.sizes], dim=1)
+
     @classmethod
     def of(cls, maps: list[Tensor], padding: Padding | None) -> Memory:
         """The memory of maps (B, D, H, W), fine to coarse."""
@@ -97,7 +102,10 @@ class BoxEmbedding(MLP):
         super().__init__(4, 2 * dim, dim, 2)
         self.limit = limit
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, content: Tensor | None = None, index: int = 0, valid_ratios: Tensor | None = None
+    ) -> Tensor:
+        """See :class:`~isdfine.zoo.inputs.QueryPosition`; boxes are all that counts here."""
         embedded = super().forward(x)
         return embedded if self.limit is None else embedded.clamp(-self.limit, self.limit)
 
@@ -176,7 +184,7 @@ class TopKQueries(nn.Module):
         logits = self.score(rows)
         ranked = logits.detach()
         if padding is not None:
-            padded = torch.cat([padding.mask(size).flatten(2).mT for size in memory.sizes], dim=1)  # (B, S, 1)
+            padded = memory.padded_cells()[..., None]
             ranked = ranked.masked_fill(filled_up(padded, count, 1), -torch.inf)
         index = self.select_rows(ranked, count)
         content = gather_rows(rows, index)

@@ -1,9 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 import torch
 
 from isdfine.zoo.decoder_layer import HALF_MAX, DecoderLayer
+from isdfine.zoo.inputs import DecoderInputs
 
 
 def layer(**more: object) -> DecoderLayer:
@@ -14,7 +17,8 @@ def layer(**more: object) -> DecoderLayer:
 def inputs() -> tuple:
     torch.manual_seed(1)
     content, position = torch.randn(2, 2, 5, 16)
-    return content, torch.rand(2, 5, 4), position, [torch.randn(2, 16, 4, 6), torch.randn(2, 16, 2, 3)]
+    values = [torch.randn(2, 16, 4, 6), torch.randn(2, 16, 2, 3)]
+    return content, torch.rand(2, 5, 4), position, DecoderInputs(values, None, None, None)
 
 
 def test_official_names() -> None:
@@ -30,12 +34,13 @@ def test_official_names() -> None:
 
 
 def test_blocked_queries_have_no_influence() -> None:
-    one, (content, references, position, values) = layer().eval(), inputs()
+    one, (content, references, position, given) = layer().eval(), inputs()
     mask = torch.zeros(5, 5, dtype=torch.bool)
     mask[:3, 3:] = True
     changed = content.clone()
     changed[:, 3:] += 1
-    before, after = (one(x, references, position, values, mask) for x in (content, changed))
+    given = replace(given, attn_mask=mask)
+    before, after = (one(x, references, position, given) for x in (content, changed))
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3:], after[:, 3:])
 

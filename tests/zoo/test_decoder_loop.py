@@ -7,8 +7,8 @@ from golden_cases import fill
 from isdfine.nn.edges import decode_corners
 from isdfine.nn.queries import JoinedQueries
 from isdfine.nn.types import TRAINING, QueryGroup, Want
-from isdfine.zoo.decoder import DecoderInputs, enlarge_channels
 from isdfine.zoo.dfine.decoder import DFINETransformer
+from isdfine.zoo.inputs import DecoderInputs, enlarge_channels
 
 
 def stack(**more: object) -> tuple:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from isdfine.core.errors import ConfigError
-from isdfine.zoo.decoder import InputProjection, level_sizes
+from isdfine.zoo.projection import InputProjection, level_sizes
 
 
 def test_maps_of_the_right_width_pass_unchanged() -> None:

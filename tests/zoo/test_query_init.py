@@ -9,12 +9,13 @@ from torch import nn
 from isdfine.deploy.onnx.graph import Deployed, GraphForm, to_onnx
 from isdfine.deploy.preprocess import Recipe
 from isdfine.nn.types import TRAINING, Predictions
-from isdfine.zoo.decoder import Decoder, InputProjection
+from isdfine.zoo.decoder import Decoder
 from isdfine.zoo.decoder_layer import DecoderLayer
 from isdfine.zoo.denoising import Denoising, DenoisingSetting
 from isdfine.zoo.detr import DETR
 from isdfine.zoo.dfine.postprocess import DFINEPostProcessor
 from isdfine.zoo.heads import Bins, BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead
+from isdfine.zoo.projection import InputProjection
 from isdfine.zoo.queries import BoxEmbedding, LearnedAnchorQueries, LearnedSplitQueries, Memory
 
 DIM, CLASSES, WIDTHS = 16, 3, [16, 16]

@@ -12,12 +12,13 @@ from typing import ClassVar, Literal
 from ...core.errors import check_counts
 from ...core.registry import register
 from ...nn.keys import use_table
-from ..decoder import Decoder, InputProjection, stored_sizes
+from ..decoder import Decoder
 from ..decoder_layer import DecoderLayer
 from ..denoising import Denoising, DenoisingSetting
 from ..depth import layer_plan
 from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
 from ..names import DECODER_KEYS, class_rows
+from ..projection import InputProjection, stored_sizes
 from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
 
 
