@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distill.test_objective import Operators
 from isdfine.core import dist
 from isdfine.distill.attention import AttentionDistillation
 from isdfine.distill.context import Distiller
@@ -144,6 +145,14 @@ def test_diagnostics_of_a_group_without_negatives() -> None:
     means = Diagnostics(objective.distillers)(objective.context(case.output, case.targets))
     assert {"iou_layer_0", "iou_dn_layer_2"} <= set(means)
     assert all(torch.isfinite(value) for mean in means.values() for value in mean)
+
+
+def test_nothing_but_matching_waits_for_the_device() -> None:
+    case = with_cells(dn_case(8, (2, 3)), slice(0, 2))
+    objective = Objective(criterion(case, binary_proposals=True), [GOLSD()])
+    with Operators() as seen:
+        objective(case.output, case.targets)
+    assert not {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero"} & set(seen.names)
 
 
 def test_a_number_that_is_none_stays_so() -> None:
