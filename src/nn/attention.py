@@ -93,6 +93,7 @@ class TransformerEncoderLayer(nn.Module):
         feedforward_dim: hidden width of the feed-forward net.
         dropout: probability 0..1, on attention weights, on the hidden layer and on both residual branches.
         act: activation name of the feed-forward net, see ``nn.mlp``.
+        attention: another one than :class:`QuerySelfAttention`, which whoever calls it hands to ``take_in``.
 
     Shapes: tokens (B, S, D), positions (1 or B, S, D), ``attn_mask`` (B, 1, 1, S) bool, True for tokens that nothing
     may read, or None -> (B, S, D).
@@ -102,23 +103,34 @@ class TransformerEncoderLayer(nn.Module):
     """
 
     def __init__(
-        self, dim: int, num_heads: int, feedforward_dim: int, *, dropout: float = 0.0, act: str = "gelu"
+        self,
+        dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        *,
+        dropout: float = 0.0,
+        act: str = "gelu",
+        attention: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"{num_heads} attention heads do not divide {dim} channels: change nhead or hidden_dim")
-        self.self_attn = QuerySelfAttention(dim, num_heads, dropout=dropout)
+        self.self_attn = QuerySelfAttention(dim, num_heads, dropout=dropout) if attention is None else attention
         self.linear1 = nn.Linear(dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.act = activation(act)
+        self.activation = activation(act)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """(B, S, D) tokens and their positions -> (B, S, D)."""
-        tokens = self.norm1(tokens + self.dropout(self.self_attn(tokens, positions, attn_mask)))
-        hidden = self.dropout(self.act(self.linear1(tokens)))
+        return self.take_in(tokens, self.self_attn(tokens, positions, attn_mask))
+
+    def take_in(self, tokens: Tensor, read: Tensor) -> Tensor:
+        """(B, S, D) tokens and what they read -> (B, S, D)."""
+        tokens = self.norm1(tokens + self.dropout(read))
+        hidden = self.dropout(self.activation(self.linear1(tokens)))
         tokens = self.norm2(tokens + self.dropout(self.linear2(hidden)))
         return tokens
 

@@ -46,6 +46,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "identity": nn.Identity,
     "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
     "relu": nn.ReLU,
     "silu": nn.SiLU,
 }

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Batch normalisation that never changes, and one over the batches of all ranks.
+"""Batch normalisation that never changes, one over the batches of all ranks; group normalisation of padded maps.
 
-The latter also on a CPU, where ``torch.nn.SyncBatchNorm`` refuses to run. Both replace the norms of a built network,
-and keep the activation that timm's norms (``BatchNormAct2d``) hold, which torch's converter drops without a word.
+The second also on a CPU, where ``torch.nn.SyncBatchNorm`` refuses to run. The first two replace the norms of a built
+network, and keep the activation that timm's norms (``BatchNormAct2d``) hold, which torch's converter drops without a
+word.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from ..core import dist
 from .keys import before_load
+from .padding import Padding
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -214,3 +216,24 @@ class _AllReduceSum(torch.autograd.Function):
         total = gradient.contiguous().clone()
         torch_dist.all_reduce(total)
         return total
+
+
+class PaddedGroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu & He, arXiv:1803.08494) whose statistics are those of the cells that hold an image.
+
+    Where padding is visible they are those of the whole map, as in the published code of Deformable DETR.
+
+    Shapes: (B, D, H, W) -> the same, with anything in padded cells.
+    """
+
+    def forward(self, input: Tensor, padding: Padding | None = None) -> Tensor:
+        if padding is None or padding.visible:
+            return super().forward(input)
+        groups = input.float().unflatten(1, (self.num_groups, -1))  # (B, groups, D / groups, H, W)
+        inside = ~padding.mask((input.shape[2], input.shape[3]))[:, None]
+        whole = (2, 3, 4)
+        count = inside.sum(whole, keepdim=True) * groups.shape[2]
+        centred = groups - (groups * inside).sum(whole, keepdim=True) / count
+        variance = (centred.square() * inside).sum(whole, keepdim=True) / count
+        normalised: Tensor = (centred * (variance + self.eps).rsqrt()).flatten(1, 2)
+        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(input.dtype)

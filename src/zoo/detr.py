@@ -130,9 +130,10 @@ def _check_chain(backbone: nn.Module, encoder: nn.Module, decoder: nn.Module) ->
 
     A wrong stride would train in silence: positions and anchors would be those of another map.
     """
+    deepens = hasattr(encoder, "in_strides")  # it gives further levels than it gets
     links = (
         ("backbone", backbone, "channels", "encoder", encoder, "in_channels"),
-        ("backbone", backbone, "strides", "encoder", encoder, "strides"),
+        ("backbone", backbone, "strides", "encoder", encoder, "in_strides" if deepens else "strides"),
         ("encoder", encoder, "channels", "decoder", decoder, "feat_channels"),
         ("encoder", encoder, "strides", "decoder", decoder, "feat_strides"),
     )
