@@ -49,8 +49,8 @@ class DeformableEncoder(nn.Module):
         num_levels: maps of the result; those beyond the backbone's are made of its last one, each with twice the
             stride.
         num_points: samples per head and level.
-        nhead, dim_feedforward, dropout, enc_act: see ``nn.attention.TransformerEncoderLayer``.
-        num_encoder_layers: layers.
+        nhead, dim_feedforward, dropout, enc_act: the layers, see ``nn.attention.TransformerEncoderLayer``.
+        num_encoder_layers: how many there are.
         pe_temperature, pe_offset: of the positions, see :func:`isdfine.nn.position.map_sines`; the original DINO has 20
             and 0.
 
@@ -153,8 +153,8 @@ class DenseEncoder(nn.Module):
         in_channels: channels of the backbone's map, one number in a list.
         feat_strides: image pixels per cell of that map.
         hidden_dim: channels D of the result, a multiple of 4 and of nhead.
-        nhead, dim_feedforward, dropout, enc_act: see ``nn.attention.TransformerEncoderLayer``.
-        num_encoder_layers: layers.
+        nhead, dim_feedforward, dropout, enc_act: the layers, see ``nn.attention.TransformerEncoderLayer``.
+        num_encoder_layers: how many there are.
         pe_temperature, pe_offset: of the positions, see :func:`isdfine.nn.position.map_sines`.
 
     Attributes and errors: as :class:`DeformableEncoder`.
