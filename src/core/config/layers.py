@@ -205,7 +205,7 @@ _SCHEDULE = re.compile(
 )
 """Dotted keys that count epochs from the start or to the end of a run."""
 _STRIDE = 32
-_OTHER_SIZES = ("ResizeShortestEdge", "ResizeToFit", "RandomCrop", "PadToSize")
+_OTHER_SIZES = ("ResizeShortestEdge", "RandomShortestSize", "ResizeToFit", "RandomCrop", "RandomSizeCrop", "PadToSize")
 """Ops that decide the size of images in another way than ``Resize``."""
 
 

@@ -35,8 +35,9 @@ class Compose(nn.Module):
             named ops are skipped (the official two-stage schedule).
         fused: where a data set makes samples and every active op is a known augmentation, decide them on the boxes
             first and touch every pixel once: the same crops, flips, colours and boxes for a fraction of the time.
-            Pixels differ by rounding, and where a large file is decoded at reduced scale. Otherwise, and with False,
-            one by one. Evaluation, where nothing is random, always runs one by one.
+            Pixels differ by rounding, where a large file is decoded at reduced scale, and where a crop comes between
+            two resizes, of which one is left: it is sharper. Otherwise, and with False, one by one. Evaluation, where
+            nothing is random, always runs one by one.
         cache: where large images are kept at reduced size; read where the ops run fused only.
 
     Raises:
