@@ -224,9 +224,13 @@ class DeformableAttention(nn.Module):
         return locations if spread is None else locations * spread, logits.softmax(dim=-1)
 
     def _cells(self, sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-        """(P, 2) columns and rows of every point's map."""
-        counts = [(width, height) for (height, width), n in zip(sizes, self.num_points) for _ in range(n)]
-        return like.new_tensor(counts)
+        """(P, 2) columns and rows of every point's map, filled on the device: a list would be copied to it."""
+        return torch.cat(
+            [
+                torch.cat([like.new_full((count, 1), side) for side in (width, height)], dim=1)
+                for (height, width), count in zip(sizes, self.num_points)
+            ]
+        )
 
 
 def _head_by_head(locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

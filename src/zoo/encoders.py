@@ -111,17 +111,21 @@ class DeformableEncoder(nn.Module):
         _check_maps(self, features)
         levels = self._levels(features, padding)
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
-        cells = [height * width for height, width in sizes]
         tokens = torch.cat([level.flatten(2).mT for level in levels], dim=1)  # (B, S, D)
-        positions = self._positions(tokens, sizes, padding)
-        references = cell_centres(sizes, padding, tokens.device)
+        tokens = self.attend(tokens, self._positions(tokens, sizes, padding), sizes, padding)
+        return _as_maps(tokens, sizes)
+
+    def attend(
+        self, tokens: Tensor, positions: Tensor, sizes: Sequence[tuple[int, int]], padding: Padding | None = None
+    ) -> Tensor:
+        """The layers alone: tokens (B, S, D) of levels (height, width) and their positions (1 or B, S, D) -> tokens."""
+        references = cell_centres(sizes, padding, tokens.device).expand(tokens.shape[0], -1, -1)
         ratios = None if padding is None else padding.valid_ratios(sizes)
         for layer in self.layers:
             assert isinstance(layer, TransformerEncoderLayer)
-            maps = _as_maps(tokens, sizes, cells)
-            read = layer.self_attn((tokens + positions), references.expand(len(tokens), -1, -1), maps, ratios)
+            read = layer.self_attn(tokens + positions, references, _as_maps(tokens, sizes), ratios)
             tokens = layer.take_in(tokens, read)
-        return _as_maps(tokens, sizes, cells)
+        return tokens
 
     def _levels(self, features: Sequence[Tensor], padding: Padding | None) -> list[Tensor]:
         """Maps of D channels; those beyond the backbone's are made of its last map, then of each other."""
@@ -222,8 +226,9 @@ def cell_centres(
     return torch.cat([level.flatten(1, 2) for level in levels], dim=1)
 
 
-def _as_maps(tokens: Tensor, sizes: Sequence[tuple[int, int]], cells: Sequence[int]) -> list[Tensor]:
+def _as_maps(tokens: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """(B, S, D) -> (B, D, H, W) per level."""
+    cells = [height * width for height, width in sizes]
     return [part.mT.unflatten(2, size) for part, size in zip(tokens.split(cells, dim=1), sizes)]
 
 
