@@ -8,7 +8,7 @@ from isdfine.nn.backbone.hgnetv2 import VARIANTS, Variant
 from kills import SMALL
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def small_backbone() -> Iterator[Variant]:
     """Most of a micro run's time goes into B0 and its checkpoints: B0 with few channels and layers inside its stages.
 

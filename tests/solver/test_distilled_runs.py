@@ -24,8 +24,6 @@ from isdfine.solver.fit import fit
 from isdfine.solver.train import StopTraining
 from isdfine.solver.training import Training
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
-
 OFF = "distillers=[]"
 INTER = "distillers=[{type: InterLayerDistillation, class_weight: 0.5}]"
 

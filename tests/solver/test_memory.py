@@ -31,6 +31,11 @@ def tool() -> ModuleType:
     return load_tool("train")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_backbone() -> None:
+    """The real B0: with a small one batches do not decide what a run needs."""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Training:
     return Training(isdfine.load_config(write_micro_config(tmp_path_factory.mktemp("run"))))
@@ -201,6 +206,7 @@ def test_an_estimate_refuses_nothing_that_could_fit(
     caplog.clear()
     estimated(tmp_path, monkeypatch, 10 * need)
     assert "may end the run" not in caplog.text
+    monkeypatch.setattr("isdfine.solver.training.compile_for", lambda *_: None)  # the trial of it takes ten seconds
     for unchecked in ("memory_forecast=False", "compile=True"):
         estimated(tmp_path, monkeypatch, 1, unchecked)
 

@@ -22,8 +22,6 @@ from isdfine.optim.param_groups import trainable_parameters
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
-
 
 class Adapter(Distiller):
     """Maps the first layer's boxes to the last one's by a matrix that is learned."""

@@ -31,7 +31,6 @@ from isdfine.solver.train import StopTraining
 from isdfine.solver.training import Training
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("small_backbone")
 
 
 @pytest.fixture(autouse=True)
