@@ -5,8 +5,6 @@
 import importlib
 import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+
+from forked import start_script
 
 ROOT = Path(__file__).parents[1]
 SIZE = (64, 96)
@@ -175,11 +175,10 @@ def write_micro_config(folder: Path, *, images: int = 8, boxes: Sequence[int] = 
 
 
 _KILLED = """
-import os, signal, sys, torch
+import os, signal, sys
 import isdfine
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
-torch.set_num_threads(1)
 run = Training(isdfine.load_config(sys.argv[1], ["output_dir=killed", f"save_every_steps={sys.argv[2]}"]))
 save = run.save
 def save_and_die(*paths):
@@ -191,10 +190,15 @@ fit(run)
 """
 
 
-def train_until_killed(config: Path, *, save_every_steps: int) -> subprocess.CompletedProcess[str]:
-    """A training in a process of its own, writing to ``killed``, that SIGKILL ends once it has saved after step 3."""
-    command = [sys.executable, "-c", _KILLED, str(config), str(save_every_steps)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def train_until_killed(config: Path, *, save_every_steps: int) -> tuple[int | None, str]:
+    """A training in a process of its own, writing to ``killed``, that SIGKILL ends once it has saved after step 3.
+
+    Returns: its exit code and what it printed.
+    """
+    log = config.with_name("killed.txt")
+    process = start_script(_KILLED, str(config), str(save_every_steps), log=log)
+    process.join()
+    return process.exitcode, log.read_text()
 
 
 TINY_DECODER: dict[str, Any] = {

@@ -4,14 +4,14 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import pytest
 import torch
 
+from forked import free_port, rank_environment, start_script
 from isdfine.core import dist
 from isdfine.core.errors import ConfigError
 from isdfine.core.watch import EXIT_CODE
@@ -36,27 +36,16 @@ print("done", rank)
 """
 
 
-def start_rank(rank: int, script: str, port: int, *arguments: str, **environment: str) -> subprocess.Popen:
-    env = {
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        **environment,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start_rank(rank: int, script: str, port: int, folder: Path, *arguments: str, **environment: str) -> BaseProcess:
+    """One of two; it prints to ``rankN.txt`` in a folder."""
+    log = folder / f"rank{rank}.txt"
+    return start_script(script, *arguments, log=log, **rank_environment(rank, port), **environment)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def ended(process: BaseProcess, folder: Path, rank: int) -> tuple[int | None, str]:
+    """Exit code and output."""
+    process.join(60)
+    return process.exitcode, (folder / f"rank{rank}.txt").read_text()
 
 
 @pytest.fixture
@@ -79,21 +68,20 @@ def test_alone_everything_is_normal() -> None:
     dist.shutdown()
 
 
-def test_two_ranks_on_gloo() -> None:
+def test_two_ranks_on_gloo(tmp_path: Path) -> None:
     port = free_port()
-    ranks = [start_rank(rank, RANK_SCRIPT, port) for rank in range(2)]
-    outputs = [process.communicate(timeout=60)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(outputs)
-    assert "done 0" in outputs[0]
+    ranks = [start_rank(rank, RANK_SCRIPT, port, tmp_path) for rank in range(2)]
+    (first, output), (second, other) = (ended(process, tmp_path, rank) for rank, process in enumerate(ranks))
+    assert (first, second) == (0, 0), f"{output}\n{other}"
+    assert "done 0" in output
 
 
-def test_missing_rank_fails_within_the_timeout() -> None:
+def test_missing_rank_fails_within_the_timeout(tmp_path: Path) -> None:
     began = time.monotonic()
-    alone = start_rank(
-        1, "from isdfine.core import dist; dist.init(device='cpu')", free_port(), ISDFINE_DIST_TIMEOUT="1"
-    )
-    output = alone.communicate(timeout=60)[0]
-    assert alone.returncode != 0
+    script = "from isdfine.core import dist; dist.init(device='cpu')"
+    alone = start_rank(1, script, free_port(), tmp_path, ISDFINE_DIST_TIMEOUT="1")
+    code, output = ended(alone, tmp_path, 1)
+    assert code not in (0, None)
     assert "the process group did not start (rank 1 of 2 at 127.0.0.1:" in output
     assert "set ISDFINE_DIST_TIMEOUT (seconds) for a longer wait" in output
     assert time.monotonic() - began < 30
@@ -128,16 +116,16 @@ dist.barrier()
         ),
     ],
 )
-def test_a_stopped_rank_0_is_named_by_those_that_wait_for_its_store(stop_at: str, said: str) -> None:
+def test_a_stopped_rank_0_is_named_by_those_that_wait_for_its_store(stop_at: str, said: str, tmp_path: Path) -> None:
     port = free_port()
-    ranks = [start_rank(rank, STOPPED, port, stop_at, ISDFINE_DIST_TIMEOUT="4") for rank in range(2)]
+    ranks = [start_rank(rank, STOPPED, port, tmp_path, stop_at, ISDFINE_DIST_TIMEOUT="4") for rank in range(2)]
     try:
-        output = ranks[1].communicate(timeout=60)[0]
+        code, output = ended(ranks[1], tmp_path, 1)
     finally:
         for process in ranks:
             process.kill()
-            process.communicate()
-    assert ranks[1].returncode == EXIT_CODE, output
+            process.join()
+    assert code == EXIT_CODE, output
     assert said in output
     assert "rank 0" in output
     assert "it is stopped" in output.rstrip().splitlines()[-1]

@@ -3,16 +3,13 @@
 """Batch norm over ranks equals batch norm over the whole batch."""
 
 import copy
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from forked import free_port, rank_environment, start_script
 from isdfine.nn.norm import SyncedBatchNorm2d, convert_sync_batchnorm
 
 SPLITS = ((3, 3), (1, 5), (0, 6))
@@ -57,20 +54,13 @@ def filled_norm(momentum: float | None = 0.1) -> nn.BatchNorm2d:
 
 
 def run_two_ranks(path: Path) -> list[list[dict[str, Tensor]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = []
-    for rank in range(2):
-        env = {
-            **os.environ,
-            **{"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-            **{"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        }
-        command = [sys.executable, "-c", RANK_SCRIPT, str(path)]
-        ranks.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    outputs = [process.communicate(timeout=60)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(outputs)
+    port, logs = free_port(), [Path(f"{path}{rank}.txt") for rank in range(2)]
+    ranks = [
+        start_script(RANK_SCRIPT, str(path), log=log, **rank_environment(rank, port)) for rank, log in enumerate(logs)
+    ]
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0], "\n".join(log.read_text() for log in logs)
     return [torch.load(f"{path}{rank}", weights_only=True) for rank in range(2)]
 
 

@@ -20,6 +20,7 @@ import torch
 
 import isdfine
 from builders import write_coco, write_micro_config
+from forked import free_port, rank_environment, start_script
 from isdfine.core.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from isdfine.core.files import is_locked, take_lock
 from isdfine.data.evaluate import EvalResult
@@ -53,31 +54,40 @@ def run_micro(config: Path, *overrides: str, resume: Path | None = None) -> Trai
 
 
 class Launch:
-    """tools/train.py in another process, or in several under torchrun; what it prints goes to a file."""
+    """tools/train.py in another process, or in several as torchrun starts them; what they print goes to files."""
 
     def __init__(self, config: Path, *arguments: str, processes: int = 1) -> None:
-        launcher = [sys.executable]
-        if processes > 1:
-            port = random.randint(20000, 40000)
-            launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-        command = [*launcher, str(ROOT / "tools" / "train.py"), "-c", str(config), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISDFINE_DIST_TIMEOUT": "50"}
-        self.log = config.parent / "log.txt"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        given, port = ("-c", str(config), *arguments), free_port()
+        self.logs = [config.parent / f"log{rank}.txt" for rank in range(processes)]
+        self.processes = [
+            start_script(ROOT / "tools" / "train.py", *given, log=log, ISDFINE_DIST_TIMEOUT="50", **of_rank)
+            for log, of_rank in zip(
+                self.logs, [rank_environment(rank, port) for rank in range(processes)] if processes > 1 else [{}]
+            )
+        ]
 
-    def running(self) -> bool:
-        return self.process.poll() is None
-
-    def end(self, timeout: float = 240) -> tuple[int, str]:
-        """Exit code and output."""
-        return self.process.wait(timeout=timeout), self.log.read_text()
+    def end(self, timeout: float = 240) -> tuple[list[int | None], str]:
+        """Exit codes and output."""
+        for process in self.processes:
+            process.join(timeout)
+        return [process.exitcode for process in self.processes], "".join(log.read_text() for log in self.logs)
 
     def succeed(self) -> str:
         """Output of a run that must end well."""
-        code, output = self.end()
-        assert code == 0, output
+        codes, output = self.end()
+        assert set(codes) == {0}, output
         return output
+
+
+def under_torchrun(config: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of tools/train.py in two processes that torchrun starts."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    command = [sys.executable, *launcher, str(ROOT / "tools" / "train.py"), "-c", str(config), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ISDFINE_DIST_TIMEOUT": "50"}
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stdout
 
 
 def lines(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
@@ -192,11 +202,12 @@ def test_killed_runs_go_on_as_if_nothing_had_been() -> None:
 def test_sigterm_saves_and_ends_in_good_order(tmp_path: Path) -> None:
     config = write_micro_config(tmp_path)
     run = Launch(config, "-u", "epoches=500")
-    while run.running() and len(lines(tmp_path / "run")) < 3:
+    (process,) = run.processes
+    while process.is_alive() and len(lines(tmp_path / "run")) < 3:
         time.sleep(0.01)
-    run.process.terminate()
-    code, output = run.end()
-    assert code == 128 + signal.SIGTERM, output
+    process.terminate()
+    codes, output = run.end()
+    assert codes == [128 + signal.SIGTERM], output
     assert re.search(r"stopped by SIGTERM after step \d+; everything is saved; continue with -r", output)
     step = saved(tmp_path / "run" / "last.pth")["progress"]["step"]
     assert step >= lines(tmp_path / "run")[-1]["step"] - 1
@@ -244,7 +255,7 @@ def test_a_rank_that_raises_ends_the_run_with_its_message(tmp_path: Path) -> Non
     (tmp_path / "data" / "images" / "001.png").write_bytes(b"not an image")
     began = time.monotonic()
     updates = ["-u", "train_dataloader.shuffle=false", "train_dataloader.total_batch_size=2"]
-    code, output = Launch(config, *updates, processes=2).end(timeout=120)
+    code, output = under_torchrun(config, *updates)
     assert code != 0
     assert "001.png" in output
     assert time.monotonic() - began < 60 + 25  # 60 s after the error, plus the start of two interpreters
