@@ -77,7 +77,7 @@ class DETR(nn.Module):
             images: (B, 3, H, W) RGB in [0, 1], not normalised; H and W multiples of the coarsest stride, usually 32.
             targets: ground truth for denoising queries, read in training, and in eval mode where ``want`` is given.
             image_sizes: (B, 2) height and width in pixels of each image inside its canvas, at the top left; None
-                where the images fill it. Boxes are fractions of that part. The encoder needs
+                where the images fill it. Boxes are fractions of that part. A ``HybridEncoder`` needs
                 ``position_layout: grid``.
             groups: further queries for the decoder; they come back in the output's ``groups``, by name.
             want: what to return; None for all that losses read (``TRAINING``) in train mode, and in eval mode for the

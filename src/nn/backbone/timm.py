@@ -15,6 +15,7 @@ from ...core.checkpoint import read_checkpoint
 from ...core.extras import need
 from ...core.registry import register
 from ..norm import freeze_batch_norms
+from ..padding import Padding, cleared_reads
 from .stages import leaf_stages, parts_up_to, stage_of
 from .timm_weights import (
     check_licence,
@@ -131,14 +132,18 @@ class TimmBackbone(ReadFromTimm):
         self._set_normalisation(timm.data.resolve_model_data_config(self.body))
         self.starts_from = self._load(timm, whole, pretrained, weights)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> the chosen maps, finest first."""
+    def forward(self, images: Tensor, padding: Padding | None = None) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> the chosen maps, finest first; ``padding`` as in ``cleared_reads``."""
         if self.img_size is not None and tuple(images.shape[-2:]) != self.img_size:
             raise ValueError(
                 f"TimmBackbone {self.name} was built for images of {self.img_size} (height, width; img_size), got "
                 f"{tuple(images.shape[-2:])}: resize to that size, and set collate_fn.base_size_repeat: ~ (one size)"
             )
-        return list(self.body((images - self.mean) / self.std))
+        normalised = (images - self.mean) / self.std
+        if padding is None:
+            return list(self.body(normalised))
+        with cleared_reads(self.body, padding):  # padded pixels are 0 to a network that may see them, too
+            return list(self.body(padding.clear(normalised)))
 
     def train(self, mode: bool = True) -> TimmBackbone:
         """Training or eval mode; what ``freeze_at`` froze stays in eval mode."""

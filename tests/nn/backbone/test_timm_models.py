@@ -15,8 +15,9 @@ from torch import Tensor
 
 import isdfine
 from isdfine.core.errors import ConfigError
+from isdfine.nn.backbone.resnet import ResNet
 from isdfine.nn.backbone.timm import TimmBackbone
-from isdfine.nn.padding import Padding, cleared_reads
+from isdfine.nn.padding import Padding, cleared
 
 timm = pytest.importorskip("timm")
 
@@ -199,12 +200,25 @@ def test_features_do_not_depend_on_the_padding(name: str, content: tuple[int, in
         canvas = torch.full((1, 3, height, width), 0.5)
         canvas[..., : content[0], : content[1]] = image
         padding = Padding(torch.tensor([content]), (height, width))
-        with torch.no_grad(), cleared_reads(backbone, padding):
-            return [padding.clear(feature_map) for feature_map in backbone(canvas)]
+        with torch.no_grad():
+            return [padding.clear(feature_map) for feature_map in backbone(canvas, padding)]
 
     for tight, wide, stride in zip(maps(64, 96), maps(128, 192), backbone.strides):
         rows, columns = -(-content[0] // stride), -(-content[1] // stride)
         torch.testing.assert_close(tight[..., :rows, :columns], wide[..., :rows, :columns], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("visible", [False, True])
+def test_padded_pixels_are_those_of_our_own_resnet(visible: bool) -> None:
+    torch.manual_seed(4)
+    backbone, ours = TimmBackbone("resnet18.tv_in1k").eval(), ResNet(18).eval()
+    state = backbone.body.model.state_dict()
+    ours.load_state_dict({key: state[key] for key in ours.state_dict()})
+    padding = Padding(torch.tensor([[50, 75]]), (64, 96), visible=visible)
+    canvas = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        for one, other in zip(backbone(canvas, padding), ours(canvas, padding)):
+            torch.testing.assert_close(cleared(one, padding), other)
 
 
 def test_torchvisions_file_fits_the_model_of_its_name(tmp_path: Path) -> None:
