@@ -23,6 +23,7 @@ class SineQueryPosition(nn.Module):
 
     def __init__(self, dim: int, *, scaled: bool) -> None:
         super().__init__()
+        self.dim = dim
         self.head = MLP(2 * dim, dim, dim, 2)
         self.scale = MLP(dim, dim, dim, 2) if scaled else None
 
@@ -30,5 +31,5 @@ class SineQueryPosition(nn.Module):
         """See :class:`~isdfine.zoo.inputs.QueryPosition`."""
         if valid_ratios is not None:
             references = references * valid_ratios[:, :1].repeat(1, 1, 2)  # x, y of level 0 for (cx, cy, w, h)
-        position: Tensor = self.head(box_sines(references, self.head.layers[-1].out_features // 2))
+        position: Tensor = self.head(box_sines(references, self.dim // 2))
         return position if self.scale is None or index == 0 else position * self.scale(content)
