@@ -68,6 +68,13 @@ def use_table(module: nn.Module, table: KeyTable | PartTable) -> None:
     before_load(module, partial(_read, table))
 
 
+def leave_out(module: nn.Module, *buffers: str) -> None:
+    """Keep buffers of these names, wherever below ``module``, out of its state dict: what it makes for itself."""
+    for part in module.modules():
+        for name in [name for name in buffers if name in part._buffers]:
+            part.register_buffer(name, part._buffers.pop(name), persistent=False)
+
+
 def _write(
     table: KeyTable | PartTable, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object
 ) -> None:

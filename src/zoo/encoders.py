@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.errors import check_counts, check_positive
 from ..core.registry import register
 from ..nn.attention import TransformerEncoderLayer
+from ..nn.keys import leave_out
 from ..nn.mlp import MLP
 from ..nn.norm import PaddedGroupNorm
 from ..nn.padding import Padding, cleared
@@ -105,6 +106,7 @@ class DeformableEncoder(nn.Module):
             layer = TransformerEncoderLayer(*sizes, dropout=dropout, act=enc_act, attention=attention)
             _draw(layer.linear1, layer.linear2)
             self.layers.append(layer)
+        leave_out(self, "num_points_scale")
 
     def forward(self, features: Sequence[Tensor], padding: Padding | None = None) -> list[Tensor]:
         """(B, in_channels[i], H_i, W_i) per map, finest first -> (B, D, H_i, W_i) per level; see ``PaddedDETR``."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from golden_cases import fill_detr, load_golden
+from golden_cases import fill_detr, load_golden, load_json
 from isdfine.nn.backbone.resnet import ResNet
 from isdfine.nn.keys import PartTable, use_table
 from isdfine.nn.padding import Padding
@@ -86,6 +86,9 @@ SLOW = ["deformable_r50", "dab_deformable_r50", "dn_deformable_r50", "dn_r50"]
 def test_maps_and_memory_are_the_official_ones(name: str) -> None:
     arrays, meta = load_golden(f"detr/{name}_eval.npz")
     model = BeforeTheDecoder(name, meta["salt"])
+    keys = load_json(f"detr/{name}_keys.json")["keys"]
+    wanted = {key: shape for key, (shape, _) in keys.items() if key.startswith(tuple(row for row, _ in NAMES.rows))}
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == wanted
     for prefix in ("", "pad_"):
         sizes: Any = [tuple(size) for size in meta[f"{prefix}sizes_hw"]]
         images, mask = fill_detr.padded_batch(meta[f"{prefix}image_seeds"], sizes)

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from torch import nn
-
 from ...core.registry import register
-from ...nn.keys import use_table
+from ...nn.keys import leave_out, use_table
 from ..dfine.decoder import DFINETransformer
 from ..names import FIRST_ENCODER_OUTPUT
 from ..queries import TopKQueries
@@ -80,12 +78,4 @@ class RTDETRTransformer(RTDETRTransformerv2):
         if version == "v1":
             assert isinstance(self.queries, TopKQueries)
             use_table(self.queries.project, FIRST_ENCODER_OUTPUT)
-        _leave_out_tables(self)
-
-
-def _leave_out_tables(decoder: nn.Module) -> None:
-    """Keep what the first version computes anew, anchors and weights of points, out of the state dict."""
-    for module in decoder.modules():
-        for name in ("anchors", "valid_mask", "num_points_scale"):
-            if name in module._buffers:
-                module.register_buffer(name, module._buffers.pop(name), persistent=False)
+        leave_out(self, "anchors", "valid_mask", "num_points_scale")  # the first version makes them anew
