@@ -22,6 +22,7 @@ from isdfine.solver.fit import fit
 from isdfine.solver.solver import Evaluation
 from isdfine.solver.training import Training
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
 DIRECT = [
     "DFINETransformer={box_head: direct, merge: residual, cross_attn_projections: True}",
     "DFINECriterion={use_uni_set: False, losses: [vfl, boxes], weight_dict: {loss_vfl: 1, loss_bbox: 5, loss_giou: 2}}",

@@ -32,7 +32,7 @@ def tool() -> ModuleType:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_backbone() -> None:
+def _small() -> None:
     """The real B0: with a small one batches do not decide what a run needs."""
 
 

@@ -34,7 +34,7 @@ from isdfine.solver.training import Training
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Any:
     """The same number of threads everywhere: sums of floats depend on it."""
     before = torch.get_num_threads()
@@ -426,15 +426,21 @@ def test_a_signal_during_an_evaluation_saves_before_it_ends(tmp_path: Path) -> N
     assert_same_weights(tmp_path / "whole" / "last.pth", tmp_path / "run" / "last.pth")
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.fixture(scope="module", params=[1, 2])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Training]:
+    """Config and run of one epoch and of two, with a checkpoint of each epoch."""
+    config = write_micro_config(tmp_path_factory.mktemp("whole"))
+    return config, run_micro(config, "checkpoint_freq=1", f"epoches={request.param}")
+
+
 @pytest.mark.parametrize("killed_in", ["checkpoint", "last"])
 def test_resuming_mends_what_a_kill_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, killed_in: str
+    whole: tuple[Path, Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
     """While the checkpoints of the last epoch were written; with one epoch only the best one is whole."""
-    config, folder = write_micro_config(tmp_path), tmp_path / "run"
-    given = ("checkpoint_freq=1", f"epoches={epochs}")
-    whole = run_micro(config, *given, f"output_dir={tmp_path / 'whole'}").folder
+    config, run = whole
+    epochs, folder = run.progress.epoch, tmp_path / "run"
+    given = ("checkpoint_freq=1", f"epoches={epochs}", f"output_dir={folder}")
 
     def save_half(state: dict[str, Any], path: Path) -> None:
         if state["progress"]["epoch"] == epochs and path.name.startswith(killed_in):
@@ -450,8 +456,8 @@ def test_resuming_mends_what_a_kill_left(
     resumed.resume(folder)
     assert not resumed.finished
     fit(resumed)
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.path.iterdir()}
-    for path in whole.checkpoints():
+    assert {path.name for path in folder.iterdir()} == {path.name for path in run.folder.path.iterdir()}
+    for path in run.folder.checkpoints():
         assert_same_weights(path, folder / path.name)
 
 
