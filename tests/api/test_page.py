@@ -13,6 +13,8 @@ from builders import ROOT, write_coco, write_micro_config
 from isdfine.deploy.onnx.export import ExportReport
 from isdfine.deploy.onnx.half import HalfShare
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
 
 def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Writing ONNX takes a while and is tested in tests/commands/test_export_onnx.py."""

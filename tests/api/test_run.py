@@ -21,6 +21,8 @@ from isdfine.api.session import overrides
 from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.solver.callbacks import EpochListener
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
 FAST, ONE = ["num_visualized=0"], ["num_visualized=1"]
 
 

@@ -21,6 +21,8 @@ from builders import load_tool, write_coco, write_micro_config
 from isdfine import commands
 from isdfine.solver.train import StopTraining
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
@@ -174,7 +176,7 @@ def test_fine_tuning_from_a_file_without_names(
     assert (settings.tuning, settings.tuning_classes) == (None, None)
     capsys.readouterr()
     assert tool.main(["-c", str(config), "--output-dir", str(tmp_path / "no"), *tuning[:3], "three"]) == 2
-    assert "'three' is no list of class names: choose coco, objects365," in capsys.readouterr().err
+    assert "'three' is no list of class names: choose coco, coco_91, objects365," in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from isdfine.nn.types import BatchDetections
 from isdfine.solver.fit import fit
 from isdfine.solver.training import Training
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
 NAMES = ["apple", "bee", "cat", "dog"]
 
 
