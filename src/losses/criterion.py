@@ -174,10 +174,15 @@ class DFINECriterion(nn.Module):
         """Compare what the model returned with the options (ConfigError)."""
         who = type(self).__name__
         check_output(who, output, self.num_classes, self.reg_max if "local" in self.losses else None)
-        if self.binary_proposals and output.proposals is None:
+        if self.binary_proposals and not output.binary_proposals:
             raise ConfigError(
-                f"{who}.binary_proposals is True, but the decoder makes no proposals: set {who}.binary_proposals: "
+                f"{who}.binary_proposals is True, but the decoder makes no such proposals: set {who}.binary_proposals: "
                 "False, or give the decoder two stages (two_stage: True)"
+            )
+        if output.binary_proposals and not self.binary_proposals:
+            raise ConfigError(
+                "the decoder's proposals (two_stage: True) tell objects from background only, but the criterion would "
+                "teach them classes: set binary_proposals: True of a DETRCriterion"
             )
 
     def _match(self, stack: SetStack, table: TargetTable) -> tuple[np.ndarray, np.ndarray]:

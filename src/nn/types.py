@@ -145,3 +145,5 @@ class DetectorOutput:
     taps: Mapping[str, Any] = field(default_factory=dict)
     """Inner tensors by name: ``backbone`` and ``neck``, lists of maps (B, D, H, W); ``memory``, a :class:`MemoryTap`;
     ``hidden``, a tuple with the matching queries (B, Q, D) after every decoder layer."""
+    binary_proposals: bool = False
+    """Whether the proposals are those of every cell, and their first class tells objects from background."""

@@ -246,6 +246,7 @@ class Decoder(nn.Module):
             layers=list(layers_of[-1]),
             initial=initial_of[-1],
             proposals=None if proposals is None else proposals.predictions(),
+            binary_proposals=proposals is not None and proposals.binary,
             groups={part.group.name: part for part in extra},
             up=None if bins is None else bins.up[0],
             reg_scale=None if bins is None else bins.reg_scale[0],

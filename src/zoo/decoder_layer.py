@@ -8,6 +8,7 @@ See docs/method.md 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,3 +120,15 @@ class DecoderLayer(nn.Module):
         summed = content + self.dropout(self.linear2(hidden))
         refined: Tensor = self.norm3(summed.clamp(-HALF_MAX, HALF_MAX))
         return refined
+
+
+def deformable_layers(count: int, dim: int, num_heads: int, feedforward_dim: int, **options: Any) -> list[DecoderLayer]:
+    """Layers of Deformable-DETR and of what builds on it: with projections, and drawn as there.
+
+    Args: see :class:`DecoderLayer`.
+    """
+    options = {"projections": True, "merge": "residual", **options}
+    layers = [DecoderLayer(dim, num_heads, feedforward_dim, **options) for _ in range(count)]
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.self_attn.out_proj.weight)
+    return layers

@@ -8,8 +8,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..nn.keys import use_table
 from ..nn.padding import Padding
 from .detr import DETR
+from .family_keys import PublishedNames
 
 
 class PaddedDETR(DETR):
@@ -19,6 +21,8 @@ class PaddedDETR(DETR):
         backbone, encoder, decoder, sources: see :class:`DETR`.
         padding: ``official`` gives the numbers of the published code, where backbone and projections read padded
             cells too: how much padding there is moves the boxes a little. With ``exact`` nothing reads them.
+
+    Its state dict has the names of the published code of its family, which the decoder knows (``names``).
 
     Raises: ValueError for another ``padding``.
     """
@@ -36,6 +40,9 @@ class PaddedDETR(DETR):
         if padding not in ("official", "exact"):
             raise ValueError(f"{type(self).__name__} padding={padding!r}: choose one of official, exact")
         self.padding = padding
+        names: PublishedNames = getattr(decoder, "names", PublishedNames())
+        self.class_rows = names.class_rows
+        use_table(self, names.table)
 
     def padding_of(self, image_sizes: Tensor, canvas: tuple[int, int]) -> Padding:
         """See :class:`DETR`."""

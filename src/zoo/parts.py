@@ -6,6 +6,8 @@ from ..nn.backbone import hgnetv2 as hgnetv2
 from ..nn.backbone import resnet as resnet
 from ..nn.backbone import timm as timm
 from . import encoders as encoders
+from .deformable_detr.decoder import DeformableDETRTransformer as DeformableDETRTransformer
+from .deformable_detr.model import DeformableDETR as DeformableDETR
 from .dfine import decoder as decoder
 from .dfine import encoder as encoder
 from .dfine import model as model

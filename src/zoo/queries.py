@@ -81,9 +81,11 @@ class Proposals:
     index: Tensor
     """(B, Q) int64 row of the flattened memory."""
     logits: Tensor
-    """(B, Q, C), or (B, Q, 1) for class-agnostic selection."""
+    """(B, Q, C), or (B, Q, 1) for class-agnostic selection; of all S rows where ``binary``."""
     box_logits: Tensor
-    """(B, Q, 4) cxcywh before the sigmoid."""
+    """(B, Q, 4) cxcywh before the sigmoid, or (B, S, 4)."""
+    binary: bool = False
+    """Whether every row proposes, and its first class tells objects from background."""
 
     def predictions(self) -> Predictions:
         """As the criterion reads them."""

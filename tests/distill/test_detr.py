@@ -51,7 +51,8 @@ def with_cells(case: Case, images: slice) -> Case:
     generator = torch.Generator().manual_seed(5)
     logits = torch.randn(2, 30, case.num_classes, generator=generator)
     boxes = torch.rand(2, 30, 4, generator=generator) * 0.3 + 0.2
-    return replace(case, output=replace(case.output, proposals=Predictions(logits[images], boxes[images])))
+    proposals = Predictions(logits[images], boxes[images])
+    return replace(case, output=replace(case.output, proposals=proposals, binary_proposals=True))
 
 
 @pytest.mark.parametrize("make", DISTILLERS.values(), ids=list(DISTILLERS))

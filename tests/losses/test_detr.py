@@ -40,7 +40,7 @@ def test_losses_gradients_and_matches_are_the_official_ones(family: str, batch: 
     sets, targets, leaves = synthetic_sets(facts["counts"])
     binary = family == "deformable"
     scored = criterion(FAMILIES[family], binary_proposals=binary)
-    output = DetectorOutput([sets[0], sets[2]], proposals=None if family == "dab" else sets[1])
+    output = DetectorOutput([sets[0], sets[2]], proposals=None if family == "dab" else sets[1], binary_proposals=binary)
     losses = scored(output, targets)
     facts = {**facts, "losses_weighted": {our_name(key): one for key, one in facts["losses_weighted"].items()}}
     assert set(losses) == set(facts["losses_weighted"])
@@ -64,7 +64,7 @@ def test_proposals_of_every_cell_have_one_class_and_their_own_matches() -> None:
     cells = Predictions(torch.full((3, 40, 7), -2.0), draws(400, (3, 40, 4), "uniform") * 0.4 + 0.3)
     cells.logits[:, -5:] = 1.5  # padded cells share one score, and a box of ones
     cells.boxes[:, -5:] = 1.0
-    output = DetectorOutput([sets[0], sets[2]], proposals=cells)
+    output = DetectorOutput([sets[0], sets[2]], proposals=cells, binary_proposals=True)
     step = criterion(binary_proposals=True).match(output, targets)
     assert step.proposals is not None
     (rows,), (found,) = step.proposals.pairs.query_index, step.proposals.pairs.target_index
@@ -85,10 +85,13 @@ def test_proposals_of_every_cell_have_one_class_and_their_own_matches() -> None:
     assert all(torch.equal(without[key], losses[key]) for key in losses if "enc" not in key)
 
 
-def test_binary_proposals_need_proposals() -> None:
+def test_criterion_and_decoder_agree_on_what_proposals_are() -> None:
     sets, targets, _ = synthetic_sets((1,))
-    with pytest.raises(ConfigError, match=r"binary_proposals is True, but the decoder makes no proposals: set "):
-        criterion(binary_proposals=True)(DetectorOutput(sets), targets)
+    for output in (DetectorOutput(sets), DetectorOutput(sets, proposals=sets[0])):
+        with pytest.raises(ConfigError, match=r"is True, but the decoder makes no such proposals: set DETRCriterion"):
+            criterion(binary_proposals=True)(output, targets)
+    with pytest.raises(ConfigError, match=r"\(two_stage: True\) tell .* set binary_proposals: True of a DETRCriterion"):
+        criterion()(DetectorOutput(sets, proposals=sets[0], binary_proposals=True), targets)
 
 
 def test_messages_name_the_criterion_of_the_config() -> None:

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Deformable-DETR's queries in two stages, made of boxes that the encoder proposes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from ...core.errors import ConfigError
+from ...nn.mlp import MLP
+from ...nn.position import box_sines
+from ...nn.types import QueryGroup
+from ..heads import class_head
+from ..queries import MATCHING, Memory, Proposals, anchor_logits, filled_up, gather_rows
+
+
+class ProposedBoxQueries(nn.Module):
+    """Two-stage selection: start queries at the boxes of the cells that look most like an object.
+
+    Zhu et al., Deformable DETR, arXiv:2010.04159. Content and position of a query are made of its box alone. Every cell
+    is a proposal of the output, and class 0 of its scores says how much of an object it is
+    (``DETRCriterion.binary_proposals``).
+
+    Args:
+        num_queries: Q; an image must have at least as many cells (a padded batch gets as many as it lacks).
+        dim: channels D, a multiple of 4.
+        num_classes: C.
+        eps: a cell whose anchor comes closer to 0 or 1 than this is selected only when nothing else is left.
+    """
+
+    reference_dim = 4
+
+    def __init__(self, num_queries: int, dim: int, num_classes: int, eps: float = 1e-2) -> None:
+        super().__init__()
+        self.num_queries, self.eps = num_queries, eps
+        self.project = nn.Sequential(OrderedDict(proj=nn.Linear(dim, dim), norm=nn.LayerNorm(dim)))
+        self.score = class_head(dim, num_classes)
+        self.box = MLP(dim, dim, 4, 3).start_at_zero()
+        self.embed = nn.Sequential(OrderedDict(proj=nn.Linear(2 * dim, 2 * dim), norm=nn.LayerNorm(2 * dim)))
+        for linear in (self.project[0], self.embed[0]):
+            nn.init.xavier_uniform_(linear.get_parameter("weight"))
+
+    def forward(self, memory: Memory) -> tuple[QueryGroup, Proposals]:
+        """Queries at the selected boxes (no gradient flows back into the selection), and the proposals of all cells."""
+        tokens, padding, count = memory.tokens, memory.padding, self.num_queries
+        if padding is None and tokens.shape[1] < count:
+            raise ConfigError(
+                f"the image has {tokens.shape[1]} cells over all levels but num_queries is {count}: "
+                "use larger images or fewer queries"
+            )
+        anchors, valid = anchor_logits(memory.sizes, eps=self.eps, device=tokens.device, padding=padding)
+        rows = self.project(tokens * valid)
+        logits, boxes = self.score(rows).float(), self.box(rows).float() + anchors
+        ranked = logits.detach()[..., :1].masked_fill(~valid, -torch.inf)
+        selectable = boxes.detach()
+        if padding is not None:  # a larger canvas would have had enough cells
+            ranked, selectable = filled_up(ranked, count, -torch.inf), filled_up(selectable, count, torch.inf)
+        index = ranked[..., 0].topk(count, dim=1).indices
+        references = gather_rows(selectable, index)
+        sines = box_sines(references.sigmoid(), rows.shape[-1] // 2, order="xywh").to(rows.dtype)
+        position, content = self.embed(sines).chunk(2, dim=-1)
+        return QueryGroup(MATCHING, content, references, position), Proposals(index, logits, boxes, binary=True)
+
+
+class GivenPosition(nn.Module):
+    """Query positions of a decoder whose queries all bring their own."""
+
+    def forward(self, references: Tensor, content: Tensor, index: int, valid_ratios: Tensor | None) -> Tensor:
+        """See :class:`~isdfine.zoo.inputs.QueryPosition`; ConfigError, as some group brings none."""
+        raise ConfigError("a query group brings no position, which Deformable-DETR's queries need: give it (B, Q, D)")
