@@ -29,6 +29,7 @@ class ProjectedLevel(nn.Sequential):
     def __init__(self, in_channels: int, dim: int, kernel_size: int, stride: int) -> None:
         conv = nn.Conv2d(in_channels, dim, kernel_size, stride, kernel_size // 2)
         _draw(conv)
+        nn.init.zeros_(conv.get_parameter("bias"))
         super().__init__(conv, PaddedGroupNorm(_GROUPS, dim))
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
