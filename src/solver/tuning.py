@@ -266,6 +266,7 @@ def tune_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, cla
     fitting, report = compare(model, state, source, classes)
     if not fitting:
         raise CheckpointError(nothing_fits(model, state, source))
+    report.notes.extend(report.remedies)
     if prefix is not None:
         _require_backbone(model, report)
         report.notes.append("the file holds a backbone only: encoder and decoder start anew")
@@ -275,7 +276,8 @@ def tune_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, cla
         if fitting_in_backbone < total:
             report.notes.append(
                 f"{total - fitting_in_backbone} of the {total} tensors of the backbone start from random numbers "
-                "(its ImageNet weights are not read where a checkpoint is given)"
+                "(its ImageNet weights are not read where a checkpoint is given): choose the backbone of the file, "
+                "its name or depth, if that is not meant"
             )
             logger.warning("%s: %s", source, report.notes[-1])
     model.load_state_dict(fitting, strict=False)
@@ -293,6 +295,9 @@ def _backbone_prefix(model: nn.Module, state: Mapping[str, Tensor]) -> str | Non
     # A wrapper holds a library's model one or two levels down.
     wrapped = [name for name, _ in backbone.named_modules() if name and name.count(".") < 2]
     inside = [f"{BACKBONE}.", *(f"{BACKBONE}.{name}." for name in wrapped)]
+    # Published detectors may have further names in front of all of it.
+    first = next((key for key in own if key.startswith(f"{BACKBONE}.")), "")
+    inside += [first[: dot + 1] for dot, letter in enumerate(first) if letter == "."]
     hits = {prefix: sum(prefix + key in own for key in state) for prefix in ("", *inside)}
     best = max(hits, key=lambda prefix: hits[prefix])
     return best if hits[best] else None
@@ -318,6 +323,11 @@ def _require_backbone(model: nn.Module, report: LoadReport) -> None:
     )
 
 
+_SAME_CONFIG = (
+    "use the config the checkpoint was trained with (its size n, s, m, l or x), or a checkpoint of this model"
+)
+
+
 def _require_same_architecture(model: nn.Module, report: LoadReport) -> None:
     fitting, total = _share(report, "")
     in_backbone = _share(report, f"{BACKBONE}.")
@@ -327,8 +337,7 @@ def _require_same_architecture(model: nn.Module, report: LoadReport) -> None:
     raise CheckpointError(
         f"{report.source} is of another architecture: {fitting} of the {total} tensors of {type(model).__name__} fit, "
         f"{in_backbone[0]} of {in_backbone[1]} in the backbone{_facts(report)}"
-        f"{report.family}: use the config the checkpoint was trained with (its size n, s, m, l or x), or a checkpoint "
-        "of this model"
+        f"{report.family}: {'; '.join(report.remedies) or _SAME_CONFIG}"
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..core.checkpoint.remedies import Remedy
 from ..nn.keys import PartTable
 from .heads import BoxHead, FDRBoxHead, ScoreHead
 
@@ -38,6 +39,8 @@ class PublishedNames:
     """Of what is in the decoder."""
     class_rows: Mapping[str, int] = field(default_factory=dict)
     """Which of them have a row per class, and how many rows stand behind these."""
+    remedies: tuple[Remedy, ...] = ()
+    """What to do where a checkpoint has other names or shapes."""
 
     @property
     def table(self) -> PartTable:
@@ -78,6 +81,19 @@ def box_rows(head: BoxHead, count: int, *, numbered: bool = True, in_decoder: bo
         *twice(((first, "decoder.box_head.initial"),), in_decoder),
         ("dec_bbox_head", "decoder.box_head.layers"),
     )
+
+
+def box_remedies(head: BoxHead) -> tuple[Remedy, ...]:
+    """For checkpoints of a decoder with the other kind of box head."""
+    if isinstance(head, FDRBoxHead):
+        return (Remedy("missing", "dec_bbox_head", "the file has no distributions: set box_head: direct"),)
+    return (Remedy("unexpected", "dec_bbox_head", "the file has distributions: set box_head: fdr"),)
+
+
+def query_remedy(name: str) -> Remedy:
+    """For checkpoints with another number of learned queries in the table of this name."""
+    text = "num_queries is {model}, the file has {file} queries: set num_queries: {file}"
+    return Remedy("mismatched", name, text)
 
 
 def twice(rows: Rows, in_decoder: bool = True) -> Rows:

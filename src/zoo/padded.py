@@ -41,7 +41,7 @@ class PaddedDETR(DETR):
             raise ValueError(f"{type(self).__name__} padding={padding!r}: choose one of official, exact")
         self.padding = padding
         names: PublishedNames = getattr(decoder, "names", PublishedNames())
-        self.class_rows = names.class_rows
+        self.class_rows, self.remedies = names.class_rows, names.remedies
         use_table(self, names.table)
 
     def padding_of(self, image_sizes: Tensor, canvas: tuple[int, int]) -> Padding:

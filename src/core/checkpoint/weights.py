@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from . import listed, other_family, read_checkpoint, weights_in
+from .remedies import class_counts, remedies_for
 
 _CLASSES = 100
 """Classes that the table names in one line: COCO's 80 fit. The JSON has all."""
@@ -128,6 +129,7 @@ def compare(
         else:
             fitting[key] = state[key].to(mine.dtype)
             report.loaded.append(key)
+    report.remedies = remedies_for(model, report)
     return fitting, report
 
 
@@ -230,23 +232,15 @@ def _misfit(report: LoadReport) -> str:
     ):
         if items:
             parts.append(f"{len(items)} {what}: {listed(items)}")
-    classes = _class_counts(report.mismatched)
-    if classes is not None:
+    parts += report.remedies
+    if (classes := class_counts(report.mismatched)) is not None:
         parts.append(
             f"the file is for {classes[0]} classes and the model has {classes[1]}: to fine-tune on other classes use "
             "-t (strict=False), which keeps what fits and copies class rows by name; else set num_classes"
         )
-    else:
+    elif not report.remedies:
         parts.append("use the config the checkpoint was trained with, or -t (strict=False) to keep only what fits")
     return "; ".join(parts)
-
-
-def _class_counts(mismatched: Sequence[Mismatch]) -> tuple[int, int] | None:
-    """Class counts of file and model, where a score head differs in its rows and in nothing else."""
-    for misfit in mismatched:
-        if "score_head" in misfit.name and misfit.file_shape and misfit.file_shape[1:] == misfit.model_shape[1:]:
-            return misfit.file_shape[0], misfit.model_shape[0]
-    return None
 
 
 @dataclass(frozen=True)
@@ -304,6 +298,8 @@ class LoadReport:
     """Which class took which row, where rows were mapped by name."""
     notes: list[str] = field(default_factory=list)
     """What a reader should know about this load."""
+    remedies: list[str] = field(default_factory=list)
+    """What file and model are, and what to do, where the model knows."""
     family: str = ""
     """A clause that names the family of the file's tensors, where the model is of another."""
 

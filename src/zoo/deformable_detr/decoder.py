@@ -9,13 +9,14 @@ from typing import Literal
 
 from torch import nn
 
+from ...core.checkpoint.remedies import Remedy
 from ...core.errors import check_counts
 from ...core.registry import register
 from ...nn.keys import leave_out
 from ..decoder import Decoder
 from ..decoder_layer import deformable_layers
 from ..depth import layer_plan
-from ..family_keys import PublishedNames, Rows, box_rows, layer_rows, score_rows, twice
+from ..family_keys import PublishedNames, Rows, box_remedies, box_rows, layer_rows, query_remedy, score_rows, twice
 from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
 from ..projection import InputProjection
 from ..queries import LearnedSplitQueries, QueryInit
@@ -35,6 +36,30 @@ _STAGES: dict[bool, Rows] = {
         ("transformer.pos_trans_norm", "decoder.queries.embed.norm"),
     ),
 }
+_REMEDIES = {
+    False: (
+        query_remedy("query_embed"),
+        Remedy(
+            *("unexpected", "transformer.enc_output"),
+            "the file is of a detector in two stages: set DeformableDETRTransformer.two_stage: True and "
+            "DETRCriterion.binary_proposals: True",
+        ),
+    ),
+    True: (
+        Remedy(
+            *("unexpected", "query_embed"),
+            "the file is of a detector in one stage: set DeformableDETRTransformer.two_stage: False and "
+            "DETRCriterion.binary_proposals: False",
+        ),
+    ),
+}
+_REFINED = {
+    False: (Remedy("unexpected", "transformer.decoder.bbox_embed", "the file refines boxes: set box_refine: True"),),
+    True: (
+        Remedy("missing", "transformer.decoder.bbox_embed", "the file does not refine boxes: set box_refine: False"),
+    ),
+}
+"""By ``two_stage``, and by ``box_refine``."""
 
 
 @register
@@ -131,4 +156,5 @@ def _names(count: int, boxes: BoxHead, scores: ScoreHead, two_stage: bool) -> Pu
         *_STAGES[two_stage],
     )
     parts = ("class_embed", "transformer.decoder.class_embed") if two_stage else ("class_embed",)
-    return PublishedNames(rows, dict.fromkeys(parts, 0))
+    remedies = (*_REMEDIES[two_stage], *_REFINED[not scores.shared], *box_remedies(boxes))
+    return PublishedNames(rows, dict.fromkeys(parts, 0), remedies)
