@@ -12,5 +12,7 @@ from .dfine import decoder as decoder
 from .dfine import encoder as encoder
 from .dfine import model as model
 from .dfine import postprocess as postprocess
+from .dino.decoder import DINOTransformer as DINOTransformer
+from .dino.model import DINO as DINO
 from .rtdetr.decoder import RTDETRTransformer as RTDETRTransformer
 from .rtdetr.model import RTDETR as RTDETR
