@@ -42,8 +42,8 @@ from isdfine.data.workers import worker_context
 from isdfine.nn.backbone.hgnetv2 import VARIANTS, Variant
 from isdfine.solver.folder import RunFolder
 
-EPOCHS, STEPS = 6, 4
-"""Of a chain; stage two begins after four epochs."""
+STEPS = 4
+"""Of an epoch."""
 MOMENTS = ("start", "step", "write", "evaluation")
 SIGNALS = {"SIGKILL": 12, "SIGTERM": 4, "SIGINT": 2, "SIGINT twice": 2}
 """How often each is sent, of 20 times."""
@@ -59,11 +59,11 @@ IMPORTED = (
 """What a training imports while it starts."""
 
 
-def write_config(folder: Path) -> Path:
-    """Data and config of a chain; its output goes where --output-dir says."""
+def write_config(folder: Path, epochs: int) -> Path:
+    """Data and config of a chain; its output goes where --output-dir says. Stage two is the last two epochs."""
     sections = micro_sections(write_coco(folder / "data", images=2 * STEPS), folder / "run")
     sections |= {
-        "epoches": EPOCHS,
+        "epoches": epochs,
         "checkpoint_freq": 2,
         "save_every_steps": 3,
         "tensorboard": True,
@@ -72,7 +72,7 @@ def write_config(folder: Path) -> Path:
     sections["HybridEncoder"]["in_channels"] = [SMALL.results[place] for place in (2, 3)]
     for name in ("train_dataloader", "val_dataloader"):
         sections[name] |= {"num_workers": 2, "total_batch_size": 2}
-    sections["train_dataloader"]["collate_fn"] |= {"stop_epoch": 4, "ema_restart_decay": 0.98}
+    sections["train_dataloader"]["collate_fn"] |= {"stop_epoch": epochs - 2, "ema_restart_decay": 0.98}
     path = folder / "kills.yml"
     path.write_text(yaml.safe_dump(sections))
     return path
@@ -248,14 +248,14 @@ def unequal(one: Any, two: Any, place: str = "") -> list[str]:
     return [] if type(one) is type(two) and one == two else [place]
 
 
-def campaign(count: int, seed: int, folder: Path) -> bool:
+def campaign(count: int, seed: int, epochs: int, folder: Path) -> bool:
     """Whether ``count`` kills changed nothing."""
     draw, tool, began = random.Random(seed), load_tool("train"), time.monotonic()
     for name in IMPORTED:
         importlib.import_module(name)
     torch.set_num_threads(1)
     VARIANTS["B0"] = SMALL  # runs are forked from here
-    config, workers_log = write_config(folder), folder / "workers.log"
+    config, workers_log = write_config(folder, epochs), folder / "workers.log"
     start_fork_server(workers_log)
     whole = Run(tool, config, folder / "whole")
     if whole.end() != 0:
@@ -314,15 +314,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100, help="kills")
     parser.add_argument("--seed", type=int, default=0, help="the same seed chooses the same moments and signals")
+    parser.add_argument("--epochs", type=int, default=6, help="of a chain, 3 or more")
     parser.add_argument("--keep", type=Path, help="new folder for runs and logs, kept afterwards")
     options = parser.parse_args()
     if options.keep is not None:
         options.keep.mkdir(parents=True)
-        return 0 if campaign(options.count, options.seed, options.keep) else 1
+        return 0 if campaign(options.count, options.seed, options.epochs, options.keep) else 1
     # no TemporaryDirectory: every run, forked from here, would remove it at its end
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     try:
-        return 0 if campaign(options.count, options.seed, folder) else 1
+        return 0 if campaign(options.count, options.seed, options.epochs, folder) else 1
     finally:
         shutil.rmtree(folder)
 

@@ -193,7 +193,7 @@ def test_resume_inside_stage_two(tmp_path: Path) -> None:
 
 def test_killed_runs_go_on_as_if_nothing_had_been() -> None:
     """Two of the kills of the campaign, which says what it compares."""
-    command = [sys.executable, str(ROOT / "tests" / "kills.py"), "--count", "2"]
+    command = [sys.executable, str(ROOT / "tests" / "kills.py"), "--count", "2", "--epochs", "4"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 kills, 1 chains: 1 identical, 0 orphans" in done.stdout
