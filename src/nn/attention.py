@@ -54,31 +54,50 @@ class QuerySelfAttention(nn.Module):
         dim = content.shape[-1]
         placed = F.linear(content + position, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
         value = F.linear(content, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
-        query, key, value = (self._split(tokens) for tokens in (*placed.chunk(2, dim=-1), value))
-        if record is not None and record.materialise:
-            heads = self._materialised(query, key, value, attn_mask, record)
-        else:
-            if record is not None:
-                record.add_self_attention(query, key)
-            dropout = self.dropout if self.training else 0.0
-            readable = None if attn_mask is None else ~attn_mask  # that function's masks say what takes part
-            heads = F.scaled_dot_product_attention(query, key, value, attn_mask=readable, dropout_p=dropout)
-        read: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
+        query, key, value = (split_heads(tokens, self.num_heads) for tokens in (*placed.chunk(2, dim=-1), value))
+        heads = attend_to_each_other(query, key, value, attn_mask, self.dropout if self.training else 0.0, record)
+        read: Tensor = self.out_proj(join_heads(heads))
         return read
 
-    def _materialised(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, record: AttentionRecorder
-    ) -> Tensor:
-        """As ``scaled_dot_product_attention``, by way of the map; all (B, heads, Q, D / heads)."""
+
+def attend_to_each_other(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout: float = 0.0,
+    record: AttentionRecorder | None = None,
+) -> Tensor:
+    """Fused attention of queries among themselves, or by way of the map where ``record`` asks for it.
+
+    Args:
+        query, key, value: (B, heads, Q, d).
+        attn_mask, record: as in :class:`QuerySelfAttention`.
+        dropout: probability of dropping an attention weight.
+
+    Returns: (B, heads, Q, d).
+    """
+    if record is not None and record.materialise:
         scores = (query * query.shape[-1] ** -0.5) @ key.mT  # (B, heads, Q, Q), scaled first: halves overflow
         record.add_self_attention(query, key, scores)
         if attn_mask is not None:
             scores = scores.masked_fill(attn_mask, -torch.inf)
-        return F.dropout(scores.softmax(dim=-1), self.dropout, self.training) @ value
+        return F.dropout(scores.softmax(dim=-1), dropout) @ value
+    if record is not None:
+        record.add_self_attention(query, key)
+    readable = None if attn_mask is None else ~attn_mask  # that function's masks say what takes part
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=readable, dropout_p=dropout)
 
-    def _split(self, x: Tensor) -> Tensor:
-        heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
-        return heads.transpose(1, 2)  # (B, heads, Q, D / heads)
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, Q, D) -> (B, heads, Q, D / heads)."""
+    heads: Tensor = x.unflatten(-1, (num_heads, -1))
+    return heads.transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, heads, Q, D / heads) -> (B, Q, D)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 class TransformerEncoderLayer(nn.Module):

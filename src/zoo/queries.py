@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import ConfigError
+from ..nn.boxes import inverse_sigmoid
 from ..nn.keys import before_load
 from ..nn.mlp import MLP
 from ..nn.padding import Padding
@@ -240,31 +241,52 @@ class LearnedAnchorQueries(nn.Module):
         num_queries: anchors.
         dim: channels D.
         content: ``learned`` per anchor, or ``zeros``.
-        num_patterns: learned contents that every anchor is combined with, in place of ``content``; 0 for none. There
-            are num_patterns * num_queries queries then, pattern by pattern.
+        num_patterns: learned vectors that are added to the content of every anchor; 0 for none. There are
+            num_patterns * num_queries queries then, pattern by pattern.
+        fixed_centres: spread the boxes' centres evenly over the image, and do not train them.
     """
 
     reference_dim = 4
 
     def __init__(
-        self, num_queries: int, dim: int, *, content: Literal["learned", "zeros"] = "learned", num_patterns: int = 0
+        self,
+        num_queries: int,
+        dim: int,
+        *,
+        content: Literal["learned", "zeros"] = "learned",
+        num_patterns: int = 0,
+        fixed_centres: bool = False,
     ) -> None:
         super().__init__()
         if content not in ("learned", "zeros"):
             raise ValueError(f"content {content!r} of anchor queries is unknown: choose one of learned, zeros")
-        self.num_queries, self.dim, self.num_patterns = num_queries, dim, num_patterns
+        if num_patterns < 0:
+            raise ValueError(f"num_patterns must be 0 (none) or more, got {num_patterns}: 3 in DAB-DETR")
+        self.num_queries, self.dim, self.fixed_centres = num_queries, dim, fixed_centres
         self.anchors = nn.Embedding(num_queries, 4)  # logits of (cx, cy, w, h)
-        rows = num_patterns or (num_queries if content == "learned" else 0)
-        self.content = nn.Embedding(rows, dim) if rows else None
+        if fixed_centres:
+            with torch.no_grad():
+                self.anchors.weight[:, :2] = inverse_sigmoid(torch.rand(num_queries, 2))
+        self.content = nn.Embedding(num_queries, dim) if content == "learned" else None
+        self.patterns = nn.Embedding(num_patterns, dim) if num_patterns else None
 
     def forward(self, memory: Memory) -> tuple[QueryGroup, None]:
         """The same queries for every image."""
-        anchors = self.anchors.weight.repeat(max(self.num_patterns, 1), 1)
-        content = anchors.new_zeros(len(anchors), self.dim) if self.content is None else self.content.weight
-        if self.num_patterns:
-            content = content.repeat_interleave(self.num_queries, dim=0)
+        content, anchors = self.rows(), self.anchors.weight
+        if self.fixed_centres:
+            anchors = torch.cat((anchors[:, :2].detach(), anchors[:, 2:]), dim=1)
+        if self.patterns is not None:
+            patterns = self.patterns.weight
+            anchors = anchors.repeat(len(patterns), 1)
+            content = content.repeat(len(patterns), 1) + patterns.repeat_interleave(self.num_queries, dim=0)
         batch = memory.tokens.shape[0]  # not len(): a graph would hold that number
         return QueryGroup(MATCHING, content.expand(batch, -1, -1), anchors.expand(batch, -1, -1)), None
+
+    def rows(self) -> Tensor:
+        """(num_queries, D) content of the anchors."""
+        return (
+            self.anchors.weight.new_zeros(self.num_queries, self.dim) if self.content is None else self.content.weight
+        )
 
 
 def _keep_tables(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -23,7 +23,8 @@ INITIALISERS = {
     "split": lambda: LearnedSplitQueries(6, DIM),
     "anchors": lambda: LearnedAnchorQueries(6, DIM),
     "empty anchors": lambda: LearnedAnchorQueries(6, DIM, content="zeros"),
-    "patterns": lambda: LearnedAnchorQueries(2, DIM, num_patterns=3),
+    "patterns": lambda: LearnedAnchorQueries(2, DIM, content="zeros", num_patterns=3),
+    "fixed centres": lambda: LearnedAnchorQueries(6, DIM, fixed_centres=True),
 }
 HEADS = {"direct": lambda: DirectBoxHead(WIDTHS), "fdr": lambda: FDRBoxHead(WIDTHS, Bins(0.5, 4, 8))}
 
@@ -76,12 +77,29 @@ def test_anchor_queries_start_at_boxes() -> None:
 
 
 def test_every_anchor_is_combined_with_every_pattern() -> None:
-    queries = LearnedAnchorQueries(2, DIM, num_patterns=3)
-    content, references, _ = start(queries)
-    anchors, patterns = queries.anchors.weight, queries.content.weight
-    assert (anchors.shape, patterns.shape) == ((2, 4), (3, DIM))
-    assert torch.equal(content[0], patterns[[0, 0, 1, 1, 2, 2]])
-    assert torch.equal(references[0], anchors[[0, 1] * 3])
+    for kind in ("zeros", "learned"):
+        queries = LearnedAnchorQueries(2, DIM, content=kind, num_patterns=3)
+        content, references, _ = start(queries)
+        anchors, patterns = queries.anchors.weight, queries.patterns.weight
+        assert (anchors.shape, patterns.shape) == ((2, 4), (3, DIM))
+        known = 0 if queries.content is None else queries.content.weight[[0, 1] * 3]
+        assert torch.equal(content[0], patterns[[0, 0, 1, 1, 2, 2]] + known)
+        assert torch.equal(references[0], anchors[[0, 1] * 3])
+    with pytest.raises(ValueError, match=r"num_patterns must be 0 \(none\) or more, got -1"):
+        LearnedAnchorQueries(2, DIM, num_patterns=-1)
+
+
+def test_fixed_centres_are_spread_evenly_and_stay() -> None:
+    torch.manual_seed(0)
+    queries = LearnedAnchorQueries(1000, DIM, content="zeros", fixed_centres=True)
+    _, references, _ = start(queries)
+    centres = references[0, :, :2].sigmoid()
+    assert [(centres < share).float().mean().item() for share in (0.25, 0.5, 0.75)] == pytest.approx(
+        [0.25, 0.5, 0.75], abs=0.03
+    )
+    references.sum().backward()
+    assert not queries.anchors.weight.grad[:, :2].any()
+    assert queries.anchors.weight.grad[:, 2:].all()
 
 
 @pytest.mark.parametrize("head", HEADS)
