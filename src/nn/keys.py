@@ -39,12 +39,17 @@ class KeyTable:
         """Name in the modules of what a checkpoint calls ``key``; a name of the modules' own stays."""
         return _replaced(key, {stored: name for name, stored in self.parts.items()})
 
+    def all_modules(self, key: str) -> list[str]:
+        """:meth:`to_modules`, as :class:`PartTable` has it."""
+        return [self.to_modules(key)]
+
 
 @dataclass(frozen=True)
 class PartTable:
     """Beginnings of keys in checkpoints and in the modules, in the order of the checkpoints.
 
-    A part of the modules may stand there twice: it is written under both names, and read from either.
+    A part of the modules may stand there twice: it is written under both names, and read from either. So may a part of
+    the checkpoints, where two modules share it: it is read into both.
     """
 
     rows: tuple[tuple[str, str], ...]
@@ -59,7 +64,12 @@ class PartTable:
 
     def to_modules(self, key: str) -> str:
         """Name in the modules of what a checkpoint calls ``key``; a name of the modules' own stays."""
-        return next((name + key[len(stored) :] for stored, name in self.rows if _begins(key, stored)), key)
+        return self.all_modules(key)[0]
+
+    def all_modules(self, key: str) -> list[str]:
+        """:meth:`to_modules` with the names of all modules that share it."""
+        fits = [(stored, name) for stored, name in self.rows if _begins(key, stored)]
+        return [name + key[len(stored) :] for stored, name in fits if stored == fits[0][0]] or [key]
 
 
 def use_table(module: nn.Module, table: KeyTable | PartTable) -> None:
@@ -85,7 +95,8 @@ def _write(
 def _read(table: KeyTable | PartTable, module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     for key in list(state):
         value = state.pop(key)
-        state[prefix + table.to_modules(key[len(prefix) :]) if key.startswith(prefix) else key] = value
+        own = table.all_modules(key[len(prefix) :]) if key.startswith(prefix) else None
+        state.update({key: value} if own is None else {prefix + name: value for name in own})
 
 
 def _begins(key: str, part: str) -> bool:

@@ -101,8 +101,8 @@ class ConditionalSelfAttention(nn.Module):
     ) -> Tensor:
         query = self.qcontent_proj(content) + self.qpos_proj(position)
         key = self.kcontent_proj(content) + self.kpos_proj(position)
-        split = (split_heads(tokens, self.num_heads) for tokens in (query, key, self.v_proj(content)))
-        heads = attend_to_each_other(*split, attn_mask, self.dropout if self.training else 0.0, record)
+        query, key, value = (split_heads(tokens, self.num_heads) for tokens in (query, key, self.v_proj(content)))
+        heads = attend_to_each_other(query, key, value, attn_mask, self.dropout if self.training else 0.0, record)
         read: Tensor = self.out_proj(join_heads(heads))
         return read
 

@@ -6,6 +6,8 @@ from ..nn.backbone import hgnetv2 as hgnetv2
 from ..nn.backbone import resnet as resnet
 from ..nn.backbone import timm as timm
 from . import encoders as encoders
+from .dab_detr.decoder import DABDETRTransformer as DABDETRTransformer
+from .dab_detr.model import DABDETR as DABDETR
 from .deformable_detr.decoder import DeformableDETRTransformer as DeformableDETRTransformer
 from .deformable_detr.model import DeformableDETR as DeformableDETR
 from .dfine import decoder as decoder
@@ -14,5 +16,7 @@ from .dfine import model as model
 from .dfine import postprocess as postprocess
 from .dino.decoder import DINOTransformer as DINOTransformer
 from .dino.model import DINO as DINO
+from .dn_detr.decoder import DNDETRTransformer as DNDETRTransformer
+from .dn_detr.model import DNDETR as DNDETR
 from .rtdetr.decoder import RTDETRTransformer as RTDETRTransformer
 from .rtdetr.model import RTDETR as RTDETR

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conditional dense attention: the official decoder's numbers, masks, what is recorded."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
