@@ -23,7 +23,7 @@ STEPS = {
     "dn_r50": "train_dn",
     "dn_deformable_r50": "train_dn",
 }
-FAST = ("dab_r50", "dn_deformable_r50")
+FAST = [("dab_r50", "pad_"), ("dn_deformable_r50", "pad_"), ("dn_r50", "train_dn")]
 
 
 @pytest.fixture(scope="module")
@@ -37,33 +37,30 @@ def test_keys_shapes_aliases_and_counts(name: str) -> None:
 
 
 CASES = [
-    pytest.param(name, prefix, marks=() if name in FAST and prefix else pytest.mark.slow)
-    for name in STEPS
-    for prefix in ("", "pad_")
+    pytest.param(name, case, marks=() if (name, case) in FAST else pytest.mark.slow)
+    for name, step in STEPS.items()
+    for case in ("", "pad_", step)
 ]
 
 
-@pytest.mark.parametrize(("name", "prefix"), CASES)
+@pytest.mark.parametrize(("name", "prefix"), [case for case in CASES if "train" not in case.values[1]])
 def test_outputs_are_the_published_ones(filled: Callable[[str], nn.Module], name: str, prefix: str) -> None:
     check_eval(filled(name), name, prefix)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in reversed(STEPS)]
-)
+@pytest.mark.parametrize(("name", "step"), [case for case in CASES if "train" in case.values[1]])
 def test_a_training_step_is_the_published_one(
-    filled: Callable[[str], nn.Module], name: str, monkeypatch: pytest.MonkeyPatch
+    filled: Callable[[str], nn.Module], name: str, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matcher = HungarianMatcher({"cost_class": 2.0, "cost_bbox": 5.0, "cost_giou": 2.0}, use_focal_loss=True)
     terms = {"loss_focal": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
     criterion = DETRCriterion(matcher, terms, ["focal", "boxes"], num_classes=91)
-    step = f"{name}_{STEPS[name]}"
-    if step.endswith("_dn"):
-        arrays, _, _, targets = step_case(step)
+    if step == "train_dn":
+        arrays, _, _, targets = step_case(f"{name}_{step}")
         tensors = {key: torch.from_numpy(value) for key, value in arrays.items() if key.startswith("dn_draw/")}
         noise = recorded_noise(tensors, targets, 5, 0.2)
         monkeypatch.setattr(positive_denoising, "draw_noise", lambda *_: noise)
-    check_step(filled(name), criterion, matcher, step)
+    check_step(filled(name), criterion, matcher, f"{name}_{step}")
 
 
 @pytest.mark.parametrize("name", STEPS)
