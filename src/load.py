@@ -36,7 +36,7 @@ from .data.label_space import MSCOCO, LabelSpace, mscoco_rows
 from .weights.cache import located, published_at
 from .zoo import parts as parts
 from .zoo.huggingface.config import config_from_huggingface
-from .zoo.huggingface.families import class_count, label_names
+from .zoo.huggingface.families import WEIGHTS_ONLY, class_count, label_names
 from .zoo.huggingface.folder import CONFIG, HuggingFaceFolder, is_huggingface, read_folder
 from .zoo.huggingface.weights import from_huggingface, transformers_family
 
@@ -88,7 +88,7 @@ class Checkpoint:
     @cached_property
     def model_sections(self) -> dict[str, Any] | None:
         """The model's part of a config, where only that can be known (transformers)."""
-        if self.folder is None:
+        if self.folder is None or self.folder.config.get("model_type") in WEIGHTS_ONLY:
             return None
         return config_from_huggingface(self.folder.config, self.weights, image_size=self.folder.image_size)
 
@@ -317,7 +317,8 @@ def _from_torch(path: Path, ema: bool | None) -> Checkpoint:
 
 def _is_huggingface_state(state: Mapping[str, object]) -> bool:
     """Whether tensors have the names of transformers."""
-    return any(str(key).startswith(("model.backbone.model.", "model.encoder_input_proj.")) for key in state)
+    places = ("model.backbone.model.", "model.backbone.conv_encoder.", "model.encoder_input_proj.")
+    return any(str(key).startswith(places) for key in state)
 
 
 def _metrics(content: Mapping[str, Any], path: Path) -> dict[str, float]:

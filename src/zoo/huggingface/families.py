@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from ...core.errors import CheckpointError
-from . import backbones
+from . import backbones, deformable
 
 Rows = tuple[tuple[str, str, Any], ...]
 """Their entry, our argument, their default. One of theirs may set arguments of both parts."""
-_CLASS_HEADS = r"decoder\.(?:enc_score_head|dec_score_head\.\d+)\.(?:weight|bias)"
+_CLASS_HEADS = r"(?:decoder\.(?:enc_score_head|dec_score_head\.\d+)|class_embed\.\d+)\.(?:weight|bias)"
 _ENCODER: Rows = (
     ("encoder_in_channels", "in_channels", [512, 1024, 2048]),
     ("feat_strides", "feat_strides", [8, 16, 32]),
@@ -143,6 +143,8 @@ FAMILIES = {
         *(_CSP, _WITHOUT_FDR),
     ),
 }
+WEIGHTS_ONLY = {deformable.MODEL_TYPE: deformable.ARCHITECTURE}
+"""Architectures whose weights are read into a model that a YAML file describes."""
 
 
 def family_of(data: Mapping[str, Any]) -> tuple[str, Family]:
@@ -196,10 +198,11 @@ def class_count(weights: Mapping[str, Tensor]) -> int:
 
 
 def check_model_type(content: Mapping[str, Any], place: str) -> None:
-    """Raise :class:`CheckpointError` where a ``config.json`` is of another architecture than D-FINE and RT-DETR."""
+    """Raise :class:`CheckpointError` where a ``config.json`` is of an architecture whose weights cannot be read."""
     kind = content.get("model_type")
-    if kind not in FAMILIES:
+    known = {name: family.architecture for name, family in FAMILIES.items()} | WEIGHTS_ONLY
+    if kind not in known:
         raise CheckpointError(
             f"{place}: this is a model of type {kind!r} ({', '.join(content.get('architectures') or ['?'])}), only "
-            f"{', '.join(f'{family.architecture} ({name!r})' for name, family in FAMILIES.items())} can be converted"
+            f"{', '.join(f'{name} ({kind!r})' for kind, name in known.items())} can be converted"
         )

@@ -35,7 +35,8 @@ class HuggingFaceFolder:
     weights_file: Path
     """The file they come from; of shards, the index."""
     image_size: tuple[int, int]
-    """(height, width) in pixels that its preprocessor resizes to; 640 x 640 where it has none."""
+    """(height, width) in pixels that its preprocessor resizes to, or its shorter and longer side where it keeps the
+    aspect ratio; 640 x 640 where it has none."""
 
 
 def is_huggingface(path: str | PathLike[str]) -> bool:
@@ -47,7 +48,7 @@ def is_huggingface(path: str | PathLike[str]) -> bool:
 
 
 def read_folder(path: str | PathLike[str]) -> HuggingFaceFolder:
-    """Read a folder that ``save_pretrained`` of D-FINE or RT-DETR wrote.
+    """Read a folder that ``save_pretrained`` of D-FINE, RT-DETR or Deformable DETR wrote.
 
     Args:
         path: the folder, or its weights file.
@@ -147,14 +148,15 @@ def _only_tensors(weights: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
 
 
 def _image_size(folder: Path) -> tuple[int, int]:
-    """(height, width) of ``preprocessor_config.json``; a single number there stands for a square."""
+    """Two sides of ``preprocessor_config.json``; a single number there stands for a square."""
     if not (folder / PREPROCESSOR).is_file():
         return 640, 640
     size = _read_json(folder / PREPROCESSOR).get("size")
     if isinstance(size, int):
         return size, size
-    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
+    for sides in (("height", "width"), ("shortest_edge", "longest_edge")):
+        if isinstance(size, Mapping) and set(sides) <= set(size):
+            return int(size[sides[0]]), int(size[sides[1]])
     raise CheckpointError(
         f"{folder / PREPROCESSOR}: size is {size!r}, expected height and width: images are resized to a fixed size"
     )

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ...core.errors import CheckpointError
 from ...nn.keys import KeyTable
+from . import deformable
 
 Layout = Literal["file", "module"]
 Pairs = tuple[tuple[str, str], ...]
@@ -191,7 +192,7 @@ def _names_of(state: Mapping[str, Tensor]) -> _Names:
 
 def transformers_family(state: Mapping[str, Tensor]) -> str:
     """Name of the family whose weights these are."""
-    return _names_of(state).family
+    return deformable.NAME if deformable.is_theirs(state) else _names_of(state).family
 
 
 def to_huggingface(state: Mapping[str, Tensor], *, layout: Layout = "file") -> dict[str, Tensor]:
@@ -231,7 +232,7 @@ def to_huggingface(state: Mapping[str, Tensor], *, layout: Layout = "file") -> d
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of transformers under our names; those of RT-DETR's first version get its names.
+    """Weights of transformers under our names; those of RT-DETR's first version and of Deformable DETR under theirs.
 
     Args:
         state: ``model.state_dict()`` or the content of a folder's weights files, of transformers 4.52 or newer.
@@ -240,6 +241,8 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: keys that have no counterpart, all of them listed; a missing projection; heads that are kept
             twice and differ.
     """
+    if deformable.is_theirs(state):
+        return deformable.published_weights(state)
     names = _names_of(state)
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}

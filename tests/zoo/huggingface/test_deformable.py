@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""Deformable DETR of transformers: random weights of it, read from memory and from a folder, and equal outputs."""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hf_cases import load_transformers
+from isdfine.core.errors import CheckpointError
+from isdfine.load import open_checkpoint
+from isdfine.nn.backbone.resnet import ResNet
+from isdfine.zoo.deformable_detr.decoder import DeformableDETRTransformer
+from isdfine.zoo.deformable_detr.model import DeformableDETR
+from isdfine.zoo.encoders import DeformableEncoder
+from isdfine.zoo.huggingface.weights import from_huggingface
+
+FORMS: dict[str, dict[str, bool]] = {
+    "plain": {"with_box_refine": False, "two_stage": False},
+    "refine": {"with_box_refine": True, "two_stage": False},
+    "two_stages": {"with_box_refine": True, "two_stage": True},
+}
+
+
+def theirs(form: str) -> nn.Module:
+    transformers = load_transformers()
+    small = {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 48}
+    widths = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+    backbone = transformers.ResNetConfig(**widths, out_features=["stage2", "stage3", "stage4"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(3)
+        config = transformers.DeformableDetrConfig(
+            **small,
+            **FORMS[form],
+            backbone_config=backbone,
+            num_queries=12,
+            two_stage_num_proposals=12,
+            num_labels=5,
+            use_timm_backbone=False,
+        )
+        model: nn.Module = transformers.DeformableDetrForObjectDetection(config)
+    for parameter in {id(one): one for one in model.parameters()}.values():  # away from zeros and ones
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def ours(form: str, weights: dict[str, Tensor]) -> nn.Module:
+    names = {"with_box_refine": "box_refine"}
+    options: dict[str, Any] = {names.get(key, key): value for key, value in FORMS[form].items()}
+    sizes = {"hidden_dim": 64, "num_layers": 2, "dim_feedforward": 48, "num_queries": 12, "feat_channels": [64] * 4}
+    encoder = DeformableEncoder((128, 256, 512), hidden_dim=64, dim_feedforward=32, num_encoder_layers=2)
+    backbone = ResNet(18, normalize=False, pretrained=False)
+    model = DeformableDETR(backbone, encoder, DeformableDETRTransformer(5, **sizes, **options))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_outputs_are_equal(form: str, tmp_path: Path) -> None:
+    source = theirs(form)
+    source.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.form.startswith("transformers Deformable DETR folder (transformers ")
+    assert checkpoint.model_sections is None
+    in_memory = from_huggingface(source.state_dict())
+    assert in_memory.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(value, checkpoint.weights[key]) for key, value in in_memory.items())
+    model = ours(form, checkpoint.weights)
+    images, sizes = torch.randn(2, 3, 96, 128), torch.tensor([(96, 128), (64, 96)])
+    mask = torch.zeros(2, 96, 128, dtype=torch.long)
+    for one, (height, width) in zip(mask, sizes.tolist()):
+        one[:height, :width] = 1
+    images = images * mask[:, None]
+    with torch.inference_mode():
+        expected = source(pixel_values=images, pixel_mask=mask)
+        got = model(images, image_sizes=sizes)
+    torch.testing.assert_close(got.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(got.boxes, expected.pred_boxes, atol=2e-5, rtol=0)
+
+
+def test_timm_backbones_have_torchvision_names() -> None:
+    state = {f"model.backbone.conv_encoder.model.{name}": torch.zeros(1) for name in ("conv1.weight", "bn1.bias")}
+    state |= {"model.backbone.conv_encoder.model.layer1.0.downsample.1.running_var": torch.zeros(1)}
+    named = from_huggingface({**state, "model.input_proj.0.0.weight": torch.zeros(1)})
+    assert {re.sub("^backbone.0.body.", "", key) for key in named} == {
+        *("conv1.weight", "bn1.bias", "layer1.0.downsample.1.running_var", "input_proj.0.0.weight")
+    }
+
+
+def test_a_missing_projection_is_named() -> None:
+    names = ("model.input_proj.0.0.weight", "model.decoder.layers.0.self_attn.q_proj.bias")
+    with pytest.raises(CheckpointError, match=r"layers\.0\.self_attn\.k_proj\.bias is missing: the file is incomplete"):
+        from_huggingface({name: torch.zeros(1) for name in names})
