@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -197,10 +198,10 @@ def class_count(weights: Mapping[str, Tensor]) -> int:
     return next(iter(rows.values()))
 
 
-def check_model_type(content: Mapping[str, Any], place: str) -> None:
-    """Raise :class:`CheckpointError` where a ``config.json`` is of an architecture whose weights cannot be read."""
+def check_model_type(content: Mapping[str, Any], place: str, others: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Raise :class:`CheckpointError` where a ``config.json`` is of another architecture than ours and ``others``."""
     kind = content.get("model_type")
-    known = {name: family.architecture for name, family in FAMILIES.items()} | WEIGHTS_ONLY
+    known = {name: family.architecture for name, family in FAMILIES.items()} | dict(others)
     if kind not in known:
         raise CheckpointError(
             f"{place}: this is a model of type {kind!r} ({', '.join(content.get('architectures') or ['?'])}), only "

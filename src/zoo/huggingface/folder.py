@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.checkpoint import read_checkpoint
 from ...core.checkpoint.card import Card, save_weights, write_text
 from ...core.errors import CheckpointError
-from .families import check_model_type
+from .families import WEIGHTS_ONLY, check_model_type
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -64,7 +64,7 @@ def read_folder(path: str | PathLike[str]) -> HuggingFaceFolder:
             "of a run's folder give one checkpoint, such as best.pth"
         )
     config = _read_json(folder / CONFIG)
-    check_model_type(config, str(folder / CONFIG))
+    check_model_type(config, str(folder / CONFIG), WEIGHTS_ONLY)
     file = path if path.is_file() else _weights_file(folder)
     weights = _read_shards(file) if file.suffix == ".json" else read_checkpoint(file)
     return HuggingFaceFolder(config, _only_tensors(weights, file), file, _image_size(folder))
