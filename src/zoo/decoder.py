@@ -162,7 +162,9 @@ class Decoder(nn.Module):
         """What the layers will read; maps are sampled in fp32, so they are cast once for all layers."""
         values = FeatureTable([level.float() for level in memory.maps])
         valid_ratios = None if memory.padding is None else memory.padding.valid_ratios(memory.sizes)
-        inputs = DecoderInputs(values, queries.attn_mask, valid_ratios, record)
+        visible = memory.padding is not None and memory.padding.visible
+        position_ratios = valid_ratios if visible else None
+        inputs = DecoderInputs(values, queries.attn_mask, valid_ratios, record, position_ratios=position_ratios)
         if self.token_positions is None:
             return inputs
         return replace(
@@ -180,7 +182,7 @@ class Decoder(nn.Module):
         state: BoxState | None = None
         for index in range(depth):
             width = self.widths[index]
-            position = self._positions(queries, references, content, index, inputs.valid_ratios)
+            position = self._positions(queries, references, content, index, inputs.position_ratios)
             inputs = inputs.of_width(width)
             if width != self.widths[0]:
                 content, normed, position = (enlarge_channels(tensor, width) for tensor in (content, normed, position))

@@ -33,6 +33,8 @@ class DecoderInputs:
     """(1 or B, S, D) where these cells lie."""
     token_padding: Tensor | None = None
     """(B, S) bool, True for cells that no query may read; None where all may be read."""
+    position_ratios: Tensor | None = None
+    """``valid_ratios`` for :class:`QueryPosition`, where padding is visible (``Padding.visible``); else None."""
 
     def of_width(self, dim: int) -> DecoderInputs:
         """The same with maps of ``dim`` channels, for wider layers."""
@@ -64,6 +66,7 @@ class QueryPosition(Protocol):
     def __call__(self, references: Tensor, content: Tensor, index: int, valid_ratios: Tensor | None) -> Tensor:
         """References (B, Q, 4 or 2) in [0, 1] and content (B, Q, D) before layer ``index`` -> (B, Q, D).
 
+        ``valid_ratios`` (B, levels, 2) are given where padding may count, as in published code.
         Some families need more channels than D; their layers know of it.
         """
         ...

@@ -17,8 +17,8 @@ class SineQueryPosition(nn.Module):
         dim: channels D.
         scaled: multiply them by a perceptron of the query's content, from the second layer on (DAB-DETR; not DINO).
 
-    Shapes: see :class:`~isdfine.zoo.inputs.QueryPosition`. Boxes count as fractions of the finest map, its padding
-    included, as in the published code.
+    Shapes: see :class:`~isdfine.zoo.inputs.QueryPosition`. Where padding is visible boxes count as fractions of the
+    finest map, its padding included, as in the published code; else of the image.
     """
 
     def __init__(self, dim: int, *, scaled: bool) -> None:

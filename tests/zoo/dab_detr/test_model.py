@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from isdfine.losses.detr import DETRCriterion
 from isdfine.losses.matcher import HungarianMatcher
-from isdfine.nn.backbone.resnet import ResNet
 from isdfine.nn.capture import DENSE_CROSS_ATTENTION, SELF_ATTENTION, SELF_ATTENTION_MAPS
 from isdfine.nn.types import TRAINING, DetectorOutput, Want
 from isdfine.zoo.conditional import ConditionalQueryPosition
@@ -36,14 +35,29 @@ def decoder(form: str, **options: Any) -> DABDETRTransformer:
     return kind(CLASSES, **{**SIZES, **maps, **options})
 
 
+class Pyramid(nn.Module):
+    """Maps of 8 channels, at strides 8, 16 and 32 or at the last alone."""
+
+    def __init__(self, *, deep: bool) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList([nn.Conv2d(3, 8, 8, 8), *(nn.Conv2d(8, 8, 3, 2, 1) for _ in range(2))])
+        self.first = 0 if deep else 2
+        self.channels, self.strides = [8, 8, 8][self.first :], [8, 16, 32][self.first :]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = [images]
+        for step in self.steps:
+            maps.append(step(maps[-1]).relu())
+        return maps[1 + self.first :]
+
+
 def detector(form: str, padding: str = "official", **options: Any) -> DABDETR | DNDETR:
     torch.manual_seed(1)
     sizes = {"hidden_dim": DIM, "dim_feedforward": 32, "num_encoder_layers": 1, "dropout": 0.0}
     deep = form.endswith("deformable")
-    backbone = ResNet(18, (1, 2, 3) if deep else (3,), pretrained=False)
-    encoder = DeformableEncoder((128, 256, 512), **sizes) if deep else DenseEncoder((512,), **sizes)
+    encoder = DeformableEncoder((8, 8, 8), **sizes) if deep else DenseEncoder((8,), **sizes)
     model = DNDETR if form.startswith("dn") else DABDETR
-    return model(backbone, encoder, decoder(form, **options), padding=padding)  # type: ignore[arg-type]
+    return model(Pyramid(deep=deep), encoder, decoder(form, **options), padding=padding)  # type: ignore[arg-type]
 
 
 def moved(model: nn.Module) -> nn.Module:
@@ -209,7 +223,9 @@ def test_a_query_with_a_narrow_box_tells_columns_apart_better() -> None:
     torch.manual_seed(0)
     position, content = ConditionalQueryPosition(DIM), torch.randn(1, 1, DIM)
     narrow, wide, none = (torch.tensor([[[0.5, 0.3, width, 0.2]]]) for width in (0.1, 0.4, -0.1))
-    of_narrow, of_wide, of_none = (position(box, content, 1, None)[..., DIM:].chunk(2, -1) for box in (narrow, wide, none))
+    of_narrow, of_wide, of_none = (
+        position(box, content, 1, None)[..., DIM:].chunk(2, -1) for box in (narrow, wide, none)
+    )
     torch.testing.assert_close(of_narrow[1], 4 * of_wide[1])  # along x
     torch.testing.assert_close(of_narrow[0], of_wide[0])
     assert torch.isfinite(of_none[1]).all()  # distributions may say so
