@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import ConfigError
 from .node import Node, read_yaml
 
-_OTHER_MODEL = "another model than D-FINE and RT-DETR, which is not supported yet"
+_OTHER_MODEL = "another model than those here (docs/detr.md), which is not supported yet"
 
 
 @functools.cache
