@@ -54,7 +54,8 @@ class VerificationSample:
     jitter: float
     """Noise, in 0..1, at which the images of the sample are stable."""
     layer_norms: int
-    """How often the model normalises layers in one pass."""
+    """Layer norms that the model runs in one pass; one that several layers share counts once, since a graph leaves out
+    those of its results that lead nowhere."""
 
     @property
     def scale(self) -> NDArray[np.float64]:
@@ -111,11 +112,11 @@ def draw_sample(
             f"PyTorch's own detections jump at rounding noise on all {unstable} images: give other ones with --images"
         )
     pixels, inputs, sizes, answers = (list(part) for part in zip(*(kept[i % len(kept)] for i in range(WANTED))))
-    norms: list[str] = []
+    norms: set[str] = set()
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             if isinstance(module, nn.LayerNorm):
-                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: norms.append(name)))
+                hooks.enter_context(module.register_forward_hook(lambda *_, name=name: norms.add(name)))
         detect(torch.from_numpy(inputs[0]), sizes[0])
     return VerificationSample(
         np.concatenate(pixels),

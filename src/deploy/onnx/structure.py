@@ -79,7 +79,7 @@ def structure_problems(
     Args:
         proto: from :func:`read_graph`.
         precision: ``fp32`` or ``fp16``, what the file is called; None for what its metadata say.
-        layer_norms: how often the model normalises layers; None if unknown.
+        layer_norms: that the model runs, each counted once; None if unknown.
         dynamic_size: height and width must be free.
     """
     stated = {entry.key: entry.value for entry in proto.metadata_props}.get("precision", "fp32")
