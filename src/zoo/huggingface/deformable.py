@@ -51,20 +51,32 @@ def published_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a query, key or value projection is missing.
     """
-    named: dict[str, Tensor] = {}
-    for key, value in state.items():
-        name = re.sub(r"encoder\.stages\.(\d+)\.layers\.(\d+)", lambda at: f"layer{int(at[1]) + 1}.{at[2]}", key)
-        name = re.sub(r"\.layer\.(\d)\.convolution\.", lambda at: f".conv{int(at[1]) + 1}.", name)
-        name = re.sub(r"\.layer\.(\d)\.normalization\.", lambda at: f".bn{int(at[1]) + 1}.", name)
-        for theirs, published in _NAMES:
-            name = re.sub(theirs if theirs.startswith((r"\.", "(")) else f"^{theirs}", published, name)
-        named[name] = value
-    for key in [key for key in named if ".q_proj." in key]:
+    return _at_both_places(with_fused_projections({published_name(key): value for key, value in state.items()}, NAME))
+
+
+def published_name(key: str) -> str:
+    """The published name of one of its tensors; projections of queries, keys and values stay apart."""
+    name = re.sub(r"encoder\.stages\.(\d+)\.layers\.(\d+)", lambda at: f"layer{int(at[1]) + 1}.{at[2]}", key)
+    name = re.sub(r"\.layer\.(\d)\.convolution\.", lambda at: f".conv{int(at[1]) + 1}.", name)
+    name = re.sub(r"\.layer\.(\d)\.normalization\.", lambda at: f".bn{int(at[1]) + 1}.", name)
+    for theirs, published in _NAMES:
+        name = re.sub(theirs if theirs.startswith((r"\.", "(")) else f"^{theirs}", published, name)
+    return name
+
+
+def with_fused_projections(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """Projections of queries, keys and values as one tensor; ``family`` is for the message.
+
+    Raises:
+        CheckpointError: one of them is missing.
+    """
+    fused = dict(state)
+    for key in [key for key in state if ".q_proj." in key]:
         parts = [key.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
-        if missing := [part for part in parts if part not in named]:
-            raise CheckpointError(f"weights of transformers' {NAME}: {missing[0]} is missing: the file is incomplete")
-        named[key.replace(".q_proj.", ".in_proj_")] = torch.cat([named.pop(part) for part in parts])
-    return _at_both_places(named)
+        if missing := [part for part in parts if part not in fused]:
+            raise CheckpointError(f"weights of transformers' {family}: {missing[0]} is missing: the file is incomplete")
+        fused[key.replace(".q_proj.", ".in_proj_")] = torch.cat([fused.pop(part) for part in parts])
+    return fused
 
 
 def _at_both_places(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

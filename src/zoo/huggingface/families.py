@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ...core.errors import CheckpointError
-from . import backbones, deformable
+from . import backbones, dab, deformable
 
 Rows = tuple[tuple[str, str, Any], ...]
 """Their entry, our argument, their default. One of theirs may set arguments of both parts."""
@@ -144,7 +144,7 @@ FAMILIES = {
         *(_CSP, _WITHOUT_FDR),
     ),
 }
-WEIGHTS_ONLY = {deformable.MODEL_TYPE: deformable.ARCHITECTURE}
+WEIGHTS_ONLY = {other.MODEL_TYPE: other.ARCHITECTURE for other in (deformable, dab)}
 """Architectures whose weights are read into a model that a YAML file describes."""
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ...core.errors import CheckpointError
 from ...nn.keys import KeyTable
-from . import deformable
+from . import dab, deformable
 
 Layout = Literal["file", "module"]
 Pairs = tuple[tuple[str, str], ...]
@@ -192,7 +192,7 @@ def _names_of(state: Mapping[str, Tensor]) -> _Names:
 
 def transformers_family(state: Mapping[str, Tensor]) -> str:
     """Name of the family whose weights these are."""
-    return deformable.NAME if deformable.is_theirs(state) else _names_of(state).family
+    return next((other.NAME for other in (deformable, dab) if other.is_theirs(state)), _names_of(state).family)
 
 
 def to_huggingface(state: Mapping[str, Tensor], *, layout: Layout = "file") -> dict[str, Tensor]:
@@ -232,7 +232,8 @@ def to_huggingface(state: Mapping[str, Tensor], *, layout: Layout = "file") -> d
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of transformers under our names; those of RT-DETR's first version and of Deformable DETR under theirs.
+    """Weights of transformers under our names; those of RT-DETR's first version, Deformable DETR and DAB-DETR
+    under theirs.
 
     Args:
         state: ``model.state_dict()`` or the content of a folder's weights files, of transformers 4.52 or newer.
@@ -243,6 +244,8 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if deformable.is_theirs(state):
         return deformable.published_weights(state)
+    if dab.is_theirs(state):
+        return dab.published_weights(state)
     names = _names_of(state)
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""DAB-DETR of transformers: random weights of it, read from memory and from a folder, and equal outputs."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hf_cases import load_transformers
+from isdfine.core.errors import CheckpointError
+from isdfine.load import open_checkpoint
+from isdfine.nn.backbone.resnet import ResNet
+from isdfine.zoo.dab_detr.decoder import DABDETRTransformer
+from isdfine.zoo.dab_detr.model import DABDETR
+from isdfine.zoo.encoders import DenseEncoder
+from isdfine.zoo.huggingface.weights import from_huggingface
+
+
+def theirs(num_patterns: int) -> nn.Module:
+    transformers = load_transformers()
+    small = {"hidden_size": 64, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 32, "decoder_ffn_dim": 48}
+    widths = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
+    backbone = transformers.ResNetConfig(**widths, out_features=["stage4"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(3)
+        config = transformers.DabDetrConfig(
+            **small,
+            backbone_config=backbone,
+            num_queries=12,
+            num_patterns=num_patterns,
+            num_labels=5,
+            use_timm_backbone=False,
+        )
+        model: nn.Module = transformers.DabDetrForObjectDetection(config)
+    for parameter in {id(one): one for one in model.parameters()}.values():  # away from zeros and ones
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def ours(num_patterns: int, weights: dict[str, Tensor]) -> nn.Module:
+    sizes = {"hidden_dim": 64, "num_layers": 3, "dim_feedforward": 48, "num_queries": 12, "num_patterns": num_patterns}
+    maps = {"feat_channels": [64], "feat_strides": [32]}
+    decoder = DABDETRTransformer(5, **sizes, **maps, cross_attention="dense", activation="prelu")
+    encoder = DenseEncoder((512,), hidden_dim=64, dim_feedforward=32, num_encoder_layers=2)
+    model = DABDETR(ResNet(18, (3,), normalize=False, pretrained=False), encoder, decoder)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+@pytest.mark.parametrize("num_patterns", [0, 3])
+def test_outputs_are_equal(num_patterns: int, tmp_path: Path) -> None:
+    source = theirs(num_patterns)
+    source.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.form.startswith("transformers DAB-DETR folder (transformers ")
+    assert checkpoint.model_sections is None
+    in_memory = from_huggingface(source.state_dict())
+    assert in_memory.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(value, checkpoint.weights[key]) for key, value in in_memory.items())
+    model = ours(num_patterns, checkpoint.weights)
+    images, sizes = torch.randn(2, 3, 128, 160), torch.tensor([(128, 160), (64, 96)])
+    mask = torch.zeros(2, 128, 160, dtype=torch.long)
+    for one, (height, width) in zip(mask, sizes.tolist()):
+        one[:height, :width] = 1
+    images = images * mask[:, None]
+    with torch.inference_mode():
+        expected = source(pixel_values=images, pixel_mask=mask)
+        got = model(images, image_sizes=sizes)
+    torch.testing.assert_close(got.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(got.boxes, expected.pred_boxes, atol=2e-5, rtol=0)
+
+
+def test_a_missing_projection_is_named() -> None:
+    names = ("model.input_projection.weight", "model.encoder.layers.0.self_attn.q_proj.bias")
+    with pytest.raises(CheckpointError, match=r"DAB-DETR: transformer\.encoder.*k_proj\.bias is missing: the file is"):
+        from_huggingface({name: torch.zeros(1) for name in names})
