@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""The D-FINE of ``transformers`` with the weights of one of ours, to be compared with."""
+"""A detector of ``transformers`` with the weights of one of ours, to be compared with."""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,39 @@ from ..core.checkpoint.card import Card
 from ..core.config import Config
 from ..core.errors import ConfigError
 from ..core.extras import need
+from ..nn.backbone.resnet import BLOCKS, STAGE_WIDTHS
+from ..zoo.deformable_detr.model import DeformableDETR
 from ..zoo.huggingface.config import config_to_huggingface
+from ..zoo.huggingface.deformable import published_name
 from ..zoo.huggingface.folder import write_folder
 from ..zoo.huggingface.weights import to_huggingface
 
+_DEFORMABLE = {
+    "DeformableEncoder": {
+        "dim_feedforward": "encoder_ffn_dim",
+        "nhead": "encoder_attention_heads",
+        "num_encoder_layers": "encoder_layers",
+        "num_points": "encoder_n_points",
+    },
+    "DeformableDETRTransformer": {
+        "hidden_dim": "d_model",
+        "num_levels": "num_feature_levels",
+        "dim_feedforward": "decoder_ffn_dim",
+        "nhead": "decoder_attention_heads",
+        "num_layers": "decoder_layers",
+        "num_points": "decoder_n_points",
+        "dropout": "dropout",
+        "activation": "activation_function",
+        "num_queries": "num_queries",
+        "box_refine": "with_box_refine",
+        "two_stage": "two_stage",
+    },
+}
+"""Our arguments and the entries of their config; the defaults of both are the same."""
+
 
 def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
-    """``DFineForObjectDetection`` with the same weights.
+    """``DFineForObjectDetection``, or that of Deformable DETR, with the same weights.
 
     Args:
         config: that the model was built from, with ``num_classes`` and ``eval_spatial_size``.
@@ -30,6 +57,8 @@ def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
         ConfigError: transformers is not installed, or did not get all weights.
     """
     transformers = need("transformers", install='"transformers>=4.52"')
+    if isinstance(ours, DeformableDETR):
+        return _deformable_twin(transformers, config, ours)
     names = [f"class {index}" for index in range(int(config.get("num_classes")))]
     content = config_to_huggingface(config.data, num_classes=len(names), names=names)
     height, width = config.get("eval_spatial_size")
@@ -42,4 +71,35 @@ def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
     said: dict[str, Any] = loaded[1]
     if said["missing_keys"]:
         raise ConfigError(f"transformers {transformers.__version__} did not get {sorted(said['missing_keys'])[:3]}")
+    return twin
+
+
+def _deformable_twin(transformers: Any, config: Config, ours: nn.Module) -> nn.Module:
+    """``DeformableDetrForObjectDetection`` with losses after every layer."""
+    content = {
+        theirs: config.data[section][argument]
+        for section, names in _DEFORMABLE.items()
+        for argument, theirs in names.items()
+        if argument in config.data.get(section, {})
+    }
+    content["two_stage_num_proposals"] = content.get("num_queries", 300)
+    depth = config.data["ResNet"]["depth"]
+    backbone = transformers.ResNetConfig(
+        depths=list(BLOCKS[depth]),
+        hidden_sizes=[width * (4 if depth >= 50 else 1) for width in STAGE_WIDTHS],
+        layer_type="bottleneck" if depth >= 50 else "basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    sizes = {"num_labels": int(config.get("num_classes")), "auxiliary_loss": True, "use_timm_backbone": False}
+    if "dropout" in content:  # the published code drops in all three places
+        sizes |= {"attention_dropout": content["dropout"], "activation_dropout": content["dropout"]}
+    twin: nn.Module = transformers.DeformableDetrForObjectDetection(
+        transformers.DeformableDetrConfig(backbone_config=backbone, **sizes, **content)
+    )
+    given = ours.state_dict(keep_vars=True)
+    for key, value in twin.state_dict(keep_vars=True).items():
+        name, split = re.subn(r"\.[qkv]_proj\.", ".in_proj_", published_name(key))
+        part = given[name].chunk(3)["qkv".index(key.split("_proj.")[0][-1])] if split else given[name]
+        value.detach().copy_(part.detach())
+        value.requires_grad_(given[name].requires_grad)  # transformers 5.24 freezes the whole of its own ResNet
     return twin

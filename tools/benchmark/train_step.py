@@ -8,9 +8,10 @@ python tools/benchmark/train_step.py --size l --batch 32 --device cuda --variant
 
 Models have random weights, images are noise, and everything comes from a seed. A step is what tools/train.py does with
 a batch: bytes to numbers (data), forward pass, matching, losses (criterion), backward pass, optimizer with clipping,
-averaged weights. Variants: eager, channels_last (what tools/train.py does on a CPU if nothing else is said), compile
-(backbone and encoder by torch.compile, eager rest), bf16, and transformers (its D-FINE with the same weights and our
-optimizer; its own forward pass and losses, no average); joined by +, as in compile+bf16 or transformers+bf16.
+averaged weights where the config has them. Variants: eager, channels_last (what tools/train.py does on a CPU if nothing
+else is said), compile (backbone and encoder by torch.compile, eager rest), bf16, and transformers (its D-FINE or
+Deformable DETR with the same weights and our optimizer; its own forward pass and losses, no average); joined by +, as
+in compile+bf16 or transformers+bf16.
 Waits: operators that wait for the device; the copy of the matching costs to the host is one, but on a CPU it is none.
 Time: processor time of this process on a CPU, wall time up to a finished device on a GPU. --data CONFIG adds the wait
 for real batches of that config's train_dataloader. Exit codes: 0, 2 something that cannot be measured so.
@@ -69,10 +70,11 @@ class Step(TrainingStep):
         objective = None if theirs else build_objective(config, model).to(device)
         if theirs:
             model = transformers_twin(config, model)
+        averaged = not theirs and config.settings.use_ema
         model.to(device).train()
         if "channels_last" in parts:
             use_channels_last(model)
-        trainee = Trainee(config, model, "bf16" if "bf16" in parts else "fp32", device, average=not theirs)
+        trainee = Trainee(config, model, "bf16" if "bf16" in parts else "fp32", device, average=averaged)
         if self.compiled:
             compile_parts(model)
         batch = dummy_batch(options.batch, options.image, options.boxes, int(config.get("num_classes")), device)

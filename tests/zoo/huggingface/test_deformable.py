@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import isdfine
 from hf_cases import load_transformers
+from isdfine.bench.twin import transformers_twin
 from isdfine.core.errors import CheckpointError
 from isdfine.load import open_checkpoint
 from isdfine.nn.backbone.resnet import ResNet
@@ -20,6 +22,7 @@ from isdfine.zoo.deformable_detr.model import DeformableDETR
 from isdfine.zoo.encoders import DeformableEncoder
 from isdfine.zoo.huggingface.weights import from_huggingface
 
+CONFIGS = Path(__file__).parents[3] / "configs" / "detr"
 FORMS: dict[str, dict[str, bool]] = {
     "plain": {"with_box_refine": False, "two_stage": False},
     "refine": {"with_box_refine": True, "two_stage": False},
@@ -59,6 +62,28 @@ def ours(form: str, weights: dict[str, Tensor]) -> nn.Module:
     model = DeformableDETR(backbone, encoder, DeformableDETRTransformer(5, **sizes, **options))
     model.load_state_dict(weights)
     return model.eval()
+
+
+@pytest.mark.parametrize("form", ["deformable_r50", "deformable_r50_twostage"])
+def test_the_twin_of_a_config_has_its_weights(form: str) -> None:
+    load_transformers()
+    small = {
+        "num_classes": 5,
+        "ResNet": {"depth": 18, "weights": None, "pretrained": False, "normalize": False},
+        "DeformableEncoder": {"in_channels": [128, 256, 512], "num_encoder_layers": 1},
+        "DeformableDETRTransformer": {"num_layers": 2, "num_queries": 12},
+    }
+    config = isdfine.load_config(CONFIGS / f"{form}.yml").with_values(small)
+    torch.manual_seed(5)
+    model = config.build("model").eval()
+    twin, images = transformers_twin(config, model).eval(), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(images).logits, model(images).logits, atol=1e-4, rtol=1e-4)
+
+    def trained(one: nn.Module) -> int:
+        return sum(each.numel() for each in one.parameters() if each.requires_grad)
+
+    assert trained(twin) == trained(model)
 
 
 @pytest.mark.parametrize("form", FORMS)
