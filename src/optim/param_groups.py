@@ -20,7 +20,6 @@ from ..core.registry import REGISTRY, fits, register
 
 logger = logging.getLogger(__name__)
 
-_PREFIX = "backbone."
 _NUMBERS = ("lr", "weight_decay", "eps", "momentum")
 PUBLISHED = frozenset({"^(?=.*backbone)(?!.*norm|bn).*$", "^(?=.*backbone)(?=.*norm|bn).*$"})
 """Patterns of the official recipes that have the slip of :func:`find_slips`: the published numbers depend on it."""
@@ -229,12 +228,12 @@ def split_by_stage(
     backbone = staged_backbone(model, "optimizer.layer_decay")
     if decay == 1:
         return [dict(group) for group in groups]
+    # Not by the groups' names, which are those of checkpoints.
+    inside = model.get_submodule("backbone").named_parameters()
+    stage_of = {id(parameter): backbone.stage_of(name) for name, parameter in inside}
     split: list[dict[str, Any]] = []
     for group in groups:
-        stages = [
-            backbone.stage_of(name.removeprefix(_PREFIX)) if name.startswith(_PREFIX) else None
-            for name in group["param_names"]
-        ]
+        stages = [stage_of.get(id(parameter)) for parameter in group["params"]]
         if None in stages or not stages:
             split.append(part_of_group(group, [stage is None for stage in stages]))
         for stage in sorted({stage for stage in stages if stage is not None}, reverse=True):

@@ -14,8 +14,9 @@ import isdfine
 from builders import micro_sections, write_coco
 from isdfine.core.errors import ConfigError
 from isdfine.nn.backbone.hgnetv2 import HGNetv2
-from isdfine.nn.backbone.resnet import PResNet
+from isdfine.nn.backbone.resnet import PResNet, ResNet
 from isdfine.nn.backbone.timm import TimmBackbone
+from isdfine.nn.keys import PartTable, use_table
 from isdfine.optim.param_groups import SGD, Adam, AdamW
 
 ENTRIES = [
@@ -37,23 +38,28 @@ def detector(name: str) -> Detector:
             return Detector(HGNetv2("B0", freeze_at=-1, freeze_norm=False))
         if name == "PResNet":
             return Detector(PResNet(18, freeze_norm=False))
+        if name == "ResNet":  # its names in checkpoints, and those of a detector around it, are others
+            model = Detector(ResNet(18, freeze_at=-1, freeze_norm=False))
+            use_table(model, PartTable((("backbone.0.body", "backbone"),)))
+            return model
         pytest.importorskip("timm")
         return Detector(TimmBackbone(name))
 
 
-@pytest.mark.parametrize("name", ["HGNetv2", "PResNet", "test_convnext", "test_resnet"])
+@pytest.mark.parametrize("name", ["HGNetv2", "PResNet", "ResNet", "test_convnext", "test_resnet"])
 @pytest.mark.parametrize("optimizer", [AdamW, Adam, SGD])
 def test_every_stage_has_the_rate_of_its_depth(name: str, optimizer: Any) -> None:
     model = detector(name)
     plain = optimizer(model, ENTRIES, lr=1e-3)
     expected = {key: group["lr"] for group in plain.param_groups for key in group["param_names"]}
     decayed = optimizer(model, ENTRIES, lr=1e-3, layer_decay=0.5)
+    inside = {id(parameter): key for key, parameter in model.backbone.named_parameters()}
     stages = set()
     for group in decayed.param_groups:
-        for key in group["param_names"]:
+        for key, parameter in zip(group["param_names"], group["params"]):
             factor = 1.0
             if key.startswith("backbone."):
-                stage = model.backbone.stage_of(key.removeprefix("backbone."))  # type: ignore[operator]
+                stage = model.backbone.stage_of(inside[id(parameter)])  # type: ignore[operator]
                 stages.add(stage)
                 factor = 0.5 ** (4 - stage)
                 assert f"[stage {stage}, lr x {factor:.4g}]" in group["name"]
