@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from ..core.config import Config
 from ..core.errors import ConfigError
 from ..core.extras import need
 from ..nn.backbone.resnet import BLOCKS, STAGE_WIDTHS
+from ..zoo.dab_detr.model import DABDETR
 from ..zoo.deformable_detr.model import DeformableDETR
+from ..zoo.huggingface import dab, deformable
 from ..zoo.huggingface.config import config_to_huggingface
-from ..zoo.huggingface.deformable import published_name
 from ..zoo.huggingface.folder import write_folder
 from ..zoo.huggingface.weights import to_huggingface
 
@@ -46,8 +48,27 @@ _DEFORMABLE = {
 """Our arguments and the entries of their config; the defaults of both are the same."""
 
 
+_DENSE = {
+    "DenseEncoder": {
+        "dim_feedforward": "encoder_ffn_dim",
+        "nhead": "encoder_attention_heads",
+        "num_encoder_layers": "encoder_layers",
+    },
+    "DABDETRTransformer": {
+        "hidden_dim": "hidden_size",
+        "dim_feedforward": "decoder_ffn_dim",
+        "nhead": "decoder_attention_heads",
+        "num_layers": "decoder_layers",
+        "dropout": "dropout",
+        "activation": "activation_function",
+        "num_queries": "num_queries",
+        "num_patterns": "num_patterns",
+    },
+}
+
+
 def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
-    """``DFineForObjectDetection``, or that of Deformable DETR, with the same weights.
+    """``DFineForObjectDetection``, or that of Deformable DETR or DAB-DETR, with the same weights.
 
     Args:
         config: that the model was built from, with ``num_classes`` and ``eval_spatial_size``.
@@ -59,6 +80,8 @@ def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
     transformers = need("transformers", install='"transformers>=4.52"')
     if isinstance(ours, DeformableDETR):
         return _deformable_twin(transformers, config, ours)
+    if isinstance(ours, DABDETR):
+        return _dab_twin(transformers, config, ours)
     names = [f"class {index}" for index in range(int(config.get("num_classes")))]
     content = config_to_huggingface(config.data, num_classes=len(names), names=names)
     height, width = config.get("eval_spatial_size")
@@ -76,26 +99,49 @@ def transformers_twin(config: Config, ours: nn.Module) -> nn.Module:
 
 def _deformable_twin(transformers: Any, config: Config, ours: nn.Module) -> nn.Module:
     """``DeformableDetrForObjectDetection`` with losses after every layer."""
+    content = _entries(config, _DEFORMABLE)
+    content["two_stage_num_proposals"] = content.get("num_queries", 300)
+    if "dropout" in content:  # the published code drops in all three places
+        content |= {"attention_dropout": content["dropout"], "activation_dropout": content["dropout"]}
+    content |= {"backbone_config": _resnet(transformers, config, ["stage2", "stage3", "stage4"])}
+    twin = transformers.DeformableDetrForObjectDetection(transformers.DeformableDetrConfig(**content))
+    return _with_weights(twin, ours, deformable.published_name)
+
+
+def _dab_twin(transformers: Any, config: Config, ours: nn.Module) -> nn.Module:
+    """``DabDetrForObjectDetection`` with losses after every layer; ConfigError for the deformable form."""
+    if config.data["DABDETRTransformer"].get("cross_attention") != "dense":
+        raise ConfigError("transformers has DAB-DETR with dense attention only: give a config with such a decoder")
+    content = _entries(config, _DENSE) | {"backbone_config": _resnet(transformers, config, ["stage4"])}
+    twin = transformers.DabDetrForObjectDetection(transformers.DabDetrConfig(**content))
+    return _with_weights(twin, ours, dab.published_name)
+
+
+def _entries(config: Config, rows: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Of their config what ours says."""
     content = {
         theirs: config.data[section][argument]
-        for section, names in _DEFORMABLE.items()
+        for section, names in rows.items()
         for argument, theirs in names.items()
         if argument in config.data.get(section, {})
     }
-    content["two_stage_num_proposals"] = content.get("num_queries", 300)
+    return content | {
+        "num_labels": int(config.get("num_classes")), "auxiliary_loss": True, "use_timm_backbone": False,
+    }  # fmt: skip
+
+
+def _resnet(transformers: Any, config: Config, out_features: list[str]) -> Any:
+    """Their config of our ``ResNet``."""
     depth = config.data["ResNet"]["depth"]
-    backbone = transformers.ResNetConfig(
+    return transformers.ResNetConfig(
         depths=list(BLOCKS[depth]),
         hidden_sizes=[width * (4 if depth >= 50 else 1) for width in STAGE_WIDTHS],
         layer_type="bottleneck" if depth >= 50 else "basic",
-        out_features=["stage2", "stage3", "stage4"],
+        out_features=out_features,
     )
-    sizes = {"num_labels": int(config.get("num_classes")), "auxiliary_loss": True, "use_timm_backbone": False}
-    if "dropout" in content:  # the published code drops in all three places
-        sizes |= {"attention_dropout": content["dropout"], "activation_dropout": content["dropout"]}
-    twin: nn.Module = transformers.DeformableDetrForObjectDetection(
-        transformers.DeformableDetrConfig(backbone_config=backbone, **sizes, **content)
-    )
+
+
+def _with_weights(twin: nn.Module, ours: nn.Module, published_name: Callable[[str], str]) -> nn.Module:
     given = ours.state_dict(keep_vars=True)
     for key, value in twin.state_dict(keep_vars=True).items():
         name, split = re.subn(r"\.[qkv]_proj\.", ".in_proj_", published_name(key))

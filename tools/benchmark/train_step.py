@@ -9,9 +9,9 @@ python tools/benchmark/train_step.py --size l --batch 32 --device cuda --variant
 Models have random weights, images are noise, and everything comes from a seed. A step is what tools/train.py does with
 a batch: bytes to numbers (data), forward pass, matching, losses (criterion), backward pass, optimizer with clipping,
 averaged weights where the config has them. Variants: eager, channels_last (what tools/train.py does on a CPU if nothing
-else is said), compile (backbone and encoder by torch.compile, eager rest), bf16, and transformers (its D-FINE or
-Deformable DETR with the same weights and our optimizer; its own forward pass and losses, no average); joined by +, as
-in compile+bf16 or transformers+bf16.
+else is said), compile (backbone and encoder by torch.compile, eager rest), bf16, and transformers (its D-FINE,
+Deformable DETR or DAB-DETR with the same weights and our optimizer; its own forward pass and losses, no average);
+joined by +, as in compile+bf16 or transformers+bf16.
 Waits: operators that wait for the device; the copy of the matching costs to the host is one, but on a CPU it is none.
 Time: processor time of this process on a CPU, wall time up to a finished device on a GPU. --data CONFIG adds the wait
 for real batches of that config's train_dataloader. Exit codes: 0, 2 something that cannot be measured so.

@@ -9,14 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import isdfine
 from hf_cases import load_transformers
-from isdfine.core.errors import CheckpointError
+from isdfine.bench.twin import transformers_twin
+from isdfine.core.errors import CheckpointError, ConfigError
 from isdfine.load import open_checkpoint
 from isdfine.nn.backbone.resnet import ResNet
 from isdfine.zoo.dab_detr.decoder import DABDETRTransformer
 from isdfine.zoo.dab_detr.model import DABDETR
 from isdfine.zoo.encoders import DenseEncoder
 from isdfine.zoo.huggingface.weights import from_huggingface
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "detr"
 
 
 def theirs(num_patterns: int) -> nn.Module:
@@ -78,3 +82,25 @@ def test_a_missing_projection_is_named() -> None:
     names = ("model.input_projection.weight", "model.encoder.layers.0.self_attn.q_proj.bias")
     with pytest.raises(CheckpointError, match=r"DAB-DETR: transformer\.encoder.*k_proj\.bias is missing: the file is"):
         from_huggingface({name: torch.zeros(1) for name in names})
+
+
+def test_the_twin_of_a_config_has_its_weights() -> None:
+    load_transformers()
+    small = {
+        "num_classes": 5,
+        "ResNet": {"depth": 18, "weights": None, "pretrained": False, "normalize": False},
+        "DenseEncoder": {"in_channels": [512], "num_encoder_layers": 1},
+        "DABDETRTransformer": {"num_layers": 2, "num_queries": 12},
+    }
+    torch.manual_seed(5)
+    config = isdfine.load_config(CONFIGS / "dab_r50.yml").with_values(small)
+    model = config.build("model").eval()
+    twin, images = transformers_twin(config, model).eval(), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(images).logits, model(images).logits, atol=1e-4, rtol=1e-4)
+    trained = [sum(each.numel() for each in one.parameters() if each.requires_grad) for one in (twin, model)]
+    assert trained[0] == trained[1]
+    deep = {"ResNet": small["ResNet"], "DeformableEncoder": {"in_channels": [128, 256, 512]}, "num_classes": 5}
+    config = isdfine.load_config(CONFIGS / "dab_deformable_r50.yml").with_values(deep)
+    with pytest.raises(ConfigError, match=r"transformers has DAB-DETR with dense attention only: give a config with"):
+        transformers_twin(config, config.build("model"))
