@@ -38,10 +38,22 @@ DEFORMABLE: dict[str, Any] = {
     "layers": {"feat_channels": [WIDTH] * LEVELS, "num_levels": LEVELS, "num_points": 2, "num_layers": 2,
                "num_queries": 8, "reg_max": 8, **FIT},
 }  # fmt: skip
+DENSE: dict[str, Any] = {
+    "encoder": "DenseEncoder",
+    "DenseEncoder": {"in_channels": [1024], "num_encoder_layers": 1, **FIT},
+    "layers": {"cross_attention": "dense", "feat_channels": [WIDTH], "feat_strides": [32], "num_layers": 2,
+               "num_queries": 8, "reg_max": 8, **FIT},
+    "return_idx": [3],
+}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     "dino": {"model": "DINO", **DEFORMABLE, "decoder": {"num_denoising": 6}},
-}
+    "deformable": {"model": "DeformableDETR", **DEFORMABLE, "decoder": {"box_refine": True, "two_stage": True},
+                   "criterion": {"binary_proposals": True}},
+    "dab": {"model": "DABDETR", **DENSE, "decoder": {}},
+    "dn": {"model": "DNDETR", **DEFORMABLE, "decoder": {"num_denoising": 2}},
+}  # fmt: skip
 """Model, encoder, and what its decoder has beside ``layers``."""
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in list(FAMILIES)[1:]]
 
 
 def write_run(folder: Path, family: str, **further: Any) -> Path:
@@ -102,7 +114,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained
     return of
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=["dino", *SLOW])
 def run(request: pytest.FixtureRequest, trained: Callable[[str], Trained]) -> Trained:
     return trained(request.param)
 
@@ -158,6 +170,7 @@ def test_detections_alone_in_batches_and_fused(run: Trained, tmp_path: Path) -> 
     assert load_tool("train").main(["-c", str(run.config), "-r", str(run.checkpoint), "--test-only"]) == 0
 
 
+@pytest.mark.slow
 def test_figures_numbers_and_memory(run: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     look = load_tool("visualize")
     for kind in ("attention", "fdr"):
@@ -173,10 +186,8 @@ def test_figures_numbers_and_memory(run: Trained, tmp_path: Path, capsys: pytest
     assert 0 < forecast.held < forecast.peak(2)
 
 
-SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in list(FAMILIES)[1:]]
-
-
-@pytest.mark.parametrize("family", ["dino", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_graphs_of_any_size_agree(family: str, tmp_path: Path) -> None:
     """ONNX Runtime and PyTorch, at batch 1, 3 and 8 of two sizes, compared by the export itself."""
     path, precisions = _exported(family, tmp_path, "--dynamic-size")
