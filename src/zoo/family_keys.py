@@ -96,6 +96,13 @@ def query_remedy(name: str) -> Remedy:
     return Remedy("mismatched", name, text)
 
 
+def denoising_remedy(num_denoising: int) -> Remedy:
+    """For checkpoints of training with denoising queries, whose labels have a table, in models without, and reverse."""
+    if num_denoising:
+        return Remedy("missing", "label_enc", "the file has no denoising queries: set num_denoising: 0")
+    return Remedy("unexpected", "label_enc", "the file has denoising queries: set num_denoising above 0")
+
+
 def twice(rows: Rows, in_decoder: bool = True) -> Rows:
     """With ``in_decoder`` the rows under the published decoder too, and those first."""
     return (*((f"transformer.decoder.{their}", our) for their, our in rows if in_decoder), *rows)

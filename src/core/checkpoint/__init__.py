@@ -183,7 +183,7 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("D-FINE", (r"^decoder\.pre_bbox_head\.", r"^decoder\.decoder\.(layers\.\d+\.gateway|lqe_layers)\.")),
     ("RT-DETR", (r"^decoder\.dec_bbox_head\.",)),
     ("RF-DETR or LW-DETR", (r"^backbone\.0\.(encoder|projector)\.",)),
-    ("DINO", (r"^label_enc\.", r"^transformer\.enc_out_class_embed\.")),
+    ("DINO", (r"^transformer\.enc_out_class_embed\.",)),
     ("DN-DETR", (r"^label_enc\.",)),
     ("DAB-DETR", (r"^refpoint_embed\.|^transformer\.decoder\.ref_point_head\.",)),
     ("Deformable DETR", (r"^transformer\.level_embed$",)),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ...core.checkpoint.remedies import Remedy
 from ...core.errors import check_counts
 from ...core.registry import register
 from ...nn.keys import leave_out
@@ -17,7 +18,17 @@ from ..conditional import ConditionalDecoderLayer, ConditionalQueryPosition, Tok
 from ..decoder import Decoder
 from ..decoder_layer import deformable_layers
 from ..depth import layer_plan
-from ..family_keys import DECODER_NORM, SINE_POSITION, PublishedNames, Rows, box_rows, layer_rows, score_rows
+from ..family_keys import (
+    DECODER_NORM,
+    SINE_POSITION,
+    PublishedNames,
+    Rows,
+    box_remedies,
+    box_rows,
+    layer_rows,
+    query_remedy,
+    score_rows,
+)
 from ..heads import Bins, BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
 from ..inputs import Layer, QueryPosition
 from ..positions import SineQueryPosition
@@ -26,6 +37,17 @@ from ..queries import LearnedAnchorQueries
 
 EPS = 1e-3
 """Smallest fraction in the logarithms of box logits."""
+_REMEDIES = {
+    False: Remedy(
+        *("missing", "transformer.level_embed"),
+        "the file has dense attention: set cross_attention: dense and the encoder DenseEncoder",
+    ),
+    True: Remedy(
+        *("unexpected", "transformer.level_embed"),
+        "the file has deformable attention: set cross_attention: deformable and the encoder DeformableEncoder",
+    ),
+}
+"""By whether attention is dense."""
 
 
 @register
@@ -114,7 +136,9 @@ class DABDETRTransformer(Decoder):
         super().__init__(*parts, (), eval_idx, aux_loss=aux_loss, norm=norm, token_positions=places)
         self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)
         self.dense = dense
-        self.names = PublishedNames(published_rows(boxes, scores, num_layers, dense=dense), {"class_embed": 0})
+        rows = published_rows(boxes, scores, num_layers, dense=dense)
+        remedies = (query_remedy("refpoint_embed"), _REMEDIES[dense], *box_remedies(boxes))
+        self.names = PublishedNames(rows, {"class_embed": 0}, remedies)
         leave_out(self, "num_points_scale")
 
 

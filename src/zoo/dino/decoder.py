@@ -16,7 +16,18 @@ from ..decoder import Decoder
 from ..decoder_layer import deformable_layers
 from ..denoising import Denoising, DenoisingSetting
 from ..depth import layer_plan
-from ..family_keys import DECODER_NORM, SINE_POSITION, PublishedNames, Rows, box_rows, layer_rows, score_rows
+from ..family_keys import (
+    DECODER_NORM,
+    SINE_POSITION,
+    PublishedNames,
+    Rows,
+    box_remedies,
+    box_rows,
+    denoising_remedy,
+    layer_rows,
+    query_remedy,
+    score_rows,
+)
 from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
 from ..positions import SineQueryPosition
 from ..projection import InputProjection
@@ -123,5 +134,6 @@ class DINOTransformer(Decoder):
         self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)
         rows = (*layer_rows(num_layers), *DECODER_NORM, *SINE_POSITION, *ROWS)
         rows += (*box_rows(boxes, num_layers), *score_rows(scores, num_layers, in_decoder=True))
-        self.names = PublishedNames(rows, CLASS_ROWS)
+        remedies = (query_remedy("transformer.tgt_embed"), denoising_remedy(num_denoising), *box_remedies(boxes))
+        self.names = PublishedNames(rows, CLASS_ROWS, remedies)
         leave_out(self, "num_points_scale")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ...core.registry import register
 from ..dab_detr.decoder import DABDETRTransformer
+from ..family_keys import denoising_remedy
 from ..positive_denoising import PositiveDenoising, PositiveSetting
 from ..queries import LearnedAnchorQueries
 
@@ -79,4 +80,7 @@ class DNDETRTransformer(DABDETRTransformer):
         if num_denoising:
             self.sources.append(PositiveDenoising(labels, setting))
             rows = (*rows, ("label_enc", "decoder.sources.0.embedding"))
-        self.names = replace(self.names, decoder=rows, class_rows={**self.names.class_rows, "label_enc": 1})
+        class_rows, remedies = {**self.names.class_rows, "label_enc": 1}, self.names.remedies
+        if not self.dense:  # else the matching queries read the labels
+            remedies = (*remedies, denoising_remedy(num_denoising))
+        self.names = replace(self.names, decoder=rows, class_rows=class_rows, remedies=remedies)
