@@ -17,16 +17,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..core.errors import ConfigError
 from ..nn.boxes import cxcywh_to_xyxy
-from ..nn.capture import CROSS_ATTENTION, SELF_ATTENTION
+from ..nn.capture import CROSS_ATTENTION, DENSE_CROSS_ATTENTION, SELF_ATTENTION
+from ..nn.padding import Padding
 from ..nn.sampling import DeformableAttention
-from ..nn.types import Want
+from ..nn.types import DetectorOutput, Want
 from ..zoo.decoder import Decoder
+from ..zoo.encoders import cell_centres
 from ..zoo.heads import FDRBoxHead
 
-_ATTENTION = Want(attention=frozenset({SELF_ATTENTION, CROSS_ATTENTION}))
+_WANTED = frozenset({SELF_ATTENTION, CROSS_ATTENTION, DENSE_CROSS_ATTENTION})
 Array = NDArray[np.float32]
 
 
@@ -35,11 +38,11 @@ class InspectedLayer:
     """One decoder layer; Q queries, P sampling points per head over all levels."""
 
     references_xyxy_px: Array
-    """(Q, 4) the boxes that the layer starts from; its points are placed relative to them."""
+    """(Q, 4) the boxes that the layer starts from, without size where these are points."""
     boxes_xyxy_px: Array
     """(Q, 4) the boxes after it."""
     points_px: Array
-    """(Q, heads, P, 2) x and y that cross-attention reads at."""
+    """(Q, heads, P, 2) x and y that cross-attention reads at: for dense attention the centres of all cells."""
     point_weights: Array
     """(Q, heads, P) sums to 1 over P."""
     point_levels: NDArray[np.int64]
@@ -102,7 +105,7 @@ def inspect_image(
     """Run a detector on one image and read its decoder.
 
     Args:
-        model: a detector with a ``Decoder`` (D-FINE, RT-DETR), in eval mode.
+        model: a detector with a ``Decoder``, in eval mode.
         images: (1, 3, H, W) as the model reads them.
         size: (height, width) in pixels that fractions of boxes are multiplied with: the image's own.
         image_sizes: (1, 2) in a padded batch, see ``DETR.forward``.
@@ -111,19 +114,23 @@ def inspect_image(
         ConfigError: another kind of model.
         ValueError: more than one image, or a model in training mode.
     """
-    decoder = next((module for module in model.modules() if isinstance(module, Decoder)), None)
-    if decoder is None:
-        raise ConfigError(f"{type(model).__name__} has no decoder of our parts: pictures exist for D-FINE and RT-DETR")
+    decoder = _decoder_of(model)
     if len(images) != 1 or model.training:
         raise ValueError(f"inspect_image reads one image in eval mode, got {len(images)}: call model.eval() before")
     with _listening(decoder) as records:
-        output = model(images, image_sizes=image_sizes, want=_ATTENTION)
+        want = Want(attention=_WANTED & decoder.attention_kinds, taps=frozenset({"memory"}))
+        output = model(images, image_sizes=image_sizes, want=want)
     predictions, attention = output.layers[-1], output.attention
+    num_points = attention.num_points
+    if attention.dense_keys:
+        canvas = (images.shape[-2], images.shape[-1])
+        padding = None if image_sizes is None else Padding(image_sizes, canvas, whole_cells=True)
+        num_points = _note_cells(records, output, padding)
     bins = decoder.box_head.bins if isinstance(decoder.box_head, FDRBoxHead) else None
     scale = torch.tensor([size[1], size[0]], dtype=torch.float32, device=predictions.boxes.device)  # x, y
 
-    def pixels(boxes_cxcywh: Tensor) -> Array:
-        return _numpy(cxcywh_to_xyxy(boxes_cxcywh[0].float()) * scale.repeat(2))
+    def pixels(boxes_cxcywh: Tensor) -> Array:  # points are boxes without size
+        return _numpy(cxcywh_to_xyxy(F.pad(boxes_cxcywh[0].float(), (0, 4 - boxes_cxcywh.shape[-1]))) * scale.repeat(2))
 
     probabilities: list[Array | None] = [None] * len(records.points)
     if bins is not None:  # the edge logits of a layer are those of all heads up to it
@@ -135,7 +142,7 @@ def inspect_image(
             boxes_xyxy_px=pixels(after),
             points_px=_numpy(points[0].transpose(0, 1) * scale),
             point_weights=_numpy(weights[0].transpose(0, 1)),
-            point_levels=np.repeat(np.arange(len(attention.num_points)), attention.num_points),
+            point_levels=np.repeat(np.arange(len(num_points)), num_points),
             self_attention=_numpy((query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)[0].mean(dim=0)),
             edge_probabilities=edges,
         )
@@ -154,15 +161,27 @@ def inspect_image(
     )
 
 
+def _decoder_of(model: nn.Module) -> Decoder:
+    for module in model.modules():
+        if isinstance(module, Decoder):
+            return module
+    raise ConfigError(
+        f"{type(model).__name__} has no decoder of our parts: only detectors of the DETR family have pictures"
+    )
+
+
 @contextmanager
 def _listening(decoder: Decoder) -> Iterator[_HookRecords]:
     """Note where cross-attention reads, and what the heads say, while the block runs."""
     records = _HookRecords()
 
+    def references(_: nn.Module, args: tuple[Any, ...]) -> None:
+        records.references.append(args[1])
+
     def points(module: nn.Module, args: tuple[Any, ...]) -> None:
         assert isinstance(module, DeformableAttention)
-        locations, weights = module.sampling_points(args[0], args[1])
-        records.references.append(args[1])
+        sizes = [(level.shape[2], level.shape[3]) for level in getattr(args[2], "maps", args[2])]
+        locations, weights = module.sampling_points(args[0], args[1], sizes)
         records.points.append(locations)
         records.weights.append(weights)
 
@@ -171,12 +190,27 @@ def _listening(decoder: Decoder) -> Iterator[_HookRecords]:
 
     with ExitStack() as handles:
         for layer in decoder.layers:
-            attention = layer.cross_attn
-            assert isinstance(attention, DeformableAttention)
-            handles.enter_context(attention.register_forward_pre_hook(points))
+            handles.enter_context(layer.register_forward_pre_hook(references))
+            for module in layer.modules():
+                if isinstance(module, DeformableAttention):
+                    handles.enter_context(module.register_forward_pre_hook(points))
         for head in decoder.box_head.layers:
             handles.enter_context(head.register_forward_hook(head_output))
         yield records
+
+
+def _note_cells(records: _HookRecords, output: DetectorOutput, padding: Padding | None) -> list[int]:
+    """Dense attention as points, one per cell of the memory; returns how many there are per level."""
+    attention, sizes = output.attention, output.taps["memory"].sizes
+    assert attention is not None
+    centres = cell_centres(sizes, padding, attention.dense_keys[0].device)  # (1, S, 2)
+    for query, key in zip(attention.dense_queries, attention.dense_keys):
+        scores = query @ key.mT * query.shape[-1] ** -0.5  # (1, heads, Q, S)
+        if attention.key_padding_mask is not None:
+            scores = scores.masked_fill(attention.key_padding_mask[:, None, None], -torch.inf)
+        records.weights.append(scores.softmax(dim=-1))
+        records.points.append(centres[:, None, None].expand(*scores.shape, 2))
+    return [height * width for height, width in sizes]
 
 
 def _numpy(values: Tensor) -> Array:

@@ -20,6 +20,8 @@ _OWN = "#000000"
 _LARGEST_SPOT = 150.0
 """Area in square points of a point with weight 1 in its head; less in flat panels."""
 _SMALLEST_SPOT = 2.5
+_SPOTS = 256
+"""Points of a feature map that are shown, those of the most weight: dense attention has one per cell and head."""
 MAP_QUERIES = 100
 """Queries in a picture of the whole self-attention: more could not be told apart."""
 _SHOWN = 12
@@ -113,6 +115,9 @@ def _sampling(panel: Any, layer: InspectedLayer, query: int, number: int, larges
     for level in np.unique(layer.point_levels).tolist():
         own = layer.point_levels == level
         points, weights = layer.points_px[query][:, own].reshape(-1, 2), layer.point_weights[query][:, own].ravel()
+        if len(weights) > _SPOTS:
+            heaviest = np.argsort(-weights, kind="stable")[:_SPOTS]
+            points, weights = points[heaviest], weights[heaviest]
         spots = panel.scatter(
             points[:, 0], points[:, 1], np.maximum(largest * weights, _SMALLEST_SPOT),
             color=_LEVELS[level % len(_LEVELS)], alpha=0.75, linewidths=0.4, edgecolors="white", clip_on=True,

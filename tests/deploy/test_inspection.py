@@ -18,9 +18,15 @@ from hf_cases import filled
 from isdfine.core.errors import ConfigError
 from isdfine.deploy.fuse import fuse
 from isdfine.deploy.inspection import Inspection, inspect_image
+from isdfine.nn.backbone.resnet import ResNet
 from isdfine.nn.boxes import cxcywh_to_xyxy
 from isdfine.plots.attention import attention_figure, attention_maps_figure
 from isdfine.plots.edge_distributions import EDGES, edges_of, refinement_figure
+from isdfine.zoo.dab_detr.decoder import DABDETRTransformer
+from isdfine.zoo.dab_detr.model import DABDETR
+from isdfine.zoo.deformable_detr.decoder import DeformableDETRTransformer
+from isdfine.zoo.deformable_detr.model import DeformableDETR
+from isdfine.zoo.encoders import DeformableEncoder, DenseEncoder
 
 ORIGINAL = (320, 640)
 """(height, width) of the image that was resized to the network's."""
@@ -250,3 +256,34 @@ def test_no_distributions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="box_head is direct"):
         refinement_figure(IMAGE, direct, 0, "cat")
     assert "layer 3" in titles(attention_figure(IMAGE, direct, 0, "cat"))
+
+
+def test_dense_attention_is_points_too(images: Tensor) -> None:
+    """One per cell of the image; what each head mixes is what its weights say, and the padding has none."""
+    sizes = {"hidden_dim": 32, "nhead": 2, "dim_feedforward": 32}
+    encoder = DenseEncoder([512], num_encoder_layers=1, **sizes)
+    layers = {"cross_attention": "dense", "feat_channels": [32], "feat_strides": [32], "num_layers": 2}
+    torch.manual_seed(0)
+    decoder = DABDETRTransformer(3, num_queries=7, **layers, **sizes)  # type: ignore[arg-type]
+    model = DABDETR(ResNet(18, [3], pretrained=False), encoder, decoder).eval()
+    found = inspect_image(model, images, ORIGINAL, torch.tensor([[40, 96]]))
+    cells = 2 * 3  # of 32 pixels in 64 x 96, of which the second row reaches over the end of the image
+    assert len(found.layers) == 2
+    for layer in found.layers:
+        assert layer.points_px.shape == (7, 2, cells, 2)
+        np.testing.assert_allclose(layer.point_weights.sum(-1), 1, atol=1e-5)
+        np.testing.assert_allclose(layer.points_px[0, 0, :, 0], np.tile(ORIGINAL[1] * np.array([1, 3, 5]) / 6, 2), 1e-5)
+    padded = inspect_image(model, images, ORIGINAL, torch.tensor([[32, 96]]))
+    assert not padded.layers[0].point_weights[..., 3:].any()
+
+
+def test_layers_that_start_from_points(images: Tensor) -> None:
+    sizes = {"hidden_dim": 32, "nhead": 2, "dim_feedforward": 32}
+    encoder = DeformableEncoder([512], [32], num_levels=1, num_encoder_layers=1, **sizes)
+    layers = {"feat_channels": [32], "feat_strides": [32], "num_levels": 1, "num_layers": 2}
+    decoder = DeformableDETRTransformer(3, num_queries=7, **layers, **sizes)  # type: ignore[arg-type]
+    model = DeformableDETR(ResNet(18, [3], pretrained=False), encoder, decoder).eval()
+    first, last = inspect_image(model, images, ORIGINAL).layers
+    assert np.array_equal(first.references_xyxy_px[:, :2], first.references_xyxy_px[:, 2:])
+    assert (last.boxes_xyxy_px[:, 2:] > last.boxes_xyxy_px[:, :2]).all()
+    np.testing.assert_allclose(first.point_weights.sum(-1), 1, atol=1e-5)
