@@ -52,6 +52,32 @@ class _Affine(torch.autograd.Function):
         return of_maps, of_scale, upstream.sum()[None] if ctx.needs_input_grad[2] else None
 
 
+def frozen_norm(maps: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """``F.batch_norm`` in eval mode for maps (B, D, H, W) and constants (D,), which get no gradient."""
+    normed: Tensor = _FrozenNorm.apply(maps, mean, variance, weight, bias, eps)
+    return normed
+
+
+class _FrozenNorm(torch.autograd.Function):
+    """The gradient needs no maps: autograd would keep the input of every norm, which nothing else reads."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, maps: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(variance, weight)
+        ctx.eps = eps
+        return F.batch_norm(maps, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        variance, weight = ctx.saved_tensors
+        deviation = (variance.double() + ctx.eps).sqrt()  # in this order of torch's steps, to the same last digit
+        scaled = (upstream * (1 / deviation).float()[:, None, None]).mul_(weight[:, None, None])
+        return scaled.to(upstream.dtype), None, None, None, None, None
+
+
 def _flat(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Elements in one order, that of memory where both are laid out alike."""
     if a.dim() == 4 and not (a.is_contiguous() and b.is_contiguous()):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import dist
+from .cpu import frozen_norm, trains_on_cpu
 from .keys import before_load
 from .padding import Padding
 
@@ -54,9 +55,10 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise (B, D, H, W)."""
-        return F.batch_norm(
-            maps, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
+        constants = (self.running_mean, self.running_var, self.weight, self.bias)
+        if trains_on_cpu(self, maps):
+            return frozen_norm(maps, *constants, self.eps)
+        return F.batch_norm(maps, *constants, training=False, eps=self.eps)
 
     def extra_repr(self) -> str:
         """Text inside the brackets when the module is printed."""

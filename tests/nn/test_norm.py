@@ -57,3 +57,24 @@ def test_the_formula(trained: nn.BatchNorm2d) -> None:
     expected = maps * s[:, None, None] + (frozen.bias - frozen.running_mean * s)[:, None, None]
     torch.testing.assert_close(frozen(maps), expected)
     assert repr(frozen) == "FrozenBatchNorm2d(3, eps=1e-05)"
+
+
+def test_training_on_a_cpu_gives_the_same_gradient_and_keeps_no_maps() -> None:
+    torch.manual_seed(0)
+    frozen = FrozenBatchNorm2d(3)
+    for constants in (frozen.weight, frozen.bias, frozen.running_mean):
+        constants.normal_()
+    frozen.running_var.uniform_(0.5, 2)
+    upstream = torch.randn(2, 3, 5, 4)
+    results, kept = [], []
+    for module in (frozen.train(), copy.deepcopy(frozen).eval()):
+        maps = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda one, saved=saved: saved.append(one.numel()) or one, id):
+            normed = module(maps)
+        kept.append(sum(saved))
+        results.append((normed, torch.autograd.grad(module(maps), maps, upstream)[0]))
+    for got, wanted in zip(*results):
+        assert torch.equal(got, wanted)
+    assert kept[0] == 2 * 3  # variance and weight
+    assert kept[1] >= upstream.numel()
