@@ -91,7 +91,8 @@ def test_a_config_builds_its_detector(name: str) -> None:
     assert [type(one).__name__ for one in objective.distillers] == (["GOLSD"] if "fdr" in name else [])
     assert objective.criterion.use_uni_set == ("fdr" in name)
     post = ours(name).build("postprocessor")
-    assert post.num_top_queries == (100 if family(name) == "deformable" else 300)
+    dense = getattr(model.decoder, "dense", False)
+    assert post.num_top_queries == (300 if dense or family(name) == "dino" else 100)
 
 
 @pytest.mark.parametrize("name", KEYS)
