@@ -86,7 +86,13 @@ def box_rows(head: BoxHead, count: int, *, numbered: bool = True, in_decoder: bo
 def box_remedies(head: BoxHead) -> tuple[Remedy, ...]:
     """For checkpoints of a decoder with the other kind of box head."""
     if isinstance(head, FDRBoxHead):
-        return (Remedy("missing", "dec_bbox_head", "the file has no distributions: set box_head: direct"),)
+        return (
+            Remedy(
+                "missing",
+                "dec_bbox_head",
+                "the file has no distributions: set box_head: direct, or train them from it (-t)",
+            ),
+        )
     return (Remedy("unexpected", "dec_bbox_head", "the file has distributions: set box_head: fdr"),)
 
 
@@ -99,7 +105,11 @@ def query_remedy(name: str) -> Remedy:
 def denoising_remedy(num_denoising: int) -> Remedy:
     """For checkpoints of training with denoising queries, whose labels have a table, in models without, and reverse."""
     if num_denoising:
-        return Remedy("missing", "label_enc", "the file has no denoising queries: set num_denoising: 0")
+        return Remedy(
+            "missing",
+            "label_enc",
+            "the file has no denoising queries: set num_denoising: 0, or train them from it (-t)",
+        )
     return Remedy("unexpected", "label_enc", "the file has denoising queries: set num_denoising above 0")
 
 

@@ -45,9 +45,13 @@ def detector(name: str, options: dict[str, Any]) -> PaddedDETR:
     [
         ({"num_queries": 8}, {}, "num_queries is 6, the file has 8 queries: set num_queries: 8"),
         ({"box_head": "fdr"}, {}, "the file has distributions: set box_head: fdr"),
-        ({}, {"box_head": "fdr"}, "the file has no distributions: set box_head: direct"),
+        ({}, {"box_head": "fdr"}, "the file has no distributions: set box_head: direct, or train them from it (-t)"),
         ({}, {"num_denoising": 0}, "the file has denoising queries: set num_denoising above 0"),
-        ({"num_denoising": 0}, {}, "the file has no denoising queries: set num_denoising: 0"),
+        (
+            {"num_denoising": 0},
+            {},
+            "the file has no denoising queries: set num_denoising: 0, or train them from it (-t)",
+        ),
         (DENSE, {}, "the file has dense attention: set cross_attention: dense and the encoder DenseEncoder"),
         ({}, DENSE, "deformable attention: set cross_attention: deformable and the encoder DeformableEncoder"),
     ],

@@ -225,6 +225,7 @@ def _fits_exactly(value: Tensor, dtype: torch.dtype) -> bool:
 def _misfit(report: LoadReport) -> str:
     """Error text of a strict load."""
     parts = [f"{report.source} does not fit the model ({len(report.loaded)} tensors would){report.family}"]
+    parts += report.remedies
     for what, items in (
         ("missing in the file", report.missing),
         ("not in the model", report.unexpected),
@@ -232,7 +233,6 @@ def _misfit(report: LoadReport) -> str:
     ):
         if items:
             parts.append(f"{len(items)} {what}: {listed(items)}")
-    parts += report.remedies
     if (classes := class_counts(report.mismatched)) is not None:
         parts.append(
             f"the file is for {classes[0]} classes and the model has {classes[1]}: to fine-tune on other classes use "
