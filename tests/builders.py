@@ -14,7 +14,6 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from forked import start_script
 
 ROOT = Path(__file__).parents[1]
 SIZE = (64, 96)
@@ -196,6 +195,8 @@ def train_until_killed(config: Path, *, save_every_steps: int) -> tuple[int | No
     Returns: its exit code and what it printed.
     """
     log = config.with_name("killed.txt")
+    from forked import start_script  # here: tools/experiments reads this file from elsewhere
+
     process = start_script(_KILLED, str(config), str(save_every_steps), log=log)
     process.join()
     return process.exitcode, log.read_text()
