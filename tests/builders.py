@@ -14,7 +14,6 @@ import numpy as np
 import yaml
 from PIL import Image
 
-
 ROOT = Path(__file__).parents[1]
 SIZE = (64, 96)
 """(height, width) of the generated pictures: not square."""
