@@ -214,6 +214,11 @@ class FDRBoxHead(BoxHead):
         self.bins.fuse()
 
 
+def box_head_of(widths: Sequence[int], bins: Bins | None, *, eps: float = 1e-5, **direct: bool) -> BoxHead:
+    """A head of distributions where there are bins, else one of offsets with the options ``direct``."""
+    return DirectBoxHead(widths, eps=eps, **direct) if bins is None else FDRBoxHead(widths, bins, eps=eps)
+
+
 class ScoreHead(nn.Module):
     """Class scores of a query after every layer.
 

@@ -174,11 +174,7 @@ class TopKQueries(nn.Module):
     def forward(self, memory: Memory) -> tuple[QueryGroup, Proposals]:
         """Queries at the selected boxes (no gradient flows back into the selection), and what was selected."""
         padding, tokens, count = memory.padding, memory.tokens, self.num_queries
-        if padding is None and tokens.shape[1] < count:
-            raise ConfigError(
-                f"the image has {tokens.shape[1]} cells over all levels but num_queries is {count}: "
-                "use larger images or fewer queries"
-            )
+        check_cells(memory, count)
         anchors, valid = self._anchors(memory)
         if padding is not None:  # a larger canvas would have had enough cells
             tokens = filled_up(tokens, count, 0)
@@ -363,6 +359,16 @@ SELECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "agnostic": one_score_rows,
     "one2many": best_pair_rows,
 }
+
+
+def check_cells(memory: Memory, count: int) -> None:
+    """Refuse an image with fewer cells than queries (ConfigError); a padded batch may be filled up."""
+    cells = memory.tokens.shape[1]
+    if memory.padding is None and cells < count:
+        raise ConfigError(
+            f"the image has {cells} cells over all levels but num_queries is {count}: "
+            "use larger images or fewer queries"
+        )
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:

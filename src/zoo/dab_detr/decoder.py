@@ -29,7 +29,7 @@ from ..family_keys import (
     query_remedy,
     score_rows,
 )
-from ..heads import Bins, BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
+from ..heads import BoxHead, ScoreHead, bins_of, box_head_of, estimators_of
 from ..inputs import Layer, QueryPosition
 from ..positions import SineQueryPosition
 from ..projection import InputProjection
@@ -130,7 +130,7 @@ class DABDETRTransformer(Decoder):
             fixed_centres=random_refpoints_xy,
         )
         scores = ScoreHead(widths, num_classes, estimators_of(quality_estimators, bins, num_layers), shared=dense)
-        boxes = _box_head(widths, bins, dense)
+        boxes = box_head_of(widths, bins, eps=EPS, shared=dense, look_forward_twice=dense)
         norm, places = (nn.LayerNorm(hidden_dim), TokenPositions()) if dense else (None, None)
         parts = (projection, queries, layers, position, boxes, scores)
         super().__init__(*parts, (), eval_idx, aux_loss=aux_loss, norm=norm, token_positions=places)
@@ -177,12 +177,6 @@ def _layers(
     if dense:
         return [ConditionalDecoderLayer(*sizes, first=index == 0, **options) for index in range(count)]
     return deformable_layers(count, *sizes, num_levels=num_levels, num_points=num_points, **options)
-
-
-def _box_head(widths: Sequence[int], bins: Bins | None, dense: bool) -> BoxHead:
-    if bins is None:
-        return DirectBoxHead(widths, shared=dense, look_forward_twice=dense, eps=EPS)
-    return FDRBoxHead(widths, bins, eps=EPS)
 
 
 def published_rows(boxes: BoxHead, scores: ScoreHead, count: int, *, dense: bool) -> Rows:

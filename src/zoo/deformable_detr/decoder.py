@@ -17,7 +17,7 @@ from ..decoder import Decoder
 from ..decoder_layer import deformable_layers
 from ..depth import layer_plan
 from ..family_keys import PublishedNames, Rows, box_remedies, box_rows, layer_rows, query_remedy, score_rows, twice
-from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
+from ..heads import BoxHead, FDRBoxHead, ScoreHead, bins_of, box_head_of, estimators_of
 from ..projection import InputProjection
 from ..queries import LearnedSplitQueries, QueryInit
 from .queries import GivenPosition, ProposedBoxQueries
@@ -131,11 +131,7 @@ class DeformableDETRTransformer(Decoder):
             queries = ProposedBoxQueries(num_queries, hidden_dim, num_classes)
         quality = estimators_of(quality_estimators, bins, num_layers)
         scores = ScoreHead(widths, num_classes, quality, shared=not box_refine)
-        boxes: BoxHead = (
-            DirectBoxHead(widths, shared=not box_refine, look_forward_twice=False, refine=box_refine)
-            if bins is None
-            else FDRBoxHead(widths, bins)
-        )
+        boxes = box_head_of(widths, bins, shared=not box_refine, look_forward_twice=False, refine=box_refine)
         if not two_stage:
             first = boxes.initial if isinstance(boxes, FDRBoxHead) else boxes.layers[0]
             nn.init.constant_(first.get_parameter("layers.2.bias")[2:], _FIRST_SIZE)

@@ -14,7 +14,7 @@ from ...nn.mlp import MLP
 from ...nn.position import box_sines
 from ...nn.types import QueryGroup
 from ..heads import class_head
-from ..queries import MATCHING, Memory, Proposals, anchor_logits, filled_up, gather_rows
+from ..queries import MATCHING, Memory, Proposals, anchor_logits, check_cells, filled_up, gather_rows
 
 
 class ProposedBoxQueries(nn.Module):
@@ -46,11 +46,7 @@ class ProposedBoxQueries(nn.Module):
     def forward(self, memory: Memory) -> tuple[QueryGroup, Proposals]:
         """Queries at the selected boxes (no gradient flows back into the selection), and the proposals of all cells."""
         tokens, padding, count = memory.tokens, memory.padding, self.num_queries
-        if padding is None and tokens.shape[1] < count:
-            raise ConfigError(
-                f"the image has {tokens.shape[1]} cells over all levels but num_queries is {count}: "
-                "use larger images or fewer queries"
-            )
+        check_cells(memory, count)
         anchors, valid = anchor_logits(memory.sizes, eps=self.eps, device=tokens.device, padding=padding)
         rows = self.project(tokens * valid)
         logits, boxes = self.score(rows).float(), self.box(rows).float() + anchors

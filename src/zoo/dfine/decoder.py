@@ -16,7 +16,7 @@ from ..decoder import Decoder
 from ..decoder_layer import DecoderLayer
 from ..denoising import Denoising, DenoisingSetting
 from ..depth import layer_plan
-from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
+from ..heads import ScoreHead, bins_of, box_head_of, estimators_of
 from ..names import DECODER_KEYS, class_rows
 from ..projection import InputProjection, stored_sizes
 from ..queries import BoxEmbedding, TopKQueries, initialise, learned_content
@@ -124,7 +124,7 @@ class DFINETransformer(Decoder):
         position = BoxEmbedding(hidden_dim, limit=None if bins is None else self.position_limit)
         queries = TopKQueries(num_queries, hidden_dim, num_scores, query_select_method, eps, learned, sizes)
         scores = ScoreHead(widths, num_classes, quality)
-        boxes: BoxHead = DirectBoxHead(widths) if bins is None else FDRBoxHead(widths, bins)
+        boxes = box_head_of(widths, bins)
         initialise(position, queries)
         super().__init__(projection, queries, layers, position, boxes, scores, sources, eval_idx, aux_loss=aux_loss)
         self.feat_channels, self.feat_strides = list(feat_channels), list(feat_strides)

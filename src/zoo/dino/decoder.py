@@ -28,7 +28,7 @@ from ..family_keys import (
     query_remedy,
     score_rows,
 )
-from ..heads import BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead, bins_of, estimators_of
+from ..heads import ScoreHead, bins_of, box_head_of, estimators_of
 from ..positions import SineQueryPosition
 from ..projection import InputProjection
 from ..queries import TopKQueries, learned_content
@@ -123,9 +123,7 @@ class DINOTransformer(Decoder):
             nn.init.xavier_uniform_(linear.get_parameter("weight"))
         quality = estimators_of(quality_estimators, bins, num_layers)
         scores = ScoreHead(widths, num_classes, quality, shared=True)
-        boxes: BoxHead = (
-            DirectBoxHead(widths, shared=True, eps=EPS) if bins is None else FDRBoxHead(widths, bins, eps=EPS)
-        )
+        boxes = box_head_of(widths, bins, eps=EPS, shared=True)
         sources = [Denoising(num_classes, hidden_dim, noise)] if num_denoising else []
         super().__init__(
             projection, queries, layers, position, boxes, scores, sources, eval_idx,

@@ -20,8 +20,8 @@ _ROLES = {"query_content": "qcontent", "query_pos": "qpos", "query_pos_sine": "q
 _ROLES |= {"key_content": "kcontent", "key_pos": "kpos", "value": "v"}
 _NAMES = [
     *(
-        (rf"\.{one}_attn\.{one}_attn_{role}_proj\.", f".{one[0]}a_{published}_proj.")
-        for one in ("self", "cross")
+        (rf"\.{kind}_attn\.{kind}_attn_{role}_proj\.", f".{kind[0]}a_{published}_proj.")
+        for kind in ("self", "cross")
         for role, published in _ROLES.items()
     ),
     (r"\.(self|cross)_attn\.\1_attn\.output_proj\.", r".\1_attn.out_proj."),

@@ -96,7 +96,7 @@ def _at_both_places(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _form(state: Mapping[str, Tensor]) -> tuple[bool, bool, int]:
     """Two stages, box refinement, and the decoder layers of published weights."""
     numbers = [int(at[1]) for key in state if (at := re.match(r"transformer\.decoder\.layers\.(\d+)\.", key))]
-    firsts = [state[key] for key in (f"bbox_embed.{one}.layers.0.weight" for one in (0, 1)) if key in state]
+    firsts = [state[key] for key in (f"bbox_embed.{layer}.layers.0.weight" for layer in (0, 1)) if key in state]
     refine = any(key.startswith("transformer.decoder.bbox_embed.") for key in state)
     refine = refine or (len(firsts) == 2 and not torch.equal(*firsts))
     return "transformer.enc_output.weight" in state, refine, max(numbers, default=-1) + 1

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from ...core.errors import CheckpointError
-from . import backbones, dab, deformable
+from . import backbones
+from .weights import OTHERS
 
 Rows = tuple[tuple[str, str, Any], ...]
 """Their entry, our argument, their default. One of theirs may set arguments of both parts."""
@@ -144,7 +145,7 @@ FAMILIES = {
         *(_CSP, _WITHOUT_FDR),
     ),
 }
-WEIGHTS_ONLY = {other.MODEL_TYPE: other.ARCHITECTURE for other in (deformable, dab)}
+WEIGHTS_ONLY = {other.MODEL_TYPE: other.ARCHITECTURE for other in OTHERS}
 """Architectures whose weights are read into a model that a YAML file describes."""
 
 

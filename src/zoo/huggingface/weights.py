@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -30,6 +31,8 @@ from ...core.errors import CheckpointError
 from ...nn.keys import KeyTable
 from . import dab, deformable
 
+OTHERS = (deformable, dab)
+"""Families whose weights are read under the names of their published code."""
 Layout = Literal["file", "module"]
 Pairs = tuple[tuple[str, str], ...]
 Templates = list[tuple[re.Pattern[str], str]]
@@ -192,7 +195,13 @@ def _names_of(state: Mapping[str, Tensor]) -> _Names:
 
 def transformers_family(state: Mapping[str, Tensor]) -> str:
     """Name of the family whose weights these are."""
-    return next((other.NAME for other in (deformable, dab) if other.is_theirs(state)), _names_of(state).family)
+    other = _other(state)
+    return _names_of(state).family if other is None else str(other.NAME)
+
+
+def _other(state: Mapping[str, Tensor]) -> ModuleType | None:
+    """Of ``OTHERS`` the one that knows these names."""
+    return next((other for other in OTHERS if other.is_theirs(state)), None)
 
 
 def to_huggingface(state: Mapping[str, Tensor], *, layout: Layout = "file") -> dict[str, Tensor]:
@@ -242,10 +251,9 @@ def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         CheckpointError: keys that have no counterpart, all of them listed; a missing projection; heads that are kept
             twice and differ.
     """
-    if deformable.is_theirs(state):
-        return deformable.published_weights(state)
-    if dab.is_theirs(state):
-        return dab.published_weights(state)
+    if (other := _other(state)) is not None:
+        published: dict[str, Tensor] = other.published_weights(state)
+        return published
     names = _names_of(state)
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
