@@ -4,6 +4,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import isdfine
 from builders import write_micro_config
 from golden_cases import fill
 from isdfine.core.checkpoint.card import Card
+from isdfine.load import open_checkpoint
 from isdfine.zoo.huggingface.config import config_to_huggingface
 from isdfine.zoo.huggingface.folder import write_folder
-from isdfine.zoo.huggingface.weights import to_huggingface
+from isdfine.zoo.huggingface.weights import from_huggingface, to_huggingface
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "dfine"
 NAMES = ("dark", "light")
@@ -94,6 +96,31 @@ def write_micro_folder(folder: Path, config: isdfine.Config, card: Card | None =
     weights = to_huggingface(model.state_dict())
     write_folder(folder, content, weights, card or Card(config=config.data), image_size=(64, 64))
     return model
+
+
+def check_published(source: nn.Module, folder: Path, ours: Callable[[dict[str, Tensor]], nn.Module], name: str) -> None:
+    """Weights of a folder and in memory are the same under published names, and give equal outputs in padded batches.
+
+    ``ours`` makes a model of such weights.
+    """
+    source.save_pretrained(folder)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.form.startswith(f"transformers {name} folder (transformers ")
+    assert checkpoint.model_sections is None
+    in_memory = from_huggingface(source.state_dict())
+    assert in_memory.keys() == checkpoint.weights.keys()
+    assert all(torch.equal(value, checkpoint.weights[key]) for key, value in in_memory.items())
+    model = ours(checkpoint.weights)
+    images, sizes = torch.randn(2, 3, 128, 160), torch.tensor([(128, 160), (64, 96)])
+    mask = torch.zeros(2, 128, 160, dtype=torch.long)
+    for image_mask, (height, width) in zip(mask, sizes.tolist()):
+        image_mask[:height, :width] = 1
+    images = images * mask[:, None]
+    with torch.inference_mode():
+        expected = source(pixel_values=images, pixel_mask=mask)
+        got = model(images, image_sizes=sizes)
+    torch.testing.assert_close(got.logits, expected.logits, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(got.boxes, expected.pred_boxes, atol=2e-5, rtol=0)
 
 
 def compare(theirs: nn.Module, ours: nn.Module, images: Tensor) -> tuple[float, float]:

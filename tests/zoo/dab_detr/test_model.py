@@ -19,6 +19,7 @@ from isdfine.zoo.dn_detr.decoder import DNDETRTransformer
 from isdfine.zoo.dn_detr.model import DNDETR
 from isdfine.zoo.encoders import DeformableEncoder, DenseEncoder
 from isdfine.zoo.heads import FDRBoxHead
+from zoo_cases import moved
 
 DIM, CLASSES, QUERIES = 64, 5, 12
 FORMS = ["dab", "dab_deformable", "dn", "dn_deformable"]
@@ -58,15 +59,6 @@ def detector(form: str, padding: str = "official", **options: Any) -> DABDETR | 
     encoder = DeformableEncoder((8, 8, 8), **sizes) if deep else DenseEncoder((8,), **sizes)
     model = DNDETR if form.startswith("dn") else DABDETR
     return model(Pyramid(deep=deep), encoder, decoder(form, **options), padding=padding)  # type: ignore[arg-type]
-
-
-def moved(model: nn.Module) -> nn.Module:
-    """Away from the zeros that training starts from."""
-    torch.manual_seed(2)
-    for name, parameter in model.named_parameters():
-        if name.startswith("decoder.") and not name.endswith("reg_scale"):
-            nn.init.normal_(parameter, std=0.1)
-    return model.eval()
 
 
 def criterion(*losses: str) -> DETRCriterion:

@@ -15,6 +15,7 @@ from isdfine.nn.types import DetectorOutput, QueryGroup, Want
 from isdfine.zoo.deformable_detr.decoder import DeformableDETRTransformer
 from isdfine.zoo.deformable_detr.model import DeformableDETR
 from isdfine.zoo.encoders import DeformableEncoder
+from zoo_cases import moved
 
 PLAIN: dict[str, Any] = {}
 REFINE = {"box_refine": True}
@@ -34,15 +35,6 @@ def detector(padding: str = "official", **options: Any) -> DeformableDETR:
     sizes = {"hidden_dim": 64, "dim_feedforward": 32, "num_encoder_layers": 1, "dropout": 0.0}
     encoder = DeformableEncoder((128, 256, 512), **sizes)
     return DeformableDETR(ResNet(18, pretrained=False), encoder, decoder(**options), padding=padding)  # type: ignore[arg-type]
-
-
-def moved(model: nn.Module) -> nn.Module:
-    """Away from the zeros that training starts from."""
-    torch.manual_seed(2)
-    for name, parameter in model.named_parameters():
-        if name.startswith("decoder.") and not name.endswith("reg_scale"):
-            nn.init.normal_(parameter, std=0.1)
-    return model.eval()
 
 
 def criterion(**options: Any) -> DETRCriterion:

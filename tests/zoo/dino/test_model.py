@@ -18,6 +18,7 @@ from isdfine.nn.types import DetectorOutput, Want
 from isdfine.zoo.dino.decoder import DINOTransformer
 from isdfine.zoo.dino.model import DINO
 from isdfine.zoo.encoders import DeformableEncoder
+from zoo_cases import moved
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "detr"
 FDR: dict[str, Any] = {"box_head": "fdr", "reg_max": 8}
@@ -35,15 +36,6 @@ def detector(padding: str = "official", **options: Any) -> DINO:
     sizes = {"hidden_dim": 64, "dim_feedforward": 32, "num_encoder_layers": 1, "dropout": 0.0}
     encoder = DeformableEncoder((128, 256, 512), **sizes)
     return DINO(ResNet(18, pretrained=False), encoder, decoder(**options), padding=padding)  # type: ignore[arg-type]
-
-
-def moved(model: nn.Module) -> nn.Module:
-    """Away from the zeros that training starts from."""
-    torch.manual_seed(2)
-    for name, parameter in model.named_parameters():
-        if name.startswith("decoder.") and not name.endswith("reg_scale"):
-            nn.init.normal_(parameter, std=0.1)
-    return model.eval()
 
 
 def images(batch: int = 2) -> Tensor:

@@ -3,6 +3,7 @@
 """DAB-DETR of transformers: random weights of it, read from memory and from a folder, and equal outputs."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import isdfine
-from hf_cases import load_transformers
+from hf_cases import check_published, load_transformers
 from isdfine.bench.twin import transformers_twin
 from isdfine.core.errors import CheckpointError, ConfigError
-from isdfine.load import open_checkpoint
 from isdfine.nn.backbone.resnet import ResNet
 from isdfine.zoo.dab_detr.decoder import DABDETRTransformer
 from isdfine.zoo.dab_detr.model import DABDETR
@@ -57,25 +57,7 @@ def ours(num_patterns: int, weights: dict[str, Tensor]) -> nn.Module:
 
 @pytest.mark.parametrize("num_patterns", [0, 3])
 def test_outputs_are_equal(num_patterns: int, tmp_path: Path) -> None:
-    source = theirs(num_patterns)
-    source.save_pretrained(tmp_path)
-    checkpoint = open_checkpoint(tmp_path)
-    assert checkpoint.form.startswith("transformers DAB-DETR folder (transformers ")
-    assert checkpoint.model_sections is None
-    in_memory = from_huggingface(source.state_dict())
-    assert in_memory.keys() == checkpoint.weights.keys()
-    assert all(torch.equal(value, checkpoint.weights[key]) for key, value in in_memory.items())
-    model = ours(num_patterns, checkpoint.weights)
-    images, sizes = torch.randn(2, 3, 128, 160), torch.tensor([(128, 160), (64, 96)])
-    mask = torch.zeros(2, 128, 160, dtype=torch.long)
-    for one, (height, width) in zip(mask, sizes.tolist()):
-        one[:height, :width] = 1
-    images = images * mask[:, None]
-    with torch.inference_mode():
-        expected = source(pixel_values=images, pixel_mask=mask)
-        got = model(images, image_sizes=sizes)
-    torch.testing.assert_close(got.logits, expected.logits, atol=2e-4, rtol=1e-4)
-    torch.testing.assert_close(got.boxes, expected.pred_boxes, atol=2e-5, rtol=0)
+    check_published(theirs(num_patterns), tmp_path, partial(ours, num_patterns), "DAB-DETR")
 
 
 def test_a_missing_projection_is_named() -> None:

@@ -4,6 +4,7 @@
 
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import isdfine
-from hf_cases import load_transformers
+from hf_cases import check_published, load_transformers
 from isdfine.bench.twin import transformers_twin
 from isdfine.core.errors import CheckpointError
-from isdfine.load import open_checkpoint
 from isdfine.nn.backbone.resnet import ResNet
 from isdfine.zoo.deformable_detr.decoder import DeformableDETRTransformer
 from isdfine.zoo.deformable_detr.model import DeformableDETR
@@ -88,25 +88,7 @@ def test_the_twin_of_a_config_has_its_weights(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_outputs_are_equal(form: str, tmp_path: Path) -> None:
-    source = theirs(form)
-    source.save_pretrained(tmp_path)
-    checkpoint = open_checkpoint(tmp_path)
-    assert checkpoint.form.startswith("transformers Deformable DETR folder (transformers ")
-    assert checkpoint.model_sections is None
-    in_memory = from_huggingface(source.state_dict())
-    assert in_memory.keys() == checkpoint.weights.keys()
-    assert all(torch.equal(value, checkpoint.weights[key]) for key, value in in_memory.items())
-    model = ours(form, checkpoint.weights)
-    images, sizes = torch.randn(2, 3, 96, 128), torch.tensor([(96, 128), (64, 96)])
-    mask = torch.zeros(2, 96, 128, dtype=torch.long)
-    for one, (height, width) in zip(mask, sizes.tolist()):
-        one[:height, :width] = 1
-    images = images * mask[:, None]
-    with torch.inference_mode():
-        expected = source(pixel_values=images, pixel_mask=mask)
-        got = model(images, image_sizes=sizes)
-    torch.testing.assert_close(got.logits, expected.logits, atol=2e-4, rtol=1e-4)
-    torch.testing.assert_close(got.boxes, expected.pred_boxes, atol=2e-5, rtol=0)
+    check_published(theirs(form), tmp_path, partial(ours, form), "Deformable DETR")
 
 
 def test_timm_backbones_have_torchvision_names() -> None:
