@@ -85,7 +85,7 @@ def model_info(config: Config, size: Sequence[int] | None = None, device: torch.
         config = config.with_values({"num_classes": DEFAULT_CLASSES})
     height, width = _image_size(config, size)
     with torch.device("meta"):  # tensors that hold nothing: only shapes are computed
-        model: nn.Module = config.build("model").eval()
+        model: nn.Module = config.build("model").eval().requires_grad_(False)  # the counter hooks into gradients
         images = torch.zeros(1, 3, height, width)
     deployed = fuse(model)
     weights, attention = _flops(deployed, images)

@@ -49,6 +49,23 @@ def test_official_models(size: str) -> None:
     assert info.gflops == pytest.approx(gflops, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("family", "encoder", "channels", "params", "multiply_adds"),
+    [
+        ("deformable", "DeformableEncoder", [128, 256, 512], 24, 79),
+        pytest.param("dab", "DenseEncoder", [512], 31, 31, marks=pytest.mark.slow),
+    ],
+)
+def test_students_of_distillation(
+    family: str, encoder: str, channels: list[int], params: int, multiply_adds: int
+) -> None:
+    """Deformable-DETR and DAB-DETR with ResNet-18 on KITTI, as CLoCKDistill (docs/detr.md) publishes them."""
+    changes = ["ResNet.depth=18", f"{encoder}.in_channels={channels}", "num_classes=7"]
+    info = model_info(isdfine.load_config(CONFIGS / "detr" / f"{family}_r50.yml", changes), (402, 1333))
+    assert info.params_trained / 1e6 == pytest.approx(params, rel=0.02)
+    assert (info.gflops + info.gflops_attention) / 2 == pytest.approx(multiply_adds, rel=0.02)
+
+
 def test_a_config_without_data_or_weights_is_measured(tmp_path: Path, plain: ModelInfo) -> None:
     config = config_of(
         tmp_path,
