@@ -14,6 +14,7 @@ from ..core.errors import check_choice, check_non_negative, check_positive
 from ..losses.criterion import Criterion
 from ..losses.matched import MatchedStep
 from ..nn.types import DetectorOutput, Want
+from .teacher import TeacherOutput
 
 T = TypeVar("T")
 Direction = Literal["deep_to_shallow", "shallow_to_deep"]
@@ -37,6 +38,8 @@ class DistillationContext:
     """(B, 3, H, W) in [0, 1], what the student saw; None where a given output is scored, as in measurements."""
     image_sizes: Tensor | None = None
     """(B, 2) height and width in pixels of each image inside its canvas; None where the images fill it."""
+    teacher: TeacherOutput | None = None
+    """What the teacher says of the same images; None without one, and at steps at which nobody learns from it."""
 
 
 class Distiller(nn.Module):

@@ -24,6 +24,8 @@ from ..nn.padding import image_sizes_of
 from ..nn.types import TRAINING, DetectorOutput, Target, Want
 from .context import DistillationContext, Distiller, counted, predicting_layers, told_apart
 from .layers import GOLSD
+from .start import Moment
+from .taught import Batch, Lesson, TeacherDistiller, moment_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +40,24 @@ class Objective(nn.Module):
         distillers: any number, also several of one class, whose losses are then told apart by a number
             (``loss_isd_aux_0``, ``loss_2_isd_aux_0``); None for the default of official files: GO-LSD wherever the
             criterion has local losses and a weight ``loss_ddf``.
+        lesson: the teacher, where distillers learn from one; it is no module of the objective.
 
     Raises:
         ValueError: a distiller that leaves open what the criterion does not say, or two of different classes of which
             one takes the other's place; both begin with ``distillers.N: ``.
     """
 
-    def __init__(self, criterion: Criterion, distillers: Sequence[Distiller] | None = None) -> None:
+    def __init__(
+        self, criterion: Criterion, distillers: Sequence[Distiller] | None = None, lesson: Lesson | None = None
+    ) -> None:
         super().__init__()
         given = default_distillers(criterion) if distillers is None else distillers
         check_together(given)
         self.criterion = criterion
         bound = [_bound(index, distiller, criterion) for index, distiller in enumerate(given)]
         self.distillers: Sequence[Distiller] = nn.ModuleList(bound)  # type: ignore[assignment]
+        self.lesson = lesson
+        self.methods = tuple(distiller for distiller in bound if isinstance(distiller, TeacherDistiller))
 
     @property
     def want(self) -> Want:
@@ -82,9 +89,16 @@ class Objective(nn.Module):
             want: None for :attr:`want`.
         """
         want, sizes = want or self.want, image_sizes_of(targets)
-        asked = {} if want == TRAINING else {"want": want}  # any model knows the default of train mode
+        asked: dict[str, Any] = {} if want == TRAINING else {"want": want}  # any model knows the default of train mode
+        seen: dict[str, Any] = {"step_number": step_number, "epoch": epoch, "images": images, **sizes}
+        if self.lesson is not None:
+            batch = Batch(images, targets, sizes.get("image_sizes"), Moment(step_number, epoch, progress))
+            if (taught := self.lesson.ask(self.methods, batch)) is not None:
+                seen["teacher"] = taught
+                acting = (method for method in self.methods if method.factor(batch.moment))
+                asked["groups"] = [group for method in acting for group in method.student_groups(batch, taught)]
         output = student(images, targets, **sizes, **asked)
-        return self.context(output, targets, progress, step_number=step_number, epoch=epoch, images=images, **sizes)
+        return self.context(output, targets, progress, **seen)
 
     def context(
         self, output: DetectorOutput, targets: Sequence[Target], progress: float = 0.0, **seen: Any
@@ -98,7 +112,11 @@ class Objective(nn.Module):
         Raises:
             ConfigError: a distiller returns something else than scalars by name, or a loss that is there already.
         """
-        named = self.criterion.terms(context.step)
+        named = dict(self._mixed(self.criterion, self.criterion.terms(context.step)))
+        if self.methods:
+            total = torch.stack([loss.detach() for loss in named.values()]).sum()
+            for method in self.methods:
+                method.start.observe(total, moment_of(context))
         with torch.autocast(context.student.layers[-1].boxes.device.type, enabled=False):
             for index, (count, distiller) in enumerate(counted(self.distillers)):
                 losses = distiller(context)
@@ -114,8 +132,15 @@ class Objective(nn.Module):
                         f"distillers.{index} ({type(distiller).__name__}) returns {', '.join(sorted(twice))}, which is "
                         "there already: give its losses names of their own"
                     )
-                named |= losses
+                named |= self._mixed(distiller, losses)
         return in_order(named, context.step)
+
+    def _mixed(self, source: object, losses: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Losses of the criterion or a distiller with their factor in the mix; without a teacher as they are."""
+        if self.lesson is None:
+            return losses
+        factor = self.lesson.alpha if isinstance(source, TeacherDistiller) else self.lesson.beta
+        return losses if factor == 1 else {name: factor * loss for name, loss in losses.items()}
 
 
 def _is_scalar(loss: object) -> bool:
@@ -163,17 +188,19 @@ def in_order(named: Mapping[str, Tensor], step: MatchedStep) -> dict[str, Tensor
     return {name: named[name] for name in sorted(named, key=place)}
 
 
-def build_objective(config: Config, model: nn.Module) -> Objective:
+def build_objective(config: Config, model: nn.Module, lesson: Lesson | None = None) -> Objective:
     """The training objective.
 
     Args:
         config: with a section ``criterion``; ``distillers`` absent or null means the official default, with the
             arguments of its section ``GOLSD`` if there is one.
         model: as built, before it is wrapped or compiled.
+        lesson: the teacher of the config's section ``teacher``.
 
     Raises:
-        ConfigError: no criterion, a distiller that stands twice with the same arguments, or one that the model or the
-            criterion cannot serve; with file, line and config path.
+        ConfigError: no criterion, a teacher from whom no distiller learns, a distiller without its teacher or that
+            stands twice with the same arguments, or one that the models or the criterion cannot serve; with file, line
+            and config path.
     """
     criterion = config.build("criterion")
     if not isinstance(criterion, Criterion):
@@ -189,13 +216,32 @@ def build_objective(config: Config, model: nn.Module) -> Objective:
         _refuse_doubles(config)
     given: Sequence[Distiller] = config.build(DISTILLERS) if listed else _default(config, criterion, model)
     with _at(config.origins[DISTILLERS] if listed else _place(config, "criterion")):
-        objective = Objective(criterion, given)
+        objective = Objective(criterion, given, lesson)
+    if lesson is not None and not objective.methods:
+        raise ConfigError(
+            f"{_place(config, 'teacher')}: nobody learns from it: list a method with a teacher under distillers "
+            "(docs/distillation.md), or remove the teacher"
+        )
     for index, distiller in enumerate(objective.distillers):
         with _at(_place(config, f"{DISTILLERS}.{index}" if listed else "criterion")):
             distiller.check(model, criterion)
+            if isinstance(distiller, TeacherDistiller):
+                _introduce(distiller, model, lesson)
             check_want(model, distiller.want)
     _warn_of_idle_sections(config, given)
     return objective
+
+
+def _introduce(method: TeacherDistiller, student: nn.Module, lesson: Lesson | None) -> None:
+    """Let a method meet the teacher (ValueError)."""
+    name = type(method).__name__
+    if lesson is None:
+        raise ValueError(f"{name} learns from a teacher, and there is none: add teacher: {{checkpoint: FILE}}")
+    method.prepare(student, lesson.teacher, lesson.classes)
+    try:
+        check_want(lesson.teacher.model, method.teacher_want)
+    except ValueError as error:
+        raise ValueError(f"{name}: the teacher ({error})") from error
 
 
 def _default(config: Config, criterion: Criterion, model: nn.Module) -> list[Distiller]:

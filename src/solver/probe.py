@@ -64,7 +64,7 @@ class Probe:
         config = without_initial_weights(config)
         self.settings = config.settings
         self.num_classes = int(config.get("num_classes"))
-        self.trained = Trained.of(config, build_model(config, device).train(), device)
+        self.trained = Trained.of(config, build_model(config, device).train(), device, loader.dataset.label_space)
         self._watch = Diagnostics(self.trained.objective.distillers) if self.settings.diagnostics else None
         self.optim, _ = build_optim(config, self.trained, device, len(loader))
         self.optim.accumulate_steps = 1

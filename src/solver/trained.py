@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ..core import dist
 from ..core.config import Config
 from ..core.errors import ConfigError
+from ..data.label_space import LabelSpace
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import diagnosed
 from ..distill.objective import Objective, build_objective
@@ -25,6 +26,7 @@ from ..optim.param_groups import trainable_parameters
 from ..optim.precision import Precision
 from ..optim.schedule import Schedule
 from ..optim.step import Optim
+from .teacher import build_lesson
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +53,10 @@ class Trained(nn.Module):
         check_want(model, self.want)
 
     @classmethod
-    def of(cls, config: Config, model: nn.Module, device: torch.device) -> Trained:
-        """What a config trains of a model that is built from it, and beside it."""
-        return cls(model, build_objective(config, model).to(device), diagnose=config.settings.diagnostics)
+    def of(cls, config: Config, model: nn.Module, device: torch.device, labels: LabelSpace) -> Trained:
+        """What a config trains of a model that is built from it, and beside it; ``labels`` are the data's classes."""
+        objective = build_objective(config, model, build_lesson(config, labels, device))
+        return cls(model, objective.to(device), diagnose=config.settings.diagnostics)
 
     def forward(
         self,

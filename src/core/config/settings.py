@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ..errors import ConfigError
@@ -106,6 +107,12 @@ class RunSettings:
     voc, or a file with names. None: a list of as many classes that holds all of the data's, or is held by them, is
     assumed; else rows are taken as they are if they are as many as the data's classes, else start anew."""
 
+    teacher: dict[str, Any] | None = None
+    """A trained detector from which ``distillers`` with a teacher learn (docs/distillation.md): ``{checkpoint: FILE}``,
+    and as wanted ``config`` (for files that carry none), ``classes`` (a list of names as for ``tuning_classes``),
+    ``precision`` (fp32, bf16 or fp16), ``resize`` ([height, width] of the images it sees), ``alpha`` and ``beta``
+    (factors of its losses and of all others, 1), ``allow_no_gt`` (lets beta be 0). None: no teacher."""
+
     class_synonyms: str | None = None
     """YAML file with groups of class names that mean the same, for ``tuning``; None = the table of the package."""
 
@@ -180,6 +187,8 @@ def range_problems(**values: object) -> dict[str, str]:
         problems["freeze"] = problem
     if (problem := early_stop_problem(values.get("early_stop"))) is not None:
         problems["early_stop"] = problem
+    if (problem := teacher_problem(values.get("teacher"))) is not None:
+        problems["teacher"] = problem
     if values.get("resume") and values.get("tuning"):
         problems["tuning"] = (
             f"set together with resume ({values['resume']!r}): resume continues a run, tuning starts one; keep one"
@@ -281,3 +290,57 @@ def early_stop_problem(setting: object) -> str | None:
     if type(min_delta) not in (int, float) or not 0 <= min_delta < 1:
         return f"min_delta: expected a number from 0 to below 1, in units of the metric, found {min_delta!r}"
     return None if isinstance(metric, str) else f"metric: expected the name of a metric such as AP, found {metric!r}"
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """Whom a run learns from."""
+
+    checkpoint: str
+    """File or folder of a trained detector of any family."""
+    config: str | None = None
+    """YAML file of its run, for files that carry none."""
+    classes: str | None = None
+    """Name of a list, or a file, with its classes, for files that name none."""
+    precision: str = "fp32"
+    """Of its forward pass."""
+    resize: Sequence[int] | None = None
+    """(height, width) of the images that it sees; None: what the student sees."""
+    alpha: float = 1.0
+    """Factor of the losses of methods with a teacher."""
+    beta: float = 1.0
+    """Factor of all other losses."""
+    allow_no_gt: bool = False
+    """Whether beta may be 0."""
+
+    @classmethod
+    def of(cls, setting: Mapping[str, Any] | None) -> TeacherPlan | None:
+        """From a setting in which :func:`teacher_problem` finds nothing; None without a teacher."""
+        return cls(**setting) if setting is not None else None
+
+
+def teacher_problem(setting: object) -> str | None:
+    """What is wrong with a value of ``teacher``, and what to write instead; None where it is fine."""
+    example = "write teacher: {checkpoint: FILE}"
+    if setting is None:
+        return None
+    if not isinstance(setting, Mapping) or not isinstance(setting.get("checkpoint"), str):
+        return f"expected a mapping with a checkpoint, found {setting!r}: {example}"
+    known = [item.name for item in fields(TeacherPlan)]
+    if odd := [key for key in setting if key not in known]:
+        return f"{odd[0]}: no such key; known are {', '.join(known)}"
+    plan = TeacherPlan(**setting)
+    if plan.precision not in ("fp32", "bf16", "fp16"):
+        return f"precision: choose one of fp32, bf16, fp16, found {plan.precision!r}"
+    if plan.resize is not None and not _two_sides(plan.resize):
+        return f"resize: expected [height, width] in pixels, found {plan.resize!r}"
+    for name, value in (("alpha", plan.alpha), ("beta", plan.beta)):
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            return f"{name}: expected a number of 0 or more, found {value!r}"
+    if plan.beta == 0 and not plan.allow_no_gt:
+        return "beta is 0: the student would not see its ground truth; set allow_no_gt: True if that is meant"
+    return None
+
+
+def _two_sides(size: object) -> bool:
+    return isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
