@@ -40,6 +40,8 @@ class DistillationContext:
     """(B, 2) height and width in pixels of each image inside its canvas; None where the images fill it."""
     teacher: TeacherOutput | None = None
     """What the teacher says of the same images; None without one, and at steps at which nobody learns from it."""
+    gradient_ratio: Tensor | None = None
+    """How the teacher's gradient compares with that of the other losses, where it was measured."""
 
 
 class Distiller(nn.Module):

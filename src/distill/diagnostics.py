@@ -64,6 +64,8 @@ class Diagnostics:
                     means |= _distributions(group, group.stack.edge_logits, pairs)
             if context.student.attention is not None:
                 means |= attention_means(context.student.attention)
+            if context.gradient_ratio is not None:
+                means["teacher_gradient_ratio"] = _mean(context.gradient_ratio)
             for count, distiller in counted(self._distillers):
                 named = told_apart(distiller.diagnostics(context), count)
                 means |= {name: _mean(value.float()) for name, value in named.items()}

@@ -135,6 +135,28 @@ class Objective(nn.Module):
                 named |= self._mixed(distiller, losses)
         return in_order(named, context.step)
 
+    def gradient_ratio(self, terms: Mapping[str, Tensor], student: nn.Module) -> Tensor:
+        """Norm of the gradient of the losses with a teacher over that of all others, a scalar; the graph stays.
+
+        Args:
+            terms: of :meth:`terms`, of a step at which the teacher was asked.
+            student: the gradients of its weights are meant.
+        """
+        taught = {
+            name
+            for count, distiller in counted(self.distillers)
+            if isinstance(distiller, TeacherDistiller)
+            for name in told_apart(dict.fromkeys(distiller.names), count)
+        }
+        weights = [weight for weight in student.parameters() if weight.requires_grad]
+        norms = []
+        for chosen in (taught, terms.keys() - taught):
+            loss = torch.stack([terms[name] for name in terms if name in chosen]).sum()
+            gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+            squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+            norms.append(torch.stack(squares).sum().sqrt())
+        return norms[0] / norms[1]
+
     def _mixed(self, source: object, losses: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Losses of the criterion or a distiller with their factor in the mix; without a teacher as they are."""
         if self.lesson is None:

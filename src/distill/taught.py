@@ -90,6 +90,11 @@ class TeacherDistiller(Distiller):
         if context.teacher is None or not factor:
             return dict.fromkeys(self.names, self._nothing(context))
         raw = self.losses(context, context.teacher)
+        if raw.keys() != set(self.names):
+            raise ValueError(
+                f"{type(self).__name__} returns the losses {', '.join(sorted(raw))}, but its names are "
+                f"{', '.join(sorted(self.names))}: they must be the same at every step"
+            )
         self._raw = {f"raw_{name.removeprefix('loss_')}": loss.detach() for name, loss in raw.items()}
         return {name: factor * loss for name, loss in raw.items()}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ from ..optim.step import Optim
 from .teacher import build_lesson
 
 logger = logging.getLogger(__name__)
+
+RATIO_EVERY = 500
+"""Steps between comparisons of the teacher's gradient with that of the other losses, which cost two backward passes."""
+USUAL_RATIO = (0.1, 1.0)
 
 
 class Trained(nn.Module):
@@ -80,6 +85,9 @@ class Trained(nn.Module):
             self.model, images, targets, progress, step_number=step_number, epoch=epoch, want=self.want
         )
         terms = self.objective.terms(context)
+        if context.teacher is not None and step_number % RATIO_EVERY == 0:
+            context = replace(context, gradient_ratio=self.objective.gradient_ratio(terms, self.model))
+            _say_ratio(context.gradient_ratio, step_number)
         if watch is not None:
             watch(context)
         return terms
@@ -116,6 +124,19 @@ class Trained(nn.Module):
             return []
         named = self.objective.named_parameters()
         return [name for name, weight in named if weight.requires_grad and weight not in optimizer.state]
+
+
+def _say_ratio(ratio: Tensor | None, step: int) -> None:
+    """A line for the log; a warning where one of the two hardly counts."""
+    if ratio is None or not dist.is_main():
+        return
+    value, (least, most) = float(ratio), USUAL_RATIO
+    text = "step %d: the teacher's losses move the student %.3g times as much as all others"
+    if least <= value <= most:
+        logger.info(text, step, value)
+    else:
+        advice = f"{least:g} to {most:g} is usual; change the weights of its methods, or teacher.alpha"
+        logger.warning(f"{text}: {advice}", step, value)
 
 
 def build_optim(config: Config, trained: Trained, device: torch.device, batches: int) -> tuple[Optim, Freeze]:

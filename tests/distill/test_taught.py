@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isdfine.distill.context import DistillationContext
+from isdfine.distill.layers import GOLSD
 from isdfine.distill.objective import Objective
 from isdfine.distill.start import Moment, Start
 from isdfine.distill.taught import TeacherDistiller
@@ -128,6 +129,31 @@ def test_common_classes() -> None:
     assert len(some) == 2
     assert CommonClasses.of([0, 1], 2).identical
     assert not CommonClasses.of([0, 1], 3).identical
+
+
+def test_ratio_of_gradients() -> None:
+    student, teacher = detector(0), detector(1)
+    objective = taught(student, teacher, Tokens(2.0), Tokens(1.0), GOLSD(1.5))
+    terms = terms_of(objective, student)
+    ratio = objective.gradient_ratio(terms, student)
+    parts = []
+    for of_teacher in (True, False):
+        loss = sum(loss for name, loss in terms.items() if ("tokens" in name) == of_teacher)
+        student.zero_grad()
+        loss.backward(retain_graph=True)
+        gradients = [weight.grad.flatten() for weight in student.parameters() if weight.grad is not None]
+        parts.append(torch.cat(gradients).norm())
+    torch.testing.assert_close(ratio, parts[0] / parts[1])
+    assert ratio > 0
+
+
+def test_names_that_change_are_refused() -> None:
+    method = Tokens()
+    method.names = ("loss_other",)
+    student = detector(0)
+    objective = taught(student, detector(1), method)
+    with pytest.raises(ValueError, match="Tokens returns the losses loss_tokens, but its names are loss_other"):
+        terms_of(objective, student)
 
 
 def moments(*epochs: int, of: int = 10) -> list[Moment]:
