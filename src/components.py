@@ -14,6 +14,10 @@ from .data.dataset import voc as voc
 from .data.dataset import yolo as yolo
 from .distill import attention as attention
 from .distill import layers as layers
+from .distill.methods import fgd as fgd
+from .distill.methods import fitnet as fitnet
+from .distill.methods import lcmd as lcmd
+from .distill.methods import mgd as mgd
 from .losses import criterion as criterion
 from .losses import detr as detr
 from .losses import matcher as matcher

@@ -44,21 +44,28 @@ def padded_boxes(table: TargetTable) -> tuple[Tensor, Tensor]:
     return boxes, pad_sequence(list(table.labels.split(table.counts)), batch_first=True, padding_value=-1) >= 0
 
 
-def content_cells(size: tuple[int, int], canvas: tuple[int, int], image_sizes: Tensor) -> Tensor:
-    """(B, 2) height and width of the images in cells of a level, with fractions.
+def valid_cells(size: tuple[int, int], canvas: tuple[int, int], image_sizes: Tensor) -> Tensor:
+    """Which cells hold something of the images, (B, H, W) bool.
 
     Args:
         size: (height, width) of the level in cells.
         canvas: (height, width) of the batch in pixels, which the level spans.
         image_sizes: (B, 2) height and width in pixels of each image at the top left of its canvas.
     """
+    content = _content(size, canvas, image_sizes)
+    return _rectangle(size, torch.zeros_like(content), content.ceil() - 1)
+
+
+def whole_canvas(canvas: tuple[int, int], batch: int, device: torch.device) -> Tensor:
+    """(B, 2) sizes of images that fill their canvas (height, width)."""
+    sides = [torch.full((batch,), float(side), device=device) for side in canvas]  # no list goes to the device
+    return torch.stack(sides, dim=1)
+
+
+def _content(size: tuple[int, int], canvas: tuple[int, int], image_sizes: Tensor) -> Tensor:
+    """(B, 2) rows and columns of the images, with fractions."""
     sides = image_sizes.float()  # times cells first: whole cells then come out whole
     return torch.stack([sides[:, axis] * size[axis] / canvas[axis] for axis in (0, 1)], dim=1)
-
-
-def valid_cells(size: tuple[int, int], content: Tensor) -> Tensor:
-    """(B, H, W) bool: which cells hold something of the images of :func:`content_cells`."""
-    return _rectangle(size, torch.zeros_like(content), content.ceil() - 1)
 
 
 def box_cells(
@@ -66,7 +73,7 @@ def box_cells(
     present: Tensor,
     size: tuple[int, int],
     canvas: tuple[int, int],
-    image_sizes: Tensor | None = None,
+    image_sizes: Tensor,
     *,
     unit: Unit = "cell",
     rounding: Rounding = "covered",
@@ -79,9 +86,7 @@ def box_cells(
     Args:
         boxes: (B, T, 4) cxcywh fractions of the image, T may be 0.
         present: (B, T) bool, False where a slot only fills up the batch.
-        size: (height, width) of the level in cells.
-        canvas: (height, width) of the batch in pixels.
-        image_sizes: (B, 2) height and width in pixels of each image at the top left; None where they fill the canvas.
+        size, canvas, image_sizes: see :func:`valid_cells`.
         unit: divide by the number of the box's cells (``cell``), or by its area in pixels, at least 1 (``input``).
         rounding: a box has the cells of which it covers a part (``covered``), or those from floor(x1) to ceil(x2), both
             included and counted even beyond the map (``inclusive``, as FGD's published code does).
@@ -91,15 +96,11 @@ def box_cells(
     """
     check_choice("unit", unit, UNITS)
     check_choice("rounding", rounding, ROUNDINGS)
-    if image_sizes is None:
-        sides = [boxes.new_full((len(boxes),), side, dtype=torch.float32) for side in canvas]  # no list is copied
-        image_sizes = torch.stack(sides, dim=1)
-    content = content_cells(size, canvas, image_sizes)
-    first, last, divisor = _spans(boxes, content[:, None], rounding)
+    first, last, divisor = _spans(boxes, _content(size, canvas, image_sizes)[:, None], rounding)
     if unit == "input":
         divisor = (boxes[..., 2:].float().flip(-1) * image_sizes[:, None]).prod(-1).clamp(min=1)
     covers = _rectangle(size, first, last) & present[..., None, None]  # (B, T, H, W)
-    valid = valid_cells(size, content)
+    valid = valid_cells(size, canvas, image_sizes)
     # one slot more stands for no box: the largest of all, and everywhere
     none = boxes.shape[1]
     areas = F.pad(boxes[..., 2:].float().prod(-1), (0, 1), value=torch.inf)

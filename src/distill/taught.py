@@ -55,6 +55,8 @@ class TeacherDistiller(Distiller):
         super().__init__()
         check_non_negative(f"{type(self).__name__}.weight", weight)
         self.weight = weight
+        self.parts: dict[str, float] = {}
+        """Factors of single losses by name, beside ``weight``; 1 for others."""
         self.start = Start.of(f"{type(self).__name__}.start", start)
         self._raw: dict[str, Tensor] = {}
 
@@ -96,7 +98,7 @@ class TeacherDistiller(Distiller):
                 f"{', '.join(sorted(self.names))}: they must be the same at every step"
             )
         self._raw = {f"raw_{name.removeprefix('loss_')}": loss.detach() for name, loss in raw.items()}
-        return {name: factor * loss for name, loss in raw.items()}
+        return {name: factor * self.parts.get(name, 1.0) * loss for name, loss in raw.items()}
 
     def _nothing(self, context: DistillationContext) -> Tensor:
         """0 with the adapters in its graph: every rank has gradients of the same weights at every step."""

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from torch import Tensor
 
-from isdfine.distill.boxmask import BoxCells, box_cells, padded_boxes
+from isdfine.distill.boxmask import BoxCells, box_cells, padded_boxes, whole_canvas
 from isdfine.losses.matched import tabulate
 from isdfine.nn.boxes import xyxy_to_cxcywh
 from isdfine.nn.padding import Padding
@@ -17,7 +18,13 @@ def cells(
 ) -> BoxCells:
     """The cells of one image."""
     boxes = xyxy_to_cxcywh(torch.tensor(corners).view(1, -1, 4))
-    return box_cells(boxes, torch.ones(1, len(corners), dtype=torch.bool), size, canvas, **options)  # type: ignore[arg-type]
+    given = {"image_sizes": torch.tensor([canvas]), **options}
+    return box_cells(boxes, torch.ones(1, len(corners), dtype=torch.bool), size, canvas, **given)  # type: ignore[arg-type]
+
+
+def whole(height: int, width: int, images: int) -> tuple[tuple[int, int], Tensor]:
+    """A canvas, and the sizes of images that fill it."""
+    return (height, width), whole_canvas((height, width), images, torch.device("cpu"))
 
 
 def masses(level: BoxCells, boxes: int) -> list[float]:
@@ -79,7 +86,12 @@ def test_a_border_between_cells_is_found_in_float32(columns: int) -> None:
         last = (firsts + width).clamp(max=columns)
         corners = torch.stack([firsts / columns, torch.zeros(columns - 1), last / columns, torch.ones(columns - 1)], -1)
         one_per_image = xyxy_to_cxcywh(corners)[:, None]
-        level = box_cells(one_per_image, torch.ones(columns - 1, 1, dtype=torch.bool), (1, columns), (8, 8 * columns))
+        level = box_cells(
+            one_per_image,
+            torch.ones(columns - 1, 1, dtype=torch.bool),
+            (1, columns),
+            *whole(8, 8 * columns, columns - 1),
+        )
         assert torch.equal(level.foreground.sum((1, 2)), last - firsts)
         assert torch.equal(level.foreground[:, 0].int().argmax(-1), firsts)
 
@@ -120,7 +132,7 @@ def test_images_of_a_batch_are_those_alone() -> None:
     ]
     boxes, present = padded_boxes(tabulate(targets, 3, torch.device("cpu")))
     assert present.tolist() == [[True, True], [False, False], [True, False]]
-    batch = box_cells(boxes, present, (8, 8), CANVAS)
+    batch = box_cells(boxes, present, (8, 8), *whole(*CANVAS, 3))
     for index, alone in enumerate((cells(LARGE, SMALL), cells(), cells(SMALL))):
         for together, single in zip(batch, alone):
             assert torch.equal(together[index : index + 1], single)
@@ -129,7 +141,7 @@ def test_images_of_a_batch_are_those_alone() -> None:
 def test_a_batch_without_any_box() -> None:
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     boxes, present = padded_boxes(tabulate([nothing, nothing], 2, torch.device("cpu")))
-    assert masses(box_cells(boxes, present, (4, 4), CANVAS), 0) == pytest.approx([2])
+    assert masses(box_cells(boxes, present, (4, 4), *whole(*CANVAS, 2)), 0) == pytest.approx([2])
 
 
 def test_further_readings() -> None:
@@ -147,7 +159,7 @@ def test_further_readings() -> None:
 def test_random_boxes_never_weigh_more_than_one() -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(4, 9, 4, generator=generator) * torch.tensor([1, 1, 0.6, 0.6])
-    level = box_cells(boxes, torch.ones(4, 9, dtype=torch.bool), (13, 17), (416, 544))
+    level = box_cells(boxes, torch.ones(4, 9, dtype=torch.bool), (13, 17), *whole(416, 544, 4))
     for box in range(9):
         own = torch.where(level.owner == box, level.weight, 0).sum((1, 2))
         assert (own <= 1 + 1e-6).all()
