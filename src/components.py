@@ -10,6 +10,7 @@ from .data import transforms as transforms
 from .data.dataset import coco as coco
 from .data.dataset import crowdhuman as crowdhuman
 from .data.dataset import image_folder as image_folder
+from .data.dataset import kitti as kitti
 from .data.dataset import voc as voc
 from .data.dataset import yolo as yolo
 from .distill import attention as attention

@@ -20,6 +20,7 @@ FORMAT_OF = {
     "YoloDetection": "yolo",
     "CrowdHumanDetection": "crowdhuman",
     "Objects365Detection": "objects365",
+    "KittiDetection": "kitti",
 }
 """Format by the class of a data set."""
 _SHARED = ("remap_mscoco_category",)

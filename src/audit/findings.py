@@ -16,6 +16,7 @@ from torch import nn
 from ..core.errors import printable
 from ..data.dataset import problems
 from ..data.dataset.annotations import Annotations
+from ..data.dataset.kitti import kitti_label_file
 from ..data.dataset.layout import IMAGES, XML, beside
 from ..data.dataset.problems import Losses
 from ..data.dataset.yolo import label_files
@@ -163,7 +164,7 @@ class Split:
 
     name: str
     format: str
-    """coco, voc, yolo or crowdhuman."""
+    """coco, voc, yolo, crowdhuman or kitti."""
     annotations: Annotations
     img_folder: Path
     problems: tuple[problems.Problem, ...] = ()
@@ -213,6 +214,8 @@ class Split:
             where = str(xml_file(self.path(index)))
         elif self.format == "yolo":
             where = str(label_files([self.path(index).absolute()])[0])
+        elif self.format == "kitti":
+            where = str(kitti_label_file(self.path(index)))
         if row is None:
             return where if name in where else f"{where} ({name})"
         return f"{where}: {self.number_of(index, row)} ({data.label_space.names[int(data.labels[row])]})"

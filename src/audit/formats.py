@@ -14,6 +14,7 @@ from ..data.dataset.annotations import Annotations
 from ..data.dataset.coco import open_coco, parse_objects365
 from ..data.dataset.crowdhuman import parse_crowdhuman
 from ..data.dataset.image_folder import parse_folder
+from ..data.dataset.kitti import parse_kitti
 from ..data.dataset.problems import Problems
 from ..data.dataset.voc import parse_voc
 from ..data.dataset.yolo import parse_yolo
@@ -56,6 +57,7 @@ FORMATS: dict[str, Callable[..., Annotations]] = {
     "yolo": parse_yolo,
     "crowdhuman": parse_crowdhuman,
     "objects365": parse_objects365,
+    "kitti": parse_kitti,
     "folder": parse_folder,
 }
 """Parsers by format."""

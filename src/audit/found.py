@@ -26,7 +26,7 @@ from .sources import Source, discover, other_formats, unread_json
 
 VAL_SHARE = 0.2
 """Share of the images that become validation data where there is none."""
-_TITLES = {"coco": "COCO JSON", "voc": "Pascal VOC", "yolo": "YOLO", "crowdhuman": "CrowdHuman"}
+_TITLES = {"coco": "COCO JSON", "voc": "Pascal VOC", "yolo": "YOLO", "crowdhuman": "CrowdHuman", "kitti": "KITTI"}
 _TYPES = {format: name for name, format in FORMAT_OF.items()}
 _SHOWN = 20
 """Classes that a line lists."""
@@ -167,7 +167,7 @@ def _opened(source: Source, train: _Part | None = None) -> _Part:
     Raises:
         DataError: no image, no class, or what the parser says of its files.
     """
-    paths = ("root", "data") if source.format == "voc" else ("ann_file", "data")
+    paths = ("root", "data") if source.format in ("voc", "kitti") else ("ann_file", "data")
     where = {key: os.path.abspath(value) if key in paths else value for key, value in source.where.items()}
     file, groups = Path(where.get("ann_file", "")), set[str]()
     if source.format == "coco":

@@ -66,6 +66,8 @@ def lost_of_source(split: Split) -> list[str]:
     data, text = split.annotations, ""
     if split.format == "voc":
         text = "difficult, truncated and pose of VOC are not kept"
+    elif split.format == "kitti":
+        text = "truncation, occlusion and boxes in three dimensions of KITTI are not kept"
     elif split.format == "crowdhuman":
         text = "visible boxes and head boxes of CrowdHuman are not kept, only the full bodies"
     elif split.format == "coco" and not Path(data.place).is_file():

@@ -20,6 +20,7 @@ from ..data.dataset.annotations import Annotations, files_present
 from ..data.dataset.coco_json import UNKNOWN_SIZE
 from ..data.dataset.frame import settled
 from ..data.dataset.images import SUFFIXES, image_sizes
+from ..data.dataset.kitti import is_kitti
 from ..data.dataset.layout import SPLITS, TEST, XML, UnlistedImages, folders_in, role_of, subfolder, text_lines
 from ..data.dataset.problems import Problems, other_tool
 from ..data.dataset.voc import PAIR, xml_folders
@@ -131,7 +132,7 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
     Args:
         path: an annotation file (COCO JSON, CrowdHuman odgt, YOLO yaml, VOC list), or the folder of a data set in any
             common layout.
-        format: one of ``FORMATS``, or ``auto``.
+        format: one of ``READ``, or ``auto``.
         images: image folder, where it cannot be found (COCO and CrowdHuman only).
 
     Raises:
@@ -152,9 +153,9 @@ def discover(path: str | Path, *, format: str = "auto", images: str | Path | Non
         text = "no regular file and no folder" if path.exists() else "no such file or folder"
         raise DataError(f"{path}: {text}")
     if not sources:
-        wanted = "COCO JSON, YOLO data.yaml, CrowdHuman odgt, Pascal VOC" if format == "auto" else format
+        wanted = "COCO JSON, YOLO data.yaml, CrowdHuman odgt, Pascal VOC, KITTI" if format == "auto" else format
         raise DataError(f"{path}: no data set found in this folder ({wanted}): {_remedy(path, finders)}")
-    if images is not None and sources[0].format in ("yolo", "voc"):
+    if images is not None and sources[0].format in ("yolo", "voc", "kitti"):
         raise DataError(
             f"--image-folder: a {sources[0].format} data set says itself where its images are; leave it out"
         )
@@ -196,7 +197,7 @@ def _of_file(path: Path, format: str) -> list[Source]:
     known = _SUFFIXES.get(path.suffix.lower())
     if format == "auto" and known is None:
         remedies = (text for end, text in _NO_FORMAT.items() if path.name.lower().endswith(end))
-        usual = f"the suffix says no format: give --format {'|'.join(FORMATS)}, or the folder of the data"
+        usual = f"the suffix says no format: give --format {'|'.join(READ)}, or the folder of the data"
         raise DataError(f"{path}: {other_tool(path) or next(remedies, usual)}")
     format = known or "" if format == "auto" else format
     if path.name in CLASS_LISTS:
@@ -300,6 +301,12 @@ def _voc(root: Path) -> list[Source]:
     return _xml_sources(root)
 
 
+def _kitti(root: Path) -> list[Source]:
+    """The folder that holds ``image_2`` and ``label_2``, or those in it that do."""
+    folders = [root] if is_kitti(root) else [folder for folder in folders_in(root) if is_kitti(folder)]
+    return _in_order([Source(folder.name, "kitti", {"root": str(folder), "split": "all"}) for folder in folders])
+
+
 def _lists_images(file: Path, annotations: Path) -> bool:
     """Whether a text file names images: one of its first lines has an XML file."""
     for _, line in text_lines(file, Problems(collect=True))[:_SAMPLES]:
@@ -349,8 +356,11 @@ _FINDERS: Finders = {
     "coco": _coco,
     "crowdhuman": _crowdhuman,
     "voc": _voc,
+    "kitti": _kitti,
 }
 """In the order in which a folder is tried."""
+READ = (*FORMATS, "kitti")
+"""Formats that are read; all but the last are written too."""
 
 
 def other_formats(folder: Path, known: str) -> list[str]:

@@ -11,7 +11,7 @@ isdfine data split   data/all.json -o data/parts --parts train=0.8 val=0.2
 isdfine data show    data/mine -o pictures --count 20
 
 PATH is a folder in any common layout (COCO JSON in it or in annotations/, exports of CVAT, Label Studio and Roboflow,
-VOC with lists or as LabelImg writes it, YOLO with data.yaml, obj.data or classes.txt, CrowdHuman odgt), or one
+VOC with lists or as LabelImg writes it, YOLO with data.yaml, obj.data or classes.txt, CrowdHuman odgt, KITTI), or one
 annotation file. Or name the splits: --split train=a.json:images and so on.
 
 A corrected copy that would lack more than 5 % of a split's boxes or images is refused (--allow-loss).
@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--split", action="append", default=[], metavar="NAME=PATH[:IMAGES]", dest="splits",
                       help="one split of the data, may be given several times")  # fmt: skip
     source.add_argument(
-        "--format", choices=("auto", *sources.FORMATS), default="auto", help="format of the data (default: found out)"
+        "--format", choices=("auto", *sources.READ), default="auto", help="format of the data (default: found out)"
     )
     source.add_argument("--image-folder", metavar="DIR", help="where the images are, if that cannot be found")
     add_option(source, "max_pixels")

@@ -236,7 +236,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     alone = Planted(tmp_path / "alone", train=1, val=0)
     del alone.content["val"]
     alone.write()
-    formats = r"\(COCO JSON, YOLO data\.yaml, CrowdHuman odgt, Pascal VOC\)"
+    formats = r"\(COCO JSON, YOLO data\.yaml, CrowdHuman odgt, Pascal VOC, KITTI\)"
     for name, said in {
         "nowhere": "no such file or folder",
         "empty": rf"no data set found in this folder {formats}: there is no file in it: check the path",

@@ -16,6 +16,7 @@ from isdfine.core.errors import DataError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
 from isdfine.data.dataset.detection import DetectionDataset
+from isdfine.data.dataset.kitti import KittiDetection
 from isdfine.data.dataset.voc import VOCDetection
 from isdfine.data.dataset.yolo import YoloDetection
 from planted import picture, quiet_tool
@@ -23,7 +24,13 @@ from planted import picture, quiet_tool
 Load = Callable[[], DetectionDataset]
 Change = Callable[[Path, dict[str, Any]], None]
 SIZE = "<size><width>128</width><height>96</height></size>"
-ROOT = {"coco": "images", "voc": "JPEGImages", "yolo": "images/train", "crowdhuman": "Images"}
+ROOT = {
+    "coco": "images",
+    "voc": "JPEGImages",
+    "yolo": "images/train",
+    "crowdhuman": "Images",
+    "kitti": "training/image_2",
+}
 
 
 def images(folder: Path) -> None:
@@ -82,6 +89,16 @@ def crowdhuman(root: Path, change: Change) -> Load:
     lines = [line if isinstance(line, str) else json.dumps(line) for line in content["lines"]]
     (root / "annotation_train.odgt").write_text("\n".join(lines))
     return lambda: CrowdHumanDetection(str(root / "Images"), str(root / "annotation_train.odgt"))
+
+
+def kitti(root: Path, change: Change) -> Load:
+    row = "{} 0 0 -1.5 {} 9 {} 40 1 1 1 1 1 9 0"
+    rows = {str(index): f"{row.format('Car', 9, 50)}\n{row.format('Van', 60, 90)}\n" for index in range(3)}
+    (root / "training" / "label_2").mkdir()
+    change(root, {"rows": rows})
+    for stem, text in rows.items():
+        (root / "training" / "label_2" / f"{stem}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return lambda: KittiDetection(str(root), "all")
 
 
 def put(*path: Any, value: Any) -> Change:
@@ -144,7 +161,7 @@ FILES: dict[str, tuple[Change, bool]] = {
 
 CASES: list[tuple[Callable[[Path, Change], Load], str, Change, bool]] = [
     (data, name, change, read or (data is yolo and name == "image missing"))  # a folder lists what is there
-    for data in (coco, voc, yolo, crowdhuman) for name, (change, read) in FILES.items()
+    for data in (coco, voc, yolo, crowdhuman, kitti) for name, (change, read) in FILES.items()
 ]  # fmt: skip
 CASES += [
     (data, f"{form} of orientation {number}", file(oriented(number, form)), True)
@@ -234,6 +251,18 @@ CASES += [(crowdhuman, name, change, read) for name, change, read in [
     ("box of text", put("lines", 0, "gtboxes", 0, "fbox", value=["1", "2", "3", "4"]), False),
     ("box inverted", put("lines", 0, "gtboxes", 0, "fbox", value=[50, 50, -9, 9]), False),
     ("nothing", put("lines", value=[]), False),
+]]  # fmt: skip
+CASES += [(kitti, name, change, read) for name, change, read in [
+    ("good", lambda root, content: None, True),
+    ("empty label", put("rows", "0", value=""), True),
+    ("no label", put("rows", "0", value=...), False),
+    ("regions alone", put("rows", "0", value="DontCare -1 -1 -10 9 9 50 40 -1 -1 -1 -1000 -1000 -1000 -10"), True),
+    ("columns", put("rows", "0", value="Car 0 0 0 9 9 50 40"), False),
+    ("score", put("rows", "0", value="Car 0 0 0 9 9 50 40 1 1 1 1 1 9 0 0.5"), True),
+    ("type unknown", put("rows", "0", value="car 0 0 0 9 9 50 40 1 1 1 1 1 9 0"), False),
+    ("box inverted", put("rows", "0", value="Car 0 0 0 50 9 9 40 1 1 1 1 1 9 0"), False),
+    ("infinite", put("rows", "0", value="Car 0 0 0 9 9 inf 40 1 1 1 1 1 9 0"), False),
+    ("no text", put("rows", "0", value=b"\xff\xfe0\x00"), False),
 ]]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from isdfine.core.files import check_regular, file_bytes
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.crowdhuman import CrowdHumanDetection
 from isdfine.data.dataset.image_folder import ImageFolder
+from isdfine.data.dataset.kitti import KittiDetection
 from isdfine.data.dataset.voc import VOCDetection
 from isdfine.data.dataset.yolo import YoloDetection
 from planted import quiet_tool
@@ -76,6 +77,13 @@ def crowdhuman(root: Path) -> Callable[[], object]:
     return lambda: CrowdHumanDetection(str(root / "Images"), str(root / "train.odgt"))
 
 
+def kitti(root: Path) -> Callable[[], object]:
+    write(root / "image_2", {"a.png": None, "b.png": None})
+    row = "Car 0 0 0 1 1 20 20 1 1 1 1 1 1 1\n"
+    write(root / "label_2", {"a.txt": row, "b.txt": row})
+    return lambda: KittiDetection(str(root), "all")
+
+
 def pictures(root: Path) -> Callable[[], object]:
     write(root, {"a.png": None, "b.png": None})
     return lambda: ImageFolder(str(root))
@@ -94,7 +102,7 @@ FILES = [
     (coco, "train.json"), (coco, "images/a.png"), (voc, "train.txt"), (voc, "label_list.txt"),
     (voc, "Annotations/a.xml"), (voc, "JPEGImages/a.png"), (yolo, "data.yaml"), (yolo, "train.txt"),
     (yolo, "images/a.png"), (yolo, "labels/a.txt"), (crowdhuman, "train.odgt"), (crowdhuman, "Images/a.jpg"),
-    (pictures, "a.png"),
+    (kitti, "image_2/a.png"), (kitti, "label_2/a.txt"), (pictures, "a.png"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from ...core.errors import DataError
-from .. import Floats, Ints
+from .. import Flags, Floats, Ints
 from ..transforms import ops as T
 from ..transforms import sizes as S
 from ..transforms.decisions import DECISIONS
@@ -88,18 +88,27 @@ def count_targets(data: Annotations, ops: Sequence[nn.Module] = ()) -> TargetCou
     inside = ~data.crowd & has_area(boxes_xyxy)
     with_target = np.bincount(owners[inside & ~small], minlength=len(data)) > 0
     no_crowd = data.boxes_xywh_px[~data.crowd], data.sizes[owners[~data.crowd]]
+    once = _told_once(data, owners)
     return TargetCounts(
         images=len(data),
         empty_images=int(np.count_nonzero(~with_target)),
-        boxes=len(owners),
-        crowd=int(np.count_nonzero(data.crowd)),
+        boxes=int(np.count_nonzero(once)),
+        crowd=int(np.count_nonzero(data.crowd & once)),
         without_area=int(np.count_nonzero(~inside & ~data.crowd)),
         too_small=int(np.count_nonzero(inside & small)),
-        fractions=_fractions(data.boxes_xywh_px, data.sizes.min(axis=1)[owners]),
+        fractions=_fractions(data.boxes_xywh_px[once], data.sizes.min(axis=1)[owners[once]]),
         format=other_format(*no_crowd),
         corners=some_corners(*no_crowd),
         limits=describe_limits(ops),
     )
+
+
+def _told_once(data: Annotations, owners: Ints) -> Flags:
+    """(A,) without rows that repeat the region before them for another class: to a person that is one region."""
+    once = np.ones(len(owners), bool)
+    same = data.crowd[1:] & data.crowd[:-1] & (owners[1:] == owners[:-1]) & (data.labels[1:] != data.labels[:-1])
+    once[1:] = ~(same & (data.boxes_xywh_px[1:] == data.boxes_xywh_px[:-1]).all(axis=1))
+    return once
 
 
 def _fractions(boxes_xywh_px: Floats, shorter_side: Ints) -> int:

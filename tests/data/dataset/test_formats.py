@@ -41,8 +41,8 @@ def test_annotations_and_their_folder(tmp_path):
 
 
 def test_arguments_that_a_format_does_not_have():
-    with pytest.raises(DataError, match="format 'kitti': no such format; there are coco, voc, yolo, crowdhuman, obj"):
-        read_annotations("kitti", {})
+    with pytest.raises(DataError, match="format 'tao': no such format; there are coco, voc, yolo, crowdhuman, obj"):
+        read_annotations("tao", {})
     with pytest.raises(DataError, match="format yolo: unknown dat, missing data; it takes data, split, subset"):
         read_annotations("yolo", {"dat": "x"})
 
