@@ -318,11 +318,12 @@ def _require_backbone(model: nn.Module, report: LoadReport) -> None:
     name = type(getattr(model, BACKBONE)).__name__
     raise CheckpointError(
         f"{report.source} holds a backbone only, and {fitting} of the {total} tensors of {name} fit "
-        f"({ENOUGH_OF_BACKBONE:.0%} must){_facts(report, f'{BACKBONE}.')}: choose the backbone that the file "
-        "belongs to (for HGNetv2 its name: B0 to B6)"
+        f"({ENOUGH_OF_BACKBONE:.0%} must){_facts(report, f'{BACKBONE}.')}: "
+        f"{'; '.join(report.remedies) or _ITS_BACKBONE}"
     )
 
 
+_ITS_BACKBONE = "choose the backbone that the file belongs to (for HGNetv2 its name: B0 to B6)"
 _SAME_CONFIG = (
     "use the config the checkpoint was trained with (its size n, s, m, l or x), or a checkpoint of this model"
 )

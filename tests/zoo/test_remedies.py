@@ -64,3 +64,5 @@ def test_the_checkpoint_of_another_form(name: str, theirs: dict[str, Any], ours:
     assert remedy in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "use the config" not in str(refused.value)
+    if not ours.get("num_denoising", True):
+        assert "another family" not in str(refused.value)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 
@@ -206,9 +206,12 @@ def family_of(keys: Iterable[str]) -> str | None:
     return None
 
 
-def other_family(file: Iterable[str], model: Iterable[str]) -> str:
-    """A clause that names the family of a file's tensors, where the model is not one of it."""
-    theirs, ours = family_of(file), family_of(model)
+def other_family(file: Iterable[str], model: nn.Module) -> str:
+    """A clause that names the family of a file's tensors, where the model is not one of it.
+
+    A model whose tensors do not always give it away has a ``family`` by name.
+    """
+    theirs, ours = family_of(file), getattr(model, "family", None) or family_of(model.state_dict())
     if theirs is None or theirs == ours:
         return ""
     return f"; these are the weights of {theirs}, another family of detectors{f' than {ours}' if ours else ''}"

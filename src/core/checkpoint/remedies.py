@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import nn
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from .weights import LoadReport, Mismatch
 
 _CLASS_HEAD = re.compile(r"score_head|(^|\.)class_embed\.")
+
+COCO_IDS: Mapping[tuple[int, int], str] = {
+    (91, 80): ", and with rows that are COCO's category ids, as published, also remap_mscoco_category: "
+    "-u num_classes=91 remap_mscoco_category=False"
+}
+"""What is added for these numbers of classes of file and model."""
 
 
 class Remedy(NamedTuple):
@@ -27,8 +33,12 @@ class Remedy(NamedTuple):
     """What the file is, and what to do. In shapes that differ ``{file}`` and ``{model}`` are the first numbers."""
 
 
-def remedies_for(model: nn.Module, report: LoadReport) -> list[str]:
-    """Sentences of the model that apply to what a file lacks, has in addition, or has in another shape."""
+def remedies_for(model: nn.Module, report: LoadReport, file: Collection[str]) -> list[str]:
+    """Sentences of the model that apply to what a file lacks, has in addition, or has in another shape.
+
+    Parts of the model that know more from the names of the file's tensors have a method ``remedy_for``, which returns a
+    sentence or None.
+    """
     shapes = {misfit.name: (misfit.file_shape, misfit.model_shape) for misfit in report.mismatched}
     names: Mapping[str, list[str]] = {
         "missing": report.missing,
@@ -43,7 +53,8 @@ def remedies_for(model: nn.Module, report: LoadReport) -> list[str]:
             text = text.format(file=theirs, model=ours)
         if concerned:
             sentences.append(text)
-    return sentences
+    parts = (getattr(module, "remedy_for", None) for module in model.modules())
+    return [*sentences, *filter(None, (remedy_for(file) for remedy_for in parts if remedy_for))]
 
 
 def class_counts(mismatched: Sequence[Mismatch]) -> tuple[int, int] | None:

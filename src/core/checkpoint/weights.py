@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from . import listed, other_family, read_checkpoint, weights_in
-from .remedies import class_counts, remedies_for
+from .remedies import COCO_IDS, class_counts, remedies_for
 
 _CLASSES = 100
 """Classes that the table names in one line: COCO's 80 fit. The JSON has all."""
@@ -92,7 +92,7 @@ def nothing_fits(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     """Error text for a file of which no tensor can be used."""
     return (
         f"{source}: none of its {len(state)} tensors fits {type(model).__name__}, for example "
-        f"{listed(list(state), 3)}{other_family(state, model.state_dict())}: check that the checkpoint belongs to this "
+        f"{listed(list(state), 3)}{other_family(state, model)}: check that the checkpoint belongs to this "
         "model"
     )
 
@@ -113,7 +113,7 @@ def compare(
     extra = [key for key in state if key not in own and key not in rebuilt]
     unexpected = [key for key in extra if not is_counter(key)]
     report = LoadReport(source, unexpected=unexpected, dropped=len(extra) - len(unexpected), classes=classes)
-    report.family = other_family(state, own)
+    report.family = other_family(state, model)
     fitting: dict[str, Tensor] = {}
     for key, mine in own.items():
         if key in rebuilt or (is_counter(key) and key not in state):
@@ -129,7 +129,7 @@ def compare(
         else:
             fitting[key] = state[key].to(mine.dtype)
             report.loaded.append(key)
-    report.remedies = remedies_for(model, report)
+    report.remedies = remedies_for(model, report, state)
     return fitting, report
 
 
@@ -237,6 +237,7 @@ def _misfit(report: LoadReport) -> str:
         parts.append(
             f"the file is for {classes[0]} classes and the model has {classes[1]}: to fine-tune on other classes use "
             "-t (strict=False), which keeps what fits and copies class rows by name; else set num_classes"
+            + COCO_IDS.get(classes, "")
         )
     elif not report.remedies:
         parts.append("use the config the checkpoint was trained with, or -t (strict=False) to keep only what fits")

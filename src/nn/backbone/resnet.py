@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from ...core.checkpoint import read_checkpoint, weights_in
 from ...core.checkpoint.weights import load_weights
-from ...core.errors import CheckpointError
 from ...core.registry import register
 from ..conv import ConvNormAct
 from ..keys import PartTable, use_table
@@ -171,7 +170,7 @@ class PResNet(StagedBackbone):
         expansion = 4 if depth >= 50 else 1
         outputs = [expansion * width for width in STAGE_WIDTHS]
         inputs = [STAGE_WIDTHS[0], *outputs]
-        self.return_idx = tuple(return_idx)
+        self.depth, self.return_idx = depth, tuple(return_idx)
         self.channels = [outputs[index] for index in self.return_idx]
         self.strides = [STAGE_STRIDES[index] for index in self.return_idx]
         self.conv1 = _stem(variant, act)
@@ -200,6 +199,14 @@ class PResNet(StagedBackbone):
             maps = layer(cleared(maps, padding))
         maps = cleared(F.max_pool2d(cleared(maps, padding), kernel_size=3, stride=2, padding=1), padding)
         return self.chosen_maps(maps, padding)
+
+    def remedy_for(self, file: Collection[str]) -> str | None:
+        """What to do about a checkpoint, of a detector or a backbone, with a ResNet of another depth."""
+        held = depth_of(file)
+        if held in (None, self.depth):
+            return None
+        name = f"{type(self).__name__}.depth"
+        return f"it holds a ResNet {held}, but {name} is {self.depth}: set {name} to {held}, or take another file"
 
 
 @register
@@ -242,7 +249,6 @@ class ResNet(PResNet):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         if weights is not None:
             state = weights_in(read_checkpoint(weights), weights)
-            _check_depth(depth, state, weights)
             load_weights(
                 self, {key: value for key, value in state.items() if not key.startswith("fc.")}, source=weights
             )
@@ -270,20 +276,23 @@ def torchvision_names(depth: int) -> PartTable:
     return PartTable(tuple(rows))
 
 
-def _check_depth(depth: int, state: Mapping[str, Tensor], file: str) -> None:
-    """CheckpointError where a file holds a ResNet of another depth."""
-    stages = range(1, len(STAGE_STRIDES) + 1)
-    blocks = tuple(
-        sum(re.fullmatch(rf"layer{stage}\.\d+\.conv1\.weight", key) is not None for key in state) for stage in stages
+def depth_of(keys: Collection[str]) -> int | None:
+    """Depth of the ResNet with tensors of these names, torchvision's or ours, in a detector or alone; None where there
+    is none with four stages."""
+    names = [match for match in map(_FIRST_OR_THIRD.search, keys) if match is not None]
+    stages = Counter(int(match["theirs"] or match["ours"]) for match in names if match["first"])
+    blocks, has_bottlenecks = (
+        tuple(stages[stage] for stage in sorted(stages)),
+        any(not match["first"] for match in names),
     )
-    held = [
-        one for one, counts in BLOCKS.items() if counts == blocks and (one >= 50) == ("layer1.0.conv3.weight" in state)
-    ]
-    if held and held[0] != depth:
-        raise CheckpointError(
-            f"{file}: holds a ResNet {held[0]}, but ResNet.depth is {depth}: set ResNet.depth to {held[0]}, or "
-            f"ResNet.weights to the file of a ResNet {depth}"
-        )
+    return next((depth for depth, counts in BLOCKS.items() if (counts, depth >= 50) == (blocks, has_bottlenecks)), None)
+
+
+_FIRST_OR_THIRD = re.compile(
+    r"(?:^|\.)(?:layer(?P<theirs>\d)|res_layers\.(?P<ours>\d)\.blocks)\.\d+\."
+    r"(?:(?P<first>conv1|branch2a\.conv)|conv3|branch2c\.conv)\.weight$"
+)
+"""Of the first convolution of a block, and of the third, which bottlenecks have."""
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, variant: Variant) -> nn.Module:

@@ -14,3 +14,5 @@ class DNDETR(PaddedDETR):
 
     Checkpoints of the published code load as they are, and its code those written here.
     """
+
+    family = "DN-DETR"  # without denoising queries the tensors can have DAB-DETR's names

@@ -138,7 +138,7 @@ def test_weights_of_timm_and_of_another_depth(tmp_path: Path) -> None:
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, state[key])
     with pytest.raises(
-        CheckpointError, match=r"timm\.safetensors: holds a ResNet 18, but ResNet.depth is 50: set .* to 18"
+        CheckpointError, match=r"timm\.safetensors does .*; it holds a ResNet 18, but ResNet.depth is 50: set .* to 18"
     ):
         ResNet(50, weights=str(file))
     torch.save({key: value for key, value in state.items() if not key.startswith("layer4")}, tmp_path / "part.pth")

@@ -54,10 +54,24 @@ def test_the_checkpoint_of_another_form(theirs: dict[str, Any], ours: dict[str, 
         assert any(remedy.split(r"\.")[0] in note for note in report.notes)
 
 
-def test_the_checkpoint_of_another_backbone() -> None:
-    file = detector(depth=50).state_dict()
-    with pytest.raises(CheckpointError, match=r"there.pth .* input_proj.0.0.weight \(\[32, 512, 1, 1\] in the file"):
-        load_weights(detector(), file, source="there.pth")
+@pytest.mark.parametrize(("theirs", "ours"), [(50, 18), (18, 34), (34, 50), (50, 101)])
+def test_the_checkpoint_of_another_depth(theirs: int, ours: int) -> None:
+    """Of a detector or of a backbone alone, read whole or as a start: the depths are named."""
+    with torch.device("meta"):  # names and shapes are all that is compared
+        file, model = detector(depth=theirs).state_dict(), detector(depth=ours)
+        backbone = ResNet(theirs, pretrained=False).state_dict()
+    remedy = f"it holds a ResNet {theirs}, but ResNet.depth is {ours}: set ResNet.depth to {theirs}, or take another"
+    with pytest.raises(CheckpointError, match=remedy) as refused:
+        load_weights(model, file, source="there.pth")
+    assert "\n" not in str(refused.value)
+    assert "use the config" not in str(refused.value)
+    with pytest.raises(CheckpointError, match=f"there.pth holds a backbone only, .*{remedy}"):
+        tune_weights(model, backbone, "there.pth", lambda count: None)
+
+
+def test_rows_that_are_category_ids() -> None:
+    with pytest.raises(CheckpointError, match=r"else set num_classes, and with .* -u num_classes=91 remap_mscoco_cat"):
+        load_weights(detector(80), detector(91).state_dict(), source="there.pth")
 
 
 @pytest.mark.parametrize("options", [{}, TWO_STAGES])
