@@ -144,6 +144,7 @@ class DetectorOutput:
     """What the decoder layers attended to, where kinds of it are wanted (``nn.capture``)."""
     taps: Mapping[str, Any] = field(default_factory=dict)
     """Inner tensors by name: ``backbone`` and ``neck``, lists of maps (B, D, H, W); ``memory``, a :class:`MemoryTap`;
-    ``hidden``, a tuple with the matching queries (B, Q, D) after every decoder layer."""
+    ``queries``, the matching :class:`QueryGroup` before any decoder layer; ``hidden``, a tuple with these queries
+    (B, Q, D) after every one."""
     binary_proposals: bool = False
     """Whether the proposals are those of every cell, and their first class tells objects from background."""

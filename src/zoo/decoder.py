@@ -50,7 +50,7 @@ class Decoder(nn.Module):
     Raises: ValueError for a box head or a source that does not go with what the queries start from.
     """
 
-    taps: frozenset[str] = frozenset({"memory", "hidden"})
+    taps: frozenset[str] = frozenset({"memory", "queries", "hidden"})
 
     def __init__(
         self,
@@ -136,6 +136,25 @@ class Decoder(nn.Module):
         attention = None if record is None else record.finish(joined, queries.attn_mask)
         taps = {"memory": MemoryTap(memory.tokens, memory.sizes)} if "memory" in wanted.taps else {}
         return replace(output, attention=attention, taps={**output.taps, **taps})
+
+    def queries_at(self, boxes: Tensor) -> QueryGroup:
+        """Queries at boxes (B, G, 4) before the sigmoid, with content and position as this decoder's own start with,
+        see :class:`~isdfine.zoo.queries.QueryInit`: it may look there on behalf of another model, or of ground truth.
+        """
+        return self.queries.at(boxes)
+
+    def class_content(self, labels: Tensor) -> Tensor | None:
+        """Content (.., D) of queries that are told their class, of int64 labels (..); None where training has none."""
+        for source in self.sources:
+            if callable(teller := getattr(source, "class_content", None)):
+                content: Tensor = teller(labels)
+                return content
+        return None
+
+    @property
+    def reference_dim(self) -> int:
+        """4 where its queries start at boxes, 2 where they start at points."""
+        return self.queries.reference_dim
 
     @property
     def num_attention_layers(self) -> int:
@@ -238,7 +257,7 @@ class Decoder(nn.Module):
         if first is not None and initial_boxes is not None:
             initial_of = split_predictions(Predictions(first.float(), initial_boxes), sizes)
         hidden_of: list[tuple[Tensor, ...]] = [()] * len(sizes)
-        taps: dict[str, Any] = {}
+        taps: dict[str, Any] = {"queries": groups[-1]} if "queries" in want.taps else {}
         if "hidden" in want.taps:
             hidden_of = list(zip(*(layer.split_with_sizes(sizes, dim=1) for layer in refined.hidden)))
             taps["hidden"] = hidden_of[-1]

@@ -111,6 +111,11 @@ class Denoising(nn.Module):
         noise = draw_noise(len(targets), 2 * groups * width, num_classes, self.setting, device)
         return denoising_group(targets, noise, self.embedding, self.setting)
 
+    def class_content(self, labels: Tensor) -> Tensor:
+        """See :class:`~isdfine.zoo.queries.GroupSource`."""
+        content: Tensor = self.embedding(labels)
+        return content
+
 
 def draw_noise(batch: int, slots: int, num_classes: int, setting: NoiseSetting, device: torch.device) -> DenoisingNoise:
     """Draw what :func:`denoising_group` needs, on ``device``: at most four draws, always in the same order."""

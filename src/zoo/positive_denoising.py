@@ -58,6 +58,10 @@ class PositiveDenoising(nn.Module):
         noise = draw_noise(len(targets), groups * width, num_classes, self.setting, device)
         return positive_group(targets, noise, self.embedding, self.setting)
 
+    def class_content(self, labels: Tensor) -> Tensor:
+        """See :class:`~isdfine.zoo.queries.GroupSource`."""
+        return marked(self.embedding(labels))
+
 
 def positive_group(
     targets: Sequence[Target], noise: DenoisingNoise, embedding: nn.Embedding, setting: PositiveSetting
@@ -76,8 +80,7 @@ def positive_group(
     """
     groups, width = setting.layout_of(targets)
     slots = slots_of(targets, groups, width, embedding.num_embeddings - 1)
-    rows = embedding(noisy_labels(slots, noise, setting.label_noise_ratio))
-    content = torch.cat((rows, torch.ones_like(rows[..., :1])), -1)
+    content = marked(embedding(noisy_labels(slots, noise, setting.label_noise_ratio)))
     references = inverse_sigmoid(_noisy_boxes(slots.boxes, noise, setting.box_noise_scale), setting.eps)
     return QueryGroup(
         name=GROUP_NAME,
@@ -90,6 +93,11 @@ def positive_group(
         scores_padding=False,
         repeats=groups,
     )
+
+
+def marked(rows: Tensor) -> Tensor:
+    """(.., D - 1) -> (.., D), with the number 1 that tells denoising queries from matching ones."""
+    return torch.cat((rows, torch.ones_like(rows[..., :1])), -1)
 
 
 def _noisy_boxes(boxes_cxcywh: Tensor, noise: DenoisingNoise, scale: float) -> Tensor:

@@ -60,11 +60,16 @@ class QueryInit(Protocol):
         """The group ``""``, and the encoder's proposals where there are any."""
         ...
 
+    def at(self, boxes: Tensor) -> QueryGroup:
+        """Queries at boxes (B, G, 4) before the sigmoid; they hold the mean of what is learned, or zeros."""
+        ...
+
 
 class GroupSource(Protocol):
     """Makes a further group of queries; a module, called in train mode, and in eval mode where targets are given.
 
-    Denoising is one, and so is whatever stands in ``sources`` of a detector.
+    Denoising is one, and so is whatever stands in ``sources`` of a detector. Where queries are told a class, it has
+    ``class_content(labels)``: (..) -> (.., D).
     """
 
     def __call__(self, features: Sequence[Tensor], targets: Sequence[Target] | None) -> QueryGroup:
@@ -156,7 +161,7 @@ class TopKQueries(nn.Module):
         stored_sizes: list[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__()
-        self.num_queries, self.eps = num_queries, eps
+        self.num_queries, self.dim, self.eps = num_queries, dim, eps
         if method not in SELECTORS:
             raise ValueError(f"query_select_method {method!r} is unknown: choose one of {list(SELECTORS)}")
         self.select_rows = SELECTORS[method]
@@ -196,38 +201,16 @@ class TopKQueries(nn.Module):
             content = content.detach()
         return QueryGroup(MATCHING, content, boxes.detach()), proposals
 
+    def at(self, boxes: Tensor) -> QueryGroup:
+        """See :class:`QueryInit`."""
+        zeros = boxes.new_zeros(*boxes.shape[:2], self.dim)
+        return QueryGroup(MATCHING, zeros if self.learned is None else zeros + self.learned.weight.mean(0), boxes)
+
     def _anchors(self, memory: Memory) -> tuple[Tensor, Tensor]:
         """Anchor logits (1 or B, S, 4) and validity (1 or B, S, 1): in eval mode the stored tables where they fit."""
         if memory.padding is None and not self.training and memory.sizes == self.stored_sizes:
             return self.anchors, self.valid_mask
         return anchor_logits(memory.sizes, eps=self.eps, device=memory.tokens.device, padding=memory.padding)
-
-
-class LearnedSplitQueries(nn.Module):
-    """Learned queries that start at points: one half of a row is the query's position, the other its content.
-
-    Zhu et al., Deformable DETR, arXiv:2010.04159, without two stages. The points are a linear map of the positions.
-
-    Args:
-        num_queries: Q.
-        dim: channels D.
-    """
-
-    reference_dim = 2
-
-    def __init__(self, num_queries: int, dim: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(num_queries, 2 * dim)
-        self.reference = nn.Linear(dim, 2)
-        nn.init.xavier_uniform_(self.reference.weight)
-        nn.init.zeros_(self.reference.bias)
-
-    def forward(self, memory: Memory) -> tuple[QueryGroup, None]:
-        """The same queries for every image."""
-        position, content = self.embedding.weight.chunk(2, dim=1)
-        references = self.reference(position)
-        tensors = [tensor.expand(memory.tokens.shape[0], -1, -1) for tensor in (content, references, position)]
-        return QueryGroup(MATCHING, tensors[0], tensors[1], position=tensors[2]), None
 
 
 class LearnedAnchorQueries(nn.Module):
@@ -277,6 +260,11 @@ class LearnedAnchorQueries(nn.Module):
             content = content.repeat(len(patterns), 1) + patterns.repeat_interleave(self.num_queries, dim=0)
         batch = memory.tokens.shape[0]  # not len(): a graph would hold that number
         return QueryGroup(MATCHING, content.expand(batch, -1, -1), anchors.expand(batch, -1, -1)), None
+
+    def at(self, boxes: Tensor) -> QueryGroup:
+        """See :class:`QueryInit`."""
+        content = self.rows().mean(0) + (0 if self.patterns is None else self.patterns.weight.mean(0))
+        return QueryGroup(MATCHING, content.expand(*boxes.shape[:2], -1), boxes)
 
     def rows(self) -> Tensor:
         """(num_queries, D) content of the anchors."""

@@ -11,12 +11,13 @@ from isdfine.deploy.preprocess import Recipe
 from isdfine.nn.types import TRAINING, Predictions
 from isdfine.zoo.decoder import Decoder
 from isdfine.zoo.decoder_layer import DecoderLayer
+from isdfine.zoo.deformable_detr.queries import LearnedSplitQueries
 from isdfine.zoo.denoising import Denoising, DenoisingSetting
 from isdfine.zoo.detr import DETR
 from isdfine.zoo.dfine.postprocess import DFINEPostProcessor
 from isdfine.zoo.heads import Bins, BoxHead, DirectBoxHead, FDRBoxHead, ScoreHead
 from isdfine.zoo.projection import InputProjection
-from isdfine.zoo.queries import BoxEmbedding, LearnedAnchorQueries, LearnedSplitQueries, Memory
+from isdfine.zoo.queries import BoxEmbedding, LearnedAnchorQueries, Memory
 
 DIM, CLASSES, WIDTHS = 16, 3, [16, 16]
 INITIALISERS = {

@@ -19,8 +19,8 @@ from ..depth import layer_plan
 from ..family_keys import PublishedNames, Rows, box_remedies, box_rows, layer_rows, query_remedy, score_rows, twice
 from ..heads import BoxHead, FDRBoxHead, ScoreHead, bins_of, box_head_of, estimators_of
 from ..projection import InputProjection
-from ..queries import LearnedSplitQueries, QueryInit
-from .queries import GivenPosition, ProposedBoxQueries
+from ..queries import QueryInit
+from .queries import GivenPosition, LearnedSplitQueries, ProposedBoxQueries
 
 _FIRST_SIZE = -2.0
 """Logit of the width and height of the first boxes of queries that start at points."""

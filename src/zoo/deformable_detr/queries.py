@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
-"""Deformable-DETR's queries in two stages, made of boxes that the encoder proposes."""
+"""Deformable-DETR's queries: learned points, or in two stages boxes that the encoder proposes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,40 @@ from ...nn.position import box_sines
 from ...nn.types import QueryGroup
 from ..heads import class_head
 from ..queries import MATCHING, Memory, Proposals, anchor_logits, check_cells, filled_up, gather_rows
+
+
+class LearnedSplitQueries(nn.Module):
+    """Learned queries that start at points: one half of a row is the query's position, the other its content.
+
+    Zhu et al., Deformable DETR, arXiv:2010.04159, without two stages. The points are a linear map of the positions.
+
+    Args:
+        num_queries: Q.
+        dim: channels D.
+    """
+
+    reference_dim = 2
+
+    def __init__(self, num_queries: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_queries, 2 * dim)
+        self.reference = nn.Linear(dim, 2)
+        nn.init.xavier_uniform_(self.reference.weight)
+        nn.init.zeros_(self.reference.bias)
+
+    def forward(self, memory: Memory) -> tuple[QueryGroup, None]:
+        """The same queries for every image."""
+        position, content = self.embedding.weight.chunk(2, dim=1)
+        references = self.reference(position)
+        tensors = [tensor.expand(memory.tokens.shape[0], -1, -1) for tensor in (content, references, position)]
+        return QueryGroup(MATCHING, tensors[0], tensors[1], position=tensors[2]), None
+
+    def at(self, boxes: Tensor) -> QueryGroup:
+        """At the boxes' centres, with the position of the nearest learned point; see ``QueryInit``."""
+        position, content = self.embedding.weight.chunk(2, dim=1)
+        points = boxes[..., :2]
+        nearest = torch.cdist(points.sigmoid(), self.reference(position).sigmoid()).argmin(-1)
+        return QueryGroup(MATCHING, content.mean(0).expand(*nearest.shape, -1), points, position[nearest])
 
 
 class ProposedBoxQueries(nn.Module):
@@ -35,7 +69,7 @@ class ProposedBoxQueries(nn.Module):
 
     def __init__(self, num_queries: int, dim: int, num_classes: int, eps: float = 1e-2) -> None:
         super().__init__()
-        self.num_queries, self.eps = num_queries, eps
+        self.num_queries, self.dim, self.eps = num_queries, dim, eps
         self.project = nn.Sequential(OrderedDict(proj=nn.Linear(dim, dim), norm=nn.LayerNorm(dim)))
         self.score = class_head(dim, num_classes)
         self.box = MLP(dim, dim, 4, 3).start_at_zero()
@@ -56,9 +90,14 @@ class ProposedBoxQueries(nn.Module):
             ranked, selectable = filled_up(ranked, count, -torch.inf), filled_up(selectable, count, torch.inf)
         index = ranked[..., 0].topk(count, dim=1).indices
         references = gather_rows(selectable, index)
-        sines = box_sines(references.sigmoid(), rows.shape[-1] // 2, order="xywh").to(rows.dtype)
+        return self.at(references), Proposals(index, logits, boxes, binary=True)
+
+    def at(self, boxes: Tensor) -> QueryGroup:
+        """See :class:`~isdfine.zoo.queries.QueryInit`; its own are made of their boxes alone too."""
+        sines = box_sines(boxes.sigmoid(), self.dim // 2, order="xywh")
+        sines = sines.to(self.embed[0].get_parameter("weight").dtype)
         position, content = self.embed(sines).chunk(2, dim=-1)
-        return QueryGroup(MATCHING, content, references, position), Proposals(index, logits, boxes, binary=True)
+        return QueryGroup(MATCHING, content, boxes, position)
 
 
 class GivenPosition(nn.Module):
