@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: 2026 The ISD-FINE authors
+# SPDX-License-Identifier: Apache-2.0
+"""configs/distill: every student with its teacher and method is built, and a batch of KITTI trains."""
+
+import re
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import isdfine
+from isdfine.core.config.shipped import find_config
+from isdfine.data.label_space import num_classes_of
+from isdfine.distill.objective import build_objective
+from isdfine.distill.taught import Lesson, TeacherDistiller
+from isdfine.distill.teacher import CommonClasses, Teacher
+from test_detr_configs import tiny
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FILES = sorted(path for path in (CONFIGS / "distill").glob("*/*.yml") if path.parent.name != "include")
+MODELS = [path for path in FILES if "teacher:" not in path.read_text()]
+RECIPES = [path for path in FILES if path not in MODELS]
+KITTI = CONFIGS / "distill" / "kitti"
+NO_WEIGHTS = ["ResNet.weights=~"]
+
+
+@cache
+def loaded(path: Path) -> isdfine.Config:
+    return isdfine.load_config(path, NO_WEIGHTS if "dfine" not in path.name else [])
+
+
+@cache
+def on_meta(path: Path) -> nn.Module:
+    """The model of a file, whose tensors hold nothing."""
+    with torch.device("meta"):
+        model: nn.Module = loaded(path).build("model")
+    return model
+
+
+def teacher_file(recipe: Path) -> Path:
+    """The config that a recipe says its teacher comes from: by name, or as the file of the same name beside it."""
+    teacher = loaded(recipe).get("teacher")
+    if "config" in teacher:
+        return find_config(teacher["config"])
+    return recipe.with_name(Path(teacher["checkpoint"]).stem + ".yml")
+
+
+def depth(path: Path) -> int:
+    return int(loaded(path).get("ResNet.depth"))
+
+
+def test_the_rivals_of_the_paper_are_there() -> None:
+    rivals = {f"{method}_dino_r50_r18" for method in ("fitnet", "fgd", "mgd")}
+    assert rivals <= {path.stem for path in RECIPES if path.parent.name == "kitti"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_file_says_what_it_is(path: Path) -> None:
+    head, config = path.read_text().split("__include__")[0], loaded(path)
+    assert f"-c configs/distill/{path.parent.name}/{path.name}" in head
+    assert f"{config.settings.epoches} epochs" in head
+    assert config.settings.output_dir == f"./output/distill/{path.parent.name}/{path.stem}"
+    if path in RECIPES:
+        assert config.get("teacher")["checkpoint"] in head
+        assert config.get("teacher")["checkpoint"].startswith("weight/")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_builds_its_method_between_its_models(path: Path) -> None:
+    config, source = loaded(path), teacher_file(path)
+    student, teacher = on_meta(path), on_meta(source)
+    if path.parent.name != "dfine":
+        depths = re.search(r"_r(\d+)_r(\d+)$", path.stem)
+        assert depths is not None
+        assert [depth(source), depth(path)] == list(map(int, depths.groups()))
+    classes = config.get("num_classes") or num_classes_of(config)
+    assert classes == (loaded(source).get("num_classes") or num_classes_of(loaded(source)))
+    with torch.device("meta"):
+        objective = build_objective(
+            config, student, Lesson(Teacher(teacher), CommonClasses.of(range(classes), classes, torch.device("meta")))
+        )
+    names = {type(one).__name__.lower() for one in objective.distillers if isinstance(one, TeacherDistiller)}
+    assert path.stem.split("_")[0] in {"clockdistill" if name == "lcmd" else name for name in names} | {"golsd"}
+
+
+def kitti_batch(root: Path) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
+    """Two photos of KITTI's size as the recipes on it see them, and their targets."""
+    row = "Car 0 0 0 {} 150 {} 250 1 1 1 1 1 9 0\n"
+    for folder in ("image_2", "label_2"):
+        (root / folder).mkdir()
+    for number in range(5):
+        Image.new("RGB", (1242, 375), (50 * number, 90, 60)).save(root / "image_2" / f"{number}.png")
+        (root / "label_2" / f"{number}.txt").write_text(row.format(100, 300) + row.format(500, 640))
+    parts = {f"{part}_dataloader.dataset.root": str(root) for part in ("train", "val")}
+    config = loaded(KITTI / "dino_r18.yml").with_values(parts)
+    val, train = (config.build(f"{part}_dataloader.dataset") for part in ("val", "train"))
+    assert (len(train), len(val), val[0][0].shape) == (4, 1, (3, 402, 1333))
+    drawn = (train[epoch, index, 0] for epoch in range(8) for index in range(4))
+    whole = (sample for sample in drawn if sample[0].shape[1:] == (402, 1333))  # others are crops
+    batch: tuple[torch.Tensor, list[dict[str, torch.Tensor]]]
+    batch = config.build("train_dataloader.collate_fn")(list(islice(whole, 2)))
+    return batch
+
+
+def test_photos_of_kitti_get_the_size_of_the_paper(tmp_path: Path) -> None:
+    images, targets = kitti_batch(tmp_path)
+    assert images.shape == (2, 3, 416, 1344)  # of strides up to 32; the rest is padding
+    assert [target["image_size"].tolist() for target in targets] == [[402, 1333]] * 2
+
+
+@pytest.mark.slow
+def test_a_batch_of_kitti_trains(tmp_path: Path) -> None:
+    images, targets = kitti_batch(tmp_path)
+    config = tiny(loaded(KITTI / "dino_r18.yml")).with_values({"num_classes": 7})
+    student = config.build("model").train()
+    objective = build_objective(config, student)
+    terms = objective.terms(objective.run(student, images, targets))
+    sum(terms.values(), torch.zeros(())).backward()
+    assert all(loss.isfinite() for loss in terms.values())
+    assert not [name for name, one in student.named_parameters() if one.requires_grad and one.grad is None]
