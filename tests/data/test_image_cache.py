@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from isdfine.core.entries import Entries
 from isdfine.core.errors import ConfigError
 from isdfine.data.dataset.coco import CocoDetection
 from isdfine.data.dataset.images import load_rgb
@@ -149,7 +150,7 @@ def test_a_folder_that_is_deleted_during_a_run_is_filled_again(data, tmp_path, c
 def test_damage_that_cannot_be_mended_is_reported_once(data, tmp_path, caplog, monkeypatch):
     of = dataset(data, ImageCache(str(tmp_path / "cache"), side=96))
     before = images(of)
-    monkeypatch.setattr(ImageCache, "_write", lambda *_: None)
+    monkeypatch.setattr(Entries, "write", lambda *_: None)
     for entry in entries(tmp_path / "cache"):
         entry.write_bytes(b"")
     for _ in range(3):
