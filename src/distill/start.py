@@ -16,6 +16,8 @@ from ..nn.keys import before_load
 
 StartMode = Literal["step", "epoch", "plateau"]
 _NEVER = -1
+_WORST = torch.finfo(torch.float32).max
+"""A best loss before there is one; what a checkpoint holds is finite."""
 
 
 class Moment(NamedTuple):
@@ -74,7 +76,7 @@ class Start(nn.Module):
         self.patience, self.max_share = patience, max_share
         self.register_buffer("begun", torch.tensor(_NEVER))
         # mean and weight of the running mean, best mean of an epoch, epochs without an improvement, epoch
-        self.register_buffer("plateau", torch.tensor([0.0, 0.0, torch.inf, 0.0, 0.0]))
+        self.register_buffer("plateau", torch.tensor([0.0, 0.0, _WORST, 0.0, 0.0]))
         self._begun: int | None = None
         self._epoch: int | None = None
         before_load(self, lambda *_: self.forget())
@@ -134,7 +136,7 @@ class Start(nn.Module):
 
     def _close_epoch(self, moment: Moment) -> None:
         total, weight, best, waited, _ = dist.mean(self.plateau).tolist()
-        mean = total / weight if weight else torch.inf
+        mean = total / weight if weight else _WORST
         waited = 0 if mean < best * (1 - self.rel_improve) else waited + 1
         self.plateau[2:] = self.plateau.new_tensor([min(mean, best), waited, moment.epoch])
         self._epoch = moment.epoch
