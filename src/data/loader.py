@@ -106,6 +106,10 @@ class DataLoader:
         self.prefetch_factor = prefetch_factor
         self.seed = seed
         self.device = torch.device("cpu")
+        self.epoch = 0
+        self.views: int | None = None
+        """After how many epochs a stage of training shows the same batches again; None: never."""
+        self._under_way: tuple[int, list[Shown]] | None = None
         self.sampler = BatchSampler(
             len(dataset),
             per_rank,
@@ -152,7 +156,15 @@ class DataLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose order, augmentation and sizes of the next pass."""
-        self.sampler.epoch = epoch
+        self.epoch = epoch
+        begins = [first for first in (self.dataset.transforms.stop_epoch, self.collate_fn.stop_epoch) if first]
+        stage = max((first for first in begins if first <= epoch), default=0)
+        self.sampler.epoch = epoch if self.views is None else stage + (epoch - stage) % self.views
+
+    def shown(self, images: Tensor) -> list[Shown] | None:
+        """What tells the images of the batch under way apart; None for any other images."""
+        known = self._under_way is not None and self._under_way[0] == images.data_ptr()
+        return self._under_way[1] if self._under_way is not None and known else None
 
     def start_at(self, batch_index: int) -> None:
         """Let the next pass, and only that, begin with batch ``batch_index``; the batches before are not even decoded.
@@ -174,15 +186,18 @@ class DataLoader:
         with deaths_reported(self._workers):
             packed = iter(self._workers)
             self.sampler.start = 0
-            for batch_index, batch in enumerate(packed, first):
-                if isinstance(batch, _Failure):
-                    raise DataError(batch.message)
-                height, width = batch.images.shape[-2:]
-                if IMAGE_SIZE in batch.values:
-                    padded.append(padded_share(batch.values[IMAGE_SIZE].view(-1, 2), (height, width)))
-                yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index, (height, width)))
+            try:
+                for batch_index, batch in enumerate(packed, first):
+                    if isinstance(batch, _Failure):
+                        raise DataError(batch.message)
+                    height, width = batch.images.shape[-2:]
+                    if IMAGE_SIZE in batch.values:
+                        padded.append(padded_share(batch.values[IMAGE_SIZE].view(-1, 2), (height, width)))
+                    yield self._ready(batch, self.collate_fn.size_at(self.seed, epoch, batch_index, (height, width)))
+            finally:
+                self._under_way = None
         if padded and self.sampler.shuffle:
-            self._report_padding(epoch, sum(padded) / len(padded))
+            self._report_padding(self.epoch, sum(padded) / len(padded))
 
     def close(self) -> None:
         """End the worker processes; the next pass starts new ones."""
@@ -196,6 +211,10 @@ class DataLoader:
             height, width = batch.images.shape[-2:]
             scaled = scaled_sizes(values[IMAGE_SIZE].view(-1, 2), (height, width), size)
             values = {**values, IMAGE_SIZE: scaled.flatten()}
+        canvas = (images.shape[-2], images.shape[-1])
+        sizes = values[IMAGE_SIZE].view(-1, 2).tolist() if IMAGE_SIZE in values else [canvas] * len(images)
+        shown = [Shown(*key[:2], canvas, (float(h), float(w))) for key, (h, w) in zip(batch.keys, sizes)]
+        self._under_way = images.data_ptr(), shown
         parts = [value.to(self.device, non_blocking=True).split(batch.rows[name]) for name, value in values.items()]
         return images, [dict(zip(values, entries)) for entries in zip(*parts)]  # views, an image each
 
@@ -265,6 +284,17 @@ def _check_image_size(dataset: DetectionDataset, collate_fn: CollateFunction) ->
             )
 
 
+class Shown(NamedTuple):
+    """Which pixels of a data set an image of a batch has, for one seed: equal ones for equal values, whatever the batch
+    holds beside it."""
+
+    epoch: int
+    sample: int
+    canvas: Size
+    size: tuple[float, float]
+    """(height, width) in pixels inside the canvas."""
+
+
 class _Packed(NamedTuple):
     """A batch on its way from a worker: few tensors, because each one costs a file descriptor and a transfer."""
 
@@ -273,6 +303,7 @@ class _Packed(NamedTuple):
     """Target entries of all images, concatenated along their first dimension."""
     rows: dict[str, list[int]]
     """How many rows each image has in them."""
+    keys: Sequence[SampleKey]
 
 
 class _Failure(NamedTuple):
@@ -301,7 +332,7 @@ class _Batches(Dataset[Any]):
             return _Failure(str(error))
         names = targets[0]
         rows = {name: [len(target[name]) for target in targets] for name in names}
-        return _Packed(images, {name: torch.cat([target[name] for target in targets]) for name in names}, rows)
+        return _Packed(images, {name: torch.cat([target[name] for target in targets]) for name in names}, rows, keys)
 
 
 def _unchanged(batch: Any) -> Any:

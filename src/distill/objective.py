@@ -25,7 +25,7 @@ from ..nn.types import TRAINING, DetectorOutput, Target, Want
 from .context import DistillationContext, Distiller, counted, predicting_layers, told_apart
 from .layers import GOLSD
 from .start import Moment
-from .taught import Batch, Lesson, TeacherDistiller, moment_of
+from .taught import Batch, Lesson, TeacherDistiller, check_cacheable, moment_of, wanted
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +250,8 @@ def build_objective(config: Config, model: nn.Module, lesson: Lesson | None = No
             if isinstance(distiller, TeacherDistiller):
                 _introduce(distiller, model, lesson)
             check_want(model, distiller.want)
+    if lesson is not None and lesson.cache is not None:
+        lesson.cache.open(wanted(objective.methods))
     _warn_of_idle_sections(config, given)
     return objective
 
@@ -260,6 +262,8 @@ def _introduce(method: TeacherDistiller, student: nn.Module, lesson: Lesson | No
     if lesson is None:
         raise ValueError(f"{name} learns from a teacher, and there is none: add teacher: {{checkpoint: FILE}}")
     method.prepare(student, lesson.teacher, lesson.classes)
+    if lesson.cache is not None:
+        check_cacheable(method)
     try:
         check_want(lesson.teacher.model, method.teacher_want)
     except ValueError as error:

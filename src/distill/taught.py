@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial, reduce
+from operator import or_
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,9 @@ class TeacherDistiller(Distiller):
 
     teacher_want: Want = Want(layers=True)
     """What the teacher must return for it."""
+    live: bool = False
+    """Whether it reads more of the teacher than its predictions and the tap ``hidden``, such as its modules, so that a
+    cache of its answers cannot serve it; other taps and further queries say so by themselves."""
     names: tuple[str, ...] = ()
     """Of its losses, always the same ones. A method with a number of losses that depends on the models sets it in
     :meth:`prepare`."""
@@ -115,11 +120,40 @@ def moment_of(context: DistillationContext) -> Moment:
     return Moment(context.step_number, context.epoch, context.progress)
 
 
+class Answers(Protocol):
+    """A cache of what the teacher says: its layers, FDR's first head and bins, and the tap ``hidden``."""
+
+    def open(self, want: Want) -> None:
+        """Before the first step: what all methods together want."""
+
+    def answer(self, batch: Batch, ask: Callable[[], DetectorOutput]) -> DetectorOutput:
+        """What the teacher says of a batch; ``ask`` has it look at it. The same either way, in half precision."""
+
+
+def check_cacheable(method: TeacherDistiller) -> None:
+    """Refuse a method that reads what a cache does not hold (ValueError)."""
+    needs = [f"tap {tap}" for tap in sorted(method.teacher_want.taps - {"hidden"})]
+    needs += ["attention"] if method.teacher_want.attention else []
+    needs += ["answer to further queries"] if type(method).teacher_groups is not TeacherDistiller.teacher_groups else []
+    needs += ["modules"] if method.live else []
+    if needs:
+        raise ValueError(
+            f"{type(method).__name__} needs the teacher's {', '.join(needs)}, and teacher.cache holds its predictions "
+            "only: remove teacher.cache, or this method"
+        )
+
+
+def wanted(methods: Sequence[TeacherDistiller]) -> Want:
+    """What the teacher must return for all of them."""
+    return reduce(or_, (method.teacher_want for method in methods), Want())
+
+
 @dataclass(frozen=True)
 class Lesson:
     """The teacher of a run, its methods and how their losses are mixed with those of the ground truth.
 
     Args:
+        cache: where its answers are kept, if anywhere.
         alpha: factor of the losses of methods with a teacher, 0 or more.
         beta: factor of all others, above 0 unless the student is to learn from the teacher alone.
 
@@ -130,6 +164,7 @@ class Lesson:
     classes: CommonClasses
     alpha: float = 1.0
     beta: float = 1.0
+    cache: Answers | None = None
 
     def ask(self, methods: Sequence[TeacherDistiller], batch: Batch) -> TeacherOutput | None:
         """The teacher's answer for all methods, in one forward pass; None where none of them acts at this step."""
@@ -137,8 +172,7 @@ class Lesson:
         if not acting:
             return None
         groups = [group for method in acting for group in method.teacher_groups(batch)]
-        want = acting[0].teacher_want
-        for method in acting[1:]:
-            want = want | method.teacher_want
-        output: DetectorOutput = self.teacher(batch.images, batch.image_sizes, groups=groups, want=want)
+        want = wanted(acting if self.cache is None else methods)  # what is kept does not depend on who begins when
+        ask = partial(self.teacher, batch.images, batch.image_sizes, groups=groups, want=want)
+        output: DetectorOutput = ask() if self.cache is None else self.cache.answer(batch, ask)
         return TeacherOutput(output, self.classes, self.teacher)

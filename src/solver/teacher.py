@@ -14,23 +14,28 @@ from ..core.config.settings import TeacherPlan
 from ..core.errors import CheckpointError, ConfigError
 from ..data.classes import class_list, synonyms
 from ..data.label_space import LabelSpace, mscoco_rows
+from ..data.loader import DataLoader
 from ..distill.taught import Lesson
 from ..distill.teacher import CommonClasses, Teacher
 from ..load import LoadedDetector, load_detector
+from .teacher_cache import build_cache
 from .tuning import map_classes
 
 logger = logging.getLogger(__name__)
 
 
-def build_lesson(config: Config, labels: LabelSpace, device: torch.device) -> Lesson | None:
+def build_lesson(
+    config: Config, labels: LabelSpace, device: torch.device, loader: DataLoader | None = None
+) -> Lesson | None:
     """The teacher that a config names, on the device; None where it names none.
 
     Args:
         labels: classes of the data, which are the student's.
+        loader: of the training data, for a cache of the teacher's answers; None asks the teacher at every step.
 
     Raises:
         CheckpointError: the file cannot be read, carries no config and none is given, or is of an unknown family.
-        ConfigError: its classes are not known, or none of them is one of the data's.
+        ConfigError: its classes are not known, none of them is one of the data's, or the data cannot be cached.
     """
     plan = TeacherPlan.of(config.settings.teacher)
     if plan is None:
@@ -47,7 +52,8 @@ def build_lesson(config: Config, labels: LabelSpace, device: torch.device) -> Le
             "teacher: %s of %s, %s, knows %d of the %d classes",
             type(loaded.model).__name__, loaded.checkpoint.path, plan.precision, len(classes), len(labels),
         )  # fmt: skip
-    return Lesson(teacher, classes, plan.alpha, plan.beta)
+    cache = None if loader is None else build_cache(plan, loaded, loader, place)
+    return Lesson(teacher, classes, plan.alpha, plan.beta, cache)
 
 
 def _common(

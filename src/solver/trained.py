@@ -17,6 +17,7 @@ from ..core import dist
 from ..core.config import Config
 from ..core.errors import ConfigError
 from ..data.label_space import LabelSpace
+from ..data.loader import DataLoader
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import diagnosed
 from ..distill.objective import Objective, build_objective
@@ -58,9 +59,21 @@ class Trained(nn.Module):
         check_want(model, self.want)
 
     @classmethod
-    def of(cls, config: Config, model: nn.Module, device: torch.device, labels: LabelSpace) -> Trained:
-        """What a config trains of a model that is built from it, and beside it; ``labels`` are the data's classes."""
-        objective = build_objective(config, model, build_lesson(config, labels, device))
+    def of(
+        cls,
+        config: Config,
+        model: nn.Module,
+        device: torch.device,
+        labels: LabelSpace,
+        loader: DataLoader | None = None,
+    ) -> Trained:
+        """What a config trains of a model that is built from it, and beside it.
+
+        Args:
+            labels: the data's classes.
+            loader: of the training data, see :func:`~isdfine.solver.teacher.build_lesson`.
+        """
+        objective = build_objective(config, model, build_lesson(config, labels, device, loader))
         return cls(model, objective.to(device), diagnose=config.settings.diagnostics)
 
     def forward(

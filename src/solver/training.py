@@ -69,7 +69,7 @@ class Training(Evaluation):
         _check_loaders(self.train_loader, self.val_loader)
         if settings.sync_bn and dist.world_size() > 1:
             self.model = convert_sync_batchnorm(self.model, self.device).to(self.device)
-        self.trained = Trained.of(config, self.model, self.device, self.label_space)
+        self.trained = Trained.of(config, self.model, self.device, self.label_space, self.train_loader)
         self.criterion: Objective = self.trained.objective
         self.plan = StagePlan.of(self.train_loader.collate_fn)
         self.optim, self.freeze = build_optim(config, self.trained, self.device, len(self.train_loader))

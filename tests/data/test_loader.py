@@ -408,3 +408,49 @@ def test_workers_decode_what_the_main_process_allows(monkeypatch):
         else:
             assert len(next(iter(batches))[0]) == 5
         batches.close()
+
+
+def test_views_repeat_whole_epochs_in_each_stage():
+    """Order, augmentation and sizes: what an image looks like is told by ``Shown``, and by nothing else."""
+    policy = {"name": "stop_epoch", "epoch": 3, "ops": ["RandomPhotometricDistort", "RandomZoomOut"]}
+    one = loader(pages(policy=policy), collate_fn=BatchImageCollateFunction(96, 1, stop_epoch=5))
+    one.views = 2
+    found = {}
+    for epoch in range(9):
+        one.set_epoch(epoch)
+        one.collate_fn.multi_scale = epoch < 5
+        found[epoch] = list(one)
+    for stage in ([0, 2], [3], [5, 7], [6, 8]):
+        for epoch in stage[1:]:
+            assert_equal_batches(found[epoch], found[stage[0]])
+    different = [0, 1, 3, 4, 5, 6]
+    assert len({found[epoch][0][0].sum().item() for epoch in different}) == len(different)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_images_are_told_apart_by_their_pixels(padded):
+    """With batches of other sizes, in other orders: equal values, equal pixels inside the image."""
+    if padded:
+        ops = [RandomHorizontalFlip(), ResizeToFit((96, 128)), *official_ops()[-2:]]
+        collate = PaddedBatchCollateFunction(scales=[0.8, 1.0])
+    else:
+        ops, collate = None, BatchImageCollateFunction(96, 1)
+    seen = {}
+    for options in ({}, {"total_batch_size": 3}, {"total_batch_size": 4, "bucket_by_aspect": True}):
+        one = loader(pages(ops), collate_fn=collate, **options)
+        one.views = 2
+        for epoch in range(3):
+            one.set_epoch(epoch)
+            for images, _ in one:
+                shown = one.shown(images)
+                assert len(set(shown)) == len(images)
+                for key, image in zip(shown, images):
+                    assert key.canvas == tuple(image.shape[-2:])
+                    seen.setdefault(key, image.clone())
+                    assert torch.equal(seen[key], image), key
+                assert one.shown(images.clone()) is None
+            assert one.shown(images) is None
+        one.close()
+    epochs = {key.epoch for key in seen}
+    assert epochs == {0, 1}
+    assert len(seen) > 2 * len(pages())

@@ -111,7 +111,8 @@ class RunSettings:
     """A trained detector from which ``distillers`` with a teacher learn (docs/distillation.md): ``{checkpoint: FILE}``,
     and as wanted ``config`` (for files that carry none), ``classes`` (a list of names as for ``tuning_classes``),
     ``precision`` (fp32, bf16 or fp16), ``resize`` ([height, width] of the images it sees), ``alpha`` and ``beta``
-    (factors of its losses and of all others, 1), ``allow_no_gt`` (lets beta be 0). None: no teacher."""
+    (factors of its losses and of all others, 1), ``allow_no_gt`` (lets beta be 0), ``cache`` (``{folder, views,
+    gigabytes}``: keep its answers). None: no teacher."""
 
     class_synonyms: str | None = None
     """YAML file with groups of class names that mean the same, for ``tuning``; None = the table of the package."""
@@ -312,11 +313,43 @@ class TeacherPlan:
     """Factor of all other losses."""
     allow_no_gt: bool = False
     """Whether beta may be 0."""
+    cache: CachePlan | None = None
+    """Where its answers are kept; None: it is asked at every step."""
 
     @classmethod
     def of(cls, setting: Mapping[str, Any] | None) -> TeacherPlan | None:
         """From a setting in which :func:`teacher_problem` finds nothing; None without a teacher."""
-        return cls(**setting) if setting is not None else None
+        if setting is None:
+            return None
+        cache = setting.get("cache")
+        return cls(**{**setting, "cache": None if cache is None else CachePlan(**cache)})
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Where a teacher's answers are kept."""
+
+    folder: str
+    """Made where it is missing; runs may share it."""
+    views: int
+    """After how many epochs images are shown as before, 1 or more."""
+    gigabytes: float = 50.0
+    """Of the folder; what is more is answered anew each time."""
+
+
+def cache_problem(setting: object) -> str | None:
+    """What is wrong with a value of ``teacher.cache``, and what to write instead; None where it is fine."""
+    known = [item.name for item in fields(CachePlan)]
+    if not isinstance(setting, Mapping) or not {"folder", "views"} <= setting.keys() <= set(known):
+        return f"expected a mapping with {', '.join(known)}, found {setting!r}: write {{folder: DIR, views: 4}}"
+    folder, views, gigabytes = setting["folder"], setting["views"], setting.get("gigabytes", 1)
+    if not isinstance(folder, str) or not folder:
+        return f"folder: expected a path, found {folder!r}"
+    if type(views) is not int or views < 1:
+        return f"views: expected the epochs after which augmentation repeats, 1 or more, found {views!r}"
+    if type(gigabytes) not in (int, float) or not 0 < gigabytes < math.inf:
+        return f"gigabytes: expected a number above 0, found {gigabytes!r}"
+    return None
 
 
 def teacher_problem(setting: object) -> str | None:
@@ -329,6 +362,8 @@ def teacher_problem(setting: object) -> str | None:
     known = [item.name for item in fields(TeacherPlan)]
     if odd := [key for key in setting if key not in known]:
         return f"{odd[0]}: no such key; known are {', '.join(known)}"
+    if (cache := setting.get("cache")) is not None and (problem := cache_problem(cache)) is not None:
+        return f"cache: {problem}"
     plan = TeacherPlan(**setting)
     if plan.precision not in ("fp32", "bf16", "fp16"):
         return f"precision: choose one of fp32, bf16, fp16, found {plan.precision!r}"
