@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..losses.functions import soften, zero_where_equal
 from ..nn.edges import weighting
 
 _SMALLEST = 1e-8
@@ -75,3 +76,23 @@ def rebin(probabilities: Tensor, teacher: EdgeFrame, student: EdgeFrame) -> Rebi
     moved.scatter_add_(-1, left, probabilities * (1 - right_share))
     moved.scatter_add_(-1, left + 1, probabilities * right_share)
     return Rebinned(moved, (probabilities * beyond).sum(-1))
+
+
+def edge_divergence(edge_logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(target || student) of edge distributions, averaged over the 4 edges.
+
+    Args:
+        edge_logits: (..., P, 4, N + 1) of the student, softened by T here.
+        target: (..., P, 4, N + 1) probabilities that were softened by T, without a gradient; some may be 0.
+
+    Returns: (..., P) float32. Exactly 0, with zero gradient, where the probabilities are equal bit for bit.
+    """
+    log_student = soften(edge_logits, temperature)
+    divergence = (torch.xlogy(target, target) - target * log_student).sum((-2, -1)) * (temperature**2 / 4)
+    return zero_where_equal(divergence, log_student.exp(), target)
+
+
+def edge_distance(edge_logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """Squared difference of edge distributions, summed over the bins and averaged over the 4 edges; see
+    :func:`edge_divergence`."""
+    return (soften(edge_logits, temperature).exp() - target).square().sum(-1).mean(-1)
