@@ -13,10 +13,11 @@ from PIL import Image
 from torch import nn
 
 import isdfine
+from isdfine.ablation.matrix_file import read_matrix
 from isdfine.core.config.shipped import find_config
 from isdfine.data.label_space import num_classes_of
 from isdfine.distill.objective import build_objective
-from isdfine.distill.taught import Lesson, TeacherDistiller
+from isdfine.distill.taught import Lesson
 from isdfine.distill.teacher import CommonClasses, Teacher
 from test_detr_configs import tiny
 
@@ -25,6 +26,8 @@ FILES = sorted(path for path in (CONFIGS / "distill").glob("*/*.yml") if path.pa
 MODELS = [path for path in FILES if "teacher:" not in path.read_text()]
 RECIPES = [path for path in FILES if path not in MODELS]
 KITTI = CONFIGS / "distill" / "kitti"
+METHODS = {"fitnet": ["FitNet"], "fgd": ["FGD"], "mgd": ["MGD"], "golsd": ["GOLSD", "DistillGOLSD"]}
+"""Distillers by the first word of a recipe's name."""
 NO_WEIGHTS = ["ResNet.weights=~"]
 
 
@@ -33,12 +36,18 @@ def loaded(path: Path) -> isdfine.Config:
     return isdfine.load_config(path, NO_WEIGHTS if "dfine" not in path.name else [])
 
 
-@cache
-def on_meta(path: Path) -> nn.Module:
-    """The model of a file, whose tensors hold nothing."""
-    with torch.device("meta"):
-        model: nn.Module = loaded(path).build("model")
-    return model
+_MODELS: dict[str, nn.Module] = {}
+
+
+def on_meta(config: isdfine.Config) -> nn.Module:
+    """The model of a config, whose tensors hold nothing; one for all files that ask for the same."""
+    name = config.get("model")
+    parts = (config.get(part) for part in (name, *config.get(name).values()) if isinstance(part, str))
+    key = repr((name, count(config), *parts))
+    if key not in _MODELS:
+        with torch.device("meta"):
+            _MODELS[key] = config.build("model")
+    return _MODELS[key]
 
 
 def teacher_file(recipe: Path) -> Path:
@@ -47,10 +56,6 @@ def teacher_file(recipe: Path) -> Path:
     if "config" in teacher:
         return find_config(teacher["config"])
     return recipe.with_name(Path(teacher["checkpoint"]).stem + ".yml")
-
-
-def depth(path: Path) -> int:
-    return int(loaded(path).get("ResNet.depth"))
 
 
 def test_the_rivals_of_the_paper_are_there() -> None:
@@ -69,22 +74,50 @@ def test_a_file_says_what_it_is(path: Path) -> None:
         assert config.get("teacher")["checkpoint"].startswith("weight/")
 
 
+def built(config: isdfine.Config, student: nn.Module, teacher: isdfine.Config | None) -> list[str]:
+    """Names of the methods that have met both models, once the objective is built."""
+    lesson, classes = None, count(config)
+    if teacher is not None:
+        assert count(teacher) == classes
+        known = CommonClasses.of(range(classes), classes, torch.device("meta"))
+        lesson = Lesson(Teacher(on_meta(teacher)), known)
+    with torch.device("meta"):
+        objective = build_objective(config, student, lesson)
+    return [type(one).__name__ for one in objective.distillers]
+
+
+def count(config: isdfine.Config) -> int:
+    classes = config.get("num_classes") or num_classes_of(config)
+    assert isinstance(classes, int)
+    return classes
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_recipe_builds_its_method_between_its_models(path: Path) -> None:
-    config, source = loaded(path), teacher_file(path)
-    student, teacher = on_meta(path), on_meta(source)
-    if path.parent.name != "dfine":
-        depths = re.search(r"_r(\d+)_r(\d+)$", path.stem)
-        assert depths is not None
-        assert [depth(source), depth(path)] == list(map(int, depths.groups()))
-    classes = config.get("num_classes") or num_classes_of(config)
-    assert classes == (loaded(source).get("num_classes") or num_classes_of(loaded(source)))
-    with torch.device("meta"):
-        objective = build_objective(
-            config, student, Lesson(Teacher(teacher), CommonClasses.of(range(classes), classes, torch.device("meta")))
-        )
-    names = {type(one).__name__.lower() for one in objective.distillers if isinstance(one, TeacherDistiller)}
-    assert path.stem.split("_")[0] in {"clockdistill" if name == "lcmd" else name for name in names} | {"golsd"}
+    source, method = teacher_file(path), path.stem.split("_")[0]
+    config, teacher = loaded(path), loaded(source)
+    if path.parent.name == "dfine":
+        sizes = re.findall(r"_hgnetv2_(.)_", f"{source.name} {path.read_text().split('__include__')[1]}")
+        assert sizes[:2] == path.stem.split("_")[-2:]
+    else:
+        depths = [int(one.get("ResNet.depth")) for one in (teacher, config)]
+        assert path.stem.endswith("_r{}_r{}".format(*depths))
+    assert built(config, on_meta(config), teacher) == METHODS[method]
+
+
+def test_the_rows_of_table_5_build() -> None:
+    matrix = read_matrix(CONFIGS / "ablations" / "distillation_table5.yml")
+    rows = {run.variant: isdfine.load_config(run.config, list(run.overrides)) for run in matrix.runs() if run.seed == 0}
+    assert list(rows) == ["baseline", "logit", "feature", "fdr", "fdr_ld", "fdr_go_lsd", "fdr_go_lsd_teacher"]
+    found = {}
+    for name, config in rows.items():
+        teacher = config.get("teacher")
+        assert config.get("DFINETransformer.box_head") == ("fdr" if "fdr" in name else "direct")
+        found[name] = built(config, on_meta(config), teacher and loaded(find_config(teacher["config"])))
+    assert found == {
+        **{"baseline": [], "logit": ["LogitDistillation"], "feature": ["FitNet"], "fdr": [], "fdr_ld": ["LD"]},
+        **{"fdr_go_lsd": ["GOLSD"], "fdr_go_lsd_teacher": ["GOLSD", "DistillGOLSD"]},
+    }
 
 
 def kitti_batch(root: Path) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
