@@ -16,9 +16,11 @@ from .data.dataset import yolo as yolo
 from .distill import attention as attention
 from .distill import layers as layers
 from .distill.methods import box as box
+from .distill.methods import clock as clock
 from .distill.methods import fgd as fgd
 from .distill.methods import fitnet as fitnet
 from .distill.methods import go_lsd as go_lsd
+from .distill.methods import kd_detr as kd_detr
 from .distill.methods import lcmd as lcmd
 from .distill.methods import ld as ld
 from .distill.methods import logit as logit
