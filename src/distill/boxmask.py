@@ -98,7 +98,7 @@ def box_cells(
     check_choice("rounding", rounding, ROUNDINGS)
     first, last, divisor = _spans(boxes, _content(size, canvas, image_sizes)[:, None], rounding)
     if unit == "input":
-        divisor = (boxes[..., 2:].float().flip(-1) * image_sizes[:, None]).prod(-1).clamp(min=1)
+        divisor = (boxes[..., 2:].float().prod(-1) * image_sizes.float().prod(-1, keepdim=True)).clamp(min=1)
     covers = _rectangle(size, first, last) & present[..., None, None]  # (B, T, H, W)
     valid = valid_cells(size, canvas, image_sizes)
     # one slot more stands for no box: the largest of all, and everywhere

@@ -149,6 +149,7 @@ def test_further_readings() -> None:
     assert pixels.weight[0, 1, 1].item() == 1 / 32**2
     assert pixels.weight[0, 2, 2].item() == 1 / 16**2
     assert pixels.weight[0, 0, 0].item() == pytest.approx(1 / 48)
+    assert cells((0.25, 0.25, 0.25, 0.25), unit="input").weight[0, 2, 2].item() == 1, "a pixel at least"
     fgd = cells(SMALL, rounding="inclusive")  # columns 2 to 4, both included
     assert int(fgd.foreground.sum()) == 9
     assert masses(fgd, 1) == pytest.approx([1, 1])

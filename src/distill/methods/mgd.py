@@ -86,11 +86,11 @@ class MGD(FeatureDistiller):
 
     def losses(self, context: DistillationContext, taught: TeacherOutput) -> dict[str, Tensor]:
         levels = [
-            mgd_loss(maps, generator, self.kept(maps.valid[:, None]))
+            mgd_loss(maps, generator, self.kept(maps.valid))
             for maps, generator in zip(self.maps(context, taught), self.generators)
         ]
         return {"loss_mgd": torch.stack(levels).sum()}
 
-    def kept(self, like: Tensor) -> Tensor:
-        """1 in cells that the generator sees, 0 elsewhere, in the shape of ``like``."""
-        return (torch.rand(like.shape, device=like.device) >= self.masked).float()
+    def kept(self, valid: Tensor) -> Tensor:
+        """1 in cells of (B, H, W) that the generator sees, 0 elsewhere: (B, 1, H, W), the same for all channels."""
+        return (torch.rand(valid[:, None].shape, device=valid.device) >= self.masked).float()

@@ -152,11 +152,11 @@ class Unchanged(nn.Module):
 
 def test_mgd_without_mask_and_generator_is_a_sum() -> None:
     maps = random_maps(3, 4, 5, 6)
-    kept = MGD(masked=0).kept(maps.valid[:, None])
+    kept = MGD(masked=0).kept(maps.valid)
     torch.testing.assert_close(mgd_loss(maps, Unchanged(), kept), fitnet_loss(maps) * 4 * 5 * 6)
     alone = maps.student * 0
     torch.testing.assert_close(
-        mgd_loss(maps, Unchanged(), MGD(masked=1).kept(maps.valid[:, None])),
+        mgd_loss(maps, Unchanged(), MGD(masked=1).kept(maps.valid)),
         fitnet_loss(maps._replace(student=alone)) * 120,
     )
 
@@ -164,8 +164,9 @@ def test_mgd_without_mask_and_generator_is_a_sum() -> None:
 def test_mgd_masks_a_share_of_the_cells_anew_each_time() -> None:
     torch.manual_seed(0)
     method = MGD(masked=0.65)
-    like = torch.zeros(4, 1, 100, 100)
-    kept, again = method.kept(like), method.kept(like)
+    valid = torch.ones(4, 100, 100) > 0
+    kept, again = method.kept(valid), method.kept(valid)
+    assert kept.shape == (4, 1, 100, 100), "one mask for all channels"
     assert kept.unique().tolist() == [0, 1]
     assert 1 - kept.mean().item() == pytest.approx(0.65, abs=0.01)
     assert not torch.equal(kept, again)
@@ -196,10 +197,17 @@ def test_rows_of_an_ablation_of_the_memory() -> None:
         assert [loss.item() for loss in memory_losses(maps, *masks)] == pytest.approx(values)
 
 
+def test_without_a_mask_all_cells_of_the_image_weigh_one() -> None:
+    box, present = xyxy_to_cxcywh(torch.tensor([[SMALL]])), torch.ones(1, 1) > 0
+    foreground, weight = LCMD(mask="none").masks(box_cells(box, present, (4, 6), (64, 96), torch.tensor([[64, 48]])))
+    assert torch.equal(weight[0], torch.tensor([1 / 12] * 3 + [0.0] * 3).expand(4, 6))
+    assert torch.equal(foreground, weight > 0)
+
+
 def losses_of(maps: PairedMaps, cells: BoxCells) -> dict[str, Tensor]:
     """Every loss of this file, with weights and masks that are always the same."""
     torch.manual_seed(0)
-    mine, theirs, generator = GlobalContext(3), GlobalContext(3), MapGenerator(3)
+    mine, theirs, generator = GlobalContext(6), GlobalContext(6), MapGenerator(6)
     for layer in (mine, theirs):
         nn.init.normal_(layer.change[-1].weight)
     kept = (torch.arange(4 * 6) % 3 > 0).view(4, 6)[: maps.size[0], : maps.size[1]].float()
@@ -217,7 +225,7 @@ def losses_of(maps: PairedMaps, cells: BoxCells) -> dict[str, Tensor]:
 
 
 def test_padding_changes_nothing_and_gets_no_gradient() -> None:
-    maps = random_maps(1, 3, 4, 6, width=4)
+    maps = random_maps(1, 6, 4, 6, width=4)
     box, present = xyxy_to_cxcywh(torch.tensor([[[0.3, 0.0, 0.8, 0.6]]])), torch.ones(1, 1) > 0
     padded = losses_of(maps, box_cells(box, present, (4, 6), (64, 96), torch.tensor([[64, 64]])))
     alone = losses_of(cut(maps, 4), box_cells(box, present, (4, 4), (64, 64), torch.tensor([[64, 64]])))
@@ -229,7 +237,7 @@ def test_padding_changes_nothing_and_gets_no_gradient() -> None:
 
 
 def test_a_batch_is_the_mean_of_its_images() -> None:
-    maps = random_maps(2, 3, 4, 6)
+    maps = random_maps(2, 6, 4, 6)
     boxes = xyxy_to_cxcywh(torch.tensor([[LARGE, SMALL], [(0.3, 0.0, 0.8, 0.6), (0, 0, 0, 0)]]))
     present = torch.tensor([[True, True], [True, False]])
     cells = box_cells(boxes, present, (4, 6), (64, 96), torch.tensor([[64, 96], [64, 96]]))

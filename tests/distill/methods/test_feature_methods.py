@@ -13,7 +13,7 @@ from isdfine.distill.features import FeatureDistiller
 from isdfine.distill.methods.fgd import FGD
 from isdfine.distill.methods.fitnet import FitNet, fitnet_loss
 from isdfine.distill.methods.lcmd import LCMD
-from isdfine.distill.methods.mgd import MGD
+from isdfine.distill.methods.mgd import MGD, mgd_loss
 from isdfine.nn.types import MemoryTap
 from taught_cases import batch, copied, detector, lesson, step, taught, terms_of
 
@@ -85,6 +85,31 @@ def test_masks_follow_the_targets() -> None:
     outside = [errors[0][0].sum() - errors[0][0, :2, 3:].sum(), errors[1][0].sum() - errors[1][0, 0, 1:].sum()]
     empty = errors[0][1].sum() / 24 + errors[1][1].sum() / 6
     torch.testing.assert_close(losses["loss_lcmd_bg"], (outside[0] / 18 + outside[1] / 4 + empty) / 2)
+
+
+def test_readings_of_the_masks_reach_the_memory() -> None:
+    student, found = detector(0), {}
+    for unit, rounding in (("cell", "covered"), ("input", "covered"), ("cell", "inclusive")):
+        method = LCMD(unit=unit, rounding=rounding)  # type: ignore[arg-type]
+        images, targets = batch((1,))
+        targets[0]["boxes"] = torch.tensor([[0.75, 0.25, 0.5, 0.5]])  # 2 x 3 and 1 x 2 cells
+        context = step(taught(student, detector(1), method), student, (images, targets))
+        maps = method.maps(context, context.teacher)
+        errors = [(level.student - level.teacher).square().sum(1)[0] for level in maps]
+        loss = method.losses(context, context.teacher)["loss_lcmd_fg"]
+        found[unit, rounding] = loss, errors
+    loss, (fine, coarse) = found["input", "covered"]
+    torch.testing.assert_close(loss, (fine[:2, 3:].sum() + coarse[0, 1:].sum()) / (32 * 48))
+    loss, (fine, coarse) = found["cell", "inclusive"]
+    torch.testing.assert_close(loss, fine[:3, 3:].sum() / 12 + coarse[:2, 1:].sum() / 6)
+
+
+def test_mgd_is_the_sum_over_its_levels() -> None:
+    student, method = detector(0), MGD(masked=0)
+    context = step(taught(student, detector(1), method), student)
+    maps = method.maps(context, context.teacher)
+    levels = [mgd_loss(level, generator, torch.ones(())) for level, generator in zip(maps, method.generators)]
+    torch.testing.assert_close(method.losses(context, context.teacher)["loss_mgd"], levels[0] + levels[1])
 
 
 def test_levels_pair_by_stride_or_as_they_are_told() -> None:
