@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from distill.test_objective import Operators
 from isdfine.distill.features import FeatureDistiller
 from isdfine.distill.methods.fgd import FGD
 from isdfine.distill.methods.fitnet import FitNet, fitnet_loss
@@ -47,6 +48,16 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(make: Callable[..., 
     method = make(adapter="none")
     terms = terms_of(taught(student, copied(student), method), student, batch((3, 0), padded=True))
     assert [terms[name].item() for name in method.names] == [0] * len(method.names)
+
+
+@pytest.mark.parametrize("make", METHODS.values(), ids=list(METHODS))
+def test_nothing_waits_for_the_device(make: Callable[..., FeatureDistiller]) -> None:
+    student, method = detector(0), make()
+    context = step(taught(student, detector(1), method), student, batch((3, 0), padded=True))
+    with Operators() as seen:
+        method(context)
+    assert seen.names
+    assert not {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "lift_fresh"} & set(seen.names)
 
 
 @pytest.mark.parametrize("tap", ["backbone", "neck", "memory"])
