@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -13,13 +14,14 @@ from ..core.errors import check_choice, check_positive
 from ..losses.functions import soften
 from ..losses.matched import MatchedStep
 from ..nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
-from ..nn.types import DetectorOutput
+from ..nn.types import DetectorOutput, Predictions
 from .context import DistillationContext
 from .paired import PairedDistiller
 from .pairing import QueryPairs
 from .rebin import EdgeFrame, rebin
 from .teacher import CommonClasses, Teacher, TeacherOutput
 
+TaughtLayers = Literal["all", "last"]
 Transport = Literal["rebin", "raw"]
 _MOST_CLIPPED = 0.5
 """Pairs of which an edge lies with more than this probability beyond the student's bins teach nothing."""
@@ -53,6 +55,7 @@ class EdgeDistiller(PairedDistiller):
     Args:
         weight, pairing, threshold, start: see :class:`~isdfine.distill.paired.PairedDistiller`.
         temperature: T of both softmaxes, above 0.
+        layers: of the student, ``all`` or the ``last``.
         transport: ``rebin``: the teacher's distributions as the student's bins see them, since those of two models
             begin at different boxes (:func:`~isdfine.distill.rebin.rebin`). ``raw``: bin by bin, to show what that
             costs.
@@ -63,11 +66,21 @@ class EdgeDistiller(PairedDistiller):
 
     reads_matches = True
 
-    def __init__(self, weight: float, temperature: float, *, transport: Transport = "rebin", **options: Any) -> None:
+    def __init__(
+        self,
+        weight: float,
+        temperature: float,
+        *,
+        layers: TaughtLayers = "all",
+        transport: Transport = "rebin",
+        **options: Any,
+    ) -> None:
         super().__init__(weight, **options)
         check_positive(f"{type(self).__name__}.temperature", temperature)
+        check_choice(f"{type(self).__name__}.layers", layers, get_args(TaughtLayers))
         check_choice(f"{type(self).__name__}.transport", transport, get_args(Transport))
         self.temperature = temperature
+        self.first = 0 if layers == "all" else -1  # of the student's layers
         self.transport: Transport = transport
         self._clipped: Tensor | None = None
 
@@ -139,10 +152,10 @@ def frame_of(output: DetectorOutput, image: Tensor, query: Tensor) -> EdgeFrame:
     return EdgeFrame.of(last.initial_boxes[image, query].float(), bins, output.up.detach(), output.reg_scale.detach())
 
 
-def stacked_edges(output: DetectorOutput, layers: slice, pairs: QueryPairs) -> Tensor:
-    """(K, P, 4, N + 1) float32 logits of the student's paired queries in chosen layers."""
-    chosen = [layer.edge_logits for layer in output.layers[layers]]
-    rows = [edges[pairs.image, pairs.student].float() for edges in chosen if edges is not None]
+def stacked_edges(layers: Sequence[Predictions], pairs: QueryPairs) -> Tensor:
+    """(K, P, 4, N + 1) float32 logits of the student's paired queries in K layers."""
+    every = [layer.edge_logits for layer in layers]
+    rows = [edges[pairs.image, pairs.student].float() for edges in every if edges is not None]
     stacked: Tensor = torch.stack(rows).unflatten(-1, (4, -1))
     return stacked
 

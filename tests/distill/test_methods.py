@@ -38,9 +38,13 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "BoxDistillation": Method(same={"pairing": "hungarian"}),
+    "DistillGOLSD": Method({"start": None}, same={"pairing": "hungarian", "layers": "last"}),
     "FGD": Method({"weight": 1.0}, same={"adapter": "none"}),
     "FitNet": Method(same={"adapter": "none"}),
     "LCMD": Method({"foreground": 0.1, "background": 0.1}, same={"adapter": "none"}),
+    "LD": Method({"vlr": 0.0, "transport": "raw"}, same={"pairing": "hungarian", "layers": "last"}),
+    "LogitDistillation": Method(same={"pairing": "hungarian"}),
     "MGD": Method({"weight": 0.01}, zero=(), random=True),
 }
 names = pytest.mark.parametrize("name", METHODS)

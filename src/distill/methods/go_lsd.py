@@ -27,7 +27,6 @@ from ..rebin import EdgeFrame, edge_distance, edge_divergence
 from ..taught_edges import EdgeDistiller, bins_of, frame_of, stacked_edges, truth_of
 from ..teacher import CommonClasses, Teacher, TeacherOutput
 
-Taught = Literal["all", "last"]
 Distance = Literal["ddf", "smooth_l2"]
 FGL_SHARE = 0.1
 """With the weight 1.5 the FGL loss of a projection has the weight 0.15, as in D-FINE."""
@@ -76,13 +75,12 @@ class DistillGOLSD(EdgeDistiller):
     Args:
         weight: factor of all.
         temperature: T of both softmaxes; DDF is multiplied by its square.
-        layers: of the student, ``all`` or the ``last``.
         unmatched: teach queries without a box too.
         distance: ``ddf``, or ``smooth_l2``: squared differences of the softened probabilities in place of the
             divergence, without T^2.
         bins: ``{reg_max: 32, up: 0.5, reg_scale: 4}`` of a student without distributions; None for the teacher's.
         fgl: factor of FGL beside ``weight``; None for 0.1, read for a student without distributions.
-        options: ``transport``, ``pairing``, ``threshold``, ``start``, see
+        options: ``layers``, ``transport``, ``pairing``, ``threshold``, ``start``, see
             :class:`~isdfine.distill.taught_edges.EdgeDistiller`. Without ``start`` it begins after 3 epochs and rises
             over 1000 steps, made for 24 epochs; null: at once.
 
@@ -95,7 +93,6 @@ class DistillGOLSD(EdgeDistiller):
         weight: float = 1.5,
         temperature: float = 5.0,
         *,
-        layers: Taught = "all",
         unmatched: bool = True,
         distance: Distance = "ddf",
         bins: Mapping[str, Any] | None = None,
@@ -104,14 +101,12 @@ class DistillGOLSD(EdgeDistiller):
     ) -> None:
         options.setdefault("start", {"mode": "epoch", "value": 3, "ramp": 1000})
         super().__init__(weight, temperature, **options)
-        check_choice("DistillGOLSD.layers", layers, get_args(Taught))
         check_choice("DistillGOLSD.distance", distance, get_args(Distance))
         if odd := sorted((bins or {}).keys() - {"reg_max", "up", "reg_scale"}):
             raise ValueError(f"DistillGOLSD.bins has no {odd[0]}: it has reg_max, up and reg_scale")
         if fgl is not None:
             check_non_negative("DistillGOLSD.fgl", fgl)
         self.unmatched, self.bins, self.fgl = unmatched, bins, fgl
-        self.first = 0 if layers == "all" else -1
         self.distance = edge_divergence if distance == "ddf" else edge_distance
         self.names = ("loss_golsd",)
         self.projection: EdgeProjection | None = None
@@ -170,7 +165,7 @@ class DistillGOLSD(EdgeDistiller):
             count = len(student.layers)
             chosen = slice(range(count)[self.first], count)
             frame = frame_of(student, pairs.image, pairs.student)
-            yield LayerEdges(chosen, stacked_edges(student, chosen, pairs), frame)
+            yield LayerEdges(chosen, stacked_edges(student.layers[chosen], pairs), frame)
         for layers, edges, frame in projected:
             frame = frame._replace(boxes=frame.boxes[pairs.image, pairs.student])
             yield LayerEdges(layers, edges[:, pairs.image, pairs.student], frame)

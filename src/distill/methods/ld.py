@@ -5,6 +5,7 @@ arXiv:2102.12252)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 from ...core.errors import check_non_negative, check_positive
 from ...core.registry import register
 from ...losses.functions import class_kl
+from ...losses.matched import TargetTable
 from ...nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
+from ...nn.types import Predictions
 from ..boxmask import padded_boxes
 from ..context import DistillationContext
 from ..kernels import confidence, weight_norm, weighted_mean
@@ -43,7 +46,7 @@ class LD(EdgeDistiller):
         temperature: T of both softmaxes; losses are multiplied by its square.
         main, vlr, class_weight: factors of one each. What has 0 is not computed.
         class_temperature: of the class scores.
-        options: ``transport``, ``pairing``, ``threshold``, ``start``, see
+        options: ``layers``, ``transport``, ``pairing``, ``threshold``, ``start``, see
             :class:`~isdfine.distill.taught_edges.EdgeDistiller`.
 
     Raises:
@@ -75,16 +78,16 @@ class LD(EdgeDistiller):
         self.names = tuple(self.parts)
 
     def losses(self, context: DistillationContext, taught: TeacherOutput) -> dict[str, Tensor]:
-        pairs, layers = self.pairs(context, taught), context.student.layers
+        pairs, layers = self.pairs(context, taught), context.student.layers[self.first :]
         scores = confidence(torch.stack([layer.logits[pairs.image, pairs.student] for layer in layers]))  # (K, P)
         truth = truth_of(context.step, pairs.image, pairs.student)
         main = pairs.matched & truth.known
         found: dict[str, Tensor] = {}
         if "loss_ld" in self.parts or "loss_ld_vlr" in self.parts:
             target, kept = self.target(taught, pairs, frame_of(context.student, pairs.image, pairs.student))
-            edges = stacked_edges(context.student, slice(None), pairs)
+            edges = stacked_edges(layers, pairs)
             divergence = edge_divergence(edges, target, self.temperature) * 4 / target.shape[-1]
-            beside = valuable(context, pairs) & ~truth.known & kept
+            beside = valuable(layers, context.step.matching.table, pairs) & ~truth.known & kept
             found["loss_ld"] = _mean(divergence, scores * (main & kept)) / _MAIN
             found["loss_ld_vlr"] = _mean(divergence, scores * beside) / _BESIDE
         if "loss_ld_cls" in self.parts:
@@ -100,10 +103,10 @@ def _mean(per_pair: Tensor, weights: Tensor) -> Tensor:
     return weighted_mean(per_pair, weights, weight_norm(weights)).sum()
 
 
-def valuable(context: DistillationContext, pairs: QueryPairs) -> Tensor:
+def valuable(layers: Sequence[Predictions], table: TargetTable, pairs: QueryPairs) -> Tensor:
     """(K, P) bool: whether the box of a query in each layer overlaps with the ground truth as :data:`VALUABLE` says."""
-    boxes = torch.stack([layer.boxes[pairs.image, pairs.student] for layer in context.student.layers]).detach()
-    truth, present = padded_boxes(context.step.matching.table)
+    boxes = torch.stack([layer.boxes[pairs.image, pairs.student] for layer in layers]).detach()
+    truth, present = padded_boxes(table)
     truth, present = truth[pairs.image], present[pairs.image]  # (P, T)
     overlaps = paired_iou_and_giou(cxcywh_to_xyxy(boxes.float())[..., None, :], cxcywh_to_xyxy(truth))[0] * present
     best = F.pad(overlaps, (0, 1)).amax(-1)  # the further column is for batches without boxes

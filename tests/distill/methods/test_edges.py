@@ -181,6 +181,9 @@ def test_ld_by_its_definition() -> None:
     assert method.parts == factors
     torch.testing.assert_close(method(context), {name: factor * found[name] for name, factor in factors.items()})
     assert [*raw(LD(main=0, class_weight=0), context)] == ["loss_ld_vlr"]
+    alone = replace(context, student=replace(context.student, layers=context.student.layers[-1:]))
+    torch.testing.assert_close(raw(LD(layers="last"), context), raw(LD(), alone))
+    assert raw(LD(layers="last"), context)["loss_ld"] < found["loss_ld"]
 
 
 def test_gradients_reach_edges_alone() -> None:
