@@ -119,11 +119,17 @@ class QueryAligner:
 
     def _truth_costs(self, teacher: Predictions, classes: CommonClasses, step: MatchedStep) -> Tensor:
         """(T, Q_t) cost of the teacher's queries for the ground-truth boxes of their image."""
-        logits = teacher.logits
-        if not classes.identical:
-            wide = logits.new_full((*logits.shape[:2], step.matching.stack.logits[0].shape[-1]), _UNKNOWN)
-            logits = wide.index_copy(-1, classes.student, classes.of_teacher(logits))
-        return self.matcher.cost(stack_sets([("", Predictions(logits, teacher.boxes))], 0), step.matching.table)[0]
+        known = in_students_columns(teacher, classes, step.matching.stack.logits[0].shape[-1])
+        return self.matcher.cost(stack_sets([("", known)], 0), step.matching.table)[0]
+
+
+def in_students_columns(teacher: Predictions, classes: CommonClasses, count: int) -> Predictions:
+    """The teacher's predictions with the ``count`` classes of the student; scores of those it does not know are 0."""
+    logits = teacher.logits
+    if not classes.identical:
+        wide = logits.new_full((*logits.shape[:2], count), _UNKNOWN)
+        logits = wide.index_copy(-1, classes.student, classes.of_teacher(logits))
+    return Predictions(logits, teacher.boxes)
 
 
 def _same(student: Predictions, teacher: Predictions) -> QueryPairs:

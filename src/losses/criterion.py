@@ -16,7 +16,7 @@ from ..core.errors import ConfigError, check_choice, check_counts, check_non_neg
 from ..core.registry import register
 from ..nn.boxes import cxcywh_to_xyxy
 from ..nn.edges import encode_targets, weighting
-from ..nn.types import DetectorOutput, Predictions, Target
+from ..nn.types import DetectorOutput, GroupOutput, Predictions, Target
 from .functions import fgl_loss, focal_loss, giou_loss, l1_loss, vfl_loss
 from .matched import (
     Counts,
@@ -29,7 +29,7 @@ from .matched import (
     tabulate,
 )
 from .matcher import HungarianMatcher, check_focal
-from .sets import SetStack, group_sets, matching_sets
+from .sets import SetStack, group_sets, matching_sets, stack_sets
 
 LOSSES = {
     "vfl": ("loss_vfl",),
@@ -169,6 +169,19 @@ class DFINECriterion(nn.Module):
                     terms["loss_fgl"] = self._fgl(group, *bins)
                 named.update(self._name(group.stack.suffixes, terms))
         return named
+
+    def match_as(self, group: GroupOutput, guides: Sequence[Predictions], table: TargetTable) -> MatchedGroup:
+        """Pair a group's queries as other predictions of the same queries are matched, layer by layer.
+
+        Args:
+            group: without supervision of its own; one layer per guide.
+            guides: (B, Q, C) and (B, Q, 4) such as a teacher's, of the classes of this criterion.
+            table: the targets.
+        """
+        stack = group_sets(group.group.name, replace(group, initial=None))
+        matched = self.matcher.assign(stack_sets([("", guide) for guide in guides], 0), table, self.num_classes)
+        (pair,) = pair_up(matched, stack, [], table, union=False)
+        return _group(group.group.name, stack, pair, table)
 
     def _check(self, output: DetectorOutput) -> None:
         """Compare what the model returned with the options (ConfigError)."""
