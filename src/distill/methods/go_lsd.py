@@ -17,7 +17,7 @@ from ...core.registry import register
 from ...losses.functions import decoupled_mean, fgl_loss
 from ...losses.matched import MatchedGroup
 from ...nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
-from ...nn.edges import decode_corners, encode_targets
+from ...nn.edges import decode_corners, encode_targets, weighting
 from ...nn.types import DetectorOutput, Want
 from ..context import DistillationContext, predicting_layers
 from ..kernels import confidence
@@ -40,16 +40,21 @@ class EdgeProjection(nn.Module):
         reg_max, up, reg_scale: N, a and s of the bins, see :func:`~isdfine.nn.edges.weighting`.
     """
 
-    def __init__(self, widths: list[int], reg_max: int = 32, up: float = 0.5, reg_scale: float = 4.0) -> None:
+    offsets: Tensor
+    scale: Tensor
+
+    def __init__(self, widths: list[int], reg_max: int, up: float, reg_scale: float) -> None:
         super().__init__()
         if reg_max < 4 or reg_max % 2 or up <= 0 or reg_scale <= 0:
             raise ValueError("reg_max must be even and at least 4, up and reg_scale above 0")
-        self.reg_max, self.up, self.reg_scale = reg_max, up, reg_scale
+        self.reg_max = reg_max
+        self.register_buffer("offsets", weighting(reg_max, up, reg_scale), persistent=False)
+        self.register_buffer("scale", torch.tensor(float(reg_scale)), persistent=False)
         self.layers = nn.ModuleList(nn.Linear(width, 4 * (reg_max + 1)) for width in widths)
 
     def frame(self, boxes: Tensor) -> EdgeFrame:
         """Of boxes (..., 4) that the distributions refine."""
-        return EdgeFrame.of(boxes.float(), self.reg_max, self.up, self.reg_scale)
+        return EdgeFrame(boxes.detach().float(), self.offsets, self.scale)
 
 
 class LayerEdges(NamedTuple):

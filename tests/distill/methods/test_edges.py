@@ -17,7 +17,7 @@ from isdfine.distill.objective import Objective
 from isdfine.distill.rebin import EdgeFrame, edge_distance, edge_divergence, rebin
 from isdfine.losses.functions import ddf_loss, edge_kl
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
-from isdfine.nn.edges import decode_corners
+from isdfine.nn.edges import decode_corners, weighting
 from losses.cases import Case, official_criterion, random_case
 from taught_cases import BINS, CLASSES, batch, copied, detector, lesson, step, taught, terms_of
 
@@ -234,7 +234,8 @@ def test_a_student_without_distributions_gets_a_projection() -> None:
     objective = taught_boxes(student, teacher, method)
     assert method.projection is not None
     assert [layer.weight.shape for layer in method.projection.layers] == [(28, 16)] * 3
-    assert (method.projection.up, method.projection.reg_scale) == (0.5, 4.0)
+    assert torch.equal(method.projection.offsets, weighting(6, 0.5, 4))
+    assert method.projection.scale == 4
     before = terms_of(objective, student)
     assert before["loss_golsd"] == before["loss_golsd_fgl"] == 0
     context = step(objective, student, batch((3, 0), padded=True), step_number=2)
