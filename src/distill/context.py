@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar, get_args
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from torch import Tensor, nn
 
@@ -42,6 +42,14 @@ class DistillationContext:
     """What the teacher says of the same images; None without one, and at steps at which nobody learns from it."""
     gradient_ratio: Tensor | None = None
     """How the teacher's gradient compares with that of the other losses, where it was measured."""
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returns, made once in this step for all distillers that ask by an equal key."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
 
 class Distiller(nn.Module):

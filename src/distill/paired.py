@@ -61,8 +61,10 @@ class PairedDistiller(TeacherDistiller):
             )
 
     def pairs(self, context: DistillationContext, taught: TeacherOutput) -> QueryPairs:
-        """The pairs of the matching queries, by the final layers."""
-        return self.aligner(context.student.layers[-1], taught.output.layers[-1], taught.classes, context.step)
+        """The pairs of the matching queries, by the final layers; methods that pair alike share them."""
+        mine, theirs, aligner = context.student.layers[-1], taught.output.layers[-1], self.aligner
+        key = (aligner.mode, aligner.threshold)
+        return context.once(key, lambda: aligner(mine, theirs, taught.classes, context.step))
 
 
 class PredictionDistiller(PairedDistiller):
@@ -116,7 +118,10 @@ class PredictionDistiller(PairedDistiller):
     def losses(self, context: DistillationContext, taught: TeacherOutput) -> dict[str, Tensor]:
         answers = context.student if self.enter is None else context.student.groups[self.group]
         mine, theirs = answers.layers, taught.output.layers
-        pairs = self.aligner(mine[-1], theirs[-1], taught.classes, context.step)
+        if self.enter is None:
+            pairs = self.pairs(context, taught)
+        else:
+            pairs = self.aligner(mine[-1], theirs[-1], taught.classes, context.step)
         layers = layers_to_teach(len(mine), len(theirs), self.layers)
         student = _picked([mine[layer] for layer, _ in layers], pairs.image, pairs.student)
         teacher = _picked([theirs[layer] for _, layer in layers], pairs.image, pairs.teacher)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logit mimicking and box imitation."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +124,18 @@ def test_many_processes_are_one(monkeypatch: pytest.MonkeyPatch, pairing: Any) -
         whole = raw(method, context_of(student, teacher))
         apart = over_ranks(monkeypatch, lambda context, method=method: raw(method, context), student, teacher)  # type: ignore[misc]
         torch.testing.assert_close(apart, whole)
+
+
+def test_methods_that_pair_alike_share_the_pairs_of_a_step() -> None:
+    context, other = random_context(7), random_context(8)
+    first, second = LogitDistillation(), BoxDistillation()
+    pairs = first.pairs(context, context.teacher)  # type: ignore[arg-type]
+    assert second.pairs(context, context.teacher) is pairs  # type: ignore[arg-type]
+    for method, given in ((first, other), (first, replace(context)), (BoxDistillation(pairing="hungarian"), context)):
+        assert method.pairs(given, given.teacher) is not pairs  # type: ignore[arg-type]
+    sure, surer = (LogitDistillation(pairing="hungarian", threshold=share) for share in (0.5, 0.8))
+    marked = [method.pairs(context, context.teacher).matched.sum() for method in (sure, surer)]  # type: ignore[arg-type]
+    assert marked[0] > marked[1]
 
 
 def test_nothing_to_pair() -> None:
