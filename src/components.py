@@ -17,6 +17,7 @@ from .distill import attention as attention
 from .distill import layers as layers
 from .distill.methods import box as box
 from .distill.methods import clock as clock
+from .distill.methods import crosskd as crosskd
 from .distill.methods import detr_distill as detr_distill
 from .distill.methods import fgd as fgd
 from .distill.methods import fitnet as fitnet

@@ -75,7 +75,8 @@ class FeatureDistiller(TeacherDistiller):
 
     def prepare(self, student: nn.Module, teacher: Teacher, classes: CommonClasses) -> None:
         name = type(self).__name__
-        mine, theirs = _levels(name, "student", student, self.tap), _levels(name, "teacher", teacher.model, self.tap)
+        mine = levels_of(name, "student", student, self.tap)
+        theirs = levels_of(name, "teacher", teacher.model, self.tap)
         try:
             self.pairs = level_pairs([stride for _, stride in mine], [stride for _, stride in theirs], self.level_map)
             widths = [(mine[level][0], theirs[other][0]) for level, other in self.pairs]
@@ -90,7 +91,7 @@ class FeatureDistiller(TeacherDistiller):
 
     def maps(self, context: DistillationContext, taught: TeacherOutput) -> list[PairedMaps]:
         """The paired levels, the student's adapted."""
-        mine, theirs = _maps(context.student, self.tap), _maps(taught.output, self.tap)
+        mine, theirs = maps_of(context.student, self.tap), maps_of(taught.output, self.tap)
         paired = []
         for index, (level, other) in enumerate(self.pairs):
             target = theirs[other].detach().float()
@@ -124,7 +125,7 @@ def image_place(context: DistillationContext) -> tuple[tuple[int, int], Tensor]:
     return canvas, whole_canvas(canvas, len(images), images.device) if sizes is None else sizes.to(images.device)
 
 
-def _levels(who: str, role: str, model: nn.Module, tap: FeatureTap) -> list[tuple[int, int]]:
+def levels_of(who: str, role: str, model: nn.Module, tap: FeatureTap) -> list[tuple[int, int]]:
     """(channels, stride) of the maps at a tap, fine to coarse.
 
     Raises:
@@ -146,7 +147,7 @@ def _levels(who: str, role: str, model: nn.Module, tap: FeatureTap) -> list[tupl
     )
 
 
-def _maps(output: DetectorOutput, tap: FeatureTap) -> list[Tensor]:
+def maps_of(output: DetectorOutput, tap: FeatureTap) -> list[Tensor]:
     """Maps (B, D, H, W) of a tap, fine to coarse."""
     tapped = output.taps[tap]
     if not isinstance(tapped, MemoryTap):

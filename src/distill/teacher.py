@@ -70,16 +70,28 @@ class Teacher:
             groups: further queries for its decoder.
             want: what to return; in float32.
         """
-        if self.resize is not None and self.resize != images.shape[-2:]:
-            if image_sizes is not None:
-                image_sizes = image_sizes * images.new_tensor(self.resize) / images.new_tensor(images.shape[-2:])
-            images = F.interpolate(images.float(), self.resize, mode="bilinear", align_corners=False, antialias=True)
+        canvas, image_sizes = self.place(images, image_sizes)
+        if canvas != images.shape[-2:]:
+            images = F.interpolate(images.float(), canvas, mode="bilinear", align_corners=False, antialias=True)
         sizes = {} if image_sizes is None else {"image_sizes": image_sizes}
         further = {"groups": groups} if groups else {}
-        dtype = _DTYPES[self.precision]
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with self.autocast(images.device):
             output: DetectorOutput = self.model(images, **sizes, **further, want=want)
         return in_float(output)
+
+    def place(self, images: Tensor, image_sizes: Tensor | None) -> tuple[tuple[int, int], Tensor | None]:
+        """The canvas (height, width) that it sees of a batch, and what ``image_sizes`` become there."""
+        canvas = (images.shape[-2], images.shape[-1])
+        if self.resize is None or self.resize == canvas:
+            return canvas, image_sizes
+        if image_sizes is not None:
+            image_sizes = image_sizes * images.new_tensor(self.resize) / images.new_tensor(canvas)
+        return self.resize, image_sizes
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Its precision, for whoever sends something through its modules; also inside another autocast."""
+        dtype = _DTYPES[self.precision]
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,19 @@ class MemoryTap(NamedTuple):
     """(height, width) of every level in cells."""
 
 
+class LayerStart(NamedTuple):
+    """Queries as a decoder layer gets them, (B, Q, ..)."""
+
+    content: Tensor
+    """(B, Q, D')."""
+    normed: Tensor
+    """(B, Q, D') the same as the heads read them, behind the decoder's last norm where it has one."""
+    references: Tensor
+    """(B, Q, 4) boxes or (B, Q, 2) points in [0, 1], where the layer looks."""
+    boxes: Any = None
+    """What the box head made after the layer before; None before the first."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What one head says about B images and Q queries."""
@@ -145,6 +158,7 @@ class DetectorOutput:
     taps: Mapping[str, Any] = field(default_factory=dict)
     """Inner tensors by name: ``backbone`` and ``neck``, lists of maps (B, D, H, W); ``memory``, a :class:`MemoryTap`;
     ``queries``, the matching :class:`QueryGroup` before any decoder layer; ``hidden``, a tuple with these queries
-    (B, Q, D) after every one."""
+    (B, Q, D) after every one; ``layer_starts``, a tuple with a :class:`LayerStart` before every one, whose boxes are
+    detached."""
     binary_proposals: bool = False
     """Whether the proposals are those of every cell, and their first class tells objects from background."""

@@ -14,9 +14,19 @@ from torch import Tensor, nn
 
 from ..nn.capture import AttentionRecorder, check_taps, recorder
 from ..nn.cpu import FeatureTable
-from ..nn.padding import Padding
+from ..nn.padding import Padding, cleared
 from ..nn.queries import JoinedQueries, join_groups, split_predictions
-from ..nn.types import TRAINING, DetectorOutput, GroupOutput, MemoryTap, Predictions, QueryGroup, Target, Want
+from ..nn.types import (
+    TRAINING,
+    DetectorOutput,
+    GroupOutput,
+    LayerStart,
+    MemoryTap,
+    Predictions,
+    QueryGroup,
+    Target,
+    Want,
+)
 from .heads import BoxHead, BoxState, FDRBoxHead, ScoreHead
 from .inputs import DecoderInputs, Layer, QueryPosition, enlarge_channels
 from .projection import InputProjection
@@ -30,6 +40,8 @@ class Refined(NamedTuple):
     """(B, Q, D') queries."""
     states: list[BoxState]
     """Their boxes."""
+    starts: list[LayerStart]
+    """What each began with."""
 
 
 class Decoder(nn.Module):
@@ -50,7 +62,7 @@ class Decoder(nn.Module):
     Raises: ValueError for a box head or a source that does not go with what the queries start from.
     """
 
-    taps: frozenset[str] = frozenset({"memory", "queries", "hidden"})
+    taps: frozenset[str] = frozenset({"memory", "queries", "layer_starts", "hidden"})
 
     def __init__(
         self,
@@ -137,6 +149,27 @@ class Decoder(nn.Module):
         taps = {"memory": MemoryTap(memory.tokens, memory.sizes)} if "memory" in wanted.taps else {}
         return replace(output, attention=attention, taps={**output.taps, **taps})
 
+    def predict_from(
+        self,
+        starts: Sequence[LayerStart],
+        group: QueryGroup,
+        maps: Sequence[Tensor],
+        padding: Padding | None = None,
+    ) -> list[Predictions]:
+        """What every layer and its heads say of given queries, each of its own: no layer reads the one before.
+
+        Args:
+            starts: what each layer begins with, as the tap ``layer_starts`` has it; of any model of the same widths
+                with a box head like this one.
+            group: gives these queries' mask and position.
+            maps: memory (B, D, H, W) per level, of any model; gradients reach it and the queries, and where the weights
+                are frozen nothing else.
+            padding: of the batch.
+        """
+        memory, queries = Memory.of([cleared(level, padding) for level in maps], padding), join_groups([group])
+        refined = self._refine(queries, self._inputs(queries, memory, None), len(starts), starts)
+        return [self._predict(index, refined) for index in range(len(starts))]
+
     def queries_at(self, boxes: Tensor) -> QueryGroup:
         """Queries at boxes (B, G, 4) before the sigmoid, with content and position as this decoder's own start with,
         see :class:`~isdfine.zoo.queries.QueryInit`: it may look there on behalf of another model, or of ground truth.
@@ -193,26 +226,30 @@ class Decoder(nn.Module):
             token_padding=None if memory.padding is None else memory.padded_cells(),
         )
 
-    def _refine(self, queries: JoinedQueries, inputs: DecoderInputs, depth: int) -> Refined:
-        """Run the first ``depth`` layers; each looks around the boxes of the layer before."""
-        content, references = queries.content, queries.reference_logits.float().sigmoid()
-        normed = content  # nothing reads it before the first layer
-        refined = Refined([], [])
-        state: BoxState | None = None
+    def _refine(
+        self, queries: JoinedQueries, inputs: DecoderInputs, depth: int, starts: Sequence[LayerStart] = ()
+    ) -> Refined:
+        """Run the first ``depth`` layers; each looks around the boxes of the layer before, or begins as given."""
+        references = queries.reference_logits.float().sigmoid()
+        start = LayerStart(queries.content, queries.content, references)  # nothing reads the second of the first layer
+        refined = Refined([], [], [])
         for index in range(depth):
-            width = self.widths[index]
+            if starts:
+                start = starts[index]
+            width, (content, normed, references, boxes) = self.widths[index], start
             position = self._positions(queries, references, content, index, inputs.position_ratios)
             inputs = inputs.of_width(width)
             if width != self.widths[0]:
                 content, normed, position = (enlarge_channels(tensor, width) for tensor in (content, normed, position))
             before, content = normed, self.layers[index](content, references, position, inputs)
             normed = content if self.norm is None else self.norm(content)
-            if state is None:
-                state = self.box_head.start(normed, references)
-            state = self.box_head.step(index, normed, before, state, content)
-            references = state.references
+            if boxes is None:
+                boxes = self.box_head.start(normed, references)
+            state = self.box_head.step(index, normed, before, boxes, content)
+            refined.starts.append(start)
             refined.hidden.append(normed)
             refined.states.append(state)
+            start = LayerStart(content, normed, state.references, state)
         return refined
 
     def _positions(
@@ -261,6 +298,8 @@ class Decoder(nn.Module):
         if "hidden" in want.taps:
             hidden_of = list(zip(*(layer.split_with_sizes(sizes, dim=1) for layer in refined.hidden)))
             taps["hidden"] = hidden_of[-1]
+        if "layer_starts" in want.taps:
+            taps["layer_starts"] = tuple(_last(start, sizes[-1]) for start in refined.starts)
         extra = [GroupOutput(*parts) for parts in zip(groups, map(list, layers_of), initial_of, hidden_of)][:-1]
         bins = self.box_head.bins if isinstance(self.box_head, FDRBoxHead) else None
         return DetectorOutput(
@@ -274,6 +313,16 @@ class Decoder(nn.Module):
             memory_index=None if proposals is None else proposals.index,
             taps=taps,
         )
+
+
+def _last(start: LayerStart, count: int) -> LayerStart:
+    """Of the last ``count`` queries; boxes are where a layer looks, so they are detached."""
+    content, normed, references = (tensor[:, -count:] for tensor in start[:3])
+    boxes = start.boxes
+    if boxes is not None:  # without bins: another head has its own
+        rows = {name: tensor[:, -count:].detach() for name, tensor in boxes.rows().items()}
+        boxes = boxes._replace(**rows, bins=None)
+    return LayerStart(content, normed, references.detach(), boxes)
 
 
 def _check_references(queries: QueryInit, head: BoxHead, sources: Sequence[GroupSource]) -> None:

@@ -31,7 +31,11 @@ class BoxState(NamedTuple):
     initial_boxes: Tensor | None = None
     """(B, Q, 4) cxcywh, FDR: the box that all distributions refine, with its gradient."""
     bins: Tensor | None = None
-    """(N + 1,) FDR: W(0..N)."""
+    """(N + 1,) FDR: W(0..N); None for the head's own."""
+
+    def rows(self) -> dict[str, Tensor]:
+        """By name what has a row per query, (B, Q, ..)."""
+        return {name: tensor for name, tensor in self._asdict().items() if name != "bins" and tensor is not None}
 
 
 class BoxHead(nn.Module):
@@ -199,13 +203,13 @@ class FDRBoxHead(BoxHead):
     def step(self, index: int, content: Tensor, before: Tensor, state: BoxState, raw: Tensor) -> BoxState:
         """See :class:`BoxHead`."""
         assert state.initial_boxes is not None
-        assert state.bins is not None
+        bins = self.bins() if state.bins is None else state.bins
         if state.edge_logits is None:
             edges = self.layers[index](content).float()
         else:
             edges = self.layers[index](content + before.detach()).float() + state.edge_logits
         per_edge = torch.unflatten(edges, -1, (4, -1))
-        boxes = decode_corners(state.initial_boxes.detach(), per_edge, state.bins, self.bins.reg_scale)
+        boxes = decode_corners(state.initial_boxes.detach(), per_edge, bins, self.bins.reg_scale)
         return state._replace(boxes=boxes, references=boxes.detach(), edge_logits=edges)
 
     def fuse(self, depth: int) -> None:

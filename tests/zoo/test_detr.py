@@ -29,7 +29,7 @@ SETTINGS = {
     "reg_max": 8,
 }
 HEADS = [{}, {"box_head": "direct", "merge": "residual", "cross_attn_projections": True}]
-TAPS = frozenset({"backbone", "neck", "memory", "queries", "hidden"})
+TAPS = frozenset({"backbone", "neck", "memory", "queries", "layer_starts", "hidden"})
 KINDS = frozenset({"self_attention", "cross_attention"})
 
 
@@ -147,7 +147,7 @@ def test_eval_runs_no_further_than_it_is_asked() -> None:
 
 def test_what_there_is_not() -> None:
     model = build()
-    message = "DETR has no tap corners, dream: choose among backbone, hidden, memory, neck, queries"
+    message = "DETR has no tap corners, dream: choose among backbone, hidden, layer_starts, memory, neck, queries"
     with pytest.raises(ValueError, match=message):
         run(model, Want(taps=frozenset({"dream", "corners", "neck"})))
     with pytest.raises(ValueError, match="DFINETransformer have no gaze: choose among cross_attention, self_attention"):
