@@ -142,7 +142,8 @@ class DeformableAttention(nn.Module):
     ) -> Tensor:
         if self.projections:
             spans = [None] * len(values) if valid_ratios is None else valid_ratios.unbind(1)
-            values = [self._projected(value, span) for value, span in zip(values, spans)]
+            maps = values.contiguous() if isinstance(values, FeatureTable) else values
+            values = [self._projected(value, span) for value, span in zip(maps, spans)]
         logits = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1))  # (B, Q, heads, P)
         if record is not None:
             record.add_points(logits, self.num_points)

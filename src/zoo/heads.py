@@ -121,7 +121,7 @@ class DirectBoxHead(BoxHead):
         start = state.moved if self.look_forward_twice else state.references
         boxes = (offsets + box_logits(start, self.eps)).sigmoid()
         if not self.refine:
-            return state._replace(boxes=boxes)
+            return BoxState(boxes, state.references, state.moved)
         steps = offsets if raw is content else head(raw).float()
         moved = (steps + box_logits(state.references, self.eps)).sigmoid()
         return BoxState(boxes, moved.detach(), moved)
@@ -210,7 +210,8 @@ class FDRBoxHead(BoxHead):
             edges = self.layers[index](content + before.detach()).float() + state.edge_logits
         per_edge = torch.unflatten(edges, -1, (4, -1))
         boxes = decode_corners(state.initial_boxes.detach(), per_edge, bins, self.bins.reg_scale)
-        return state._replace(boxes=boxes, references=boxes.detach(), edge_logits=edges)
+        # Not _replace, which torch 2.6 cannot compile.
+        return BoxState(boxes, boxes.detach(), state.moved, edges, state.initial_boxes, state.bins)
 
     def fuse(self, depth: int) -> None:
         """See :class:`BoxHead`; the bins become constants."""

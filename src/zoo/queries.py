@@ -25,8 +25,9 @@ MATCHING = ""
 """Name of the group of matching queries."""
 
 
-class Memory(NamedTuple):
-    """What the decoder reads."""
+@dataclass(frozen=True)
+class Memory:
+    """What the decoder reads. (No named tuple: torch 2.6 cannot compile properties of these.)"""
 
     maps: list[Tensor]
     """(B, D, H, W) per level."""

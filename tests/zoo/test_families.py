@@ -19,7 +19,8 @@ import yaml
 from PIL import Image
 
 import isdfine
-from builders import SIZE, load_tool, micro_sections, write_coco
+from builders import ROOT, SIZE, load_tool, micro_sections, write_coco
+from forked import free_port, rank_environment, start_script
 from isdfine.deploy.detector import Detector
 from isdfine.deploy.fuse import fuse
 from isdfine.load import load_detector
@@ -50,7 +51,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deformable": {"model": "DeformableDETR", **DEFORMABLE, "decoder": {"box_refine": True, "two_stage": True},
                    "criterion": {"binary_proposals": True}},
     "dab": {"model": "DABDETR", **DENSE, "decoder": {}},
-    "dn": {"model": "DNDETR", **DEFORMABLE, "decoder": {"num_denoising": 2}},
+    "dab_deformable": {"model": "DABDETR", **DEFORMABLE, "decoder": {}},
+    "dn": {"model": "DNDETR", **DENSE, "decoder": {"num_denoising": 2}},
+    "dn_deformable": {"model": "DNDETR", **DEFORMABLE, "decoder": {"num_denoising": 2}},
 }  # fmt: skip
 """Model, encoder, and what its decoder has beside ``layers``."""
 SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in list(FAMILIES)[1:]]
@@ -200,11 +203,60 @@ def test_graphs_in_half_precision_agree(family: str, tmp_path: Path) -> None:
     _exported(family, tmp_path, "--precision", "fp16")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_train_as_one(family: str, tmp_path: Path) -> None:
+    """One image each, against one process with both: equal losses, where nothing reads a batch, padding or noise."""
+    config, model = write_run(tmp_path, family), FAMILIES[family]["model"]
+    write_coco(tmp_path / "data", boxes=[2])  # how many denoising queries there are depends on the fullest image
+    given = ["epoches=1", "train_dataloader.total_batch_size=2", f"{model}.padding=exact", "HGNetv2.freeze_norm=True"]
+    given += [f"{model}Transformer.dropout=0.0"]
+    if "num_denoising" in FAMILIES[family]["decoder"]:
+        given += [f"{model}Transformer.{noise}=0.0" for noise in ("label_noise_ratio", "box_noise_scale")]
+    alone = _train_in_processes(config, tmp_path / "alone", 1, given)
+    together = _train_in_processes(config, tmp_path / "together", 2, given)
+    assert len(alone) == len(together) == 4
+    for one, both in zip(alone, together):
+        wanted = {name: value for name, value in one.items() if name.startswith("loss")}
+        assert {"loss", "loss_focal", "loss_ddf_aux_0"} <= set(wanted)
+        assert {name: both[name] for name in wanted} == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+    # Later ones are less alike: where a sampling point crosses into the next cell, its gradient jumps.
+    assert together[0]["grad_norm"] == pytest.approx(alone[0]["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_process_without_objects_trains_on(family: str, tmp_path: Path) -> None:
+    config = write_run(tmp_path, family)
+    write_coco(tmp_path / "data", boxes=[0, 2, 0, 0, 3])
+    records = _train_in_processes(config, tmp_path / "run", 2, ["epoches=1", "train_dataloader.total_batch_size=2"])
+    assert len(records) == 4
+    assert all(np.isfinite(record["loss"]) for record in records)
+
+
+def _train_in_processes(config: Path, folder: Path, count: int, given: list[str]) -> list[dict[str, float]]:
+    """Lines of the metrics of a run in ``count`` processes, as torchrun starts them."""
+    port, logs = free_port(), [config.with_name(f"{folder.name}{rank}.txt") for rank in range(count)]
+    arguments = ["-c", str(config), "-u", f"output_dir={folder}", *given]
+    processes = [
+        start_script(ROOT / "tools" / "train.py", *arguments, log=log, **rank_environment(rank, port, count))
+        for rank, log in enumerate(logs)
+    ]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * count, "".join(log.read_text() for log in logs)
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "train"]
+
+
 def _exported(family: str, folder: Path, *options: str) -> tuple[Path, Path]:
-    """Graph and images of an untrained model, whose queries do not depend on the order of near ties."""
+    """Graph and images of an untrained model, whose queries do not depend on the order of near ties.
+
+    With this seed the cells that DINO selects lie 0.006 above the others, six times the error of half precision.
+    """
     config = write_run(folder, family)
     loaded = isdfine.load_config(config, [f"{FAMILIES[family]['model']}Transformer.box_head=direct"])
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = loaded.build("model")
     learned = getattr(model.decoder.queries, "learned", None)
     if learned is not None:
