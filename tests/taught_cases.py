@@ -103,6 +103,7 @@ def taught(
     known = lesson(teacher, classes, **mix)
     objective = Objective(official_criterion(CLASSES, BINS), methods, known)
     for method in methods:
+        method.check(student, objective.criterion)
         if isinstance(method, TeacherDistiller):
             method.prepare(student, known.teacher, known.classes)
     return objective

@@ -122,7 +122,7 @@ def target_points(
         generator: for noise, on the targets' device.
 
     Returns: (B, copies * M, ..) for the M boxes of the fullest image, copy by copy. Boxes of a class that the teacher
-        does not know are padding, as slots are that only fill up the batch.
+        does not know are padding, as slots are that only fill up the batch; it is visible inside its copy.
     """
     labels = pad_sequence([target["labels"] for target in targets], batch_first=True, padding_value=len(rows) - 1)
     boxes = pad_sequence([target["boxes"].reshape(-1, 4).float() for target in targets], batch_first=True)

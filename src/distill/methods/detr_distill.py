@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core import dist
 from ...core.errors import check_choice, check_counts
 from ...core.registry import register
 from ...losses.criterion import Criterion, DFINECriterion
@@ -48,7 +49,7 @@ def paired_predictions(
         classes: that both know.
         threshold: best score of the teacher's query below which a pair does not count.
 
-    Returns: sums over pairs and layers, divided by the pairs of a layer.
+    Returns: sums over pairs and layers, divided by the pairs of a layer, averaged over ranks.
     """
     logits = torch.stack([classes.of_student(one.logits) for one in student]).float()  # (K, B, Q, C)
     known = torch.stack([classes.of_teacher(one.logits) for one in teacher]).float()
@@ -59,7 +60,8 @@ def paired_predictions(
     entropy = ClassKernel("qfl", exponent=0.0)(logits, known)
     counted = confidence(known) >= threshold if known.shape[-1] else torch.ones_like(entropy, dtype=torch.bool)
     distances = torch.stack((entropy, 4 * box_l1(boxes, targets), box_giou(boxes, targets)))  # (3, K, B, P)
-    return (distances.masked_fill(~counted, 0).sum((2, 3)) / counted.sum((1, 2)).clamp(min=1)).sum(1)
+    norm = dist.mean(counted.sum((1, 2)).float()).clamp(min=1)
+    return (distances.masked_fill(~counted, 0).sum((2, 3)) / norm).sum(1)
 
 
 def query_votes(
@@ -93,7 +95,7 @@ def target_aware_loss(maps: PairedMaps, votes: Tensor) -> Tensor:
     agreement = agreement.masked_fill(~maps.valid, 0)
     mask = agreement / agreement.flatten(1).amax(1).clamp(min=LEAST)[:, None, None]
     error = (mask[:, None] * (maps.teacher - maps.student)).square().mean(1)
-    return error.sum() / maps.valid.sum()
+    return (error.flatten(1).sum(1) / maps.valid.flatten(1).sum(1)).mean()
 
 
 @register
