@@ -76,9 +76,12 @@ def test_padded_cells_of_a_given_memory_are_never_read() -> None:
     decoder = decoder_of("dfine").eval()
     padding = Padding(SIZES, (64, 128))
     output = decoder(features_of(decoder), padding=padding, want=WANT)
-    dirty = [level + 9 * padding.mask(tuple(level.shape[-2:])) for level in maps_of(output)]
-    taps = output.taps
-    assert_same(decoder.predict_from(taps["layer_starts"], taps["queries"], dirty, padding), output.layers, 1e-6)
+    clean, group = maps_of(output), output.taps["queries"]
+    dirty = [level + 9 * padding.mask((level.shape[2], level.shape[3])) for level in clean]
+    corner = torch.tensor([1.0, 1.0, 0.5, 0.5])  # of the image; boxes reach beyond
+    starts = [start._replace(references=corner.expand(2, 5, 4)) for start in output.taps["layer_starts"]]
+    found, expected = (decoder.predict_from(starts, group, maps, padding) for maps in (dirty, clean))
+    assert_same(found, expected)
 
 
 def _group(decoder: Decoder) -> QueryGroup:
