@@ -52,7 +52,7 @@ def test_predictions_by_hand() -> None:
 
 
 def test_votes_by_hand() -> None:
-    teacher = said(([0.0, -9.0], [0.5, 0.5, 0.4, 0.4]), ([-1.0, 1.0], [0.2, 0.2, 0.2, 0.2]))
+    teacher = said(([-9.0, 0.0], [0.5, 0.5, 0.4, 0.4]), ([-1.0, 1.0], [0.2, 0.2, 0.2, 0.2]))
     hidden = torch.tensor([[[3.0, 4.0], [0.0, 2.0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.2], [0.9, 0.9, 0.1, 0.1]]])
     votes = query_votes(hidden, teacher, boxes, torch.tensor([[True, False]]), BOTH, 2)
@@ -95,13 +95,20 @@ def test_the_teacher_s_queries_are_scored_on_the_teacher_s_matches() -> None:
     own = objective.criterion.terms(context.step)
     layers = [loss for name, loss in own.items() if not any(part in name for part in ("_dn", "_pre", "_enc"))]
     torch.testing.assert_close(found, torch.stack(layers).sum(), rtol=1e-4, atol=1e-5)
-    other = raw_of(DETRDistill(parts=("queries",)), student, detector(1))
-    calls: list[Tensor] = []
-    matcher, assign = objective.criterion.matcher, objective.criterion.matcher.assign
-    matcher.assign = lambda stack, *rest: (calls.append(stack.boxes), assign(stack, *rest))[1]
-    method.losses(context, context.teacher)
-    assert torch.equal(calls[0], torch.stack([one.boxes for one in context.teacher.output.layers]).flatten(1, 2))
-    assert other["loss_detrdistill_queries"] > 0
+    other = taught(student, detector(1), method := DETRDistill(parts=("queries",)))
+    method.check(student, other.criterion)
+    context = step(other, student)
+    assert context.teacher is not None
+    guides = context.teacher.output.layers
+    seen: list[Tensor] = []
+    matcher, assign = other.criterion.matcher, other.criterion.matcher.assign
+    matcher.assign = lambda stack, *rest: (seen.append(stack.boxes), assign(stack, *rest))[1]
+    (loss,) = method.losses(context, context.teacher).values()
+    assert torch.equal(seen[0], torch.stack([one.boxes for one in guides]).flatten(1, 2))
+    table = context.step.matching.table
+    pairs = other.criterion.match_as(context.student.groups[method.group], guides, table).pairs
+    assert pairs.query_index.shape == (2, len(table))
+    assert loss > 0
 
 
 @pytest.mark.parametrize("counts", [(2, 1), (0, 2), (0, 0)])
