@@ -43,6 +43,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "BoxDistillation": Method(same={"pairing": "hungarian"}),
     "CLoCKDistill": Method({"targets": TCLD(general=0)}, batched=True),
+    "CrossKD": Method(),
     "DETRDistill": Method(zero=tuple(f"loss_detrdistill_{term}" for term in ("l1", "giou", "features"))),
     "DistillGOLSD": Method({"start": None}, same={"pairing": "hungarian", "layers": "last"}),
     "FGD": Method({"weight": 1.0}, same={"adapter": "none"}),
