@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of a teacher from disk: the same losses, only for the same pixels, whatever happens to the folder."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import isdfine
+import isdfine.components
 from builders import write_micro_config
 from detector_cases import micro_checkpoint
 from isdfine.core.config.settings import CachePlan
@@ -30,7 +32,7 @@ from isdfine.data.transforms import RandomChoice, RandomHorizontalFlip, Resize
 from isdfine.distill.context import DistillationContext
 from isdfine.distill.objective import Objective
 from isdfine.distill.start import Moment
-from isdfine.distill.taught import Batch, Lesson, TeacherDistiller, check_cacheable
+from isdfine.distill.taught import Batch, Lesson, TeacherDistiller, check_cacheable, wanted
 from isdfine.distill.teacher import CommonClasses, Teacher, TeacherOutput
 from isdfine.nn.types import DetectorOutput, QueryGroup, Want
 from isdfine.solver.fit import fit
@@ -254,6 +256,10 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureF
     assert entries(tmp_path)[0].read_bytes() == whole
 
 
+class Final(Scores):
+    teacher_want = Want()
+
+
 class Maps(Scores):
     teacher_want = Want(taps=frozenset({"neck", "memory", "hidden"}))
 
@@ -276,6 +282,32 @@ def test_methods_that_read_more_are_refused(method: type[TeacherDistiller], need
     with pytest.raises(ValueError, match=text):
         check_cacheable(method())
     check_cacheable(Scores())
+
+
+def test_which_methods_of_ours_a_cache_can_serve() -> None:
+    """As docs/distillation.md says."""
+    served = set()
+    for name in REGISTRY:
+        if issubclass(REGISTRY[name], TeacherDistiller) and REGISTRY[name].__module__.startswith("isdfine."):
+            with contextlib.suppress(ValueError):
+                check_cacheable(REGISTRY[name]())
+                served.add(name)
+    assert served == {"BoxDistillation", "DistillGOLSD", "LD", "LogitDistillation"}
+
+
+def test_what_is_kept_does_not_depend_on_who_begins_when(tmp_path: Path) -> None:
+    """The second method wants more, and begins at the second step, which finds all it wants."""
+    first, later = Final(), Scores(start={"mode": "step", "value": 1})
+    kept, teacher, asked = cache(tmp_path), detector(1), []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    lesson = Lesson(Teacher(teacher), CommonClasses.of(range(CLASSES), CLASSES), cache=kept)
+    kept.open(wanted([first, later]))
+    images, targets = batch()
+    answers = [lesson.ask([first, later], Batch(images, targets, None, Moment(step, 0, 0.0))) for step in range(3)]
+    assert [len(answer.output.layers) for answer in answers if answer is not None] == [2, 2, 2]
+    assert all(answer is not None and len(answer.output.taps["hidden"]) == 2 for answer in answers)
+    assert len(asked) == 2
+    assert len(entries(tmp_path)) == 2
 
 
 def test_descriptions_of_transforms() -> None:
@@ -371,6 +403,13 @@ def test_data_that_cannot_be_cached_is_refused(setting: tuple[Path, Path], monke
         ConfigError, match=r"teacher\.cache: train_dataloader\.collate_fn is Mixed, which may mix the im"
     ):
         prepare(config, teacher, "run", "train_dataloader.collate_fn.type=Mixed")
+
+
+def test_a_run_refuses_a_method_that_reads_more(setting: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, teacher = setting
+    monkeypatch.setitem(REGISTRY._classes, "Head", Head)
+    with pytest.raises(ConfigError, match=r"distillers\.0: Head needs the teacher's modules, and teacher\.cache holds"):
+        prepare(config, teacher, "run", "distillers=[{type: Head}]")
 
 
 def test_what_the_answers_depend_on(setting: tuple[Path, Path], tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class CrossKD(FeatureDistiller):
     """
 
     one_adapter = True
+    live = True
     names = ("loss_crosskd_cls", "loss_crosskd_l1", "loss_crosskd_giou")
 
     def __init__(
