@@ -216,14 +216,17 @@ class Decoder(nn.Module):
         valid_ratios = None if memory.padding is None else memory.padding.valid_ratios(memory.sizes)
         visible = memory.padding is not None and memory.padding.visible
         position_ratios = valid_ratios if visible else None
-        inputs = DecoderInputs(values, queries.attn_mask, valid_ratios, record, position_ratios=position_ratios)
         if self.token_positions is None:
-            return inputs
-        return replace(
-            inputs,
-            tokens=memory.tokens,
-            token_positions=self.token_positions(memory),
-            token_padding=None if memory.padding is None else memory.padded_cells(),
+            return DecoderInputs(values, queries.attn_mask, valid_ratios, record, position_ratios=position_ratios)
+        return DecoderInputs(  # not with replace, which torch 2.6 cannot compile
+            values,
+            queries.attn_mask,
+            valid_ratios,
+            record,
+            memory.tokens,
+            self.token_positions(memory),
+            None if memory.padding is None else memory.padded_cells(),
+            position_ratios,
         )
 
     def _refine(
