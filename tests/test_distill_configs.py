@@ -67,8 +67,8 @@ def teacher_file(recipe: Path) -> Path:
 
 def test_the_pairs_of_the_paper_and_its_rivals_are_there() -> None:
     pairs = [f"{family}_{pair}" for family in ("dino", "dab", "deformable") for pair in ("r101_r50", "r50_r18")]
-    wanted = {f"{folder}/clockdistill_{pair}.yml" for folder in ("kitti", "coco") for pair in pairs}
-    wanted |= {f"kitti/{method}_dino_r50_r18.yml" for method in ("fitnet", "fgd", "mgd", "kddetr")}
+    wanted = {f"{folder}/clockdistill_{pair}_{folder}.yml" for folder in ("kitti", "coco") for pair in pairs}
+    wanted |= {f"kitti/{method}_dino_r50_r18_kitti.yml" for method in ("fitnet", "fgd", "mgd", "kddetr")}
     assert wanted <= {f"{path.parent.name}/{path.name}" for path in RECIPES}
 
 
@@ -108,7 +108,7 @@ def test_a_recipe_builds_its_method_between_its_models(path: Path) -> None:
         assert sizes[:2] == path.stem.split("_")[-2:]
     else:
         depths = [int(one.get("ResNet.depth")) for one in (teacher, config)]
-        assert path.stem.endswith("_r{}_r{}".format(*depths))
+        assert path.stem.endswith("_r{}_r{}_{}".format(*depths, path.parent.name))
     assert built(config, on_meta(config), teacher) == METHODS[method]
 
 
@@ -136,7 +136,7 @@ def kitti_batch(root: Path) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]
         Image.new("RGB", (1242, 375), (50 * number, 90, 60)).save(root / "image_2" / f"{number}.png")
         (root / "label_2" / f"{number}.txt").write_text(row.format(100, 300) + row.format(500, 640))
     parts = {f"{part}_dataloader.dataset.root": str(root) for part in ("train", "val")}
-    config = loaded(KITTI / "dino_r18.yml").with_values(parts)
+    config = loaded(KITTI / "dino_r18_kitti.yml").with_values(parts)
     val, train = (config.build(f"{part}_dataloader.dataset") for part in ("val", "train"))
     assert (len(train), len(val), val[0][0].shape) == (4, 1, (3, 402, 1333))
     drawn = (train[epoch, index, 0] for epoch in range(8) for index in range(4))
@@ -155,7 +155,7 @@ def test_photos_of_kitti_get_the_size_of_the_paper(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_batch_of_kitti_trains(tmp_path: Path) -> None:
     images, targets = kitti_batch(tmp_path)
-    config = tiny(loaded(KITTI / "clockdistill_dino_r50_r18.yml")).with_values({"num_classes": 7})
+    config = tiny(loaded(KITTI / "clockdistill_dino_r50_r18_kitti.yml")).with_values({"num_classes": 7})
     student, teacher = config.build("model").train(), Teacher(config.build("model"))
     objective = build_objective(config, student, Lesson(teacher, CommonClasses.of(range(7), 7)))
     terms = objective.terms(objective.run(student, images, targets))
