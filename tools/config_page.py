@@ -37,7 +37,7 @@ GROUPS = {
     "Models": "zoo",
     "Backbones": "nn.backbone",
     "Matching and losses": "losses",
-    "Self-distillation": "distill",
+    "Distillation": "distill",
     "Optimisers, schedules, average": "optim",
     "Data sets": "data.dataset",
     "Augmentation": "data.transforms",
