@@ -25,7 +25,7 @@ from ..nn.types import TRAINING, DetectorOutput, Target, Want
 from .context import DistillationContext, Distiller, counted, predicting_layers, told_apart
 from .layers import GOLSD
 from .start import Moment
-from .taught import Batch, Lesson, TeacherDistiller, check_cacheable, moment_of, wanted
+from .taught import Batch, Lesson, TeacherDistiller, acting_at, check_cacheable, moment_of, wanted
 
 logger = logging.getLogger(__name__)
 
@@ -94,8 +94,7 @@ class Objective(nn.Module):
         if self.lesson is not None:
             batch = Batch(images, targets, sizes.get("image_sizes"), Moment(step_number, epoch, progress))
             if (taught := self.lesson.ask(self.methods, batch)) is not None:
-                seen["teacher"] = taught
-                acting = (method for method in self.methods if method.factor(batch.moment))
+                seen["teacher"], acting = taught, acting_at(self.methods, batch.moment)
                 asked["groups"] = [group for method in acting for group in method.student_groups(batch, taught)]
         output = student(images, targets, **sizes, **asked)
         return self.context(output, targets, progress, **seen)
@@ -113,10 +112,10 @@ class Objective(nn.Module):
             ConfigError: a distiller returns something else than scalars by name, or a loss that is there already.
         """
         named = dict(self._mixed(self.criterion, self.criterion.terms(context.step)))
-        if self.methods:
+        if watching := [method.start for method in self.methods if method.start.mode == "plateau"]:
             total = torch.stack([loss.detach() for loss in named.values()]).sum()
-            for method in self.methods:
-                method.start.observe(total, moment_of(context))
+            for start in watching:
+                start.observe(total, moment_of(context))
         with torch.autocast(context.student.layers[-1].boxes.device.type, enabled=False):
             for index, (count, distiller) in enumerate(counted(self.distillers)):
                 losses = distiller(context)

@@ -143,6 +143,11 @@ def check_cacheable(method: TeacherDistiller) -> None:
         )
 
 
+def acting_at(methods: Sequence[TeacherDistiller], moment: Moment) -> list[TeacherDistiller]:
+    """Those that have begun and have a weight."""
+    return [method for method in methods if method.factor(moment)]
+
+
 def wanted(methods: Sequence[TeacherDistiller]) -> Want:
     """What the teacher must return for all of them."""
     return reduce(or_, (method.teacher_want for method in methods), Want())
@@ -168,7 +173,7 @@ class Lesson:
 
     def ask(self, methods: Sequence[TeacherDistiller], batch: Batch) -> TeacherOutput | None:
         """The teacher's answer for all methods, in one forward pass; None where none of them acts at this step."""
-        acting = [method for method in methods if method.factor(batch.moment)]
+        acting = acting_at(methods, batch.moment)
         if not acting:
             return None
         groups = [group for method in acting for group in method.teacher_groups(batch)]
