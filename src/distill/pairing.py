@@ -99,7 +99,7 @@ class QueryAligner:
         if self.mode != "gt_anchor":
             costs = pair_costs(classes.of_student(student.logits), student.boxes, known, teacher.boxes)
         if self.mode == "hungarian":
-            pairs = [_best(one) for one in costs.cpu().numpy()]
+            pairs = [_best(of_image) for of_image in costs.cpu().numpy()]
             image, query, partner, _ = to_device(_numbered(pairs), device).unbind()
             return QueryPairs(image, query, partner, confidence(known)[image, partner] >= self.threshold)
         truth = self._truth_costs(teacher, classes, step)
@@ -172,7 +172,7 @@ def best_pairs(costs: Tensor) -> Tensor:
     Returns: (S, B, 2, P) int64 on the costs' device: student and teacher, ascending in the student; P is the smaller
         number of queries.
     """
-    flat = [np.stack(_best(one)) for one in costs.detach().flatten(0, 1).cpu().numpy()]
+    flat = [np.stack(_best(of_image)) for of_image in costs.detach().flatten(0, 1).cpu().numpy()]
     pairs: Tensor = to_device(np.stack(flat), costs.device).unflatten(0, costs.shape[:2])
     return pairs
 

@@ -51,9 +51,9 @@ def point_losses(
             classes there are.
     """
     weights = weights.expand(len(student), -1, -1).flatten(1)
-    mine, theirs = (torch.stack([one.boxes for one in layers]).flatten(1, 2) for layers in (student, teacher))
-    scores = torch.stack([classes.of_student(one.logits) for one in student]).flatten(1, 2)
-    known = torch.stack([classes.of_teacher(one.logits) for one in teacher]).flatten(1, 2)
+    mine, theirs = (torch.stack([layer.boxes for layer in layers]).flatten(1, 2) for layers in (student, teacher))
+    scores = torch.stack([classes.of_student(layer.logits) for layer in student]).flatten(1, 2)
+    known = torch.stack([classes.of_teacher(layer.logits) for layer in teacher]).flatten(1, 2)
     distances = (kernel(scores, known), box_l1(mine, theirs), box_giou(mine, theirs))  # (K, B * G) each
     if norm == "kddetr":
         own = weights.sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -149,7 +149,7 @@ class PointDistiller(TeacherDistiller):
         points = self._points(batch)
         if self.specific:
             points.append(specific_points(self.group_name("specific"), taught.output.taps["queries"]))
-        return [self.enter(one) for one in points]
+        return [self.enter(group) for group in points]
 
     def _points(self, batch: Batch) -> list[QueryGroup]:
         return self.points(batch, step_generator(batch.moment.step, batch.images.device))
@@ -158,7 +158,7 @@ class PointDistiller(TeacherDistiller):
         mine, theirs, padding = self.answers(context.student, taught.output)
         pairs = self.layer_choice(len(mine), len(theirs))
         teachers = [theirs[teacher] for _, teacher in pairs]
-        weights = torch.stack([_weight(one.logits, taught.classes) for one in self.weighing(theirs, teachers)])
+        weights = torch.stack([_weight(layer.logits, taught.classes) for layer in self.weighing(theirs, teachers)])
         weights = weights.masked_fill(padding, 0)
         students = [mine[student] for student, _ in pairs]
         found = point_losses(students, teachers, weights, self.kernel, taught.classes, self.norm)
@@ -191,7 +191,7 @@ class PointDistiller(TeacherDistiller):
 def _joined(groups: Sequence[Sequence[Predictions]]) -> list[Predictions]:
     """Layers of several groups -> layers of all their queries."""
     return [
-        Predictions(torch.cat([one.logits for one in layer], 1), torch.cat([one.boxes for one in layer], 1))
+        Predictions(torch.cat([group.logits for group in layer], 1), torch.cat([group.boxes for group in layer], 1))
         for layer in zip(*groups)
     ]
 

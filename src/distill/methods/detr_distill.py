@@ -51,9 +51,9 @@ def paired_predictions(
 
     Returns: sums over pairs and layers, divided by the pairs of a layer, averaged over ranks.
     """
-    logits = torch.stack([classes.of_student(one.logits) for one in student]).float()  # (K, B, Q, C)
-    known = torch.stack([classes.of_teacher(one.logits) for one in teacher]).float()
-    boxes, targets = (torch.stack([one.boxes for one in layers]).float() for layers in (student, teacher))
+    logits = torch.stack([classes.of_student(layer.logits) for layer in student]).float()  # (K, B, Q, C)
+    known = torch.stack([classes.of_teacher(layer.logits) for layer in teacher]).float()
+    boxes, targets = (torch.stack([layer.boxes for layer in layers]).float() for layers in (student, teacher))
     mine, theirs = best_pairs(pair_costs(logits, boxes, known, targets)).unbind(2)  # (K, B, P) each
     logits, boxes = (rows.gather(2, mine[..., None].expand(-1, -1, -1, rows.shape[-1])) for rows in (logits, boxes))
     known, targets = (rows.gather(2, theirs[..., None].expand(-1, -1, -1, rows.shape[-1])) for rows in (known, targets))
@@ -206,7 +206,7 @@ class DETRDistill(FeatureDistiller):
             found["loss_detrdistill_features"] = torch.stack(losses).sum()
         if "queries" in self.chosen:
             count = context.student.layers[-1].logits.shape[-1]
-            guides = [in_students_columns(one, classes, count) for one in teachers]
+            guides = [in_students_columns(layer, classes, count) for layer in teachers]
             (criterion,) = self._criterion
             group = criterion.match_as(context.student.groups[self.group], guides, context.step.matching.table)
             scored = criterion.terms(MatchedStep(context.student, [group]))

@@ -281,10 +281,8 @@ def depth_of(keys: Collection[str]) -> int | None:
     is none with four stages."""
     names = [match for match in map(_FIRST_OR_THIRD.search, keys) if match is not None]
     stages = Counter(int(match["theirs"] or match["ours"]) for match in names if match["first"])
-    blocks, has_bottlenecks = (
-        tuple(stages[stage] for stage in sorted(stages)),
-        any(not match["first"] for match in names),
-    )
+    blocks = tuple(stages[stage] for stage in sorted(stages))
+    has_bottlenecks = any(not match["first"] for match in names)
     return next((depth for depth, counts in BLOCKS.items() if (counts, depth >= 50) == (blocks, has_bottlenecks)), None)
 
 
