@@ -134,13 +134,17 @@ class Objective(nn.Module):
                 named |= self._mixed(distiller, losses)
         return in_order(named, context.step)
 
-    def gradient_ratio(self, terms: Mapping[str, Tensor], student: nn.Module) -> Tensor:
+    def gradient_ratio(self, terms: Mapping[str, Tensor], student: nn.Module) -> Tensor | None:
         """Norm of the gradient of the losses with a teacher over that of all others, a scalar; the graph stays.
+
+        None where the others do not count (a ``beta`` of 0).
 
         Args:
             terms: of :meth:`terms`, of a step at which the teacher was asked.
             student: the gradients of its weights are meant.
         """
+        if self.lesson is None or not self.lesson.beta:
+            return None
         taught = {
             name
             for count, distiller in counted(self.distillers)

@@ -144,7 +144,10 @@ def test_ratio_of_gradients() -> None:
         gradients = [weight.grad.flatten() for weight in student.parameters() if weight.grad is not None]
         parts.append(torch.cat(gradients).norm())
     torch.testing.assert_close(ratio, parts[0] / parts[1])
+    assert ratio is not None
     assert ratio > 0
+    alone = taught(student, teacher, Tokens(), beta=0.0)
+    assert alone.gradient_ratio(terms_of(alone, student), student) is None, "all others count nothing"
 
 
 def test_names_that_change_are_refused() -> None:
