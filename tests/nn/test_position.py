@@ -51,7 +51,9 @@ def test_grid_puts_rows_first() -> None:
         ("dab", "PositionEmbeddingSine_T20", 20.0, 0.0),
         ("dab", "dab_deformable_PositionEmbeddingSine_T10000", 10000.0, -0.5),
         ("deformable", "PositionEmbeddingSine_T10000", 10000.0, -0.5),
+        ("deformable", "PositionEmbeddingSine_T20", 20.0, -0.5),
         ("dino", "PositionEmbeddingSineHW_T20", 20.0, 0.0),
+        ("dino", "PositionEmbeddingSineHW_T10000", 10000.0, 0.0),
     ],
 )
 def test_sines_of_maps_are_the_official_ones(family: str, name: str, temperature: float, offset: float) -> None:
