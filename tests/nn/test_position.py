@@ -51,7 +51,6 @@ def test_grid_puts_rows_first() -> None:
         ("dab", "PositionEmbeddingSine_T20", 20.0, 0.0),
         ("dab", "dab_deformable_PositionEmbeddingSine_T10000", 10000.0, -0.5),
         ("deformable", "PositionEmbeddingSine_T10000", 10000.0, -0.5),
-        ("deformable", "PositionEmbeddingSine_T20", 20.0, -0.5),
         ("dino", "PositionEmbeddingSineHW_T20", 20.0, 0.0),
         ("dino", "PositionEmbeddingSineHW_T10000", 10000.0, 0.0),
     ],
