@@ -42,6 +42,8 @@ from isdfine.data.workers import worker_context
 from isdfine.nn.backbone.hgnetv2 import VARIANTS, Variant
 from isdfine.solver.folder import RunFolder
 
+MEASURED = ("seconds_per_step", "peak_resident_mib")
+"""Of the machine: never the same twice."""
 STEPS = 4
 """Of an epoch."""
 MOMENTS = ("start", "step", "write", "evaluation")
@@ -226,7 +228,7 @@ def differences(whole: RunFolder, part: RunFolder) -> list[str]:
             one, two = (torch.load(folder.path / path.name, weights_only=True) for folder in (whole, part))
             found += [f"{path.name}: {place}" for place in unequal(one, two) if place != ".config"][:3]
     lines = [
-        [{name: value for name, value in json.loads(line).items() if name != "seconds_per_step"} for line in text]
+        [{name: value for name, value in json.loads(line).items() if name not in MEASURED} for line in text]
         for text in (folder.metrics.read_text().splitlines() for folder in (whole, part))
     ]
     if lines[0] != lines[1]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from .matrix import Matrix
 from .plots import draw_plots
 from .results import ABSENT, Outcome, Results
 from .statistics import FACTOR, LEARNED, MIN_SEEDS, NOTHING, Paired, false_claim_rate, summarize
+
+SIZES = ("APs", "APm", "APl")
+COST = (
+    "Teacher: on the same validation data. Gap closed: the paired difference to the baseline, over what the baseline "
+    "lacks to the teacher; it says no more than the verdict allows. Seconds per step: mean over seeds of the log's "
+    "medians. Peak memory: the most that a training process held, evaluations included: tensors on a GPU (cuda), or "
+    "all of its main memory (resident)."
+)
 
 
 def write_report(results: Results, *, train: str, command: str) -> Path:
@@ -73,6 +81,39 @@ def summary_table(results: Results, data: str) -> str:
     return _table(head, rows)
 
 
+def cost_table(results: Results, data: str) -> str:
+    """One row per variant: its teacher, the gap to it, metrics by size of object, time and memory of training."""
+    first = results.matrix.metrics[0]
+    rows = []
+    for variant in results.matrix.variants:
+        outcomes = results.of(data, variant.name).values()
+        teachers = {outcome.teacher[first] for outcome in outcomes if outcome.teacher and first in outcome.teacher}
+        sizes = [[value for outcome in outcomes if (value := outcome.stats.get(name, ABSENT)) != ABSENT]
+                 for name in SIZES]  # fmt: skip
+        seconds = [outcome.seconds_per_step for outcome in outcomes if outcome.seconds_per_step is not None]
+        peaks = [outcome.peak_mib for outcome in outcomes if outcome.peak_mib is not None]
+        rows.append([
+            f"`{variant.name}`", ", ".join(map(_percent, sorted(teachers))) or "-",
+            _spread(list(results.values(data, variant.name, first).values())),
+            _gap_closed(results, data, variant.name, teachers), *map(_spread, sizes),
+            f"{sum(seconds) / len(seconds):.3f}" if seconds else "-",
+            ", ".join(f"{max(mib for kind, mib in peaks if kind == counted):.0f} MiB {counted}"
+                      for counted in sorted({kind for kind, _ in peaks})) or "-",
+        ])  # fmt: skip
+    return _table(["variant", f"teacher {first}", first, "gap closed", *SIZES, "s per step", "peak memory"], rows)
+
+
+def _gap_closed(results: Results, data: str, variant: str, teachers: Collection[float]) -> str:
+    """The gain as a share of what the baseline lacks to the teacher, over common seeds; "-" where it lacks nothing."""
+    first = results.matrix.metrics[0]
+    paired = results.paired(data, variant, first)
+    if paired is None or len(teachers) != 1:
+        return "-"
+    baseline = results.values(data, results.matrix.baseline, first)
+    gap = next(iter(teachers)) - sum(baseline[seed] for seed in paired.seeds) / len(paired.seeds)
+    return f"{100 * paired.mean / gap:.0f} %" if gap > 0 else "-"
+
+
 def to_dict(results: Results) -> dict[str, Any]:
     """Everything in the report, as fractions in [0, 1], for other programs."""
     matrix = results.matrix
@@ -112,6 +153,8 @@ def _run_dict(outcome: Outcome) -> dict[str, Any]:
         "stats": outcome.stats,
         "curve": [{"step": step, **stats} for step, stats in outcome.curve],
         "seconds_per_step": outcome.seconds_per_step,
+        "teacher": outcome.teacher,
+        "peak_mib": None if outcome.peak_mib is None else dict([outcome.peak_mib]),
         "parameters": None if outcome.layers is None else outcome.layers.parameters,
         "layers": None if outcome.layers is None else list(outcome.layers.stats),
     }
@@ -125,6 +168,7 @@ def _data_section(results: Results, data: str, pictures: Sequence[str]) -> list[
         head = ["variant", "metric", "seeds", f"minus `{baseline}`", "seed by seed", "95 % interval (t)", "p",
                 "smallest to be claimed", "verdict"]  # fmt: skip
         parts += [f"### Differences to `{baseline}`", _table(head, rows), _rule(claims)]
+    parts += ["### Teacher, sizes of objects, cost", cost_table(results, data), COST]
     layers = _layer_table(results, data)
     if layers:
         first = results.matrix.metrics[0]

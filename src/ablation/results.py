@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from .layers import LayerResults, cached_layers, known_layers
 from .matrix import Judge, Matrix, Trial
 from .run_status import config_hash, evaluations, final_evaluation, read_records, run_status, saved_step
 from .statistics import Paired, compare
+from .teachers import Stats, cached_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class Outcome:
     seconds_per_step: float | None
     config_hash: str
     layers: LayerResults | None = None
+    teacher: Stats | None = None
+    """Metrics of its teacher on the same data; None without one, or where they are not known."""
+    peak_mib: tuple[str, float] | None = None
+    """What was counted (``cuda``: tensors there; ``resident``: main memory of the process), and the most of it."""
 
 
 @dataclass
@@ -138,16 +143,43 @@ class Configs:
         return self[run].data
 
 
-def collect(matrix: Matrix, configs: Configs, *, layers: Layers = "measure") -> Results:
+class Teachers:
+    """Metrics of the teachers of a matrix, each asked for once.
+
+    Args:
+        folder: of the matrix.
+        measure: what is not known yet.
+    """
+
+    def __init__(self, folder: Path, *, measure: bool) -> None:
+        self._folder, self._measure = folder, measure
+        self._seen: dict[tuple[str, str], Stats | None] = {}
+
+    def of(self, run: Trial, configs: Configs, notes: list[str]) -> Stats | None:
+        """Of a run's teacher on its data; None with a note, once, where they cannot be measured."""
+        config = configs[run]
+        key = (run.data, repr(config.settings.teacher))
+        if key not in self._seen:
+            try:
+                self._seen[key] = cached_teacher(config, self._folder, measure=self._measure)
+            except (CheckpointError, ConfigError, DataError) as error:
+                notes.append(f"{run.label}: no AP of its teacher: {error}")
+                self._seen[key] = None
+        return self._seen[key]
+
+
+def collect(matrix: Matrix, configs: Configs, *, layers: Layers = "measure", teachers: bool = False) -> Results:
     """Read what is there of every run.
 
     Args:
         matrix: what is compared.
         configs: the config that each run must have.
         layers: where AP over decoder layers comes from.
+        teachers: whether to measure those that are not known yet.
     """
     results = Results(matrix)
     results.notes += _same_configs(matrix, configs)
+    judged = Teachers(matrix.output_dir, measure=teachers)
     for run in matrix.runs():
         expected = configs.plain(run)
         status = run_status(run.folder, expected)
@@ -157,6 +189,7 @@ def collect(matrix: Matrix, configs: Configs, *, layers: Layers = "measure") -> 
             results.missing[run.label] = _why(run, status.state)
         else:
             outcome = _outcome(run, expected, matrix, configs, results.notes, layers=layers)
+            outcome = replace(outcome, teacher=judged.of(run, configs, results.notes))
             broken = [name for name in matrix.metrics if not math.isfinite(outcome.stats[name])]
             if broken:
                 results.missing[run.label] = f"finished, but its {' and '.join(broken)} is no number"
@@ -210,10 +243,20 @@ def _outcome(
         curve=curve,
         seconds_per_step=median(seconds) if seconds else None,
         config_hash=config_hash(expected),
+        peak_mib=_peak(records),
         layers=_layers(run, configs, matrix.judge, judged, notes, measure=layers == "measure")
         if layers != "leave out"
         else None,
     )
+
+
+def _peak(records: Sequence[dict[str, Any]]) -> tuple[str, float] | None:
+    """The most memory that any attempt of a run has logged."""
+    for kind in ("cuda", "resident"):
+        found = [float(record[key]) for record in records if (key := f"peak_{kind}_mib") in record]
+        if found:
+            return kind, max(found)
+    return None
 
 
 def _judged(records: Sequence[dict[str, Any]], final: dict[str, Any] | None, judge: Judge) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def train(matrix: Matrix, configs: Configs, options: argparse.Namespace, command
 
     def report_so_far() -> None:
         try:
-            write(matrix, configs, options, command, "leave out" if options.no_layers else "known")
+            write(matrix, configs, options, command, "known")
         except (OSError, ConfigError) as error:  # the trainings matter more; the report at the end says it again
             logger.error("the report could not be written: %s", error)
 
@@ -85,19 +85,20 @@ def train(matrix: Matrix, configs: Configs, options: argparse.Namespace, command
 
 
 def write(
-    matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str, layers: Layers
+    matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str, how: Layers
 ) -> tuple[Results, Path]:
-    """Write the report about all runs; one command at a time does."""
+    """Write the report about all runs; one command at a time does. What is not known is measured, or left open."""
     held = take_lock(matrix.output_dir / ".report.lock", patience_s=math.inf)
     assert held is not None  # it has waited
     with held:
-        results = collect(matrix, configs, layers=layers)
+        layers: Layers = "leave out" if options.no_layers else how
+        results = collect(matrix, configs, layers=layers, teachers=how == "measure")
         return results, write_report(results, train="isdfine train", command=command)
 
 
 def report(matrix: Matrix, configs: Configs, options: argparse.Namespace, command: str) -> None:
     """Measure what is not known yet, write the report and print its first tables."""
-    results, path = write(matrix, configs, options, command, "leave out" if options.no_layers else "measure")
+    results, path = write(matrix, configs, options, command, "measure")
     for data in matrix.data:
         print(f"{data.name}\n{summary_table(results, data.name)}\n".lstrip())
     for label, why in results.missing.items():

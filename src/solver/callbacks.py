@@ -22,6 +22,7 @@ from ..core.errors import ConfigError, NonFiniteError, last_line
 from ..distill.context import DistillationContext
 from ..distill.diagnostics import WeightedMeans
 from .progress import Progress
+from .resources import peak_memory
 from .train import StepReport, StopTraining
 from .writers import Writer
 
@@ -279,6 +280,7 @@ class StepLog:
         norm = math.nan if report.grad_norm is None else float(report.grad_norm)
         self.loss = loss = sum(means.values())
         values = {"loss": loss, **means, "lr": report.lr, "seconds_per_step": seconds, "grad_norm": norm}
+        values |= peak_memory(numbers.device)
         not_finite = [name for name, value in (means | diagnostics).items() if not math.isfinite(value)]
         logger.info(
             "epoch %d [%d/%d] step %d: loss %.4f, lr %.3g, gradient norm %.3g, %.3f s/step%s",

@@ -46,6 +46,18 @@ def free_memory(root: Path = Path("/"), *, swap: bool = False) -> int:
     return min(limits) if limits else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+def peak_memory(device: torch.device, root: Path = Path("/")) -> dict[str, float]:
+    """Most that this process has held so far in MiB, by the name of what was counted; empty where nothing says it.
+
+    ``peak_cuda_mib``: tensors on the GPU; ``peak_resident_mib``: main memory with libraries. The latter is Linux's own
+    figure, as that of ``getrusage`` begins with what the parent held when it started the process.
+    """
+    if device.type == "cuda":
+        return {"peak_cuda_mib": torch.cuda.max_memory_allocated(device) / 2**20}
+    kibibytes = _figure(root / "proc/self/status", "VmHWM:")
+    return {} if kibibytes is None else {"peak_resident_mib": int(kibibytes) / 2**10}
+
+
 def usable_cores(root: Path = Path("/")) -> int:
     """Processor cores for each process of the run, at least 1: affinity and quota of the control group count."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

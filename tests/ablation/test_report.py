@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The ISD-FINE authors
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,28 @@ def test_curves_use_the_steps_that_all_runs_have(tmp_path: Path, monkeypatch: py
     assert plain.y[1] == pytest.approx([40, 42, 41])
     assert few.y == [pytest.approx([25]), pytest.approx([50])]
     assert list(drawn["AP_over_layers.png"][0].x) == [1, 2, 3]
+
+
+def test_teachers_gaps_sizes_and_cost(tmp_path: Path) -> None:
+    trial = results(tmp_path)
+    changed = {"good": {"teacher": {"AP": 0.61}, "peak_mib": ("resident", 812.4)}, "same": {"teacher": {"AP": 0.40}}}
+    trial.outcomes = [
+        replace(outcome, stats={**outcome.stats, "APm": 0.2}, **changed.get(outcome.run.variant, {}))
+        for outcome in trial.outcomes
+    ]
+    last = max(at for at, outcome in enumerate(trial.outcomes) if outcome.run.variant == "good")
+    trial.outcomes[last] = replace(trial.outcomes[last], seconds_per_step=1.0, peak_mib=("resident", 700.0))
+    text = write(trial)
+    table = rows(text, "### Teacher, sizes of objects, cost")
+    assert table["variant"] == [
+        "teacher AP", "AP", "gap closed", "APs", "APm", "APl", "s per step", "peak memory",
+    ]  # fmt: skip
+    sizes = ["-", "20.00 ± 0.00", "-"]
+    assert table["`plain`"] == ["-", "41.00 ± 1.00", "-", *sizes, "0.500", "-"]
+    assert table["`good`"][2] == "10 %"  # 2.003 points of 20
+    assert table["`good`"][0] == "61.00"
+    assert table["`good`"][6:] == ["0.667", "812 MiB resident"]  # mean and maximum over seeds
+    assert table["`same`"][:3] == ["40.00", "41.00 ± 0.00", "-"]  # below the baseline: there is no gap
+    assert "says no more than the verdict allows" in text
+    good = next(run for run in to_dict(trial)["runs"] if run["variant"] == "good")
+    assert (good["teacher"], good["peak_mib"]) == ({"AP": 0.61}, {"resident": 812.4})

@@ -37,6 +37,7 @@ def test_the_last_evaluation_counts_unless_the_best_is_asked_for(tmp_path: Path)
     assert (one.epoch, one.step, one.seconds_per_step) == (1, 4, pytest.approx(0.15))
     assert [(step, stats["AP50"]) for step, stats in one.curve] == [(2, pytest.approx(0.3)), (4, pytest.approx(0.25))]
     assert set(one.stats) == {"AP", "AP50", "APl"}
+    assert one.peak_mib == ("resident", 700.0)  # of all attempts, not of the last
     shutil.rmtree(tmp_path / "out")
     best = collect(*trained(tmp_path, judge="best"), layers="leave out")
     assert [(outcome.epoch, outcome.step) for outcome in best.outcomes] == [(0, 2)] * 6

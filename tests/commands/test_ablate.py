@@ -23,6 +23,9 @@ from builders import ROOT, load_tool, write_micro_config
 from isdfine.ablation.matrix_file import read_matrix
 from isdfine.ablation.results import Configs
 
+MEASURED = ("seconds_per_step", "peak_resident_mib")
+"""Of the machine: never the same twice."""
+
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
@@ -191,7 +194,7 @@ def training_in(folder: Path) -> int:
 def records_of(folder: Path) -> list[dict[str, object]]:
     """What a run reported, its timing aside."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED} for line in lines]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from builders import write_micro_config
 from isdfine.distill.diagnostics import WeightedMean
 from isdfine.solver.callbacks import NonFiniteGuard, StepLog
 from isdfine.solver.progress import Progress
+from isdfine.solver.resources import peak_memory
 from isdfine.solver.train import StepReport
 from solver.test_training import assert_same_weights, lines, run_micro
 
@@ -80,7 +81,7 @@ def test_what_is_not_finite_is_named(caplog: pytest.LogCaptureFixture) -> None:
     log.line(report, Progress(0, 1, 1), 1)
     assert "step 1: not finite, and so not in the metrics: loss_b, kl" in caplog.text
     assert [sorted(values) for _, _, values in records.found] == [
-        ["grad_norm", "loss_a", "lr", "seconds_per_step"],
+        ["grad_norm", "loss_a", "lr", *peak_memory(torch.device("cpu")), "seconds_per_step"],
         ["iou"],
     ]
 
