@@ -7,6 +7,7 @@ isdfine visualize errors     -r output/quickstart/best.pth -o errors --threshold
 isdfine visualize detections -r output/quickstart/best.pth -o pictures --max-images 20
 isdfine visualize fdr        -r output/quickstart/best.pth -o fdr --images page.jpg
 isdfine visualize attention  -r output/quickstart/best.pth -o attention --objects 2
+isdfine visualize distillation -r output/student/best.pth -o taught -u teacher.checkpoint=output/teacher/best.pth
 """
 
 import argparse
@@ -33,14 +34,20 @@ from ..data.dataset.detection import GroundTruth
 from ..data.evaluate import EvalResult
 from ..deploy.inspection import inspect_image
 from ..deploy.preprocess import recipe_of
+from ..distill.memory_difference import MEMORY, MemoryLevel, memory_differences, memory_levels
+from ..distill.pairing import in_students_columns
+from ..distill.taught import Lesson
+from ..nn.boxes import xyxy_to_cxcywh
 from ..nn.padding import IMAGE_SIZE
-from ..nn.types import BatchDetections
+from ..nn.types import BatchDetections, Want
 from ..plots.attention import attention_figure, attention_maps_figure
 from ..plots.chosen_images import ChosenImage, chosen_images, file_stem
+from ..plots.distillation import ComparedImage, ComparedLevel, distillation_figure
 from ..plots.edge_distributions import refinement_figure
 from ..plots.evaluation_plots import confusion_figure, f1_figure, precision_recall_figure
 from ..solver.evaluate import detect
 from ..solver.solver import Evaluation
+from ..solver.teacher import build_lesson
 from ..viz.canvas import save_figure
 from ..viz.draw import THRESHOLD, draw_detections, side_by_side
 from ..viz.errors import Judgement, Kind, judge
@@ -50,7 +57,7 @@ from ..viz.report import EvaluationReport, Picture, write_report
 from ..viz.sheet import SHEET, error_sheets
 
 NEEDED = ("model", "postprocessor", "evaluator", "val_dataloader")
-WITH_FIGURES = ("report", "fdr", "attention")
+WITH_FIGURES = ("report", "fdr", "attention", "distillation")
 FIRST = 8
 """Validation images that are looked at where none are named."""
 
@@ -87,6 +94,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     commands.add_parser("detections", parents=[run, look], help="ground truth and detections side by side")
     commands.add_parser("fdr", parents=[run, look, layers], help="edge distributions, as the paper's Figure 4")
     commands.add_parser("attention", parents=[run, look, layers], help="sampling points and attention maps")
+    commands.add_parser("distillation", parents=[run, look], help="teacher and student: boxes, memory, LCMD's masks")
     return parser.parse_args(arguments)
 
 
@@ -311,6 +319,49 @@ def decoder_figures(options: argparse.Namespace) -> None:
             print(path)
 
 
+def distillation(options: argparse.Namespace) -> None:
+    """Teacher and student of a run on the same image, one figure each."""
+    run = open_run(options)
+    lesson = build_lesson(run.config, run.label_space, run.device)
+    if lesson is None:
+        raise ConfigError(f"{options.resume} has learned from no teacher: name one, -u teacher.checkpoint=FILE")
+    levels: list[MemoryLevel] = []
+    try:
+        levels = memory_levels(run.model, lesson.teacher)
+    except ValueError as error:
+        print(f"memory and masks are left out: {error}")
+    for chosen in chosen_by(options, run):
+        seen = compared(run, lesson, levels, chosen)
+        path = options.output / f"{chosen.name}.png"
+        save_figure(distillation_figure(chosen.image, seen, run.label_space, options.threshold, chosen.name), path)
+        print(path)
+
+
+@torch.inference_mode()
+def compared(run: Evaluation, lesson: Lesson, levels: list[MemoryLevel], chosen: ChosenImage) -> ComparedImage:
+    """What teacher and student say of an image; the teacher in the classes that both know, as it is learned from."""
+    images, truth, want = chosen.images, chosen.truth, Want(taps=MEMORY if levels else frozenset())
+    image_sizes = None if chosen.image_sizes is None else chosen.image_sizes.to(run.device)
+    canvas = (images.shape[-2], images.shape[-1])
+    size = torch.tensor(chosen.size[::-1], dtype=torch.float32, device=run.device)  # width, height
+    expected = lesson.teacher(images, image_sizes, want=want)
+    own = run.model(images, image_sizes=image_sizes, want=want)
+    columns = own.layers[-1].logits.shape[-1]
+    teacher, student = (
+        BatchDetections(*(field[0].cpu() for field in run.postprocessor(predictions, size[None])))
+        for predictions in (in_students_columns(expected.layers[-1], lesson.classes, columns), own.layers[-1])
+    )
+    boxes = images.new_zeros(0, 4) if truth is None else xyxy_to_cxcywh(truth.boxes.to(size) / size.repeat(2))
+    differences = memory_differences(levels, own, expected, boxes[None], canvas, image_sizes)
+    maps = [
+        ComparedLevel(level.stride, *(field[0].cpu().numpy() for field in difference))
+        for level, difference in zip(levels, differences)
+    ]
+    inside = canvas if image_sizes is None else image_sizes[0].tolist()
+    span = (chosen.size[0] * canvas[0] / inside[0], chosen.size[1] * canvas[1] / inside[1])
+    return ComparedImage(truth, teacher, student, maps, span, all(level.same_width for level in levels))
+
+
 def save_picture(image: Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     with whole_file(path, durable=False) as partial:
@@ -323,6 +374,7 @@ COMMANDS = {
     "detections": detections,
     "fdr": decoder_figures,
     "attention": decoder_figures,
+    "distillation": distillation,
 }
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..deploy.inspection import InspectedLayer, Inspection
 from ..viz.canvas import new_figure, view_around
-from .panels import add_box, show_view
+from .panels import add_box, panel_shape, show_view
 
 _LEVELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 """Colours of feature maps, fine to coarse; apart for colour-blind readers too."""
@@ -50,7 +50,7 @@ def attention_figure(image: Image.Image, seen: Inspection, query: int, caption: 
     shown = seen.numbered(layers)
     wide = max(3.1, 9.3 / len(shown))
     view = _view(image, list(shown.values()), query)
-    shapes = _shape((0, 0, image.width, image.height)), _shape(view)
+    shapes = panel_shape((0, 0, image.width, image.height)), panel_shape(view)
     figure = new_figure(wide * len(shown), 1.3 + wide * sum(shapes))
     figure.suptitle(f"{caption}: sampling points (above) and self-attention (below)", fontsize=11)
     grid = figure.subplots(2, len(shown), squeeze=False, height_ratios=shapes[::-1])
@@ -102,12 +102,6 @@ def _view(image: Image.Image, layers: Sequence[InspectedLayer], query: int) -> t
     low, high = np.quantile(heavy, 0.03, axis=0), np.quantile(heavy, 0.97, axis=0)
     boxes = [*(layer.references_xyxy_px[query] for layer in layers), np.concatenate([low, high])]
     return view_around(np.stack(boxes), (image.height, image.width), margin=0.1)
-
-
-def _shape(view: tuple[int, int, int, int]) -> float:
-    """Height of a panel as a share of its width, kept within what fits a page."""
-    left, top, right, bottom = view
-    return min(max((bottom - top) / (right - left), 0.3), 1.6)
 
 
 def _sampling(panel: Any, layer: InspectedLayer, query: int, number: int, largest: float) -> None:

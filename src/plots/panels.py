@@ -28,6 +28,12 @@ def show_view(axes: Any, image: Image.Image, view: tuple[int, int, int, int]) ->
     axes.set_yticks([])
 
 
+def panel_shape(view: tuple[int, int, int, int]) -> float:
+    """Height of a panel as a share of its width, kept within what fits a page."""
+    left, top, right, bottom = view
+    return min(max((bottom - top) / (right - left), 0.3), 1.6)
+
+
 def add_box(axes: Any, box_xyxy_px: Sequence[float] | NDArray[Any], *, rim: bool = True, **style: Any) -> Any:
     """An unfilled rectangle in pixels of the image; a thin white rim keeps it visible on any ground."""
     from matplotlib.patches import Rectangle
