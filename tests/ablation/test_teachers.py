@@ -32,7 +32,9 @@ def taught(tmp_path: Path) -> Config:
     """A run that learns from weights of another size than its own."""
     path = write_micro_config(tmp_path)
     torch.manual_seed(3)
-    larger = Evaluation(isdfine.load_config(path, ["DFINETransformer.num_layers=3", "seed=3"]))
+    larger = Evaluation(
+        isdfine.load_config(path, ["DFINETransformer.num_layers=3", "DFINEPostProcessor.num_top_queries=3", "seed=3"])
+    )
     content = {"model": larger.model.state_dict(), "config": larger.config.dump()}
     torch.save({**content, "label_space": larger.label_space.to_dict()}, tmp_path / "teacher.pth")
     return isdfine.load_config(path, [f"teacher.checkpoint={tmp_path / 'teacher.pth'}"])
@@ -45,7 +47,9 @@ def test_a_teacher_is_judged_as_its_own_run_would_judge_it(
     assert cached_teacher(taught, tmp_path, measure=False) is None
     assert not list(tmp_path.glob("teacher_*.json"))
     measured = cached_teacher(taught, tmp_path, measure=True)
-    own = Evaluation(taught.with_values({"DFINETransformer.num_layers": 3, "teacher": None}))
+    own = Evaluation(
+        taught.with_values({"DFINETransformer.num_layers": 3, "DFINEPostProcessor.num_top_queries": 3, "teacher": None})
+    )
     own.load(tmp_path / "teacher.pth")
     assert measured == pytest.approx(own.evaluate().stats)
     small = cached_teacher(taught.with_values({"teacher.resize": [96, 96]}), tmp_path, measure=True)
