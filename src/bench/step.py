@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.config import Config
+from ..distill.context import DistillationContext
 from ..distill.diagnostics import Diagnostics
 from ..distill.objective import Objective
 from ..nn.types import TRAINING
@@ -143,15 +144,24 @@ class TrainingStep:
 
     def _loss(self, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
         assert self.objective is not None
-        with self.clock.phase("forward"), self.trainee.precision.autocast():
-            output = self.trainee.model(images, targets, **self._asked)
-        with self.clock.phase("matching"):
-            context = self.objective.context(output, targets)
+        if self.objective.lesson is not None:
+            context = self._taught(images, targets)
+        else:
+            with self.clock.phase("forward"), self.trainee.precision.autocast():
+                output = self.trainee.model(images, targets, **self._asked)
+            with self.clock.phase("matching"):
+                context = self.objective.context(output, targets)
         with self.clock.phase("criterion"):
             loss = torch.stack(list(self.objective.terms(context).values())).sum()
         if self._diagnostics is not None:
             self._diagnostics(context)
         return loss
+
+    def _taught(self, images: Tensor, targets: list[dict[str, Tensor]]) -> DistillationContext:
+        """Teacher, student and matching, which are one call, at the end of a run, when every method has begun."""
+        assert self.objective is not None
+        with self.clock.phase("forward"), self.trainee.precision.autocast():
+            return self.objective.run(self.trainee.model, images, targets, 1.0, step_number=1)
 
     def _own_loss(self, images: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
         """Forward pass and losses are one call there."""

@@ -40,6 +40,17 @@ def test_a_table_of_methods(tool: ModuleType, tmp_path: Path, capsys: pytest.Cap
     assert "micro, 1 x 64 x 64 pixels, 3 boxes an image, fp32, 2 rounds; " in lines[6]
 
 
+def test_methods_with_a_teacher(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    methods = ["none", "LogitDistillation", "LogitDistillation+cached"]
+    more = ["--teacher", str(write_micro_config(teacher)), "--baseline", "none", "--methods", *methods]
+    assert tool.main(arguments(tmp_path, *more)) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
+    assert [row[0] for row in rows] == methods
+    assert float(rows[1][-2]) >= float(rows[2][-2]) > float(rows[0][-2]), "the teacher's weights count"
+
+
 def test_plain_text_without_the_baseline(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(arguments(tmp_path, "--methods", "inter-d2s")) == 0
     row = capsys.readouterr().out.splitlines()[1].split()
@@ -77,6 +88,8 @@ def test_resident_memory_of_a_process_per_method(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--methods", "FGD"], "error: methods: FGD: give the YAML file of a --teacher"),
+        (["--methods", "none+cached"], "error: methods: none+cached: has no teacher"),
         (["--methods", "golsd"], "error: methods: golsd: choose from fdr-only, none, go-lsd, inter-d2s"),
         (["--batch", "0"], "error: batch is 0: give 1 or more"),
         (["--steps", "0", "--warmup", "0"], "error: steps is 0: give 1 or more; warmup is 0: give 1 or more"),
