@@ -104,7 +104,7 @@ class Probe:
         return time.perf_counter() - begin
 
     def peak_bytes(self, batch: int, size: Size) -> int:
-        """Most bytes that the run holds in a step: weights, average, moments, batch, activations.
+        """Most bytes that the run holds in a step: weights (a teacher's too), average, moments, batch, activations.
 
         A GPU's allocator tells. On a CPU every allocation of the step is recorded as it comes and goes, on top of what
         outlives it.
@@ -122,8 +122,10 @@ class Probe:
         return risen + batch_bytes + self.held_bytes()
 
     def held_bytes(self) -> int:
-        """Weights, average and moments: what outlives a step."""
-        parts, states = (self.trained, self.optim.ema.module), self.optim.optimizer.state.values()
+        """Weights, those of a teacher too, average and moments: what outlives a step."""
+        parts, states = [self.trained, self.optim.ema.module], self.optim.optimizer.state.values()
+        if (lesson := self.trained.objective.lesson) is not None:  # which is no module of what trains
+            parts.append(lesson.teacher.model)
         weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
         moments = [value for state in states for value in state.values() if isinstance(value, Tensor)]
         return storage_bytes(weights + moments)

@@ -16,7 +16,7 @@ from builders import load_tool, write_micro_config
 from isdfine.core.errors import ConfigError
 from isdfine.solver import memory
 from isdfine.solver.memory import Forecast, activations, check_memory, is_out_of_memory, measure, measure_run, refuse
-from isdfine.solver.probe import Probe, aside, boxes_of
+from isdfine.solver.probe import Probe, aside, boxes_of, storage_bytes
 from isdfine.solver.resources import free_memory, usable_cores
 from isdfine.solver.training import Training
 from solver.test_padded_training import write_padded_config
@@ -105,6 +105,19 @@ def test_more_pixels_and_more_moments_need_more(run: Training) -> None:
         assert small.peak_bytes(1, (192, 192)) > small.peak_bytes(1, (96, 96)) > small.held_bytes()
         weights = sum(parameter.nbytes for parameter in run.model.parameters())
         assert 2.9 * weights < small.held_bytes() - frugal.held_bytes() < 3.2 * weights  # two moments and the average
+
+
+def test_a_teacher_is_held_too(run: Training, tmp_path: Path) -> None:
+    labels = run.train_loader.dataset.label_space.to_dict()
+    content = {"model": run.model.state_dict(), "config": run.config.dump(), "label_space": labels}
+    torch.save(content, tmp_path / "teacher.pth")
+    learns = {"teacher": {"checkpoint": str(tmp_path / "teacher.pth")}, "distillers": [{"type": "LogitDistillation"}]}
+    with aside():
+        probe = Probe(run.config.with_values(learns), CPU, run.train_loader)
+    held = probe.held_bytes()
+    probe.trained.objective.lesson = None
+    weights = storage_bytes([*run.model.parameters(), *run.model.buffers()])
+    assert held - probe.held_bytes() == pytest.approx(weights, rel=0.01)
 
 
 def test_a_probe_leaves_no_trace(run: Training) -> None:
