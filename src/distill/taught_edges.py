@@ -14,7 +14,7 @@ from ..core.errors import check_choice, check_positive
 from ..losses.functions import soften
 from ..losses.matched import MatchedStep
 from ..nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
-from ..nn.types import DetectorOutput, Predictions
+from ..nn.types import DetectorOutput, Predictions, Want
 from .context import DistillationContext
 from .paired import PairedDistiller
 from .pairing import QueryPairs
@@ -86,6 +86,7 @@ class EdgeDistiller(PairedDistiller):
 
     def prepare(self, student: nn.Module, teacher: Teacher, classes: CommonClasses) -> None:
         self.student_bins(student, self.teacher_bins(teacher))
+        self.teacher_want = last_layer(teacher)
 
     def teacher_bins(self, teacher: Teacher) -> Any:
         """The teacher's bins (``reg_max``, ``up``, ``reg_scale``); ValueError where it has none."""
@@ -134,6 +135,13 @@ class EdgeDistiller(PairedDistiller):
         if found and self._clipped is not None:
             found = found | {f"{self.names[0].removeprefix('loss_')}_clipped": self._clipped}
         return found
+
+
+def last_layer(teacher: Teacher) -> Want:
+    """What makes a teacher's last layer the last that it returns: nothing where it is the one that detects, so that a
+    cache keeps that one alone."""
+    decoder: Any = teacher.decoder
+    return Want(layers=decoder.eval_idx + 1 < len(decoder.layers))
 
 
 def bins_of(model: nn.Module) -> Any:

@@ -24,7 +24,7 @@ from ..kernels import confidence
 from ..paired import named
 from ..pairing import QueryPairs
 from ..rebin import EdgeFrame, edge_distance, edge_divergence
-from ..taught_edges import EdgeDistiller, bins_of, frame_of, stacked_edges, truth_of
+from ..taught_edges import EdgeDistiller, bins_of, frame_of, last_layer, stacked_edges, truth_of
 from ..teacher import CommonClasses, Teacher, TeacherOutput
 
 Distance = Literal["ddf", "smooth_l2"]
@@ -118,6 +118,7 @@ class DistillGOLSD(EdgeDistiller):
 
     def prepare(self, student: nn.Module, teacher: Teacher, classes: CommonClasses) -> None:
         theirs = self.teacher_bins(teacher)
+        self.teacher_want = last_layer(teacher)
         if bins_of(student) is not None:
             self.student_bins(student, theirs)
             if self.bins is not None or self.fgl is not None:

@@ -15,9 +15,11 @@ from isdfine.distill.methods.go_lsd import DistillGOLSD, LayerEdges, refined_box
 from isdfine.distill.methods.ld import LD
 from isdfine.distill.objective import Objective
 from isdfine.distill.rebin import EdgeFrame, edge_distance, edge_divergence, rebin
+from isdfine.distill.taught import check_cacheable
 from isdfine.losses.functions import ddf_loss, edge_kl
 from isdfine.nn.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 from isdfine.nn.edges import decode_corners, weighting
+from isdfine.nn.types import Want
 from losses.cases import Case, official_criterion, random_case
 from taught_cases import BINS, CLASSES, batch, copied, detector, lesson, step, taught, terms_of
 
@@ -309,6 +311,20 @@ def test_a_step_of_a_student_with_distributions() -> None:
     same = detector(2)
     twin = DistillGOLSD(pairing="hungarian", layers="last", **NOW)
     assert terms_of(taught(same, copied(same), twin), same)["loss_golsd"].abs() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["LD", "DistillGOLSD"])
+def test_the_teacher_is_asked_for_its_last_layer_alone(name: str) -> None:
+    """Unless another one detects: the numbers are those of all layers."""
+    student, make = detector(0), {"LD": LD, "DistillGOLSD": lambda: DistillGOLSD(**NOW)}[name]
+    for options, layers in (({}, 1), ({"num_layers": 3, "eval_idx": 1}, 3)):
+        teacher, method = detector(1, **options), make()
+        context = step(taught(student, teacher, method), student)
+        assert len(context.teacher.output.layers) == layers
+        whole = lesson(teacher).teacher(context.images, want=Want(layers=True))
+        asked = replace(context.teacher, output=whole)
+        assert all(torch.equal(loss, method.losses(context, asked)[key]) for key, loss in raw(method, context).items())
+        check_cacheable(method)
 
 
 def test_it_starts_after_three_epochs_unless_it_is_told() -> None:
