@@ -26,7 +26,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -51,6 +50,7 @@ from isdfine.distill.taught import Lesson
 from isdfine.distill.teacher import CommonClasses, Teacher
 from isdfine.nn.types import DetectorOutput, Want
 from isdfine.solver.probe import storage_bytes
+from isdfine.solver.resources import peak_memory
 
 _GO_LSD = {"type": "GOLSD"}
 _DOWN = {"type": "InterLayerDistillation", "direction": "deep_to_shallow"}
@@ -230,9 +230,7 @@ def resident_peak(bench: Bench, method: str, warmup: int) -> int:
     step = bench.step(method)
     for _ in range(warmup + 1):
         step()
-    # not getrusage: its figure starts at what the parent held when it started this process
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(peak_memory(torch.device("cpu"))["peak_resident_mib"] * MB)
 
 
 def resident_bytes(arguments: list[str], method: str) -> int:
