@@ -88,6 +88,7 @@ def test_resident_memory_of_a_process_per_method(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--baseline", "nothing"], "error: methods: nothing: choose from"),
         (["--methods", "FGD"], "error: methods: FGD: give the YAML file of a --teacher"),
         (["--methods", "none+cached"], "error: methods: none+cached: has no teacher"),
         (["--methods", "golsd"], "error: methods: golsd: choose from fdr-only, none, go-lsd, inter-d2s"),

@@ -266,7 +266,7 @@ def check(options: argparse.Namespace, device: torch.device) -> None:
     check_counts(options, batch=1, boxes=0, steps=1, warmup=1, threads=1)
     if min(options.image) < 32:
         raise ConfigError(f"image is {tuple(options.image)}: give 32 pixels or more")
-    methods = [*options.methods, *([options.resident_of] if options.resident_of else [])]
+    methods = [*options.methods, options.baseline, *([options.resident_of] if options.resident_of else [])]
     if unknown := [name for name in methods if name.removesuffix(CACHED) not in METHODS | TAUGHT]:
         raise ConfigError(f"methods: {', '.join(unknown)}: choose from {', '.join([*METHODS, *TAUGHT])}")
     if alone := [name for name in methods if name.endswith(CACHED) and name.removesuffix(CACHED) in METHODS]:
